@@ -1,0 +1,1 @@
+"""Evaluation of CLIP-like models with counts, intervals and reports; readers of image-text data."""

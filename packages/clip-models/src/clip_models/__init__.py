@@ -1,0 +1,1 @@
+"""CLIP models as readable modules that load and save everybody's checkpoints."""

@@ -1,0 +1,1 @@
+"""Text to CLIP token ids: exact, fast, offline, without torch."""

@@ -1,0 +1,1 @@
+"""Train CLIP-like models: sample plan, objectives, presets and the loop."""

@@ -1,0 +1,1 @@
+"""Dynamic token pooling: exact, linear-time pooling over learned segments."""

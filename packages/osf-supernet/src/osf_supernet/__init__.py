@@ -1,0 +1,1 @@
+"""Weight-sharing supernets from any pretrained module."""
