@@ -1,1 +1,51 @@
 """CLIP models as readable modules that load and save everybody's checkpoints."""
+
+from clip_models.checkpoint import (
+    CheckpointError,
+    load_config,
+    load_model,
+    load_state,
+    load_tensors,
+    save_config,
+    save_model,
+    save_tensors,
+)
+from clip_models.clip import CLIP, CLIPOutput
+from clip_models.config import (
+    CLIPConfig,
+    CompactResNetConfig,
+    ModifiedResNetConfig,
+    PreprocessConfig,
+    TextConfig,
+    ViTConfig,
+)
+from clip_models.preprocess import Preprocess
+from clip_models.registry import create_model, get_config, list_models
+from clip_models.strict_config import ConfigError, from_dict, nearest, to_dict
+
+__all__ = [
+    "CLIP",
+    "CLIPConfig",
+    "CLIPOutput",
+    "CheckpointError",
+    "CompactResNetConfig",
+    "ConfigError",
+    "ModifiedResNetConfig",
+    "Preprocess",
+    "PreprocessConfig",
+    "TextConfig",
+    "ViTConfig",
+    "create_model",
+    "from_dict",
+    "get_config",
+    "list_models",
+    "load_config",
+    "load_model",
+    "load_state",
+    "load_tensors",
+    "nearest",
+    "save_config",
+    "save_model",
+    "save_tensors",
+    "to_dict",
+]

@@ -1,0 +1,153 @@
+"""A model on disk: `model.safetensors` and `clip_config.json` in one directory."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from clip_models.clip import CLIP
+from clip_models.config import CLIPConfig, PreprocessConfig
+from clip_models.strict_config import ConfigError, from_dict, to_dict
+
+WEIGHTS_NAME = "model.safetensors"
+CONFIG_NAME = "clip_config.json"
+
+
+class CheckpointError(ValueError):
+    """A directory or file that holds no usable model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ModelFile:
+    """The layout of `clip_config.json`."""
+
+    model: CLIPConfig
+    preprocess: PreprocessConfig
+    format_version: int = 1
+
+
+def save_config(directory: str | Path, config: CLIPConfig, preprocess: PreprocessConfig) -> None:
+    """Write `clip_config.json`; the directory must exist."""
+    text = json.dumps(to_dict(_ModelFile(model=config, preprocess=preprocess)), indent=2)
+    _write_atomically(Path(directory) / CONFIG_NAME, (text + "\n").encode())
+
+
+def load_config(directory: str | Path) -> tuple[CLIPConfig, PreprocessConfig]:
+    """The configs in a model directory.
+
+    Raises:
+        CheckpointError: The file is missing, or is not one of ours.
+    """
+    path = Path(directory) / CONFIG_NAME
+    if not path.is_file():
+        raise CheckpointError(
+            f"{directory} is not a model directory: it has no {CONFIG_NAME}; "
+            "name the directory that save_model or a training run wrote"
+        )
+    try:
+        stored = from_dict(_ModelFile, json.loads(path.read_text(encoding="utf-8")))
+    except (ConfigError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    return stored.model, stored.preprocess
+
+
+def save_model(directory: str | Path, model: CLIP, preprocess: PreprocessConfig) -> None:
+    """Write weights and configs; each file is replaced in one step, never left half written."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    save_config(directory, model.config, preprocess)
+    save_tensors(directory / WEIGHTS_NAME, model.state_dict())
+
+
+def load_model(
+    directory: str | Path, *, device: str | torch.device = "cpu"
+) -> tuple[CLIP, PreprocessConfig]:
+    """The model of a directory, in evaluation mode, and its preprocessing.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or the weights do not fit the config.
+    """
+    config, preprocess = load_config(directory)
+    path = Path(directory) / WEIGHTS_NAME
+    if not path.is_file():
+        raise CheckpointError(
+            f"{directory} has no {WEIGHTS_NAME}; if its training was interrupted, "
+            "name one of its checkpoints/step-… directories"
+        )
+    with torch.device("meta"):
+        model = CLIP(config)
+    load_state(model, load_tensors(path), source=path, assign=True)
+    return model.to(device).eval(), preprocess
+
+
+def load_state(
+    model: torch.nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    source: str | Path,
+    assign: bool = False,
+) -> None:
+    """Load a state dict that must fit exactly.
+
+    Raises:
+        CheckpointError: Keys are missing or unexpected, or shapes differ; the first few are named.
+    """
+    expected = model.state_dict()
+    faults = [f"missing {key}" for key in expected if key not in state]
+    faults += [f"unexpected {key}" for key in state if key not in expected]
+    faults += [
+        f"{key} is {tuple(state[key].shape)}, expected {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 4} more" if len(faults) > 4 else ""
+        raise CheckpointError(f"{source} does not fit the model: {'; '.join(faults[:4])}{more}")
+    model.load_state_dict(state, assign=assign)
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write safetensors in one step: a temporary file, flushed to disk, then renamed."""
+    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        save_file(plain, temporary, metadata={"format": "pt", **(metadata or {})})
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Read safetensors.
+
+    Raises:
+        CheckpointError: The file is truncated or is not safetensors.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from None
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
