@@ -1,0 +1,251 @@
+"""Running or copying a module with fewer rows, smaller integers and shorter lists.
+
+A `Surgery` says what is kept. `active` runs the module itself that way, on views of its own
+tensors, and puts everything back; `operate` returns a plain smaller copy.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+AxisKeep = Sequence[int] | None  # kept indices of an axis; None keeps all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surgery:
+    """What is kept of a module.
+
+    Attributes:
+        keep: parameter or buffer name → for each axis the kept indices, or None for all.
+            All names of a tied tensor follow from any one of them.
+        attributes: `module.path.attribute` → the value it has in the smaller module.
+        items: path of a `ModuleList` or `Sequential` → kept positions, ascending.
+    """
+
+    keep: Mapping[str, tuple[AxisKeep, ...]] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    items: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass
+class ActiveReport:
+    """What running a smaller network cost in memory: 0 bytes where every slice is a view."""
+
+    copied_bytes: int = 0
+
+
+@contextmanager
+def active(module: nn.Module, surgery: Surgery) -> Iterator[ActiveReport]:
+    """Run `module` as the smaller network, on its own weights.
+
+    Parameters and buffers become views (a copy only where the kept indices are not one
+    stride; the report says how many bytes), so gradients land in the full parameters. The
+    previous state is restored on the way out, also after an exception. Not for use by two
+    threads on one module at once.
+
+    Args:
+        module: the full module; it is changed inside the block and restored after it.
+        surgery: what to keep.
+
+    Yields:
+        A report with the bytes that had to be copied.
+
+    Raises:
+        KeyError: a name is not one of the module's.
+        ValueError: the kept indices do not fit the tensor or list they are for.
+    """
+    report = ActiveReport()
+    write_back: list[tuple[Tensor, tuple[AxisKeep, ...], Tensor]] = []
+
+    def view(tensor: Tensor, keep: tuple[AxisKeep, ...], is_buffer: bool) -> Tensor:
+        piece = take(tensor, keep)
+        if not shares_memory(piece, tensor):
+            report.copied_bytes += piece.numel() * piece.element_size()
+            if is_buffer:
+                write_back.append((tensor, keep, piece))
+        return piece
+
+    with _patched(module, surgery, view):
+        try:
+            yield report
+        finally:
+            for tensor, keep, piece in write_back:  # running statistics survive the block
+                put(tensor, keep, piece)
+
+
+def operate(module: nn.Module, surgery: Surgery) -> nn.Module:
+    """A plain smaller copy of `module`: same class, own memory, ties kept.
+
+    Args:
+        module: the full module, unchanged afterwards.
+        surgery: what to keep.
+    """
+
+    def own(tensor: Tensor, keep: tuple[AxisKeep, ...], is_buffer: bool) -> Tensor:
+        piece = take(tensor.detach(), keep).clone(memory_format=torch.contiguous_format)
+        return piece if is_buffer else nn.Parameter(piece, tensor.requires_grad)
+
+    with _patched(module, surgery, own):
+        return copy.deepcopy(module)
+
+
+def take(tensor: Tensor, keep: tuple[AxisKeep, ...]) -> Tensor:
+    """The kept part of a tensor: a view where every axis keeps a contiguous run."""
+    for axis, kept in enumerate(keep):
+        if kept is None:
+            continue
+        run = _as_run(kept)
+        if run is not None:
+            tensor = tensor.narrow(axis, run.start, len(run))
+        else:
+            index = torch.as_tensor(list(kept), dtype=torch.long, device=tensor.device)
+            tensor = tensor.index_select(axis, index)
+    return tensor
+
+
+def put(tensor: Tensor, keep: tuple[AxisKeep, ...], piece: Tensor) -> None:
+    """Write `piece` back to the kept part of `tensor`, in place."""
+    grids = torch.meshgrid(
+        *(
+            torch.as_tensor(
+                list(range(size) if kept is None else kept), dtype=torch.long, device=tensor.device
+            )
+            for kept, size in zip(keep, tensor.shape, strict=True)
+        ),
+        indexing="ij",
+    )
+    with torch.no_grad():
+        tensor[grids] = piece
+
+
+def shares_memory(piece: Tensor, tensor: Tensor) -> bool:
+    """Whether one tensor is a view of the other's storage."""
+    return piece.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
+
+
+def _as_run(kept: Sequence[int]) -> range | None:
+    """The contiguous ascending run that `kept` is, or None."""
+    if isinstance(kept, range):
+        return kept if kept.step == 1 else None
+    if len(kept) and list(kept) == list(range(kept[0], kept[0] + len(kept))):
+        return range(kept[0], kept[0] + len(kept))
+    return None
+
+
+_Cut = Callable[[Tensor, tuple[AxisKeep, ...], bool], Tensor]
+
+
+@contextmanager
+def _patched(module: nn.Module, surgery: Surgery, cut: _Cut) -> Iterator[None]:
+    """The module with tensors cut by `cut`, attributes set and lists shortened."""
+    undo: list[Callable[[], None]] = []
+    try:
+        _cut_tensors(module, surgery.keep, cut, undo)
+        attributes = [
+            (_submodule(module, path.rpartition(".")[0]), path.rpartition(".")[2], value)
+            for path, value in surgery.attributes.items()
+        ]
+        lists = [(_submodule(module, path), kept) for path, kept in surgery.items.items()]
+        for owner, name, value in attributes:
+            _set_attribute(owner, name, value, undo)
+        for owner, kept in lists:
+            _shorten(owner, kept, undo)
+        yield
+    finally:
+        for step in reversed(undo):
+            step()
+
+
+def _cut_tensors(
+    module: nn.Module,
+    keep: Mapping[str, tuple[AxisKeep, ...]],
+    cut: _Cut,
+    undo: list[Callable[[], None]],
+) -> None:
+    """Replace every tensor named in `keep`, under all of its names."""
+    owners = [
+        (prefix, owner, table)
+        for prefix, owner in module.named_modules(remove_duplicate=False)
+        for table in (owner._parameters, owner._buffers)
+    ]
+    named: dict[str, Tensor] = {}
+    for prefix, _, table in owners:
+        for name, tensor in table.items():
+            if tensor is not None:
+                named[f"{prefix}.{name}" if prefix else name] = tensor
+    pieces: dict[int, Tensor] = {}
+    for name, axes in keep.items():
+        if name not in named:
+            raise KeyError(f"keep names {name!r}, which is no parameter or buffer of the module")
+        tensor = named[name]
+        _check_axes(name, tensor, axes)
+        if id(tensor) not in pieces:
+            pieces[id(tensor)] = cut(tensor, axes, not isinstance(tensor, nn.Parameter))
+    for _, _, table in owners:
+        _swap(table, pieces, undo)
+
+
+def _swap(
+    table: dict[str, Any], pieces: Mapping[int, Tensor], undo: list[Callable[[], None]]
+) -> None:
+    """Put the pieces into one module's table of tensors, as `torch.func` does."""
+    for name, current in list(table.items()):
+        if id(current) in pieces:
+            undo.append(partial(table.__setitem__, name, current))
+            table[name] = pieces[id(current)]
+
+
+def _check_axes(name: str, tensor: Tensor, axes: tuple[AxisKeep, ...]) -> None:
+    """Refuse kept indices that do not fit the tensor."""
+    if len(axes) != tensor.dim():
+        raise ValueError(
+            f"keep[{name!r}] must have one entry per axis: expected {tensor.dim()}, got {len(axes)}"
+        )
+    for axis, (kept, size) in enumerate(zip(axes, tensor.shape, strict=True)):
+        if kept is not None and len(kept) and not (min(kept) >= 0 and max(kept) < size):
+            raise ValueError(
+                f"keep[{name!r}] axis {axis} must lie in 0..{size - 1}, "
+                f"got {min(kept)}..{max(kept)}"
+            )
+
+
+def _submodule(module: nn.Module, path: str) -> nn.Module:
+    try:
+        return module.get_submodule(path)
+    except AttributeError as error:
+        raise KeyError(f"surgery names {path!r}, which is no submodule: {error}") from error
+
+
+def _set_attribute(owner: nn.Module, name: str, value: Any, undo: list[Callable[[], None]]) -> None:
+    """Set a plain instance attribute, remembering the old one."""
+    if name not in vars(owner):
+        raise KeyError(f"{type(owner).__name__} has no instance attribute {name!r}")
+    old = vars(owner)[name]
+    undo.append(lambda: vars(owner).update({name: old}))
+    vars(owner)[name] = value
+
+
+def _shorten(owner: nn.Module, kept: tuple[int, ...], undo: list[Callable[[], None]]) -> None:
+    """Leave only the kept positions of a list of modules; numbers close up, names stay."""
+    if not isinstance(owner, nn.ModuleList | nn.Sequential):
+        raise ValueError(f"items must name a ModuleList or Sequential, got {type(owner).__name__}")
+    old = owner._modules
+    entries = list(old.items())
+    if list(kept) != sorted(set(kept)) or (kept and not 0 <= kept[0] <= kept[-1] < len(entries)):
+        raise ValueError(
+            f"kept positions must ascend within 0..{len(entries) - 1}, got {tuple(kept)}"
+        )
+    numbered = all(name == str(position) for position, (name, _) in enumerate(entries))
+    chosen = [entries[position] for position in kept]
+    undo.append(lambda: setattr(owner, "_modules", old))
+    owner._modules = {
+        str(position) if numbered else name: child for position, (name, child) in enumerate(chosen)
+    }
