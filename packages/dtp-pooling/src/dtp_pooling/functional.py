@@ -1,0 +1,366 @@
+"""Segment pooling and its inverse, linear in the number of tokens.
+
+B batch, L tokens, S segments of the longest row, T segments of all rows together, D width.
+
+A boundary `b[t] = 1` *closes* a segment after token t: the segment includes token t and the next
+one starts at t + 1. A token's segment is therefore the number of boundaries strictly before it.
+
+The mean and its gradient are those of the dense formula of Nawrot et al. 2023 ("Efficient
+Transformers with Dynamic Token Pooling", section 3), which builds a (B, L, S) weight matrix; here
+both directions cost O(B L D) time and memory. With g the gradient of the pooled values, n the
+segment sizes and m the means:
+
+    dh_t = g_{c_t} / n_{c_t},   dc_t = <g_{c_t}, h_t - m_{c_t}> / n_{c_t},   db_i = sum_{t>i} dc_t
+
+Deviations: no epsilon in the denominator, and an unfinished last segment is either always kept or
+always dropped, never kept because some other row of the batch is longer.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Reduce = Literal["mean", "sum", "first", "last"]
+Tail = Literal["keep", "drop"]
+Layout = Literal["padded", "packed"]
+
+
+class Pooled(NamedTuple):
+    """Pooled segments and where each token went.
+
+    Attributes:
+        values: (B, S, D) padded with zeros at the end of short rows, or (T, D) packed.
+        counts: int64, (B, S) or (T,): tokens in each segment; 0 for the null segment and padding.
+        segment_of: int64 (B, L): the row's segment (null included in the numbering) that holds each
+            token; -1 for tokens of a dropped tail and beyond the row's length.
+        cu_seqlens: int32 (B + 1,): first packed segment of each row, then T; in both layouts.
+    """
+
+    values: Tensor
+    counts: Tensor
+    segment_of: Tensor
+    cu_seqlens: Tensor
+
+    @property
+    def lengths(self) -> Tensor:
+        """(B,) int64 segments of each row, null included."""
+        return self.cu_seqlens.diff().long()
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, S) bool, True where a padded row has a segment; S is that of the padded layout."""
+        size = self.values.shape[1] if self.values.dim() == 3 else int(self.lengths.max())
+        return torch.arange(size, device=self.values.device) < self.lengths[:, None]
+
+
+class _Plan(NamedTuple):
+    """Integer bookkeeping of one pooling: each row owns `width` consecutive slots of a buffer."""
+
+    slot: Tensor  # (B * L,) slot of each token, non-decreasing
+    kept: Tensor  # (B * L,) bool: the token belongs to a segment
+    start: Tensor  # (B,) first slot of each row
+    total: int  # slots in all
+    segment_of: Tensor  # (B, L)
+    per_row: Tensor  # (B,) segments of each row, null included
+    size: int  # S of the padded layout, or T of the packed one
+
+
+def pool(
+    h: Tensor,
+    boundaries: Tensor,
+    reduce: Reduce = "mean",
+    tail: Tail = "keep",
+    null: Tensor | None = None,
+    lengths: Tensor | None = None,
+    layout: Layout = "padded",
+    max_segments: int | None = None,
+) -> Pooled:
+    """One value per segment, summed in at least float32, in time linear in the tokens.
+
+    Args:
+        h: (B, L, D) tokens of a floating dtype.
+        boundaries: (B, L), any dtype; above 0.5 closes a segment after that token. A floating
+            tensor that requires gradient receives the straight-through gradient of the module
+            docstring for `mean`, the same without normalisation for `sum`, and zero for
+            `first` and `last`, which select a token.
+        reduce: `mean`, `sum`, `first` or `last` token of each segment.
+        tail: What becomes of tokens after a row's last boundary: `keep` makes them a segment,
+            `drop` leaves them out (a causal model cannot use an unfinished segment).
+        null: (D,) value put in front of every row as segment 0, or None.
+        lengths: (B,) valid tokens of each row, or None when all L are valid.
+        layout: `padded` gives (B, S, D), `packed` the rows one after another (T, D).
+        max_segments: S of the padded layout (null included) when it is known beforehand, which
+            spares a device synchronisation; None takes the longest row.
+
+    Raises:
+        ValueError: Shapes disagree, an option is unknown, or a row has more than `max_segments`.
+    """
+    _check_pool(h, boundaries, reduce, tail, null, lengths, layout, max_segments)
+    plan = _plan(boundaries, tail, null is not None, lengths, layout, max_segments)
+    if reduce in ("mean", "sum"):
+        sums, sizes = _PoolSegments.apply(h, boundaries, plan, reduce == "mean")
+    else:
+        chosen = _chosen(plan, reduce)
+        only = h.reshape(-1, h.shape[-1]).masked_fill(~chosen[:, None], 0)
+        unused = torch.zeros_like(boundaries, dtype=torch.bool)
+        sums, sizes = _PoolSegments.apply(only.view_as(h), unused, plan, False)
+    values, counts = _crop(sums, plan, layout), _crop(sizes, plan, layout)
+    if null is not None:
+        values = _put_null(values, null.to(values.dtype), plan, layout)
+    cu_seqlens = torch.cat([plan.per_row.new_zeros(1), plan.per_row.cumsum(0)]).to(torch.int32)
+    return Pooled(values, counts, plan.segment_of, cu_seqlens)
+
+
+def unpool(values: Tensor, segment_of: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+    """Each token's segment value, (B, L, D); zero where `segment_of` is -1.
+
+    Args:
+        values: (B, S, D) padded, or (T, D) packed together with `cu_seqlens`.
+        segment_of: (B, L) the row's segment that each token reads: `Pooled.segment_of` for its
+            own segment, `closed_segment_of(boundaries)` for the newest finished one (causal).
+        cu_seqlens: (B + 1,) of the packed layout; None for the padded one.
+    """
+    if segment_of.dim() != 2:
+        raise ValueError(f"segment_of must be (B, L), got shape {tuple(segment_of.shape)}")
+    if (values.dim() == 2) != (cu_seqlens is not None):
+        raise ValueError(
+            f"values of shape {tuple(values.shape)} need cu_seqlens exactly when they are packed "
+            "(T, D); pass Pooled.cu_seqlens with packed values and nothing with padded ones"
+        )
+    batch, length = segment_of.shape
+    if cu_seqlens is None:
+        start = torch.arange(batch, device=values.device) * values.shape[1]
+    else:
+        start = cu_seqlens[:-1].long()
+    read = segment_of >= 0
+    slot = torch.where(read, start[:, None] + segment_of, 0).reshape(-1)
+    flat = values.reshape(-1, values.shape[-1])
+    if flat.shape[0] == 0:  # every row is empty: nothing to read, but keep the graph
+        return flat.sum() + values.new_zeros(batch, length, values.shape[-1])
+    return cast(Tensor, _Gather.apply(flat, slot, read.reshape(-1))).view(batch, length, -1)
+
+
+def closed_segment_of(boundaries: Tensor) -> Tensor:
+    """(B, L) newest segment that is finished at each token, in a pooling with a null segment.
+
+    0 is the null segment; a token that closes a segment already reads it. Reading through these
+    indices keeps a causal model causal.
+    """
+    return (boundaries > 0.5).long().cumsum(1)
+
+
+def _check_pool(
+    h: Tensor,
+    boundaries: Tensor,
+    reduce: str,
+    tail: str,
+    null: Tensor | None,
+    lengths: Tensor | None,
+    layout: str,
+    max_segments: int | None,
+) -> None:
+    if h.dim() != 3 or not h.is_floating_point():
+        raise ValueError(f"h must be a floating (B, L, D), got {h.dtype} {tuple(h.shape)}")
+    if boundaries.shape != h.shape[:2]:
+        raise ValueError(
+            f"boundaries must be (B, L) = {tuple(h.shape[:2])}, got {tuple(boundaries.shape)}"
+        )
+    options = {"reduce": (reduce, Reduce), "tail": (tail, Tail), "layout": (layout, Layout)}
+    for name, (got, allowed) in options.items():
+        if got not in get_args(allowed):
+            raise ValueError(f"{name} must be one of {get_args(allowed)}, got {got!r}")
+    if null is not None and null.shape != h.shape[2:]:
+        raise ValueError(f"null must be (D,) = ({h.shape[2]},), got {tuple(null.shape)}")
+    if lengths is not None and lengths.shape != h.shape[:1]:
+        raise ValueError(f"lengths must be (B,) = ({h.shape[0]},), got {tuple(lengths.shape)}")
+    if max_segments is not None and layout == "packed":
+        raise ValueError("max_segments has no meaning for layout='packed'; leave it out")
+
+
+def _plan(
+    boundaries: Tensor,
+    tail: str,
+    with_null: bool,
+    lengths: Tensor | None,
+    layout: str,
+    max_segments: int | None,
+) -> _Plan:
+    """Where every token goes. Dropped tokens go to one spare slot at the end of their row."""
+    batch, length = boundaries.shape
+    device = boundaries.device
+    closes = (boundaries > 0.5).detach()
+    position = torch.arange(length, device=device)
+    valid = None if lengths is None else position < lengths[:, None]  # (B, L)
+    if valid is not None:
+        closes = closes & valid
+    inclusive = closes.long().cumsum(1)
+    segment = inclusive - closes.long()  # (B, L) boundaries strictly before each token
+    closed = inclusive[:, -1] if length else inclusive.new_zeros(batch)
+    if tail == "keep":
+        kept = torch.ones_like(closes) if valid is None else valid
+        last = (segment + 1).masked_fill(~kept, 0)
+        per_row = last.amax(1) if length else closed
+    else:
+        kept, per_row = segment < closed[:, None], closed
+    spare = int(tail == "drop" or lengths is not None)
+    first = int(with_null)
+    per_row = per_row + first
+    if layout == "padded":
+        size = _padded_size(per_row, max_segments)
+        start = torch.arange(batch, device=device) * (size + spare)
+        end, total = start + size, batch * (size + spare)
+    else:
+        size = int(per_row.sum())
+        ends = (per_row + spare).cumsum(0)
+        start, end = ends - per_row - spare, ends - spare
+        total = size + batch * spare
+    slot = torch.where(kept, start[:, None] + first + segment, end[:, None])
+    segment_of = (segment + first).masked_fill(~kept, -1)
+    return _Plan(slot.reshape(-1), kept.reshape(-1), start, total, segment_of, per_row, size)
+
+
+def _padded_size(per_row: Tensor, max_segments: int | None) -> int:
+    if max_segments is None:
+        return int(per_row.max()) if per_row.numel() else 0
+    fits = (per_row <= max_segments).all()
+    if per_row.device.type != "cpu":
+        torch._assert_async(fits, "a row has more segments than max_segments")
+    elif not bool(fits):
+        raise ValueError(
+            f"max_segments={max_segments} is too small: a row has {int(per_row.max())} segments "
+            "(null included); raise it or leave it out"
+        )
+    return max_segments
+
+
+def _chosen(plan: _Plan, which: str) -> Tensor:
+    """(B * L,) bool: the first or last token of each segment."""
+    changes = torch.ones_like(plan.kept)
+    differs = plan.slot[1:] != plan.slot[:-1]
+    if which == "first":
+        changes[1:] = differs
+    else:
+        changes[:-1] = differs
+    return changes & plan.kept
+
+
+def _crop(buffer: Tensor, plan: _Plan, layout: str) -> Tensor:
+    """The buffer without the spare slots: (B, S, ...) or (T, ...)."""
+    batch = plan.per_row.numel()
+    if layout == "padded":
+        width = plan.total // batch if batch else 0
+        return buffer.view(batch, width, *buffer.shape[1:])[:, : plan.size]
+    if plan.total == plan.size:
+        return buffer
+    row = torch.arange(batch, device=buffer.device).repeat_interleave(plan.per_row)
+    # the slots of row r were moved back by one spare slot for each of the r rows before it
+    return buffer.index_select(0, torch.arange(plan.size, device=buffer.device) + row)
+
+
+def _put_null(values: Tensor, null: Tensor, plan: _Plan, layout: str) -> Tensor:
+    """Values with the null in each row's segment 0, which held no token and is zero."""
+    if layout == "padded":
+        return torch.cat([null.expand(values.shape[0], 1, -1), values[:, 1:]], dim=1)
+    first = plan.per_row.cumsum(0) - plan.per_row
+    return values.index_add(0, first, null.expand(first.numel(), -1))
+
+
+def _segment_sum(flat: Tensor, slot: Tensor, sizes: Tensor) -> Tensor:
+    """(slots, D) sums of the rows of `flat` (N, D) with equal `slot`; the same bits every run.
+
+    `slot` is non-decreasing and `sizes` says how often each occurs. On CPU rows are added in
+    order; elsewhere `index_add_` would add atomically in any order, so segments are reduced one
+    thread each.
+    """
+    if flat.device.type == "cpu":
+        sums = flat.new_zeros(sizes.numel(), flat.shape[1])
+        return sums.index_add_(0, slot, flat)
+    return torch.segment_reduce(flat, "sum", lengths=sizes, unsafe=True, initial=0.0)
+
+
+class _PoolSegments(torch.autograd.Function):
+    """Sum or mean of every slot, with the closed-form gradient to tokens and boundaries.
+
+    The gradient that arrives for spare slots is zero, so dropped tokens get none.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, h: Tensor, boundaries: Tensor, plan: _Plan, mean: bool
+    ) -> tuple[Tensor, Tensor]:
+        wide = torch.promote_types(h.dtype, torch.float32)
+        sizes = torch.zeros(plan.total, dtype=torch.long, device=h.device)
+        sizes.index_add_(0, plan.slot, torch.ones_like(plan.slot))
+        values = _segment_sum(h.reshape(-1, h.shape[-1]).to(wide), plan.slot, sizes)
+        if mean:
+            values.div_(sizes.clamp(min=1)[:, None])
+        straight_through = ctx.needs_input_grad[1]
+        ctx.save_for_backward(
+            sizes,
+            h if straight_through else None,
+            values if straight_through and mean else None,
+        )
+        ctx.plan, ctx.mean, ctx.shape, ctx.dtype = plan, mean, h.shape, h.dtype
+        ctx.boundary_dtype = boundaries.dtype
+        ctx.mark_non_differentiable(sizes)
+        return values.to(h.dtype), sizes
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad: Tensor, _: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+        sizes, h, means = ctx.saved_tensors
+        plan: _Plan = ctx.plan
+        grad = grad.to(torch.promote_types(grad.dtype, torch.float32))
+        if ctx.mean:
+            grad = grad / sizes.clamp(min=1)[:, None]
+        per_token = grad.index_select(0, plan.slot)  # (B * L, D)
+        grad_boundaries = None
+        if h is not None:
+            change = _rowwise_dot(per_token, h.reshape(per_token.shape))  # dc_t, (B * L,)
+            if means is not None:
+                change -= _rowwise_dot(grad, means).index_select(0, plan.slot)
+            change = change.masked_fill(~plan.kept, 0).view(ctx.shape[:2])
+            later = change.flip(1).cumsum(1).flip(1)  # (B, L) sum over t >= i
+            grad_boundaries = torch.cat([later[:, 1:], later.new_zeros(len(later), 1)], 1)
+            grad_boundaries = grad_boundaries[:, : ctx.shape[1]].to(ctx.boundary_dtype)
+        grad_h = per_token.view(ctx.shape).to(ctx.dtype) if ctx.needs_input_grad[0] else None
+        return grad_h, grad_boundaries, None, None
+
+
+def _rowwise_dot(a: Tensor, b: Tensor, rows: int = 256) -> Tensor:
+    """(N,) dot products of the rows of two (N, D); on CPU by blocks that stay in cache."""
+    if a.device.type != "cpu":
+        return (a * b).sum(-1)
+    blocks = zip(torch.split(a, rows), torch.split(b, rows), strict=True)
+    return torch.cat([(x * y).sum(-1) for x, y in blocks])
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of `flat` by index, zero where not `read`; the gradient is a segment sum."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, slot: Tensor, read: Tensor) -> Tensor:
+        ctx.rows, ctx.dtype = flat.shape[0], flat.dtype
+        out = flat.index_select(0, slot)
+        if out.device.type != "cpu" or not bool(read.all()):
+            out.masked_fill_(~read[:, None], 0)
+            slot = torch.where(read, slot, ctx.rows)  # one spare row for gradients of nothing
+        ctx.save_for_backward(slot)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (slot,) = ctx.saved_tensors
+        grad = grad.to(torch.promote_types(grad.dtype, torch.float32))
+        sizes = torch.bincount(slot, minlength=ctx.rows + 1)
+        if slot.device.type != "cpu":
+            slot, order = slot.sort(stable=True)
+            grad = grad.index_select(0, order)
+        return _segment_sum(grad, slot, sizes)[: ctx.rows].to(ctx.dtype), None, None
