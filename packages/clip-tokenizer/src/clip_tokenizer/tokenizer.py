@@ -1,0 +1,499 @@
+"""CLIP's tokenizer.  N texts, T context length."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import os
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from clip_tokenizer.alphabet import BYTE_ORDER, END_OF_WORD, SYMBOL_OF_BYTE, symbol_bytes
+from clip_tokenizer.bpe import MergeTable
+from clip_tokenizer.chunk_cache import ChunkCache
+from clip_tokenizer.cleaning import (
+    SEPARATOR,
+    CleanMode,
+    check_clean_mode,
+    clean_batch,
+    clean_text,
+)
+from clip_tokenizer.errors import TokenizerError
+from clip_tokenizer.hugging_face_files import tokenizer_config, tokenizer_json
+from clip_tokenizer.token_rows import TokenRows
+from clip_tokenizer.training import MAX_WORDS, count_words, learn_merges
+from clip_tokenizer.vocabulary import Vocabulary, merges_path
+from clip_tokenizer.vocabulary_files import read_directory, read_merges_file, write_directory
+from clip_tokenizer.words import compile_pattern
+
+if TYPE_CHECKING:
+    import torch
+
+CONTEXT_LENGTH = 77
+CACHE_SIZE = 131_072
+BLOCK = 4096
+
+TruncateMode = Literal["eot", "error"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offsets:
+    """Where each id of a text comes from.
+
+    Attributes:
+        text: The cleaned text; positions count its characters.
+        ids: The ids of the text, without start and end.
+        spans: (first, behind the last) character of each id. Ids that share the bytes of one
+            character share that character.
+    """
+
+    text: str
+    ids: list[int]
+    spans: list[tuple[int, int]]
+
+
+class Tokenizer:
+    """Byte-level BPE with end-of-word symbols, as CLIP was trained with.
+
+    Use one of `openai`, `from_pretrained`, `train`, `from_bytes`.
+
+    Args:
+        vocabulary: Symbols, merges and special tokens.
+        context_length: Columns of a batch when a call does not say.
+        clean: `lower`, `whitespace` or `canonicalize`.
+        truncate: What a text longer than the context does: `eot` cuts it and keeps the end token,
+            `error` refuses it.
+        allow_special: Whether a text that spells a special token gets that token's id. Off, such a
+            text is encoded as the letters it is made of.
+        pad_token_id: Id behind the end token. CLIP pads with 0, which is also the id of `!` inside
+            a word.
+        cache_size: Chunks of text in each of the cache's two generations.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        context_length: int = CONTEXT_LENGTH,
+        clean: CleanMode = "lower",
+        truncate: TruncateMode = "eot",
+        allow_special: bool = False,
+        pad_token_id: int = 0,
+        cache_size: int = CACHE_SIZE,
+    ) -> None:
+        if truncate not in ("eot", "error"):
+            raise TokenizerError(f"truncate must be 'eot' or 'error', got {truncate!r}")
+        if not 0 <= pad_token_id < vocabulary.size:
+            raise TokenizerError(
+                f"pad_token_id must be in [0, {vocabulary.size}), got {pad_token_id}"
+            )
+        if cache_size < 1:
+            raise TokenizerError(f"cache_size must be at least 1, got {cache_size}")
+        self.vocabulary = vocabulary
+        self.context_length = _check_context_length(context_length)
+        self.clean = check_clean_mode(clean)
+        self.truncate: TruncateMode = truncate
+        self.allow_special = allow_special
+        self.pad_token_id = pad_token_id
+        self.cache_size = cache_size
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Build the look-up tables from the vocabulary and the options."""
+        vocabulary = self.vocabulary
+        inside = [vocabulary.ids[SYMBOL_OF_BYTE[byte]] for byte in range(256)]
+        closing = [vocabulary.ids[SYMBOL_OF_BYTE[byte] + END_OF_WORD] for byte in range(256)]
+        self._inside, self._closing = inside, closing
+        self._merges = MergeTable(vocabulary.merges, vocabulary.products(), vocabulary.size)
+        self._typecode = "I" if vocabulary.size > 0xFFFF else "H"
+        self._dtype: np.dtype[np.unsignedinteger] = np.dtype(self._typecode)
+        self._row_end = int(np.iinfo(self._dtype).max)
+        special = vocabulary.special_tokens if self.allow_special else ()
+        self._pattern = compile_pattern(special)
+        self._special_ids = {
+            token if self.clean == "whitespace" else token.lower(): vocabulary.ids[token]
+            for token in special
+        }
+        if len(self._special_ids) < len(special):
+            raise TokenizerError(
+                f"special tokens {', '.join(special)} are not distinct in lower case; use "
+                "clean='whitespace'"
+            )
+        self._cache = ChunkCache(self._encode_chunk, self.cache_size)
+
+    @classmethod
+    def openai(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        extra_special_tokens: Sequence[str] = (),
+        **options: Any,
+    ) -> Tokenizer:
+        """The tokenizer of OpenAI's CLIP and of most models trained since: 49,408 ids.
+
+        Args:
+            path: A merges file (`bpe_simple_vocab_16e6.txt.gz`) to read in place of the table
+                inside the package. The environment variable `CLIP_TOKENIZER_MERGES` does the same.
+            extra_special_tokens: Tokens that take the ids from 49,408 on.
+            options: `context_length`, `clean`, `truncate`, `allow_special`, `pad_token_id`,
+                `cache_size`, as for `Tokenizer`.
+        """
+        chosen = merges_path(path)
+        vocabulary = (
+            Vocabulary.openai(extra=extra_special_tokens)
+            if chosen is None
+            else read_merges_file(chosen, extra=extra_special_tokens)
+        )
+        return cls(vocabulary, **options)
+
+    @classmethod
+    def from_bytes(cls, *, extra_special_tokens: Sequence[str] = (), **options: Any) -> Tokenizer:
+        """A tokenizer without merges: one id per byte, 514 ids. For the smallest experiments."""
+        return cls(Vocabulary.from_merges((), extra=extra_special_tokens), **options)
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        *,
+        clean: CleanMode = "lower",
+        min_count: int = 2,
+        max_words: int = MAX_WORDS,
+        extra_special_tokens: Sequence[str] = (),
+        **options: Any,
+    ) -> Tokenizer:
+        """A tokenizer whose merges are learned from `texts`.
+
+        The same texts give the same tokenizer, whatever the machine. A corpus with too few
+        repeated pairs gives fewer than `vocab_size` ids.
+
+        Args:
+            texts: The corpus; read once.
+            vocab_size: Ids in all, special tokens included; at least 514.
+            clean: Cleaning mode, for training and for the tokenizer.
+            min_count: Pairs seen less often are not merged.
+            max_words: Distinct words kept in memory; past it the rarest are forgotten.
+            extra_special_tokens: Tokens that take the last ids.
+            options: As for `Tokenizer`.
+
+        Raises:
+            TokenizerError: If `vocab_size` does not hold the bytes and the special tokens.
+        """
+        num_special = 2 + len(extra_special_tokens)
+        smallest = 2 * len(BYTE_ORDER) + num_special
+        if vocab_size < smallest:
+            raise TokenizerError(
+                f"vocab_size must be at least {smallest} (bytes and special tokens), "
+                f"got {vocab_size}"
+            )
+        words = count_words(_checked(texts), clean=check_clean_mode(clean), max_words=max_words)
+        merges = learn_merges(words, vocab_size - num_special, min_count=min_count)
+        vocabulary = Vocabulary.from_merges(merges, extra=extra_special_tokens)
+        return cls(vocabulary, clean=clean, **options)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | os.PathLike[str], **options: Any) -> Tokenizer:
+        """The tokenizer saved in a directory, by `save` or by a Hugging Face library.
+
+        Args:
+            directory: Holds `vocab.json` and `merges.txt`, or `tokenizer.json`, or a `.txt.gz`.
+            options: As for `Tokenizer`; they win over what the directory says.
+
+        Raises:
+            TokenizerError: If nothing there can be read.
+        """
+        found = read_directory(Path(directory))
+        if found is None:
+            raise TokenizerError(
+                f"{directory} holds no tokenizer; expected vocab.json with merges.txt, or "
+                "tokenizer.json, or one .txt.gz"
+            )
+        vocabulary, config = found
+        own = {
+            key: value
+            for key, value in config.get("clip_tokenizer", {}).items()
+            if key != "extra_special_tokens"
+        }
+        if "context_length" not in own and 0 < config.get("model_max_length", 0) < 1_000_000:
+            own["context_length"] = config["model_max_length"]
+        return cls(vocabulary, **{**own, **options})
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write `vocab.json`, `merges.txt`, `tokenizer.json` and `tokenizer_config.json`.
+
+        `from_pretrained` reads them back, options included; so do Hugging Face libraries, which
+        know nothing of ftfy and HTML entities.
+        """
+        settings = {
+            "context_length": self.context_length,
+            "clean": self.clean,
+            "truncate": self.truncate,
+            "allow_special": self.allow_special,
+            "pad_token_id": self.pad_token_id,
+            "extra_special_tokens": list(self.vocabulary.extra),
+        }
+        write_directory(
+            Path(directory),
+            self.vocabulary,
+            tokenizer_json(self.vocabulary, self.clean),
+            tokenizer_config(self.vocabulary, settings),
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids in all, special tokens included."""
+        return self.vocabulary.size
+
+    @property
+    def sot_token_id(self) -> int:
+        """Id of the start-of-text token."""
+        return self.vocabulary.ids[self.vocabulary.sot]
+
+    @property
+    def eot_token_id(self) -> int:
+        """Id of the end-of-text token."""
+        return self.vocabulary.ids[self.vocabulary.eot]
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """Ids of start, end and extra special tokens."""
+        return [self.vocabulary.ids[token] for token in self.vocabulary.special_tokens]
+
+    def __repr__(self) -> str:
+        kind = (
+            "bytes only" if not self.vocabulary.merges else f"{len(self.vocabulary.merges)} merges"
+        )
+        return (
+            f"Tokenizer({kind}, vocab_size={self.vocab_size}, "
+            f"context_length={self.context_length}, clean={self.clean!r})"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the tables: those are built again where the tokenizer is unpickled."""
+        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._prepare()
+
+    def __call__(
+        self, texts: str | Sequence[str], context_length: int | None = None
+    ) -> torch.LongTensor:
+        """(N, T) int64 tensor of start, ids, end and padding; a str is a batch of one.
+
+        Args:
+            texts: The batch.
+            context_length: T; the tokenizer's own by default.
+
+        Raises:
+            TokenizerError: If an element is not a str, or a text does not fit and
+                `truncate="error"`.
+            ImportError: If torch is not installed.
+        """
+        try:
+            import torch
+        except ImportError as error:
+            raise ImportError(
+                "calling a Tokenizer gives a torch tensor and torch is not installed; install "
+                "clip-tokenizer[torch], or use encode_batch, which gives a NumPy array"
+            ) from error
+        tensor: torch.LongTensor = torch.from_numpy(  # type: ignore[assignment]
+            self.encode_batch(texts, context_length)
+        )
+        return tensor
+
+    def encode_batch(
+        self,
+        texts: str | Sequence[str],
+        context_length: int | None = None,
+        *,
+        dtype: npt.DTypeLike = np.int64,
+    ) -> npt.NDArray[Any]:
+        """(N, T) array of start, ids, end and padding; a str is a batch of one.
+
+        Args:
+            texts: The batch.
+            context_length: T; the tokenizer's own by default.
+            dtype: Integer type of the array. `np.uint16` holds CLIP's 49,408 ids.
+
+        Raises:
+            TokenizerError: As for calling the tokenizer.
+        """
+        batch = _as_batch(texts)
+        width = (
+            self.context_length if context_length is None else _check_context_length(context_length)
+        )
+        if np.iinfo(dtype).max < self.vocab_size - 1:
+            raise TokenizerError(f"dtype {np.dtype(dtype)} does not hold {self.vocab_size} ids")
+        out = (
+            np.full((len(batch), width), self.pad_token_id, dtype)
+            if self.pad_token_id
+            else (np.zeros((len(batch), width), dtype))
+        )
+        for start in range(0, len(batch), BLOCK):
+            rows = self._encode_block(batch[start : start + BLOCK])
+            if self.truncate == "error":
+                _check_fit(rows, width, first=start)
+            rows.fill(out[start : start + BLOCK], sot=self.sot_token_id, eot=self.eot_token_id)
+        return out
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of one text, without start, end and padding."""
+        ids: list[int] = self._encode_block(_as_batch([text])).ids.tolist()
+        return ids
+
+    def encode_rows(self, texts: str | Sequence[str]) -> TokenRows:
+        """The ids of a batch without start, end and padding, as one array with lengths."""
+        batch = _as_batch(texts)
+        blocks = [self._encode_block(batch[at : at + BLOCK]) for at in range(0, len(batch), BLOCK)]
+        return TokenRows(
+            ids=np.concatenate([np.empty(0, self._dtype), *(block.ids for block in blocks)]),
+            lengths=np.concatenate([np.empty(0, np.int64), *(block.lengths for block in blocks)]),
+        )
+
+    def count(self, text: str) -> int:
+        """How many ids a text has, without start and end."""
+        return len(self.encode(text))
+
+    def lengths(self, texts: str | Sequence[str]) -> npt.NDArray[np.int64]:
+        """(N,) how many columns each text would need, start and end included, uncut."""
+        return self.encode_rows(texts).lengths + 2
+
+    def decode(self, ids: Iterable[int], *, keep_special: bool = False) -> str:
+        """The text that ids spell. Bytes that are not UTF-8 come out as U+FFFD.
+
+        Args:
+            ids: One row of ids.
+            keep_special: Keep special tokens, padding and the space behind the last word. Off, the
+                text ends at the first end token.
+
+        Raises:
+            TokenizerError: If an id is not in the vocabulary.
+        """
+        row: list[int] = [int(index) for index in getattr(ids, "tolist", lambda: ids)()]
+        symbols = self.vocabulary.symbols
+        for at, index in enumerate(row):
+            if not 0 <= index < len(symbols):
+                raise TokenizerError(f"ids[{at}] must be in [0, {len(symbols)}), got {index}")
+        special = set(self.all_special_ids)
+        if not keep_special:
+            if self.eot_token_id in row:
+                row = row[: row.index(self.eot_token_id)]
+            row = [index for index in row if index not in special]
+        data = b"".join(
+            symbols[index].encode("utf-8") if index in special else symbol_bytes(symbols[index])
+            for index in row
+        )
+        text = data.decode("utf-8", errors="replace").replace(END_OF_WORD, " ")
+        return text if keep_special else text.strip()
+
+    def offsets(self, text: str) -> Offsets:
+        """The ids of a text with the characters of the cleaned text that each stands for."""
+        cleaned = clean_text(_as_batch([text])[0], self.clean)
+        ids: list[int] = []
+        spans: list[tuple[int, int]] = []
+        for match in self._pattern.finditer(cleaned):
+            word = match.group()
+            # (bytes + 1,) the character each byte belongs to
+            owner = [at for at, letter in enumerate(word) for _ in letter.encode("utf-8")]
+            done = 0
+            for index in self._encode_word(word):
+                size = len(owner) - done
+                if index not in self._special_ids.values():
+                    symbol = self.vocabulary.symbols[index].removesuffix(END_OF_WORD)
+                    size = min(size, len(symbol))
+                first, last = owner[done], owner[done + size - 1]
+                spans.append((match.start() + first, match.start() + last + 1))
+                ids.append(index)
+                done += size
+        return Offsets(text=cleaned, ids=ids, spans=spans)
+
+    def _encode_block(self, texts: Sequence[str]) -> TokenRows:
+        """The ids of up to `BLOCK` texts: one split, one look-up per chunk, one join."""
+        if not texts:
+            return TokenRows(ids=np.empty(0, self._dtype), lengths=np.empty(0, np.int64))
+        chunks = clean_batch(texts, self.clean).split()
+        chunks.append(SEPARATOR)
+        packed = b"".join(map(self._cache.__getitem__, chunks))
+        flat = np.frombuffer(packed, dtype=self._dtype)
+        is_end = flat == self._row_end
+        ends = np.flatnonzero(is_end)  # (N,) one behind the last id of each text
+        return TokenRows(ids=flat[~is_end], lengths=np.diff(ends, prepend=-1) - 1)
+
+    def _encode_chunk(self, chunk: str) -> bytes:
+        """The packed ids of a chunk that the cache does not hold."""
+        if chunk == SEPARATOR:
+            return array(self._typecode, [self._row_end]).tobytes()
+        words = self._pattern.findall(chunk)
+        if words == [chunk]:
+            return array(self._typecode, self._encode_word(chunk)).tobytes()
+        return b"".join(map(self._cache.__getitem__, words))
+
+    def _encode_word(self, word: str) -> list[int]:
+        """The ids of one word of the pattern."""
+        special = self._special_ids.get(word)
+        if special is not None:
+            return [special]
+        data = word.encode("utf-8")
+        inside = self._inside
+        return self._merges.merge([*(inside[byte] for byte in data[:-1]), self._closing[data[-1]]])
+
+
+def _check_context_length(context_length: object) -> int:
+    if isinstance(context_length, (int, np.integer)) and context_length > 0:
+        return int(context_length)
+    raise TokenizerError(f"context_length must be a positive int, got {context_length!r}")
+
+
+def _check_fit(rows: TokenRows, context_length: int, *, first: int) -> None:
+    """Refuse rows that need cutting."""
+    too_long = np.flatnonzero(rows.lengths + 2 > context_length)
+    if len(too_long):
+        at = int(too_long[0])
+        raise TokenizerError(
+            f"texts[{first + at}] needs {int(rows.lengths[at]) + 2} tokens, context_length is "
+            f"{context_length}; shorten it, raise context_length, or use truncate='eot'"
+        )
+
+
+def _as_batch(texts: object) -> list[str]:
+    """The texts as a list of str.
+
+    Raises:
+        TokenizerError: If an element is not a str; the message names its position.
+    """
+    if isinstance(texts, str):
+        return [texts]
+    if isinstance(texts, (bytes, bytearray)) or not isinstance(texts, Iterable):
+        raise TokenizerError(
+            f"texts must be a str or a sequence of str, got {type(texts).__name__}"
+        )
+    batch = texts if isinstance(texts, list) else list(texts)
+    if not set(map(type, batch)) <= {str}:
+        return list(_checked(batch))
+    return batch
+
+
+def _checked(texts: Iterable[object]) -> Iterable[str]:
+    """The texts one by one, each of them a str."""
+    for at, text in enumerate(texts):
+        if isinstance(text, str):
+            yield text
+        else:
+            raise TokenizerError(f"texts[{at}] must be a str, got {_describe(text)}")
+
+
+def _describe(value: object) -> str:
+    """What a caller most likely passed, and what to do about it."""
+    if value is None or (isinstance(value, numbers.Real) and math.isnan(value)):
+        return f"{value!r}; a missing caption must be dropped or replaced by ''"
+    if isinstance(value, (bytes, bytearray)):
+        return f"{type(value).__name__}; decode it first"
+    return f"{type(value).__name__} ({value!r:.40})"

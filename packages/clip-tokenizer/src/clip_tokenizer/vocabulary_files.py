@@ -1,0 +1,162 @@
+"""Vocabularies on disk: `vocab.json` + `merges.txt`, `tokenizer.json`, and OpenAI's `.txt.gz`."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clip_tokenizer.alphabet import END_OF_WORD
+from clip_tokenizer.errors import TokenizerError
+from clip_tokenizer.vocabulary import NUM_OPENAI_MERGES, OPENAI_SPECIAL_TOKENS, Vocabulary
+
+VOCAB_FILE = "vocab.json"
+MERGES_FILE = "merges.txt"
+TOKENIZER_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+
+KNOWN_SPECIAL_PAIRS = (OPENAI_SPECIAL_TOKENS, ("<|startoftext|>", "<|endoftext|>"))
+
+
+def read_merges_text(data: bytes, *, limit: int | None = None) -> list[tuple[str, str]]:
+    """The pairs of a merges file, plain or gzipped; a first line that is a comment is skipped.
+
+    Raises:
+        TokenizerError: If a line is not two symbols.
+    """
+    if data[:2] == b"\x1f\x8b":
+        data = gzip.decompress(data)
+    lines = data.decode("utf-8").split("\n")
+    first = 1 if _is_header(lines[0]) else 0
+    merges: list[tuple[str, str]] = []
+    for number, line in enumerate(lines[first:], start=first + 1):
+        if len(merges) == limit:
+            break
+        if not line.strip("\r"):
+            continue
+        pair = line.strip("\r").split(" ")
+        if len(pair) != 2:
+            raise TokenizerError(
+                f"line {number} of a merges file must be two symbols with a space between, "
+                f"got {line!r}"
+            )
+        merges.append((pair[0], pair[1]))
+    return merges
+
+
+def _is_header(line: str) -> bool:
+    """Whether a merges file's first line is its title: `#version…` or OpenAI's quoted one."""
+    return line.startswith(("#version", '"bpe_simple_vocab'))
+
+
+def read_merges_file(path: Path, *, extra: Sequence[str] = ()) -> Vocabulary:
+    """The vocabulary in CLIP's layout of a `.txt` or `.txt.gz` merges file.
+
+    OpenAI's file lists more merges than CLIP uses; those past the 48,894th are left out.
+    """
+    try:
+        merges = read_merges_text(path.read_bytes(), limit=NUM_OPENAI_MERGES)
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{path} cannot be read as a merges file: {error}") from error
+    return Vocabulary.from_merges(merges, extra=extra)
+
+
+def read_directory(directory: Path) -> tuple[Vocabulary, dict[str, Any]] | None:
+    """The vocabulary and the settings in a directory, or None if it holds no known file.
+
+    Looked for in this order: `vocab.json` with `merges.txt`, `tokenizer.json`, one `*.txt.gz`.
+    The settings are the content of `tokenizer_config.json`, empty without one.
+    """
+    config = _read_json(directory / CONFIG_FILE) if (directory / CONFIG_FILE).is_file() else {}
+    vocab_file, merges_file = directory / VOCAB_FILE, directory / MERGES_FILE
+    if vocab_file.is_file() and merges_file.is_file():
+        ids = _read_json(vocab_file)
+        merges = read_merges_text(merges_file.read_bytes())
+        return _assemble(ids, merges, config), config
+    if (directory / TOKENIZER_FILE).is_file():
+        return _from_tokenizer_json(_read_json(directory / TOKENIZER_FILE), config), config
+    archives = sorted(directory.glob("*.txt.gz"))
+    if len(archives) == 1:
+        return read_merges_file(archives[0]), config
+    return None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise TokenizerError(f"{path} must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _from_tokenizer_json(content: Mapping[str, Any], config: Mapping[str, Any]) -> Vocabulary:
+    """The vocabulary inside a Hugging Face `tokenizer.json` of the BPE kind."""
+    model = content.get("model", {})
+    if model.get("end_of_word_suffix") != END_OF_WORD:
+        raise TokenizerError(
+            f"tokenizer.json must hold a BPE model with end_of_word_suffix {END_OF_WORD!r}, got "
+            f"model {model.get('type')!r} with {model.get('end_of_word_suffix')!r}; other kinds "
+            "load through clip_tokenizer.get_tokenizer"
+        )
+    pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
+    merges = [(left, right) for left, right in pairs]
+    added = {token["content"]: token["id"] for token in content.get("added_tokens", ())}
+    return _assemble({**model["vocab"], **added}, merges, config)
+
+
+def _assemble(
+    ids: dict[str, int], merges: Sequence[tuple[str, str]], config: Mapping[str, Any]
+) -> Vocabulary:
+    """A vocabulary from symbols with explicit ids and merges by symbol."""
+    sot, eot = _special_pair(ids, config)
+    for pair in merges:
+        for symbol in pair:
+            if symbol not in ids:
+                raise TokenizerError(f"merge {' '.join(pair)}: the vocabulary lacks {symbol!r}")
+    extra = tuple(config.get("clip_tokenizer", {}).get("extra_special_tokens", ()))
+    pairs = [(ids[left], ids[right]) for left, right in merges]
+    return Vocabulary(ids=ids, merges=pairs, sot=sot, eot=eot, extra=extra)
+
+
+def _special_pair(ids: Mapping[str, int], config: Mapping[str, Any]) -> tuple[str, str]:
+    """Start and end token: as the config says, else the spelling the vocabulary holds."""
+    named = tuple(_token_text(config.get(key)) for key in ("bos_token", "eos_token"))
+    for sot, eot in (named, *KNOWN_SPECIAL_PAIRS):
+        if sot in ids and eot in ids:
+            assert sot is not None
+            assert eot is not None
+            return sot, eot
+    raise TokenizerError(
+        "the vocabulary holds no start and end token; name them as bos_token and eos_token in "
+        f"{CONFIG_FILE}"
+    )
+
+
+def _token_text(token: object) -> str | None:
+    """A token in a config is a string or an object with its content."""
+    if isinstance(token, Mapping):
+        token = token.get("content")
+    return token if isinstance(token, str) else None
+
+
+def write_directory(
+    directory: Path,
+    vocabulary: Vocabulary,
+    tokenizer_json: Mapping[str, Any],
+    config: Mapping[str, Any],
+) -> None:
+    """Write `vocab.json`, `merges.txt`, `tokenizer.json` and `tokenizer_config.json`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in vocabulary.merge_symbols()), ""]
+    (directory / MERGES_FILE).write_text("\n".join(lines), encoding="utf-8", newline="\n")
+    for name, content in (
+        (VOCAB_FILE, dict(sorted(vocabulary.ids.items(), key=lambda item: item[1]))),
+        (TOKENIZER_FILE, tokenizer_json),
+        (CONFIG_FILE, config),
+    ):
+        text = json.dumps(content, ensure_ascii=False, indent=None if name == VOCAB_FILE else 2)
+        (directory / name).write_text(text + "\n", encoding="utf-8")
