@@ -1,1 +1,29 @@
 """Evaluation of CLIP-like models with counts, intervals and reports; readers of image-text data."""
+
+from clip_eval.class_names import ClassList
+from clip_eval.classifier import ImageTextModel, build_classifier
+from clip_eval.evaluation import evaluate
+from clip_eval.faults import BadImage, BadSample, DataError, EvaluationError
+from clip_eval.images import decode_image
+from clip_eval.prompts import DEFAULT_TEMPLATES, read_templates
+from clip_eval.results import Result
+from clip_eval.samples import Sample, Source
+from clip_eval.sources import open_source
+
+__all__ = [
+    "DEFAULT_TEMPLATES",
+    "BadImage",
+    "BadSample",
+    "ClassList",
+    "DataError",
+    "EvaluationError",
+    "ImageTextModel",
+    "Result",
+    "Sample",
+    "Source",
+    "build_classifier",
+    "decode_image",
+    "evaluate",
+    "open_source",
+    "read_templates",
+]

@@ -1,0 +1,166 @@
+"""The outcome of an evaluation, and its strict JSON form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A sample that could not be used.
+
+    Attributes:
+        key: Which one.
+        reason: A short fixed word, to count by.
+        detail: What was found.
+    """
+
+    key: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassScore:
+    """One class: its samples, how many were right, and their share (None without samples)."""
+
+    name: str
+    n: int
+    correct: int
+    accuracy: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confusion:
+    """A frequent mistake: images of ``label`` taken for ``predicted``, ``n`` times."""
+
+    label: str
+    predicted: str
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """One sample's answer.
+
+    Attributes:
+        index: Its position in the source.
+        key: Its name there.
+        label: True class.
+        guesses: Up to five classes, best first; empty if the embedding was not finite.
+        probabilities: Softmax over all classes at the model's logit scale, for the guesses.
+    """
+
+    index: int
+    key: str
+    label: int
+    guesses: tuple[int, ...]
+    probabilities: tuple[float, ...]
+
+    @property
+    def correct(self) -> bool:
+        """Whether the first guess is the label."""
+        return self.guesses[:1] == (self.label,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What an evaluation found.
+
+    Attributes:
+        dataset: Name of the data.
+        model: Name of the model.
+        metrics: ``acc1``, ``acc5`` (None with fewer than five classes) and
+            ``mean_per_class_recall``.
+        n: Samples that count in the metrics.
+        n_skipped: Samples that could not be used.
+        skipped: Each of them, with its reason.
+        ci95: Wilson 95 % interval of ``acc1`` and ``acc5``.
+        chance: 1 / number of classes.
+        classnames: Class names in label order.
+        templates: The caption templates used.
+        per_class: Scores in label order.
+        confusions: The most frequent mistakes.
+        faults: Damage to the data set found while listing it, one line each.
+        warnings: What the reader of the numbers should know.
+        seconds: Wall time.
+        predictions: Per sample, where kept; not part of the JSON.
+    """
+
+    dataset: str
+    model: str
+    metrics: dict[str, float | None]
+    n: int
+    n_skipped: int
+    skipped: tuple[Skipped, ...]
+    ci95: dict[str, tuple[float, float] | None]
+    chance: float
+    classnames: tuple[str, ...]
+    templates: tuple[str, ...]
+    per_class: tuple[ClassScore, ...]
+    confusions: tuple[Confusion, ...]
+    faults: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
+    predictions: tuple[Prediction, ...] | None = None
+    task: str = "zeroshot_classification"
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes to choose from."""
+        return len(self.classnames)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for strict JSON: CLIP_benchmark's keys, then ours; no NaN anywhere."""
+        record = {
+            "dataset": self.dataset,
+            "model": self.model,
+            "pretrained": self.settings.get("model_path", ""),
+            "task": self.task,
+            "metrics": self.metrics,
+            "language": "en",
+            "schema_version": SCHEMA_VERSION,
+            "n": self.n,
+            "n_skipped": self.n_skipped,
+            "n_classes": self.n_classes,
+            "chance": self.chance,
+            "ci95": self.ci95,
+            "per_class": [asdict(score) for score in self.per_class],
+            "confusions": [asdict(confusion) for confusion in self.confusions],
+            "skipped": [asdict(skipped) for skipped in self.skipped],
+            "faults": list(self.faults),
+            "warnings": list(self.warnings),
+            "classnames": list(self.classnames),
+            "templates": list(self.templates),
+            "seconds": self.seconds,
+            "images_per_second": self.n / self.seconds if self.seconds else None,
+            "settings": self.settings,
+        }
+        return {key: _finite(value) for key, value in record.items()}
+
+    def prediction_records(self) -> Iterator[dict[str, Any]]:
+        """One plain record per kept prediction, with names instead of numbers."""
+        for prediction in self.predictions or ():
+            yield {
+                "key": prediction.key,
+                "label": self.classnames[prediction.label],
+                "correct": prediction.correct,
+                "guesses": [self.classnames[guess] for guess in prediction.guesses],
+                "probabilities": [round(p, 6) for p in prediction.probabilities],
+            }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,75 @@
+"""A sample, and what every data source offers: random access to samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from PIL import Image
+
+from clip_eval.faults import Fault
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with what is known of it.
+
+    Attributes:
+        key: Names the sample within its source, for people and for logs.
+        image: The encoded file, or an image that is already decoded.
+        captions: Captions found with the image; for a labelled image without any, its class
+            name put into each template of the source.
+        label: Index into the source's class names, or None.
+    """
+
+    key: str
+    image: bytes | Image.Image
+    captions: tuple[str, ...] = ()
+    label: int | None = None
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Samples by index.  Pickles into worker processes; opens its files there, when asked.
+
+    A source may also have ``faults`` (damage found while listing), ``warnings`` (what its owner
+    should know) and ``label(index)`` (a label read without its image).
+    """
+
+    @property
+    def name(self) -> str:
+        """What to call the data in a table."""
+
+    @property
+    def classnames(self) -> tuple[str, ...] | None:
+        """Class names in label order; None where samples carry no labels."""
+
+    @property
+    def templates(self) -> tuple[str, ...] | None:
+        """Caption templates that come with the data, ``{c}`` for the class name."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def read(self, index: int) -> Sample:
+        """Sample number ``index``.
+
+        Raises:
+            BadSample: This one sample cannot be read.
+        """
+
+
+def source_faults(source: Source) -> tuple[Fault, ...]:
+    """Damage that a source found while listing its files."""
+    return tuple(getattr(source, "faults", ()))
+
+
+def source_warnings(source: Source) -> tuple[str, ...]:
+    """What a source wants its owner to know."""
+    return tuple(getattr(source, "warnings", ()))
+
+
+def describe(classname: str, templates: Sequence[str]) -> tuple[str, ...]:
+    """The class name put into each template (distinct captions, first order kept)."""
+    return tuple(dict.fromkeys(template.replace("{c}", classname) for template in templates))

@@ -1,0 +1,80 @@
+"""One way in: a data set from a short text such as ``imagefolder:photos/val``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from clip_eval.class_names import ClassList
+from clip_eval.faults import DataError
+from clip_eval.image_folder import ImageFolder, holds_images
+from clip_eval.samples import Source
+from clip_eval.shards import WebDataset
+from clip_eval.torchvision_sets import SETS, TorchvisionSet
+
+FORMS = ("imagefolder:DIR", "wds:DIR-OR-PATTERN", "cifar10[:ROOT]", "cifar100[:ROOT]")
+KINDS = ("imagefolder", "wds", *SETS)
+
+
+def open_source(
+    spec: str | Path,
+    *,
+    classnames: ClassList | Sequence[str] | Mapping[str, str] | None = None,
+    templates: Sequence[str] | None = None,
+    split: str | None = None,
+) -> Source:
+    """A random-access source from its description.
+
+    Args:
+        spec: ``imagefolder:DIR``, ``wds:DIR`` (or a tar, a glob, a brace range),
+            ``cifar10[:ROOT]``, ``cifar100[:ROOT]``, or a bare path that is recognised.
+        classnames: Class names in label order, or a mapping of folder to class name, instead
+            of those that come with the data.
+        templates: Caption templates with ``{c}``, instead of those that come with the data.
+        split: Which split, where the data has several.
+
+    Raises:
+        DataError: The description is not understood, or the data cannot be used.
+    """
+    kind, path = _split_spec(str(spec))
+    if kind == "imagefolder":
+        return ImageFolder(path, classnames=classnames, templates=templates, split=split)
+    names = None if classnames is None else ClassList.of(classnames).names
+    if kind == "wds":
+        return WebDataset(path, classnames=names, templates=templates, split=split)
+    return TorchvisionSet(kind, path or None, classnames=names, templates=templates, split=split)
+
+
+def _split_spec(spec: str) -> tuple[str, str]:
+    if spec in SETS:
+        return spec, ""
+    kind, colon, path = spec.partition(":")
+    if colon and kind in KINDS:
+        if not path and kind not in SETS:
+            raise DataError(f"{spec!r}: expected a path after {kind}:")
+        return kind, path
+    if colon and kind.isidentifier() and len(kind) > 1 and not Path(spec).exists():
+        near = difflib.get_close_matches(kind, KINDS, n=1)
+        hint = f"did you mean {near[0]}:? " if near else ""
+        raise DataError(f"{spec!r}: unknown kind {kind!r}; {hint}expected {', '.join(FORMS)}")
+    return _recognise(spec), spec
+
+
+def _recognise(path_text: str) -> str:
+    path = Path(path_text)
+    if path_text.endswith(".tar") or "{" in path_text:
+        return "wds"
+    if not path.exists():
+        if any(mark in path_text for mark in "*?["):
+            return "wds"
+        raise DataError(f"{path_text}: no such file or directory; expected {', '.join(FORMS)}")
+    if path.is_dir():
+        if next(path.glob("*.tar"), None) or next(path.glob("*/*.tar"), None):
+            return "wds"
+        if next(path.glob("nshards.txt"), None) or next(path.glob("*/nshards.txt"), None):
+            return "wds"
+        if holds_images(path) or any(path.iterdir()):
+            return "imagefolder"
+        raise DataError(f"{path_text}: empty; expected class folders with images, or .tar shards")
+    raise DataError(f"{path_text}: not a kind of data known here; expected {', '.join(FORMS)}")

@@ -1,0 +1,127 @@
+"""Where the members of a tar lie, from its headers alone.
+
+The standard library's ``tarfile`` builds an object per member and reads through a stream.  An
+index over millions of members needs only names, offsets and sizes, and must say exactly how much
+of a damaged file can be used, so the 512-byte headers are read here: ustar, GNU long names and
+pax, octal and base-256 sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from mmap import mmap
+
+BLOCK = 512
+REGULAR, CONTIGUOUS = b"0", b"7"
+LONG_NAME, LONG_LINK = b"L", b"K"
+PAX, PAX_GLOBAL = b"x", b"g"
+
+
+class TarDamage(ValueError):
+    """The tar is damaged from some offset on; ``offset`` is where its usable part ends."""
+
+    def __init__(self, offset: int, detail: str) -> None:
+        super().__init__(f"{detail} at byte {offset}")
+        self.offset = offset
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One regular file in a tar.
+
+    Attributes:
+        name: Path as stored.
+        start: Offset of its first header.
+        offset: Offset of its content.
+        size: Length of its content.
+    """
+
+    name: str
+    start: int
+    offset: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        """Offset of what follows, after padding to a block."""
+        return self.offset + -(-self.size // BLOCK) * BLOCK
+
+
+def iter_members(buffer: bytes | mmap, *, whole: bool = True) -> Iterator[Member]:
+    """Regular files of a tar in order; contents are not touched.
+
+    Args:
+        buffer: The tar, or a stretch of one that begins at a member's first header.
+        whole: Whether a missing end-of-archive mark is damage.
+
+    Raises:
+        TarDamage: After the last complete member, if the rest cannot be used.
+    """
+    position, length = 0, len(buffer)
+    start = 0
+    long_name: str | None = None
+    pax: dict[str, str] = {}
+    while position < length:
+        header = buffer[position : position + BLOCK]
+        if len(header) < BLOCK:
+            raise TarDamage(start, "cut in the middle of a header")
+        if header == bytes(BLOCK):
+            return
+        size = int(pax["size"]) if "size" in pax else _number(header[124:136])
+        if size is None or not _checksum_holds(header):
+            raise TarDamage(start, "not a tar header")
+        kind, offset = header[156:157], position + BLOCK
+        position = offset + -(-size // BLOCK) * BLOCK
+        if offset + size > length:
+            name = long_name or pax.get("path") or _name(header)
+            raise TarDamage(start, f"cut in the middle of {name!r}")
+        if kind == LONG_NAME:
+            long_name = _text(buffer[offset : offset + size].rstrip(b"\0"))
+        elif kind == PAX:
+            pax = _pax_records(buffer[offset : offset + size])
+        elif kind not in (LONG_LINK, PAX_GLOBAL):
+            if kind in (REGULAR, CONTIGUOUS, b"\0"):
+                name = pax.get("path") or long_name or _name(header)
+                yield Member(name, start, offset, size)
+            long_name, pax, start = None, {}, position
+    if whole:
+        raise TarDamage(min(start, length), "no end-of-archive mark, so members may be missing")
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", errors="surrogateescape")
+
+
+def _name(header: bytes) -> str:
+    name = _text(header[:100].split(b"\0", 1)[0])
+    is_posix = header[257:263] == b"ustar\0"
+    prefix = _text(header[345:500].split(b"\0", 1)[0]) if is_posix else ""
+    return f"{prefix}/{name}" if prefix else name
+
+
+def _number(field: bytes) -> int | None:
+    if field[0] == 0x80:  # GNU base-256, positive
+        return int.from_bytes(field[1:], "big")
+    try:
+        return int(field.split(b"\0", 1)[0].strip() or b"0", 8)
+    except ValueError:
+        return None
+
+
+def _checksum_holds(header: bytes) -> bool:
+    stored = _number(header[148:156])
+    return stored == sum(header) - sum(header[148:156]) + 8 * ord(" ")
+
+
+def _pax_records(data: bytes) -> dict[str, str]:
+    records: dict[str, str] = {}
+    while data:
+        length_text, _, _ = data.partition(b" ")
+        if not length_text.isdigit() or int(length_text) <= len(length_text):
+            break
+        record, data = data[: int(length_text)], data[int(length_text) :]
+        key, _, value = record[len(length_text) + 1 :].rstrip(b"\n").partition(b"=")
+        records[_text(key)] = _text(value)
+    return records

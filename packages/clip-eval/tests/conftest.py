@@ -1,0 +1,149 @@
+"""Tiny stand-ins that honour the protocols: a model that sees colours and reads colour words."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+COLOURS = {
+    "red": (250, 10, 10),
+    "green": (10, 250, 10),
+    "blue": (10, 10, 250),
+    "yellow": (240, 240, 10),
+    "white": (250, 250, 250),
+    "black": (5, 5, 5),
+}
+
+
+class ColourTokenizer:
+    """One token per text: the number of the colour word in it, 0 if there is none."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        self.seen += texts
+        words = [[n for n, c in enumerate(COLOURS, start=1) if c in text] for text in texts]
+        return torch.tensor([[found[0] if found else 0] for found in words])
+
+
+class ColourModel(nn.Module):
+    """Embeds an image as its mean colour and a text as the colour it names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logit_scale = nn.Parameter(torch.tensor(3.0))
+        self.dropout = nn.Dropout(0.9)
+        colours = torch.tensor([(128, 128, 128), *COLOURS.values()]).float() / 255 - 0.5
+        self.register_buffer("colours", colours)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        return self.dropout(images.mean(dim=(2, 3)))
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        return self.dropout(self.colours[tokens[:, 0]] * 3)
+
+
+class ColourPreprocess:
+    """8 x 8 pixels, values around zero."""
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        assert image.mode == "RGB"
+        pixels = np.asarray(image.resize((8, 8)))
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        return images.float() / 255 - 0.5
+
+
+@pytest.fixture
+def colour_model() -> ColourModel:
+    return ColourModel()
+
+
+@pytest.fixture
+def colour_tokenizer() -> ColourTokenizer:
+    return ColourTokenizer()
+
+
+@pytest.fixture
+def colour_preprocess() -> ColourPreprocess:
+    return ColourPreprocess()
+
+
+def encoded(colour: tuple[int, int, int], kind: str = "PNG", seed: int = 0) -> bytes:
+    """A noisy one-colour image as a file."""
+    noise = np.random.default_rng(seed).integers(-4, 5, (16, 16, 3))
+    pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, kind)
+    return out.getvalue()
+
+
+@pytest.fixture
+def encode() -> Callable[..., bytes]:
+    return encoded
+
+
+@pytest.fixture
+def colour_folder(tmp_path: Path) -> Path:
+    """Three classes of four images each."""
+    root = tmp_path / "colours"
+    for name in ("red", "green", "blue"):
+        (root / name).mkdir(parents=True)
+        for number in range(4):
+            (root / name / f"{number}.png").write_bytes(encoded(COLOURS[name], seed=number))
+    return root
+
+
+def add_file(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.fixture
+def write_tar() -> Callable[..., Path]:
+    def write(path: Path, files: Mapping[str, bytes], format: int = tarfile.USTAR_FORMAT) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(path, "w", format=format) as tar:
+            for name, data in files.items():
+                add_file(tar, name, data)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def colour_shards(tmp_path: Path, write_tar: Callable[..., Path]) -> Path:
+    """CLIP_benchmark's layout: three classes, two shards of six images."""
+    root = tmp_path / "wds"
+    names = ["red", "green", "blue"]
+    for shard in range(2):
+        files: dict[str, bytes] = {}
+        for number in range(6):
+            stem, label = f"s{shard * 6 + number:07d}", number % 3
+            files[f"{stem}.png"] = encoded(COLOURS[names[label]], seed=number)
+            files[f"{stem}.cls"] = str(label).encode()
+        write_tar(root / "test" / f"{shard}.tar", files)
+    (root / "test" / "nshards.txt").write_text("2\n")
+    (root / "classnames.txt").write_text("\n".join(names) + "\n")
+    (root / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\nthe {c} one\n")
+    return root
+
+
+@pytest.fixture
+def read_json() -> Callable[[Path], dict[str, object]]:
+    def reject(constant: str) -> None:
+        raise AssertionError(f"{constant} is not strict JSON")
+
+    return lambda path: json.loads(path.read_text(encoding="utf-8"), parse_constant=reject)

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from clip_eval import BadImage, decode_image
+from PIL import Image
+
+
+def file_of(image: Image.Image, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def test_rgb_png_is_returned_pixel_for_pixel() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    decoded = decode_image(file_of(Image.fromarray(pixels), "PNG"))
+    assert decoded.mode == "RGB"
+    assert np.array_equal(np.asarray(decoded), pixels)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "LA", "RGBA", "I;16"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    image = Image.new("L", (6, 4), 255)
+    image = Image.new("I;16", (6, 4), 65535) if mode == "I;16" else image.convert(mode)
+    kind = {"CMYK": "JPEG", "YCbCr": "JPEG"}.get(mode, "PNG")
+    decoded = decode_image(file_of(image, kind))
+    assert (decoded.mode, decoded.size) == ("RGB", (6, 4))
+    assert np.asarray(decoded).min() >= 250
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    values = np.array([[0, 257, 256 * 128, 65535]], dtype=np.uint16)
+    decoded = decode_image(file_of(Image.fromarray(values), "PNG"))
+    assert np.asarray(decoded)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_thirty_two_bits_out_of_range_are_refused() -> None:
+    image = Image.fromarray(np.array([[70000]], dtype=np.int32))
+    with pytest.raises(BadImage, match="unsupported-mode"):
+        decode_image(file_of(image, "TIFF"))
+
+
+def test_floating_point_is_refused() -> None:
+    image = Image.fromarray(np.array([[0.5]], dtype=np.float32))
+    with pytest.raises(BadImage, match="unsupported-mode"):
+        decode_image(file_of(image, "TIFF"))
+
+
+def test_alpha_is_laid_over_white() -> None:
+    image = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    image.putpixel((1, 0), (200, 0, 0, 255))
+    decoded = np.asarray(decode_image(file_of(image, "PNG")))
+    assert decoded[0].tolist() == [[255, 255, 255], [200, 0, 0]]
+
+
+def test_palette_transparency_is_laid_over_white() -> None:
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((1, 0), 1)
+    decoded = np.asarray(decode_image(file_of(image, "PNG", transparency=0)))
+    assert decoded[0].tolist() == [[255, 255, 255], [40, 50, 60]]
+
+
+def test_first_frame_of_an_animation() -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    data = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decode_image(data).getpixel((0, 0)) == (255, 0, 0)
+    opened = Image.open(io.BytesIO(data))
+    opened.seek(1)
+    assert decode_image(opened).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_decoded_image_passes_through() -> None:
+    image = Image.new("RGB", (3, 2), (1, 2, 3))
+    assert decode_image(image).getpixel((0, 0)) == (1, 2, 3)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_file_cut_short_is_refused(kind: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = file_of(Image.fromarray(pixels), kind)
+    with pytest.raises(BadImage) as caught:
+        decode_image(data[: len(data) // 2])
+    assert caught.value.reason in ("truncated", "broken", "not-an-image")
+    if kind == "JPEG":
+        assert caught.value.reason == "truncated"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(b"", "empty"), (b"hello, world" * 20, "not-an-image"), (b"\x89PNG\r\n\x1a\n", "broken")],
+)
+def test_what_is_no_image_is_refused_with_a_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(BadImage) as caught:
+        decode_image(data)
+    assert caught.value.reason in (reason, "truncated", "not-an-image")
+    assert caught.value.detail
+
+
+def test_too_many_pixels_are_refused_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    small, large, bomb = (file_of(Image.new("RGB", (side, side)), "PNG") for side in (10, 12, 100))
+    assert decode_image(small).size == (10, 10)
+    for data in (large, bomb):
+        with pytest.raises(BadImage, match="too-large"):
+            decode_image(data)
