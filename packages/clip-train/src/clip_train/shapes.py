@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 
 T = TypeVar("T")
 
@@ -268,9 +268,9 @@ def render(scene: Scene, draws: Draws, *, image_size: int) -> Image.Image:
         radius, other_radius = draws.between(0.15, 0.19), draws.between(0.15, 0.19)
         _paint(canvas, scene.shape, scene.colour, first, radius, draws)
         _paint(canvas, scene.other_shape, scene.other_colour, other, other_radius, draws)
-    noise = draws.noise(3 * image_size**2).reshape(image_size, image_size, 3) & 15  # (S, S, 3)
-    pixels = np.asarray(canvas).astype(np.int16) + noise - 8
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    noise = draws.noise(3 * image_size**2) & 15  # 0 … 15 for each value
+    grain = Image.frombytes("RGB", canvas.size, noise.tobytes())
+    return ImageChops.add(canvas, grain, offset=-8)
 
 
 def _paint_background(background: str, draws: Draws, side: int) -> Image.Image:
@@ -278,16 +278,21 @@ def _paint_background(background: str, draws: Draws, side: int) -> Image.Image:
     low, high = _LEVELS[background]
     level = draws.between(low, high)
     tint = [draws.between(-5, 5) for _ in range(3)]
-    if background != "striped":
-        red, green, blue = (min(255, max(0, round(level + shift))) for shift in tint)
-        return Image.new("RGB", (side, side), (red, green, blue))
-    line = (np.arange(side) + 0.5) / side
-    angle, phase = draws.between(0, math.pi), draws.between(0, 2 * math.pi)
-    turns = 2 * math.pi / draws.between(0.12, 0.16)
-    along = line * math.cos(angle) + line[:, None] * math.sin(angle)  # (S, S)
-    stripes = np.clip(2 * np.sin(along * turns + phase) + 0.5, 0, 1)  # (S, S)
-    gray = level + draws.between(95, 120) * stripes
-    return Image.fromarray((gray[..., None] + tint).astype(np.uint8))  # (S, S, 3)
+    canvas = Image.new("RGB", (side, side), _tinted(level, tint))
+    if background == "striped":
+        angle, period = draws.between(0, math.pi), draws.between(0.12, 0.16)
+        line = np.arange(side, dtype=np.float32) / np.float32(side * period)
+        x, y = line * np.float32(math.cos(angle)), line * np.float32(math.sin(angle))
+        turns = x + (y + np.float32(draws.between(0, 1)))[:, None]  # (S, S)
+        light = np.clip(9 * np.abs(turns - np.rint(turns)) - 1.75, 0, 1)  # (S, S), half of it 1
+        mask = Image.fromarray((255 * light).astype(np.uint8))
+        canvas.paste(_tinted(level + draws.between(95, 120), tint), (0, 0), mask)
+    return canvas
+
+
+def _tinted(level: float, tint: Sequence[float]) -> tuple[int, int, int]:
+    red, green, blue = (min(255, max(0, round(level + shift))) for shift in tint)
+    return red, green, blue
 
 
 def _paint(

@@ -274,6 +274,11 @@ def _make_partial(partial: Path, settings: Mapping[str, int]) -> None:
     """Make the directory to write in, in place of one that an interrupted run left."""
     if (partial / _MARKER).is_file():
         shutil.rmtree(partial)
+    if partial.exists():
+        raise ShapesError(
+            f"{partial} is needed to write in, but was made by something else; "
+            "move it away or choose another directory"
+        )
     partial.mkdir(parents=True)
     _write_lines(partial / _MARKER, json.dumps(settings, indent=2).splitlines())
 
