@@ -41,17 +41,25 @@ class Stage(nn.Module):
 
 
 class CompactResNet(nn.Module):
-    """Images to features by a stem, halving residual stages and a maximum over positions."""
+    """Images to features by a strided stem, halving residual stages and a linear layer."""
 
     def __init__(self, config: CompactResNetConfig, embed_dim: int) -> None:
         super().__init__()
         self.image_size = config.image_size
-        self.stem = ConvNorm(3, config.widths[0], pool=False)
+        self.pooling = config.pooling
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, config.widths[0], 4, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(config.widths[0]),
+            nn.GELU(),
+        )
         pairs = zip(config.widths[:-1], config.widths[1:], strict=True)
         self.stages = nn.Sequential(*(Stage(narrow, wide) for narrow, wide in pairs))
-        self.proj = nn.Linear(config.widths[-1], embed_dim, bias=False)
+        side = config.image_size // 2 ** len(config.widths)
+        features = config.widths[-1] * (side**2 if config.pooling == "flatten" else 1)
+        self.proj = nn.Linear(features, embed_dim, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, S, S) to features (B, embed_dim)."""
-        x = self.stages(self.stem(images))  # (B, C, S/2ᵏ, S/2ᵏ)
-        return self.proj(x.amax(dim=(2, 3)))  # (B, embed_dim)
+        x = self.stages(self.stem(images))  # (B, C, S/2ᵏ, S/2ᵏ) with k widths
+        x = x.flatten(1) if self.pooling == "flatten" else x.amax(dim=(2, 3))  # (B, ·)
+        return self.proj(x)  # (B, embed_dim)

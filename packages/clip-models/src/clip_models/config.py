@@ -61,20 +61,22 @@ class ModifiedResNetConfig:
 class CompactResNetConfig:
     """A small convolutional tower for small images (32 to 96 px) on small machines.
 
-    Each stage is convolution, 2x2 max pooling and one residual block; the features are the maximum
-    over what is left of the image.  `widths` are the channels of the stem and of each stage.
+    The stem halves the image's side, and so does each stage: convolution, 2x2 max pooling, one
+    residual block.  `widths` are the channels of the stem and of each stage.  `pooling` "max" takes
+    the maximum over positions (what is in the image), "flatten" keeps positions apart (also where).
     """
 
     kind: Literal["compact_resnet"] = "compact_resnet"
     image_size: int = 32
-    widths: tuple[int, ...] = (32, 64, 128, 256)
+    widths: tuple[int, ...] = (64, 128, 256)
+    pooling: Literal["max", "flatten"] = "max"
 
     def __post_init__(self) -> None:
-        stages = len(self.widths) - 1
-        require(stages >= 1, f"widths must name the stem and at least one stage, got {self.widths}")
+        require(len(self.widths) >= 2, f"widths must name the stem and a stage, got {self.widths}")
+        stride = 2 ** len(self.widths)
         require(
-            self.image_size % 2**stages == 0,
-            f"image_size must be a multiple of {2**stages} for {stages} stages, "
+            self.image_size % stride == 0,
+            f"image_size must be a multiple of {stride} for {len(self.widths)} widths, "
             f"got {self.image_size}",
         )
 

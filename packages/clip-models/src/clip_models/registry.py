@@ -71,13 +71,13 @@ _CONFIGS: dict[str, CLIPConfig] = {
     # Small towers for small images on two CPU cores.
     "Compact-32": CLIPConfig(
         embed_dim=128,
-        vision=CompactResNetConfig(image_size=32, widths=(32, 64, 128, 256)),
+        vision=CompactResNetConfig(image_size=32, widths=(48, 96, 192)),
         text=TextConfig(width=128, num_layers=2, num_heads=4, context_length=32),
     ),
     "Compact-48": CLIPConfig(
-        embed_dim=256,
-        vision=CompactResNetConfig(image_size=48, widths=(16, 32, 64, 128, 256)),
-        text=TextConfig(width=256, num_layers=3, num_heads=4, context_length=48),
+        embed_dim=128,
+        vision=CompactResNetConfig(image_size=48, widths=(16, 32, 64, 128), pooling="flatten"),
+        text=TextConfig(width=128, num_layers=2, num_heads=4, context_length=48),
     ),
 }
 _CONFIGS.update(

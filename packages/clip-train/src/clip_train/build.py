@@ -1,0 +1,174 @@
+"""From a config to the parts of a run: data, tokenizer, model, plan."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from clip_eval import DEFAULT_TEMPLATES, BadSample, Source, open_source
+from clip_models import (
+    CLIP,
+    CLIPConfig,
+    ConfigError,
+    Preprocess,
+    PreprocessConfig,
+    get_config,
+)
+from clip_tokenizer import Tokenizer
+
+from clip_train.config import Config
+from clip_train.plan import SamplePlan
+from clip_train.randomness import keyed_permutation
+
+MAX_TOKENIZER_CAPTIONS = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a run is made of."""
+
+    source: Source
+    val_source: Source | None
+    templates: tuple[str, ...]
+    tokenizer: Tokenizer
+    model: CLIP
+    preprocess: Preprocess
+    plan: SamplePlan
+    total_steps: int
+    device: torch.device
+
+
+def build(config: Config, *, tokenizer: Tokenizer | None = None) -> Parts:
+    """Open the data and make everything else; the same config gives the same parts.
+
+    Args:
+        config: The whole configuration.
+        tokenizer: A saved one, to go on with; by default the config says which.
+
+    Raises:
+        ConfigError: The config asks for something that does not exist or does not fit.
+        DataError: The data cannot be used.
+    """
+    if not config.data.train:
+        raise ConfigError("data.train is not set; give one, as in --data.train imagefolder:DIR")
+    device = choose_device(config.train.device)
+    source = _open_with_captions(config)
+    val_source = open_source(config.data.val) if config.data.val else None
+    if val_source is not None and not val_source.classnames:
+        raise ConfigError(
+            f"data.val {config.data.val!r} has no classes to tell apart; "
+            "give an image folder, or shards with classnames.txt and labels"
+        )
+    plan = SamplePlan(len(source), config.train.batch_size, config.train.seed)
+    clip_config = get_config(config.model.name)
+    if tokenizer is None:
+        tokenizer = make_tokenizer(config, source, clip_config.text.context_length)
+    clip_config = _fit_text_tower(clip_config, tokenizer)
+    torch.manual_seed(config.train.seed)
+    model = CLIP(clip_config).to(device).to(memory_format=torch.channels_last)
+    return Parts(
+        source=source,
+        val_source=val_source,
+        templates=_evaluation_templates(config, source, val_source),
+        tokenizer=tokenizer,
+        model=model,
+        preprocess=Preprocess(PreprocessConfig(size=clip_config.vision.image_size)),
+        plan=plan,
+        total_steps=_total_steps(config, plan),
+        device=device,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; `auto` is CUDA when there is one.
+
+    Raises:
+        ConfigError: There is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"train.device {name!r} cannot be used: {reason}") from None
+    return device
+
+
+def make_tokenizer(config: Config, source: Source, context_length: int) -> Tokenizer:
+    """The tokenizer that the config describes, learned from the source's captions if it says so."""
+    kind = config.tokenizer.kind
+    if kind == "openai":
+        return Tokenizer.openai(context_length=context_length)
+    if kind == "bytes":
+        return Tokenizer.from_bytes(context_length=context_length)
+    if kind == "directory":
+        return Tokenizer.from_pretrained(config.tokenizer.path)
+    return Tokenizer.train(
+        _sample_captions(source, config.train.seed),
+        config.tokenizer.vocab_size,
+        context_length=context_length,
+    )
+
+
+def _sample_captions(source: Source, seed: int) -> Iterable[str]:
+    """Captions of up to MAX_TOKENIZER_CAPTIONS samples, in a keyed order."""
+    if source.classnames and source.templates:
+        for name, template in itertools.product(source.classnames, source.templates):
+            yield template.replace("{c}", name)
+        return
+    order = keyed_permutation(seed, 0, len(source), "tokenizer")
+    for index in np.sort(order[:MAX_TOKENIZER_CAPTIONS]).tolist():
+        try:
+            yield from source.read(index).captions
+        except BadSample:
+            continue  # counted when training meets it
+
+
+def _open_with_captions(config: Config) -> Source:
+    """The training source; a labelled one gets templates, so that every sample has captions."""
+    templates = config.data.templates or None
+    source = open_source(config.data.train, templates=templates)
+    if source.classnames and not source.templates:
+        warnings.warn(
+            f"{source.name} has classes but no caption templates; using {DEFAULT_TEMPLATES[0]!r}. "
+            "Set data.templates for better captions",
+            stacklevel=2,
+        )
+        source = open_source(config.data.train, templates=DEFAULT_TEMPLATES)
+    return source
+
+
+def _evaluation_templates(
+    config: Config, source: Source, val_source: Source | None
+) -> tuple[str, ...]:
+    """Prompts for evaluation, saved with the run: the config's, or those of the data."""
+    if config.data.templates:
+        return config.data.templates
+    if val_source is not None and val_source.templates:
+        return val_source.templates
+    return source.templates or ()
+
+
+def _fit_text_tower(config: CLIPConfig, tokenizer: Tokenizer) -> CLIPConfig:
+    text = replace(
+        config.text,
+        vocab_size=tokenizer.vocab_size,
+        context_length=tokenizer.context_length,
+        eot_token_id=tokenizer.eot_token_id,
+    )
+    return replace(config, text=text)
+
+
+def _total_steps(config: Config, plan: SamplePlan) -> int:
+    if config.train.steps is not None:
+        return config.train.steps
+    if config.train.epochs is None:
+        raise ConfigError("the length of the run is not set; give train.steps or train.epochs")
+    return max(1, math.floor(config.train.epochs * plan.steps_per_epoch))

@@ -1,0 +1,215 @@
+"""The `clip-train` command."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import sys
+import typing
+import warnings
+from collections.abc import Sequence
+
+import tyro
+from clip_eval import DataError, EvaluationError, Result
+from clip_models import CheckpointError, ConfigError, nearest
+from clip_tokenizer import TokenizerError
+
+from clip_train import runs
+from clip_train.config import Config
+from clip_train.loop import Interrupted, TrainingError
+from clip_train.presets import list_presets, load_config, preset_text
+from clip_train.run_directory import RunDirectoryError
+from clip_train.shapes_dataset import ShapesError, write_shapes
+
+USER_ERRORS = (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    EvaluationError,
+    OSError,
+    RunDirectoryError,
+    ShapesError,
+    TokenizerError,
+    TrainingError,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 when done, 2 after an error of use, 130 when interrupted."""
+    warnings.showwarning = _show_warning
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    if arguments[:1] == ["run"] and {"-h", "--help"} & set(arguments):
+        return _help_run(parser, arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "run":
+        parser.error(f"unknown argument {rest[0]!r}")
+    try:
+        options.function(options, rest)
+    except Interrupted as error:
+        print(f"clip-train: {error}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("clip-train: interrupted", file=sys.stderr)
+        return 130
+    except USER_ERRORS as error:
+        print(f"clip-train: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse_flags(flags: Sequence[str], base: Config) -> Config:
+    """The config with `--section.key value` flags applied on top of `base`.
+
+    Raises:
+        ConfigError: A flag names no key, or its value has the wrong type.
+    """
+    known = _keys(Config)
+    given = [flag[2:].split("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")]
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"unknown key {key!r}{nearest(key, known)}")
+    if "train.epochs" in given and "train.steps" not in given:
+        base = dataclasses.replace(base, train=dataclasses.replace(base.train, steps=None))
+    stderr = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(stderr):
+            return tyro.cli(
+                Config, default=base, args=list(flags), config=(tyro.conf.FlagConversionOff,)
+            )
+    except SystemExit:
+        words = stderr.getvalue().translate({ord(c): " " for c in "─│╭╮╰╯├┤"}).split()
+        raise ConfigError(" ".join(words)) from None
+
+
+def _keys(cls: type, prefix: str = "") -> list[str]:
+    """Dotted names of all values of a config tree."""
+    hints = typing.get_type_hints(cls)
+    keys = []
+    for field in dataclasses.fields(cls):
+        nested = hints[field.name]
+        if dataclasses.is_dataclass(nested):
+            keys += _keys(typing.cast(type, nested), f"{prefix}{field.name}.")
+        else:
+            keys.append(prefix + field.name)
+    return keys
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="clip-train", description="Train CLIP-like models.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser(
+        "run",
+        help="train a model",
+        description="Train a model.  Any key of the config is a flag: --section.key value.",
+        allow_abbrev=False,
+    )
+    run.add_argument("config", metavar="PRESET-OR-TOML", help="see `clip-train presets`")
+    run.add_argument("--out", metavar="DIR", help="the run directory, a new one")
+    run.add_argument("--overwrite", action="store_true", help="set aside a directory in the way")
+    run.add_argument(
+        "--dry-run", action="store_true", help="build everything, load one batch, and stop"
+    )
+    run.set_defaults(function=_run)
+    resume = commands.add_parser("resume", help="go on with an interrupted run", allow_abbrev=False)
+    resume.add_argument("directory", metavar="DIR", help="the run directory")
+    resume.set_defaults(function=_resume)
+    presets = commands.add_parser("presets", help="list presets, or print one as TOML")
+    presets.add_argument("name", nargs="?", metavar="NAME")
+    presets.set_defaults(function=_presets)
+    data = commands.add_parser("data", help="make data sets").add_subparsers(
+        dest="what", required=True, metavar="WHAT"
+    )
+    shapes = data.add_parser(
+        "shapes", help="draw an image–caption set of coloured shapes", allow_abbrev=False
+    )
+    shapes.add_argument("directory", metavar="DIR", help="a new directory")
+    shapes.add_argument("--train", type=int, default=20_000, help="training images")
+    shapes.add_argument("--val-per-class", type=int, default=6, help="images a held-out class")
+    shapes.add_argument("--image-size", type=int, default=64, help="side in pixels")
+    shapes.add_argument("--seed", type=int, default=0)
+    shapes.set_defaults(function=_shapes)
+    return parser
+
+
+def _help_run(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
+    """Both halves of the help of `run`: its own arguments and the keys of the config."""
+    with contextlib.suppress(SystemExit):
+        parser.parse_args(["run", "--help"])
+    names = [word for word in arguments[1:] if not word.startswith("-")]
+    base = load_config(names[0]) if names and names[0] in list_presets() else Config()
+    with contextlib.suppress(SystemExit):
+        tyro.cli(
+            Config,
+            prog="clip-train run PRESET-OR-TOML",
+            default=base,
+            args=["--help"],
+            config=(tyro.conf.FlagConversionOff,),
+        )
+    return 0
+
+
+def _run(options: argparse.Namespace, flags: list[str]) -> None:
+    config = parse_flags(flags, load_config(options.config))
+    if options.dry_run:
+        parts, batch = runs.dry_run(config)
+        count = sum(parameter.numel() for parameter in parts.model.parameters())
+        print(f"data      {parts.source.name}: {len(parts.source):,} samples")
+        print(f"model     {config.model.name}: {count:,} parameters, on {parts.device}")
+        print(f"length    {parts.total_steps:,} steps, {parts.plan.steps_per_epoch:,} an epoch")
+        print(f"batch     images {tuple(batch.images.shape)}, captions {tuple(batch.tokens.shape)}")
+        return
+    if not options.out:
+        raise ConfigError("--out DIR is missing; it names the run directory")
+    _report(runs.start(config, options.out, overwrite=options.overwrite), options.out)
+
+
+def _resume(options: argparse.Namespace, flags: list[str]) -> None:
+    _report(runs.resume(options.directory), options.directory)
+
+
+def _report(result: Result | None, out: str) -> None:
+    accuracy = result.metrics["acc1"] if result else None
+    if result and accuracy is not None:
+        print(
+            f"zero-shot top-1 {100 * accuracy:.2f} % of n = {result.n} "
+            f"({result.n_skipped} skipped), chance {100 * result.chance:.2f} %"
+        )
+    print(f"run directory: {out}")
+
+
+def _presets(options: argparse.Namespace, flags: list[str]) -> None:
+    if options.name:
+        print(preset_text(options.name), end="")
+        return
+    width = max(map(len, list_presets()))
+    for name in list_presets():
+        print(f"{name:<{width}}  {load_config(name).description}")
+
+
+def _shapes(options: argparse.Namespace, flags: list[str]) -> None:
+    summary = write_shapes(
+        options.directory,
+        num_train=options.train,
+        num_val_per_class=options.val_per_class,
+        image_size=options.image_size,
+        seed=options.seed,
+    )
+    print(
+        f"{summary.directory}: {summary.num_train:,} training images in "
+        f"{summary.num_train_shards} shards, {summary.num_val:,} images of {len(summary.classnames)} held-out classes for evaluation"
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split())
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"clip-train: warning: {_one_line(Warning(str(message)))}", file=sys.stderr)

@@ -1,0 +1,223 @@
+"""The configuration of a training run: one frozen dataclass per concern, one tree for the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from clip_models import ConfigError
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where samples come from and how their captions are worded."""
+
+    train: str = ""
+    """Training source: `wds:DIR`, `imagefolder:DIR`, `cifar10[:DIR]`, or a path (recognised)."""
+    val: str = ""
+    """Source with classes for evaluation during training; empty for none."""
+    templates: tuple[str, ...] = ()
+    """Prompts with a {c} slot for the class name; empty means those of the source, if any."""
+    template_choice: Literal["sample", "batch"] = "sample"
+    """Draw a template for each sample, or one for the whole batch: then equal classes have equal
+    captions, and the text tower computes each class once."""
+    cache_images: bool = False
+    """Decode every image once, at the model's size, and keep the pixels in memory."""
+    workers: int = 1
+    """Processes that read and decode; 0 does it in the training process."""
+    max_faults: int = 1000
+    """Stop when more samples than this could not be read."""
+
+    def __post_init__(self) -> None:
+        for template in self.templates:
+            _require("{c}" in template, f"templates need a {{c}} slot, got {template!r}")
+        _require(self.workers >= 0, f"workers must be 0 or more, got {self.workers}")
+        _require(self.max_faults >= 0, f"max_faults must be 0 or more, got {self.max_faults}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """What happens to training images.  Random numbers are keyed by seed, epoch and position."""
+
+    kind: Literal["none", "shift", "random_resized_crop"] = "none"
+    """`shift` moves the image by up to `pad` pixels over its mirrored border;
+    `random_resized_crop` cuts a part of area `scale` (and aspect 3/4 to 4/3) to the full size."""
+    pad: int = 4
+    """Largest shift in pixels."""
+    scale: tuple[float, float] = (0.9, 1.0)
+    """Least and largest share of the image's area that a crop keeps."""
+    flip: bool = False
+    """Mirror half of the images left to right."""
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        _require(0 < low <= high <= 1, f"scale must satisfy 0 < low <= high <= 1, got {self.scale}")
+        _require(
+            self.pad >= 1, f"pad must be 1 or more, got {self.pad}; kind 'none' shifts nothing"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which model is trained."""
+
+    name: str = "ViT-B-32"
+    """A name of `clip_models.list_models()`, or the directory of a saved model to go on from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """How captions become ids.  The context length is the model's."""
+
+    kind: Literal["openai", "train", "bytes", "directory"] = "openai"
+    """CLIP's own vocabulary, one learned from the captions, bytes only, or a saved tokenizer."""
+    vocab_size: int = 1024
+    """Size of the vocabulary for kind `train`."""
+    path: str = ""
+    """Directory of the saved tokenizer for kind `directory`."""
+
+    def __post_init__(self) -> None:
+        _require(
+            (self.kind == "directory") == bool(self.path),
+            f"path goes with kind 'directory', got kind {self.kind!r} and path {self.path!r}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Length, batch and numbers of the run."""
+
+    steps: int | None = None
+    """Optimizer steps; takes precedence over `epochs`."""
+    epochs: float | None = None
+    """Passes over the training set."""
+    batch_size: int = 256
+    """Image–caption pairs a step."""
+    seed: int = 0
+    """Everything random follows from it."""
+    device: str = "auto"
+    """`auto` (CUDA when there is one), `cpu`, `cuda`, `cuda:1`, …"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16` computes the towers in bfloat16 by autocast; weights and loss stay fp32."""
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 2, f"batch_size must be 2 or more, got {self.batch_size}")
+        _require(self.steps is None or self.steps >= 1, f"steps must be positive, got {self.steps}")
+        _require(
+            self.epochs is None or self.epochs > 0, f"epochs must be positive, got {self.epochs}"
+        )
+        _require(0 <= self.seed < 2**63, f"seed must be 0 or more, got {self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW and its learning rate over time."""
+
+    lr: float = 5e-4
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """Decay of the first and second moment."""
+    eps: float = 1e-6
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.2
+    """Decoupled decay of matrices; vectors, biases, norms and the logit scale have none."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate after the warmup: cosine to zero, or constant."""
+    warmup_steps: int = 0
+    """Steps of linear warmup."""
+    clip_norm: float | None = None
+    """Largest norm of the whole gradient; None leaves it alone."""
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, f"lr must be positive, got {self.lr}")
+        _require(
+            all(0 <= beta < 1 for beta in self.betas), f"betas must be in [0, 1), got {self.betas}"
+        )
+        _require(self.warmup_steps >= 0, f"warmup_steps must be 0 or more, got {self.warmup_steps}")
+        _require(self.weight_decay >= 0, f"weight_decay must be 0 or more, got {self.weight_decay}")
+        _require(
+            self.clip_norm is None or self.clip_norm > 0,
+            f"clip_norm must be positive, got {self.clip_norm}; leave it out for no clipping",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The objective."""
+
+    kind: Literal["infonce", "multi_positive"] = "multi_positive"
+    """`infonce`: only a pair's own caption is right.  `multi_positive`: equal captions are one."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all candidates."""
+
+    def __post_init__(self) -> None:
+        _require(
+            0 <= self.label_smoothing < 1,
+            f"label_smoothing must be in [0, 1), got {self.label_smoothing}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Zero-shot evaluation on `data.val` during training; it always runs at the end."""
+
+    every_steps: int | None = None
+    """Steps between evaluations; None means only at the end."""
+    batch_size: int = 256
+    """Images a forward pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the whole training state is written."""
+
+    every_steps: int | None = None
+    """Steps between checkpoints; None means only when interrupted and at the end."""
+    keep_last: int = 2
+    """How many of them stay on disk."""
+
+    def __post_init__(self) -> None:
+        _require(self.keep_last >= 1, f"keep_last must be 1 or more, got {self.keep_last}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """When numbers are written."""
+
+    every_steps: int = 10
+    """Steps between lines of metrics.jsonl and TensorBoard points."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole training run."""
+
+    description: str = ""
+    """One line for `clip-train presets`."""
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("eval", "checkpoint", "log"):
+            every = getattr(self, name).every_steps
+            _require(
+                every is None or every >= 1, f"{name}.every_steps must be positive, got {every}"
+            )
+        _require(
+            not (self.data.cache_images and self.augment.kind == "random_resized_crop"),
+            "data.cache_images keeps images at the model's size, so augment.kind "
+            "'random_resized_crop' has nothing to crop from; use 'shift' or cache_images = false",
+        )

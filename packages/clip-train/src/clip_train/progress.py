@@ -1,0 +1,22 @@
+"""Progress bars that suit a terminal and a log file alike."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+LOG_FILE_INTERVAL = 15.0  # seconds between two states of a bar that no one can see move
+
+
+def progress_bar(
+    items: Iterable[Any] | None = None, desc: str = "", *, show: bool, **options: Any
+) -> tqdm[Any]:
+    """A tqdm bar on standard error; `show` False draws nothing."""
+    terminal = sys.stderr.isatty()
+    interval = 0.1 if terminal else LOG_FILE_INTERVAL
+    return tqdm(
+        items, desc, disable=not show, mininterval=interval, dynamic_ncols=terminal, **options
+    )

@@ -1,0 +1,132 @@
+"""A run directory that explains itself: config, metrics, TensorBoard events and curves."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from clip_models import ConfigError, from_dict, to_dict
+from torch.utils.tensorboard import SummaryWriter
+
+from clip_train.config import Config
+
+CONFIG_NAME = "config.toml"
+METRICS_NAME = "metrics.jsonl"
+
+
+class RunDirectoryError(ValueError):
+    """A directory that cannot be used for the run as asked."""
+
+
+class RunDirectory:
+    """Files of one run below `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._events: SummaryWriter | None = None
+
+    @staticmethod
+    def check(path: str | Path, *, overwrite: bool) -> bool:
+        """Whether something is in the way at `path`.
+
+        Raises:
+            RunDirectoryError: It is, and `overwrite` is false.
+        """
+        path = Path(path)
+        occupied = path.exists() and not (path.is_dir() and not any(path.iterdir()))
+        if occupied and not overwrite:
+            has_run = (path / CONFIG_NAME).is_file()
+            go_on = f"continue it with `clip-train resume {path}`, " if has_run else ""
+            raise RunDirectoryError(
+                f"{path} already exists and is not empty; {go_on}choose another --out, "
+                "or pass --overwrite to set it aside"
+            )
+        return occupied
+
+    @classmethod
+    def create(cls, path: str | Path, config: Config, *, overwrite: bool) -> RunDirectory:
+        """A new directory with the resolved config in it.
+
+        With `overwrite` a directory that is in the way is renamed to `NAME.old-K`, not deleted.
+
+        Raises:
+            RunDirectoryError: Something is there already and `overwrite` is false.
+        """
+        path = Path(path)
+        if cls.check(path, overwrite=overwrite):
+            set_aside(path)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / CONFIG_NAME).write_text(tomli_w.dumps(to_dict(config)), encoding="utf-8")
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> tuple[RunDirectory, Config]:
+        """An existing run and its config.
+
+        Raises:
+            RunDirectoryError: It is no run directory, or its config cannot be read.
+        """
+        path = Path(path)
+        file = path / CONFIG_NAME
+        if not file.is_file():
+            raise RunDirectoryError(
+                f"{path} is not a run directory: it has no {CONFIG_NAME}; "
+                "name the --out of an earlier `clip-train run`"
+            )
+        try:
+            config = from_dict(Config, tomllib.loads(file.read_text(encoding="utf-8")))
+        except (ConfigError, tomllib.TOMLDecodeError) as error:
+            raise RunDirectoryError(f"{file} cannot be read: {error}") from None
+        return cls(path), config
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints are."""
+        return self.path / "checkpoints"
+
+    def rewind(self, step: int) -> None:
+        """Drop metrics of later steps than `step`: they are about to be computed again."""
+        kept = [row for row in self.metrics() if row["step"] <= step]
+        text = "".join(json.dumps(row) + "\n" for row in kept)
+        (self.path / METRICS_NAME).write_text(text, encoding="utf-8")
+        self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
+
+    def log(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl, and its numbers to TensorBoard."""
+        with open(self.path / METRICS_NAME, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        if self._events is None:
+            self._events = SummaryWriter(str(self.path / "tensorboard"))
+        for name, value in values.items():
+            if isinstance(value, (int, float)):
+                self._events.add_scalar(f"{kind}/{name}", value, step)
+
+    def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """Rows of metrics.jsonl, all or of one kind."""
+        file = self.path / METRICS_NAME
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        rows = [json.loads(line) for line in lines if line.endswith("}")]
+        return [row for row in rows if kind in (None, row["kind"])]
+
+    def draw_curves(self) -> None:
+        """Write `curves.png` from the metrics so far."""
+        from clip_train.curves import draw_curves
+
+        draw_curves(self.metrics("train"), self.metrics("eval"), self.path / "curves.png")
+
+    def close(self) -> None:
+        """Flush TensorBoard's events."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+
+def set_aside(path: Path) -> Path:
+    """Rename `path` to the first free `NAME.old-K` and return that."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
+        number += 1
+    return path.rename(aside)

@@ -1,0 +1,57 @@
+"""Start, try out and resume a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clip_eval import Result
+from clip_tokenizer import Tokenizer
+
+from clip_train.build import Parts, build
+from clip_train.config import Config
+from clip_train.loading import Batch, BatchReader
+from clip_train.loop import Trainer
+from clip_train.run_directory import RunDirectory, RunDirectoryError
+
+TEMPLATES_NAME = "zeroshot_classification_templates.txt"
+
+
+def start(
+    config: Config, out: str | Path, *, overwrite: bool = False, progress: bool = True
+) -> Result | None:
+    """Train from the beginning into the directory `out`; the final evaluation, if any.
+
+    Raises:
+        ConfigError, DataError: The config or the data cannot be used; nothing was written.
+        RunDirectoryError: `out` is in use and `overwrite` is false.
+    """
+    RunDirectory.check(out, overwrite=overwrite)
+    parts = build(config)
+    directory = RunDirectory.create(out, config, overwrite=overwrite)
+    parts.tokenizer.save(directory.path)
+    if parts.templates:
+        text = "".join(f"{template}\n" for template in parts.templates)
+        (directory.path / TEMPLATES_NAME).write_text(text, encoding="utf-8")
+    return Trainer(config, directory, parts, progress=progress).run()
+
+
+def resume(path: str | Path, *, progress: bool = True) -> Result | None:
+    """Go on with an interrupted run from its newest checkpoint.
+
+    Raises:
+        RunDirectoryError: `path` is no run directory, or its run is finished.
+    """
+    directory, config = RunDirectory.open(path)
+    if (directory.path / "model.safetensors").is_file():
+        raise RunDirectoryError(f"the run in {path} is finished; there is nothing to resume")
+    parts = build(config, tokenizer=Tokenizer.from_pretrained(directory.path))
+    trainer = Trainer(config, directory, parts, progress=progress)
+    trainer.resume()
+    return trainer.run()
+
+
+def dry_run(config: Config) -> tuple[Parts, Batch]:
+    """Build everything and read the first batch; nothing is written."""
+    parts = build(config)
+    reader = BatchReader(parts.source, parts.plan, config, parts.preprocess, parts.tokenizer)
+    return parts, reader[0]
