@@ -190,7 +190,6 @@ def write_shapes(
     _check_range("shard_size", shard_size, 1)
     _check_range("seed", seed, 0)
     target = Path(directory).resolve()
-    partial = target.with_name(target.name + ".partial")
     classes = held_out_scenes()
     num_val = num_val_per_class * len(classes)
     settings = {
@@ -203,6 +202,7 @@ def write_shapes(
     }
     try:
         _check_free(target, overwrite=overwrite)
+        partial = target.with_name(target.name + ".partial")
         _make_partial(partial, settings)
         with (
             _removed_on_failure(partial),
