@@ -1,6 +1,20 @@
 """Text to CLIP token ids: exact, fast, offline, without torch."""
 
 from clip_tokenizer.errors import TokenizerError
+from clip_tokenizer.hugging_face import HFTokenizer
+from clip_tokenizer.reduction import OpenClipGenerator, Reduction, SyntaxOrder
+from clip_tokenizer.registry import get_tokenizer
+from clip_tokenizer.token_rows import TokenRows
 from clip_tokenizer.tokenizer import Offsets, Tokenizer
 
-__all__ = ["Offsets", "Tokenizer", "TokenizerError"]
+__all__ = [
+    "HFTokenizer",
+    "Offsets",
+    "OpenClipGenerator",
+    "Reduction",
+    "SyntaxOrder",
+    "TokenRows",
+    "Tokenizer",
+    "TokenizerError",
+    "get_tokenizer",
+]

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 import os
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from clip_tokenizer import hub
 from clip_tokenizer.alphabet import BYTE_ORDER, END_OF_WORD, SYMBOL_OF_BYTE, symbol_bytes
+from clip_tokenizer.batch import (
+    TruncateMode,
+    as_batch,
+    check_context_length,
+    check_dtype,
+    check_fit,
+    check_truncate_mode,
+    checked,
+    to_tensor,
+)
 from clip_tokenizer.bpe import MergeTable
 from clip_tokenizer.chunk_cache import ChunkCache
 from clip_tokenizer.cleaning import (
@@ -26,6 +35,7 @@ from clip_tokenizer.cleaning import (
 )
 from clip_tokenizer.errors import TokenizerError
 from clip_tokenizer.hugging_face_files import tokenizer_config, tokenizer_json
+from clip_tokenizer.reduction import Generator, Reduction, find_reduction
 from clip_tokenizer.token_rows import TokenRows
 from clip_tokenizer.training import MAX_WORDS, count_words, learn_merges
 from clip_tokenizer.vocabulary import Vocabulary, merges_path
@@ -38,8 +48,6 @@ if TYPE_CHECKING:
 CONTEXT_LENGTH = 77
 CACHE_SIZE = 131_072
 BLOCK = 4096
-
-TruncateMode = Literal["eot", "error"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +95,6 @@ class Tokenizer:
         pad_token_id: int = 0,
         cache_size: int = CACHE_SIZE,
     ) -> None:
-        if truncate not in ("eot", "error"):
-            raise TokenizerError(f"truncate must be 'eot' or 'error', got {truncate!r}")
         if not 0 <= pad_token_id < vocabulary.size:
             raise TokenizerError(
                 f"pad_token_id must be in [0, {vocabulary.size}), got {pad_token_id}"
@@ -96,9 +102,9 @@ class Tokenizer:
         if cache_size < 1:
             raise TokenizerError(f"cache_size must be at least 1, got {cache_size}")
         self.vocabulary = vocabulary
-        self.context_length = _check_context_length(context_length)
+        self.context_length = check_context_length(context_length)
         self.clean = check_clean_mode(clean)
-        self.truncate: TruncateMode = truncate
+        self.truncate = check_truncate_mode(truncate)
         self.allow_special = allow_special
         self.pad_token_id = pad_token_id
         self.cache_size = cache_size
@@ -193,23 +199,32 @@ class Tokenizer:
                 f"vocab_size must be at least {smallest} (bytes and special tokens), "
                 f"got {vocab_size}"
             )
-        words = count_words(_checked(texts), clean=check_clean_mode(clean), max_words=max_words)
+        words = count_words(checked(texts), clean=check_clean_mode(clean), max_words=max_words)
         merges = learn_merges(words, vocab_size - num_special, min_count=min_count)
         vocabulary = Vocabulary.from_merges(merges, extra=extra_special_tokens)
         return cls(vocabulary, clean=clean, **options)
 
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike[str], **options: Any) -> Tokenizer:
-        """The tokenizer saved in a directory, by `save` or by a Hugging Face library.
+    def from_pretrained(cls, source: str | os.PathLike[str], **options: Any) -> Tokenizer:
+        """The tokenizer saved by `save` or by a Hugging Face library.
 
         Args:
-            directory: Holds `vocab.json` and `merges.txt`, or `tokenizer.json`, or a `.txt.gz`.
-            options: As for `Tokenizer`; they win over what the directory says.
+            source: A directory with `vocab.json` and `merges.txt`, with `tokenizer.json` or with
+                one `.txt.gz`; or a repository of the Hugging Face hub (`org/name`).
+            options: As for `Tokenizer`; they win over what the files say.
 
         Raises:
-            TokenizerError: If nothing there can be read.
+            TokenizerError: If nothing there can be read; the message names what was tried.
         """
-        found = read_directory(Path(directory))
+        directory = Path(source)
+        if not directory.is_dir():
+            repository = hub.repository_of(os.fspath(source))
+            if repository is None:
+                raise TokenizerError(
+                    f"{source} is neither a directory nor a hub repository (org/name)"
+                )
+            directory = hub.download(repository)
+        found = read_directory(directory)
         if found is None:
             raise TokenizerError(
                 f"{directory} holds no tokenizer; expected vocab.json with merges.txt, or "
@@ -284,30 +299,30 @@ class Tokenizer:
         self._prepare()
 
     def __call__(
-        self, texts: str | Sequence[str], context_length: int | None = None
+        self,
+        texts: str | Sequence[str],
+        context_length: int | None = None,
+        *,
+        reduction: str | Reduction = "truncate",
+        generator: Generator | None = None,
     ) -> torch.LongTensor:
         """(N, T) int64 tensor of start, ids, end and padding; a str is a batch of one.
 
         Args:
             texts: The batch.
             context_length: T; the tokenizer's own by default.
+            reduction: How a text that is too long is made to fit: `truncate`, `random`, `shuffle`,
+                `block`, `syntax`, `syntax-clipa`, or a `Reduction` of your own.
+            generator: Source of the draws of `random`, `shuffle` and `block`.
 
         Raises:
             TokenizerError: If an element is not a str, or a text does not fit and
                 `truncate="error"`.
             ImportError: If torch is not installed.
         """
-        try:
-            import torch
-        except ImportError as error:
-            raise ImportError(
-                "calling a Tokenizer gives a torch tensor and torch is not installed; install "
-                "clip-tokenizer[torch], or use encode_batch, which gives a NumPy array"
-            ) from error
-        tensor: torch.LongTensor = torch.from_numpy(  # type: ignore[assignment]
-            self.encode_batch(texts, context_length)
+        return to_tensor(
+            self.encode_batch(texts, context_length, reduction=reduction, generator=generator)
         )
-        return tensor
 
     def encode_batch(
         self,
@@ -315,6 +330,8 @@ class Tokenizer:
         context_length: int | None = None,
         *,
         dtype: npt.DTypeLike = np.int64,
+        reduction: str | Reduction = "truncate",
+        generator: Generator | None = None,
     ) -> npt.NDArray[Any]:
         """(N, T) array of start, ids, end and padding; a str is a batch of one.
 
@@ -322,36 +339,37 @@ class Tokenizer:
             texts: The batch.
             context_length: T; the tokenizer's own by default.
             dtype: Integer type of the array. `np.uint16` holds CLIP's 49,408 ids.
+            reduction: As for calling the tokenizer.
+            generator: As for calling the tokenizer.
 
         Raises:
             TokenizerError: As for calling the tokenizer.
         """
-        batch = _as_batch(texts)
-        width = (
-            self.context_length if context_length is None else _check_context_length(context_length)
+        batch = as_batch(texts)
+        width = check_context_length(
+            self.context_length if context_length is None else context_length
         )
-        if np.iinfo(dtype).max < self.vocab_size - 1:
-            raise TokenizerError(f"dtype {np.dtype(dtype)} does not hold {self.vocab_size} ids")
-        out = (
-            np.full((len(batch), width), self.pad_token_id, dtype)
-            if self.pad_token_id
-            else (np.zeros((len(batch), width), dtype))
-        )
+        out = np.zeros((len(batch), width), check_dtype(dtype, self.vocab_size))
+        if self.pad_token_id:
+            out.fill(self.pad_token_id)
+        reduce = find_reduction(reduction)
         for start in range(0, len(batch), BLOCK):
-            rows = self._encode_block(batch[start : start + BLOCK])
+            rows = reduce(self, batch[start : start + BLOCK], max(width - 2, 0), generator)
             if self.truncate == "error":
-                _check_fit(rows, width, first=start)
+                check_fit(rows.lengths + 2, width, first=start)
             rows.fill(out[start : start + BLOCK], sot=self.sot_token_id, eot=self.eot_token_id)
         return out
 
     def encode(self, text: str) -> list[int]:
         """The ids of one text, without start, end and padding."""
-        ids: list[int] = self._encode_block(_as_batch([text])).ids.tolist()
+        ids: list[int] = self._encode_block(as_batch([text])).ids.tolist()
         return ids
 
     def encode_rows(self, texts: str | Sequence[str]) -> TokenRows:
         """The ids of a batch without start, end and padding, as one array with lengths."""
-        batch = _as_batch(texts)
+        batch = as_batch(texts)
+        if 0 < len(batch) <= BLOCK:
+            return self._encode_block(batch)
         blocks = [self._encode_block(batch[at : at + BLOCK]) for at in range(0, len(batch), BLOCK)]
         return TokenRows(
             ids=np.concatenate([np.empty(0, self._dtype), *(block.ids for block in blocks)]),
@@ -396,7 +414,7 @@ class Tokenizer:
 
     def offsets(self, text: str) -> Offsets:
         """The ids of a text with the characters of the cleaned text that each stands for."""
-        cleaned = clean_text(_as_batch([text])[0], self.clean)
+        cleaned = clean_text(as_batch([text])[0], self.clean)
         ids: list[int] = []
         spans: list[tuple[int, int]] = []
         for match in self._pattern.finditer(cleaned):
@@ -444,56 +462,3 @@ class Tokenizer:
         data = word.encode("utf-8")
         inside = self._inside
         return self._merges.merge([*(inside[byte] for byte in data[:-1]), self._closing[data[-1]]])
-
-
-def _check_context_length(context_length: object) -> int:
-    if isinstance(context_length, (int, np.integer)) and context_length > 0:
-        return int(context_length)
-    raise TokenizerError(f"context_length must be a positive int, got {context_length!r}")
-
-
-def _check_fit(rows: TokenRows, context_length: int, *, first: int) -> None:
-    """Refuse rows that need cutting."""
-    too_long = np.flatnonzero(rows.lengths + 2 > context_length)
-    if len(too_long):
-        at = int(too_long[0])
-        raise TokenizerError(
-            f"texts[{first + at}] needs {int(rows.lengths[at]) + 2} tokens, context_length is "
-            f"{context_length}; shorten it, raise context_length, or use truncate='eot'"
-        )
-
-
-def _as_batch(texts: object) -> list[str]:
-    """The texts as a list of str.
-
-    Raises:
-        TokenizerError: If an element is not a str; the message names its position.
-    """
-    if isinstance(texts, str):
-        return [texts]
-    if isinstance(texts, (bytes, bytearray)) or not isinstance(texts, Iterable):
-        raise TokenizerError(
-            f"texts must be a str or a sequence of str, got {type(texts).__name__}"
-        )
-    batch = texts if isinstance(texts, list) else list(texts)
-    if not set(map(type, batch)) <= {str}:
-        return list(_checked(batch))
-    return batch
-
-
-def _checked(texts: Iterable[object]) -> Iterable[str]:
-    """The texts one by one, each of them a str."""
-    for at, text in enumerate(texts):
-        if isinstance(text, str):
-            yield text
-        else:
-            raise TokenizerError(f"texts[{at}] must be a str, got {_describe(text)}")
-
-
-def _describe(value: object) -> str:
-    """What a caller most likely passed, and what to do about it."""
-    if value is None or (isinstance(value, numbers.Real) and math.isnan(value)):
-        return f"{value!r}; a missing caption must be dropped or replaced by ''"
-    if isinstance(value, (bytes, bytearray)):
-        return f"{type(value).__name__}; decode it first"
-    return f"{type(value).__name__} ({value!r:.40})"

@@ -83,6 +83,14 @@ def read_directory(directory: Path) -> tuple[Vocabulary, dict[str, Any]] | None:
     return None
 
 
+def holds_bpe(directory: Path) -> bool:
+    """Whether the tokenizer files of a directory, if any, are those of a byte-level BPE."""
+    if (directory / TOKENIZER_FILE).is_file():
+        model = _read_json(directory / TOKENIZER_FILE).get("model", {})
+        return bool(model.get("end_of_word_suffix") == END_OF_WORD)
+    return (directory / MERGES_FILE).is_file() or any(directory.glob("*.txt.gz"))
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,115 @@
+"""What a caller hands in as a batch, checked, and what it gets back.  N texts, T context length."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from clip_tokenizer.errors import TokenizerError
+
+if TYPE_CHECKING:
+    import torch
+
+TruncateMode = Literal["eot", "error"]
+TRUNCATE_MODES: tuple[TruncateMode, ...] = get_args(TruncateMode)
+
+
+def check_truncate_mode(truncate: str) -> TruncateMode:
+    """`truncate` itself if it is a way to treat texts that are too long."""
+    for known in TRUNCATE_MODES:
+        if truncate == known:
+            return known
+    raise TokenizerError(f"truncate must be 'eot' or 'error', got {truncate!r}")
+
+
+def check_context_length(context_length: object) -> int:
+    """`context_length` as a positive int."""
+    if isinstance(context_length, (int, np.integer)) and context_length > 0:
+        return int(context_length)
+    raise TokenizerError(f"context_length must be a positive int, got {context_length!r}")
+
+
+def check_dtype(dtype: npt.DTypeLike, vocab_size: int) -> np.dtype[Any]:
+    """`dtype` as an integer type that holds every id."""
+    found = np.dtype(dtype)
+    if found.kind not in "iu" or np.iinfo(found).max < vocab_size - 1:
+        raise TokenizerError(
+            f"dtype must be an integer type that holds {vocab_size} ids, got {found}"
+        )
+    return found
+
+
+def check_fit(lengths: npt.NDArray[np.int64], context_length: int, *, first: int = 0) -> None:
+    """Refuse texts that need more than `context_length` columns.
+
+    Args:
+        lengths: (N,) columns each text needs.
+        context_length: Columns there are.
+        first: Position of the first of these texts in the caller's batch.
+    """
+    too_long = np.flatnonzero(lengths > context_length)
+    if len(too_long):
+        at = int(too_long[0])
+        raise TokenizerError(
+            f"texts[{first + at}] needs {int(lengths[at])} tokens, context_length is "
+            f"{context_length}; shorten it, raise context_length, or use truncate='eot'"
+        )
+
+
+def as_batch(texts: object) -> list[str]:
+    """The texts as a list of str; one str is a batch of one.
+
+    Raises:
+        TokenizerError: If an element is not a str; the message names its position.
+    """
+    if isinstance(texts, str):
+        return [texts]
+    if isinstance(texts, (bytes, bytearray)) or not isinstance(texts, Iterable):
+        raise TokenizerError(
+            f"texts must be a str or a sequence of str, got {type(texts).__name__}"
+        )
+    batch = texts if isinstance(texts, list) else list(texts)
+    return batch if set(map(type, batch)) <= {str} else list(checked(batch))
+
+
+def checked(texts: Iterable[object]) -> Iterator[str]:
+    """The texts one by one, each of them a str.
+
+    Raises:
+        TokenizerError: If one is not; the message names its position.
+    """
+    for at, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TokenizerError(f"texts[{at}] must be a str, got {_describe(text)}")
+        yield text
+
+
+def _describe(value: object) -> str:
+    """What a caller most likely passed, and what to do about it."""
+    if value is None or (isinstance(value, numbers.Real) and math.isnan(value)):
+        return f"{value!r}; a missing caption must be dropped or replaced by ''"
+    if isinstance(value, (bytes, bytearray)):
+        return f"{type(value).__name__}; decode it first"
+    return f"{type(value).__name__} ({value!r:.40})"
+
+
+def to_tensor(array: npt.NDArray[np.int64]) -> torch.LongTensor:
+    """The array as a tensor that shares its memory.
+
+    Raises:
+        ImportError: If torch is not installed.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            "calling a tokenizer gives a torch tensor and torch is not installed; install "
+            "clip-tokenizer[torch], or use encode_batch, which gives a NumPy array"
+        ) from error
+    tensor: torch.LongTensor = torch.from_numpy(array)  # type: ignore[assignment]
+    return tensor

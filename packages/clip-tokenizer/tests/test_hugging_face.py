@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from clip_tokenizer import HFTokenizer, TokenizerError, get_tokenizer
+
+tokenizers = pytest.importorskip("tokenizers")
+
+TEXTS = [
+    "A photo of a Cat, sitting!",
+    "",
+    "don&#39;t   stop &amp; go",
+    "it’s a naïve café",
+    "unaffable",
+    "a_b_c 42",
+    "東京の猫",
+    "a " * 100,
+    "🙂 emoji",
+]
+CORPUS = [text.lower() for text in TEXTS] * 3 + ["the cat sat on the mat and the dog ran"] * 5
+
+
+@pytest.fixture(scope="module")
+def transformers():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def bert_directory(tmp_path_factory, transformers):
+    """What `bert-base-uncased` looks like on disk, with a small vocabulary."""
+    folder = tmp_path_factory.mktemp("bert")
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = sorted(set("".join(CORPUS)) - {" "})
+    words = ["cat", "photo", "the", "aff", "of", "##able", "##ting", "sit", "cafe", "naive"]
+    vocabulary = [*special, *letters, *(f"##{letter}" for letter in letters), *words]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def siglip_directory(tmp_path_factory, transformers):
+    """What SigLIP's T5 tokenizer looks like on disk, with a small vocabulary."""
+    folder = tmp_path_factory.mktemp("siglip")
+    backend = tokenizers.SentencePieceUnigramTokenizer()
+    backend.train_from_iterator(
+        CORPUS,
+        vocab_size=120,
+        special_tokens=["<pad>", "</s>", "<unk>"],
+        unk_token="<unk>",
+        show_progress=False,
+    )
+    pieces = json.loads(backend.to_str())["model"]["vocab"]
+    fast = transformers.T5TokenizerFast(
+        vocab=[(piece, score) for piece, score in pieces], extra_ids=0, pad_token="</s>"
+    )
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("context_length", [3, 8, 32])
+def test_word_piece_equals_open_clips_for_clipa(bert_directory, peer, context_length):
+    peer = peer.HFTokenizer(
+        str(bert_directory), context_length=context_length, strip_sep_token=True
+    )
+    ours = HFTokenizer.from_directory(bert_directory, context_length=context_length, strip_sep=True)
+    assert torch.equal(ours(TEXTS), peer(TEXTS))
+    plain = peer.HFTokenizer(str(bert_directory), context_length=context_length)
+    kept = HFTokenizer.from_directory(bert_directory, context_length=context_length)
+    assert torch.equal(kept(TEXTS), plain(TEXTS))
+    assert not torch.equal(kept(TEXTS), ours(TEXTS))
+
+
+def test_a_bare_word_piece_vocabulary_will_do(bert_directory, tmp_path):
+    (tmp_path / "vocab.txt").write_bytes((bert_directory / "vocab.txt").read_bytes())
+    bare = HFTokenizer.from_directory(tmp_path, context_length=16)
+    whole = HFTokenizer.from_directory(bert_directory, context_length=16)
+    assert np.array_equal(bare.encode_batch(TEXTS), whole.encode_batch(TEXTS))
+
+
+@pytest.mark.parametrize("context_length", [3, 16, 64])
+def test_sentence_piece_equals_open_clips_for_siglip(siglip_directory, peer, context_length):
+    peer = peer.HFTokenizer(
+        str(siglip_directory), context_length=context_length, clean="canonicalize"
+    )
+    ours = HFTokenizer.from_directory(
+        siglip_directory, context_length=context_length, clean="canonicalize"
+    )
+    assert torch.equal(ours(TEXTS), peer(TEXTS))
+    assert ours.pad_token_id == 1
+    assert ours.encode_batch(["cat"])[0, -1] == 1
+
+
+def test_an_open_clip_directory_says_which_tokenizer_it_wants(bert_directory, tmp_path):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((bert_directory / name).read_bytes())
+    config = {
+        "model_cfg": {
+            "text_cfg": {
+                "context_length": 12,
+                "hf_tokenizer_name": "bert-base-uncased",
+                "tokenizer_kwargs": {"strip_sep_token": True},
+            }
+        }
+    }
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+    found = get_tokenizer(tmp_path)
+    expected = HFTokenizer.from_directory(bert_directory, context_length=12, strip_sep=True)
+    assert np.array_equal(found.encode_batch(TEXTS), expected.encode_batch(TEXTS))
+
+
+def test_saving_and_loading_keeps_everything(bert_directory, tmp_path):
+    saved = HFTokenizer.from_directory(
+        bert_directory, context_length=9, clean="canonicalize", strip_sep=True
+    )
+    saved.save(tmp_path)
+    loaded = get_tokenizer(tmp_path)
+    assert isinstance(loaded, HFTokenizer)
+    assert repr(loaded) == repr(saved)
+    assert np.array_equal(loaded.encode_batch(TEXTS), saved.encode_batch(TEXTS))
+    copy = pickle.loads(pickle.dumps(saved))
+    assert np.array_equal(copy.encode_batch(TEXTS), saved.encode_batch(TEXTS))
+
+
+def test_the_contract_is_the_tokenizers(bert_directory):
+    tokenizer = HFTokenizer.from_directory(bert_directory, context_length=9)
+    assert tokenizer([]).shape == (0, 9)
+    assert tokenizer("a cat").shape == (1, 9)
+    ids = tokenizer.encode("a cat")
+    assert tokenizer.count("a cat") == len(ids) == 2
+    assert tokenizer.lengths(["a cat", ""]).tolist() == [4, 2]
+    assert tokenizer.decode(ids) == "a cat"
+    assert tokenizer.decode(tokenizer("a cat")[0]) == "a cat"
+    assert "[CLS]" in tokenizer.decode(tokenizer("a cat")[0], keep_special=True)
+    assert tokenizer.encode_batch("a", dtype=np.int32).dtype == np.int32
+    strict = HFTokenizer.from_directory(bert_directory, context_length=3, truncate="error")
+    with pytest.raises(TokenizerError, match=r"texts\[1\] needs 4 tokens"):
+        strict.encode_batch(["cat", "a cat"])
+    with pytest.raises(TokenizerError, match=r"texts\[1\] must be a str"):
+        tokenizer.encode_batch(["a", None])
+
+
+def test_mistakes_are_explained(bert_directory, siglip_directory, tmp_path):
+    with pytest.raises(TokenizerError, match="names no context length"):
+        HFTokenizer.from_directory(bert_directory)
+    with pytest.raises(TokenizerError, match=r"must hold tokenizer.json or vocab.txt"):
+        HFTokenizer.from_directory(tmp_path, context_length=8)
+    with pytest.raises(TokenizerError, match=r"no token '\[SEP\]'"):
+        HFTokenizer.from_directory(siglip_directory, context_length=8, strip_sep=True)
