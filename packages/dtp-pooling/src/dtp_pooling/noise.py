@@ -1,4 +1,4 @@
-"""Random numbers that belong to a sample: the same whatever its batch, padding or device.
+"""Random numbers that belong to a sample: the same whatever its batch or padding.
 
 B batch, L tokens.
 
