@@ -11,8 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clip_models import (
+    CLIP,
+    CLIPConfig,
+    CompactResNetConfig,
+    Preprocess,
+    PreprocessConfig,
+    TextConfig,
+    save_model,
+)
+from clip_tokenizer import Tokenizer
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 COLOURS = {
     "red": (250, 10, 10),
@@ -147,3 +158,40 @@ def read_json() -> Callable[[Path], dict[str, object]]:
         raise AssertionError(f"{constant} is not strict JSON")
 
     return lambda path: json.loads(path.read_text(encoding="utf-8"), parse_constant=reject)
+
+
+@pytest.fixture(scope="session")
+def trained_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory with a real, very small CLIP that was taught three colours."""
+    directory = tmp_path_factory.mktemp("runs") / "colours-run"
+    tokenizer = Tokenizer.from_bytes(context_length=24)
+    preprocess = PreprocessConfig(size=16, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    config = CLIPConfig(
+        embed_dim=8,
+        vision=CompactResNetConfig(image_size=16, widths=(4, 8)),
+        text=TextConfig(
+            context_length=24,
+            vocab_size=tokenizer.vocab_size,
+            width=16,
+            num_layers=1,
+            num_heads=2,
+        ),
+    )
+    torch.manual_seed(0)
+    model = CLIP(config)
+    tokens = tokenizer([f"a {name} thing" for name in ("red", "green", "blue")])
+    files = [encoded(COLOURS[name], seed=9) for name in ("red", "green", "blue")]
+    host = Preprocess(preprocess)
+    images = host.normalize(torch.stack([host(Image.open(io.BytesIO(file))) for file in files]))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(40):
+        output = model(images, tokens)
+        logits = output.logit_scale * output.image_features @ output.text_features.T
+        loss = cross_entropy(logits, torch.arange(3))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    save_model(directory, model, preprocess)
+    tokenizer.save(directory)
+    (directory / "zeroshot_classification_templates.txt").write_text("a {c} thing\n")
+    return directory

@@ -5,6 +5,7 @@ from clip_eval.classifier import ImageTextModel, build_classifier
 from clip_eval.evaluation import evaluate
 from clip_eval.faults import BadImage, BadSample, DataError, EvaluationError
 from clip_eval.images import decode_image
+from clip_eval.model_directory import LoadedModel, load_for_evaluation
 from clip_eval.prompts import DEFAULT_TEMPLATES, read_templates
 from clip_eval.results import Result
 from clip_eval.samples import Sample, Source
@@ -18,12 +19,14 @@ __all__ = [
     "DataError",
     "EvaluationError",
     "ImageTextModel",
+    "LoadedModel",
     "Result",
     "Sample",
     "Source",
     "build_classifier",
     "decode_image",
     "evaluate",
+    "load_for_evaluation",
     "open_source",
     "read_templates",
 ]

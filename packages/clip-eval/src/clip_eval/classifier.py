@@ -91,9 +91,11 @@ def build_classifier(
     rows = torch.tensor(
         [[row_of.setdefault(fill(t, c), len(row_of)) for t in templates] for c in classnames]
     ).flatten()  # (C·M,) which distinct prompt
-    by_row = torch.argsort(rows, stable=True)
-    rows, owners = rows[by_row], by_row // len(templates)
-    prompts = list(row_of)
+    prompts = sorted(row_of, key=len)  # equally long ones together: a tower may skip padding
+    rank = torch.empty(len(prompts), dtype=torch.long)
+    rank[[row_of[prompt] for prompt in prompts]] = torch.arange(len(prompts))
+    rows, by_row = torch.sort(rank[rows], stable=True)
+    owners = by_row // len(templates)
     sums: Tensor | None = None
     for start in range(0, len(prompts), batch_size):
         tokens = tokenizer(prompts[start : start + batch_size])  # (B, T)

@@ -1,0 +1,8 @@
+"""``python -m clip_eval`` is the ``clip-eval`` command."""
+
+import sys
+
+from clip_eval.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

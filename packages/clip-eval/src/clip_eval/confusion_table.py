@@ -1,0 +1,66 @@
+"""Confusions in a page: the most frequent ones, and the whole matrix where it is small."""
+
+from __future__ import annotations
+
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_eval.results import Result
+
+MATRIX_CLASSES = 25
+SHOWN = 12
+
+
+def render_confusions(result: Result) -> str:
+    """HTML of the confusions; empty if nothing was confused."""
+    if not result.confusions:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(c.label)}</td><td>{escape(c.predicted)}</td>"
+        f'<td class="number">{c.n:,}</td></tr>'
+        for c in result.confusions[:SHOWN]
+    )
+    table = (
+        '<div class="card"><table><tr><th>image of</th><th>taken for</th>'
+        f'<th class="number">times</th></tr>{rows}</table></div>'
+    )
+    matrix = _matrix(result) if result.n_classes <= MATRIX_CLASSES else ""
+    return f'<h2>Most frequent mistakes</h2>\n<div class="columns">{table}{matrix}</div>'
+
+
+def confusion_counts(result: Result) -> NDArray[np.int64]:
+    """How often each class (row) was given each answer (column), (C, C)."""
+    counts = np.zeros((result.n_classes, result.n_classes), dtype=np.int64)
+    for prediction in result.predictions or ():
+        if prediction.guesses:
+            counts[prediction.label, prediction.guesses[0]] += 1
+    return counts
+
+
+def _matrix(result: Result) -> str:
+    counts = confusion_counts(result)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    names = [escape(name) for name in result.classnames]
+    head = "".join(f"<th><span>{name}</span></th>" for name in names)
+    body = ""
+    for row, name in enumerate(names):
+        cells = (
+            _cell(int(counts[row, column]), float(shares[row, column]), row == column)
+            for column in range(len(names))
+        )
+        body += f"<tr><th>{name}</th>{''.join(cells)}</tr>"
+    return (
+        '<div class="card scroll"><p class="soft">image of (row), taken for (column)</p>'
+        f'<table class="matrix"><thead><tr><th></th>{head}</tr></thead>{body}</table></div>'
+    )
+
+
+def _cell(count: int, share: float, hit: bool) -> str:
+    if not count:
+        return '<td style="background:var(--track);opacity:.45"></td>'
+    colour = "--right" if hit else "--wrong"
+    strength = 15 + 70 * share
+    background = f"color-mix(in srgb, var({colour}) {strength:.0f}%, transparent)"
+    return f'<td style="background:{background}" title="{share:.1%}">{count}</td>'

@@ -1,0 +1,65 @@
+"""Result files: each appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from clip_eval.faults import EvaluationError
+
+RESULT_FILE = "result.json"
+PREDICTIONS_FILE = "predictions.jsonl"
+REPORT_FILE = "report.html"
+
+
+def prepare_output(directory: Path, *, force: bool) -> None:
+    """Make the directory and see that it can be written, before any work is done.
+
+    Raises:
+        EvaluationError: It cannot be written, or holds a result and ``force`` is not set.
+    """
+    if not force and (directory / RESULT_FILE).exists():
+        raise EvaluationError(
+            f"{directory / RESULT_FILE} exists already; choose another --out, or --force to "
+            "replace it"
+        )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise EvaluationError(f"--out {directory} cannot be written ({error.strerror})") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one step: beside its place, flushed to disk, then renamed.
+
+    Raises:
+        EvaluationError: It cannot be written; what was there before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise EvaluationError(f"{path} cannot be written ({error.strerror})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write strict JSON (no NaN), indented."""
+    write_text(path, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write one strict JSON object a line."""
+    lines = (json.dumps(record, ensure_ascii=False, allow_nan=False) for record in records)
+    write_text(path, "".join(f"{line}\n" for line in lines))

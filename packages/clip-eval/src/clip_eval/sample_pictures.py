@@ -1,0 +1,75 @@
+"""Which images a report shows, and the images as data that a page can carry inside itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from clip_eval.faults import BadSample
+from clip_eval.images import decode_image
+from clip_eval.results import Prediction
+from clip_eval.samples import Source
+
+THUMBNAIL = 224
+SMALL = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A prediction with its image as a ``data:`` address; ``small`` is shown pixel by pixel."""
+
+    prediction: Prediction
+    address: str
+    small: bool
+
+
+def choose_predictions(
+    predictions: Sequence[Prediction], count: int, seed: int
+) -> list[Prediction]:
+    """Up to ``count`` predictions, half of them wrong ones if there are so many.
+
+    The choice depends on the seed alone.  Wrong ones come first.
+    """
+    draw = random.Random(seed)
+    wrong = [p for p in predictions if not p.correct]
+    right = [p for p in predictions if p.correct]
+    take_wrong = min(len(wrong), max(count // 2, count - len(right)))
+    take_right = min(len(right), count - take_wrong)
+    return draw.sample(wrong, take_wrong) + draw.sample(right, take_right)
+
+
+def load_pictures(
+    source: Source, predictions: Sequence[Prediction], count: int, seed: int
+) -> list[Picture]:
+    """The chosen predictions with their images; an image that is gone by now is left out."""
+    pictures = []
+    for prediction in choose_predictions(predictions, count, seed):
+        try:
+            image = decode_image(source.read(prediction.index).image)
+        except BadSample:
+            continue
+        small = max(image.size) <= SMALL
+        pictures.append(Picture(prediction=prediction, address=picture_address(image), small=small))
+    return pictures
+
+
+def picture_address(image: Image.Image) -> str:
+    """A ``data:`` address of the image, at most 224 pixels wide and high."""
+    out = io.BytesIO()
+    if max(image.size) <= SMALL:
+        image.save(out, "PNG", optimize=True)
+        return data_address("image/png", out.getvalue())
+    image = image.copy()
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    image.save(out, "JPEG", quality=85)
+    return data_address("image/jpeg", out.getvalue())
+
+
+def data_address(kind: str, data: bytes) -> str:
+    """Bytes as a ``data:`` address."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
