@@ -50,3 +50,107 @@ def test_requirements() -> list[str]:
     """The union of the packages' `test` dependency groups."""
     groups = (metadata(package).get("dependency-groups", {}) for package in PACKAGES)
     return sorted({line for group in groups for line in group.get("test", [])})
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Draw shapes, train a CLIP on them, evaluate it; leaves everything in demo/."""
+    install_all(session)
+    session.run("python", "examples/demo.py", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All packages together in one environment, with the newest torch."""
+    install_all(session, *test_requirements())
+    session.run("pytest", "-m", "not slow", *session.posargs)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """The tests that take minutes."""
+    install_all(session, *test_requirements())
+    session.run("pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """The same tests with the oldest torch that is supported."""
+    install_all(session, *test_requirements(), torch=("torch==2.9.*", "torchvision==0.24.*"))
+    session.run("pytest", "-m", "not slow", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style: ruff's checks and its format."""
+    session.install("ruff>=0.14")
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", "--check", *session.posargs)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Static types: mypy, strict, over every package's source."""
+    install_all(session, "mypy>=1.18")
+    session.run("mypy", *(str(path / "src") for path in PACKAGES), *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """A wheel of every package, into dist/."""
+    session.install("build")
+    build_wheels(session, ROOT / "dist")
+
+
+@nox.session
+def isolation(session: nox.Session) -> None:
+    """Each wheel alone, with the wheels of its declared siblings: installs, imports, works."""
+    session.install("build")
+    wheels = build_wheels(session, Path(session.create_tmp()))
+    for package in PACKAGES:
+        environment = Path(session.create_tmp()) / f"venv-{package.name}"
+        session.run("uv", "venv", "-q", "--clear", str(environment), external=True)
+        python = str(environment / "bin" / "python")
+        needs_torch = any("torch" in line for line in declared_requirements(package))
+        local = [str(wheels[sibling]) for sibling in siblings(package)]
+        session.run(
+            *("uv", "pip", "install", "-q", "--python", python),
+            *(TORCH if needs_torch else ()),
+            *local,
+            external=True,
+        )
+        script = package / "tests" / "smoke.py"
+        # From another folder and with -I, so that only what is installed can be imported.
+        session.chdir(session.create_tmp())
+        session.run(python, "-I", str(script), external=True)
+        session.chdir(ROOT)
+
+
+def build_wheels(session: nox.Session, directory: Path) -> dict[Path, Path]:
+    """Build every package; the wheel of each."""
+    wheels = {}
+    for package in PACKAGES:
+        target = directory / "wheels" / package.name
+        session.run(
+            *("python", "-m", "build", "--wheel", "--installer", "uv"),
+            *("--outdir", str(target), str(package)),
+            silent=True,
+        )
+        wheels[package] = max(target.glob("*.whl"), key=lambda path: path.stat().st_mtime)
+    return wheels
+
+
+def declared_requirements(package: Path) -> list[str]:
+    """What a package and its siblings declare, as one list."""
+    return [
+        line for other in siblings(package) for line in metadata(other)["project"]["dependencies"]
+    ]
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Speed against peers, as ratios of one run; nothing else should be running."""
+    groups = (metadata(package).get("dependency-groups", {}) for package in PACKAGES)
+    install_all(session, *sorted({line for group in groups for line in group.get("bench", [])}))
+    for script in sorted(ROOT.glob("packages/*/bench/bench_*.py")):
+        session.run("python", str(script), *session.posargs)

@@ -37,7 +37,10 @@ def from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
-            raise ConfigError(f"unknown key {_join(where, key)!r}{nearest(key, fields)}")
+            known = [_join(where, name) for name in fields]
+            raise ConfigError(
+                f"unknown key {_join(where, key)!r}{nearest(_join(where, key), known)}"
+            )
     hints = typing.get_type_hints(cls)
     arguments = {
         key: _convert(hints[key], value, _join(where, key)) for key, value in values.items()

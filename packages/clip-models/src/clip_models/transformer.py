@@ -40,7 +40,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, *, causal: bool) -> Tensor:
         """Attend: (B, L, D) to (B, L, D); `causal` lets a token see itself and the past only."""
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # (B, L, 3D)
-        qkv = qkv.view(*qkv.shape[:2], 3, self.num_heads, -1)  # (B, L, 3, H, D/H)
+        qkv = qkv.view(
+            *x.shape[:2], 3, self.num_heads, x.shape[2] // self.num_heads
+        )  # (B, L, 3, H, D/H)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # 3 × (B, H, L, D/H)
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))  # (B, L, D)

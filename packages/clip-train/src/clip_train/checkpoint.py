@@ -89,7 +89,8 @@ def load_checkpoint(checkpoint: Path, model: CLIP, optimizer: torch.optim.Optimi
         optimizer.state[parameter] = {
             "step": tensors[f"{name}/step"],
             **{
-                key: tensors[f"{name}/{key}"].to(parameter.device).view_as(parameter)
+                # In the parameter's own memory format: fused AdamW walks all of them in step.
+                key: torch.empty_like(parameter).detach().copy_(tensors[f"{name}/{key}"])
                 for key in ("exp_avg", "exp_avg_sq")
             },
         }

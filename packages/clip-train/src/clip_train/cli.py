@@ -200,8 +200,10 @@ def _shapes(options: argparse.Namespace, flags: list[str]) -> None:
         seed=options.seed,
     )
     print(
-        f"{summary.directory}: {summary.num_train:,} training images in "
-        f"{summary.num_train_shards} shards, {summary.num_val:,} images of {len(summary.classnames)} held-out classes for evaluation"
+        f"{summary.num_train:,} training images in {summary.num_train_shards} shards and", end=" "
+    )
+    print(
+        f"{summary.num_val:,} of {len(summary.classnames)} held-out classes in {summary.directory}"
     )
 
 

@@ -1,0 +1,167 @@
+"""The model: shapes, known parameter counts, and what padding may not change."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from clip_models import (
+    CLIP,
+    CLIPConfig,
+    CompactResNetConfig,
+    ModifiedResNetConfig,
+    TextConfig,
+    ViTConfig,
+    create_model,
+    get_config,
+    list_models,
+)
+
+TEXT = TextConfig(context_length=12, vocab_size=40, width=16, num_layers=2, num_heads=2)
+TOWERS = {
+    "vit": ViTConfig(image_size=32, patch_size=8, width=16, num_layers=2, num_heads=2),
+    "modified_resnet": ModifiedResNetConfig(
+        image_size=64, layers=(1, 1, 1, 1), width=8, num_heads=4
+    ),
+    "compact_max": CompactResNetConfig(image_size=32, widths=(4, 8, 8)),
+    "compact_flatten": CompactResNetConfig(image_size=32, widths=(4, 8), pooling="flatten"),
+}
+
+
+def tiny(tower: str, **changes: object) -> CLIP:
+    torch.manual_seed(0)
+    config = CLIPConfig(embed_dim=8, vision=TOWERS[tower], text=TEXT)
+    return CLIP(dataclasses.replace(config, **changes)).eval()
+
+
+def tokens(*lengths: int) -> torch.Tensor:
+    """Random rows that end with the end token (39) after `lengths` positions."""
+    ids = torch.zeros(len(lengths), TEXT.context_length, dtype=torch.long)
+    for row, length in zip(ids, lengths, strict=True):
+        row[: length - 1] = torch.randint(1, 39, (length - 1,))
+        row[length - 1] = 39
+    return ids
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_features_have_the_embedding_width(tower: str) -> None:
+    model = tiny(tower)
+    size = model.config.vision.image_size
+    output = model(torch.randn(3, 3, size, size), tokens(3, 5, 12))
+    assert output.image_features.shape == output.text_features.shape == (3, 8)
+    for features in (output.image_features, output.text_features):
+        assert torch.allclose(features.norm(dim=1), torch.ones(3))
+    assert output.logit_scale.item() == pytest.approx(1 / 0.07)
+    assert output.logit_bias is None
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_every_parameter_gets_a_gradient(tower: str) -> None:
+    model = tiny(tower).train()
+    if tower == "modified_resnet":  # its blocks start as identities: wake the zeroed norms
+        for name, parameter in model.named_parameters():
+            if name.endswith("bn3.weight"):
+                torch.nn.init.ones_(parameter)
+    size = model.config.vision.image_size
+    output = model(torch.randn(4, 3, size, size), tokens(3, 5, 12, 12))
+    scores = output.logit_scale * output.image_features @ output.text_features.T
+    (scores * torch.randn(4, 4)).sum().backward()
+    without = [
+        name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
+    ]
+    # A constant added to all keys cancels in the softmax: their bias alone may have none.
+    assert without in ([], ["visual.attnpool.k_proj.bias"])
+
+
+def test_padding_and_batch_mates_do_not_change_a_text_feature() -> None:
+    model = tiny("vit").double()
+    ids = tokens(3, 7, 12)
+    together = model.encode_text(ids)
+    for row, alone in zip(ids, together, strict=True):
+        assert torch.allclose(model.encode_text(row[None]), alone[None], atol=1e-12)
+    padded_otherwise = ids.clone()
+    padded_otherwise[0, 3:] = 17
+    assert torch.allclose(model.encode_text(padded_otherwise)[0], together[0], atol=1e-12)
+
+
+def test_only_positions_up_to_the_last_end_token_are_computed() -> None:
+    model = tiny("vit")
+    seen: list[int] = []
+    model.transformer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
+    model.encode_text(tokens(3, 5))
+    assert seen == [5]
+
+
+def test_text_feature_is_read_at_the_first_end_token() -> None:
+    model = tiny("vit").double()
+    once, twice = tokens(4), tokens(4)
+    twice[:] = once
+    twice[0, 6] = 39
+    assert torch.allclose(model.encode_text(once), model.encode_text(twice), atol=1e-12)
+
+
+def test_eot_token_id_can_be_given() -> None:
+    text = dataclasses.replace(TEXT, eot_token_id=7)
+    model = tiny("vit", text=text).double()
+    ids = torch.tensor([[1, 7, 5, 5]])
+    assert torch.allclose(model.encode_text(ids), model.encode_text(ids[:, :2]), atol=1e-12)
+
+
+def test_empty_batches() -> None:
+    model = tiny("vit")
+    assert model.encode_text(torch.zeros(0, 12, dtype=torch.long)).shape == (0, 8)
+    assert model.encode_image(torch.zeros(0, 3, 32, 32)).shape == (0, 8)
+
+
+def test_logit_bias_exists_on_request() -> None:
+    model = tiny("vit", init_logit_bias=-10.0)
+    assert model(torch.randn(1, 3, 32, 32), tokens(3)).logit_bias.item() == -10.0
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 32, 40), (2, 1, 32, 32), (3, 32, 32)])
+def test_wrong_image_shapes_are_named(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"images must be \(B, 3, 32, 32\), got"):
+        tiny("vit").encode_image(torch.randn(shape))
+
+
+def test_too_long_text_is_named() -> None:
+    with pytest.raises(ValueError, match=r"T at most 12, got \(1, 13\)"):
+        tiny("vit").encode_text(torch.zeros(1, 13, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("name", "total"),
+    [
+        # Published: ViT-B/32 151 M, RN50 102 M; the CIFAR model 51,688,753.
+        ("ViT-B-32", 151_277_313),
+        ("ViT-B-16", 149_620_737),
+        ("ViT-L-14", 427_616_513),
+        ("RN50", 102_007_137),
+        ("CIFAR-RN", 51_688_753),
+    ],
+)
+def test_parameter_counts(name: str, total: int) -> None:
+    with torch.device("meta"):
+        model = create_model(name)
+    assert sum(parameter.numel() for parameter in model.parameters()) == total
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_registered_model_builds(name: str) -> None:
+    with torch.device("meta"):
+        model = create_model(name)
+        size = model.config.vision.image_size
+        text = torch.zeros(2, model.config.text.context_length, dtype=torch.long)
+        image = model.eval().encode_image(torch.zeros(2, 3, size, size))
+    assert image.shape == (2, get_config(name).embed_dim)
+    assert text.shape[1] == model.positional_embedding.shape[0]
+
+
+def test_list_models_filters() -> None:
+    assert list_models("ViT-L*") == [
+        "ViT-L-14",
+        "ViT-L-14-336",
+        "ViT-L-14-336-quickgelu",
+        "ViT-L-14-quickgelu",
+    ]

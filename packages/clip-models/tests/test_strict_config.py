@@ -1,0 +1,85 @@
+"""Configs from plain values: every wrong key and type is named, every right one survives."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from clip_models import CLIPConfig, ConfigError, get_config, list_models
+
+GOOD = {
+    "embed_dim": 8,
+    "vision": {"kind": "vit", "image_size": 32, "patch_size": 8},
+    "text": {"width": 16, "num_heads": 2},
+}
+
+
+def changed(**changes: object) -> dict[str, object]:
+    """GOOD with dotted keys (`vision__width`) changed."""
+    values = json.loads(json.dumps(GOOD))
+    for key, value in changes.items():
+        *path, last = key.split("__")
+        table = values
+        for part in path:
+            table = table[part]
+        table[last] = value
+    return values
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_round_trip_through_json(name: str) -> None:
+    config = get_config(name)
+    assert CLIPConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (changed(embed_dims=8), "unknown key 'embed_dims'; did you mean 'embed_dim'?"),
+        (changed(vision__widht=8), "unknown key 'vision.widht'; did you mean 'vision.width'?"),
+        (changed(vision__kind="vitt"), "vision.kind is 'vitt'; did you mean 'vit'?"),
+        (changed(vision__width="768"), "vision.width must be an integer, got '768' (str)"),
+        (changed(vision__width=7.5), "vision.width must be an integer, got 7.5 (float)"),
+        (changed(vision__width=True), "vision.width must be an integer, got True (bool)"),
+        (changed(text__activation="relu"), "text.activation must be one of 'gelu'"),
+        (changed(text=3), "text must be a table, got 3 (int)"),
+        (changed(vision__patch_size=7), "vision.image_size must be a multiple of patch_size"),
+        (changed(text__num_heads=3), "text.width must be a multiple of num_heads"),
+        (
+            changed(vision={"kind": "modified_resnet", "layers": [1, 2]}),
+            "vision.layers must have 4 entries, got 2",
+        ),
+        (
+            changed(vision={"kind": "modified_resnet", "layers": [1, 2, "3", 4]}),
+            "vision.layers[2] must be an integer",
+        ),
+        (
+            changed(vision={"kind": "modified_resnet", "layers": 5}),
+            "vision.layers must be a list",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        CLIPConfig.from_dict(values)
+    assert message in str(caught.value)
+
+
+def test_missing_keys_are_named() -> None:
+    with pytest.raises(ConfigError, match="'embed_dim' is missing"):
+        CLIPConfig.from_dict({key: GOOD[key] for key in ("vision", "text")})
+
+
+def test_whole_numbers_are_numbers() -> None:
+    assert CLIPConfig.from_dict(changed(init_logit_scale=2)).init_logit_scale == 2.0
+
+
+def test_none_is_left_out_and_comes_back() -> None:
+    config = CLIPConfig.from_dict(GOOD)
+    assert config.init_logit_bias is None
+    assert "init_logit_bias" not in config.to_dict()
+
+
+def test_unknown_model_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="unknown model 'ViT-B32'; did you mean 'ViT-B-32'"):
+        get_config("ViT-B32")

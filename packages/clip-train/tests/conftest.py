@@ -1,0 +1,42 @@
+"""A tiny image–caption set on disk and a config that trains on it in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from clip_models import from_dict
+from clip_train import Config, write_shapes
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small shapes set: 96 training images in three shards, one image a held-out class."""
+    directory = tmp_path_factory.mktemp("data") / "shapes"
+    write_shapes(
+        directory,
+        num_train=96,
+        image_size=48,
+        num_val_per_class=1,
+        shard_size=40,
+        progress=False,
+    )
+    return directory
+
+
+@pytest.fixture
+def tiny_config(shapes: Path) -> Config:
+    """Twelve steps of eight samples; three steps an eighth of the set are an epoch."""
+    return from_dict(
+        Config,
+        {
+            "data": {"train": f"wds:{shapes}/train", "val": f"{shapes}/val", "workers": 0},
+            "augment": {"kind": "shift", "flip": True},
+            "model": {"name": "Compact-48"},
+            "tokenizer": {"kind": "bytes"},
+            "train": {"steps": 14, "batch_size": 8},
+            "optim": {"lr": 1e-3, "warmup_steps": 2, "clip_norm": 1.0},
+            "checkpoint": {"every_steps": 5},
+            "log": {"every_steps": 2},
+        },
+    )

@@ -1,0 +1,135 @@
+"""Batches: pure functions of the step, whoever computes them; bad samples replaced and named."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from clip_eval import open_source
+from clip_models import Preprocess, PreprocessConfig
+from clip_tokenizer import Tokenizer
+from clip_train import Config, SamplePlan
+from clip_train.loading import Batch, BatchReader
+from PIL import Image
+
+
+def reader(config: Config, **data: object) -> BatchReader:
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, **data))
+    source = open_source(config.data.train, templates=config.data.templates or None)
+    return BatchReader(
+        source,
+        SamplePlan(len(source), config.train.batch_size, config.train.seed),
+        config,
+        Preprocess(PreprocessConfig(size=48)),
+        Tokenizer.from_bytes(context_length=48),
+    )
+
+
+def assert_equal(one: Batch, other: Batch) -> None:
+    assert one.step == other.step
+    assert one.keys == other.keys
+    assert one.faults == other.faults
+    for a, b in zip(one[1:5], other[1:5], strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
+def test_workers_and_starting_point_change_nothing(tiny_config: Config) -> None:
+    alone = list(reader(tiny_config).batches(0, 14, pin_memory=False))
+    assert [batch.step for batch in alone] == list(range(14))
+    for workers in (1, 3):
+        together = reader(tiny_config, workers=workers).batches(5, 14, pin_memory=False)
+        for one, other in zip(alone[5:], together, strict=True):
+            assert_equal(one, other)
+
+
+def test_cached_images_are_the_same_images(tiny_config: Config) -> None:
+    fresh, cached = reader(tiny_config), reader(tiny_config, cache_images=True)
+    for step in (0, 11):
+        assert_equal(fresh[step], cached[step])
+
+
+def test_random_crops_are_keyed_by_position(tiny_config: Config) -> None:
+    augment = dataclasses.replace(
+        tiny_config.augment, kind="random_resized_crop", scale=(0.3, 0.6), flip=False
+    )
+    config = dataclasses.replace(tiny_config, augment=augment)
+    batch = reader(config)[3]
+    assert batch.images.shape == (8, 3, 48, 48)
+    assert_equal(batch, reader(config)[3])
+    assert not torch.equal(batch.images, reader(tiny_config)[3].images)
+
+
+def test_a_batch_holds_its_own_captions(tiny_config: Config) -> None:
+    config = dataclasses.replace(
+        tiny_config, loss=dataclasses.replace(tiny_config.loss, kind="infonce")
+    )
+    made = reader(config)
+    batch = made[0]
+    planned = [made.source.read(int(i)) for i in made.plan.batch(0).indices]
+    assert batch.keys == [sample.key for sample in planned]
+    texts = [made.tokenizer.decode(row) for row in batch.tokens.tolist()]
+    for text, sample in zip(texts, planned, strict=True):
+        assert sample.captions[0][:20].lower() in text
+
+
+def folder(tmp_path: Path) -> Path:
+    """Two classes of twelve images each; the grey value names the image."""
+    for label, name in enumerate(("cat", "dog")):
+        (tmp_path / name).mkdir()
+        for index in range(12):
+            value = 20 * index + label
+            Image.new("RGB", (48, 48), (value,) * 3).save(tmp_path / name / f"{index:02}.png")
+    return tmp_path
+
+
+def test_template_choice(tiny_config: Config, tmp_path: Path) -> None:
+    data = {
+        "train": f"imagefolder:{folder(tmp_path)}",
+        "templates": ("a {c}.", "the {c}!", "one {c}?"),
+    }
+    per_batch = reader(tiny_config, template_choice="batch", **data)
+    seen = {tuple(map(tuple, per_batch[step].tokens.tolist())) for step in range(12)}
+    assert all(len(per_batch[step].tokens) <= 2 for step in range(12))
+    assert len({tokens[0][2:5] + tokens[0][:2] for tokens in seen}) > 1
+    per_sample = reader(tiny_config, template_choice="sample", **data)
+    assert max(len(per_sample[step].tokens) for step in range(12)) > 2
+    for step in range(12):
+        batch = per_sample[step]
+        named = ["cat" in per_sample.tokenizer.decode(row) for row in batch.tokens.tolist()]
+        for key, row in zip(batch.keys, batch.caption_of.tolist(), strict=True):
+            assert named[row] == ("cat" in key)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_bad_images_are_replaced_counted_and_named(
+    tiny_config: Config, tmp_path: Path, cache: bool
+) -> None:
+    root = folder(tmp_path)
+    (root / "cat" / "03.png").write_bytes(b"")
+    broken = root / "dog" / "07.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    made = reader(
+        tiny_config, train=f"imagefolder:{root}", templates=("a {c}",), cache_images=cache
+    )
+    batches = [made[step] for step in range(3)]  # one epoch
+    faults = [fault for batch in batches for fault in batch.faults]
+    assert {"03.png", "07.png"} == {
+        name for name in ("03.png", "07.png") if any(name in fault.detail for fault in faults)
+    }
+    assert {fault.reason for fault in faults} <= {"empty", "truncated", "broken", "not-an-image"}
+    keys = [key for batch in batches for key in batch.keys]
+    assert len(keys) == 24
+    assert not any("03.png" in key and "cat" in key for key in keys)
+    assert_equal(made[1], made[1])
+
+
+def test_when_nothing_can_be_read_it_says_so(tiny_config: Config, tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    for file in root.rglob("*.png"):
+        file.write_bytes(b"")
+    made = reader(tiny_config, train=f"imagefolder:{root}", templates=("a {c}",))
+    with pytest.raises(ValueError, match="samples in a row could not be read"):
+        made[0]

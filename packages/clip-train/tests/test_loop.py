@@ -1,0 +1,230 @@
+"""Training: it learns, explains itself, and an interruption changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from clip_models import CheckpointError, ConfigError, load_model, load_tensors
+from clip_train import Config, Interrupted, TrainingError, resume, start
+from clip_train.loop import Trainer
+from clip_train.run_directory import RunDirectory, RunDirectoryError
+from PIL import Image
+
+
+def rows(path: Path, kind: str) -> list[dict[str, float]]:
+    found = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in found if row["kind"] == kind]
+
+
+def with_train(config: Config, **changes: object) -> Config:
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
+
+
+@pytest.fixture
+def finished(tiny_config: Config, tmp_path: Path) -> Path:
+    start(tiny_config, tmp_path / "run", progress=False)
+    return tmp_path / "run"
+
+
+def test_a_run_directory_explains_itself(finished: Path, tiny_config: Config) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert {
+        "config.toml",
+        "metrics.jsonl",
+        "curves.png",
+        "tensorboard",
+        "checkpoints",
+        "model.safetensors",
+        "clip_config.json",
+        "tokenizer.json",
+        "zeroshot_classification_templates.txt",
+    } <= names
+    assert RunDirectory.open(finished)[1] == tiny_config
+    assert [path.name for path in sorted((finished / "checkpoints").iterdir())] == [
+        "step-0000010",
+        "step-0000014",
+    ]
+    assert [row["step"] for row in rows(finished, "train")] == [2, 4, 6, 8, 10, 12, 14]
+    assert [row["step"] for row in rows(finished, "eval")] == [14]
+    row = rows(finished, "train")[-1]
+    assert {"loss", "lr", "logit_scale", "grad_norm", "samples_per_s", "data_wait"} <= row.keys()
+    assert row["samples"] == 14 * 8
+    with Image.open(finished / "curves.png") as picture:
+        assert picture.size[0] > 500
+    events = list((finished / "tensorboard").iterdir())
+    assert events
+    assert events[0].stat().st_size > 500
+
+
+def test_the_loss_falls(tiny_config: Config, tmp_path: Path) -> None:
+    start(with_train(tiny_config, steps=60), tmp_path / "run", progress=False)
+    losses = [row["loss"] for row in rows(tmp_path / "run", "train")]
+    assert sum(losses[-5:]) / 5 < 0.85 * sum(losses[:3]) / 3
+
+
+def test_same_seed_same_weights(finished: Path, tiny_config: Config, tmp_path: Path) -> None:
+    start(tiny_config, tmp_path / "again", progress=False)
+    assert_same_weights(finished, tmp_path / "again")
+    start(with_train(tiny_config, seed=1), tmp_path / "other", progress=False)
+    one, other = (load_tensors(p / "model.safetensors") for p in (finished, tmp_path / "other"))
+    assert not torch.equal(one["text_projection"], other["text_projection"])
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    a, b = (load_tensors(path / "model.safetensors") for path in (one, other))
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_resume_is_bit_exact(
+    finished: Path,
+    tiny_config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    step = Trainer.step
+
+    def step_and_signal(self: Trainer, batch: object) -> None:
+        step(self, batch)
+        if self.state.step == 7:
+            os.kill(os.getpid(), number)
+
+    path = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", step_and_signal)
+        with pytest.raises(Interrupted, match=r"stopped at step 7 of 14; go on with `clip-train"):
+            start(tiny_config, path, progress=False)
+    assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
+    assert not (path / "model.safetensors").exists()
+    assert (path / "checkpoints" / "step-0000007").is_dir()
+    resume(path, progress=False)
+    assert_same_weights(finished, path)
+    ours, theirs = rows(path, "train"), rows(finished, "train")
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    assert ours[-1]["loss"] == theirs[-1]["loss"]
+
+
+def test_a_crash_resumes_from_the_newest_checkpoint(
+    finished: Path, tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer.step
+
+    def step_and_crash(self: Trainer, batch: object) -> None:
+        if self.state.step == 13:
+            raise RuntimeError("power cut")
+        step(self, batch)
+
+    path = tmp_path / "crashed"
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", step_and_crash)
+        with pytest.raises(RuntimeError, match="power cut"):
+            start(tiny_config, path, progress=False)
+    (path / "checkpoints" / ".step-0000012.partial").mkdir()  # a write that was cut off
+    assert rows(path, "train")[-1]["step"] == 12
+    resume(path, progress=False)
+    assert_same_weights(finished, path)
+    assert [row["step"] for row in rows(path, "train")] == [2, 4, 6, 8, 10, 12, 14]
+    assert rows(path, "train") != []
+
+
+def test_resume_without_any_checkpoint_starts_over(
+    finished: Path, tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "early"
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", lambda self, batch: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            start(tiny_config, path, progress=False)
+    resume(path, progress=False)
+    assert_same_weights(finished, path)
+
+
+def test_resume_refuses_what_it_cannot_go_on_with(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match="is finished"):
+        resume(finished, progress=False)
+    with pytest.raises(RunDirectoryError, match="is not a run directory"):
+        resume(tmp_path, progress=False)
+    (finished / "model.safetensors").unlink()
+    newest = finished / "checkpoints" / "step-0000014"
+    whole = (newest / "optimizer.safetensors").read_bytes()
+    (newest / "optimizer.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="damaged"):
+        resume(finished, progress=False)
+
+
+def test_an_existing_directory_is_refused_or_set_aside(finished: Path, tiny_config: Config) -> None:
+    with pytest.raises(RunDirectoryError, match="already exists and is not empty; continue it"):
+        start(tiny_config, finished, progress=False)
+    before = (finished / "metrics.jsonl").read_text()
+    start(with_train(tiny_config, steps=2), finished, overwrite=True, progress=False)
+    aside = finished.with_name("run.old-1")
+    assert (aside / "metrics.jsonl").read_text() == before
+    assert len(rows(finished, "train")) == 1
+
+
+def test_a_bad_config_leaves_no_directory(tiny_config: Config, tmp_path: Path) -> None:
+    config = with_train(tiny_config, steps=None)
+    with pytest.raises(ConfigError, match=r"give train\.steps or train\.epochs"):
+        start(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_infinite_loss_stops_the_run(tiny_config: Config, tmp_path: Path) -> None:
+    optim = dataclasses.replace(tiny_config.optim, lr=1e30, clip_norm=None, warmup_steps=0)
+    with pytest.raises(TrainingError, match=r"the loss is nan at step \d+; its batch began with"):
+        start(dataclasses.replace(tiny_config, optim=optim), tmp_path / "run", progress=False)
+
+
+def test_too_many_bad_samples_stop_the_run(tiny_config: Config, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for index in range(10):
+            file = tmp_path / "data" / name / f"{index}.png"
+            Image.new("RGB", (8, 8), (index, 0, 0)).save(file)
+            if index == 4:
+                file.write_bytes(b"")
+    data = dataclasses.replace(
+        tiny_config.data,
+        train=f"imagefolder:{tmp_path}/data",
+        val="",
+        templates=("a {c}",),
+        max_faults=3,
+    )
+    config = dataclasses.replace(tiny_config, data=data)
+    with pytest.raises(TrainingError, match=r"4 samples could not be read, more than data\.max_"):
+        start(config, tmp_path / "run", progress=False)
+    counted = rows(tmp_path / "run", "fault")
+    assert sum(sum(row["counts"].values()) for row in counted) == 4
+    assert all("4.png" in detail for row in counted for detail in row["samples"])
+
+
+def test_bfloat16_trains_and_keeps_fp32_weights(tiny_config: Config, tmp_path: Path) -> None:
+    start(with_train(tiny_config, precision="bf16", steps=4), tmp_path / "run", progress=False)
+    model, _ = load_model(tmp_path / "run")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    fp32 = tmp_path / "fp32"
+    start(with_train(tiny_config, steps=4), fp32, progress=False)
+    ours, theirs = (rows(path, "train")[0]["loss"] for path in (tmp_path / "run", fp32))
+    assert ours != theirs
+    assert ours == pytest.approx(theirs, rel=0.02)
+
+
+def test_the_logit_scale_stays_below_100(tiny_config: Config, tmp_path: Path) -> None:
+    optim = dataclasses.replace(tiny_config.optim, lr=3.0, warmup_steps=0)
+    config = dataclasses.replace(tiny_config, optim=optim)
+    start(with_train(config, steps=6), tmp_path / "run", progress=False)
+    assert max(row["logit_scale"] for row in rows(tmp_path / "run", "train")) <= 100.001
+
+
+def test_unknown_device(tiny_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.device 'gpu9' cannot be used"):
+        start(with_train(tiny_config, device="gpu9"), tmp_path / "run", progress=False)

@@ -1,0 +1,114 @@
+"""Presets and flags: every layer is checked, and says what is wrong in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from pathlib import Path
+
+import pytest
+import tomli_w
+from clip_models import ConfigError, from_dict, get_config, to_dict
+from clip_train import Config, list_presets, load_config
+from clip_train.cli import parse_flags
+from clip_train.presets import preset_text
+
+
+def test_the_promised_presets_exist() -> None:
+    assert {"shapes", "shapes-tiny", "cifar10", "cifar10-cpu"} <= set(list_presets())
+
+
+@pytest.mark.parametrize("name", list_presets())
+def test_presets_name_existing_models_and_survive_toml(name: str) -> None:
+    config = load_config(name)
+    assert config.description
+    get_config(config.model.name)
+    assert from_dict(Config, tomllib.loads(tomli_w.dumps(to_dict(config)))) == config
+
+
+def test_the_reference_preset_is_the_published_recipe() -> None:
+    """CLIP for CIFAR-10: AdamW 1e-4, decay .01, cosine, 50 epochs of batches of 32, seed 42."""
+    config = load_config("cifar10")
+    model = get_config(config.model.name)
+    assert model.embed_dim == 512
+    assert model.vision.layers == (2, 2, 2, 2)
+    assert model.vision.width == 32
+    assert (model.text.width, model.text.num_heads, model.text.num_layers) == (512, 8, 6)
+    assert (config.optim.lr, config.optim.weight_decay) == (1e-4, 0.01)
+    assert config.optim.schedule == "cosine"
+    assert (config.train.epochs, config.train.batch_size, config.train.seed) == (50, 32, 42)
+    assert len(config.data.templates) == 5
+
+
+def test_flags_override_the_file() -> None:
+    base = load_config("shapes")
+    flags = ["--optim.lr", "0.5", "--train.batch-size", "7", "--augment.scale", "0.3", "0.8"]
+    flags += ["--data.cache_images", "False", "--data.templates", "a {c}", "the {c}"]
+    config = parse_flags(flags, base)
+    assert (config.optim.lr, config.train.batch_size) == (0.5, 7)
+    assert config.augment.scale == (0.3, 0.8)
+    assert config.data.cache_images is False
+    assert config.data.templates == ("a {c}", "the {c}")
+    assert config.model == base.model
+
+
+def test_equals_sign_works_too() -> None:
+    assert parse_flags(["--train.seed=9"], Config()).train.seed == 9
+
+
+def test_a_length_in_epochs_replaces_one_in_steps() -> None:
+    base = dataclasses.replace(Config(), train=dataclasses.replace(Config().train, steps=5))
+    assert parse_flags(["--train.epochs", "2"], base).train.steps is None
+    both = parse_flags(["--train.epochs", "2", "--train.steps", "3"], base).train
+    assert (both.epochs, both.steps) == (2.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--train.stepz", "3"], "unknown key 'train.stepz'; did you mean 'train.steps'?"),
+        (["--optim.lr", "fast"], "optim.lr"),
+        (["--optim.lr", "-1"], "lr must be positive, got -1.0"),
+        (["--train.batch-size", "1.5"], "batch-size"),
+        (["--loss.kind", "hinge"], "loss.kind"),
+        (["--data.templates", "no slot"], "templates need a {c} slot"),
+        (["--augment.scale", "0.9", "0.3"], "scale must satisfy"),
+        (["stray"], "stray"),
+    ],
+)
+def test_wrong_flags_are_one_clear_line(flags: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_flags(flags, Config())
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="unknown preset 'shape'; did you mean 'shapes'"):
+        load_config("shape")
+    with pytest.raises(ConfigError, match="unknown preset"):
+        preset_text("../config")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[train]\nstep = 3\n", "unknown key 'train.step'; did you mean 'train.steps'?"),
+        ("[train]\nsteps = '3'\n", "train.steps must be an integer, got '3' (str)"),
+        ("[trian]\n", "unknown key 'trian'; did you mean 'train'?"),
+        ("[train\n", "run.toml: "),
+        ("[data]\ncache_images = true\n[augment]\nkind = 'random_resized_crop'\n", "crop from"),
+    ],
+)
+def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(file))
+    assert message in str(caught.value)
+    assert "run.toml" in str(caught.value)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(str(tmp_path / "no.toml"))

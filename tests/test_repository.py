@@ -1,0 +1,41 @@
+"""Every package is complete, and the two commands of the README are what they promise."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
+
+
+def test_the_six_packages() -> None:
+    assert [package.name for package in PACKAGES] == [
+        "clip-eval",
+        "clip-models",
+        "clip-tokenizer",
+        "clip-train",
+        "dtp-pooling",
+        "osf-supernet",
+    ]
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_a_package_is_complete(package: Path) -> None:
+    project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+    name = package.name.replace("-", "_")
+    assert project["name"] == package.name
+    assert project["requires-python"] == ">=3.11"
+    for file in ("README.md", "CHANGELOG.md", "LICENSE", f"src/{name}/py.typed", "tests/smoke.py"):
+        assert (package / file).is_file(), file
+    assert project["version"] in (package / "CHANGELOG.md").read_text()
+    assert list((package / "tests").glob("test_*.py"))
+    assert not any(" @ " in line or "file:" in line for line in project["dependencies"])
+
+
+@pytest.mark.parametrize("session", ["demo", "tests"])
+def test_the_readme_has_the_two_commands(session: str) -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert f'python -m pip install "nox[uv]" && python -m nox -s {session}' in lines
