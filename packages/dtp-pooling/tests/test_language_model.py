@@ -16,6 +16,7 @@ KINDS = {
     "unigram": BoundaryConfig(kind="unigram"),
     "entropy": BoundaryConfig(kind="entropy"),
     "gumbel": BoundaryConfig(kind="gumbel"),
+    "gumbel pattern": BoundaryConfig(kind="gumbel", evaluation="pattern", seed=7),
     "gumbel cosine": BoundaryConfig(kind="gumbel", scores="cosine"),
     "random": BoundaryConfig(kind="random", rate=0.4, seed=3),
 }

@@ -10,6 +10,7 @@ KINDS = [
     BoundaryConfig(kind="fixed", factor=3),
     BoundaryConfig(kind="whitespace", space=1),
     BoundaryConfig(kind="gumbel"),
+    BoundaryConfig(kind="gumbel", evaluation="pattern", seed=5),
     BoundaryConfig(kind="gumbel", scores="cosine"),
     BoundaryConfig(kind="entropy"),
     BoundaryConfig(kind="random", rate=0.3),
@@ -29,7 +30,7 @@ def build(config: BoundaryConfig) -> CausalSegmenter:
     return CausalSegmenter(D, config)
 
 
-@pytest.mark.parametrize("config", KINDS, ids=lambda c: f"{c.kind} {c.scores}")
+@pytest.mark.parametrize("config", KINDS, ids=lambda c: f"{c.kind} {c.scores} {c.evaluation}")
 def test_one_token_at_a_time_gives_the_same_boundaries(config):
     segmenter, (tokens, hidden) = build(config).eval(), inputs()
     whole = segmenter(tokens, hidden).boundaries
@@ -64,7 +65,7 @@ def test_random_keeps_its_rate_in_training_and_evaluation():
         assert abs(rate - 0.3) < 0.02
 
 
-@pytest.mark.parametrize("config", KINDS, ids=lambda c: f"{c.kind} {c.scores}")
+@pytest.mark.parametrize("config", KINDS, ids=lambda c: f"{c.kind} {c.scores} {c.evaluation}")
 def test_nothing_closes_beyond_a_rows_length(config):
     segmenter, (tokens, hidden) = build(config), inputs()
     lengths = torch.tensor([L, 7])
@@ -87,3 +88,12 @@ def test_double_sigmoid_is_passed_on():
         targets = (tokens == 1).float()
         losses.append(segmenter.loss(segments, torch.zeros(2, L, 4), targets=targets))
     assert losses[0] != losses[1]
+
+
+def test_pattern_keeps_the_rate_of_an_unsure_predictor():
+    logits = torch.full((8, 4000), -1.4)  # probability 0.2
+    for evaluation, rate in (("pattern", 0.198), ("threshold", 0.0)):
+        segmenter = build(BoundaryConfig(kind="gumbel", evaluation=evaluation)).eval()
+        segmenter.scores = None
+        boundaries = segmenter._decide(torch.zeros(8, 4000), logits, None, 0)
+        assert abs(boundaries.mean() - rate) < 0.02

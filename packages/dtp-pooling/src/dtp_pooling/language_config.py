@@ -28,13 +28,16 @@ class BoundaryConfig:
         scores: Predictor: `mlp`, or `cosine` routing between neighbours.
         hidden: Width inside the MLP predictor; None for 4 times the model's.
         temperature: Of the Gumbel-sigmoid relaxation.
+        evaluation: How `gumbel` decides in evaluation: `threshold` at probability one half, or
+            `pattern`, sampling with the same fixed noise at each position in every text, which
+            keeps the rate of training also while the predictor is unsure.
         rate_loss: What keeps `gumbel` at its rate; `interval` is free within `interval`.
         interval: Lowest and highest share for `rate_loss="interval"`.
         weight: Of the boundary loss in the total.
         target_loss: Cross-entropy of `unigram` and `entropy`.
         spikes_left: Neighbours an entropy spike exceeds.
         space: Token id of the space, for `whitespace`.
-        seed: Of the fixed pattern that `random` uses in evaluation.
+        seed: Of the fixed pattern that `random`, and `gumbel` if asked, use in evaluation.
     """
 
     kind: BoundaryKind = "gumbel"
@@ -43,6 +46,7 @@ class BoundaryConfig:
     scores: Literal["mlp", "cosine"] = "mlp"
     hidden: int | None = None
     temperature: float = 0.5
+    evaluation: Literal["threshold", "pattern"] = "threshold"
     rate_loss: RateLoss = "binomial"
     interval: tuple[float, float] = (0.15, 0.25)
     weight: float = 1.0
@@ -59,6 +63,7 @@ class BoundaryConfig:
         )
         require_one_of("kind", self.kind, BoundaryKind)
         require_one_of("scores", self.scores, Literal["mlp", "cosine"])
+        require_one_of("evaluation", self.evaluation, Literal["threshold", "pattern"])
         require_one_of("rate_loss", self.rate_loss, RateLoss)
         require_one_of("target_loss", self.target_loss, BoundaryTarget)
         require(self.factor >= 1, f"factor must be at least 1, got {self.factor}")

@@ -99,8 +99,8 @@ class CausalSegmenter(nn.Module):
         if kind in LEARNED_FROM_TARGETS:
             return rules.threshold_boundaries(logits)
         drawn = None
-        if self.training:
-            keys = noise.row_keys(batch, generators, tokens.device)
+        if self.training or self.config.evaluation == "pattern":
+            keys = self._keys(batch, generators, tokens.device)
             drawn = noise.logistic(keys, length, offset)
         return rules.gumbel_boundaries(logits, self.config.temperature, drawn)
 

@@ -1,0 +1,152 @@
+"""`dtp-lm`: train, evaluate and sample the language model from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dtp_pooling.bits_per_character import bits_per_character
+from dtp_pooling.curves import plot_curves
+from dtp_pooling.generation import generate
+from dtp_pooling.language_model import DynamicPoolingLM
+from dtp_pooling.noise import sample_generators
+from dtp_pooling.strict_config import from_dict
+from dtp_pooling.text import read_text, split_text
+from dtp_pooling.training import Trainer, read_run, start_run
+from dtp_pooling.training_config import PRESETS, TrainingConfig
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command."""
+    options = _parser().parse_args(arguments)
+    options.command(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dtp-lm", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    train = _command(commands, "train", _train, "train on a text, or resume a run")
+    train.add_argument("data", type=Path, help="text8, enwik8 or any text; plain, .gz or .zip")
+    train.add_argument("--out", type=Path, required=True, help="folder of the run")
+    train.add_argument("--preset", default="text8-gumbel", help="see `dtp-lm presets`")
+    train.add_argument("--valid", type=Path, help="validation text; else 90/5/5 %% of the data")
+    train.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="model.width=64")
+    train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    train.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    evaluate = _command(commands, "eval", _evaluate, "bits per character of a whole text")
+    evaluate.add_argument("run", type=Path)
+    evaluate.add_argument("data", type=Path)
+    evaluate.add_argument("--split", choices=["train", "valid", "test", "all"], default="test")
+    evaluate.add_argument("--window", type=int, help="default: that of the run")
+    evaluate.add_argument("--stride", type=int, help="default: that of the run")
+    evaluate.add_argument("--batch", type=int, default=16)
+    evaluate.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    sample = _command(commands, "generate", _generate, "continue a prompt")
+    sample.add_argument("run", type=Path)
+    sample.add_argument("--prompt", required=True)
+    sample.add_argument("--length", type=int, default=200)
+    sample.add_argument("--temperature", type=float, default=1.0)
+    sample.add_argument("--top-k", type=int)
+    sample.add_argument("--seed", type=int, default=0)
+    presets = _command(commands, "presets", _presets, "list the named runs, or print one")
+    presets.add_argument("name", nargs="?")
+    curves = _command(commands, "curves", _curves, "draw the metrics of runs (extra `plot`)")
+    curves.add_argument("runs", type=Path, nargs="+")
+    curves.add_argument("--out", type=Path, required=True)
+    return parser
+
+
+def _command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text)
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _train(options: argparse.Namespace) -> None:
+    text = read_text(options.data)
+    if options.valid is None:
+        train_text, valid_text, _ = split_text(text)
+    else:
+        train_text, valid_text = text, read_text(options.valid)
+    if options.resume and options.set:
+        raise SystemExit("a resumed run keeps its configuration: leave --set out")
+    if not options.resume:
+        start_run(options.out, override(preset(options.preset), options.set), train_text)
+    Trainer(options.out, train_text, valid_text, torch.device(options.device)).run()
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    config, alphabet = read_run(options.run)
+    text = read_text(options.data)
+    if options.split != "all":
+        text = dict(zip(("train", "valid", "test"), split_text(text), strict=True))[options.split]
+    model = DynamicPoolingLM.load(options.run / "checkpoint").to(options.device)
+    result = bits_per_character(
+        model,
+        alphabet.encode(text),
+        window=options.window or config.evaluation_window,
+        stride=options.stride or config.evaluation_stride,
+        batch=options.batch,
+    )
+    print(json.dumps(result._asdict()))
+
+
+def _generate(options: argparse.Namespace) -> None:
+    _, alphabet = read_run(options.run)
+    model = DynamicPoolingLM.load(options.run / "checkpoint")
+    new = generate(
+        model,
+        alphabet.encode(options.prompt)[None],
+        options.length,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        generators=sample_generators(options.seed, [0]),
+    )
+    print(options.prompt + alphabet.decode(new[0]))
+
+
+def _presets(options: argparse.Namespace) -> None:
+    if options.name is None:
+        for name, config in PRESETS.items():
+            model = config.model
+            layers = f"{model.pre_layers}+{model.shortened_layers}+{model.post_layers}"
+            print(f"{name:18} {layers} layers, width {model.width}, {config.steps} steps")
+    else:
+        print(json.dumps(dataclasses.asdict(preset(options.name)), indent=2))
+
+
+def _curves(options: argparse.Namespace) -> None:
+    plot_curves(options.runs, options.out)
+
+
+def preset(name: str) -> TrainingConfig:
+    """The named run."""
+    if name not in PRESETS:
+        raise SystemExit(f"no preset {name!r}; known: {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def override(config: TrainingConfig, settings: list[str]) -> TrainingConfig:
+    """The configuration with `key=value` settings; dots go into nested ones, values are JSON."""
+    values = dataclasses.asdict(config)
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator:
+            raise SystemExit(f"expected KEY=VALUE, got {setting!r}")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text  # a bare word
+        *outer, last = key.split(".")
+        target = values
+        for name in outer:
+            if not isinstance(target.get(name), dict):
+                raise SystemExit(f"{name!r} in {key!r} is no section of the configuration")
+            target = target[name]
+        target[last] = value
+    return from_dict(TrainingConfig, values)

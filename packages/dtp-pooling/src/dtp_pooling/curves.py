@@ -1,0 +1,32 @@
+"""A picture of a run's metrics (extra `plot`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+def plot_curves(folders: list[Path], path: Path) -> None:
+    """Bits per character and shortening over the steps of some runs, as an image file.
+
+    Args:
+        folders: Runs with `metrics.jsonl`.
+        path: Image to write; its suffix says the format.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    bits, shortening = figure.subplots(1, 2)
+    for folder in folders:
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines]
+        for kind, style in (("train", "-"), ("valid", "o--")):
+            chosen = [record for record in records if record["kind"] == kind]
+            steps = [record["step"] for record in chosen]
+            label = f"{folder.name} {kind}"
+            bits.plot(steps, [record["bits"] for record in chosen], style, label=label)
+            shortening.plot(steps, [record["shortening"] for record in chosen], style)
+    bits.set(xlabel="step", ylabel="bits per character")
+    shortening.set(xlabel="step", ylabel="characters per segment")
+    bits.legend()
+    figure.savefig(path)

@@ -1,0 +1,128 @@
+"""Texts as symbols: reading, alphabets, splits and the order of training chunks.
+
+N symbols of a text, B batch, L context.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+TEXT8 = " abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alphabet:
+    """Symbols of a text and their ids.
+
+    Attributes:
+        characters: One character per id, or None for the 256 bytes.
+    """
+
+    characters: str | None = TEXT8
+
+    def __post_init__(self) -> None:
+        if self.characters is not None and len(set(self.characters)) != len(self.characters):
+            raise ValueError(f"an alphabet's characters must differ, got {self.characters!r}")
+
+    def __len__(self) -> int:
+        return 256 if self.characters is None else len(self.characters)
+
+    @property
+    def space(self) -> int:
+        """Id of the space, 0 if the alphabet has none."""
+        if self.characters is None:
+            return 32
+        return max(0, self.characters.find(" "))
+
+    def encode(self, text: str) -> Tensor:
+        """(N,) int64 ids; UTF-8 bytes for the byte alphabet."""
+        if self.characters is None:
+            return _buffer(text.encode(), torch.uint8).long()
+        codes = _buffer(text.encode("utf-32-le"), torch.int32)
+        known, ids = torch.tensor([ord(character) for character in self.characters]).sort()
+        place = torch.searchsorted(known, codes.long()).clamp(max=len(known) - 1)
+        if not torch.equal(known[place], codes.long()):
+            unknown = sorted(set(text) - set(self.characters))
+            raise ValueError(
+                f"the text has characters outside the alphabet, {unknown[:10]}; use the alphabet "
+                "'characters', which is read from the text, or 'bytes'"
+            )
+        return ids[place]
+
+    def decode(self, ids: Tensor) -> str:
+        """The text of (N,) ids; bytes that are no UTF-8 become replacement characters."""
+        if self.characters is None:
+            return bytes(ids.tolist()).decode(errors="replace")
+        return "".join(self.characters[index] for index in ids.tolist())
+
+
+def _buffer(raw: bytes, dtype: torch.dtype) -> Tensor:
+    return torch.frombuffer(bytearray(raw), dtype=dtype) if raw else torch.empty(0, dtype=dtype)
+
+
+def make_alphabet(name: str, text: str) -> Alphabet:
+    """`text8` (27 symbols), `bytes` (256), or `characters`: those that occur in the text."""
+    if name == "text8":
+        return Alphabet()
+    if name == "bytes":
+        return Alphabet(characters=None)
+    if name == "characters":
+        return Alphabet(characters="".join(sorted(set(text))))
+    raise ValueError(f"alphabet must be 'text8', 'bytes' or 'characters', got {name!r}")
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of a plain, `.gz` or one-member `.zip` file, without a last line break."""
+    if path.suffix == ".gz":
+        with gzip.open(path) as file:
+            raw = file.read()
+    elif path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if len(names) != 1:
+                raise ValueError(f"expected one member in {path}, got {names}; unpack it")
+            raw = archive.read(names[0])
+    else:
+        raw = path.read_bytes()
+    text = raw.decode()
+    return text[:-1] if text.endswith("\n") else text
+
+
+def split_text(text: str) -> tuple[str, str, str]:
+    """Train, validation and test: the first 90 %, the next 5 %, the rest, as for text8."""
+    first, second = len(text) * 90 // 100, len(text) * 95 // 100
+    return text[:first], text[first:second], text[second:]
+
+
+def chunk_index(size: int, context: int, batch: int, seed: int, step: int) -> Tensor:
+    """(B, L + 1) positions in the training text of one step's inputs and last targets.
+
+    A pure function of its arguments. Every epoch rolls the text by a new random shift, cuts it
+    into chunks of L and goes through them in a new random order; a text that is no multiple of
+    B L leaves some out.
+
+    Args:
+        size: N of the training text.
+        context: L.
+        batch: B.
+        seed: Of the whole run.
+        step: Counted from 0 over all epochs.
+    """
+    chunks = size // context
+    if chunks < batch:
+        raise ValueError(
+            f"a batch of {batch} chunks of {context} needs {batch * context} symbols, got {size}; "
+            "lower batch_size or context"
+        )
+    epoch, place = divmod(step, chunks // batch)
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    shift = torch.randint(size, (1,), generator=generator)
+    order = torch.randperm(chunks, generator=generator)
+    chosen = order[place * batch : (place + 1) * batch]
+    return (shift + chosen[:, None] * context + torch.arange(context + 1)) % size

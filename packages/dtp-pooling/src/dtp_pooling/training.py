@@ -1,0 +1,213 @@
+"""Train the language model on a text; every step is a function of the seed and its number.
+
+A run's folder holds `run.json` (the configuration and the alphabet), `metrics.jsonl`,
+`checkpoint/` (the newest model and optimizer) and, for `unigram`, `unigram.model`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dtp_pooling.bits_per_character import bits_per_character
+from dtp_pooling.language_model import DynamicPoolingLM, LanguageModelOutput
+from dtp_pooling.noise import sample_generators
+from dtp_pooling.strict_config import from_dict
+from dtp_pooling.text import Alphabet, chunk_index, make_alphabet
+from dtp_pooling.training_config import TrainingConfig
+from dtp_pooling.unigram import train_unigram, unigram_boundaries
+
+
+class Run(NamedTuple):
+    """A run as written in its folder."""
+
+    config: TrainingConfig
+    alphabet: Alphabet
+
+
+def start_run(folder: Path, config: TrainingConfig, train_text: str) -> Run:
+    """Fit the configuration to the text's alphabet and write `run.json`.
+
+    Raises:
+        FileExistsError: The folder holds a run already.
+    """
+    if (folder / "run.json").exists():
+        raise FileExistsError(f"{folder} holds a run; resume it or choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    alphabet = make_alphabet(config.alphabet, train_text)
+    boundaries = dataclasses.replace(config.model.boundaries, space=alphabet.space)
+    model = dataclasses.replace(config.model, vocabulary=len(alphabet), boundaries=boundaries)
+    config = dataclasses.replace(config, model=model)
+    values = {"config": dataclasses.asdict(config), "characters": alphabet.characters}
+    (folder / "run.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    return Run(config, alphabet)
+
+
+def read_run(folder: Path) -> Run:
+    """The run that `start_run` wrote."""
+    path = folder / "run.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no run: expected {path}; `dtp-lm train` makes one")
+    values = json.loads(path.read_text(encoding="utf-8"))
+    config = from_dict(TrainingConfig, values["config"])
+    return Run(config, Alphabet(characters=values["characters"]))
+
+
+class Trainer:
+    """Trains a run, from the start or from its newest checkpoint.
+
+    Args:
+        folder: Holds `run.json`; a checkpoint in it is resumed.
+        train_text: Text to train on.
+        valid_text: Text to evaluate on, whole.
+        device: Where to train.
+    """
+
+    def __init__(
+        self, folder: Path, train_text: str, valid_text: str, device: torch.device
+    ) -> None:
+        self.folder, self.device = folder, device
+        self.config, alphabet = read_run(folder)
+        self.train_ids = alphabet.encode(train_text).to(torch.int32)
+        self.valid_ids = alphabet.encode(valid_text)
+        self.targets = self._unigram_targets(train_text)
+        torch.manual_seed(self.config.seed)
+        self.model = DynamicPoolingLM(self.config.model).to(device)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=self.config.learning_rate, betas=(0.9, 0.999)
+        )
+        self.step_number = 0
+        if (folder / "checkpoint").exists():
+            self._load()
+
+    def run(self, until: int | None = None) -> None:
+        """Train to the last step, or up to step `until`; evaluate and save on the way."""
+        last = self.config.steps if until is None else min(until, self.config.steps)
+        started = time.perf_counter()
+        while self.step_number < last:
+            record = self.step()
+            at = self.step_number
+            final = at == self.config.steps
+            if at % self.config.log_every == 0 or final:
+                record["seconds"] = time.perf_counter() - started
+                self._log("train", record)
+            if at % self.config.evaluate_every == 0 or final:
+                self._log("valid", self.evaluate())
+                self._save()
+
+    def step(self) -> dict[str, Any]:
+        """One optimizer step: forward, loss, backward, clip, update."""
+        config, step = self.config, self.step_number
+        torch.manual_seed(config.seed * 1_000_003 + step)  # dropout of this step
+        rate = learning_rate(config, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        out, loss = self._forward(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss + out.boundary_loss)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.optimizer.step()
+        self.step_number += 1
+        return {
+            "bits": loss.detach() / math.log(2),
+            "boundary_loss": out.boundary_loss.detach(),
+            "shortening": _shortening(out),
+            "gradient_norm": norm.detach(),
+            "learning_rate": rate,
+        }
+
+    def _forward(self, step: int) -> tuple[LanguageModelOutput, Tensor]:
+        config = self.config
+        size, batch = len(self.train_ids), config.batch_size
+        index = chunk_index(size, config.context, batch, config.seed, step)
+        chunks = self.train_ids[index].long().to(self.device)  # (B, L + 1)
+        targets = None if self.targets is None else self.targets[index[:, :-1]].to(self.device)
+        positions = range(step * batch, (step + 1) * batch)
+        self.model.train()
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
+        ):
+            out = self.model(
+                chunks[:, :-1],
+                targets=targets,
+                generators=sample_generators(config.seed, positions),
+            )
+        logits = out.logits.float().flatten(0, 1)
+        return out, F.cross_entropy(logits, chunks[:, 1:].flatten())
+
+    def evaluate(self) -> dict[str, Any]:
+        """Bits per character of the whole validation text."""
+        config = self.config
+        result = bits_per_character(
+            self.model.eval(),
+            self.valid_ids,
+            window=config.evaluation_window,
+            stride=config.evaluation_stride,
+        )
+        return result._asdict()
+
+    def _unigram_targets(self, train_text: str) -> Tensor | None:
+        if self.config.model.boundaries.kind != "unigram":
+            return None
+        path = self.folder / "unigram.model"
+        if not path.exists():
+            train_unigram(train_text, path, self.config.unigram_vocabulary)
+        return unigram_boundaries(train_text, path)
+
+    def _log(self, kind: str, record: Mapping[str, Any]) -> None:
+        plain = {name: float(value) for name, value in record.items()}
+        line = json.dumps({"step": self.step_number, "kind": kind, **plain})
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        print(line, flush=True)
+
+    def _save(self) -> None:
+        """Write the checkpoint beside the old one, then put it in its place."""
+        new, place = self.folder / "checkpoint.new", self.folder / "checkpoint"
+        shutil.rmtree(new, ignore_errors=True)
+        self.model.save(new)
+        state = {"optimizer": self.optimizer.state_dict(), "step": self.step_number}
+        torch.save(state, new / "optimizer.pt")
+        shutil.rmtree(place, ignore_errors=True)
+        new.rename(place)
+
+    def _load(self) -> None:
+        place = self.folder / "checkpoint"
+        self.model.load_state_dict(DynamicPoolingLM.load(place).state_dict())
+        state = torch.load(place / "optimizer.pt", map_location=self.device, weights_only=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step_number = state["step"]
+        self._forget_after(self.step_number)
+
+    def _forget_after(self, step: int) -> None:
+        """Drop metrics of steps after the checkpoint: they are made again."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(x for x in lines if json.loads(x)["step"] <= step), "utf-8")
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """Linear warm-up to the peak, then a cosine to zero at the last step."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _shortening(out: LanguageModelOutput) -> Tensor | float:
+    """Characters per segment."""
+    if out.boundaries is None:
+        return 1.0
+    return out.boundaries.numel() / out.boundaries.detach().sum().clamp(min=1)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from dtp_pooling.cli import main, override
+from dtp_pooling.training_config import PRESETS
+
+TEXT = "one two three four five six seven eight nine ten eleven twelve " * 40
+SMALL = [
+    "model.width=16",
+    "model.num_heads=2",
+    "model.head_dim=8",
+    "model.feedforward=16",
+    "model.shortened_layers=1",
+    "steps=4",
+    "context=64",
+    "batch_size=2",
+    "evaluate_every=2",
+    "log_every=2",
+    "evaluation_window=64",
+    "evaluation_stride=32",
+]
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    data, out = tmp_path / "text.txt", tmp_path / "run"
+    data.write_text(TEXT, encoding="utf-8")
+    start = ["train", str(data), "--out", str(out), "--preset", "cpu-gumbel", "--device", "cpu"]
+    main([*start, "--set", *SMALL])
+    capsys.readouterr()
+    return data, out
+
+
+def test_train_eval_generate_curves(run, tmp_path, capsys):
+    data, out = run
+    main(["eval", str(out), str(data), "--split", "test", "--device", "cpu"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["characters"] == len(TEXT) - len(TEXT) * 95 // 100
+    assert 0 < result["bits"] < 10
+    main(["eval", str(out), str(data), "--split", "all", "--device", "cpu"])
+    assert json.loads(capsys.readouterr().out)["characters"] == len(TEXT)
+    main(["generate", str(out), "--prompt", "one tw", "--length", "20", "--seed", "3"])
+    first = capsys.readouterr().out
+    assert first.startswith("one tw")
+    assert len(first) == 27
+    main(["generate", str(out), "--prompt", "one tw", "--length", "20", "--seed", "3"])
+    assert capsys.readouterr().out == first
+    pytest.importorskip("matplotlib")
+    main(["curves", str(out), "--out", str(tmp_path / "curves.png")])
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_resume_goes_on_and_keeps_its_configuration(run, capsys):
+    data, out = run
+    before = (out / "metrics.jsonl").read_text()
+    main(["train", str(data), "--out", str(out), "--resume", "--device", "cpu"])
+    assert (out / "metrics.jsonl").read_text() == before  # it was at its last step
+    with pytest.raises(SystemExit, match="keeps its configuration"):
+        main(["train", str(data), "--out", str(out), "--resume", "--set", "steps=9"])
+    with pytest.raises(FileExistsError, match="holds a run"):
+        main(["train", str(data), "--out", str(out), "--preset", "cpu-gumbel"])
+
+
+def test_presets_are_listed_and_printed(capsys):
+    main(["presets"])
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == list(PRESETS)
+    main(["presets", "text8-fixed-3"])
+    assert json.loads(capsys.readouterr().out)["model"]["boundaries"]["factor"] == 3
+    with pytest.raises(SystemExit, match="no preset 'text9'"):
+        main(["presets", "text9"])
+
+
+def test_overrides():
+    config = override(PRESETS["cpu-gumbel"], ["model.boundaries.kind=random", "steps=7"])
+    assert (config.model.boundaries.kind, config.steps) == ("random", 7)
+    assert config.model.width == PRESETS["cpu-gumbel"].model.width
+    with pytest.raises(SystemExit, match="expected KEY=VALUE"):
+        override(config, ["steps"])
+    with pytest.raises(SystemExit, match="no section"):
+        override(config, ["modle.width=3"])
+    with pytest.raises(ValueError, match="did you mean 'steps'"):
+        override(config, ["step=3"])

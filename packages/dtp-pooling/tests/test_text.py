@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import gzip
+import zipfile
+
+import pytest
+import torch
+from dtp_pooling.text import Alphabet, chunk_index, make_alphabet, read_text, split_text
+
+
+def test_text8_alphabet_has_space_first():
+    alphabet = Alphabet()
+    assert len(alphabet) == 27
+    assert alphabet.space == 0
+    assert alphabet.encode("a z").tolist() == [1, 0, 26]
+
+
+@pytest.mark.parametrize("name", ["bytes", "characters"])
+def test_any_text_goes_through(name):
+    text = "Żółw, naïve 🙂 text\n"
+    alphabet = make_alphabet(name, text)
+    assert alphabet.decode(alphabet.encode(text)) == text
+    assert alphabet.encode(" ").tolist() == [alphabet.space]
+    assert alphabet.encode("").shape == (0,)
+
+
+def test_unsorted_alphabets_and_unknown_characters():
+    alphabet = Alphabet(characters="zab")
+    assert alphabet.encode("abz").tolist() == [1, 2, 0]
+    with pytest.raises(ValueError, match=r"outside the alphabet, \['\?', 'c'\]"):
+        alphabet.encode("abc?")
+    with pytest.raises(ValueError, match="must differ"):
+        Alphabet(characters="aa")
+    with pytest.raises(ValueError, match="alphabet must be"):
+        make_alphabet("utf8", "")
+
+
+def test_read_text_from_every_container(tmp_path):
+    text = "plain text\nof two lines"
+    (tmp_path / "a.txt").write_text(text + "\n", encoding="utf-8")
+    with gzip.open(tmp_path / "a.gz", "wb") as file:
+        file.write(text.encode())
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("text8", text)
+    assert {read_text(tmp_path / name) for name in ("a.txt", "a.gz", "a.zip")} == {text}
+    with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
+        archive.writestr("other", text)
+    with pytest.raises(ValueError, match="expected one member"):
+        read_text(tmp_path / "a.zip")
+
+
+def test_split_is_that_of_text8():
+    parts = split_text("x" * 1000)
+    assert [len(part) for part in parts] == [900, 50, 50]
+    assert "".join(split_text("abcdefghijk")) == "abcdefghijk"
+
+
+def test_an_epoch_visits_every_chunk_once():
+    size, context, batch = 120, 10, 3
+    seen = torch.cat([chunk_index(size, context, batch, 7, step) for step in range(4)])
+    assert torch.equal(seen[:, 1:], (seen[:, :-1] + 1) % size)
+    assert sorted(seen[:, :-1].flatten().tolist()) == list(range(size))
+
+
+def test_epochs_differ_and_steps_repeat():
+    first = chunk_index(120, 10, 3, 7, 1)
+    assert torch.equal(first, chunk_index(120, 10, 3, 7, 1))
+    assert not torch.equal(first, chunk_index(120, 10, 3, 7, 5))
+    assert not torch.equal(first, chunk_index(120, 10, 3, 8, 1))
+
+
+def test_a_text_that_is_too_short_is_refused():
+    with pytest.raises(ValueError, match="needs 30 symbols, got 29"):
+        chunk_index(29, 10, 3, 0, 0)
