@@ -68,11 +68,11 @@ def siglip_directory(tmp_path_factory, transformers):
 
 @pytest.mark.parametrize("context_length", [3, 8, 32])
 def test_word_piece_equals_open_clips_for_clipa(bert_directory, peer, context_length):
-    peer = peer.HFTokenizer(
+    theirs = peer.HFTokenizer(
         str(bert_directory), context_length=context_length, strip_sep_token=True
     )
     ours = HFTokenizer.from_directory(bert_directory, context_length=context_length, strip_sep=True)
-    assert torch.equal(ours(TEXTS), peer(TEXTS))
+    assert torch.equal(ours(TEXTS), theirs(TEXTS))
     plain = peer.HFTokenizer(str(bert_directory), context_length=context_length)
     kept = HFTokenizer.from_directory(bert_directory, context_length=context_length)
     assert torch.equal(kept(TEXTS), plain(TEXTS))
@@ -88,13 +88,13 @@ def test_a_bare_word_piece_vocabulary_will_do(bert_directory, tmp_path):
 
 @pytest.mark.parametrize("context_length", [3, 16, 64])
 def test_sentence_piece_equals_open_clips_for_siglip(siglip_directory, peer, context_length):
-    peer = peer.HFTokenizer(
+    theirs = peer.HFTokenizer(
         str(siglip_directory), context_length=context_length, clean="canonicalize"
     )
     ours = HFTokenizer.from_directory(
         siglip_directory, context_length=context_length, clean="canonicalize"
     )
-    assert torch.equal(ours(TEXTS), peer(TEXTS))
+    assert torch.equal(ours(TEXTS), theirs(TEXTS))
     assert ours.pad_token_id == 1
     assert ours.encode_batch(["cat"])[0, -1] == 1
 

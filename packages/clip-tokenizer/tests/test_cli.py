@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from clip_tokenizer import Tokenizer
+from clip_tokenizer.cli import main
+from clip_tokenizer.progress import show_progress
+
+
+@pytest.fixture
+def captions(tmp_path):
+    path = tmp_path / "captions.txt"
+    path.write_text("a photo of a cat\r\n\nCafé &amp; bar\n" + "a " * 100, encoding="utf-8")
+    return str(path)
+
+
+def feed(monkeypatch, data):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="ascii"))
+
+
+def test_encode_then_decode(captions, capsys, monkeypatch, openai):
+    assert main(["encode", captions]) == 0
+    output = capsys.readouterr().out
+    assert output.startswith("320 1125 539 320 2368\n\n")
+    assert len(output.splitlines()) == 4
+    feed(monkeypatch, output.encode())
+    assert main(["decode"]) == 0
+    assert capsys.readouterr().out.splitlines()[:3] == ["a photo of a cat", "", "café & bar"]
+
+
+def test_encode_with_start_and_end(monkeypatch, capsys):
+    feed(monkeypatch, b"a cat\n")
+    assert main(["encode", "--special", "-"]) == 0
+    assert capsys.readouterr().out == "49406 320 2368 49407\n"
+
+
+def test_encode_to_an_array(captions, tmp_path, openai):
+    target = tmp_path / "ids.npy"
+    assert main(["encode", captions, "--array", str(target), "--context-length", "8"]) == 0
+    found = np.load(target)
+    assert found.dtype == np.uint16
+    texts = ["a photo of a cat", "", "Café &amp; bar", "a " * 100]
+    assert np.array_equal(found, openai.encode_batch(texts, 8))
+
+
+def test_count(captions, capsys):
+    assert main(["count", captions]) == 0
+    assert capsys.readouterr().out == (
+        "4 lines, 108 tokens, longest 100, 1 do not fit in 77 with start and end\n"
+    )
+    assert main(["count", "--each", captions, captions]) == 0
+    assert capsys.readouterr().out.split() == ["5", "0", "3", "100"] * 2
+
+
+def test_train_and_use_and_export(captions, tmp_path, capsys):
+    folder = str(tmp_path / "trained")
+    assert main(["train", captions, captions, "--vocab-size", "518", "--output", folder]) == 0
+    assert "518 ids written" in capsys.readouterr().out
+    assert Tokenizer.from_pretrained(folder).vocab_size == 518
+    assert main(["count", "--tokenizer", folder, captions]) == 0
+    exported = tmp_path / "exported"
+    arguments = ["export", "--tokenizer", "bytes", "--clean", "whitespace", "--output"]
+    assert main([*arguments, str(exported)]) == 0
+    assert Tokenizer.from_pretrained(exported).clean == "whitespace"
+
+
+def test_special_tokens_are_text_unless_allowed(monkeypatch, capsys):
+    for arguments, expected in (([], False), (["--allow-special"], True)):
+        feed(monkeypatch, b"<end_of_text>\n")
+        assert main(["encode", *arguments]) == 0
+        assert (capsys.readouterr().out == "49407\n") is expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "data", "message"),
+    [
+        (["decode"], b"1 2\nx\n", "line 2 must be ids, got 'x'"),
+        (["decode"], b"99999\n", r"ids\[0\] must be in"),
+        (["encode"], b"ok\n\xff\n", "-, line 2 is not UTF-8"),
+        (["encode", "absent.txt"], b"", "No such file"),
+        (["count", "--tokenizer", "absent"], b"", "neither a directory"),
+        (["train", "--vocab-size", "3", "--output", "x"], b"a", "at least 514"),
+        (["train", "--vocab-size", "600", "--context-length", "0", "--output", "x"], b"a", "posit"),
+    ],
+)
+def test_mistakes_end_with_a_message(monkeypatch, capsys, arguments, data, message):
+    feed(monkeypatch, data)
+    assert main(arguments) == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_reader_that_leaves_is_no_error():
+    command = [sys.executable, "-m", "clip_tokenizer.cli", "encode"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.stdin.write(b"a photo of a cat\n" * 50_000)
+        process.stdin.close()
+        assert process.stderr.read() == b""
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_is_for_terminals_and_long_input(monkeypatch):
+    lines = [("x", 2)] * 1000
+    silent = io.StringIO()
+    assert list(show_progress(lines, 2000, silent)) == ["x"] * 1000
+    assert silent.getvalue() == ""
+    quick = Terminal()
+    assert list(show_progress(lines, 2000, quick)) == ["x"] * 1000
+    assert quick.getvalue() == ""
+    monkeypatch.setattr("clip_tokenizer.progress.WAIT", 0.0)
+    shown = Terminal()
+    assert list(show_progress(lines, 2000, shown)) == ["x"] * 1000
+    last = shown.getvalue().split("\r")[-1]
+    assert last.startswith("[" + "#" * 30 + "] 100%  1,000 lines")
+    assert last.endswith("\n")
+    piped = Terminal()
+    assert list(show_progress(lines, None, piped)) == ["x"] * 1000
+    assert "\r1,000 lines, " in piped.getvalue()

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from clip_tokenizer import Tokenizer, TokenizerError, get_tokenizer
+from clip_tokenizer.registry import tokenizer_spec
+
+
+def open_clip_configs():
+    try:
+        installed = files("open_clip_torch") or []
+    except PackageNotFoundError:
+        return {}
+    paths = [Path(str(file.locate())) for file in installed if "model_configs/" in str(file)]
+    return {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in paths
+        if path.suffix == ".json"
+    }
+
+
+def test_the_table_agrees_with_open_clips_configs():
+    configs = open_clip_configs()
+    if not configs:
+        pytest.skip("open_clip_torch is not installed")
+    known = 0
+    for name, config in configs.items():
+        text = config["text_cfg"]
+        repository = text.get("hf_tokenizer_name")
+        try:
+            spec = tokenizer_spec(name)
+        except TokenizerError:
+            # only families with a tokenizer of their own that we do not claim
+            assert repository or text["vocab_size"] != 49408, name
+            assert "SigLIP" not in name
+            assert "CLIPA" not in name
+            continue
+        known += 1
+        assert spec.context_length == text.get("context_length", 77), name
+        if spec.repository is None:
+            assert not repository, name
+            assert text["vocab_size"] == 49408, name
+        else:
+            options = text.get("tokenizer_kwargs", {})
+            assert spec.repository.format(name=name) == repository
+            assert spec.clean == options.get("clean", "whitespace")
+            assert spec.strip_sep == options.get("strip_sep_token", False)
+    assert known > 120
+
+
+def test_a_name(openai):
+    found = get_tokenizer("ViT-B-32")
+    assert isinstance(found, Tokenizer)
+    assert found.vocabulary == openai.vocabulary
+    assert get_tokenizer("coca_ViT-L-14").context_length == 76
+    chosen = get_tokenizer("PE-Core-B-16", context_length=9, clean="whitespace")
+    assert (chosen.context_length, chosen.clean) == (9, "whitespace")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_cfg": {"text_cfg": {"context_length": 9, "vocab_size": 49408}}},
+        {"text_cfg": {"context_length": 9}},
+        {"model": {"text": {"context_length": 9, "vocab_size": 49408}, "embed_dim": 8}},
+        {"text": {"context_length": 9, "vocab_size": 49408}},
+        SimpleNamespace(text=SimpleNamespace(context_length=9, vocab_size=49408)),
+    ],
+)
+def test_a_config(config):
+    found = get_tokenizer(config)
+    assert (found.context_length, found.vocab_size) == (9, 49408)
+    assert get_tokenizer(config, context_length=5).context_length == 5
+
+
+def test_a_clip_models_config():
+    clip_models = pytest.importorskip("clip_models")
+    text = clip_models.TextConfig(context_length=16)
+    assert get_tokenizer(SimpleNamespace(text=text)).context_length == 16
+
+
+def test_cleaning_in_a_config_is_kept():
+    config = {"text_cfg": {"vocab_size": 49408, "tokenizer_kwargs": {"clean": "canonicalize"}}}
+    assert get_tokenizer(config).clean == "canonicalize"
+
+
+def test_a_directory_of_ours_and_of_open_clip(tmp_path):
+    saved = Tokenizer.train(["abc abc"] * 3, 520, context_length=5)
+    saved.save(tmp_path)
+    assert repr(get_tokenizer(tmp_path)) == repr(saved)
+    config = {"model_cfg": {"text_cfg": {"context_length": 7, "vocab_size": 520}}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+    found = get_tokenizer(str(tmp_path))
+    assert found.context_length == 7
+    assert np.array_equal(found.encode_batch(["abc"]), saved.encode_batch(["abc"], 7))
+
+
+def test_an_open_clip_directory_without_tokenizer_files_means_openais(tmp_path):
+    config = {"model_cfg": {"text_cfg": {"context_length": 7, "vocab_size": 49408}}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+    found = get_tokenizer(tmp_path)
+    assert (found.context_length, found.vocab_size) == (7, 49408)
+
+
+def test_what_is_not_known_is_refused(tmp_path):
+    for name in ("ViT-H-14-worldwide", "nllb-clip-base-siglip", "nonsense"):
+        with pytest.raises(TokenizerError, match=f"no tokenizer is known for the model '{name}'"):
+            get_tokenizer(name)
+    with pytest.raises(TokenizerError, match="no tokenizer is known for a vocabulary of 600 ids"):
+        get_tokenizer({"text_cfg": {"vocab_size": 600}})
+    with pytest.raises(TokenizerError, match="got the keys vision_cfg"):
+        get_tokenizer({"vision_cfg": {}})
+    with pytest.raises(TokenizerError, match="must hold tokenizer"):
+        get_tokenizer(tmp_path)
