@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import sys
@@ -16,6 +17,7 @@ import torch
 from clip_eval.class_names import ClassList
 from clip_eval.evaluation import evaluate
 from clip_eval.faults import BadSample, DataError, EvaluationError
+from clip_eval.image_files import ImageFiles
 from clip_eval.inspection import format_inspection, inspect_source
 from clip_eval.model_directory import load_for_evaluation
 from clip_eval.output_files import (
@@ -27,6 +29,7 @@ from clip_eval.output_files import (
     write_json_lines,
     write_text,
 )
+from clip_eval.prediction import format_predictions, predict, render_predictions
 from clip_eval.prompts import DEFAULT_TEMPLATES, read_templates
 from clip_eval.report import render_report
 from clip_eval.samples import Source
@@ -74,6 +77,20 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--force", action="store_true", help="replace an existing result")
     run.add_argument("--quiet", action="store_true", help="no progress bar")
     run.set_defaults(command=_run)
+
+    predict = commands.add_parser("predict", help="the best labels of single images")
+    predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="file or directory")
+    predict.add_argument("--model", required=True, type=Path, help="run or checkpoint directory")
+    choice = predict.add_mutually_exclusive_group(required=True)
+    choice.add_argument("--labels", help="what to choose from: a,b,c")
+    choice.add_argument("--classnames", type=Path, help="file of labels, one a line")
+    predict.add_argument("--templates", type=Path, help="file of caption templates")
+    predict.add_argument("--top", type=_positive, default=5, help="labels per image")
+    predict.add_argument("--out", type=Path, help="HTML page with the images and their labels")
+    predict.add_argument("--force", action="store_true", help="replace an existing page")
+    predict.add_argument("--json", action="store_true", help="one JSON object a line")
+    predict.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
+    predict.set_defaults(command=_predict)
 
     inspect = commands.add_parser("inspect", help="layout, classes, counts and broken files")
     _add_data(inspect, positional=True)
@@ -140,6 +157,46 @@ def _run(arguments: argparse.Namespace) -> int:
     print(format_result(result))
     print(f"\nwrote {arguments.out / RESULT_FILE}, {PREDICTIONS_FILE}, {REPORT_FILE}")
     return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    if arguments.out is not None and arguments.out.exists() and not arguments.force:
+        raise EvaluationError(f"{arguments.out} exists already; choose another --out, or --force")
+    given = None if arguments.templates is None else read_templates(arguments.templates)
+    source = ImageFiles(arguments.images)
+    labels = _labels(arguments)
+    device = _device(arguments.device)
+    loaded = load_for_evaluation(arguments.model, device=device)
+    templates, _ = _choose_templates(given, loaded.templates, None)
+    found = predict(
+        loaded.model,
+        source,
+        labels,
+        tokenizer=loaded.tokenizer,
+        preprocess=loaded.preprocess,
+        templates=templates or DEFAULT_TEMPLATES,
+        top=arguments.top,
+        device=device,
+    )
+    if arguments.out is not None:
+        write_text(arguments.out, render_predictions(found, source, f"Labels by {loaded.name}"))
+    if arguments.json:
+        for image in found.images:
+            print(json.dumps(image.to_dict(), ensure_ascii=False, allow_nan=False))
+    else:
+        print(format_predictions(found))
+    if not found.images:
+        raise EvaluationError(f"none of the {len(source)} images could be used")
+    return 0
+
+
+def _labels(arguments: argparse.Namespace) -> tuple[str, ...]:
+    if arguments.classnames is not None:
+        return ClassList.read(arguments.classnames).names
+    labels = tuple(label.strip() for label in arguments.labels.split(","))
+    if not all(labels):
+        raise EvaluationError(f"--labels {arguments.labels!r}: expected names between commas")
+    return labels
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

@@ -1,24 +1,19 @@
-"""Zero-shot classification of a source, streamed: the N x C scores never exist at once.
-
-Legend: B batch, C classes, D width, K guesses, N samples, H and W pixels.
-"""
+"""Zero-shot classification of a labelled source, counted."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import normalize
-from tqdm import tqdm
+from torch import Tensor
 
 from clip_eval.class_names import ClassList
+from clip_eval.classification import Guesses, classify, evaluation_mode
 from clip_eval.classifier import ImagePreprocess, ImageTextModel, TextTokenizer, build_classifier
 from clip_eval.faults import EvaluationError
-from clip_eval.loading import ImageBatch, iter_batches
+from clip_eval.loading import ImageBatch
 from clip_eval.metrics import (
     mean_per_class_recall,
     top_confusions,
@@ -83,17 +78,23 @@ def evaluate(
         warnings.append(f"no templates given or saved: {DEFAULT_TEMPLATES[0]!r} is used")
     templates = check_templates(templates)
     tally = _Tally(names)
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         classifier = build_classifier(
             model, tokenizer, names, templates, batch_size=batch_size, device=device
         )
-        total = len(source) if indices is None else len(indices)
-        with tqdm(total=total, unit="img", desc="evaluating", disable=not progress) as bar:
-            for batch in iter_batches(
-                source, preprocess, batch_size=batch_size, workers=workers, indices=indices
-            ):
-                tally.add(batch, _guess(model, preprocess, classifier, batch.images, device))
-                bar.update(len(batch.keys) + len(batch.skipped))
+        for batch, guesses in classify(
+            model,
+            source,
+            classifier,
+            preprocess=preprocess,
+            limit=MAX_GUESSES,
+            batch_size=batch_size,
+            device=device,
+            workers=workers,
+            indices=indices,
+            progress=progress,
+        ):
+            tally.add(batch, guesses)
     return tally.result(
         dataset=source.name,
         model=model_name,
@@ -105,33 +106,6 @@ def evaluate(
     )
 
 
-@dataclass(frozen=True)
-class _Guesses:
-    """Best classes of a batch: indices (B, K), their probabilities (B, K), validity (B,)."""
-
-    classes: Tensor
-    probabilities: Tensor
-    finite: Tensor
-
-
-@torch.no_grad()
-def _guess(
-    model: ImageTextModel,
-    preprocess: ImagePreprocess,
-    classifier: Tensor,
-    images: Tensor,
-    device: str | torch.device,
-) -> _Guesses | None:
-    if len(images) == 0:
-        return None
-    pixels = preprocess.normalize(images.to(device))  # (B, 3, H, W)
-    features = normalize(model.encode_image(pixels).float(), dim=-1)  # (B, D)
-    logits = model.logit_scale.float().exp() * features @ classifier.T  # (B, C)
-    best = logits.topk(min(MAX_GUESSES, logits.shape[1]), dim=-1).indices  # (B, K)
-    probabilities = logits.softmax(dim=-1).gather(1, best)  # (B, K)
-    return _Guesses(best.cpu(), probabilities.cpu(), logits.isfinite().all(dim=-1).cpu())
-
-
 @dataclass
 class _Tally:
     """Counts as batches come in."""
@@ -140,21 +114,21 @@ class _Tally:
     predictions: list[Prediction] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
-    def add(self, batch: ImageBatch, guesses: _Guesses | None) -> None:
+    def add(self, batch: ImageBatch, guesses: Guesses | None) -> None:
         self.skipped += batch.skipped
         if guesses is None:
             return
         for row, (index, key, label) in enumerate(
             zip(batch.indices, batch.keys, batch.labels, strict=True)
         ):
-            valid = bool(guesses.finite[row])
+            classes, probabilities = guesses.row(row)
             self.predictions.append(
                 Prediction(
                     index=index,
                     key=key,
                     label=self._checked(key, label),
-                    guesses=tuple(guesses.classes[row].tolist()) if valid else (),
-                    probabilities=tuple(guesses.probabilities[row].tolist()) if valid else (),
+                    guesses=classes,
+                    probabilities=probabilities,
                 )
             )
 
@@ -246,18 +220,3 @@ def _class_names(source: Source, given: Sequence[str] | None) -> tuple[str, ...]
             f"got {len(names)}"
         )
     return names
-
-
-@contextmanager
-def _evaluation_mode(model: ImageTextModel) -> Iterator[None]:
-    """Every module in evaluation mode, and back to the mode it was in."""
-    if not isinstance(model, nn.Module):
-        yield
-        return
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

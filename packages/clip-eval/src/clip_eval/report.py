@@ -116,7 +116,7 @@ def _tiles(result: Result) -> str:
         (percent(result.chance), "chance"),
         (percent(result.metrics["acc5"]), "top 5"),
         (percent(result.metrics["mean_per_class_recall"]), "mean per class"),
-        (speed, "images per second"),
+        (speed, "images/s"),
     ]
     cells = "".join(f'<div class="tile"><b>{v}</b><span>{name}</span></div>' for v, name in tiles)
     return f'<div class="tiles">{cells}</div>'
@@ -149,7 +149,7 @@ def _sample(result: Result, picture: Picture) -> str:
     prediction = picture.prediction
     truth = result.classnames[prediction.label]
     guesses = "".join(
-        _guess(result.classnames[guess], share, guess == prediction.label)
+        guess_bar(result.classnames[guess], share, guess == prediction.label)
         for guess, share in zip(prediction.guesses, prediction.probabilities, strict=True)
     )
     kind = "right" if prediction.correct else "wrong"
@@ -162,7 +162,8 @@ def _sample(result: Result, picture: Picture) -> str:
     )
 
 
-def _guess(name: str, share: float, hit: bool) -> str:
+def guess_bar(name: str, share: float, hit: bool) -> str:
+    """One label with its probability as a bar, set off if it is a hit."""
     return (
         f'<div class="guess{" hit" if hit else ""}"><span class="name" title="{escape(name)}">'
         f'{escape(name)}</span><span class="share">{percent(share)}</span>'
