@@ -47,7 +47,6 @@ def test_train_eval_generate_curves(run, tmp_path, capsys):
     assert len(first) == 27
     main(["generate", str(out), "--prompt", "one tw", "--length", "20", "--seed", "3"])
     assert capsys.readouterr().out == first
-    pytest.importorskip("matplotlib")
     main(["curves", str(out), "--out", str(tmp_path / "curves.png")])
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 

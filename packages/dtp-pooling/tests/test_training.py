@@ -66,7 +66,6 @@ def test_resuming_gives_the_same_bits_as_never_stopping(tmp_path, kind, capsys):
 
 
 def test_training_learns_a_repeating_text(tmp_path, capsys):
-    pytest.importorskip("sentencepiece")
     for kind in ("unigram", "entropy", "gumbel"):
         config = small(kind, steps=60, evaluate_every=60, log_every=30)
         start = train(tmp_path / kind, config, until=0).evaluate()

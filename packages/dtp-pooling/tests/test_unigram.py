@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import pytest
-
-pytest.importorskip("sentencepiece")
 import sentencepiece
 from dtp_pooling.unigram import _inner_ends, train_unigram, unigram_boundaries
 

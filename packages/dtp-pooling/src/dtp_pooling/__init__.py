@@ -6,16 +6,28 @@ from dtp_pooling.hourglass_checkpoint import load_hourglass
 from dtp_pooling.language_config import BoundaryConfig, LanguageModelConfig
 from dtp_pooling.language_model import DynamicPoolingLM
 from dtp_pooling.noise import sample_generators
+from dtp_pooling.token_pooling import (
+    DynamicTokenPooling,
+    PooledTokens,
+    TokenPoolingConfig,
+    proportional_attention_bias,
+    token_pooling,
+)
 
 __all__ = [
     "BoundaryConfig",
     "DynamicPoolingLM",
+    "DynamicTokenPooling",
     "LanguageModelConfig",
     "Pooled",
+    "PooledTokens",
+    "TokenPoolingConfig",
     "closed_segment_of",
     "generate",
     "load_hourglass",
     "pool",
+    "proportional_attention_bias",
     "sample_generators",
+    "token_pooling",
     "unpool",
 ]

@@ -61,7 +61,11 @@ class CosineScores(nn.Module):
         nn.init.eye_(self.key.weight)
 
     def forward(
-        self, h: Tensor, lengths: Tensor | None = None, previous: Tensor | None = None
+        self,
+        h: Tensor,
+        lengths: Tensor | None = None,
+        previous: Tensor | None = None,
+        causal: bool | None = None,
     ) -> Tensor:
         """(B, L) float32 logits.
 
@@ -69,8 +73,10 @@ class CosineScores(nn.Module):
             h: (B, L, D) tokens.
             lengths: (B,) valid tokens of each row; None for all.
             previous: (B, D) token before the first one, if there is one (causal only).
+            causal: Overrides the module's own.
         """
-        if previous is not None and not self.causal:
+        causal = self.causal if causal is None else causal
+        if previous is not None and not causal:
             raise ValueError("previous is for causal scores; these decide by the next token")
         if previous is not None:
             h = torch.cat([previous[:, None], h], dim=1)
@@ -80,7 +86,7 @@ class CosineScores(nn.Module):
             pairs = dissimilarity_logits(query, key)  # (B, L - 1)
         if previous is not None:
             return pairs
-        if self.causal:
+        if causal:
             return F.pad(pairs, (1, 0), value=-_limit_logit())[:, : h.shape[1]]
         logits = F.pad(pairs, (0, 1), value=_limit_logit())[:, : h.shape[1]]
         if lengths is None:

@@ -1,0 +1,341 @@
+"""Token pooling inside image and text towers.
+
+B batch, L tokens, S segments, D width.
+
+The contract of the entry-point group `clip_models.token_pooling`: a callable `(width, **settings)`
+gives a module that is called with tokens (B, L, D), a mask (B, L) of real tokens or None, the
+positions (B, L) that must stay apart (class token, end token), whether the tower is causal, and a
+generator; it returns `PooledTokens`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dtp_pooling import boundaries as rules
+from dtp_pooling import losses, noise
+from dtp_pooling.functional import pool
+from dtp_pooling.language_config import RateLoss
+from dtp_pooling.strict_config import from_dict, require, require_one_of
+from dtp_pooling.token_order import TokenOrder, grid_order
+
+PoolingKind = Literal["top_k", "gumbel", "fixed", "random", "dissimilarity"]
+
+
+class PooledTokens(NamedTuple):
+    """Fewer tokens and where the old ones went.
+
+    Attributes:
+        tokens: (B, S, D), zero where there is no segment.
+        mask: (B, S) bool, True for segments; None when every row has S.
+        segment_of: (B, L) int64 segment of each token in the order they came; -1 where masked.
+        loss: Scalar to add to the task's loss.
+        record: `counts` (B, S) tokens of each segment, 0 for none; scalars `rate`, segments per
+            poolable token, and `shortening`, tokens per segment with those kept apart.
+    """
+
+    tokens: Tensor
+    mask: Tensor | None
+    segment_of: Tensor
+    loss: Tensor
+    record: dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenPoolingConfig:
+    """Where segments of a tower's tokens end.
+
+    Attributes:
+        kind: `top_k` keeps an exact number of segments at learned scores. `gumbel` samples from
+            learned probabilities, with a rate loss. `fixed` spaces segments evenly. `random`
+            is the control at the same number. `dissimilarity` needs no training: segments end
+            where neighbouring tokens differ most.
+        rate: Segments per poolable token, in (0, 1]; 1 leaves the tower as it was.
+        scores: Learned scores: `mlp`, or `cosine` routing between neighbours.
+        hidden: Width inside the MLP; None for 4 D.
+        temperature: Of the relaxation whose gradient the scores get.
+        sample: Draw boundaries in training (`top_k`: without replacement) instead of taking the
+            best.
+        evaluation: How `gumbel` decides in evaluation: `threshold` at one half, or `pattern`,
+            with the same fixed noise at each position for every sample.
+        rate_loss: What keeps `gumbel` at its rate.
+        interval: Lowest and highest share for `rate_loss="interval"`.
+        weight: Of the rate loss.
+        order: Sequence of the patches of an image.
+        grid: Rows and columns of patches; None for a square.
+        seed: Of the pattern of `random` and `gumbel` in evaluation.
+    """
+
+    kind: PoolingKind = "top_k"
+    rate: float = 0.25
+    scores: Literal["mlp", "cosine"] = "mlp"
+    hidden: int | None = None
+    temperature: float = 0.5
+    sample: bool = True
+    evaluation: Literal["threshold", "pattern"] = "threshold"
+    rate_loss: RateLoss = "binomial"
+    interval: tuple[float, float] = (0.2, 0.3)
+    weight: float = 1.0
+    order: TokenOrder = "raster"
+    grid: tuple[int, int] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_one_of("kind", self.kind, PoolingKind)
+        require_one_of("scores", self.scores, Literal["mlp", "cosine"])
+        require_one_of("evaluation", self.evaluation, Literal["threshold", "pattern"])
+        require_one_of("rate_loss", self.rate_loss, RateLoss)
+        require_one_of("order", self.order, TokenOrder)
+        require(0 < self.rate <= 1, f"rate must be in (0, 1], got {self.rate}; 1 pools nothing")
+        require(
+            self.kind != "gumbel" or self.rate < 1,
+            "kind='gumbel' needs a rate below 1: its prior is undefined there; use 'top_k'",
+        )
+        require(self.temperature > 0, f"temperature must be above 0, got {self.temperature}")
+        object.__setattr__(self, "interval", tuple(self.interval))
+        if self.grid is not None:
+            object.__setattr__(self, "grid", tuple(self.grid))
+
+
+class _Cuts(NamedTuple):
+    """What is given before any score: each (B, L) bool, in sequence order."""
+
+    poolable: Tensor  # real tokens that may share a segment
+    forced: Tensor  # a segment must end here
+    candidates: Tensor  # a segment may end here
+
+
+class DynamicTokenPooling(nn.Module):
+    """Means of stretches of tokens; a sample's result does not depend on its batch.
+
+    Args:
+        width: D.
+        config: Kind, rate and order.
+    """
+
+    def __init__(self, width: int, config: TokenPoolingConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.scores: rules.MLPScores | rules.CosineScores | None = None
+        if config.kind in ("top_k", "gumbel"):
+            self.scores = (
+                rules.MLPScores(width, config.hidden)
+                if config.scores == "mlp"
+                else rules.CosineScores(width)
+            )
+
+    def forward(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        keep_apart: Tensor | None = None,
+        causal: bool = False,
+        generator: noise.Generators = None,
+    ) -> PooledTokens:
+        """Pooled tokens; the segments of a row follow the order of the sequence.
+
+        Args:
+            tokens: (B, L, D).
+            mask: (B, L) bool, True for real tokens, which come before all padding; None for all.
+            keep_apart: (B, L) bool, True for tokens that stay segments of their own.
+            causal: No boundary may depend on a later token's content; `top_k`, `dissimilarity`
+                and grid orders are refused.
+            generator: Randomness in training; see `noise.row_keys`.
+
+        Raises:
+            ValueError: Shapes disagree, or the kind does not fit a causal tower.
+        """
+        self._check(tokens, mask, keep_apart, causal)
+        apart = torch.zeros_like(tokens[..., 0], dtype=torch.bool)
+        apart = apart if keep_apart is None else keep_apart
+        lengths = None if mask is None else mask.sum(1)
+        order = self._sequence(apart)
+        if order is not None:
+            tokens, apart = tokens[:, order], apart[:, order]
+        cuts = _cuts(apart, lengths)
+        free, logits = self._decide(tokens, cuts, lengths, causal, generator)
+        boundaries = torch.where(cuts.candidates, free, cuts.forced.to(free.dtype))
+        pooled = pool(tokens, boundaries, lengths=lengths)
+        segment_of = pooled.segment_of
+        if order is not None:
+            segment_of = torch.empty_like(segment_of).index_copy_(1, order, segment_of)
+        return PooledTokens(
+            pooled.values,
+            None if bool(pooled.mask.all()) else pooled.mask,
+            segment_of,
+            self._loss(boundaries, logits, cuts),
+            _record(pooled.counts, pooled.lengths, boundaries, cuts),
+        )
+
+    def _decide(
+        self,
+        tokens: Tensor,
+        cuts: _Cuts,
+        lengths: Tensor | None,
+        causal: bool,
+        generator: noise.Generators,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, L) boundaries, of which only candidates count, and the learned logits."""
+        config, (batch, length) = self.config, cuts.poolable.shape
+        logits, scores = None, self.scores
+        if isinstance(scores, rules.CosineScores):
+            logits = scores(tokens, lengths, causal=causal)
+        elif scores is not None:
+            logits = scores(tokens)
+        drawing = config.sample if self.training else config.evaluation == "pattern"
+        if config.kind == "gumbel":
+            assert logits is not None
+            keys = self._keys(batch, generator, tokens.device) if drawing else None
+            drawn = None if keys is None else noise.logistic(keys, length)
+            return rules.gumbel_boundaries(logits, config.temperature, drawn), logits
+        if config.kind == "fixed":
+            return _evenly(cuts.poolable, config.rate, causal), None
+        if config.kind == "random":
+            uniform = noise.uniform(self._keys(batch, generator, tokens.device), length)
+            if causal:
+                return rules.random_boundaries(uniform, config.rate), None
+            count = _free_count(cuts, config.rate)
+            return rules.top_k_boundaries(uniform, count, cuts.candidates), None
+        drawn = None
+        if logits is None:
+            ranking = neighbour_dissimilarity(tokens)
+        else:
+            ranking = logits
+            if self.training and config.sample:
+                drawn = noise.logistic(self._keys(batch, generator, tokens.device), length)
+        count = _free_count(cuts, config.rate)
+        free = rules.top_k_boundaries(ranking, count, cuts.candidates, config.temperature, drawn)
+        return (free.detach() if logits is None else free), logits
+
+    def _keys(self, batch: int, generator: noise.Generators, device: torch.device) -> Tensor:
+        if self.training:
+            return noise.row_keys(batch, generator, device)
+        return torch.full((batch,), self.config.seed, device=device)
+
+    def _loss(self, boundaries: Tensor, logits: Tensor | None, cuts: _Cuts) -> Tensor:
+        """Rate loss over the poolable tokens of each row; zero for exact kinds."""
+        config = self.config
+        if config.kind != "gumbel" or logits is None:
+            return boundaries.new_zeros(())
+        first = (~cuts.poolable).long().argsort(dim=1, stable=True)  # poolable tokens to the front
+        b, z, n = boundaries.gather(1, first), logits.gather(1, first), cuts.poolable.sum(1)
+        if config.rate_loss == "binomial":
+            loss = losses.binomial_prior(b, config.rate, n)
+        elif config.rate_loss == "ratio":
+            loss = losses.ratio_loss(b, z, 1 / config.rate, n)
+        else:
+            loss = losses.interval_loss(b, *config.interval, n)
+        return config.weight * loss
+
+    def _sequence(self, apart: Tensor) -> Tensor | None:
+        """(L,) token at each place of the sequence; None for the order they came in."""
+        if self.config.order == "raster":
+            return None
+        patches = (~apart[0]).nonzero().flatten()
+        count = patches.numel()
+        grid = self.config.grid or (int(count**0.5), int(count**0.5))
+        if grid[0] * grid[1] != count:
+            raise ValueError(
+                f"order={self.config.order!r} needs a grid of {grid[0]} x {grid[1]} patches, got "
+                f"{count}; set grid, or order='raster' when patches were dropped or pooled before"
+            )
+        order = torch.arange(apart.shape[1], device=apart.device)
+        curve = grid_order(*grid, self.config.order).to(apart.device)
+        return order.index_copy(0, patches, patches[curve])
+
+    def _check(
+        self, tokens: Tensor, mask: Tensor | None, keep_apart: Tensor | None, causal: bool
+    ) -> None:
+        if tokens.dim() != 3:
+            raise ValueError(f"tokens must be (B, L, D), got {tuple(tokens.shape)}")
+        for name, given in (("mask", mask), ("keep_apart", keep_apart)):
+            if given is not None and (given.shape != tokens.shape[:2] or given.dtype != torch.bool):
+                raise ValueError(
+                    f"{name} must be a bool (B, L) = {tuple(tokens.shape[:2])}, got "
+                    f"{given.dtype} {tuple(given.shape)}"
+                )
+        config = self.config
+        if causal and config.kind in ("top_k", "dissimilarity"):
+            raise ValueError(
+                f"kind={config.kind!r} looks at later tokens and would leak them in a causal "
+                "tower; use 'gumbel', 'fixed' or 'random'"
+            )
+        if mask is not None and bool((mask[:, 1:] > mask[:, :-1]).any()):
+            raise ValueError("mask has real tokens after padding; pad at the end of rows")
+        if config.order != "raster":
+            same = keep_apart is None or bool((keep_apart == keep_apart[:1]).all())
+            if causal or mask is not None or not same:
+                raise ValueError(
+                    f"order={config.order!r} is for whole images with the same tokens apart in "
+                    "every row; use order='raster'"
+                )
+
+
+def token_pooling(width: int, **settings: Any) -> DynamicTokenPooling:
+    """The module for a tower of the given width; settings are those of `TokenPoolingConfig`."""
+    return DynamicTokenPooling(width, from_dict(TokenPoolingConfig, settings))
+
+
+def proportional_attention_bias(counts: Tensor) -> Tensor:
+    """(B, 1, 1, S) to add to attention scores: a segment weighs as many keys as it has tokens.
+
+    Bolya et al. 2023 ("Token Merging"), equation 1: the logarithm of the count; minus infinity
+    where there is no segment.
+
+    Args:
+        counts: (B, S) `PooledTokens.record["counts"]`.
+    """
+    return counts.float().log()[:, None, None, :]
+
+
+def neighbour_dissimilarity(features: Tensor) -> Tensor:
+    """(B, L) float32 logits that grow with the angle between a token and the next; last is 0.
+
+    Args:
+        features: (B, L, D) tokens, or keys of an attention layer.
+    """
+    logits = rules.dissimilarity_logits(features[:, :-1], features[:, 1:])
+    return nn.functional.pad(logits, (0, 1))[:, : features.shape[1]]
+
+
+def _cuts(apart: Tensor, lengths: Tensor | None) -> _Cuts:
+    real = torch.ones_like(apart)
+    if lengths is not None:
+        real = torch.arange(apart.shape[1], device=apart.device) < lengths[:, None]
+    apart = apart & real
+    poolable = real & ~apart
+    follows = torch.zeros_like(apart)  # the next token is poolable too
+    follows[:, :-1] = poolable[:, 1:]
+    return _Cuts(poolable, real & (apart | ~follows), poolable & follows)
+
+
+def _free_count(cuts: _Cuts, rate: float) -> Tensor:
+    """(B,) boundaries to choose among the candidates: round(rate * poolable) segments in all."""
+    poolable, candidates = cuts.poolable.sum(1), cuts.candidates.sum(1)
+    stretches = poolable - candidates  # each ends by force
+    wanted = (poolable * rate + 0.5).floor().long()
+    return (wanted - stretches).clamp(min=0)
+
+
+def _evenly(poolable: Tensor, rate: float, causal: bool) -> Tensor:
+    """(B, L) boundaries at even distances, counted over poolable tokens."""
+    rank = poolable.long().cumsum(1) - 1  # of each poolable token in its row
+    if causal:  # by position alone
+        return (((rank + 1) * rate).floor() > (rank * rate).floor()).float()
+    count = poolable.sum(1, keepdim=True).clamp(min=1)
+    wanted = (count * rate + 0.5).floor().long().clamp(min=1)
+    return ((rank + 1) * wanted // count > rank * wanted // count).float()
+
+
+def _record(counts: Tensor, segments: Tensor, boundaries: Tensor, cuts: _Cuts) -> dict[str, Tensor]:
+    poolable = cuts.poolable.sum().clamp(min=1)
+    real = (cuts.poolable | cuts.forced).sum()
+    return {
+        "counts": counts,
+        "rate": (boundaries.detach() * cuts.poolable).sum() / poolable,
+        "shortening": real / segments.sum().clamp(min=1),
+    }
