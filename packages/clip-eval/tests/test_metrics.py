@@ -3,12 +3,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from clip_eval.metrics import (
+    average_precision,
+    caption_retrieval,
+    mean_average_precision,
     mean_per_class_recall,
+    retrieval_recall,
     top_confusions,
     topk_accuracy,
     wilson_interval,
 )
-from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    top_k_accuracy_score,
+)
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
@@ -62,3 +70,84 @@ def test_confusions_are_counted_and_ordered() -> None:
     labels, guesses = [0, 0, 0, 1, 2, 2, 2], [0, 1, 1, 1, 0, 0, -1]
     assert top_confusions(labels, guesses) == [(0, 1, 2), (2, 0, 2)]
     assert top_confusions(labels, guesses, limit=1) == [(0, 1, 2)]
+
+
+def test_average_precision_equals_scikit_learn_on_200_seeds() -> None:
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        n = int(rng.integers(1, 50))
+        scores = rng.integers(0, 10 if seed % 2 else 10**6, n) / 7.0  # half of them with ties
+        relevant = rng.random(n) < rng.random()
+        found = average_precision(scores, relevant)
+        if relevant.any():
+            expected = average_precision_score(relevant, scores)
+            assert found == pytest.approx(expected, abs=1e-12)
+        else:
+            assert found is None
+
+
+def test_mean_average_precision_of_classes_without_positives() -> None:
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        scores, targets = rng.random((30, 6)), rng.random((30, 6)) < 0.3
+        targets[:, 2] = False
+        present = [c for c in range(6) if targets[:, c].any()]
+        each = [average_precision_score(targets[:, c], scores[:, c]) for c in present]
+        assert mean_average_precision(scores, targets) == pytest.approx(np.mean(each))
+        parity = mean_average_precision(scores, targets, without_positives=0.0)
+        assert parity == pytest.approx(sum(each) / 6)
+    assert mean_average_precision(np.zeros((3, 2)), np.zeros((3, 2))) is None
+    with pytest.raises(ValueError, match=r"must both be \(N, C\)"):
+        mean_average_precision(np.zeros((3, 2)), np.zeros((2, 3)))
+
+
+def recall_by_sorting(scores: np.ndarray, positives: list[list[int]], k: int) -> float:
+    """One query at a time: sort all items, look whether a positive is among the first k."""
+    hits = [
+        bool(set(np.argsort(-row)[:k]) & set(own))
+        for row, own in zip(scores, positives, strict=True)
+    ]
+    return sum(hits) / len(hits)
+
+
+def test_retrieval_equals_sorting_on_200_seeds_both_ways() -> None:
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        n_images = int(rng.integers(1, 12))
+        owner = np.repeat(np.arange(n_images), rng.integers(1, 6, n_images)).tolist()
+        images, texts = rng.standard_normal((n_images, 8)), rng.standard_normal((len(owner), 8))
+        found = caption_retrieval(images, texts, owner, ks=(1, 3, 5))
+        texts_of = [[t for t, i in enumerate(owner) if i == image] for image in range(n_images)]
+        for k in (1, 3, 5):
+            to_image, to_text = (
+                found[f"{name}_retrieval_recall@{k}"] for name in ("image", "text")
+            )
+            if k <= n_images:
+                expected = recall_by_sorting(texts @ images.T, [[i] for i in owner], k)
+                assert to_image == pytest.approx(expected, abs=1e-12)
+            else:
+                assert to_image is None
+            if k <= len(owner):
+                expected = recall_by_sorting(images @ texts.T, texts_of, k)
+                assert to_text == pytest.approx(expected, abs=1e-12)
+            else:
+                assert to_text is None
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 100])
+def test_retrieval_does_not_depend_on_chunks(chunk: int) -> None:
+    rng = np.random.default_rng(0)
+    queries, items = rng.standard_normal((9, 4)), rng.standard_normal((11, 4))
+    positives = [[n, n + 1] for n in range(9)]
+    expected = retrieval_recall(queries, items, positives)
+    assert retrieval_recall(queries, items, positives, chunk=chunk) == expected
+
+
+def test_retrieval_of_constants_nan_and_nothing() -> None:
+    ones = np.ones((6, 3))
+    assert retrieval_recall(ones, ones, [[n] for n in range(6)], ks=(1, 5)) == {1: 0.0, 5: 0.0}
+    assert retrieval_recall(ones * np.nan, ones, [[n] for n in range(6)], ks=(5,)) == {5: 0.0}
+    assert retrieval_recall(ones, ones, [[]] * 6, ks=(1, 6)) == {1: 0.0, 6: 0.0}
+    assert retrieval_recall(ones[:0], ones, [], ks=(1,)) == {1: None}
+    with pytest.raises(ValueError, match="one entry per query"):
+        retrieval_recall(ones, ones, [])

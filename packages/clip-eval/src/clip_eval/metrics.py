@@ -64,3 +64,121 @@ def top_confusions(
     distinct, counts = np.unique(pairs, axis=0, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:limit]
     return [(int(distinct[i, 0]), int(distinct[i, 1]), int(counts[i])) for i in order]
+
+
+def average_precision(scores: ArrayLike, relevant: ArrayLike) -> float | None:
+    """Mean of the precision at each relevant item of a ranking.
+
+    Items of equal score enter the ranking together, so that their order does not matter.
+
+    Args:
+        scores: One per item, higher is ranked first, (N,).
+        relevant: Whether the item is relevant, (N,).
+
+    Returns:
+        The average precision, or None if no item is relevant.
+    """
+    values, hits = np.asarray(scores, dtype=float), np.asarray(relevant, dtype=bool)
+    if not hits.any():
+        return None
+    order = np.argsort(-values, kind="stable")
+    values, found = values[order], np.cumsum(hits[order])
+    ends = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)  # last item of each tie
+    precision = found[ends] / (ends + 1)
+    gained = np.diff(found[ends], prepend=0)
+    return float((precision * gained).sum() / found[-1])
+
+
+def mean_average_precision(
+    scores: ArrayLike, targets: ArrayLike, *, without_positives: float | None = None
+) -> float | None:
+    """Mean over classes of the average precision: the measure of multi-label classification.
+
+    Args:
+        scores: (N, C).
+        targets: 1 where the sample belongs to the class, (N, C).
+        without_positives: What a class without a positive counts as; None leaves it out of the
+            mean, 0.0 does as CLIP_benchmark.
+
+    Returns:
+        The mean, or None if no class counts.
+    """
+    table, truth = np.asarray(scores), np.asarray(targets)
+    if table.shape != truth.shape or table.ndim != 2:
+        raise ValueError(
+            f"scores and targets must both be (N, C), got {table.shape} and {truth.shape}"
+        )
+    each = [average_precision(table[:, c], truth[:, c]) for c in range(table.shape[1])]
+    values = [without_positives if value is None else value for value in each]
+    counted = [value for value in values if value is not None]
+    return float(np.mean(counted)) if counted else None
+
+
+def retrieval_recall(
+    queries: ArrayLike,
+    items: ArrayLike,
+    positives: Sequence[Sequence[int]],
+    ks: Sequence[int] = (1, 5, 10),
+    *,
+    chunk: int = 1024,
+) -> dict[int, float | None]:
+    """Share of queries with at least one positive item among the ``k`` nearest.
+
+    The rank of a query's best positive is the number of items that score higher, so the N x M
+    scores exist only ``chunk`` rows at a time.  An item that ties with the best positive counts
+    as ranked before it unless it is a positive itself: a constant embedding earns nothing.
+
+    Args:
+        queries: Embeddings (N, D).
+        items: Embeddings (M, D).
+        positives: For each query, indices of the items that belong to it.
+        ks: The values of k.
+        chunk: Queries at a time.
+
+    Returns:
+        The share for each k; None if there is no query, or fewer than k items.
+    """
+    left, right = np.asarray(queries), np.asarray(items)
+    if len(positives) != len(left):
+        raise ValueError(
+            f"positives must have one entry per query, got {len(positives)} for {len(left)}"
+        )
+    ranks = np.empty(len(left), dtype=np.int64)
+    for start in range(0, len(left), chunk):
+        scores = left[start : start + chunk] @ right.T  # (chunk, M)
+        for row, values in enumerate(scores):
+            own = np.asarray(positives[start + row], dtype=np.int64)
+            best = values[own].max() if len(own) else -np.inf
+            before = values >= best
+            before[own] = False
+            ranks[start + row] = before.sum() if np.isfinite(best) else len(right)
+    usable = len(left) > 0
+    return {k: float((ranks < k).mean()) if usable and k <= len(right) else None for k in ks}
+
+
+def caption_retrieval(
+    images: ArrayLike,
+    texts: ArrayLike,
+    image_of_text: Sequence[int],
+    ks: Sequence[int] = (1, 5, 10),
+) -> dict[str, float | None]:
+    """Retrieval both ways, several captions per image allowed.
+
+    Args:
+        images: Embeddings (N, D).
+        texts: Embeddings (M, D).
+        image_of_text: Which image each text describes, (M,).
+        ks: The values of k.
+
+    Returns:
+        ``image_retrieval_recall@k`` (texts look for their image) and ``text_retrieval_recall@k``
+        (images look for any of their texts), CLIP_benchmark's names.
+    """
+    texts_of_image: list[list[int]] = [[] for _ in range(len(np.asarray(images)))]
+    for text, image in enumerate(image_of_text):
+        texts_of_image[image].append(text)
+    to_image = retrieval_recall(texts, images, [[image] for image in image_of_text], ks)
+    to_text = retrieval_recall(images, texts, texts_of_image, ks)
+    return {f"image_retrieval_recall@{k}": value for k, value in to_image.items()} | {
+        f"text_retrieval_recall@{k}": value for k, value in to_text.items()
+    }
