@@ -94,18 +94,19 @@ def test_mistakes_end_with_a_message(monkeypatch, capsys, arguments, data, messa
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_a_reader_that_leaves_is_no_error():
-    command = [sys.executable, "-m", "clip_tokenizer.cli", "encode"]
+def test_a_reader_that_leaves_is_no_error(tmp_path):
+    path = tmp_path / "long.txt"
+    path.write_text("a photo of a cat\n" * 50_000, encoding="utf-8")
+    command = [sys.executable, "-m", "clip_tokenizer.cli", "encode", str(path)]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
+        assert process.stdout.readline() == "320 1125 539 320 2368\n"
         process.stdout.close()
-        process.stdin.write(b"a photo of a cat\n" * 50_000)
-        process.stdin.close()
-        assert process.stderr.read() == b""
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=60) == 0
 
 
 class Terminal(io.StringIO):

@@ -15,7 +15,7 @@ import numpy as np
 from clip_tokenizer.cleaning import CLEAN_MODES
 from clip_tokenizer.errors import TokenizerError
 from clip_tokenizer.progress import show_progress
-from clip_tokenizer.tokenizer import Tokenizer
+from clip_tokenizer.tokenizer import CONTEXT_LENGTH, Tokenizer
 
 _BLOCK = 4096
 _STDIN = "-"
@@ -169,13 +169,13 @@ def _count(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    chosen = {"context_length": options.context_length} if options.context_length else {}
+    length = options.context_length
     tokenizer = Tokenizer.train(
         _lines(options.files),
         options.vocab_size,
         clean=options.clean or "lower",
         min_count=options.min_count,
-        **chosen,
+        context_length=CONTEXT_LENGTH if length is None else length,
     )
     tokenizer.save(options.output)
     print(f"{tokenizer.vocab_size} ids written to {options.output}")

@@ -48,9 +48,7 @@ def download(repository: str, files: Sequence[str] = CONFIG_FILES + VOCABULARY_F
     for name in files:
         try:
             path = Path(hf_hub_download(repository, name))
-        except EntryNotFoundError as error:
-            tried.append(f"{name} ({type(error).__name__})")
-        except (OSError, ValueError) as error:
+        except (EntryNotFoundError, OSError, ValueError) as error:
             reason = str(error).strip().split("\n", maxsplit=1)[0]
             tried.append(f"{name} ({type(error).__name__}: {reason:.120})")
         else:

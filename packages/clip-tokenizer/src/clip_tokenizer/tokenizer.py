@@ -227,7 +227,7 @@ class Tokenizer:
         found = read_directory(directory)
         if found is None:
             raise TokenizerError(
-                f"{directory} holds no tokenizer; expected vocab.json with merges.txt, or "
+                f"{source} holds no tokenizer; expected vocab.json with merges.txt, or "
                 "tokenizer.json, or one .txt.gz"
             )
         vocabulary, config = found
