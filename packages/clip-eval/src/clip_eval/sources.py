@@ -7,14 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clip_eval.class_names import ClassList
+from clip_eval.csv_table import CsvTable
 from clip_eval.faults import DataError
 from clip_eval.image_folder import ImageFolder, holds_images
 from clip_eval.samples import Source
 from clip_eval.shards import WebDataset
 from clip_eval.torchvision_sets import SETS, TorchvisionSet
 
-FORMS = ("imagefolder:DIR", "wds:DIR-OR-PATTERN", "cifar10[:ROOT]", "cifar100[:ROOT]")
-KINDS = ("imagefolder", "wds", *SETS)
+FORMS = (
+    "imagefolder:DIR",
+    "wds:DIR-OR-PATTERN",
+    "csv:FILE",
+    "cifar10[:ROOT]",
+    "cifar100[:ROOT]",
+)
+KINDS = ("imagefolder", "wds", "csv", *SETS)
 
 
 def open_source(
@@ -27,7 +34,7 @@ def open_source(
     """A random-access source from its description.
 
     Args:
-        spec: ``imagefolder:DIR``, ``wds:DIR`` (or a tar, a glob, a brace range),
+        spec: ``imagefolder:DIR``, ``wds:DIR`` (or a tar, a glob, a brace range), ``csv:FILE``,
             ``cifar10[:ROOT]``, ``cifar100[:ROOT]``, or a bare path that is recognised.
         classnames: Class names in label order, or a mapping of folder to class name, instead
             of those that come with the data.
@@ -40,6 +47,10 @@ def open_source(
     kind, path = _split_spec(str(spec))
     if kind == "imagefolder":
         return ImageFolder(path, classnames=classnames, templates=templates, split=split)
+    if kind == "csv":
+        if split is not None:
+            raise DataError(f"{spec}: a CSV file has no splits; give the file of the split")
+        return CsvTable(path, classnames=classnames, templates=templates)
     names = None if classnames is None else ClassList.of(classnames).names
     if kind == "wds":
         return WebDataset(path, classnames=names, templates=templates, split=split)
@@ -65,6 +76,8 @@ def _recognise(path_text: str) -> str:
     path = Path(path_text)
     if path_text.endswith(".tar") or "{" in path_text:
         return "wds"
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return "csv"
     if not path.exists():
         if any(mark in path_text for mark in "*?["):
             return "wds"
