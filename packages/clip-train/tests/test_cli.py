@@ -1,0 +1,215 @@
+"""The command line: what a newcomer gets wrong is one clear line and a non-zero exit."""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+from clip_train.cli import main
+from PIL import Image
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of one command."""
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def assert_one_line(err: str, *words: str) -> None:
+    lines = [line for line in err.splitlines() if "%|" not in line]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("clip-train: error: ")
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    root = tmp_path / "images"
+    for label, name in enumerate(("cat", "dog")):
+        (root / name).mkdir(parents=True)
+        for index in range(6):
+            Image.new("RGB", (40, 40), (40 * index, 200 * label, 0)).save(
+                root / name / f"{index}.jpg"
+            )
+    return root
+
+
+SHORT = ("--train.steps", "2", "--train.batch-size", "4", "--log.every-steps", "1")
+
+
+def test_presets_are_listed_and_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "presets")
+    assert code == 0
+    assert "cifar10-cpu  " in out
+    code, out, _ = run(capsys, "presets", "shapes")
+    assert code == 0
+    assert tomllib.loads(out)["model"]["name"] == "Compact-48"
+
+
+def test_dry_run_builds_everything_and_writes_nothing(
+    capsys: pytest.CaptureFixture[str],
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    code, out, _ = run(
+        *(capsys, "run", "cifar10-cpu", "--dry-run", *SHORT),
+        *("--data.train", f"imagefolder:{image_folder}", "--data.val", image_folder),
+    )
+    assert code == 0
+    assert "12 samples" in out
+    assert "images (4, 3, 32, 32)" in out
+    assert list((tmp_path / "cwd").iterdir()) == []
+
+
+def test_a_bare_path_is_recognised_and_a_corrupt_jpeg_is_named(
+    capsys: pytest.CaptureFixture[str], image_folder: Path, tmp_path: Path
+) -> None:
+    broken = image_folder / "dog" / "3.jpg"
+    broken.write_bytes(broken.read_bytes()[:100])
+    code, out, err = run(
+        *(capsys, "run", "cifar10-cpu", "--train.steps", "6", "--train.batch-size", "4"),
+        *("--data.train", image_folder, "--data.val", image_folder, "--out", tmp_path / "run"),
+    )
+    assert code == 0, err
+    assert "of n = 11 (1 skipped)" in out
+    assert "3.jpg" in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "cifar"), ("unknown preset 'cifar'", "did you mean 'cifar10'")),
+        (("run", "shapes", "--trian.steps", "3"), ("'trian.steps'", "'train.steps'")),
+        (("run", "shapes", "--train.steps", "many"), ("steps", "many")),
+        (("run", "cifar10-cpu", "--model.name", "RN-50"), ("unknown model 'RN-50'", "'RN50'")),
+        (("run", "shapes"), ("--out DIR is missing",)),
+        (("run", "no.toml"), ("no.toml cannot be read",)),
+        (("resume", "nowhere"), ("nowhere is not a run directory",)),
+        (("presets", "shape"), ("did you mean 'shapes'",)),
+    ],
+)
+def test_wrong_words(
+    capsys: pytest.CaptureFixture[str],
+    image_folder: Path,
+    arguments: tuple[str, ...],
+    words: tuple[str, ...],
+    tmp_path: Path,
+) -> None:
+    data: tuple[str | Path, ...] = ()
+    if "--model.name" in arguments:
+        data = ("--data.train", image_folder, "--data.val", "", "--out", tmp_path / "run")
+    code, _, err = run(capsys, *arguments, *data)
+    assert code == 2
+    assert_one_line(err, *words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("arguments", [(), ("fly",), ("resume", "x", "--fast"), ("data",)])
+def test_wrong_commands_show_the_usage(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(capsys, *arguments)
+    assert stop.value.code == 2
+    assert "usage: clip-train" in capsys.readouterr().err
+
+
+def test_help_of_run_shows_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "run", "shapes", "--help")
+    assert code == 0
+    for word in ("--overwrite", "--optim.lr", "2e-3", "Peak learning rate"):
+        assert word in out.replace("0.002", "2e-3")
+
+
+def test_empty_and_missing_folders(
+    capsys: pytest.CaptureFixture[str], image_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for source in ("empty", "gone"):
+        data = ("--data.train", f"imagefolder:{tmp_path / source}", "--data.val", "")
+        code, _, err = run(capsys, "run", "cifar10-cpu", *data, "--out", tmp_path / "run")
+        assert code == 2
+        assert_one_line(err, str(tmp_path / source))
+    data = ("--data.train", image_folder, "--data.val", tmp_path / "empty")
+    code, _, err = run(capsys, "run", "cifar10-cpu", *data, "--out", tmp_path / "run")
+    assert code == 2
+    assert_one_line(err, str(tmp_path / "empty"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_classes_in_val_than_in_train_are_allowed(
+    capsys: pytest.CaptureFixture[str], image_folder: Path, tmp_path: Path
+) -> None:
+    """Zero-shot: what is evaluated need not have been trained."""
+    shutil.copytree(image_folder, tmp_path / "val")
+    (tmp_path / "val" / "dog").rename(tmp_path / "val" / "horse")
+    data = ("--data.train", image_folder, "--data.val", tmp_path / "val")
+    code, out, _ = run(capsys, "run", "cifar10-cpu", *data, *SHORT, "--out", tmp_path / "run")
+    assert code == 0
+    assert "chance 50.00 %" in out
+
+
+def test_missing_shard(capsys: pytest.CaptureFixture[str], shapes: Path, tmp_path: Path) -> None:
+    code, _, err = run(
+        *(capsys, "run", "shapes-tiny", "--out", tmp_path / "run", "--data.val", shapes / "val"),
+        *("--data.train", f"wds:{shapes}/train/shapes-{{000000..000009}}.tar"),
+    )
+    assert code == 2
+    assert_one_line(err, "shapes-000003.tar")
+
+
+def test_unwritable_output(
+    capsys: pytest.CaptureFixture[str], image_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    data = ("--data.train", image_folder, "--data.val", "", *SHORT)
+    code, _, err = run(capsys, "run", "cifar10-cpu", *data, "--out", tmp_path / "file" / "run")
+    assert code == 2
+    assert_one_line(err, str(tmp_path / "file"))
+    code, _, err = run(capsys, "run", "cifar10-cpu", *data, "--out", tmp_path / "file")
+    assert code == 2
+    assert_one_line(err, "already exists")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_existing_run_is_refused_unless_told(
+    capsys: pytest.CaptureFixture[str], image_folder: Path, tmp_path: Path
+) -> None:
+    arguments = ("run", "cifar10-cpu", "--data.train", image_folder, "--data.val", "", *SHORT)
+    out = ("--out", tmp_path / "run")
+    assert run(capsys, *arguments, *out)[0] == 0
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    code, _, err = run(capsys, *arguments, *out)
+    assert code == 2
+    assert_one_line(err, "already exists", "clip-train resume", "--overwrite")
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+    assert run(capsys, *arguments, *out, "--overwrite")[0] == 0
+    assert (tmp_path / "run.old-1" / "model.safetensors").read_bytes() == before
+
+
+def test_too_few_samples_for_a_batch(
+    capsys: pytest.CaptureFixture[str], image_folder: Path, tmp_path: Path
+) -> None:
+    data = ("--data.train", image_folder, "--data.val", "", "--out", tmp_path / "run")
+    code, _, err = run(capsys, "run", "cifar10-cpu", *data)
+    assert code == 2
+    assert_one_line(err, "12 samples", "train.batch_size = 256")
+
+
+def test_data_shapes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    sizes = ("--train", "10", "--val-per-class", "1", "--image-size", "32")
+    code, out, _ = run(capsys, "data", "shapes", tmp_path / "shapes", *sizes)
+    assert code == 0
+    assert "10 training images" in out
+    assert "144 of 144 held-out classes" in out
+    code, _, err = run(capsys, "data", "shapes", tmp_path / "shapes", *sizes)
+    assert code == 2
+    assert_one_line(err, str(tmp_path / "shapes"))
