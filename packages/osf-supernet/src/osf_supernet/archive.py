@@ -1,0 +1,108 @@
+"""Saving an extracted subnet and building it again, without the supernet.
+
+A folder holds `model.safetensors` and `osf.json`. Nothing in it names code: `load` is given a
+module of the full architecture (fresh, with any weights, also on the meta device) and makes it
+the small one by what the JSON says about lists, integers and shapes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from osf_supernet.counting import storage_key
+from osf_supernet.graph import named_tensors
+from osf_supernet.surgery import Surgery, operate
+
+_WEIGHTS, _RECORD = "model.safetensors", "osf.json"
+
+
+def save(module: nn.Module, folder: str | Path) -> None:
+    """Write an extracted subnet: weights, buffers, record and certificate.
+
+    Args:
+        module: what `Supernet.extract` returned, trained further or not.
+        folder: made if it does not exist.
+    """
+    record = vars(module).get("osf_record")
+    if record is None:
+        raise ValueError("save takes what Supernet.extract returned: osf_record is missing")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    names: dict[Any, str] = {}
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    for name, tensor in named_tensors(module).items():
+        first = names.setdefault(storage_key(tensor), name)
+        if first == name:
+            tensors[name] = tensor.detach().contiguous().cpu()
+        else:
+            aliases[name] = first
+    save_file(tensors, folder / _WEIGHTS)
+    text = json.dumps(record | {"aliases": aliases}, indent=2, sort_keys=True)
+    (folder / _RECORD).write_text(text + "\n", encoding="utf-8")
+
+
+def load(folder: str | Path, full: nn.Module) -> nn.Module:
+    """The saved subnet, as a plain module of the class of `full`.
+
+    Args:
+        folder: what `save` wrote.
+        full: a module of the architecture the subnet was cut from; it is not changed.
+
+    Raises:
+        ValueError: the folder does not fit the module.
+    """
+    folder = Path(folder)
+    record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+    if record.get("format") != 1:
+        raise ValueError(f"osf.json must have format 1, got {record.get('format')!r}")
+    if record["class"] != type(full).__qualname__:
+        raise ValueError(f"the subnet is of class {record['class']}, got {type(full).__qualname__}")
+    surgery = Surgery(
+        attributes={name: _integers(value) for name, value in record["attributes"].items()},
+        items={path: tuple(kept) for path, kept in record["items"].items()},
+    )
+    module = operate(full, surgery)
+    stored = load_file(folder / _WEIGHTS)
+    stored |= {alias: stored[first] for alias, first in record["aliases"].items()}
+    expected = set(named_tensors(module))
+    if expected != set(stored):
+        odd = sorted(expected ^ set(stored))[:3]
+        raise ValueError(f"the file and the module differ in tensors, for example {', '.join(odd)}")
+    _fill(module, stored)
+    vars(module)["osf_record"] = {k: v for k, v in record.items() if k != "aliases"}
+    return module
+
+
+def _integers(value: Any) -> Any:
+    """Recorded attributes are integers or lists of them, nothing else."""
+    if isinstance(value, list):
+        return tuple(_integers(item) for item in value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"recorded attributes must be integers, got {value!r}")
+    return value
+
+
+def _fill(module: nn.Module, stored: dict[str, Tensor]) -> None:
+    """Put the stored tensors in place; what was one tensor stays one."""
+    made: dict[int, Tensor] = {}
+    for prefix, owner in module.named_modules():
+        tables: list[dict[str, Any]] = [owner._parameters, owner._buffers]
+        for table in tables:
+            for name, old in list(table.items()):
+                if old is None:
+                    continue
+                if id(old) not in made:
+                    value = stored[f"{prefix}.{name}" if prefix else name]
+                    device = torch.device("cpu") if old.is_meta else old.device
+                    value = value.to(device)
+                    if isinstance(old, nn.Parameter):
+                        value = nn.Parameter(value, old.requires_grad)
+                    made[id(old)] = value
+                table[name] = made[id(old)]

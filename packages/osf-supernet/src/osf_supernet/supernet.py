@@ -1,0 +1,245 @@
+"""A module together with every smaller module inside it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import Tensor, nn
+
+from osf_supernet.attributes import AttributeTable
+from osf_supernet.explanation import explain
+from osf_supernet.graph import Graph, build_graph
+from osf_supernet.importance import importance, permute
+from osf_supernet.planning import Config, Counts, Plan, Planner
+from osf_supernet.probing import Prober
+from osf_supernet.space import Choice, Space, default_space
+from osf_supernet.surgery import ActiveReport, active, operate
+from osf_supernet.tracing import Inputs
+from osf_supernet.verification import (
+    Certificate,
+    Reference,
+    difference,
+    precision_of,
+    references,
+    run,
+    run_active,
+    verify,
+)
+
+
+class Supernet:
+    """Any module as a weight-sharing supernet.
+
+    The module is traced, its coupled dimensions are found, and every kind of group is tried
+    once against an oracle; what fails or is not understood is frozen, with the reason
+    (`explain`). The module itself stays the only holder of weights.
+
+    Attributes:
+        model: the module.
+        graph: its dimension groups and depth units.
+        space: the choices by pattern.
+        choices: group or depth list name → the sizes it may take, ascending.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: Inputs | Tensor,
+        space: Space | Mapping[str, Choice] | None = None,
+        *,
+        outputs: Sequence[str] = ("*",),
+        more_inputs: Sequence[Any] = (),
+    ) -> None:
+        """Analyse a module.
+
+        Args:
+            model: any module that `torch.export` can follow.
+            example_inputs: a tensor, a tuple of arguments, or a dict of keyword arguments;
+                what is not a tensor is passed as it is.
+            space: the sizes to choose from; inner widths, heads, channels and depth by default.
+            outputs: patterns of outputs whose shape must stay; all by default.
+            more_inputs: inputs of other shapes that verification checks as well; a larger
+                batch is always among the checks where the inputs share a first dimension.
+        """
+        self.model = model
+        self.inputs = example_inputs
+        self._more_inputs = list(more_inputs)
+        graph = build_graph(model, example_inputs, outputs=outputs)
+        self._table = AttributeTable(model, graph)
+        self.graph: Graph = Prober(model, graph, self._table, example_inputs).settle()
+        self.space = default_space(self.graph) if space is None else Space(dict(space))
+        self.choices = self.space.resolve(self.graph)
+        self._planner = Planner(model, self.graph, self._table)
+        self._counts = Counts(self._planner)
+        self._plans: dict[tuple[tuple[str, int], ...], Plan] = {}
+        self._checks: tuple[list[Reference], list[str]] | None = None
+
+    @property
+    def largest(self) -> Config:
+        """Every choice at its largest."""
+        return {name: values[-1] for name, values in self.choices.items()}
+
+    @property
+    def smallest(self) -> Config:
+        """Every choice at its smallest."""
+        return {name: values[0] for name, values in self.choices.items()}
+
+    def sample(
+        self,
+        *,
+        seed: int,
+        max_params: float | None = None,
+        max_flops: float | None = None,
+    ) -> Config:
+        """A random config, the same for the same seed everywhere.
+
+        Args:
+            seed: of Python's generator, so that all ranks draw alike.
+            max_params: a bound; a float of at most 1 is a fraction of the full model.
+            max_flops: the same for floating point operations.
+
+        Raises:
+            ValueError: even the smallest config exceeds a bound.
+        """
+        generator = random.Random(seed)
+        config = {name: generator.choice(values) for name, values in self.choices.items()}
+        limits = [
+            (count, _limit(bound, count({})))
+            for count, bound in ((self.parameters_of, max_params), (self.flops_of, max_flops))
+            if bound is not None
+        ]
+        for count, limit in limits:
+            if count(self.smallest) > limit:
+                raise ValueError(
+                    f"the smallest config has {count(self.smallest):,}, more than {limit:,.0f}; "
+                    "raise the bound or widen the space"
+                )
+        while any(count(config) > limit for count, limit in limits):
+            larger = [name for name, values in self.choices.items() if config[name] > values[0]]
+            name = generator.choice(larger)
+            values = self.choices[name]
+            config[name] = values[values.index(config[name]) - 1]
+        return config
+
+    def parameters_of(self, config: Mapping[str, Any]) -> Any:
+        """The exact number of parameters of a subnet, in closed form.
+
+        Sizes may also be integer tensors, one entry per candidate; then so is the result.
+        """
+        return self._counts.parameters(config)
+
+    def flops_of(self, config: Mapping[str, Any]) -> Any:
+        """Floating point operations of a subnet at the example's shapes, as `FlopCounterMode`."""
+        return self._counts.operations(config)
+
+    def active(self, config: Mapping[str, int]) -> AbstractContextManager[ActiveReport]:
+        """Run `self.model` as a subnet inside a `with` block, on shared weights.
+
+        Gradients land in the full parameters. The model is restored afterwards, also after an
+        exception.
+        """
+        return active(self.model, self.plan(config).surgery)
+
+    def plan(self, config: Mapping[str, int]) -> Plan:
+        """What a config keeps: for the module and for the oracle."""
+        key = tuple(sorted(config.items()))
+        if key not in self._plans:
+            if len(self._plans) > 256:
+                self._plans.clear()
+            self._plans[key] = self._planner.plan(config)
+        return self._plans[key]
+
+    def verify(self, config: Mapping[str, int]) -> Certificate:
+        """Compare the subnet, in the supernet and extracted, with the oracle.
+
+        Raises:
+            VerificationError: they differ.
+        """
+        checks, notes = self._references()
+        return verify(self.model, self.plan(config), dict(config), checks, notes)
+
+    def extract(self, config: Mapping[str, int]) -> nn.Module:
+        """A verified plain module of the same class, without any tie to the supernet.
+
+        Its attribute `osf_record` holds the config, what `load` needs, and the certificate.
+
+        Raises:
+            VerificationError: it does not compute what the oracle says.
+        """
+        plan = self.plan(config)
+        module = operate(self.model, plan.surgery)
+        checks, notes = self._references()
+        certificate = verify(self.model, plan, dict(config), checks, notes, module)
+        record = {
+            "format": 1,
+            "class": type(self.model).__qualname__,
+            "config": dict(config),
+            "attributes": dict(plan.surgery.attributes),
+            "items": {path: list(kept) for path, kept in plan.surgery.items.items()},
+            "certificate": certificate.to_dict(),
+        }
+        vars(module)["osf_record"] = record
+        return module
+
+    def reorder(
+        self,
+        method: str = "magnitude",
+        batches: Sequence[Any] = (),
+        loss: Callable[[Any], Tensor] | None = None,
+    ) -> None:
+        """Sort every group by importance, so that a smaller size keeps the most important.
+
+        One permutation per group is applied to the weights in place; the full model computes
+        the same function (checked). Blocks of a depth list are ranked by how much the outputs
+        change without them.
+
+        Args:
+            method: magnitude, taylor, fisher, wanda, activation or random.
+            batches: inputs in the form of `example_inputs`, for the methods that need data.
+            loss: outputs → scalar, for taylor and fisher.
+        """
+        before = run(self.model, self.inputs)
+        scores = importance(self.model, self.graph, method, batches or [self.inputs], loss)
+        order = {n: score.argsort(descending=True, stable=True) for n, score in scores.items()}
+        permute(self.model, self.graph, order)
+        error = difference(run(self.model, self.inputs), before)
+        tolerance = 1e-9 if str(precision_of(self.graph)) == "torch.float64" else 1e-3
+        if error > tolerance:
+            inverse = {n: index.argsort() for n, index in order.items()}
+            permute(self.model, self.graph, inverse)
+            raise RuntimeError(
+                f"sorting changed the model's function by {error:.3g}; it was put back. "
+                "This is a defect of the graph: please report the model"
+            )
+        if method != "random":
+            self._rank_blocks(before)
+        self._plans.clear()
+
+    def explain(self) -> str:
+        """Every group: elastic, with its choices, or frozen, with the reason."""
+        return explain(self.graph, self.choices)
+
+    def _rank_blocks(self, full: list[Any]) -> None:
+        for path, units in self.graph.units.items():
+            if len(units) < 2:
+                continue
+            change = {}
+            for index in range(len(units)):
+                others = [i for i in range(len(units)) if i != index]
+                self._planner.depth_order[path] = [*others, index]
+                plan = self._planner.plan({f"{path}.depth": len(units) - 1})
+                change[index] = difference(run_active(self.model, plan, self.inputs), full)
+            ranked = sorted(change, key=lambda index: -change[index])
+            self._planner.depth_order[path] = ranked
+
+    def _references(self) -> tuple[list[Reference], list[str]]:
+        if self._checks is None:
+            self._checks = references(self.model, self.graph, self.inputs, self._more_inputs)
+        return self._checks
+
+
+def _limit(bound: float, full: int) -> float:
+    return bound * full if isinstance(bound, float) and bound <= 1 else bound

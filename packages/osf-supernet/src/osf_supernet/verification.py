@@ -1,0 +1,207 @@
+"""Checking a subnet against the oracle, and the certificate that says what was checked."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from osf_supernet.graph import Graph, build_graph
+from osf_supernet.oracle import correspondence, masked_outputs
+from osf_supernet.planning import Plan
+from osf_supernet.surgery import active, operate
+from osf_supernet.tracing import (
+    Inputs,
+    TraceError,
+    evaluation_mode,
+    split_inputs,
+    without_fused_attention,
+)
+
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+
+class VerificationError(RuntimeError):
+    """A subnet does not compute what the oracle says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """What was compared, and how closely it agreed.
+
+    Attributes:
+        config: the subnet.
+        shapes: for each check the shapes of the input tensors.
+        max_error: largest absolute difference over the largest reference value, per output.
+        tolerance: what was allowed.
+        precision: the coarsest floating type that the graph computes in.
+        notes: what could not be checked, and why.
+    """
+
+    config: dict[str, int]
+    shapes: tuple[tuple[tuple[int, ...], ...], ...]
+    max_error: float
+    tolerance: float
+    precision: str
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The certificate as plain data for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A graph traced at some input shapes, with the inputs, to check subnets against."""
+
+    graph: Graph
+    inputs: Any
+    numbers: dict[int, int]  # group numbers of the supernet's graph → of this one
+
+
+def references(
+    module: nn.Module, graph: Graph, inputs: Any, more_inputs: Sequence[Any]
+) -> tuple[list[Reference], list[str]]:
+    """The traced inputs, a larger batch of them, and what the caller adds.
+
+    Returns:
+        The references, and notes on those that could not be made.
+    """
+    found = [Reference(graph, inputs, {number: number for number in graph.groups})]
+    notes: list[str] = []
+    wider = larger_batch(inputs)
+    if wider is None:
+        notes.append("no larger batch was checked: the inputs share no first dimension")
+    for name, other in [("a larger batch", wider), *(("more_inputs", i) for i in more_inputs)]:
+        if other is None:
+            continue
+        try:
+            second = build_graph(module, other)
+            found.append(Reference(second, other, correspondence(graph, second)))
+        except (TraceError, ValueError) as error:
+            notes.append(f"{name} was not checked: {error}")
+    return found, notes
+
+
+def larger_batch(inputs: Inputs | Tensor) -> Any:
+    """The inputs with their first sample repeated, or None where no batch axis is shared."""
+    args, kwargs = split_inputs(inputs)
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    if not tensors or any(t.dim() == 0 or t.shape[0] != tensors[0].shape[0] for t in tensors):
+        return None
+    wider = [torch.cat([x, x[:1]]) if isinstance(x, Tensor) else x for x in leaves]
+    new_args, new_kwargs = pytree.tree_unflatten(wider, spec)
+    if new_args and new_kwargs:
+        return None
+    return new_kwargs or new_args
+
+
+def precision_of(graph: Graph) -> torch.dtype:
+    """The coarsest floating type that any node of the graph computes in."""
+    found = [torch.float64]
+    for node in graph.trace.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and value.is_floating_point():
+            found.append(value.dtype)
+    return min(found, key=lambda dtype: -torch.finfo(dtype).eps)
+
+
+def run(module: nn.Module, inputs: Any) -> list[Any]:
+    """The flat outputs of one call in evaluation mode."""
+    args, kwargs = split_inputs(inputs)
+    with evaluation_mode(module), without_fused_attention(), torch.no_grad():
+        return pytree.tree_flatten(module(*copy.copy(args), **copy.copy(kwargs)))[0]
+
+
+def run_active(module: nn.Module, plan: Plan, inputs: Any) -> list[Any]:
+    """The flat outputs of the module while it runs as a subnet."""
+    with active(module, plan.surgery):
+        return run(module, inputs)
+
+
+def oracle_outputs(module: nn.Module, reference: Reference, plan: Plan) -> list[Any]:
+    """The flat outputs that the subnet must have."""
+    kept = {reference.numbers[number]: kept for number, kept in plan.kept.items()}
+    dropped = {
+        unit.result: unit.source
+        for path, positions in plan.dropped.items()
+        for unit in reference.graph.units[path]
+        if unit.position in positions
+    }
+    return masked_outputs(module, reference.graph, kept, dropped, reference.inputs)
+
+
+def difference(got: list[Any], expected: list[Any]) -> float:
+    """The largest difference between outputs, relative to the largest entry of the reference."""
+    if len(got) != len(expected):
+        return float("inf")
+    worst = 0.0
+    for one, two in zip(got, expected, strict=True):
+        if not isinstance(two, Tensor):
+            continue
+        if not isinstance(one, Tensor) or one.shape != two.shape:
+            return float("inf")
+        worst = max(worst, _distance(one, two))
+    return worst
+
+
+def _distance(one: Tensor, two: Tensor) -> float:
+    if one.numel() == 0:
+        return 0.0
+    if not two.is_floating_point():
+        return 0.0 if torch.equal(one, two) else float("inf")
+    finite = torch.isfinite(two)
+    if not torch.equal(finite, torch.isfinite(one)):
+        return float("inf")
+    zero = torch.zeros_like(two)
+    one, two = torch.where(finite, one, zero), torch.where(finite, two, zero)
+    scale = float(two.abs().max())
+    return float((one - two).abs().max()) / (scale or 1.0)
+
+
+def verify(
+    module: nn.Module,
+    plan: Plan,
+    config: dict[str, int],
+    checks: Sequence[Reference],
+    notes: Sequence[str] = (),
+    extracted: nn.Module | None = None,
+) -> Certificate:
+    """Compare supernet, extraction and oracle on every reference.
+
+    Raises:
+        VerificationError: they differ by more than the tolerance.
+    """
+    extracted = operate(module, plan.surgery) if extracted is None else extracted
+    precision = precision_of(checks[0].graph)
+    tolerance = _TOLERANCE.get(precision, 3e-2)
+    worst, shapes = 0.0, []
+    for check in checks:
+        expected = oracle_outputs(module, check, plan)
+        leaves = pytree.tree_flatten(split_inputs(check.inputs))[0]
+        shapes.append(tuple(tuple(x.shape) for x in leaves if isinstance(x, Tensor)))
+        for what, got in (
+            ("running in the supernet", run_active(module, plan, check.inputs)),
+            ("extracted", run(extracted, check.inputs)),
+        ):
+            error = difference(got, expected)
+            worst = max(worst, error)
+            if not error <= tolerance:
+                raise VerificationError(
+                    f"the subnet {what} differs from the oracle by {error:.3g} at shapes "
+                    f"{shapes[-1]}, allowed {tolerance:g}; config {config}"
+                )
+    return Certificate(
+        config=dict(config),
+        shapes=tuple(shapes),
+        max_error=worst,
+        tolerance=tolerance,
+        precision=str(precision).removeprefix("torch."),
+        notes=tuple(notes),
+    )
