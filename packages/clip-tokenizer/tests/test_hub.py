@@ -65,7 +65,9 @@ def test_without_the_client_the_extra_is_named(monkeypatch):
         ("hf-hub:org/na.me-1", "org/na.me-1"),
         ("name", None),
         ("a/b/c", None),
-        ("./folder", "./folder"),
+        ("./folder", None),
+        ("/folder/name", None),
+        ("../name", None),
     ],
 )
 def test_what_is_a_repository(source, expected):

@@ -126,6 +126,10 @@ def test_saving_and_loading_keeps_everything(bert_directory, tmp_path):
     assert isinstance(loaded, HFTokenizer)
     assert repr(loaded) == repr(saved)
     assert np.array_equal(loaded.encode_batch(TEXTS), saved.encode_batch(TEXTS))
+    config = {"model": {"text": {"context_length": 6, "vocab_size": 32000}}}
+    (tmp_path / "clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+    beside_a_model = get_tokenizer(tmp_path)
+    assert np.array_equal(beside_a_model.encode_batch(TEXTS), saved.encode_batch(TEXTS, 6))
     copy = pickle.loads(pickle.dumps(saved))
     assert np.array_equal(copy.encode_batch(TEXTS), saved.encode_batch(TEXTS))
 

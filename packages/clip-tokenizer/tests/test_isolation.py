@@ -69,7 +69,7 @@ def test_worker_processes_give_the_same_ids(method):
         captions,
         batch_size=5,
         collate_fn=tokenizer,
-        num_workers=2,
+        num_workers=1,
         multiprocessing_context=method,
     )
     assert torch.equal(torch.cat(list(loader)), expected)

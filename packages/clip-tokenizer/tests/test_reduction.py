@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import random
+import sys
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +23,16 @@ TAGS = {"dog": "NN", "fox": "NN", "quick": "JJ", "brown": "JJ", "lazy": "JJ", "j
 
 def tag_by_table(text):
     return [(word, TAGS.get(word, "XX")) for word in text.split()]
+
+
+def put_nltk(monkeypatch, word_tokenize):
+    """An nltk of ours: the real one wants data from the network."""
+    nltk = ModuleType("nltk")
+    nltk.download = lambda name: True
+    nltk.word_tokenize = word_tokenize
+    nltk.tokenize = SimpleNamespace(word_tokenize=word_tokenize)
+    nltk.pos_tag = lambda words: tag_by_table(" ".join(words))
+    monkeypatch.setitem(sys.modules, "nltk", nltk)
 
 
 @pytest.mark.parametrize("context_length", [2, 3, 8, 16, 77])
@@ -51,12 +63,7 @@ def test_a_parity_generator_leaves_the_global_ones_alone(openai):
 
 
 def test_the_clipa_order_is_the_peers_syntax(openai, peer, monkeypatch):
-    import nltk
-
-    monkeypatch.setattr(nltk, "download", lambda name: True)
-    monkeypatch.setattr(nltk.tokenize, "word_tokenize", str.split)
-    monkeypatch.setattr(nltk, "word_tokenize", str.split)
-    monkeypatch.setattr(nltk, "pos_tag", lambda words: tag_by_table(" ".join(words)))
+    put_nltk(monkeypatch, str.split)
     texts = [text for text in TEXTS if text]
     texts += [" ".join(random.Random(seed).choices([*TAGS, "a", "of"], k=40)) for seed in range(20)]
     for context_length in (3, 8, 20, 32):
@@ -153,10 +160,11 @@ def test_mistakes_are_explained(openai, monkeypatch):
     def without_data(text):
         raise LookupError("punkt")
 
-    import nltk
-
-    monkeypatch.setattr(nltk, "word_tokenize", without_data)
+    put_nltk(monkeypatch, without_data)
     with pytest.raises(TokenizerError, match=r"nltk\.downloader"):
+        openai.encode_batch(TEXTS, 8, reduction="syntax")
+    monkeypatch.setitem(sys.modules, "nltk", None)
+    with pytest.raises(TokenizerError, match=r"clip-tokenizer\[syntax\]"):
         openai.encode_batch(TEXTS, 8, reduction="syntax")
 
 

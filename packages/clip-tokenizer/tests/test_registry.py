@@ -78,12 +78,6 @@ def test_a_config(config):
     assert get_tokenizer(config, context_length=5).context_length == 5
 
 
-def test_a_clip_models_config():
-    clip_models = pytest.importorskip("clip_models")
-    text = clip_models.TextConfig(context_length=16)
-    assert get_tokenizer(SimpleNamespace(text=text)).context_length == 16
-
-
 def test_cleaning_in_a_config_is_kept():
     config = {"text_cfg": {"vocab_size": 49408, "tokenizer_kwargs": {"clean": "canonicalize"}}}
     assert get_tokenizer(config).clean == "canonicalize"
@@ -98,6 +92,15 @@ def test_a_directory_of_ours_and_of_open_clip(tmp_path):
     found = get_tokenizer(str(tmp_path))
     assert found.context_length == 7
     assert np.array_equal(found.encode_batch(["abc"]), saved.encode_batch(["abc"], 7))
+
+
+def test_a_clip_models_directory(tmp_path):
+    config = {"model": {"text": {"context_length": 7, "vocab_size": 49408}}, "preprocess": {}}
+    (tmp_path / "clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert repr(get_tokenizer(tmp_path)) == repr(Tokenizer.openai(context_length=7))
+    saved = Tokenizer.train(["abc abc"] * 3, 520, context_length=7)
+    saved.save(tmp_path)
+    assert repr(get_tokenizer(tmp_path)) == repr(saved)
 
 
 def test_an_open_clip_directory_without_tokenizer_files_means_openais(tmp_path):

@@ -4,8 +4,9 @@ from clip_tokenizer.errors import TokenizerError
 from clip_tokenizer.hugging_face import HFTokenizer
 from clip_tokenizer.reduction import OpenClipGenerator, Reduction, SyntaxOrder
 from clip_tokenizer.registry import get_tokenizer
+from clip_tokenizer.text_encoder import Offsets
 from clip_tokenizer.token_rows import TokenRows
-from clip_tokenizer.tokenizer import Offsets, Tokenizer
+from clip_tokenizer.tokenizer import Tokenizer
 
 __all__ = [
     "HFTokenizer",

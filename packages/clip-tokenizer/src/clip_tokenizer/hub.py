@@ -9,7 +9,7 @@ from pathlib import Path
 from clip_tokenizer.errors import TokenizerError
 
 SCHEME = "hf-hub:"
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 CONFIG_FILES = (
     "tokenizer_config.json",

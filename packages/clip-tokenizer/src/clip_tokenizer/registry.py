@@ -13,13 +13,15 @@ from typing import Any
 from clip_tokenizer import hub
 from clip_tokenizer.cleaning import CleanMode, check_clean_mode
 from clip_tokenizer.errors import TokenizerError
-from clip_tokenizer.hugging_face import HFTokenizer
+from clip_tokenizer.hugging_face import WORDPIECE_FILE, HFTokenizer
 from clip_tokenizer.tokenizer import CONTEXT_LENGTH, Tokenizer
 from clip_tokenizer.vocabulary import NUM_OPENAI_MERGES
-from clip_tokenizer.vocabulary_files import holds_bpe
+from clip_tokenizer.vocabulary_files import MERGES_FILE, TOKENIZER_FILE, holds_bpe
 
+TOKENIZER_FILES = (TOKENIZER_FILE, MERGES_FILE, WORDPIECE_FILE)
 OPENAI_VOCAB_SIZE = 512 + NUM_OPENAI_MERGES + 2
-OPEN_CLIP_CONFIG = "open_clip_config.json"
+MODEL_CONFIGS = ("open_clip_config.json", "clip_config.json")
+"""Where open_clip and clip-models keep a model's config, beside its weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,10 +147,15 @@ def get_tokenizer(
 
 def _from_directory(directory: Path, options: dict[str, Any]) -> Tokenizer | HFTokenizer:
     """The tokenizer whose files, or whose model's config, lie in a directory."""
-    config_file = directory / OPEN_CLIP_CONFIG
-    if config_file.is_file():
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-        return _from_config(_text_config(config), directory, options)
+    for name in MODEL_CONFIGS:
+        if (directory / name).is_file():
+            config = json.loads((directory / name).read_text(encoding="utf-8"))
+            return _from_config(_text_config(config), directory, options)
+    return _from_files(directory, options)
+
+
+def _from_files(directory: Path, options: dict[str, Any]) -> Tokenizer | HFTokenizer:
+    """The tokenizer whose files lie in a directory."""
     if holds_bpe(directory):
         return Tokenizer.from_pretrained(directory, **options)
     return HFTokenizer.from_directory(directory, **options)
@@ -185,8 +192,8 @@ def _from_config(
         folder = directory if directory is not None else hub.download(repository)
         strip_sep = bool(chosen.get("strip_sep_token", False))
         return HFTokenizer.from_directory(folder, **{**wanted, "strip_sep": strip_sep, **options})
-    if directory is not None and holds_bpe(directory):
-        return Tokenizer.from_pretrained(directory, **{**wanted, **options})
+    if directory is not None and any((directory / name).is_file() for name in TOKENIZER_FILES):
+        return _from_files(directory, {**wanted, **options})
     size = text.get("vocab_size", OPENAI_VOCAB_SIZE)
     if size != OPENAI_VOCAB_SIZE:
         raise TokenizerError(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clip_tokenizer import hub
-from clip_tokenizer.alphabet import BYTE_ORDER, END_OF_WORD, SYMBOL_OF_BYTE, symbol_bytes
+from clip_tokenizer.alphabet import BASE_SYMBOLS, END_OF_WORD, symbol_bytes
 from clip_tokenizer.batch import (
     TruncateMode,
     as_batch,
@@ -24,46 +22,21 @@ from clip_tokenizer.batch import (
     checked,
     to_tensor,
 )
-from clip_tokenizer.bpe import MergeTable
-from clip_tokenizer.chunk_cache import ChunkCache
-from clip_tokenizer.cleaning import (
-    SEPARATOR,
-    CleanMode,
-    check_clean_mode,
-    clean_batch,
-    clean_text,
-)
+from clip_tokenizer.cleaning import CleanMode, check_clean_mode
 from clip_tokenizer.errors import TokenizerError
 from clip_tokenizer.hugging_face_files import tokenizer_config, tokenizer_json
 from clip_tokenizer.reduction import Generator, Reduction, find_reduction
+from clip_tokenizer.text_encoder import BLOCK, Offsets, TextEncoder
 from clip_tokenizer.token_rows import TokenRows
 from clip_tokenizer.training import MAX_WORDS, count_words, learn_merges
 from clip_tokenizer.vocabulary import Vocabulary, merges_path
 from clip_tokenizer.vocabulary_files import read_directory, read_merges_file, write_directory
-from clip_tokenizer.words import compile_pattern
 
 if TYPE_CHECKING:
     import torch
 
 CONTEXT_LENGTH = 77
 CACHE_SIZE = 131_072
-BLOCK = 4096
-
-
-@dataclass(frozen=True, kw_only=True)
-class Offsets:
-    """Where each id of a text comes from.
-
-    Attributes:
-        text: The cleaned text; positions count its characters.
-        ids: The ids of the text, without start and end.
-        spans: (first, behind the last) character of each id. Ids that share the bytes of one
-            character share that character.
-    """
-
-    text: str
-    ids: list[int]
-    spans: list[tuple[int, int]]
 
 
 class Tokenizer:
@@ -112,26 +85,12 @@ class Tokenizer:
 
     def _prepare(self) -> None:
         """Build the look-up tables from the vocabulary and the options."""
-        vocabulary = self.vocabulary
-        inside = [vocabulary.ids[SYMBOL_OF_BYTE[byte]] for byte in range(256)]
-        closing = [vocabulary.ids[SYMBOL_OF_BYTE[byte] + END_OF_WORD] for byte in range(256)]
-        self._inside, self._closing = inside, closing
-        self._merges = MergeTable(vocabulary.merges, vocabulary.products(), vocabulary.size)
-        self._typecode = "I" if vocabulary.size > 0xFFFF else "H"
-        self._dtype: np.dtype[np.unsignedinteger] = np.dtype(self._typecode)
-        self._row_end = int(np.iinfo(self._dtype).max)
-        special = vocabulary.special_tokens if self.allow_special else ()
-        self._pattern = compile_pattern(special)
-        self._special_ids = {
-            token if self.clean == "whitespace" else token.lower(): vocabulary.ids[token]
-            for token in special
-        }
-        if len(self._special_ids) < len(special):
-            raise TokenizerError(
-                f"special tokens {', '.join(special)} are not distinct in lower case; use "
-                "clean='whitespace'"
-            )
-        self._cache = ChunkCache(self._encode_chunk, self.cache_size)
+        self._encoder = TextEncoder(
+            self.vocabulary,
+            clean=self.clean,
+            allow_special=self.allow_special,
+            cache_size=self.cache_size,
+        )
 
     @classmethod
     def openai(
@@ -193,7 +152,7 @@ class Tokenizer:
             TokenizerError: If `vocab_size` does not hold the bytes and the special tokens.
         """
         num_special = 2 + len(extra_special_tokens)
-        smallest = 2 * len(BYTE_ORDER) + num_special
+        smallest = len(BASE_SYMBOLS) + num_special
         if vocab_size < smallest:
             raise TokenizerError(
                 f"vocab_size must be at least {smallest} (bytes and special tokens), "
@@ -282,9 +241,8 @@ class Tokenizer:
         return [self.vocabulary.ids[token] for token in self.vocabulary.special_tokens]
 
     def __repr__(self) -> str:
-        kind = (
-            "bytes only" if not self.vocabulary.merges else f"{len(self.vocabulary.merges)} merges"
-        )
+        num_merges = len(self.vocabulary.merges)
+        kind = f"{num_merges} merges" if num_merges else "bytes only"
         return (
             f"Tokenizer({kind}, vocab_size={self.vocab_size}, "
             f"context_length={self.context_length}, clean={self.clean!r})"
@@ -362,19 +320,12 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of one text, without start, end and padding."""
-        ids: list[int] = self._encode_block(as_batch([text])).ids.tolist()
+        ids: list[int] = self._encoder.encode(as_batch([text])).ids.tolist()
         return ids
 
     def encode_rows(self, texts: str | Sequence[str]) -> TokenRows:
         """The ids of a batch without start, end and padding, as one array with lengths."""
-        batch = as_batch(texts)
-        if 0 < len(batch) <= BLOCK:
-            return self._encode_block(batch)
-        blocks = [self._encode_block(batch[at : at + BLOCK]) for at in range(0, len(batch), BLOCK)]
-        return TokenRows(
-            ids=np.concatenate([np.empty(0, self._dtype), *(block.ids for block in blocks)]),
-            lengths=np.concatenate([np.empty(0, np.int64), *(block.lengths for block in blocks)]),
-        )
+        return self._encoder.encode(as_batch(texts))
 
     def count(self, text: str) -> int:
         """How many ids a text has, without start and end."""
@@ -414,51 +365,4 @@ class Tokenizer:
 
     def offsets(self, text: str) -> Offsets:
         """The ids of a text with the characters of the cleaned text that each stands for."""
-        cleaned = clean_text(as_batch([text])[0], self.clean)
-        ids: list[int] = []
-        spans: list[tuple[int, int]] = []
-        for match in self._pattern.finditer(cleaned):
-            word = match.group()
-            # (bytes + 1,) the character each byte belongs to
-            owner = [at for at, letter in enumerate(word) for _ in letter.encode("utf-8")]
-            done = 0
-            for index in self._encode_word(word):
-                size = len(owner) - done
-                if index not in self._special_ids.values():
-                    symbol = self.vocabulary.symbols[index].removesuffix(END_OF_WORD)
-                    size = min(size, len(symbol))
-                first, last = owner[done], owner[done + size - 1]
-                spans.append((match.start() + first, match.start() + last + 1))
-                ids.append(index)
-                done += size
-        return Offsets(text=cleaned, ids=ids, spans=spans)
-
-    def _encode_block(self, texts: Sequence[str]) -> TokenRows:
-        """The ids of up to `BLOCK` texts: one split, one look-up per chunk, one join."""
-        if not texts:
-            return TokenRows(ids=np.empty(0, self._dtype), lengths=np.empty(0, np.int64))
-        chunks = clean_batch(texts, self.clean).split()
-        chunks.append(SEPARATOR)
-        packed = b"".join(map(self._cache.__getitem__, chunks))
-        flat = np.frombuffer(packed, dtype=self._dtype)
-        is_end = flat == self._row_end
-        ends = np.flatnonzero(is_end)  # (N,) one behind the last id of each text
-        return TokenRows(ids=flat[~is_end], lengths=np.diff(ends, prepend=-1) - 1)
-
-    def _encode_chunk(self, chunk: str) -> bytes:
-        """The packed ids of a chunk that the cache does not hold."""
-        if chunk == SEPARATOR:
-            return array(self._typecode, [self._row_end]).tobytes()
-        words = self._pattern.findall(chunk)
-        if words == [chunk]:
-            return array(self._typecode, self._encode_word(chunk)).tobytes()
-        return b"".join(map(self._cache.__getitem__, words))
-
-    def _encode_word(self, word: str) -> list[int]:
-        """The ids of one word of the pattern."""
-        special = self._special_ids.get(word)
-        if special is not None:
-            return [special]
-        data = word.encode("utf-8")
-        inside = self._inside
-        return self._merges.merge([*(inside[byte] for byte in data[:-1]), self._closing[data[-1]]])
+        return self._encoder.offsets(as_batch([text])[0])

@@ -46,6 +46,7 @@ class Vocabulary:
     extra: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "merges", tuple(self.merges))
         missing = [symbol for symbol in BASE_SYMBOLS if symbol not in self.ids]
         if missing:
             raise TokenizerError(
@@ -98,7 +99,7 @@ class Vocabulary:
 
     @classmethod
     def _with_special_tokens(
-        cls, ids: dict[str, int], pairs: list[tuple[int, int]], tokens: tuple[str, ...]
+        cls, ids: dict[str, int], pairs: Sequence[tuple[int, int]], tokens: tuple[str, ...]
     ) -> Vocabulary:
         """The vocabulary with `tokens` (start, end, extra) behind the last id."""
         for token in tokens:
@@ -131,7 +132,7 @@ class Vocabulary:
         """Start, end and extra special tokens."""
         return (self.sot, self.eot, *self.extra)
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         """One more than the largest id: the rows an embedding table needs."""
         return max(self.ids.values()) + 1
@@ -171,7 +172,7 @@ def merges_path(path: str | os.PathLike[str] | None) -> Path | None:
 
 
 @functools.cache
-def _read_packed_merges() -> list[tuple[int, int]]:
+def _read_packed_merges() -> tuple[tuple[int, int], ...]:
     """The id pairs of OpenAI's merges; see `scripts/pack_merges.py` for the layout."""
     packed = (files("clip_tokenizer") / "data" / "openai_merges.bin").read_bytes()
     try:
@@ -185,4 +186,4 @@ def _read_packed_merges() -> list[tuple[int, int]]:
             f"clip-tokenizer, or name a merges file in {MERGES_VARIABLE}"
         )
     columns = np.frombuffer(table, dtype="<u2").reshape(2, NUM_OPENAI_MERGES)
-    return list(zip(columns[0].tolist(), columns[1].tolist(), strict=True))
+    return tuple(zip(columns[0].tolist(), columns[1].tolist(), strict=True))

@@ -1,0 +1,139 @@
+"""From texts to rows of ids: clean, split into chunks, look each up, join.  N texts, L ids."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from clip_tokenizer.alphabet import END_OF_WORD, SYMBOL_OF_BYTE
+from clip_tokenizer.bpe import MergeTable
+from clip_tokenizer.chunk_cache import ChunkCache
+from clip_tokenizer.cleaning import SEPARATOR, CleanMode, clean_batch, clean_text
+from clip_tokenizer.errors import TokenizerError
+from clip_tokenizer.token_rows import TokenRows
+from clip_tokenizer.vocabulary import Vocabulary
+from clip_tokenizer.words import compile_pattern
+
+BLOCK = 4096
+"""Texts that are joined and split at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offsets:
+    """Where each id of a text comes from.
+
+    Attributes:
+        text: The cleaned text; positions count its characters.
+        ids: The ids of the text, without start and end.
+        spans: (first, behind the last) character of each id. Ids that share the bytes of one
+            character share that character.
+    """
+
+    text: str
+    ids: list[int]
+    spans: list[tuple[int, int]]
+
+
+class TextEncoder:
+    """The look-up tables of a vocabulary and the cache of chunks.
+
+    Args:
+        vocabulary: Symbols, merges and special tokens.
+        clean: Cleaning mode.
+        allow_special: Whether special tokens are found in texts.
+        cache_size: Chunks in each of the cache's two generations.
+
+    Raises:
+        TokenizerError: If two special tokens are the same after cleaning.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, *, clean: CleanMode, allow_special: bool, cache_size: int
+    ) -> None:
+        self._vocabulary = vocabulary
+        self._clean = clean
+        ids = vocabulary.ids
+        self._inside = [ids[SYMBOL_OF_BYTE[byte]] for byte in range(256)]
+        self._closing = [ids[SYMBOL_OF_BYTE[byte] + END_OF_WORD] for byte in range(256)]
+        self._merges = MergeTable(vocabulary.merges, vocabulary.products(), vocabulary.size)
+        # ids travel as machine integers; the largest one marks the end of a text
+        self._typecode = "I" if vocabulary.size > 0xFFFF else "H"
+        self._dtype: np.dtype[np.unsignedinteger] = np.dtype(self._typecode)
+        self._row_end = int(np.iinfo(self._dtype).max)
+        special = vocabulary.special_tokens if allow_special else ()
+        self._pattern = compile_pattern(special)
+        self._special_ids = {
+            token if clean == "whitespace" else token.lower(): ids[token] for token in special
+        }
+        if len(self._special_ids) < len(special):
+            raise TokenizerError(
+                f"special tokens {', '.join(special)} are not distinct in lower case; use "
+                "clean='whitespace'"
+            )
+        self._cache = ChunkCache(self._encode_chunk, cache_size)
+
+    def encode(self, texts: Sequence[str]) -> TokenRows:
+        """The ids of N texts: per block one split, one look-up per chunk, one join."""
+        if 0 < len(texts) <= BLOCK:
+            return self._encode_block(texts)
+        blocks = [self._encode_block(texts[at : at + BLOCK]) for at in range(0, len(texts), BLOCK)]
+        return TokenRows(
+            ids=np.concatenate([np.empty(0, self._dtype), *(block.ids for block in blocks)]),
+            lengths=np.concatenate([np.empty(0, np.int64), *(block.lengths for block in blocks)]),
+        )
+
+    def _encode_block(self, texts: Sequence[str]) -> TokenRows:
+        chunks = clean_batch(texts, self._clean).split()
+        chunks.append(SEPARATOR)
+        packed = b"".join(map(self._cache.__getitem__, chunks))
+        flat: npt.NDArray[np.unsignedinteger] = np.frombuffer(packed, dtype=self._dtype)  # (L + N,)
+        is_end = flat == self._row_end
+        ends = np.flatnonzero(is_end)  # (N,) one behind the last id of each text
+        return TokenRows(ids=flat[~is_end], lengths=np.diff(ends, prepend=-1) - 1)
+
+    def _encode_chunk(self, chunk: str) -> bytes:
+        """The packed ids of a chunk that the cache does not hold."""
+        if chunk == SEPARATOR:
+            return array(self._typecode, [self._row_end]).tobytes()
+        words = self._pattern.findall(chunk)
+        if words == [chunk]:
+            return array(self._typecode, self._encode_word(chunk)).tobytes()
+        return b"".join(map(self._cache.__getitem__, words))
+
+    def _encode_word(self, word: str) -> list[int]:
+        """The ids of one word of the pattern."""
+        special = self._special_ids.get(word)
+        if special is not None:
+            return [special]
+        data = word.encode("utf-8")
+        inside = self._inside
+        return self._merges.merge([*(inside[byte] for byte in data[:-1]), self._closing[data[-1]]])
+
+    def offsets(self, text: str) -> Offsets:
+        """The ids of a text with the characters of the cleaned text that each stands for."""
+        cleaned = clean_text(text, self._clean)
+        found = [
+            (index, (match.start() + first, match.start() + end))
+            for match in self._pattern.finditer(cleaned)
+            for index, first, end in self._locate(match.group())
+        ]
+        return Offsets(
+            text=cleaned, ids=[index for index, _ in found], spans=[span for _, span in found]
+        )
+
+    def _locate(self, word: str) -> Iterator[tuple[int, int, int]]:
+        """Each id of a word with the first and one behind the last of its characters."""
+        if word in self._special_ids:
+            yield self._special_ids[word], 0, len(word)
+            return
+        # (bytes,) the character that each byte of the word belongs to
+        owner = [at for at, letter in enumerate(word) for _ in letter.encode("utf-8")]
+        done = 0
+        for index in self._encode_word(word):
+            size = len(self._vocabulary.symbols[index].removesuffix(END_OF_WORD))
+            yield index, owner[done], owner[done + size - 1] + 1
+            done += size
