@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 from osf_supernet import Supernet, VerificationError, count_parameters, ratios, sizes
+from osf_supernet.expressions import FIXED, Atom, Compound
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -295,6 +296,40 @@ def test_breaking_one_coupling_makes_verify_fail(net, tensor, axis):
     plan.surgery.keep[tensor] = tuple(kept)
     with pytest.raises(VerificationError, match="differs from the oracle"):
         net.verify(config)
+
+
+def qkv_read_as_heads_first(axis):
+    three, heads, size = axis.parts
+    return Compound("product", (heads, three, size))
+
+
+def not_coupled(axis):
+    return Atom(FIXED, axis.size)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "dim", "broken"),
+    [
+        ("blocks.0.attention.qkv.weight", 0, qkv_read_as_heads_first),
+        ("blocks.0.attention.qkv.bias", 0, qkv_read_as_heads_first),
+        ("blocks.1.down.weight", 1, not_coupled),
+        ("blocks.1.up.bias", 0, not_coupled),
+        ("norm.bias", 0, not_coupled),
+    ],
+)
+def test_breaking_one_coupling_of_the_graph_makes_verify_fail(net, tensor, dim, broken):
+    before = net.graph.tensors[tensor]
+    config = net.largest | {"blocks.0.attention.heads": 2, "blocks.1.mlp": 10, "embed": 17}
+    net.verify(config)
+    net._plans.clear()
+    axes = list(before)
+    axes[dim] = broken(axes[dim])
+    net.graph.tensors[tensor] = tuple(axes)
+    try:
+        with pytest.raises(VerificationError, match=r"differs from the oracle|does not run"):
+            net.verify(config)
+    finally:
+        net.graph.tensors[tensor] = before
 
 
 def test_dropping_another_block_than_the_oracle_makes_verify_fail(net):

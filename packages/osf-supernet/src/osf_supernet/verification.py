@@ -186,10 +186,17 @@ def verify(
         expected = oracle_outputs(module, check, plan)
         leaves = pytree.tree_flatten(split_inputs(check.inputs))[0]
         shapes.append(tuple(tuple(x.shape) for x in leaves if isinstance(x, Tensor)))
-        for what, got in (
-            ("running in the supernet", run_active(module, plan, check.inputs)),
-            ("extracted", run(extracted, check.inputs)),
-        ):
+        for what in ("running in the supernet", "extracted"):
+            try:
+                got = (
+                    run(extracted, check.inputs)
+                    if what == "extracted"
+                    else run_active(module, plan, check.inputs)
+                )
+            except Exception as failure:  # a model's own code may raise anything
+                raise VerificationError(
+                    f"the subnet {what} does not run: {failure}; config {config}"
+                ) from failure
             error = difference(got, expected)
             worst = max(worst, error)
             if not error <= tolerance:

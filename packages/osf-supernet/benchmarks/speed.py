@@ -1,0 +1,53 @@
+"""Times of the promises in docs/benchmarks.md, on torchvision's ViT-B/16 (random weights, CPU).
+
+python packages/osf-supernet/benchmarks/speed.py
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from osf_supernet import Supernet, build_graph
+from torchvision.models import vit_b_16
+
+
+def median(function: object, repeats: int = 5) -> float:
+    """The median wall-clock seconds of a call."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()  # type: ignore[operator]
+        times.append(time.perf_counter() - start)
+    return sorted(times)[repeats // 2]
+
+
+def main() -> None:
+    """Print one line per promise."""
+    torch.manual_seed(0)
+    model, x = vit_b_16().eval(), torch.randn(1, 3, 224, 224)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(f"graph of ViT-B/16: {median(lambda: build_graph(model, x), 1):.1f} s")
+    start = time.perf_counter()
+    net = Supernet(model, x)
+    print(f"supernet of ViT-B/16, every kind of group probed: {time.perf_counter() - start:.1f} s")
+    start = time.perf_counter()
+    generator = torch.Generator().manual_seed(0)
+    table = {
+        name: torch.tensor(values)[torch.randint(len(values), (10_000,), generator=generator)]
+        for name, values in net.choices.items()
+    }
+    net.parameters_of(table)
+    net.flops_of(table)
+    print(f"10,000 candidates scored: {time.perf_counter() - start:.2f} s")
+    config = net.largest | {name: v[1] for name, v in net.choices.items() if name.endswith("mlp")}
+    small = net.extract(config)
+    with torch.no_grad():
+        plain = median(lambda: small(x))
+        with net.active(config):
+            shared = median(lambda: model(x))
+    print(f"forward extracted {plain:.3f} s, in the supernet {shared:.3f} s: {shared / plain:.3f}×")
+
+
+if __name__ == "__main__":
+    main()

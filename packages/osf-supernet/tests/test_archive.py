@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from osf_supernet import Supernet, load, ratios, save, sizes
+from torch import nn
+from torch.nn import functional as F
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(6), nn.Linear(6, 8), nn.Linear(8, 6)
+
+    def forward(self, x):
+        return x + self.down(F.gelu(self.up(self.norm(x))))
+
+
+class Tagger(nn.Module):
+    """Tied embeddings, a buffer that no state dict has, and blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(11, 6), nn.Linear(6, 11, bias=False)
+        self.head.weight = self.table.weight
+        self.register_buffer("shift", torch.randn(6), persistent=False)
+        self.blocks = nn.ModuleList(Block() for _ in range(3))
+
+    def forward(self, ids):
+        x = self.table(ids) + self.shift
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+IDS = torch.arange(8).view(2, 4)
+
+
+@pytest.fixture(scope="module")
+def small():
+    torch.manual_seed(0)
+    model = Tagger().double()
+    space = {"mlp": ratios(0.5, 1), "embed": sizes(4, 6), "depth": sizes(2, 3)}
+    return Supernet(model, IDS, space).extract({"blocks.1.mlp": 4, "embed": 4, "blocks.depth": 2})
+
+
+def test_round_trip_without_the_supernet(small, tmp_path):
+    save(small, tmp_path)
+    again = load(tmp_path, Tagger().double())
+    assert type(again) is Tagger
+    torch.testing.assert_close(again(IDS), small(IDS), rtol=0, atol=0)
+    assert again.head.weight is again.table.weight
+    assert [block.up.out_features for block in again.blocks] == [8, 4]
+    assert again.osf_record == json.loads(json.dumps(small.osf_record))
+
+
+def test_a_model_on_the_meta_device_will_do(small, tmp_path):
+    save(small, tmp_path)
+    with torch.device("meta"):
+        full = Tagger().double()
+    again = load(tmp_path, full)
+    torch.testing.assert_close(again(IDS), small(IDS), rtol=0, atol=0)
+
+
+def test_a_saved_subnet_can_be_loaded_and_saved_again(small, tmp_path):
+    save(small, tmp_path / "one")
+    again = load(tmp_path / "one", Tagger().double())
+    save(again, tmp_path / "two")
+    for name in ("osf.json", "model.safetensors"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_what_does_not_fit_is_refused(small, tmp_path):
+    save(small, tmp_path)
+    with pytest.raises(ValueError, match="of class Tagger, got Linear"):
+        load(tmp_path, nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="osf_record is missing"):
+        save(nn.Linear(2, 2), tmp_path)
+    record = json.loads((tmp_path / "osf.json").read_text())
+    for change, message in (
+        ({"format": 2}, "format 1, got 2"),
+        ({"items": {}}, "differ in tensors"),
+        ({"attributes": {"blocks.0.up.out_features": "os"}}, "must be integers"),
+    ):
+        (tmp_path / "osf.json").write_text(json.dumps(record | change))
+        with pytest.raises(ValueError, match=message):
+            load(tmp_path, Tagger().double())
+
+
+def test_an_extracted_module_can_be_exported_and_compiled(small):
+    expected = small(IDS)
+    exported = torch.export.export(small, (IDS,)).module()
+    torch.testing.assert_close(exported(IDS), expected)
+    compiled = torch.compile(small, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(IDS), expected)
