@@ -112,7 +112,9 @@ def test_splits_are_not_taken_for_classes(tmp_path: Path, encode: Callable[..., 
         (tmp_path / split / "cat" / "1.png").write_bytes(encode((1, 2, 3)))
     with pytest.raises(DataError, match="holds splits"):
         ImageFolder(tmp_path)
-    assert open_source(f"imagefolder:{tmp_path}", split="val").classnames == ("cat",)
+    source = open_source(f"imagefolder:{tmp_path}", split="val")
+    assert (source.classnames, source.name) == (("cat",), f"{tmp_path.name}/val")
+    assert open_source(tmp_path / "val").name == f"{tmp_path.name}/val"
 
 
 def test_a_vanished_file_is_a_bad_sample_and_pickling_works(colour_folder: Path) -> None:

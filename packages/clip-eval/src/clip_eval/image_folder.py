@@ -43,7 +43,7 @@ class ImageFolder:
     ) -> None:
         root = _existing(Path(directory))
         self.directory = _existing(root / split) if split else root
-        self.name = "/".join(part for part in (root.resolve().name, split) if part)
+        self.name = _name(root.resolve(), split)
         folders = _class_folders(self.directory)
         classes = _class_list(self.directory, root, folders, classnames)
         self.classnames: tuple[str, ...] | None = classes.names
@@ -93,6 +93,12 @@ class ImageFolder:
 def holds_images(directory: Path) -> bool:
     """Whether some folder of the directory holds an image (stops at the first one)."""
     return any(_files_below(folder, first=True)[0] for folder in _visible_folders(directory))
+
+
+def _name(root: Path, split: str | None) -> str:
+    """The directory's name, with the one above it where the name is only that of a split."""
+    above = [root.parent.name] if root.name in SPLIT_NAMES else []
+    return "/".join(part for part in (*above, root.name, split) if part)
 
 
 def _existing(directory: Path) -> Path:

@@ -17,6 +17,7 @@ CURVES_FILE = "curves.png"
 MANY_CLASSES = 60
 SHOWN_CLASSES = 30
 SHOWN_SKIPPED = 50
+LONG_NAME = 28
 
 
 def render_report(
@@ -137,11 +138,12 @@ def _samples(result: Result, pictures: Sequence[Picture], seed: int) -> str:
     right = [p for p in pictures if p.prediction.correct]
     n_right = sum(p.correct for p in result.predictions or ())
     parts = ["<h2>Images and their best captions</h2>"]
+    wide = " wide" if max(map(len, result.classnames)) > LONG_NAME else ""
     for name, group, total in (("Wrong", wrong, result.n - n_right), ("Right", right, n_right)):
         if group:
             parts.append(f"<h3>{name}: {len(group)} of {total:,}, drawn with seed {seed}</h3>")
             cards = "".join(_sample(result, picture) for picture in group)
-            parts.append(f'<div class="samples">{cards}</div>')
+            parts.append(f'<div class="samples{wide}">{cards}</div>')
     return "\n".join(parts)
 
 

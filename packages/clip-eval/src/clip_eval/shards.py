@@ -1,6 +1,6 @@
 """WebDataset shards with random access: tars in which a sample is a run of files of one stem.
 
-The index holds, for each sample, where its run of members begins and how long it is: 12 bytes.
+The index holds, for each sample, where its run of members begins and how long it is: 16 bytes.
 Reading a sample is one read of that stretch; nothing but headers is read before.
 """
 
