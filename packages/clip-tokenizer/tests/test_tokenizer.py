@@ -173,12 +173,24 @@ def test_decoding(openai):
 
 
 def test_offsets_point_into_the_cleaned_text(openai):
-    found = openai.offsets("A  photograph&nbsp;of naïve 😀 it's")
-    assert found.text == "a photograph of naïve 😀 it's"
+    found = openai.offsets("A  photograph&nbsp;of Unpronounceables, it's 42")
+    assert found.text == "a photograph of unpronounceables, it's 42"
     assert found.ids == openai.encode(found.text)
-    for index, (first, last) in zip(found.ids, found.spans, strict=True):
-        piece = openai.decode([index])
-        assert "\ufffd" in piece or found.text[first:last] == piece
+    pieces = [found.text[first:end] for first, end in found.spans]
+    assert pieces == [openai.decode([index]) for index in found.ids]
+    assert "".join(pieces) == found.text.replace(" ", "")
+
+
+def test_ids_that_share_a_character_share_its_offset():
+    found = Tokenizer.from_bytes().offsets("é😀 a")
+    assert found.spans == [(0, 1)] * 2 + [(1, 2)] * 4 + [(3, 4)]
+
+
+def test_offsets_of_special_tokens():
+    tokenizer = Tokenizer.openai(allow_special=True)
+    found = tokenizer.offsets("a <end_of_text>b")
+    assert found.ids == [320, 49407, 321]
+    assert found.spans == [(0, 1), (2, 15), (15, 16)]
 
 
 def test_pickling_keeps_options_and_ids(openai):

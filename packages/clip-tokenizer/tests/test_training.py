@@ -118,6 +118,8 @@ def test_min_count_and_the_limit_stop_training():
 def test_what_is_no_text_is_named_by_position():
     with pytest.raises(TokenizerError, match=r"texts\[1\] must be a str, got None"):
         Tokenizer.train(["a", None], 600)
+    with pytest.raises(TokenizerError, match="got one str; put it in a list"):
+        Tokenizer.train("a caption", 600)
     with pytest.raises(TokenizerError, match="clean must be one of"):
         Tokenizer.train(["a"], 600, clean="upper")
 

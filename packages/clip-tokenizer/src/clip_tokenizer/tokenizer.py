@@ -149,8 +149,14 @@ class Tokenizer:
             options: As for `Tokenizer`.
 
         Raises:
-            TokenizerError: If `vocab_size` does not hold the bytes and the special tokens.
+            TokenizerError: If `vocab_size` does not hold the bytes and the special tokens, or an
+                element is not a str.
         """
+        if isinstance(texts, (str, bytes)):
+            raise TokenizerError(
+                f"texts must be an iterable of str, got one {type(texts).__name__}; put it in a "
+                "list"
+            )
         num_special = 2 + len(extra_special_tokens)
         smallest = len(BASE_SYMBOLS) + num_special
         if vocab_size < smallest:
