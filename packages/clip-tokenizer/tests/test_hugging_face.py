@@ -152,6 +152,14 @@ def test_the_contract_is_the_tokenizers(bert_directory):
         tokenizer.encode_batch(["a", None])
 
 
+def test_without_a_config_the_pad_id_can_be_given(siglip_directory, tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes((siglip_directory / "tokenizer.json").read_bytes())
+    with pytest.raises(TokenizerError, match=r"no token '\[PAD\]'; pass pad_token_id"):
+        HFTokenizer.from_directory(tmp_path, context_length=8)
+    padded = HFTokenizer.from_directory(tmp_path, context_length=8, pad_token_id=2)
+    assert padded.encode_batch(["cat"])[0, -1] == 2
+
+
 def test_mistakes_are_explained(bert_directory, siglip_directory, tmp_path):
     with pytest.raises(TokenizerError, match="names no context length"):
         HFTokenizer.from_directory(bert_directory)

@@ -116,7 +116,9 @@ def test_what_is_not_known_is_refused(tmp_path):
             get_tokenizer(name)
     with pytest.raises(TokenizerError, match="no tokenizer is known for a vocabulary of 600 ids"):
         get_tokenizer({"text_cfg": {"vocab_size": 600}})
-    with pytest.raises(TokenizerError, match="got the keys vision_cfg"):
+    with pytest.raises(TokenizerError, match="got dict with the keys vision_cfg"):
         get_tokenizer({"vision_cfg": {}})
+    with pytest.raises(TokenizerError, match=r"got int with the keys \(none\)"):
+        get_tokenizer(7)
     with pytest.raises(TokenizerError, match="must hold tokenizer"):
         get_tokenizer(tmp_path)

@@ -95,7 +95,7 @@ class HFTokenizer:
         own = dict(config.get("clip_tokenizer", {}))
         if strip_sep:
             own["blank_token_id"] = _token_id(backend, config.get("sep_token", "[SEP]"))
-        if "pad_token_id" not in own:
+        if "pad_token_id" not in {**own, **options}:
             own["pad_token_id"] = _token_id(backend, config.get("pad_token", "[PAD]"))
         if context_length is not None:
             own["context_length"] = context_length

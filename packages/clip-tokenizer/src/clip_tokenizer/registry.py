@@ -46,20 +46,13 @@ def _siglip(repository: str, context_length: int = 64) -> TokenizerSpec:
     return TokenizerSpec(context_length=context_length, repository=repository, clean="canonicalize")
 
 
-BPE = TokenizerSpec()
+_CLIPA = TokenizerSpec(
+    context_length=32, repository="bert-base-uncased", clean="whitespace", strip_sep=True
+)
+_BPE = TokenizerSpec()
 FAMILIES: tuple[tuple[str, TokenizerSpec | None], ...] = (
-    (
-        "*-CLIPA",
-        TokenizerSpec(
-            context_length=32, repository="bert-base-uncased", clean="whitespace", strip_sep=True
-        ),
-    ),
-    (
-        "*-CLIPA-*",
-        TokenizerSpec(
-            context_length=32, repository="bert-base-uncased", clean="whitespace", strip_sep=True
-        ),
-    ),
+    ("*-CLIPA", _CLIPA),
+    ("*-CLIPA-*", _CLIPA),
     ("nllb-*", None),
     ("*-SigLIP2", _siglip("timm/{name}")),
     ("*-SigLIP2-*", _siglip("timm/{name}")),
@@ -71,14 +64,14 @@ FAMILIES: tuple[tuple[str, TokenizerSpec | None], ...] = (
     ("coca_ViT-*", TokenizerSpec(context_length=76)),
     ("PE-Core-bigG-14-448", TokenizerSpec(context_length=72)),
     ("PE-Core-*", TokenizerSpec(context_length=32)),
-    ("RN[0-9]*", BPE),
-    ("ViT-*", BPE),
-    ("ViTamin-*", BPE),
-    ("EVA0[12]-*", BPE),
-    ("MobileCLIP*", BPE),
-    ("convnext_*", BPE),
-    ("swin_*", BPE),
-    ("vit_*", BPE),
+    ("RN[0-9]*", _BPE),
+    ("ViT-*", _BPE),
+    ("ViTamin-*", _BPE),
+    ("EVA0[12]-*", _BPE),
+    ("MobileCLIP*", _BPE),
+    ("convnext_*", _BPE),
+    ("swin_*", _BPE),
+    ("vit_*", _BPE),
 )
 """First match wins; None is a family whose tokenizer this package does not know."""
 
@@ -170,11 +163,11 @@ def _text_config(config: object) -> dict[str, Any]:
             config = config.get("text_cfg", config.get("text", config))
     else:
         config = getattr(config, "text", config)
-    found = dict(config) if isinstance(config, Mapping) else dict(vars(config))
+    found = dict(config if isinstance(config, Mapping) else getattr(config, "__dict__", {}))
     if "context_length" not in found and "vocab_size" not in found:
         raise TokenizerError(
-            "a config must have a text part with context_length or vocab_size, got the keys "
-            + ", ".join(map(str, found))
+            "a config must have a text part with context_length or vocab_size, got "
+            f"{type(config).__name__} with the keys {', '.join(map(str, found)) or '(none)'}"
         )
     return found
 
