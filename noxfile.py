@@ -6,6 +6,8 @@ Packages are found by glob under `packages/`; adding one needs no change here.
 from __future__ import annotations
 
 import re
+import shutil
+import sys
 import tomllib
 from pathlib import Path
 
@@ -23,11 +25,6 @@ TORCH = ("torch", "torchvision")  # together and unpinned, so that the resolver 
 def metadata(package: Path) -> dict:
     """The parsed pyproject.toml of one package."""
     return tomllib.loads((package / "pyproject.toml").read_text(encoding="utf-8"))
-
-
-def import_name(package: Path) -> str:
-    """`clip-train` is imported as `clip_train`."""
-    return package.name.replace("-", "_")
 
 
 def siblings(package: Path) -> list[Path]:
@@ -97,47 +94,34 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """A wheel of every package, into dist/."""
-    session.install("build")
-    build_wheels(session, ROOT / "dist")
+    """A wheel and a source archive of every package, into dist/."""
+    for package in PACKAGES:
+        session.run("uv", "build", "-q", "--out-dir", str(ROOT / "dist"), str(package))
 
 
 @nox.session
 def isolation(session: nox.Session) -> None:
     """Each wheel alone, with the wheels of its declared siblings: installs, imports, works."""
-    session.install("build")
-    wheels = build_wheels(session, Path(session.create_tmp()))
+    temporary = Path(session.create_tmp())
+    wheels = {package: build_wheel(session, package, temporary) for package in PACKAGES}
+    session.chdir(temporary)  # so that nothing of the checkout can be imported by accident
     for package in PACKAGES:
-        environment = Path(session.create_tmp()) / f"venv-{package.name}"
-        session.run("uv", "venv", "-q", "--clear", str(environment), external=True)
+        environment = temporary / f"venv-{package.name}"
         python = str(environment / "bin" / "python")
-        needs_torch = any("torch" in line for line in declared_requirements(package))
+        session.run("uv", "venv", "-q", "--clear", "--python", sys.executable, str(environment))
+        torch = TORCH if any("torch" in line for line in declared_requirements(package)) else ()
         local = [str(wheels[sibling]) for sibling in siblings(package)]
-        session.run(
-            *("uv", "pip", "install", "-q", "--python", python),
-            *(TORCH if needs_torch else ()),
-            *local,
-            external=True,
-        )
-        script = package / "tests" / "smoke.py"
-        # From another folder and with -I, so that only what is installed can be imported.
-        session.chdir(session.create_tmp())
-        session.run(python, "-I", str(script), external=True)
-        session.chdir(ROOT)
+        session.run("uv", "pip", "install", "-q", "--python", python, *torch, *local)
+        session.run(python, "-I", str(package / "tests" / "smoke.py"), external=True)
 
 
-def build_wheels(session: nox.Session, directory: Path) -> dict[Path, Path]:
-    """Build every package; the wheel of each."""
-    wheels = {}
-    for package in PACKAGES:
-        target = directory / "wheels" / package.name
-        session.run(
-            *("python", "-m", "build", "--wheel", "--installer", "uv"),
-            *("--outdir", str(target), str(package)),
-            silent=True,
-        )
-        wheels[package] = max(target.glob("*.whl"), key=lambda path: path.stat().st_mtime)
-    return wheels
+def build_wheel(session: nox.Session, package: Path, directory: Path) -> Path:
+    """Build the wheel of one package below `directory`; its path."""
+    target = directory / "wheels" / package.name
+    shutil.rmtree(target, ignore_errors=True)
+    session.run("uv", "build", "-q", "--wheel", "--out-dir", str(target), str(package))
+    (wheel,) = target.glob("*.whl")
+    return wheel
 
 
 def declared_requirements(package: Path) -> list[str]:

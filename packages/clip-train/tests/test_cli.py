@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tomllib
 from pathlib import Path
@@ -164,6 +165,43 @@ def test_missing_shard(capsys: pytest.CaptureFixture[str], shapes: Path, tmp_pat
     )
     assert code == 2
     assert_one_line(err, "shapes-000003.tar")
+
+
+@pytest.mark.filterwarnings("always:.*shapes-000001")
+def test_a_shard_cut_in_the_middle_is_used_as_far_as_it_goes(
+    capsys: pytest.CaptureFixture[str], shapes: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(shapes / "train", tmp_path / "train")
+    cut = tmp_path / "train" / "shapes-000001.tar"
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    code, _, err = run(
+        *(capsys, "run", "shapes-tiny", "--out", tmp_path / "run", "--data.val", ""),
+        *("--data.train", f"wds:{tmp_path}/train", *SHORT),
+    )
+    assert code == 0, err
+    (line,) = [line for line in err.splitlines() if "warning" in line]
+    assert line.startswith("clip-train: warning: ")
+    assert "shapes-000001.tar" in line
+    rows = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    (fault,) = [row for row in rows if row["kind"] == "fault"]
+    assert fault["step"] == 0
+    assert sum(fault["counts"].values()) == 1
+    assert "shapes-000001.tar" in fault["samples"][0]
+
+
+def test_class_names_from_a_file(
+    capsys: pytest.CaptureFixture[str], image_folder: Path, tmp_path: Path
+) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("cat\ttabby cat\ndog\tpoodle\n")
+    data = ("--data.train", image_folder, "--data.val", image_folder, "--data.classnames", names)
+    out = ("--out", tmp_path / "run")
+    assert run(capsys, "run", "cifar10-cpu", *data, *SHORT, *out)[0] == 0
+    assert "poodle" in (tmp_path / "run" / "vocab.json").read_text()
+    names.write_text("cat\nhorse\n")
+    code, _, err = run(capsys, "run", "cifar10-cpu", *data, *SHORT, "--out", tmp_path / "two")
+    assert code == 2
+    assert_one_line(err, "'dog'", "'horse'")
 
 
 def test_unwritable_output(

@@ -8,7 +8,7 @@ from clip_eval.images import decode_image
 from clip_eval.model_directory import LoadedModel, load_for_evaluation
 from clip_eval.prompts import DEFAULT_TEMPLATES, read_templates
 from clip_eval.results import Result
-from clip_eval.samples import Sample, Source
+from clip_eval.samples import Sample, Source, source_faults, source_warnings
 from clip_eval.sources import open_source
 
 __all__ = [
@@ -29,4 +29,6 @@ __all__ = [
     "load_for_evaluation",
     "open_source",
     "read_templates",
+    "source_faults",
+    "source_warnings",
 ]

@@ -30,6 +30,7 @@ def open_source(
     classnames: ClassList | Sequence[str] | Mapping[str, str] | None = None,
     templates: Sequence[str] | None = None,
     split: str | None = None,
+    default_split: str | None = None,
 ) -> Source:
     """A random-access source from its description.
 
@@ -40,6 +41,8 @@ def open_source(
             of those that come with the data.
         templates: Caption templates with ``{c}``, instead of those that come with the data.
         split: Which split, where the data has several.
+        default_split: The split of a torchvision set when ``split`` is None, instead of its test
+            split; data on disk has no default.
 
     Raises:
         DataError: The description is not understood, or the data cannot be used.
@@ -54,7 +57,9 @@ def open_source(
     names = None if classnames is None else ClassList.of(classnames).names
     if kind == "wds":
         return WebDataset(path, classnames=names, templates=templates, split=split)
-    return TorchvisionSet(kind, path or None, classnames=names, templates=templates, split=split)
+    return TorchvisionSet(
+        kind, path or None, classnames=names, templates=templates, split=split or default_split
+    )
 
 
 def _split_spec(spec: str) -> tuple[str, str]:

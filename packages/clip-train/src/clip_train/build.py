@@ -5,12 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from clip_eval import DEFAULT_TEMPLATES, BadSample, Source, open_source
+from clip_eval import (
+    DEFAULT_TEMPLATES,
+    BadSample,
+    ClassList,
+    Source,
+    open_source,
+    source_faults,
+)
 from clip_models import (
     CLIP,
     CLIPConfig,
@@ -56,16 +63,18 @@ def build(config: Config, *, tokenizer: Tokenizer | None = None) -> Parts:
     """
     if not config.data.train:
         raise ConfigError("data.train is not set; give one, as in --data.train imagefolder:DIR")
+    clip_config = get_config(config.model.name)
     device = choose_device(config.train.device)
     source = _open_with_captions(config)
-    val_source = open_source(config.data.val) if config.data.val else None
+    for fault in source_faults(source):
+        warnings.warn(str(fault), stacklevel=2)
+    val_source = _open(config, config.data.val, split="test") if config.data.val else None
     if val_source is not None and not val_source.classnames:
         raise ConfigError(
             f"data.val {config.data.val!r} has no classes to tell apart; "
             "give an image folder, or shards with classnames.txt and labels"
         )
     plan = SamplePlan(len(source), config.train.batch_size, config.train.seed)
-    clip_config = get_config(config.model.name)
     if tokenizer is None:
         tokenizer = make_tokenizer(config, source, clip_config.text.context_length)
     clip_config = _fit_text_tower(clip_config, tokenizer)
@@ -131,17 +140,25 @@ def _sample_captions(source: Source, seed: int) -> Iterable[str]:
             continue  # counted when training meets it
 
 
+def _open(
+    config: Config, spec: str, *, split: str, templates: Sequence[str] | None = None
+) -> Source:
+    file = config.data.classnames
+    classnames = ClassList.read(file) if file else None
+    return open_source(spec, classnames=classnames, templates=templates, default_split=split)
+
+
 def _open_with_captions(config: Config) -> Source:
     """The training source; a labelled one gets templates, so that every sample has captions."""
-    templates = config.data.templates or None
-    source = open_source(config.data.train, templates=templates)
+    spec = config.data.train
+    source = _open(config, spec, split="train", templates=config.data.templates or None)
     if source.classnames and not source.templates:
         warnings.warn(
             f"{source.name} has classes but no caption templates; using {DEFAULT_TEMPLATES[0]!r}. "
             "Set data.templates for better captions",
             stacklevel=2,
         )
-        source = open_source(config.data.train, templates=DEFAULT_TEMPLATES)
+        source = _open(config, spec, split="train", templates=DEFAULT_TEMPLATES)
     return source
 
 

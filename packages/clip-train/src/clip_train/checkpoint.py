@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -28,17 +27,9 @@ OPTIMIZER_NAME = "optimizer.safetensors"
 STATE_NAME = "state.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a run has come; what follows from the step is not stored."""
-
-    step: int
-    num_faults: int = 0
-
-
 def save_checkpoint(
     checkpoints: Path,
-    progress: Progress,
+    step: int,
     model: CLIP,
     preprocess: PreprocessConfig,
     optimizer: torch.optim.Optimizer,
@@ -46,7 +37,7 @@ def save_checkpoint(
     keep_last: int,
 ) -> Path:
     """Write `checkpoints/step-NNNNNNN` and delete all but the newest `keep_last`."""
-    target = checkpoints / f"step-{progress.step:07d}"
+    target = checkpoints / f"step-{step:07d}"
     partial = checkpoints / f".{target.name}.partial"
     checkpoints.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
@@ -54,7 +45,7 @@ def save_checkpoint(
     save_model(partial, model, preprocess)
     save_tensors(partial / OPTIMIZER_NAME, _optimizer_tensors(model, optimizer))
     with open(partial / STATE_NAME, "w", encoding="utf-8") as file:
-        json.dump(asdict(progress), file)
+        json.dump({"step": step}, file)  # all else follows from it
         file.flush()
         os.fsync(file.fileno())
     shutil.rmtree(target, ignore_errors=True)
@@ -69,15 +60,15 @@ def list_checkpoints(checkpoints: Path) -> list[Path]:
     return sorted(path.parent for path in checkpoints.glob(f"step-*/{STATE_NAME}"))
 
 
-def load_checkpoint(checkpoint: Path, model: CLIP, optimizer: torch.optim.Optimizer) -> Progress:
-    """Put the weights and the optimizer's moments in place.
+def load_checkpoint(checkpoint: Path, model: CLIP, optimizer: torch.optim.Optimizer) -> int:
+    """Put the weights and the optimizer's moments in place; the step they belong to.
 
     Raises:
         CheckpointError: A file is damaged or does not fit the model.
     """
     try:
-        progress = Progress(**json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        step = int(json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8"))["step"])
+    except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{checkpoint / STATE_NAME} is damaged: {error}") from None
     weights = checkpoint / "model.safetensors"
     load_state(model, load_tensors(weights), source=weights)
@@ -94,7 +85,7 @@ def load_checkpoint(checkpoint: Path, model: CLIP, optimizer: torch.optim.Optimi
                 for key in ("exp_avg", "exp_avg_sq")
             },
         }
-    return progress
+    return step
 
 
 def _optimizer_tensors(model: CLIP, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -15,6 +15,7 @@ import tyro
 from clip_eval import DataError, EvaluationError, Result
 from clip_models import CheckpointError, ConfigError, nearest
 from clip_tokenizer import TokenizerError
+from osf_supernet import count_parameters
 
 from clip_train import runs
 from clip_train.config import Config
@@ -157,7 +158,7 @@ def _run(options: argparse.Namespace, flags: list[str]) -> None:
     config = parse_flags(flags, load_config(options.config))
     if options.dry_run:
         parts, batch = runs.dry_run(config)
-        count = sum(parameter.numel() for parameter in parts.model.parameters())
+        count = count_parameters(parts.model)
         print(f"data      {parts.source.name}: {len(parts.source):,} samples")
         print(f"model     {config.model.name}: {count:,} parameters, on {parts.device}")
         print(f"length    {parts.total_steps:,} steps, {parts.plan.steps_per_epoch:,} an epoch")

@@ -23,6 +23,8 @@ class DataConfig:
     """Source with classes for evaluation during training; empty for none."""
     templates: tuple[str, ...] = ()
     """Prompts with a {c} slot for the class name; empty means those of the source, if any."""
+    classnames: str = ""
+    """File of class names for `train` and `val`: one a line, or `folder<TAB>name`, or JSON."""
     template_choice: Literal["sample", "batch"] = "sample"
     """Draw a template for each sample, or one for the whole batch: then equal classes have equal
     captions, and the text tower computes each class once."""
@@ -31,7 +33,7 @@ class DataConfig:
     workers: int = 1
     """Processes that read and decode; 0 does it in the training process."""
     max_faults: int = 1000
-    """Stop when more samples than this could not be read."""
+    """Stop when more different samples than this could not be read."""
 
     def __post_init__(self) -> None:
         for template in self.templates:

@@ -40,7 +40,6 @@ class TokenizerLike(Protocol):
 class SampleFault(NamedTuple):
     """A sample that could not be used and was replaced by another."""
 
-    sample: int  # index into the source
     reason: str  # a short fixed word
     detail: str  # names the sample
 
@@ -140,7 +139,7 @@ class BatchReader(Dataset[Batch]):
             try:
                 return self._decode(index, uniform)
             except BadSample as error:
-                faults.append(SampleFault(index, error.reason, error.detail))
+                faults.append(SampleFault(error.reason, str(error)))
             index = self.plan.replacement(epoch, position, attempt)
         raise BadSample("unreadable", f"{MAX_REPLACEMENTS} samples in a row could not be read")
 
@@ -151,7 +150,7 @@ class BatchReader(Dataset[Batch]):
             sample, image = _read_image(self.source, index)
             pixels = _crop_or_fit(image, self.preprocess, self.config.augment, uniform)
         if not sample.captions:
-            raise BadSample("no-caption", f"{sample.key}: neither a caption nor a class")
+            raise BadSample("no-caption", "neither a caption nor a class", sample.key)
         return sample, pixels
 
     def batches(self, first: int, stop: int, *, pin_memory: bool) -> Iterator[Batch]:
@@ -175,7 +174,7 @@ def _read_image(source: Source, index: int) -> tuple[Sample, Image.Image]:
     try:
         return sample, decode_image(sample.image)
     except BadSample as error:
-        raise BadSample(error.reason, f"{sample.key}: {error.detail}") from None
+        raise BadSample(error.reason, error.detail, sample.key) from None
 
 
 def _crop_or_fit(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from clip_train.augment import shift_and_flip
 from clip_train.build import Parts
-from clip_train.checkpoint import Progress, list_checkpoints, load_checkpoint, save_checkpoint
+from clip_train.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from clip_train.config import Config
 from clip_train.loading import Batch, BatchReader
 from clip_train.meter import Meter
@@ -55,7 +54,8 @@ class Trainer:
         self.progress = progress
         self.model = parts.model
         self.optimizer = make_optimizer(self.model, config.optim)
-        self.state = Progress(step=0)
+        self.steps_done = 0
+        self.bad_samples: set[str] = set()
         self.last_result: Result | None = None
         self._evaluated_step = -1
         self._meter = Meter()
@@ -85,7 +85,7 @@ class Trainer:
                 if stop.is_set():
                     self.save_checkpoint()
                     self.directory.draw_curves()
-                    raise Interrupted(self.state.step, self.parts.total_steps, self.directory.path)
+                    raise Interrupted(self.steps_done, self.parts.total_steps, self.directory.path)
                 if self._due(self.config.eval.every_steps):
                     self.evaluate()
                 if self._due(self.config.checkpoint.every_steps):
@@ -95,7 +95,7 @@ class Trainer:
     def step(self, batch: Batch) -> None:
         """Forward, loss, backward, clip, update."""
         config, device = self.config, self.parts.device
-        rate = learning_rate(config.optim, self.state.step, self.parts.total_steps)
+        rate = learning_rate(config.optim, self.steps_done, self.parts.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
@@ -119,13 +119,13 @@ class Trainer:
         self.optimizer.step()
         with torch.no_grad():
             self.model.logit_scale.clamp_(max=MAX_LOG_LOGIT_SCALE)
-        self.state = replace(self.state, step=self.state.step + 1)
+        self.steps_done += 1
         self._meter.add(loss.detach(), norm, batch.keys)
 
     def evaluate(self) -> None:
         """Zero-shot accuracy on `data.val`, into the metrics; nothing without `data.val`."""
         source = self.parts.val_source
-        if source is None or self._evaluated_step == self.state.step:
+        if source is None or self._evaluated_step == self.steps_done:
             return
         with self._meter.paused():
             result = evaluate(
@@ -143,15 +143,15 @@ class Trainer:
             "n_skipped": result.n_skipped,
             "chance": result.chance,
         }
-        self.directory.log("eval", self.state.step, row)
-        self.last_result, self._evaluated_step = result, self.state.step
+        self.directory.log("eval", self.steps_done, row)
+        self.last_result, self._evaluated_step = result, self.steps_done
 
     def save_checkpoint(self) -> None:
         """The whole state at this step."""
         with self._meter.paused():
             save_checkpoint(
                 self.directory.checkpoints,
-                self.state,
+                self.steps_done,
                 self.model,
                 self.parts.preprocess.config,
                 self.optimizer,
@@ -175,12 +175,14 @@ class Trainer:
         """
         found = list_checkpoints(self.directory.checkpoints)
         if found:
-            self.state = load_checkpoint(found[-1], self.model, self.optimizer)
-        self.directory.rewind(self.state.step)
+            self.steps_done = load_checkpoint(found[-1], self.model, self.optimizer)
+        self.directory.rewind(self.steps_done)
+        for row in self.directory.metrics("fault"):
+            self.bad_samples.update(row["samples"])
 
     def _batches(self, reader: BatchReader) -> Iterator[Batch]:
         batches = reader.batches(
-            self.state.step, self.parts.total_steps, pin_memory=self.parts.device.type == "cuda"
+            self.steps_done, self.parts.total_steps, pin_memory=self.parts.device.type == "cuda"
         )
         while True:
             with self._meter.waiting():
@@ -201,20 +203,19 @@ class Trainer:
         return images.contiguous(memory_format=torch.channels_last)
 
     def _count_faults(self, batch: Batch) -> None:
-        if not batch.faults:
+        """Log each bad sample once, and stop when there are too many of them."""
+        new = [fault for fault in batch.faults if fault.detail not in self.bad_samples]
+        if not new:
             return
-        total = self.state.num_faults + len(batch.faults)
-        self.state = replace(self.state, num_faults=total)
-        counts = Counter(fault.reason for fault in batch.faults)
-        self.directory.log(
-            "fault",
-            self.state.step + 1,
-            {"counts": counts, "samples": [fault.detail for fault in batch.faults]},
-        )
-        if total > self.config.data.max_faults:
+        self.bad_samples.update(fault.detail for fault in new)
+        counts = Counter(fault.reason for fault in new)
+        row = {"counts": counts, "samples": [fault.detail for fault in new]}
+        self.directory.log("fault", self.steps_done + 1, row)
+        limit = self.config.data.max_faults
+        if len(self.bad_samples) > limit:
             raise TrainingError(
-                f"{total} samples could not be read, more than data.max_faults = "
-                f"{self.config.data.max_faults}; the last: {batch.faults[-1].detail}"
+                f"{len(self.bad_samples)} samples could not be read, more than data.max_faults = "
+                f"{limit}; the last: {new[-1].detail}"
             )
 
     def _log(self, bar: tqdm[Any]) -> None:
@@ -222,7 +223,7 @@ class Trainer:
         if not math.isfinite(loss):
             keys = ", ".join(self._meter.keys[:8])
             raise TrainingError(
-                f"the loss is {loss} at step {self.state.step}; its batch began with {keys}. "
+                f"the loss is {loss} at step {self.steps_done}; its batch began with {keys}. "
                 f"Lower optim.lr, or set optim.clip_norm; checkpoints are in "
                 f"{self.directory.checkpoints}"
             )
@@ -231,10 +232,10 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
             "logit_scale": self.model.logit_scale.exp().item(),
             "grad_norm": norm,
-            "samples": self.state.step * self.config.train.batch_size,
+            "samples": self.steps_done * self.config.train.batch_size,
             **self._meter.speed(self.config.train.batch_size),
         }
-        self.directory.log("train", self.state.step, row)
+        self.directory.log("train", self.steps_done, row)
         shown = {"loss": f"{loss:.3f}", "img/s": f"{row['samples_per_s']:.0f}"}
         accuracy = self.last_result.metrics["acc1"] if self.last_result else None
         if accuracy is not None:
@@ -243,13 +244,13 @@ class Trainer:
         self._meter = Meter()
 
     def _due(self, every: int | None) -> bool:
-        last = self.state.step == self.parts.total_steps
-        return every is not None and (self.state.step % every == 0 or last)
+        last = self.steps_done == self.parts.total_steps
+        return every is not None and (self.steps_done % every == 0 or last)
 
     def _bar(self) -> tqdm[Any]:
         return progress_bar(
             total=self.parts.total_steps,
-            initial=self.state.step,
+            initial=self.steps_done,
             desc="train",
             unit="step",
             show=self.progress,

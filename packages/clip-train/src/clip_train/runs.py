@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
-from clip_eval import Result
+from clip_eval import Result, source_faults
 from clip_tokenizer import Tokenizer
 
 from clip_train.build import Parts, build
@@ -32,6 +33,10 @@ def start(
     if parts.templates:
         text = "".join(f"{template}\n" for template in parts.templates)
         (directory.path / TEMPLATES_NAME).write_text(text, encoding="utf-8")
+    faults = source_faults(parts.source)
+    if faults:
+        counts = Counter(fault.reason for fault in faults)
+        directory.log("fault", 0, {"counts": counts, "samples": [str(fault) for fault in faults]})
     return Trainer(config, directory, parts, progress=progress).run()
 
 
