@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from osf_supernet import Supernet, count_parameters
+import torch
+from osf_supernet import Supernet, count_parameters, ratios
+from osf_supernet.surgery import take
+from osf_supernet.tracing import split_inputs
 from osf_supernet.verification import difference, run
+from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 QUICK = ["hf_clip", "hf_vit", "tv_vit", "tv_resnet"]
@@ -70,3 +74,58 @@ def test_subnets_of(name, build):
 
 
 COARSE = {"hf_llama", "hf_mamba", "hf_t5"}  # their norms compute in float32
+
+
+def squares(outputs):
+    leaves = pytree.tree_flatten(outputs)[0]
+    return sum(x.square().mean() for x in leaves if torch.is_tensor(x) and x.requires_grad)
+
+
+@pytest.mark.filterwarnings(IGNORED)
+@pytest.mark.parametrize("name", MODELS)
+def test_gradients_of(name, build):
+    """Those of the supernet are those of the extraction, and zero outside the subnet."""
+    model, inputs = build(name)
+    net = Supernet(model, inputs)
+    config = {name: size for name, size in everything(net)[0].items() if "depth" not in name}
+    small, plan = net.extract(config), net.plan(config)
+    args, kwargs = split_inputs(inputs)
+    squares(small(*args, **kwargs)).backward()
+    with net.active(config):
+        squares(model(*args, **kwargs)).backward()
+    reached = 0
+    for path, parameter in model.named_parameters():
+        want = small.get_parameter(path).grad
+        if want is None:
+            assert parameter.grad is None
+            continue
+        keep = plan.surgery.keep.get(path, (None,) * parameter.dim())
+        got = take(parameter.grad, keep)
+        scale = max(1.0, float(want.abs().max()))
+        assert float((got - want).abs().max()) <= scale * (1e-4 if name in COARSE else 1e-9)
+        assert parameter.grad.count_nonzero() == got.count_nonzero()
+        reached += 1
+    assert reached > len(list(model.parameters())) // 2
+
+
+def test_the_fused_attention_of_torch_computes_the_same(build):
+    """`nn.MultiheadAttention` takes another path at inference; verification does not use it."""
+    model, inputs = build("tv_vit")
+    net = Supernet(model, inputs)
+    small = net.extract(net.smallest)
+    expected = run(small, inputs)[0]
+    assert torch.backends.mha.get_fastpath_enabled()
+    with torch.no_grad():
+        torch.testing.assert_close(small(inputs), expected, rtol=0, atol=1e-9)
+        with net.active(net.smallest):
+            torch.testing.assert_close(model(inputs), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.filterwarnings(IGNORED)
+def test_the_embedding_of_clip_is_elastic_once_only_the_logits_must_stay(build):
+    model, inputs = build("hf_clip")
+    net = Supernet(model, inputs, {"*_model.*embed": ratios(0.5, 1)}, outputs=["*logits*"])
+    small = net.extract(net.smallest)
+    assert small.vision_model.pre_layrnorm.normalized_shape == (16,)
+    assert count_parameters(small) == net.parameters_of(net.smallest)
+    assert small(**inputs).logits_per_image.shape == (2, 2)

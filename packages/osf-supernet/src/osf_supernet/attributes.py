@@ -241,6 +241,3 @@ def _incoming(owner: Any, weight: tuple[Expression, ...]) -> Expression | None:
     if owner.groups == 1:
         return weight[1]
     return weight[0] if owner.groups == weight[0].size else None
-
-
-__all__ = ["AttributeTable", "Decisions", "Slot", "set_entries"]

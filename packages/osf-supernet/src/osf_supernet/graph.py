@@ -17,10 +17,10 @@ from osf_supernet import rules_compute, rules_structure
 from osf_supernet.costs import Cost, costs_of
 from osf_supernet.depth import DepthUnit, find_depth_units
 from osf_supernet.expressions import Compound, Expression, Numbering, groups_in
-from osf_supernet.propagation import Propagation, flatten
+from osf_supernet.propagation import Propagation
 from osf_supernet.tracing import Inputs, Trace, trace
 
-LOADED_RULES = (rules_compute, rules_structure)  # importing them registers the rules
+RULE_MODULES = (rules_compute, rules_structure)  # importing them registers the rules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +177,8 @@ def _groups(
         if number in unreached:
             reason = reason or "a tensor that the traced call never used has it"
         kind = _kind(number, atom.marks, [(tensors[name], axis) for name, axis in where])
+        if any(text in (atom.frozen or "") for text in _POSITIONAL):
+            kind = "free"
         result[number] = DimGroup(
             number=number,
             name="",
@@ -187,6 +189,9 @@ def _groups(
             normalised="normalised" in atom.marks,
         )
     return _named(result)
+
+
+_POSITIONAL = ("spatial", "of the input", "positions", "n-th", "runs along", "looked up")
 
 
 def _kind(number: int, marks: set[str], where: Sequence[tuple[tuple[Expression, ...], int]]) -> str:
@@ -248,13 +253,3 @@ def _join(path: str, kind: str) -> str:
     if path.rpartition(".")[2] == kind:
         return path
     return f"{path}.{kind}" if path else kind
-
-
-def label_groups(label: Any) -> set[int]:
-    """Group numbers anywhere in a value's expressions."""
-    if isinstance(label, list):
-        return {number for item in label for number in label_groups(item)}
-    return set(groups_in(label))
-
-
-__all__ = ["DimGroup", "Graph", "build_graph", "flatten", "label_groups", "named_tensors"]

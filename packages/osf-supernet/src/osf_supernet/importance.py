@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from osf_supernet.expressions import Atom, Expression, groups_in, indices_of
 from osf_supernet.graph import Graph, named_tensors
+from osf_supernet.propagation import arguments_of
 from osf_supernet.tracing import evaluation_mode, split_inputs, without_fused_attention
 
 Scores = dict[int, Tensor]
@@ -161,7 +162,7 @@ class _FeatureInterpreter(fx.Interpreter):
         return super().run_node(node)
 
     def _score(self, node: fx.Node, x: Tensor, dim: int, weight: Tensor, weight_dim: int) -> None:
-        label = self.representation.values[node.args[0]]  # type: ignore[index]
+        label = self.representation.values[arguments_of(node)[0]]
         dim %= x.dim()
         norm = x.double().square().sum([d for d in range(x.dim()) if d != dim]).sqrt()
         if self.method == "wanda":

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from osf_supernet.expressions import Atom, Compound, Expression, groups_in, indices_of
 from osf_supernet.graph import Graph, named_tensors
-from osf_supernet.propagation import operator_name
+from osf_supernet.propagation import arguments_of, operator_name
 from osf_supernet.tracing import Inputs, split_inputs
 
 Kept = Mapping[int, Sequence[int]]
@@ -121,14 +121,14 @@ class _MaskedInterpreter(fx.Interpreter):
         args, kwargs = self.fetch_args_kwargs_from_env(node)
         changed = list(args)
         for position, dim in self.representation.propagation.contracted[node]:
-            label = self.representation.values[node.args[position]]  # type: ignore[index]
+            label = self.representation.values[arguments_of(node)[position]]
             dim %= len(label)
             changed[position] = _mask_dim(changed[position], dim, label[dim], self.kept)
         return self._call(node, changed, kwargs)
 
     def _statistics(self, node: fx.Node) -> Any:
         position, dims = self.representation.propagation.normalised[node]
-        label = self.representation.values[node.args[position]]  # type: ignore[index]
+        label = self.representation.values[arguments_of(node)[position]]
         args, kwargs = self.fetch_args_kwargs_from_env(node)
         if not any(group in self.kept for d in dims for group in groups_in(label[d])):
             return self._call(node, list(args), kwargs)

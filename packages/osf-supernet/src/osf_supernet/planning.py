@@ -149,7 +149,7 @@ class Counts:
             common = blocks[0] if len(set(blocks)) == 1 else ()
             self._add(self._parameters, graph.tensors[tied[0]], common, 1)
         for cost in graph.costs:
-            self._add(self._operations, cost.axes, self._blocks(cost.node, "region"), cost.factor)
+            self._add(self._operations, cost.axes, self._blocks_of_node(cost.node), cost.factor)
 
     def parameters(self, config: Mapping[str, Any]) -> Any:
         """Parameters with these sizes (ints, or tensors of many candidates at once)."""
@@ -167,12 +167,12 @@ class Counts:
             if name.startswith(f"{unit.path}.")
         )
 
-    def _blocks(self, node: str, attribute: str) -> tuple[tuple[str, int], ...]:
+    def _blocks_of_node(self, node: str) -> tuple[tuple[str, int], ...]:
         return tuple(
             (path, index)
             for path, units in self.planner.graph.units.items()
             for index, unit in enumerate(units)
-            if node in getattr(unit, attribute)
+            if node in unit.region
         )
 
     def _add(

@@ -139,6 +139,11 @@ def operator_name(node: fx.Node) -> str:
     return name if name.startswith("__") else name.rstrip("_")
 
 
+def arguments_of(node: fx.Node) -> tuple[Any, ...]:
+    """The positional arguments of a node, for rules that know what they are."""
+    return node.args
+
+
 def is_pointwise(node: fx.Node) -> bool:
     """Whether PyTorch itself tags the operator as elementwise."""
     return torch.Tag.pointwise in getattr(node.target, "tags", ())

@@ -10,6 +10,7 @@ from osf_supernet.axes import Axis, atoms, freeze, mark, split_product, unite
 from osf_supernet.propagation import (
     Label,
     Propagation,
+    arguments_of,
     broadcast,
     rule,
     shape_of,
@@ -134,7 +135,7 @@ def _batch_norm(p: Propagation, node: fx.Node) -> Any:
 
 @rule("layer_norm", "rms_norm")
 def _layer_norm(p: Propagation, node: fx.Node) -> Label:
-    x, dims = p.label(node.args[0]), len(node.args[1])  # type: ignore[arg-type]
+    x, dims = p.label(arguments_of(node)[0]), len(arguments_of(node)[1])
     for other in node.args[2:4]:
         if isinstance(other, fx.Node):
             broadcast([x[-dims:], p.label(other)])
@@ -148,7 +149,7 @@ def _group_norm(p: Propagation, node: fx.Node) -> Label:
     for other in node.args[2:4]:
         if isinstance(other, fx.Node):
             unite(x[1], p.axis(other, 0))
-    groups = int(node.args[1])  # type: ignore[arg-type]
+    groups = int(arguments_of(node)[1])
     _, inner = split_product(x[1], [groups, x[1].size // groups])
     freeze(inner, "group normalisation takes statistics over it")
     return x
@@ -218,7 +219,7 @@ def _pool(p: Propagation, node: fx.Node) -> Label:
 @rule("einsum")
 def _einsum(p: Propagation, node: fx.Node) -> Any:
     equation = str(node.args[0]).replace(" ", "")
-    operands = [p.label(item) for item in node.args[1]]  # type: ignore[union-attr]
+    operands = [p.label(item) for item in arguments_of(node)[1]]
     if "." in equation or "->" not in equation:
         return p.unknown(node, "an einsum with ... or without -> has no rule")
     left, right = equation.split("->")

@@ -11,6 +11,7 @@ from osf_supernet.axes import Axis, concat, freeze, product, split_concat, unite
 from osf_supernet.propagation import (
     Label,
     Propagation,
+    arguments_of,
     broadcast,
     flatten,
     fresh,
@@ -82,7 +83,7 @@ def _units(p: Propagation, node: fx.Node) -> Label:
 @rule("permute")
 def _permute(p: Propagation, node: fx.Node) -> Label:
     label = p.label(node.args[0])
-    return [label[dim] for dim in node.args[1]]  # type: ignore[union-attr,index]
+    return [label[dim] for dim in arguments_of(node)[1]]
 
 
 @rule("transpose", "swapaxes", "t", "numpy_T", "mT")
@@ -98,10 +99,7 @@ def _transpose(p: Propagation, node: fx.Node) -> Label:
 @rule("movedim")
 def _movedim(p: Propagation, node: fx.Node) -> Label:
     label = p.label(node.args[0])
-    source, target = (
-        [a] if isinstance(a, int) else list(a)  # type: ignore[arg-type]
-        for a in node.args[1:3]
-    )
+    source, target = ([a] if isinstance(a, int) else list(a) for a in arguments_of(node)[1:3])
     moved = {t % len(label): label[s] for s, t in zip(source, target, strict=True)}
     rest = iter([a for d, a in enumerate(label) if d not in {s % len(label) for s in source}])
     return [moved[d] if d in moved else next(rest) for d in range(len(label))]
@@ -120,7 +118,7 @@ def _expand(p: Propagation, node: fx.Node) -> Label:
 
 @rule("repeat")
 def _repeat(p: Propagation, node: fx.Node) -> Label:
-    counts: list[int] = list(node.args[1])  # type: ignore[arg-type]
+    counts: list[int] = list(arguments_of(node)[1])
     label = p.label(node.args[0])
     label = [Axis(1)] * (len(counts) - len(label)) + label
     return [product([Axis(n), axis]) for n, axis in zip(counts, label, strict=True)]
@@ -138,7 +136,7 @@ def _repeat_interleave(p: Propagation, node: fx.Node) -> Any:
 
 @rule("cat", "concat", "concatenate")
 def _cat(p: Propagation, node: fx.Node) -> Label:
-    labels = [p.label(item) for item in node.args[0]]  # type: ignore[union-attr]
+    labels = [p.label(item) for item in arguments_of(node)[0]]
     labels = [label for label in labels if flatten(label) and all(a.size for a in label)]
     dim = argument(node, 1, "dim", 0) % len(labels[0])
     result = list(labels[0])
@@ -153,7 +151,7 @@ def _cat(p: Propagation, node: fx.Node) -> Label:
 
 @rule("stack")
 def _stack(p: Propagation, node: fx.Node) -> Label:
-    items: list[Any] = list(node.args[0])  # type: ignore[arg-type]
+    items: list[Any] = list(arguments_of(node)[0])
     label = broadcast([p.label(item) for item in items])
     dim = argument(node, 1, "dim", 0) % (len(label) + 1)
     label.insert(dim, Axis(len(items), "it is a list of single entries that are told apart"))
@@ -181,7 +179,7 @@ def _unbind(p: Propagation, node: fx.Node) -> list[Label]:
 @rule("select")
 def _select(p: Propagation, node: fx.Node) -> Label:
     label = p.label(node.args[0])
-    dim = int(node.args[1]) % len(label)  # type: ignore[arg-type]
+    dim = int(arguments_of(node)[1]) % len(label)
     freeze(label[dim], "one of its entries is picked by number")
     return label[:dim] + label[dim + 1 :]
 
@@ -194,8 +192,8 @@ def _slice(p: Propagation, node: fx.Node) -> Label:
     if "slice" in str(node.target):
         start, end, step = slice(*(argument(node, i, n) for i, n in _SLICE)).indices(size)
     else:
-        start, step = int(node.args[2]), 1  # type: ignore[arg-type]
-        end = start + int(node.args[3])  # type: ignore[arg-type]
+        start, step = int(arguments_of(node)[2]), 1
+        end = start + int(arguments_of(node)[3])
     if (start, end, step) == (0, size, 1):
         return label
     if step != 1 or size == 1:
@@ -214,7 +212,7 @@ _SLICE = ((2, "start"), (3, "end"), (4, "step"))
 
 @rule("index")
 def _index(p: Propagation, node: fx.Node) -> Any:
-    label, indices = p.label(node.args[0]), list(node.args[1])  # type: ignore[arg-type]
+    label, indices = p.label(arguments_of(node)[0]), list(arguments_of(node)[1])
     used = [d for d, index in enumerate(indices) if index is not None]
     for dim in used:
         freeze(label[dim], "its entries are looked up by index")
@@ -232,7 +230,7 @@ def _is_bool(node: Any) -> bool:
 
 @rule("index_select")
 def _index_select(p: Propagation, node: fx.Node) -> Label:
-    label, dim = p.label(node.args[0]), int(node.args[1])  # type: ignore[arg-type]
+    label, dim = p.label(arguments_of(node)[0]), int(arguments_of(node)[1])
     freeze(label[dim], "its entries are looked up by index")
     label[dim] = p.axis(node.args[2], 0)
     return label
@@ -241,7 +239,7 @@ def _index_select(p: Propagation, node: fx.Node) -> Label:
 @rule("gather")
 def _gather(p: Propagation, node: fx.Node) -> Label:
     label, index = p.label(node.args[0]), p.label(node.args[2])
-    dim = int(node.args[1]) % len(label)  # type: ignore[arg-type]
+    dim = int(arguments_of(node)[1]) % len(label)
     freeze(label[dim], "its entries are looked up by index")
     for d, (one, two) in enumerate(zip(label, index, strict=True)):
         if d != dim and one.size == two.size:
@@ -261,8 +259,8 @@ def _embedding(p: Propagation, node: fx.Node) -> Label:
 @rule("roll", "flip")
 def _reorder(p: Propagation, node: fx.Node) -> Label:
     label = p.label(node.args[0])
-    dims = node.args[2] if len(node.args) > 2 else node.args[1]
-    for dim in [dims] if isinstance(dims, int) else list(dims):  # type: ignore[arg-type]
+    dims = arguments_of(node)[2] if len(node.args) > 2 else arguments_of(node)[1]
+    for dim in [dims] if isinstance(dims, int) else list(dims):
         freeze(label[dim], "its entries are moved by position")
     return label
 
