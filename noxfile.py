@@ -88,7 +88,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Static types: mypy, strict, over every package's source."""
-    install_all(session, "mypy>=1.18")
+    install_all(session, "mypy>=1.18", *test_requirements())
     session.run("mypy", *(str(path / "src") for path in PACKAGES), *session.posargs)
 
 
