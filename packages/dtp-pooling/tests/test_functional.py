@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 from dtp_pooling import Pooled, closed_segment_of, pool, unpool
-from dtp_pooling.functional import _segment_sum
 from torch import Tensor
 
 B, L, D = 4, 13, 5
@@ -299,15 +298,6 @@ def test_max_segments_pads_and_is_enforced():
     assert torch.equal(wide.mask, torch.arange(20) < exact.lengths[:, None])
     with pytest.raises(ValueError, match="max_segments=2 is too small"):
         pool(h, b, max_segments=2)
-
-
-def test_the_reduction_used_off_cpu_gives_the_same_sums():
-    # segment_reduce runs on CPU too; here it stands in for the path taken on other devices
-    slot = torch.tensor([0, 0, 2, 2, 2, 5])
-    flat = torch.randn(6, 3, dtype=torch.float64)
-    sizes = torch.bincount(slot, minlength=7)
-    reduced = torch.segment_reduce(flat, "sum", lengths=sizes, unsafe=True, initial=0.0)
-    torch.testing.assert_close(_segment_sum(flat, slot, sizes), reduced, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize(

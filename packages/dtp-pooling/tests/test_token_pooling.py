@@ -232,6 +232,17 @@ def test_dissimilarity_cuts_where_neighbours_differ():
     assert not list(build("dissimilarity").parameters())
 
 
+def test_two_stages_follow_each_other():
+    tokens, apart = images()
+    first = build("top_k", rate=0.5, order="hilbert")(tokens, keep_apart=apart)
+    second_apart = torch.arange(first.tokens.shape[1]).expand(3, -1) == first.segment_of[:, :1]
+    second = build("fixed", rate=0.5)(first.tokens, first.mask, second_apart)
+    assert second.tokens.shape == (3, 5, D)
+    assert torch.equal(second.tokens[:, 0], tokens[:, 0])
+    whole = second.segment_of.gather(1, first.segment_of)  # from the first tokens to the last
+    assert set(whole.flatten().tolist()) == set(range(5))
+
+
 def test_tokens_apart_in_the_middle_cut_segments():
     tokens = torch.randn(1, 9, D)
     apart = torch.zeros(1, 9, dtype=torch.bool)

@@ -65,6 +65,22 @@ def test_resuming_gives_the_same_bits_as_never_stopping(tmp_path, kind, capsys):
     assert [m["step"] for m in metrics("whole") if m["kind"] == "valid"] == [3, 6]
 
 
+def test_a_save_that_was_cut_short_leaves_the_old_checkpoint(tmp_path, capsys):
+    train(tmp_path, small("none"), until=3)
+    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
+    (tmp_path / "checkpoint.new").mkdir()  # half written
+    trainer = train(tmp_path, small("none"), until=0)
+    assert trainer.step_number == 3
+    trainer.run()
+    assert sorted(p.name for p in tmp_path.glob("checkpoint*")) == ["checkpoint"]
+
+
+def test_another_text_is_refused(tmp_path):
+    start_run(tmp_path, small("none"), TEXT)
+    with pytest.raises(ValueError, match="started on another training text"):
+        Trainer(tmp_path, TEXT + "a", TEXT[:200], CPU)
+
+
 def test_training_learns_a_repeating_text(tmp_path, capsys):
     for kind in ("unigram", "entropy", "gumbel"):
         config = small(kind, steps=60, evaluate_every=60, log_every=30)

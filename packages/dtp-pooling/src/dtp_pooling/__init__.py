@@ -9,10 +9,10 @@ from dtp_pooling.noise import sample_generators
 from dtp_pooling.token_pooling import (
     DynamicTokenPooling,
     PooledTokens,
-    TokenPoolingConfig,
     proportional_attention_bias,
     token_pooling,
 )
+from dtp_pooling.token_pooling_config import TokenPoolingConfig
 
 __all__ = [
     "BoundaryConfig",

@@ -81,7 +81,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    config, alphabet = read_run(options.run)
+    config, alphabet, _ = read_run(options.run)
     text = read_text(options.data)
     if options.split != "all":
         text = dict(zip(("train", "valid", "test"), split_text(text), strict=True))[options.split]
@@ -97,7 +97,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _generate(options: argparse.Namespace) -> None:
-    _, alphabet = read_run(options.run)
+    _, alphabet, _ = read_run(options.run)
     model = DynamicPoolingLM.load(options.run / "checkpoint")
     new = generate(
         model,

@@ -18,11 +18,12 @@ always dropped, never kept because some other row of the batch is longer.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from dtp_pooling.segment_autograd import GatherSegments, PoolSegments, SegmentPlan
 
 Reduce = Literal["mean", "sum", "first", "last"]
 Tail = Literal["keep", "drop"]
@@ -55,18 +56,6 @@ class Pooled(NamedTuple):
         """(B, S) bool, True where a padded row has a segment; S is that of the padded layout."""
         size = self.values.shape[1] if self.values.dim() == 3 else int(self.lengths.max())
         return torch.arange(size, device=self.values.device) < self.lengths[:, None]
-
-
-class _Plan(NamedTuple):
-    """Integer bookkeeping of one pooling: each row owns `width` consecutive slots of a buffer."""
-
-    slot: Tensor  # (B * L,) slot of each token, non-decreasing
-    kept: Tensor  # (B * L,) bool: the token belongs to a segment
-    start: Tensor  # (B,) first slot of each row
-    total: int  # slots in all
-    segment_of: Tensor  # (B, L)
-    per_row: Tensor  # (B,) segments of each row, null included
-    size: int  # S of the padded layout, or T of the packed one
 
 
 def pool(
@@ -102,12 +91,12 @@ def pool(
     _check_pool(h, boundaries, reduce, tail, null, lengths, layout, max_segments)
     plan = _plan(boundaries, tail, null is not None, lengths, layout, max_segments)
     if reduce in ("mean", "sum"):
-        sums, sizes = _PoolSegments.apply(h, boundaries, plan, reduce == "mean")
+        sums, sizes = PoolSegments.apply(h, boundaries, plan, reduce == "mean")
     else:
         chosen = _chosen(plan, reduce)
         only = h.reshape(-1, h.shape[-1]).masked_fill(~chosen[:, None], 0)
         unused = torch.zeros_like(boundaries, dtype=torch.bool)
-        sums, sizes = _PoolSegments.apply(only.view_as(h), unused, plan, False)
+        sums, sizes = PoolSegments.apply(only.view_as(h), unused, plan, False)
     values, counts = _crop(sums, plan, layout), _crop(sizes, plan, layout)
     if null is not None:
         values = _put_null(values, null.to(values.dtype), plan, layout)
@@ -141,7 +130,7 @@ def unpool(values: Tensor, segment_of: Tensor, cu_seqlens: Tensor | None = None)
     flat = values.reshape(-1, values.shape[-1])
     if flat.shape[0] == 0:  # every row is empty: nothing to read, but keep the graph
         return flat.sum() + values.new_zeros(batch, length, values.shape[-1])
-    return cast(Tensor, _Gather.apply(flat, slot, read.reshape(-1))).view(batch, length, -1)
+    return cast(Tensor, GatherSegments.apply(flat, slot, read.reshape(-1))).view(batch, length, -1)
 
 
 def closed_segment_of(boundaries: Tensor) -> Tensor:
@@ -188,7 +177,7 @@ def _plan(
     lengths: Tensor | None,
     layout: str,
     max_segments: int | None,
-) -> _Plan:
+) -> SegmentPlan:
     """Where every token goes. Dropped tokens go to one spare slot at the end of their row."""
     batch, length = boundaries.shape
     device = boundaries.device
@@ -220,7 +209,7 @@ def _plan(
         total = size + batch * spare
     slot = torch.where(kept, start[:, None] + first + segment, end[:, None])
     segment_of = (segment + first).masked_fill(~kept, -1)
-    return _Plan(slot.reshape(-1), kept.reshape(-1), start, total, segment_of, per_row, size)
+    return SegmentPlan(slot.reshape(-1), kept.reshape(-1), total, segment_of, per_row, size)
 
 
 def _padded_size(per_row: Tensor, max_segments: int | None) -> int:
@@ -237,7 +226,7 @@ def _padded_size(per_row: Tensor, max_segments: int | None) -> int:
     return max_segments
 
 
-def _chosen(plan: _Plan, which: str) -> Tensor:
+def _chosen(plan: SegmentPlan, which: str) -> Tensor:
     """(B * L,) bool: the first or last token of each segment."""
     changes = torch.ones_like(plan.kept)
     differs = plan.slot[1:] != plan.slot[:-1]
@@ -248,7 +237,7 @@ def _chosen(plan: _Plan, which: str) -> Tensor:
     return changes & plan.kept
 
 
-def _crop(buffer: Tensor, plan: _Plan, layout: str) -> Tensor:
+def _crop(buffer: Tensor, plan: SegmentPlan, layout: str) -> Tensor:
     """The buffer without the spare slots: (B, S, ...) or (T, ...)."""
     batch = plan.per_row.numel()
     if layout == "padded":
@@ -261,106 +250,9 @@ def _crop(buffer: Tensor, plan: _Plan, layout: str) -> Tensor:
     return buffer.index_select(0, torch.arange(plan.size, device=buffer.device) + row)
 
 
-def _put_null(values: Tensor, null: Tensor, plan: _Plan, layout: str) -> Tensor:
+def _put_null(values: Tensor, null: Tensor, plan: SegmentPlan, layout: str) -> Tensor:
     """Values with the null in each row's segment 0, which held no token and is zero."""
     if layout == "padded":
         return torch.cat([null.expand(values.shape[0], 1, -1), values[:, 1:]], dim=1)
     first = plan.per_row.cumsum(0) - plan.per_row
     return values.index_add(0, first, null.expand(first.numel(), -1))
-
-
-def _segment_sum(flat: Tensor, slot: Tensor, sizes: Tensor) -> Tensor:
-    """(slots, D) sums of the rows of `flat` (N, D) with equal `slot`; the same bits every run.
-
-    `slot` is non-decreasing and `sizes` says how often each occurs. On CPU rows are added in
-    order; elsewhere `index_add_` would add atomically in any order, so segments are reduced one
-    thread each.
-    """
-    if flat.device.type == "cpu":
-        sums = flat.new_zeros(sizes.numel(), flat.shape[1])
-        return sums.index_add_(0, slot, flat)
-    return torch.segment_reduce(flat, "sum", lengths=sizes, unsafe=True, initial=0.0)
-
-
-class _PoolSegments(torch.autograd.Function):
-    """Sum or mean of every slot, with the closed-form gradient to tokens and boundaries.
-
-    The gradient that arrives for spare slots is zero, so dropped tokens get none.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, h: Tensor, boundaries: Tensor, plan: _Plan, mean: bool
-    ) -> tuple[Tensor, Tensor]:
-        wide = torch.promote_types(h.dtype, torch.float32)
-        sizes = torch.zeros(plan.total, dtype=torch.long, device=h.device)
-        sizes.index_add_(0, plan.slot, torch.ones_like(plan.slot))
-        values = _segment_sum(h.reshape(-1, h.shape[-1]).to(wide), plan.slot, sizes)
-        if mean:
-            values.div_(sizes.clamp(min=1)[:, None])
-        straight_through = ctx.needs_input_grad[1]
-        ctx.save_for_backward(
-            sizes,
-            h if straight_through else None,
-            values if straight_through and mean else None,
-        )
-        ctx.plan, ctx.mean, ctx.shape, ctx.dtype = plan, mean, h.shape, h.dtype
-        ctx.boundary_dtype = boundaries.dtype
-        ctx.mark_non_differentiable(sizes)
-        return values.to(h.dtype), sizes
-
-    @staticmethod
-    @once_differentiable
-    def backward(
-        ctx: Any, grad: Tensor, _: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None]:
-        sizes, h, means = ctx.saved_tensors
-        plan: _Plan = ctx.plan
-        grad = grad.to(torch.promote_types(grad.dtype, torch.float32))
-        if ctx.mean:
-            grad = grad / sizes.clamp(min=1)[:, None]
-        per_token = grad.index_select(0, plan.slot)  # (B * L, D)
-        grad_boundaries = None
-        if h is not None:
-            change = _rowwise_dot(per_token, h.reshape(per_token.shape))  # dc_t, (B * L,)
-            if means is not None:
-                change -= _rowwise_dot(grad, means).index_select(0, plan.slot)
-            change = change.masked_fill(~plan.kept, 0).view(ctx.shape[:2])
-            later = change.flip(1).cumsum(1).flip(1)  # (B, L) sum over t >= i
-            grad_boundaries = torch.cat([later[:, 1:], later.new_zeros(len(later), 1)], 1)
-            grad_boundaries = grad_boundaries[:, : ctx.shape[1]].to(ctx.boundary_dtype)
-        grad_h = per_token.view(ctx.shape).to(ctx.dtype) if ctx.needs_input_grad[0] else None
-        return grad_h, grad_boundaries, None, None
-
-
-def _rowwise_dot(a: Tensor, b: Tensor, rows: int = 256) -> Tensor:
-    """(N,) dot products of the rows of two (N, D); on CPU by blocks that stay in cache."""
-    if a.device.type != "cpu":
-        return (a * b).sum(-1)
-    blocks = zip(torch.split(a, rows), torch.split(b, rows), strict=True)
-    return torch.cat([(x * y).sum(-1) for x, y in blocks])
-
-
-class _Gather(torch.autograd.Function):
-    """Rows of `flat` by index, zero where not `read`; the gradient is a segment sum."""
-
-    @staticmethod
-    def forward(ctx: Any, flat: Tensor, slot: Tensor, read: Tensor) -> Tensor:
-        ctx.rows, ctx.dtype = flat.shape[0], flat.dtype
-        out = flat.index_select(0, slot)
-        if out.device.type != "cpu" or not bool(read.all()):
-            out.masked_fill_(~read[:, None], 0)
-            slot = torch.where(read, slot, ctx.rows)  # one spare row for gradients of nothing
-        ctx.save_for_backward(slot)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (slot,) = ctx.saved_tensors
-        grad = grad.to(torch.promote_types(grad.dtype, torch.float32))
-        sizes = torch.bincount(slot, minlength=ctx.rows + 1)
-        if slot.device.type != "cpu":
-            slot, order = slot.sort(stable=True)
-            grad = grad.index_select(0, order)
-        return _segment_sum(grad, slot, sizes)[: ctx.rows].to(ctx.dtype), None, None

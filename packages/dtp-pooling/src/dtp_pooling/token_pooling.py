@@ -10,8 +10,7 @@ generator; it returns `PooledTokens`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +18,9 @@ from torch import Tensor, nn
 from dtp_pooling import boundaries as rules
 from dtp_pooling import losses, noise
 from dtp_pooling.functional import pool
-from dtp_pooling.language_config import RateLoss
-from dtp_pooling.strict_config import from_dict, require, require_one_of
-from dtp_pooling.token_order import TokenOrder, grid_order
-
-PoolingKind = Literal["top_k", "gumbel", "fixed", "random", "dissimilarity"]
+from dtp_pooling.strict_config import from_dict
+from dtp_pooling.token_order import grid_order
+from dtp_pooling.token_pooling_config import TokenPoolingConfig
 
 
 class PooledTokens(NamedTuple):
@@ -43,62 +40,6 @@ class PooledTokens(NamedTuple):
     segment_of: Tensor
     loss: Tensor
     record: dict[str, Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenPoolingConfig:
-    """Where segments of a tower's tokens end.
-
-    Attributes:
-        kind: `top_k` keeps an exact number of segments at learned scores. `gumbel` samples from
-            learned probabilities, with a rate loss. `fixed` spaces segments evenly. `random`
-            is the control at the same number. `dissimilarity` needs no training: segments end
-            where neighbouring tokens differ most.
-        rate: Segments per poolable token, in (0, 1]; 1 leaves the tower as it was.
-        scores: Learned scores: `mlp`, or `cosine` routing between neighbours.
-        hidden: Width inside the MLP; None for 4 D.
-        temperature: Of the relaxation whose gradient the scores get.
-        sample: Draw boundaries in training (`top_k`: without replacement) instead of taking the
-            best.
-        evaluation: How `gumbel` decides in evaluation: `threshold` at one half, or `pattern`,
-            with the same fixed noise at each position for every sample.
-        rate_loss: What keeps `gumbel` at its rate.
-        interval: Lowest and highest share for `rate_loss="interval"`.
-        weight: Of the rate loss.
-        order: Sequence of the patches of an image.
-        grid: Rows and columns of patches; None for a square.
-        seed: Of the pattern of `random` and `gumbel` in evaluation.
-    """
-
-    kind: PoolingKind = "top_k"
-    rate: float = 0.25
-    scores: Literal["mlp", "cosine"] = "mlp"
-    hidden: int | None = None
-    temperature: float = 0.5
-    sample: bool = True
-    evaluation: Literal["threshold", "pattern"] = "threshold"
-    rate_loss: RateLoss = "binomial"
-    interval: tuple[float, float] = (0.2, 0.3)
-    weight: float = 1.0
-    order: TokenOrder = "raster"
-    grid: tuple[int, int] | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require_one_of("kind", self.kind, PoolingKind)
-        require_one_of("scores", self.scores, Literal["mlp", "cosine"])
-        require_one_of("evaluation", self.evaluation, Literal["threshold", "pattern"])
-        require_one_of("rate_loss", self.rate_loss, RateLoss)
-        require_one_of("order", self.order, TokenOrder)
-        require(0 < self.rate <= 1, f"rate must be in (0, 1], got {self.rate}; 1 pools nothing")
-        require(
-            self.kind != "gumbel" or self.rate < 1,
-            "kind='gumbel' needs a rate below 1: its prior is undefined there; use 'top_k'",
-        )
-        require(self.temperature > 0, f"temperature must be above 0, got {self.temperature}")
-        object.__setattr__(self, "interval", tuple(self.interval))
-        if self.grid is not None:
-            object.__setattr__(self, "grid", tuple(self.grid))
 
 
 class _Cuts(NamedTuple):

@@ -7,6 +7,7 @@ A run's folder holds `run.json` (the configuration and the alphabet), `metrics.j
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import shutil
@@ -33,6 +34,7 @@ class Run(NamedTuple):
 
     config: TrainingConfig
     alphabet: Alphabet
+    text_sha256: str
 
 
 def start_run(folder: Path, config: TrainingConfig, train_text: str) -> Run:
@@ -48,9 +50,14 @@ def start_run(folder: Path, config: TrainingConfig, train_text: str) -> Run:
     boundaries = dataclasses.replace(config.model.boundaries, space=alphabet.space)
     model = dataclasses.replace(config.model, vocabulary=len(alphabet), boundaries=boundaries)
     config = dataclasses.replace(config, model=model)
-    values = {"config": dataclasses.asdict(config), "characters": alphabet.characters}
+    run = Run(config, alphabet, _digest(train_text))
+    values = {
+        "config": dataclasses.asdict(config),
+        "characters": alphabet.characters,
+        "text_sha256": run.text_sha256,
+    }
     (folder / "run.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    return Run(config, alphabet)
+    return run
 
 
 def read_run(folder: Path) -> Run:
@@ -60,7 +67,7 @@ def read_run(folder: Path) -> Run:
         raise FileNotFoundError(f"{folder} holds no run: expected {path}; `dtp-lm train` makes one")
     values = json.loads(path.read_text(encoding="utf-8"))
     config = from_dict(TrainingConfig, values["config"])
-    return Run(config, Alphabet(characters=values["characters"]))
+    return Run(config, Alphabet(characters=values["characters"]), values["text_sha256"])
 
 
 class Trainer:
@@ -77,7 +84,9 @@ class Trainer:
         self, folder: Path, train_text: str, valid_text: str, device: torch.device
     ) -> None:
         self.folder, self.device = folder, device
-        self.config, alphabet = read_run(folder)
+        self.config, alphabet, digest = read_run(folder)
+        if _digest(train_text) != digest:
+            raise ValueError(f"{folder} was started on another training text; pass that one")
         self.train_ids = alphabet.encode(train_text).to(torch.int32)
         self.valid_ids = alphabet.encode(valid_text)
         self.targets = self._unigram_targets(train_text)
@@ -87,8 +96,7 @@ class Trainer:
             self.model.parameters(), lr=self.config.learning_rate, betas=(0.9, 0.999)
         )
         self.step_number = 0
-        if (folder / "checkpoint").exists():
-            self._load()
+        self._load()
 
     def run(self, until: int | None = None) -> None:
         """Train to the last step, or up to step `until`; evaluate and save on the way."""
@@ -172,17 +180,24 @@ class Trainer:
         print(line, flush=True)
 
     def _save(self) -> None:
-        """Write the checkpoint beside the old one, then put it in its place."""
-        new, place = self.folder / "checkpoint.new", self.folder / "checkpoint"
+        """Write the checkpoint beside the old one, which goes only when this one is in place."""
+        new, place, old = (self.folder / f"checkpoint{x}" for x in (".new", "", ".old"))
         shutil.rmtree(new, ignore_errors=True)
         self.model.save(new)
         state = {"optimizer": self.optimizer.state_dict(), "step": self.step_number}
         torch.save(state, new / "optimizer.pt")
-        shutil.rmtree(place, ignore_errors=True)
+        if place.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            place.rename(old)
         new.rename(place)
+        shutil.rmtree(old, ignore_errors=True)
 
     def _load(self) -> None:
-        place = self.folder / "checkpoint"
+        places = [self.folder / "checkpoint", self.folder / "checkpoint.old"]
+        place = next((place for place in places if place.exists()), None)
+        if place is None:
+            self._forget_after(0)
+            return
         self.model.load_state_dict(DynamicPoolingLM.load(place).state_dict())
         state = torch.load(place / "optimizer.pt", map_location=self.device, weights_only=True)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -204,6 +219,10 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
         return config.learning_rate * (step + 1) / config.warmup
     progress = (step - config.warmup) / max(1, config.steps - config.warmup)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _shortening(out: LanguageModelOutput) -> Tensor | float:

@@ -1,0 +1,128 @@
+"""Sums over segments and gathers from them, with their closed-form gradients.
+
+B batch, L tokens, D width, N = B L.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class SegmentPlan(NamedTuple):
+    """Where the tokens of one pooling go.
+
+    Each row owns consecutive slots of a buffer: one per segment, then perhaps a spare one for
+    dropped tokens.
+    """
+
+    slot: Tensor  # (B * L,) slot of each token, non-decreasing
+    kept: Tensor  # (B * L,) bool: the token belongs to a segment
+    total: int  # slots in all
+    segment_of: Tensor  # (B, L)
+    per_row: Tensor  # (B,) segments of each row, null included
+    size: int  # S of the padded layout, or T of the packed one
+
+
+def segment_sum(flat: Tensor, slot: Tensor, sizes: Tensor) -> Tensor:
+    """(slots, D) sums of the rows of `flat` (N, D) with equal `slot`; the same bits every run.
+
+    `slot` is non-decreasing and `sizes` says how often each occurs. On CPU rows are added in
+    order; elsewhere `index_add_` would add atomically in any order, so segments are reduced one
+    thread each.
+    """
+    if flat.device.type == "cpu":
+        sums = flat.new_zeros(sizes.numel(), flat.shape[1])
+        return sums.index_add_(0, slot, flat)
+    return torch.segment_reduce(flat, "sum", lengths=sizes, unsafe=True, initial=0.0)
+
+
+class PoolSegments(torch.autograd.Function):
+    """Sum or mean of every slot, with the closed-form gradient to tokens and boundaries.
+
+    The gradient that arrives for spare slots is zero, so dropped tokens get none.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, h: Tensor, boundaries: Tensor, plan: SegmentPlan, mean: bool
+    ) -> tuple[Tensor, Tensor]:
+        """(slots, D) values and (slots,) sizes of tokens (B, L, D)."""
+        wide = torch.promote_types(h.dtype, torch.float32)
+        sizes = torch.zeros(plan.total, dtype=torch.long, device=h.device)
+        sizes.index_add_(0, plan.slot, torch.ones_like(plan.slot))
+        values = segment_sum(h.reshape(-1, h.shape[-1]).to(wide), plan.slot, sizes)
+        if mean:
+            values.div_(sizes.clamp(min=1)[:, None])
+        straight_through = ctx.needs_input_grad[1]
+        ctx.save_for_backward(
+            sizes,
+            h if straight_through else None,
+            values if straight_through and mean else None,
+        )
+        ctx.plan, ctx.mean, ctx.shape, ctx.dtype = plan, mean, h.shape, h.dtype
+        ctx.boundary_dtype = boundaries.dtype
+        ctx.mark_non_differentiable(sizes)
+        return values.to(h.dtype), sizes
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad: Tensor, _: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+        """Gradients of tokens (B, L, D) and boundaries (B, L)."""
+        sizes, h, means = ctx.saved_tensors
+        plan: SegmentPlan = ctx.plan
+        grad = grad.to(torch.promote_types(grad.dtype, torch.float32))
+        if ctx.mean:
+            grad = grad / sizes.clamp(min=1)[:, None]
+        per_token = grad.index_select(0, plan.slot)  # (B * L, D)
+        grad_boundaries = None
+        if h is not None:
+            change = _rowwise_dot(per_token, h.reshape(per_token.shape))  # dc_t, (B * L,)
+            if means is not None:
+                change -= _rowwise_dot(grad, means).index_select(0, plan.slot)
+            change = change.masked_fill(~plan.kept, 0).view(ctx.shape[:2])
+            later = change.flip(1).cumsum(1).flip(1)  # (B, L) sum over t >= i
+            grad_boundaries = torch.cat([later[:, 1:], later.new_zeros(len(later), 1)], 1)
+            grad_boundaries = grad_boundaries[:, : ctx.shape[1]].to(ctx.boundary_dtype)
+        grad_h = per_token.view(ctx.shape).to(ctx.dtype) if ctx.needs_input_grad[0] else None
+        return grad_h, grad_boundaries, None, None
+
+
+def _rowwise_dot(a: Tensor, b: Tensor, rows: int = 256) -> Tensor:
+    """(N,) dot products of the rows of two (N, D); on CPU by blocks that stay in cache."""
+    if a.device.type != "cpu":
+        return (a * b).sum(-1)
+    blocks = zip(torch.split(a, rows), torch.split(b, rows), strict=True)
+    return torch.cat([(x * y).sum(-1) for x, y in blocks])
+
+
+class GatherSegments(torch.autograd.Function):
+    """Rows of `flat` by index, zero where not `read`; the gradient is a segment sum."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, slot: Tensor, read: Tensor) -> Tensor:
+        """(N, D) rows of `flat` at `slot` (N,), zero where not `read` (N,)."""
+        ctx.rows, ctx.dtype = flat.shape[0], flat.dtype
+        out = flat.index_select(0, slot)
+        if out.device.type != "cpu" or not bool(read.all()):
+            out.masked_fill_(~read[:, None], 0)
+            slot = torch.where(read, slot, ctx.rows)  # one spare row for gradients of nothing
+        ctx.save_for_backward(slot)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """Gradient of `flat`: what arrives for a row, summed."""
+        (slot,) = ctx.saved_tensors
+        grad = grad.to(torch.promote_types(grad.dtype, torch.float32))
+        sizes = torch.bincount(slot, minlength=ctx.rows + 1)
+        if slot.device.type != "cpu":
+            slot, order = slot.sort(stable=True)
+            grad = grad.index_select(0, order)
+        return segment_sum(grad, slot, sizes)[: ctx.rows].to(ctx.dtype), None, None
