@@ -102,14 +102,15 @@ def build(session: nox.Session) -> None:
 @nox.session
 def isolation(session: nox.Session) -> None:
     """Each wheel alone, with the wheels of its declared siblings: installs, imports, works."""
-    temporary = Path(session.create_tmp())
+    temporary = Path(session.create_tmp()).resolve()
     wheels = {package: build_wheel(session, package, temporary) for package in PACKAGES}
     session.chdir(temporary)  # so that nothing of the checkout can be imported by accident
     for package in PACKAGES:
         environment = temporary / f"venv-{package.name}"
         python = str(environment / "bin" / "python")
         session.run("uv", "venv", "-q", "--clear", "--python", sys.executable, str(environment))
-        torch = TORCH if any("torch" in line for line in declared_requirements(package)) else ()
+        declared = " ".join(declared_requirements(package))
+        torch = [name for name in TORCH if re.search(rf"\b{name}\b", declared)]
         local = [str(wheels[sibling]) for sibling in siblings(package)]
         session.run("uv", "pip", "install", "-q", "--python", python, *torch, *local)
         session.run(python, "-I", str(package / "tests" / "smoke.py"), external=True)
