@@ -18,9 +18,15 @@ def run(*command: str | Path) -> None:
     words = [str(word) for word in command]
     print(f"\n$ {' '.join(words)}", flush=True)
     script = Path(sys.executable).with_name(words[0])
-    done = subprocess.run([str(script), *words[1:]], check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
+    process = subprocess.Popen([str(script), *words[1:]])
+    while True:
+        try:
+            code = process.wait()
+            break
+        except KeyboardInterrupt:
+            continue  # Ctrl-C reached the command too: let it save and say so
+    if code:
+        sys.exit(code)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -33,6 +34,17 @@ def test_a_package_is_complete(package: Path) -> None:
     assert project["version"] in (package / "CHANGELOG.md").read_text()
     assert list((package / "tests").glob("test_*.py"))
     assert not any(" @ " in line or "file:" in line for line in project["dependencies"])
+
+
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("packages/*/*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_pages_have_no_placeholder_and_no_dead_link(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"@[A-Z]+@|TODO|TBD", text)
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (page.parent / target).exists(), target
 
 
 @pytest.mark.parametrize("session", ["demo", "tests"])

@@ -21,7 +21,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int
 
 
 def assert_one_line(err: str, *words: str) -> None:
-    lines = [line for line in err.splitlines() if "%|" not in line]
+    lines = [line for line in err.splitlines() if line.strip() and "%|" not in line]
     assert len(lines) == 1, err
     assert lines[0].startswith("clip-train: error: ")
     for word in words:
@@ -70,6 +70,7 @@ def test_dry_run_builds_everything_and_writes_nothing(
     assert list((tmp_path / "cwd").iterdir()) == []
 
 
+@pytest.mark.filterwarnings("always:1 training samples could not be read")
 def test_a_bare_path_is_recognised_and_a_corrupt_jpeg_is_named(
     capsys: pytest.CaptureFixture[str], image_folder: Path, tmp_path: Path
 ) -> None:
@@ -82,6 +83,52 @@ def test_a_bare_path_is_recognised_and_a_corrupt_jpeg_is_named(
     assert code == 0, err
     assert "of n = 11 (1 skipped)" in out
     assert "3.jpg" in (tmp_path / "run" / "metrics.jsonl").read_text()
+    (line,) = [line for line in err.splitlines() if "1 training samples could not" in line]
+    assert line.startswith("clip-train: warning: ")
+    assert "3.jpg" in line
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_folder_of_broken_images_is_one_clear_line(
+    capsys: pytest.CaptureFixture[str], image_folder: Path, tmp_path: Path, workers: str
+) -> None:
+    for file in image_folder.rglob("*.jpg"):
+        file.write_bytes(b"not a jpeg")
+    code, _, err = run(
+        *(capsys, "run", "cifar10-cpu", *SHORT, "--out", tmp_path / "run", "--data.val", ""),
+        *("--data.train", image_folder, "--data.workers", workers),
+        *("--data.cache-images", "False"),
+    )
+    assert code == 2
+    assert_one_line(err, "100 samples in a row could not be used", ".jpg")
+
+
+def test_validation_without_a_usable_image_loses_nothing(
+    capsys: pytest.CaptureFixture[str], image_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(image_folder, tmp_path / "val")
+    for file in (tmp_path / "val").rglob("*.jpg"):
+        file.write_bytes(b"")
+    data = ("--data.train", image_folder, "--data.val", tmp_path / "val")
+    code, _, err = run(capsys, "run", "cifar10-cpu", *data, *SHORT, "--out", tmp_path / "run")
+    assert code == 0, err
+    assert "warning: evaluation: no sample could be used" in err
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+    assert (tmp_path / "run" / "curves.png").is_file()
+
+
+def test_validation_without_labels_is_found_before_training(
+    capsys: pytest.CaptureFixture[str], shapes: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(shapes / "train", tmp_path / "val")
+    (tmp_path / "val" / "classnames.txt").write_text("one\ntwo\n")
+    code, _, err = run(
+        *(capsys, "run", "shapes-tiny", "--out", tmp_path / "run", *SHORT),
+        *("--data.train", f"wds:{shapes}/train", "--data.val", f"wds:{tmp_path}/val"),
+    )
+    assert code == 2
+    assert_one_line(err, "has no label")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -179,9 +226,8 @@ def test_a_shard_cut_in_the_middle_is_used_as_far_as_it_goes(
         *("--data.train", f"wds:{tmp_path}/train", *SHORT),
     )
     assert code == 0, err
-    (line,) = [line for line in err.splitlines() if "warning" in line]
+    (line,) = [line for line in err.splitlines() if "shapes-000001.tar" in line]
     assert line.startswith("clip-train: warning: ")
-    assert "shapes-000001.tar" in line
     rows = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     (fault,) = [row for row in rows if row["kind"] == "fault"]
     assert fault["step"] == 0
@@ -237,9 +283,9 @@ def test_too_few_samples_for_a_batch(
     capsys: pytest.CaptureFixture[str], image_folder: Path, tmp_path: Path
 ) -> None:
     data = ("--data.train", image_folder, "--data.val", "", "--out", tmp_path / "run")
-    code, _, err = run(capsys, "run", "cifar10-cpu", *data)
+    code, _, err = run(capsys, "run", "cifar10-cpu", "--train.batch-size", "13", *data)
     assert code == 2
-    assert_one_line(err, "12 samples", "train.batch_size = 256")
+    assert_one_line(err, "12 samples", "train.batch_size = 13")
 
 
 def test_data_shapes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from clip_eval import open_source
+from clip_eval import DataError, open_source
 from clip_models import Preprocess, PreprocessConfig
 from clip_tokenizer import Tokenizer
 from clip_train import Config, SamplePlan
@@ -133,5 +133,5 @@ def test_when_nothing_can_be_read_it_says_so(tiny_config: Config, tmp_path: Path
     for file in root.rglob("*.png"):
         file.write_bytes(b"")
     made = reader(tiny_config, train=f"imagefolder:{root}", templates=("a {c}",))
-    with pytest.raises(ValueError, match="samples in a row could not be read"):
+    with pytest.raises(DataError, match=r"100 samples in a row could not be used, such as .*\.png"):
         made[0]

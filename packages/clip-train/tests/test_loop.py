@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
 from clip_models import CheckpointError, ConfigError, load_model, load_tensors
+from clip_tokenizer import Tokenizer
 from clip_train import Config, Interrupted, TrainingError, resume, start
+from clip_train.checkpoint import list_checkpoints
 from clip_train.loop import Trainer
 from clip_train.run_directory import RunDirectory, RunDirectoryError
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
 def rows(path: Path, kind: str) -> list[dict[str, float]]:
@@ -161,6 +165,110 @@ def test_resume_refuses_what_it_cannot_go_on_with(finished: Path, tmp_path: Path
         resume(finished, progress=False)
 
 
+def test_other_data_or_length_is_not_resumed(finished: Path) -> None:
+    (finished / "model.safetensors").unlink()
+    state = finished / "checkpoints" / "step-0000014" / "state.json"
+    progress = json.loads(state.read_text())
+    assert progress == {"step": 14, "num_samples": 96, "total_steps": 14}
+    state.write_text(json.dumps({**progress, "num_samples": 97}))
+    with pytest.raises(CheckpointError, match="the run has 97 training samples and 14 steps"):
+        resume(finished, progress=False)
+
+
+def test_rotation_and_resume_leave_foreign_directories_alone(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    checkpoint = dataclasses.replace(tiny_config.checkpoint, every_steps=2, keep_last=1)
+    config = dataclasses.replace(tiny_config, checkpoint=checkpoint)
+    mine = tmp_path / "run" / "checkpoints" / "step-best"
+    evaluate = Trainer.evaluate
+
+    def evaluate_and_copy(self: Trainer) -> None:
+        shutil.copytree(self.directory.checkpoints / "step-0000014", mine)
+        evaluate(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "evaluate", evaluate_and_copy)
+        start(config, tmp_path / "run", progress=False)
+    found = {path.name for path in mine.parent.iterdir()}
+    assert found == {"step-best", "step-0000014"}
+    assert [path.name for path in list_checkpoints(mine.parent)] == ["step-0000014"]
+
+
+def test_nothing_is_lost_when_the_last_evaluation_fails(
+    finished: Path, tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Trainer) -> None:
+        raise OSError("the disk with the images is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "evaluate", fail)
+        with pytest.raises(OSError, match="gone"):
+            start(tiny_config, tmp_path / "other", progress=False)
+    resume(tmp_path / "other", progress=False)
+    assert_same_weights(finished, tmp_path / "other")
+    assert [row["step"] for row in rows(tmp_path / "other", "eval")] == [14]
+
+
+def test_a_diverged_run_keeps_its_good_checkpoints(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer.step
+
+    def step_and_diverge(self: Trainer, batch: object) -> None:
+        if self.steps_done == 6:
+            with torch.no_grad():
+                self.model.text_projection.fill_(torch.nan)
+        step(self, batch)
+
+    config = dataclasses.replace(
+        tiny_config,
+        checkpoint=dataclasses.replace(tiny_config.checkpoint, every_steps=3),
+        log=dataclasses.replace(tiny_config.log, every_steps=1000),
+    )
+    monkeypatch.setattr(Trainer, "step", step_and_diverge)
+    with pytest.raises(TrainingError, match="not finite by step 9"):
+        start(config, tmp_path / "run", progress=False)
+    kept = list_checkpoints(tmp_path / "run" / "checkpoints")
+    assert [path.name for path in kept] == ["step-0000003", "step-0000006"]
+
+
+def test_a_relative_source_can_be_resumed_from_elsewhere(
+    tiny_config: Config, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shapes)
+    data = dataclasses.replace(tiny_config.data, train="wds:train", val="val")
+    start(dataclasses.replace(tiny_config, data=data), tmp_path / "run", progress=False)
+    written = RunDirectory.open(tmp_path / "run")[1].data
+    assert (written.train, written.val) == (f"wds:{shapes}/train", f"{shapes}/val")
+
+
+def test_events_are_on_disk_after_an_interrupt(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(self: Trainer) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", crash)
+    with pytest.raises(KeyboardInterrupt):
+        start(tiny_config, tmp_path / "run", progress=False)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [2, 4]
+
+
+def test_a_saved_tokenizer_is_used(tiny_config: Config, tmp_path: Path) -> None:
+    Tokenizer.train(["a cat and a dog"] * 3, 520, context_length=40).save(tmp_path / "tokenizer")
+    tokenizer = dataclasses.replace(
+        tiny_config.tokenizer, kind="directory", path=str(tmp_path / "tokenizer")
+    )
+    config = dataclasses.replace(with_train(tiny_config, steps=2), tokenizer=tokenizer)
+    start(config, tmp_path / "run", progress=False)
+    model, _ = load_model(tmp_path / "run")
+    assert model.config.text.context_length == 40
+    assert model.config.text.vocab_size == 520
+
+
 def test_an_existing_directory_is_refused_or_set_aside(finished: Path, tiny_config: Config) -> None:
     with pytest.raises(RunDirectoryError, match="already exists and is not empty; continue it"):
         start(tiny_config, finished, progress=False)
@@ -180,7 +288,7 @@ def test_a_bad_config_leaves_no_directory(tiny_config: Config, tmp_path: Path) -
 
 def test_an_infinite_loss_stops_the_run(tiny_config: Config, tmp_path: Path) -> None:
     optim = dataclasses.replace(tiny_config.optim, lr=1e30, clip_norm=None, warmup_steps=0)
-    with pytest.raises(TrainingError, match=r"the loss is nan at step \d+; its batch began with"):
+    with pytest.raises(TrainingError, match=r"is not finite by step \d+; the batch that did it"):
         start(dataclasses.replace(tiny_config, optim=optim), tmp_path / "run", progress=False)
 
 

@@ -140,9 +140,9 @@ def draws_for(index: int, purpose: int = 0) -> Draws:
     return Draws(seed=0, split=0, index=index, purpose=purpose)
 
 
-def write_small(directory: Path, *, overwrite: bool = False, **options: int) -> ShapesSummary:
+def write_small(directory: Path, **options: int) -> ShapesSummary:
     sizes = {"num_train": 2, "image_size": 32, "num_val_per_class": 1, **options}
-    return write_shapes(directory, progress=False, overwrite=overwrite, **sizes)
+    return write_shapes(directory, progress=False, **sizes)
 
 
 def read_samples(paths: list[Path]) -> list[dict[str, Any]]:
@@ -470,20 +470,17 @@ def test_a_sample_depends_on_the_seed_and_on_nothing_else(small_set: Path, tmp_p
 
 def test_a_directory_with_files_is_refused_and_untouched(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    for overwrite in (False, True):
-        with pytest.raises(ShapesError, match="choose another directory"):
-            write_small(tmp_path, overwrite=overwrite)
+    with pytest.raises(ShapesError, match="choose another directory"):
+        write_small(tmp_path)
     assert read_tree(tmp_path) == {"notes.txt": b"mine"}
 
 
-def test_an_earlier_set_is_replaced_only_when_told(tmp_path: Path) -> None:
+def test_an_earlier_set_is_never_replaced(tmp_path: Path) -> None:
     root = tmp_path / "set"
     write_small(root, num_train=2)
     with pytest.raises(ShapesError, match="must be empty or new"):
         write_small(root, num_train=3)
     assert json.loads((root / "shapes.json").read_text())["num_train"] == 2
-    write_small(root, num_train=3, overwrite=True)
-    assert json.loads((root / "shapes.json").read_text())["num_train"] == 3
 
 
 def test_an_empty_directory_is_taken(tmp_path: Path) -> None:
@@ -544,7 +541,7 @@ def test_files_of_others_beside_the_set_are_kept(tmp_path: Path) -> None:
 )
 def test_arguments_out_of_range_are_named(tmp_path: Path, name: str, value: int) -> None:
     with pytest.raises(ShapesError, match=f"{name} must be"):
-        write_small(tmp_path / "set", overwrite=False, **{name: value})
+        write_small(tmp_path / "set", **{name: value})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""CLIP models as readable modules that load and save everybody's checkpoints."""
+"""CLIP models as readable modules with strict configs and safetensors."""
 
 from clip_models.checkpoint import (
     CheckpointError,

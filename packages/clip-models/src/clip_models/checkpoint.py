@@ -54,7 +54,7 @@ def load_config(directory: str | Path) -> tuple[CLIPConfig, PreprocessConfig]:
         )
     try:
         stored = from_dict(_ModelFile, json.loads(path.read_text(encoding="utf-8")))
-    except (ConfigError, json.JSONDecodeError) as error:
+    except (ConfigError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     return stored.model, stored.preprocess
 

@@ -74,6 +74,13 @@ def build(config: Config, *, tokenizer: Tokenizer | None = None) -> Parts:
             f"data.val {config.data.val!r} has no classes to tell apart; "
             "give an image folder, or shards with classnames.txt and labels"
         )
+    if val_source is not None:
+        _check_labels(val_source)
+    if config.augment.kind == "shift" and config.augment.pad >= clip_config.vision.image_size:
+        raise ConfigError(
+            f"augment.pad must be below the image size of {config.model.name}, "
+            f"{clip_config.vision.image_size}, got {config.augment.pad}"
+        )
     plan = SamplePlan(len(source), config.train.batch_size, config.train.seed)
     if tokenizer is None:
         tokenizer = make_tokenizer(config, source, clip_config.text.context_length)
@@ -160,6 +167,19 @@ def _open_with_captions(config: Config) -> Source:
         )
         source = _open(config, spec, split="train", templates=DEFAULT_TEMPLATES)
     return source
+
+
+def _check_labels(source: Source) -> None:
+    """Find out now, and not after the training, that samples have no labels."""
+    try:
+        sample = source.read(0)
+    except BadSample:
+        return  # counted when the evaluation meets it
+    if sample.label is None:
+        raise ConfigError(
+            f"data.val: {sample.key} of {source.name} has no label; classification needs "
+            "class folders or .cls files"
+        )
 
 
 def _evaluation_templates(

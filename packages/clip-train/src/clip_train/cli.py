@@ -174,6 +174,8 @@ def _resume(options: argparse.Namespace, flags: list[str]) -> None:
 
 
 def _report(result: Result | None, out: str) -> None:
+    for warning in result.warnings if result else ():
+        _show_warning(f"evaluation: {warning}")
     accuracy = result.metrics["acc1"] if result else None
     if result and accuracy is not None:
         print(

@@ -69,12 +69,12 @@ class ModelConfig:
     """Which model is trained."""
 
     name: str = "ViT-B-32"
-    """A name of `clip_models.list_models()`, or the directory of a saved model to go on from."""
+    """A name of `clip_models.list_models()`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """How captions become ids.  The context length is the model's."""
+    """How captions become ids.  The context length is the model's, or a saved tokenizer's own."""
 
     kind: Literal["openai", "train", "bytes", "directory"] = "openai"
     """CLIP's own vocabulary, one learned from the captions, bytes only, or a saved tokenizer."""
@@ -137,6 +137,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _require(self.lr > 0, f"lr must be positive, got {self.lr}")
+        _require(self.eps > 0, f"eps must be positive, got {self.eps}")
         _require(
             all(0 <= beta < 1 for beta in self.betas), f"betas must be in [0, 1), got {self.betas}"
         )
@@ -172,6 +173,9 @@ class EvalConfig:
     """Steps between evaluations; None means only at the end."""
     batch_size: int = 256
     """Images a forward pass."""
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 1, f"batch_size must be positive, got {self.batch_size}")
 
 
 @dataclass(frozen=True, kw_only=True)

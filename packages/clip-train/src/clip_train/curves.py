@@ -33,6 +33,7 @@ def draw_curves(train: Rows, evaluations: Rows, path: Path) -> None:
 
 
 def _draw_accuracy(axes: Axes, rows: Rows) -> None:
+    rows = [row for row in rows if row["acc1"] is not None]  # None: no image could be used
     if rows:
         steps = [row["step"] for row in rows]
         accuracy = [100 * row["acc1"] for row in rows]
@@ -49,7 +50,7 @@ def _draw_accuracy(axes: Axes, rows: Rows) -> None:
         axes.set_ylim(0, 100)
         axes.legend(loc="lower right", frameon=False)
     else:
-        axes.text(0.5, 0.5, "no evaluation (data.val is empty)", ha="center", va="center")
+        axes.text(0.5, 0.5, "no evaluation", ha="center", va="center")
     _dress(axes, "accuracy (%)")
 
 

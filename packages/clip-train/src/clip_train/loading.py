@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from clip_eval import BadSample, Sample, Source, decode_image
+from clip_eval import BadSample, DataError, Sample, Source, decode_image
 from clip_models import Preprocess
 from PIL import Image
 from torch import Tensor
@@ -141,7 +141,10 @@ class BatchReader(Dataset[Batch]):
             except BadSample as error:
                 faults.append(SampleFault(error.reason, str(error)))
             index = self.plan.replacement(epoch, position, attempt)
-        raise BadSample("unreadable", f"{MAX_REPLACEMENTS} samples in a row could not be read")
+        raise DataError(
+            f"{self.source.name}: {MAX_REPLACEMENTS} samples in a row could not be used, "
+            f"such as {faults[-1].detail}"
+        )
 
     def _decode(self, index: int, uniform: Sequence[float]) -> tuple[Sample, Tensor]:
         if self.decoded is not None:
@@ -157,7 +160,7 @@ class BatchReader(Dataset[Batch]):
         """The batches of steps first … stop - 1, in order, read ahead by worker processes."""
         workers = self.config.data.workers
         loader = DataLoader(
-            self,
+            _Guarded(self),
             sampler=range(first, stop),
             batch_size=None,
             num_workers=workers,
@@ -165,7 +168,23 @@ class BatchReader(Dataset[Batch]):
             worker_init_fn=_ignore_interrupts,
             pin_memory=pin_memory,
         )
-        return iter(loader)
+        for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+
+
+class _Guarded(Dataset["Batch | DataError"]):
+    """A reader that returns an error of the data, so that no worker's traceback surrounds it."""
+
+    def __init__(self, reader: BatchReader) -> None:
+        self.reader = reader
+
+    def __getitem__(self, step: int) -> Batch | DataError:
+        try:
+            return self.reader[step]
+        except DataError as error:
+            return error
 
 
 def _read_image(source: Source, index: int) -> tuple[Sample, Image.Image]:

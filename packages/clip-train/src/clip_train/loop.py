@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from clip_eval import Result, evaluate
-from clip_models import save_model
+from clip_models import CheckpointError, save_model
 from torch import Tensor
 from tqdm import tqdm
 
 from clip_train.augment import shift_and_flip
 from clip_train.build import Parts
-from clip_train.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from clip_train.checkpoint import Progress, list_checkpoints, load_checkpoint, save_checkpoint
 from clip_train.config import Config
 from clip_train.loading import Batch, BatchReader
 from clip_train.meter import Meter
@@ -58,6 +58,7 @@ class Trainer:
         self.bad_samples: set[str] = set()
         self.last_result: Result | None = None
         self._evaluated_step = -1
+        self._saved_step = -1
         self._meter = Meter()
 
     def run(self) -> Result | None:
@@ -75,22 +76,24 @@ class Trainer:
             self.parts.tokenizer,
             progress=self.progress,
         )
-        with stop_signals() as stop, self._bar() as bar:
-            for batch in self._batches(reader):
-                self._count_faults(batch)
-                self.step(batch)
-                bar.update()
-                if self._due(self.config.log.every_steps):
-                    self._log(bar)
-                if stop.is_set():
-                    self.save_checkpoint()
-                    self.directory.draw_curves()
-                    raise Interrupted(self.steps_done, self.parts.total_steps, self.directory.path)
-                if self._due(self.config.eval.every_steps):
-                    self.evaluate()
-                if self._due(self.config.checkpoint.every_steps):
-                    self.save_checkpoint()
-        return self.finish()
+        try:
+            with stop_signals() as stop:
+                with self._bar() as bar:
+                    for batch in self._batches(reader):
+                        self._count_faults(batch)
+                        self.step(batch)
+                        bar.update()
+                        if self._due(self.config.log.every_steps):
+                            self._log(bar)
+                        if stop.is_set():
+                            self._stop()
+                        if self._due(self.config.eval.every_steps):
+                            self.evaluate()
+                        if self._due(self.config.checkpoint.every_steps):
+                            self.save_checkpoint()
+                return self.finish()
+        finally:
+            self.directory.close()
 
     def step(self, batch: Batch) -> None:
         """Forward, loss, backward, clip, update."""
@@ -147,38 +150,84 @@ class Trainer:
         self.last_result, self._evaluated_step = result, self.steps_done
 
     def save_checkpoint(self) -> None:
-        """The whole state at this step."""
+        """The whole state at this step, unless it is on disk already.
+
+        Raises:
+            TrainingError: The loss or its gradient is not finite; older checkpoints stay.
+        """
+        self._check_finite()
+        if self._saved_step == self.steps_done:
+            return
         with self._meter.paused():
             save_checkpoint(
                 self.directory.checkpoints,
-                self.steps_done,
+                self._progress(),
                 self.model,
                 self.parts.preprocess.config,
                 self.optimizer,
                 keep_last=self.config.checkpoint.keep_last,
             )
+        self._saved_step = self.steps_done
 
     def finish(self) -> Result | None:
         """Evaluate, and write the model, its tokenizer and the curves into the run directory."""
+        self.save_checkpoint()  # first of all: whatever happens next, the training is not lost
         self.evaluate()
-        self.save_checkpoint()
         save_model(self.directory.path, self.model, self.parts.preprocess.config)
         self.directory.draw_curves()
-        self.directory.close()
+        if self.bad_samples:
+            warnings.warn(
+                f"{len(self.bad_samples)} training samples could not be read and were replaced, "
+                f"such as {sorted(self.bad_samples)[0]}; metrics.jsonl names all of them",
+                stacklevel=2,
+            )
         return self.last_result
 
     def resume(self) -> None:
         """Go on from the newest checkpoint; from the beginning if there is none.
 
         Raises:
-            CheckpointError: The checkpoint is damaged or belongs to another model.
+            CheckpointError: The checkpoint is damaged, or belongs to another model or other data.
         """
         found = list_checkpoints(self.directory.checkpoints)
         if found:
-            self.steps_done = load_checkpoint(found[-1], self.model, self.optimizer)
+            progress = load_checkpoint(found[-1], self.model, self.optimizer)
+            self.steps_done = self._saved_step = progress.step
+            if progress != self._progress():
+                raise CheckpointError(
+                    f"the run has {progress.num_samples} training samples and "
+                    f"{progress.total_steps} steps, but its data and config now give "
+                    f"{self._progress().num_samples} and {self._progress().total_steps}; "
+                    "put the data back as it was, or start a new run"
+                )
         self.directory.rewind(self.steps_done)
         for row in self.directory.metrics("fault"):
             self.bad_samples.update(row["samples"])
+        evaluated = {row["step"] for row in self.directory.metrics("eval")}
+        if found and self._due(self.config.eval.every_steps) and self.steps_done not in evaluated:
+            self.evaluate()
+
+    def _progress(self) -> Progress:
+        return Progress(
+            step=self.steps_done,
+            num_samples=len(self.parts.source),
+            total_steps=self.parts.total_steps,
+        )
+
+    def _stop(self) -> None:
+        """Save, and end the run as the signal asked."""
+        self.save_checkpoint()
+        self.directory.draw_curves()
+        raise Interrupted(self.steps_done, self.parts.total_steps, self.directory.path)
+
+    def _check_finite(self) -> None:
+        keys = self._meter.first_not_finite()
+        if keys is not None:
+            raise TrainingError(
+                f"the loss or its gradient is not finite by step {self.steps_done}; the batch that "
+                f"did it began with {', '.join(keys[:8])}. Lower optim.lr, or set optim.clip_norm; "
+                f"older checkpoints are in {self.directory.checkpoints}"
+            )
 
     def _batches(self, reader: BatchReader) -> Iterator[Batch]:
         batches = reader.batches(
@@ -219,14 +268,8 @@ class Trainer:
             )
 
     def _log(self, bar: tqdm[Any]) -> None:
+        self._check_finite()
         loss, norm = self._meter.means()
-        if not math.isfinite(loss):
-            keys = ", ".join(self._meter.keys[:8])
-            raise TrainingError(
-                f"the loss is {loss} at step {self.steps_done}; its batch began with {keys}. "
-                f"Lower optim.lr, or set optim.clip_norm; checkpoints are in "
-                f"{self.directory.checkpoints}"
-            )
         row = {
             "loss": loss,
             "lr": self.optimizer.param_groups[0]["lr"],

@@ -14,7 +14,7 @@ class Meter:
     """Sums of some steps; the device is not waited for until they are read."""
 
     def __init__(self) -> None:
-        self.keys: list[str] = []  # of the newest batch
+        self._keys: list[list[str]] = []
         self._losses: list[Tensor] = []
         self._norms: list[Tensor] = []
         self._waited = 0.0
@@ -24,7 +24,15 @@ class Meter:
         """One step: its loss () and gradient norm (), and the keys of its batch."""
         self._losses.append(loss)
         self._norms.append(norm)
-        self.keys = keys
+        self._keys.append(keys)
+
+    def first_not_finite(self) -> list[str] | None:
+        """Keys of the first batch whose loss or gradient norm is not finite; None if all are."""
+        if not self._losses:
+            return None
+        sums = torch.stack(self._losses) + torch.stack(self._norms)
+        bad = (~sums.isfinite()).nonzero().flatten().tolist()
+        return self._keys[bad[0]] if bad else None
 
     def means(self) -> tuple[float, float]:
         """Mean loss and mean gradient norm."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ class RunDirectory:
             )
         try:
             config = from_dict(Config, tomllib.loads(file.read_text(encoding="utf-8")))
-        except (ConfigError, tomllib.TOMLDecodeError) as error:
+        except (ConfigError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise RunDirectoryError(f"{file} cannot be read: {error}") from None
         return cls(path), config
 
@@ -91,7 +92,9 @@ class RunDirectory:
         """Drop metrics of later steps than `step`: they are about to be computed again."""
         kept = [row for row in self.metrics() if row["step"] <= step]
         text = "".join(json.dumps(row) + "\n" for row in kept)
-        (self.path / METRICS_NAME).write_text(text, encoding="utf-8")
+        temporary = self.path / f".{METRICS_NAME}.partial"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, self.path / METRICS_NAME)
         self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
 
     def log(self, kind: str, step: int, values: dict[str, Any]) -> None:
@@ -108,7 +111,7 @@ class RunDirectory:
         """Rows of metrics.jsonl, all or of one kind."""
         file = self.path / METRICS_NAME
         lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-        rows = [json.loads(line) for line in lines if line.endswith("}")]
+        rows = [row for line in lines if (row := _parse(line)) is not None]
         return [row for row in rows if kind in (None, row["kind"])]
 
     def draw_curves(self) -> None:
@@ -124,8 +127,18 @@ class RunDirectory:
             self._events = None
 
 
+def _parse(line: str) -> dict[str, Any] | None:
+    """A row of metrics; None for a line that a kill cut off."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
 def set_aside(path: Path) -> Path:
     """Rename `path` to the first free `NAME.old-K` and return that."""
+    path = path.absolute()
     number = 1
     while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1

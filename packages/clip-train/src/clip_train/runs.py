@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from clip_eval import Result, source_faults
@@ -27,6 +28,7 @@ def start(
         RunDirectoryError: `out` is in use and `overwrite` is false.
     """
     RunDirectory.check(out, overwrite=overwrite)
+    config = with_absolute_paths(config)
     parts = build(config)
     directory = RunDirectory.create(out, config, overwrite=overwrite)
     parts.tokenizer.save(directory.path)
@@ -56,7 +58,33 @@ def resume(path: str | Path, *, progress: bool = True) -> Result | None:
 
 
 def dry_run(config: Config) -> tuple[Parts, Batch]:
-    """Build everything and read the first batch; nothing is written."""
+    """Build everything and read the first batch; nothing is written, no image cached."""
+    config = replace(config, data=replace(config.data, cache_images=False))
     parts = build(config)
     reader = BatchReader(parts.source, parts.plan, config, parts.preprocess, parts.tokenizer)
     return parts, reader[0]
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The config with paths that do not depend on where the command was typed."""
+    data, tokenizer = config.data, config.tokenizer
+    return replace(
+        config,
+        data=replace(
+            data,
+            train=_absolute(data.train),
+            val=_absolute(data.val),
+            classnames=str(Path(data.classnames).absolute()) if data.classnames else "",
+        ),
+        tokenizer=replace(
+            tokenizer, path=str(Path(tokenizer.path).absolute()) if tokenizer.path else ""
+        ),
+    )
+
+
+def _absolute(spec: str) -> str:
+    """A source with its path made absolute: `kind:path`, or a bare path that exists."""
+    kind, colon, path = spec.partition(":")
+    if colon and path and "://" not in spec:
+        return f"{kind}:{Path(path).absolute()}"
+    return str(Path(spec).absolute()) if spec and Path(spec).exists() else spec

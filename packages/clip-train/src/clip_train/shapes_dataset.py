@@ -166,7 +166,6 @@ def write_shapes(
     shard_size: int = 2000,
     seed: int = 0,
     progress: bool = True,
-    overwrite: bool = False,
 ) -> ShapesSummary:
     """Write the data set and return what was written.
 
@@ -174,14 +173,13 @@ def write_shapes(
     renamed when it is complete, so that an interrupted run leaves nothing that looks finished.
 
     Args:
-        directory: where the set goes; must not exist or be empty, unless `overwrite`.
+        directory: where the set goes; must not exist or be empty.
         num_train: number of training pictures.
         image_size: side of the pictures in pixels.
         num_val_per_class: number of pictures for each held-out class.
         shard_size: most pictures in one shard.
         seed: decides all choices but the held-out combinations, which are always the same.
         progress: show a progress bar.
-        overwrite: replace a set written here earlier; anything else is never replaced.
 
     Raises:
         ShapesError: if an argument is out of range, or the directory is taken or unwritable.
@@ -203,7 +201,7 @@ def write_shapes(
         "num_classes": len(classes),
     }
     try:
-        _check_free(target, overwrite=overwrite)
+        _check_free(target)
         partial = target.with_name(target.name + ".partial")
         _make_partial(partial, settings)
         with (
@@ -213,7 +211,7 @@ def write_shapes(
             num_shards = _write_train(partial / "train", settings, bar)
             _write_val(partial, settings, classes, bar)
             if target.exists():
-                shutil.rmtree(target)
+                target.rmdir()  # it was empty; if it is not by now, this says so
             partial.rename(target)
     except OSError as error:
         raise ShapesError(
@@ -255,20 +253,12 @@ def _check_range(name: str, value: int, least: int) -> None:
         raise ShapesError(f"{name} must be an integer of at least {least}, got {value}")
 
 
-def _check_free(target: Path, *, overwrite: bool) -> None:
+def _check_free(target: Path) -> None:
     if target.exists() and not target.is_dir():
         raise ShapesError(f"{target} must be a directory, but is a file; choose another name")
-    if not target.is_dir() or not any(target.iterdir()):
-        return
-    if not overwrite:
+    if target.is_dir() and any(target.iterdir()):
         raise ShapesError(
-            f"{target} must be empty or new, but holds files; "
-            "choose another directory, or overwrite the set that is there"
-        )
-    if not (target / _MARKER).is_file():
-        raise ShapesError(
-            f"{target} holds files but no {_MARKER}, so it is no shapes set and is not "
-            "overwritten; choose another directory"
+            f"{target} must be empty or new, but holds files; choose another directory"
         )
 
 
