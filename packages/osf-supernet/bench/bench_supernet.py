@@ -1,6 +1,6 @@
 """Times of the promises in docs/benchmarks.md, on torchvision's ViT-B/16 (random weights, CPU).
 
-python packages/osf-supernet/benchmarks/speed.py
+python packages/osf-supernet/bench/bench_supernet.py
 """
 
 from __future__ import annotations
