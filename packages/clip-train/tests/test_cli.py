@@ -142,6 +142,10 @@ def test_validation_without_labels_is_found_before_training(
         (("run", "no.toml"), ("no.toml cannot be read",)),
         (("resume", "nowhere"), ("nowhere is not a run directory",)),
         (("presets", "shape"), ("did you mean 'shapes'",)),
+        (
+            ("run", "shapes-tiny", "--data.train", "wds:gone", "--out", "run"),
+            ("'wds:", "gone' does not exist", "clip-train data shapes"),
+        ),
     ],
 )
 def test_wrong_words(

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -150,6 +151,12 @@ def _sample_captions(source: Source, seed: int) -> Iterable[str]:
 def _open(
     config: Config, spec: str, *, split: str, templates: Sequence[str] | None = None
 ) -> Source:
+    path = spec.partition(":")[2]
+    if path and not set(path) & set("*?[{:") and not Path(path).exists():
+        raise ConfigError(
+            f"{spec!r} does not exist; name your data with --data.train and --data.val, "
+            "or draw the shapes set with `clip-train data shapes DIR`"
+        )
     file = config.data.classnames
     classnames = ClassList.read(file) if file else None
     return open_source(spec, classnames=classnames, templates=templates, default_split=split)
