@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from clip_eval import DataError
 from clip_train.cli import main
 from PIL import Image
 
@@ -301,3 +302,20 @@ def test_data_shapes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     code, _, err = run(capsys, "data", "shapes", tmp_path / "shapes", *sizes)
     assert code == 2
     assert_one_line(err, str(tmp_path / "shapes"))
+
+
+def test_a_named_set_may_be_downloaded_into_a_new_directory(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def open_source(spec: str, *, default_split: str, **options: object) -> None:
+        asked.append((spec, default_split))
+        raise DataError("no network")
+
+    monkeypatch.setattr("clip_train.build.open_source", open_source)
+    data = ("--data.train", f"cifar10:{tmp_path / 'new'}")
+    code, _, err = run(capsys, "run", "cifar10-cpu", *data, "--out", tmp_path / "run")
+    assert code == 2
+    assert_one_line(err, "no network")
+    assert asked == [(f"cifar10:{tmp_path / 'new'}", "train")]

@@ -151,8 +151,9 @@ def _sample_captions(source: Source, seed: int) -> Iterable[str]:
 def _open(
     config: Config, spec: str, *, split: str, templates: Sequence[str] | None = None
 ) -> Source:
-    path = spec.partition(":")[2]
-    if path and not set(path) & set("*?[{:") and not Path(path).exists():
+    kind, _, path = spec.partition(":")
+    on_disk = kind in ("imagefolder", "wds", "csv") and not set(path) & set("*?[{:")
+    if on_disk and not Path(path).exists():
         raise ConfigError(
             f"{spec!r} does not exist; name your data with --data.train and --data.val, "
             "or draw the shapes set with `clip-train data shapes DIR`"
