@@ -6,13 +6,14 @@ from clip_eval.evaluation import evaluate
 from clip_eval.faults import BadImage, BadSample, DataError, EvaluationError
 from clip_eval.images import decode_image
 from clip_eval.model_directory import LoadedModel, load_for_evaluation
-from clip_eval.prompts import DEFAULT_TEMPLATES, read_templates
+from clip_eval.prompts import DEFAULT_TEMPLATES, TEMPLATES_FILE, read_templates
 from clip_eval.results import Result
 from clip_eval.samples import Sample, Source, source_faults, source_warnings
 from clip_eval.sources import open_source
 
 __all__ = [
     "DEFAULT_TEMPLATES",
+    "TEMPLATES_FILE",
     "BadImage",
     "BadSample",
     "ClassList",

@@ -1,6 +1,7 @@
 """CLIP models as readable modules with strict configs and safetensors."""
 
 from clip_models.checkpoint import (
+    WEIGHTS_NAME,
     CheckpointError,
     load_config,
     load_model,
@@ -25,6 +26,7 @@ from clip_models.strict_config import ConfigError, from_dict, nearest, to_dict
 
 __all__ = [
     "CLIP",
+    "WEIGHTS_NAME",
     "CLIPConfig",
     "CLIPOutput",
     "CheckpointError",

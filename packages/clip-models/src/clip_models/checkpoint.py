@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,8 @@ class _ModelFile:
 def save_config(directory: str | Path, config: CLIPConfig, preprocess: PreprocessConfig) -> None:
     """Write `clip_config.json`; the directory must exist."""
     text = json.dumps(to_dict(_ModelFile(model=config, preprocess=preprocess)), indent=2)
-    _write_atomically(Path(directory) / CONFIG_NAME, (text + "\n").encode())
+    with _replacing(Path(directory) / CONFIG_NAME) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def load_config(directory: str | Path) -> tuple[CLIPConfig, PreprocessConfig]:
@@ -114,19 +116,11 @@ def load_state(
     model.load_state_dict(state, assign=assign)
 
 
-def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
-) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write safetensors in one step: a temporary file, flushed to disk, then renamed."""
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        save_file(plain, temporary, metadata={"format": "pt", **(metadata or {})})
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _replacing(path) as temporary:
+        save_file(plain, temporary, metadata={"format": "pt"})
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -141,12 +135,13 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from None
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file to write; it is flushed to disk and takes the place of `path` when done."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from clip_models import (
     CLIP,
+    WEIGHTS_NAME,
     CheckpointError,
     PreprocessConfig,
     load_state,
@@ -86,7 +87,7 @@ def load_checkpoint(checkpoint: Path, model: CLIP, optimizer: torch.optim.Optimi
         progress = Progress(**json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{checkpoint / STATE_NAME} is damaged: {error}") from None
-    weights = checkpoint / "model.safetensors"
+    weights = checkpoint / WEIGHTS_NAME
     load_state(model, load_tensors(weights), source=weights)
     path = checkpoint / OPTIMIZER_NAME
     tensors = load_tensors(path)

@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from clip_eval import Result, source_faults
+from clip_eval import TEMPLATES_FILE, Result, source_faults
+from clip_models import WEIGHTS_NAME
 from clip_tokenizer import Tokenizer
 
 from clip_train.build import Parts, build
@@ -14,8 +15,6 @@ from clip_train.config import Config
 from clip_train.loading import Batch, BatchReader
 from clip_train.loop import Trainer
 from clip_train.run_directory import RunDirectory, RunDirectoryError
-
-TEMPLATES_NAME = "zeroshot_classification_templates.txt"
 
 
 def start(
@@ -34,7 +33,7 @@ def start(
     parts.tokenizer.save(directory.path)
     if parts.templates:
         text = "".join(f"{template}\n" for template in parts.templates)
-        (directory.path / TEMPLATES_NAME).write_text(text, encoding="utf-8")
+        (directory.path / TEMPLATES_FILE).write_text(text, encoding="utf-8")
     faults = source_faults(parts.source)
     if faults:
         counts = Counter(fault.reason for fault in faults)
@@ -49,7 +48,7 @@ def resume(path: str | Path, *, progress: bool = True) -> Result | None:
         RunDirectoryError: `path` is no run directory, or its run is finished.
     """
     directory, config = RunDirectory.open(path)
-    if (directory.path / "model.safetensors").is_file():
+    if (directory.path / WEIGHTS_NAME).is_file():
         raise RunDirectoryError(f"the run in {path} is finished; there is nothing to resume")
     parts = build(config, tokenizer=Tokenizer.from_pretrained(directory.path))
     trainer = Trainer(config, directory, parts, progress=progress)

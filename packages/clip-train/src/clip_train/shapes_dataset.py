@@ -20,9 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import webdataset
+from clip_eval import TEMPLATES_FILE
 from PIL.Image import Image
 from tqdm import tqdm
 
+from clip_train.progress import progress_bar
 from clip_train.shapes import (
     BACKGROUNDS,
     COLOURS,
@@ -206,7 +208,9 @@ def write_shapes(
         _make_partial(partial, settings)
         with (
             _removed_on_failure(partial),
-            tqdm(total=num_train + num_val, unit="image", disable=not progress) as bar,
+            progress_bar(
+                total=num_train + num_val, desc="draw", unit="image", show=progress
+            ) as bar,
         ):
             num_shards = _write_train(partial / "train", settings, bar)
             _write_val(partial, settings, classes, bar)
@@ -327,7 +331,7 @@ def _write_val(
     _write_lines(test / "nshards.txt", [str(len(starts))])
     for folder in (root / "val", root / "val-wds"):
         _write_lines(folder / "classnames.txt", [scene.phrase for scene in classes])
-        _write_lines(folder / "zeroshot_classification_templates.txt", TEMPLATES)
+        _write_lines(folder / TEMPLATES_FILE, TEMPLATES)
 
 
 @contextmanager
