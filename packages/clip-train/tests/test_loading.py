@@ -16,7 +16,7 @@ from clip_train.loading import Batch, BatchReader
 from PIL import Image
 
 
-def reader(config: Config, **data: object) -> BatchReader:
+def reader(config: Config, rank: int = 0, world: int = 1, **data: object) -> BatchReader:
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, **data))
     source = open_source(config.data.train, templates=config.data.templates or None)
     return BatchReader(
@@ -25,6 +25,8 @@ def reader(config: Config, **data: object) -> BatchReader:
         config,
         Preprocess(PreprocessConfig(size=48)),
         Tokenizer.from_bytes(context_length=48),
+        rank=rank,
+        world=world,
     )
 
 
@@ -44,6 +46,20 @@ def test_workers_and_starting_point_change_nothing(tiny_config: Config) -> None:
         together = reader(tiny_config, workers=workers).batches(5, 14, pin_memory=False)
         for one, other in zip(alone[5:], together, strict=True):
             assert_equal(one, other)
+
+
+@pytest.mark.parametrize("world", [2, 3, 8])
+def test_the_ranks_together_are_the_batch(tiny_config: Config, world: int) -> None:
+    whole = reader(tiny_config)[5]
+    parts = [reader(tiny_config, rank, world)[5] for rank in range(world)]
+    assert sorted(len(part.keys) for part in parts)[0] == 8 // world
+    assert [key for part in parts for key in part.keys] == whole.keys
+    assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+    assert torch.equal(torch.cat([part.uniform for part in parts]), whole.uniform)
+    assert torch.equal(torch.cat([part.positions for part in parts]), whole.positions)
+    assert {part.epoch for part in parts} == {whole.epoch} == {0}
+    texts = [part.tokens[row].tolist() for part in parts for row in part.caption_of]
+    assert texts == [whole.tokens[row].tolist() for row in whole.caption_of]
 
 
 def test_cached_images_are_the_same_images(tiny_config: Config) -> None:

@@ -1,6 +1,6 @@
 """Batches of a run: read, decode, caption and tokenise the samples that the plan names.
 
-B images, S image side, U distinct captions, T text tokens.  `BatchReader[step]` is a pure function
+B images of this rank, S image side, U distinct captions, T text tokens.  `BatchReader[step]` is a pure function
 of the step, so worker processes may compute steps in any order and a resume starts at any step.
 """
 
@@ -54,6 +54,9 @@ class Batch(NamedTuple):
     uniform: Tensor  # float32 (B, 3) random numbers for augmentation on the device
     keys: list[str]  # B
     faults: list[SampleFault]  # samples that were replaced
+    epoch: int
+    positions: Tensor  # int64 (B,) places in the epoch's order: with seed and epoch, the key of
+    # everything random about a sample
 
 
 class DecodedSource:
@@ -81,7 +84,11 @@ class DecodedSource:
 
 
 class BatchReader(Dataset[Batch]):
-    """`reader[step]` is the batch of that step."""
+    """`reader[step]` is this rank's part of the batch of that step.
+
+    Rank r of W takes a contiguous stretch of the planned batch, so that the parts put together in
+    the order of ranks are the batch of a single process.
+    """
 
     def __init__(
         self,
@@ -91,9 +98,13 @@ class BatchReader(Dataset[Batch]):
         preprocess: Preprocess,
         tokenizer: TokenizerLike,
         *,
+        rank: int = 0,
+        world: int = 1,
         progress: bool = False,
     ) -> None:
         self.source = source
+        self.rank = rank
+        self.world = world
         self.plan = plan
         self.config = config
         self.preprocess = preprocess
@@ -105,12 +116,14 @@ class BatchReader(Dataset[Batch]):
         )
 
     def __getitem__(self, step: int) -> Batch:
-        epoch, positions, indices = self.plan.batch(step)
+        epoch, planned, indices = self.plan.batch(step)
         seed = self.config.train.seed
+        share = rank_slice(len(planned), self.rank, self.world)
+        positions, indices = planned[share], indices[share]  # (B,)
         crops = keyed_uniform(seed, epoch, positions, "crop", 4 * CROP_ATTEMPTS)  # (B, ·)
-        choice = keyed_uniform(seed, epoch, positions, "caption")[:, 0]  # (B,)
-        if self.config.data.template_choice == "batch":
-            choice = np.full_like(choice, choice[0])
+        of_batch = self.config.data.template_choice == "batch"
+        choosers = np.full_like(positions, planned[0]) if of_batch else positions
+        choice = keyed_uniform(seed, epoch, choosers, "caption")[:, 0]  # (B,)
         images, captions, keys, faults = [], [], [], list[SampleFault]()
         for row, position in enumerate(positions):
             sample, pixels = self._read(
@@ -124,7 +137,17 @@ class BatchReader(Dataset[Batch]):
         )
         uniform = torch.from_numpy(keyed_uniform(seed, epoch, positions, "shift", 3)).float()
         tokens = self.tokenizer(distinct)
-        return Batch(step, torch.stack(images), tokens, caption_of, uniform, keys, faults)
+        return Batch(
+            step=step,
+            images=torch.stack(images),
+            tokens=tokens,
+            caption_of=caption_of,
+            uniform=uniform,
+            keys=keys,
+            faults=faults,
+            epoch=epoch,
+            positions=torch.from_numpy(positions),
+        )
 
     def _read(
         self,
@@ -185,6 +208,11 @@ class _Guarded(Dataset["Batch | DataError"]):
             return self.reader[step]
         except DataError as error:
             return error
+
+
+def rank_slice(length: int, rank: int, world: int) -> slice:
+    """The part of a batch of `length` that belongs to a rank; lengths differ by at most one."""
+    return slice(length * rank // world, length * (rank + 1) // world)
 
 
 def _read_image(source: Source, index: int) -> tuple[Sample, Image.Image]:
