@@ -198,6 +198,17 @@ def test_training_draws(kind):
     assert not torch.equal(*runs)
 
 
+@pytest.mark.parametrize("kind", ["top_k", "gumbel", "random"])
+def test_keys_give_a_row_the_same_segments_in_any_batch(kind):
+    tokens, apart = images()
+    module = build(kind).train()
+    keys = torch.tensor([11, -12, 13])
+    together = module(tokens, keep_apart=apart, generator=keys)
+    other = torch.tensor([2, 0])
+    again = module(tokens[other], keep_apart=apart[other], generator=keys[other])
+    assert torch.equal(again.segment_of, together.segment_of[other])
+
+
 @pytest.mark.parametrize("order", ["raster", "hilbert"])
 @pytest.mark.parametrize("scores", ["mlp", "cosine"])
 @pytest.mark.parametrize("kind", ["top_k", "gumbel"])

@@ -2,8 +2,8 @@
 
 B batch, L tokens.
 
-Each row draws one 64-bit key from its generator; the numbers of its tokens are a hash of
-(key, position). So a row of a longer or larger batch sees the numbers it would see alone, and one
+Each row has one 64-bit key, given or drawn from its generator; the numbers of its tokens are a hash
+of (key, position). So a row of a longer or larger batch sees the numbers it would see alone, and one
 token can be drawn without drawing those before it. The hash is the finaliser of SplitMix64
 (Steele et al. 2014) applied to a Weyl sequence, in wrapping int64 arithmetic.
 """
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-Generators = torch.Generator | Sequence[torch.Generator] | None
+Generators = torch.Generator | Sequence[torch.Generator] | Tensor | None
 
 _WEYL = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
@@ -35,14 +35,22 @@ def sample_generators(seed: int, positions: Iterable[int]) -> list[torch.Generat
 
 
 def row_keys(batch: int, generators: Generators, device: torch.device) -> Tensor:
-    """(B,) int64 key of each row, drawn from its own generator.
+    """(B,) int64 key of each row, given or drawn from its own generator.
 
     Args:
         batch: B.
-        generators: One generator per row; or one for all rows, which then give a row a key that
-            depends on its place in the batch; or None for torch's global generator.
+        generators: The keys themselves, int64 (B,); or one generator per row; or one for all rows,
+            which then give a row a key that depends on its place in the batch; or None for torch's
+            global generator.
         device: Where the keys go.
     """
+    if isinstance(generators, Tensor):
+        if generators.shape != (batch,) or generators.dtype != torch.int64:
+            raise ValueError(
+                f"keys must be int64, one per row: ({batch},), got {generators.dtype} "
+                f"{tuple(generators.shape)}; torch.Tensor.view(torch.int64) keeps the bits of others"
+            )
+        return generators.to(device)
     if generators is None or isinstance(generators, torch.Generator):
         return _draw(batch, generators).to(device)
     if len(generators) != batch:
