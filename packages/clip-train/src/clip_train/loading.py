@@ -1,7 +1,8 @@
 """Batches of a run: read, decode, caption and tokenise the samples that the plan names.
 
-B images of this rank, S image side, U distinct captions, T text tokens.  `BatchReader[step]` is a pure function
-of the step, so worker processes may compute steps in any order and a resume starts at any step.
+B images of this rank, S image side, U distinct captions, T text tokens.  `BatchReader[step]` is a
+pure function of the step, so worker processes may compute steps in any order and a resume starts
+at any step.
 """
 
 from __future__ import annotations
