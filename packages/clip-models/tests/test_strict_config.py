@@ -43,7 +43,21 @@ def test_round_trip_through_json(name: str) -> None:
         (changed(vision__width=True), "vision.width must be an integer, got True (bool)"),
         (changed(text__activation="relu"), "text.activation must be one of 'gelu'"),
         (changed(text=3), "text must be a table, got 3 (int)"),
-        (changed(vision__patch_size=7), "vision.image_size must be a multiple of patch_size"),
+        (changed(vision__patch_size=40), "vision.image_size must be at least patch_size"),
+        (changed(vision__num_heads=[1, 2]), "vision.num_heads must be one integer or one for each"),
+        (changed(vision__num_heads="2"), "vision.num_heads must be an integer or a list, got '2'"),
+        (changed(vision__mlp_width=0), "vision.mlp_width must be positive, got 0"),
+        (
+            changed(vision__patch_reduction={"keep_ratio": 1.5}),
+            "vision.patch_reduction.keep_ratio must be in (0, 1], got 1.5",
+        ),
+        (
+            changed(text__pooling={"name": "dtp", "after_layer": 13}),
+            "text.pooling.after_layer must be in 0 … 12, got 13",
+        ),
+        (changed(text__pooling={"name": "dtp", "after_layer": 1, "args": 3}), "args must be a tab"),
+        (changed(vision__class_token=False), "readout 'class_token' needs class_token = true"),
+        (changed(vision__projection="none"), "vision.projection 'none' needs vision.width = embed"),
         (changed(text__num_heads=3), "text.width must be a multiple of num_heads"),
         (
             changed(vision={"kind": "modified_resnet", "layers": [1, 2]}),
@@ -63,6 +77,26 @@ def test_what_is_wrong_is_named(values: dict[str, object], message: str) -> None
     with pytest.raises(ConfigError) as caught:
         CLIPConfig.from_dict(values)
     assert message in str(caught.value)
+
+
+def test_sizes_per_layer_and_nested_tables_survive() -> None:
+    values = changed(
+        vision__num_layers=3,
+        vision__num_heads=[12, 6, 3],
+        vision__mlp_width=[64, 32, 16],
+        vision__head_width=64,
+        vision__pooling={
+            "name": "dtp",
+            "after_layer": 1,
+            "args": {"kind": "fixed", "grid": [4, 4]},
+        },
+        vision__patch_reduction={"kind": "block", "keep_ratio": 0.25},
+        text__tokenizer={"name": "bert-base-uncased", "options": {"strip_sep_token": True}},
+    )
+    config = CLIPConfig.from_dict(values)
+    assert config.vision.layers() == ((12, 64, 64), (6, 64, 32), (3, 64, 16))
+    assert config.vision.pooling.args == {"kind": "fixed", "grid": [4, 4]}
+    assert CLIPConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_missing_keys_are_named() -> None:

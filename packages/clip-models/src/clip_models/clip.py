@@ -44,13 +44,7 @@ class CLIP(nn.Module):
             self.visual = CompactResNet(config.vision, embed_dim)
         self.token_embedding = nn.Embedding(text.vocab_size, text.width)
         self.positional_embedding = nn.Parameter(torch.empty(text.context_length, text.width))
-        self.transformer = Transformer(
-            text.width,
-            text.num_layers,
-            text.num_heads,
-            mlp_ratio=text.mlp_ratio,
-            activation=text.activation,
-        )
+        self.transformer = Transformer(text)
         self.ln_final = nn.LayerNorm(text.width)
         self.text_projection = nn.Parameter(torch.empty(text.width, embed_dim))
         self.logit_scale = nn.Parameter(torch.tensor(config.init_logit_scale))

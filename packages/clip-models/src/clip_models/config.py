@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 from clip_models.strict_config import ConfigError, from_dict, to_dict
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+PerLayer = int | tuple[int, ...]
 
 
 def require(condition: bool, message: str) -> None:
@@ -17,26 +18,168 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+class LayerShape(NamedTuple):
+    """The sizes of one transformer layer that need not be those of its neighbours."""
+
+    num_heads: int
+    head_width: int
+    mlp_width: int
+
+
 @dataclass(frozen=True, kw_only=True)
-class ViTConfig:
-    """Vision transformer of CLIP (Radford et al. 2021, after Dosovitskiy et al. 2021)."""
+class PatchReductionConfig:
+    """Train on part of the patches (Li et al. 2023, "CLIPA"); evaluation sees all of them.
+
+    `random` keeps a random set, `grid` one patch of every cell of a regular grid, `block` one
+    rectangle.
+    """
+
+    kind: Literal["random", "grid", "block"] = "random"
+    keep_ratio: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.keep_ratio <= 1,
+            f"keep_ratio must be in (0, 1], got {self.keep_ratio}; 1.0 keeps every patch",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolingConfig:
+    """Fewer tokens from `after_layer` on: 0 pools before the first layer.
+
+    `name` is looked up in the entry-point group `clip_models.token_pooling`; `args` are its own.
+    """
+
+    name: str
+    after_layer: int
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """The tokenizer a text tower was trained with, where it is not CLIP's own.
+
+    `name` is a Hugging Face repository, `options` are open_clip's `tokenizer_kwargs`.
+    """
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """What the transformers of both towers have in common.
+
+    `num_heads`, `head_width` and `mlp_width` are one integer or one per layer; `head_width` None is
+    `width / num_heads`, `mlp_width` None is `width * mlp_ratio`.  `layer_scale_init` adds a learned
+    scale to every residual branch.
+    """
+
+    width: int = 768
+    num_layers: int = 12
+    num_heads: PerLayer = 12
+    head_width: PerLayer | None = None
+    mlp_ratio: float = 4.0
+    mlp_width: PerLayer | None = None
+    activation: Activation = "gelu"
+    layer_norm_eps: float = 1e-5
+    layer_scale_init: float | None = None
+    pooling: PoolingConfig | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_heads", "head_width", "mlp_width"):
+            sizes = getattr(self, name)
+            given = sizes if isinstance(sizes, tuple) else (sizes,) * self.num_layers
+            require(
+                len(given) == self.num_layers,
+                f"{name} must be one integer or one for each of {self.num_layers} layers, "
+                f"got {len(given)}",
+            )
+            require(
+                all(size is None or size >= 1 for size in given),
+                f"{name} must be positive, got {sizes}",
+            )
+        if self.head_width is None:
+            for heads in _per_layer(self.num_heads, self.num_layers):
+                _require_heads(self.width, heads)
+        if self.pooling is not None:
+            require(
+                0 <= self.pooling.after_layer <= self.num_layers,
+                f"pooling.after_layer must be in 0 … {self.num_layers}, "
+                f"got {self.pooling.after_layer}",
+            )
+
+    def layers(self) -> tuple[LayerShape, ...]:
+        """The sizes of every layer."""
+        heads = _per_layer(self.num_heads, self.num_layers)
+        if self.head_width is None:
+            head_widths = tuple(self.width // count for count in heads)
+        else:
+            head_widths = _per_layer(self.head_width, self.num_layers)
+        mlp_width = int(self.width * self.mlp_ratio) if self.mlp_width is None else self.mlp_width
+        mlp_widths = _per_layer(mlp_width, self.num_layers)
+        return tuple(map(LayerShape, heads, head_widths, mlp_widths))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig(TransformerConfig):
+    """Vision transformer of CLIP (Radford et al. 2021, after Dosovitskiy et al. 2021) and its kin.
+
+    Attributes:
+        stem: `patch` is one convolution of kernel and stride `patch_size` (with a bias if
+            `patch_bias`); `conv` is CoreNet's three of strides 4, 2 and 2 for 16 px patches.
+        class_token: One learned token in front of the patches.
+        position: `learned` is a table that is interpolated for other grids; `sin_cos` is computed
+            for each grid (MoCo v3's, columns first) and has no weights.
+        class_position: The class token has a position of its own in the table.
+        position_interpolation: `bicubic` in two dimensions, antialiased; `flattened` is CoreNet's
+            linear interpolation along the row-major sequence of patches.
+        pre_norm: A norm in front of the first layer.
+        readout: `class_token`; `patch_average`; `average` of all tokens, the class token with them
+            (CLIPA's first version); `map`, an attention with a learned query (SigLIP).
+        norm_after_readout: The final norm is of the read feature, not of every token.
+        projection: A linear map to the embedding space; `none` where `width` is its width.
+    """
 
     kind: Literal["vit"] = "vit"
     image_size: int = 224
     patch_size: int = 32
-    width: int = 768
-    num_layers: int = 12
-    num_heads: int = 12
-    mlp_ratio: float = 4.0
-    activation: Activation = "gelu"
+    stem: Literal["patch", "conv"] = "patch"
+    patch_bias: bool = False
+    class_token: bool = True
+    position: Literal["learned", "sin_cos"] = "learned"
+    class_position: bool = True
+    position_interpolation: Literal["bicubic", "flattened"] = "bicubic"
+    pre_norm: bool = True
+    readout: Literal["class_token", "patch_average", "average", "map"] = "class_token"
+    norm_after_readout: bool = False
+    projection: Literal["linear", "none"] = "linear"
+    patch_reduction: PatchReductionConfig | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
-            self.image_size % self.patch_size == 0,
-            f"image_size must be a multiple of patch_size, got {self.image_size} and "
-            f"{self.patch_size}; the grid of patches must cover the image",
+            self.image_size >= self.patch_size >= 1,
+            f"image_size must be at least patch_size, got {self.image_size} and {self.patch_size}",
         )
-        _require_heads(self.width, self.num_heads)
+        require(
+            self.stem == "patch" or self.patch_size == 16,
+            f"stem 'conv' makes patches of 16 px, got patch_size {self.patch_size}",
+        )
+        require(
+            self.class_token or self.readout != "class_token",
+            "readout 'class_token' needs class_token = true; use 'patch_average' or 'map'",
+        )
+        require(
+            self.position == "learned" or self.width % 4 == 0,
+            f"width must be a multiple of 4 for position 'sin_cos', got {self.width}",
+        )
+
+    @property
+    def grid(self) -> int:
+        """Patches along each side of an image of `image_size`; pixels left over are not seen."""
+        return self.image_size // self.patch_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,23 +225,32 @@ class CompactResNetConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextConfig:
-    """Causal text transformer of CLIP; its feature is read at the end token.
+class TextConfig(TransformerConfig):
+    """Text transformer of CLIP and its kin.
 
-    `eot_token_id` None means the last id of the vocabulary, where CLIP's tokenizers put it.
+    Attributes:
+        causal: A token sees itself and the past only.
+        readout: Where the feature is read: the row's first `end_token`, its `last` or `first`
+            position.
+        eot_token_id: Id of the end token; None means the largest id of the row, as CLIP's
+            tokenizer has it.
+        projection: A linear map to the embedding space, with a bias or not; `none` where `width`
+            is its width.
+        tokenizer: None is CLIP's own.
     """
 
     context_length: int = 77
     vocab_size: int = 49408
     width: int = 512
-    num_layers: int = 12
-    num_heads: int = 8
-    mlp_ratio: float = 4.0
-    activation: Activation = "gelu"
+    num_heads: PerLayer = 8
+    causal: bool = True
+    readout: Literal["end_token", "last", "first"] = "end_token"
     eot_token_id: int | None = None
+    projection: Literal["linear", "linear_bias", "none"] = "linear"
+    tokenizer: TokenizerConfig | None = None
 
     def __post_init__(self) -> None:
-        _require_heads(self.width, self.num_heads)
+        super().__post_init__()
         require(
             self.context_length >= 1, f"context_length must be positive, got {self.context_length}"
         )
@@ -120,6 +272,16 @@ class CLIPConfig:
     text: TextConfig
     init_logit_scale: float = math.log(1 / 0.07)
     init_logit_bias: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, tower in (("vision", self.vision), ("text", self.text)):
+            if isinstance(tower, TransformerConfig):
+                projection = getattr(tower, "projection", "linear")
+                require(
+                    projection != "none" or tower.width == self.embed_dim,
+                    f"{name}.projection 'none' needs {name}.width = embed_dim, got {tower.width} "
+                    f"and {self.embed_dim}",
+                )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CLIPConfig:
@@ -149,6 +311,10 @@ class PreprocessConfig:
     def __post_init__(self) -> None:
         require(self.size >= 1, f"size must be positive, got {self.size}")
         require(min(self.std) > 0, f"std must be positive, got {self.std}")
+
+
+def _per_layer(sizes: PerLayer, num_layers: int) -> tuple[int, ...]:
+    return sizes if isinstance(sizes, tuple) else (sizes,) * num_layers
 
 
 def _require_heads(width: int, num_heads: int) -> None:

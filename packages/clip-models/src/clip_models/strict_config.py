@@ -82,6 +82,8 @@ def _plain(value: Any) -> Any:
         return to_dict(value)
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
     return value
 
 
@@ -97,6 +99,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     if origin is tuple:
         return _convert_tuple(arguments, value, where)
+    if origin is dict:
+        return _convert_dict(arguments[1], value, where)
+    if hint is Any:
+        return value
     if dataclasses.is_dataclass(hint):
         return from_dict(cast(type, hint), value, where=where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -138,6 +144,12 @@ def _convert_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[
     return tuple(_convert(hint, item, f"{where}[{i}]") for i, (hint, item) in pairs)
 
 
+def _convert_dict(hint: Any, value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ConfigError(f"{where} must be a table, got {_show(value)}")
+    return {key: _convert(hint, item, _join(where, key)) for key, item in value.items()}
+
+
 def _kind(option: Any) -> str:
     return next(str(f.default) for f in dataclasses.fields(option) if f.name == "kind")
 
@@ -148,6 +160,8 @@ def _join(where: str, key: str) -> str:
 
 def _name(hint: Any) -> str:
     names = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
+    if typing.get_origin(hint) is tuple:
+        return "a list"
     return names.get(hint, str(getattr(hint, "__name__", hint)))
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip_models.config import Activation
+from clip_models.config import Activation, TransformerConfig
 
 
 class QuickGELU(nn.Module):
@@ -81,19 +81,11 @@ class ResidualBlock(nn.Module):
 class Transformer(nn.Module):
     """A stack of residual blocks."""
 
-    def __init__(
-        self,
-        width: int,
-        num_layers: int,
-        num_heads: int,
-        *,
-        mlp_ratio: float = 4.0,
-        activation: Activation = "gelu",
-    ) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        hidden = int(width * mlp_ratio)
         self.resblocks = nn.ModuleList(
-            ResidualBlock(width, num_heads, hidden, activation) for _ in range(num_layers)
+            ResidualBlock(config.width, layer.num_heads, layer.mlp_width, config.activation)
+            for layer in config.layers()
         )
         self.reset_parameters()
 

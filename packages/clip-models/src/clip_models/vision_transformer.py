@@ -21,13 +21,7 @@ class VisionTransformer(nn.Module):
         self.class_embedding = nn.Parameter(width**-0.5 * torch.randn(width))
         self.positional_embedding = nn.Parameter(width**-0.5 * torch.randn(tokens, width))
         self.ln_pre = nn.LayerNorm(width)
-        self.transformer = Transformer(
-            width,
-            config.num_layers,
-            config.num_heads,
-            mlp_ratio=config.mlp_ratio,
-            activation=config.activation,
-        )
+        self.transformer = Transformer(config)
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(width**-0.5 * torch.randn(width, embed_dim))
 
