@@ -21,12 +21,15 @@ class Sample:
         captions: Captions found with the image; for a labelled image without any, its class
             name put into each template of the source.
         label: Index into the source's class names, or None.
+        targets: All classes of an image that may have several (none, one or more), as indices
+            into the source's class names; None where the data is not multi-label.
     """
 
     key: str
     image: bytes | Image.Image
     captions: tuple[str, ...] = ()
     label: int | None = None
+    targets: tuple[int, ...] | None = None
 
 
 @runtime_checkable
