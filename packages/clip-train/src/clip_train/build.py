@@ -25,11 +25,11 @@ from clip_models import (
     ConfigError,
     Preprocess,
     PreprocessConfig,
-    get_config,
 )
 from clip_tokenizer import Tokenizer
 
 from clip_train.config import Config
+from clip_train.model_settings import resolve_model
 from clip_train.plan import SamplePlan
 from clip_train.randomness import keyed_permutation
 
@@ -64,7 +64,7 @@ def build(config: Config, *, tokenizer: Tokenizer | None = None) -> Parts:
     """
     if not config.data.train:
         raise ConfigError("data.train is not set; give one, as in --data.train imagefolder:DIR")
-    clip_config = get_config(config.model.name)
+    clip_config = resolve_model(config.model)
     device = choose_device(config.train.device)
     source = _open_with_captions(config)
     for fault in source_faults(source):

@@ -20,6 +20,7 @@ from osf_supernet import count_parameters
 from clip_train import runs
 from clip_train.config import Config
 from clip_train.loop import Interrupted, TrainingError
+from clip_train.model_settings import merge, split_tower_flags
 from clip_train.presets import list_presets, load_config, preset_text
 from clip_train.run_directory import RunDirectoryError
 from clip_train.shapes_dataset import ShapesError, write_shapes
@@ -67,6 +68,9 @@ def parse_flags(flags: Sequence[str], base: Config) -> Config:
     Raises:
         ConfigError: A flag names no key, or its value has the wrong type.
     """
+    flags, towers = split_tower_flags(flags)
+    settings = {tower: merge(getattr(base.model, tower), towers[tower]) for tower in towers}
+    base = dataclasses.replace(base, model=dataclasses.replace(base.model, **settings))
     known = _keys(Config)
     given = [flag[2:].split("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")]
     for key in given:

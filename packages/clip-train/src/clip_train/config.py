@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from clip_models import ConfigError
 
@@ -70,6 +70,10 @@ class ModelConfig:
 
     name: str = "ViT-B-32"
     """A name of `clip_models.list_models()`."""
+    vision: dict[str, Any] = field(default_factory=dict)
+    """Fields of its image tower to replace: `image_size`, `patch_reduction`, `pooling`, …"""
+    text: dict[str, Any] = field(default_factory=dict)
+    """Fields of its text tower to replace."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,79 @@
+"""Which model is trained: a registered config with some fields of its towers replaced."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from clip_models import CLIPConfig, ConfigError, from_dict, get_config
+
+from clip_train.config import ModelConfig
+
+_TOWERS = ("vision", "text")
+
+
+def resolve_model(model: ModelConfig) -> CLIPConfig:
+    """The registered config with `model.vision` and `model.text` laid over it.
+
+    Tables are merged key by key; a tower of another `kind` starts from that kind's defaults.
+
+    Raises:
+        ConfigError: The name is not registered, or a tower has no such field or value.
+    """
+    values = get_config(model.name).to_dict()
+    for tower, settings in (("vision", model.vision), ("text", model.text)):
+        base: Mapping[str, Any] = values[tower]
+        if settings.get("kind", base.get("kind")) != base.get("kind"):
+            base = {}
+        values[tower] = merge(base, settings)
+    try:
+        return from_dict(CLIPConfig, values)
+    except ConfigError as error:
+        raise ConfigError(f"model.{error}") from None
+
+
+def merge(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `settings`, nested tables merged."""
+    merged = dict(base)
+    for key, value in settings.items():
+        below = merged.get(key)
+        nested = isinstance(below, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(below, value) if nested else value
+    return merged
+
+
+def split_tower_flags(flags: Sequence[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Flags below `--model.vision.` and `--model.text.`, as nested tables, and all other flags.
+
+    A value is read as TOML (`0.5`, `true`, `[1, 2]`, `{kind = "grid"}`), else taken as a string.
+
+    Raises:
+        ConfigError: A flag has no value.
+    """
+    rest: list[str] = []
+    tables: dict[str, dict[str, Any]] = {tower: {} for tower in _TOWERS}
+    words = list(flags)
+    while words:
+        flag, equals, value = words[0].partition("=")
+        path = flag.removeprefix("--").replace("-", "_").split(".")
+        if path[0] != "model" or len(path) < 3 or path[1] not in _TOWERS:
+            rest.append(words.pop(0))
+            continue
+        words.pop(0)
+        if not equals:
+            if not words or words[0].startswith("--"):
+                raise ConfigError(f"{flag} needs a value, as in {flag}=0.5")
+            value = words.pop(0)
+        nested: dict[str, Any] = _toml_value(value)
+        for key in reversed(path[2:]):
+            nested = {key: nested}
+        tables[path[1]] = merge(tables[path[1]], nested)
+    return rest, tables
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

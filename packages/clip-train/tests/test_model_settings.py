@@ -1,0 +1,76 @@
+"""Named models with fields of their towers replaced."""
+
+from __future__ import annotations
+
+import pytest
+from clip_models import CompactResNetConfig, ConfigError, ViTConfig, get_config
+from clip_train.cli import parse_flags
+from clip_train.config import Config, ModelConfig
+from clip_train.model_settings import resolve_model, split_tower_flags
+
+
+def test_nothing_replaced_is_the_registered_config() -> None:
+    assert resolve_model(ModelConfig(name="RN50")) == get_config("RN50")
+
+
+def test_fields_and_tables_are_merged() -> None:
+    settings = {"image_size": 112, "patch_reduction": {"kind": "grid", "keep_ratio": 0.25}}
+    config = resolve_model(
+        ModelConfig(name="ViT-B-16", vision=settings, text={"context_length": 16})
+    )
+    assert isinstance(config.vision, ViTConfig)
+    assert config.vision.image_size == 112
+    assert config.vision.patch_reduction.kind == "grid"
+    assert config.vision.width == 768
+    assert config.text.context_length == 16
+
+
+def test_another_kind_starts_from_its_own_defaults() -> None:
+    config = resolve_model(ModelConfig(name="ViT-B-16", vision={"kind": "compact_resnet"}))
+    assert config.vision == CompactResNetConfig()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"patch_sice": 16}, "model.*patch_sice.*did you mean 'vision.patch_size'"),
+        ({"image_size": "big"}, "model.vision.image_size must be an integer"),
+        ({"patch_reduction": {"keep_ratio": 1.5}}, "keep_ratio must be in"),
+    ],
+)
+def test_wrong_fields_are_named(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve_model(ModelConfig(name="ViT-B-16", vision=settings))
+
+
+def test_flags_become_tables() -> None:
+    rest, tables = split_tower_flags(
+        [
+            "--model.name",
+            "ViT-B-16",
+            "--model.vision.patch-reduction.kind=grid",
+            "--model.vision.patch_reduction.keep_ratio",
+            "0.25",
+            "--model.text.mlp_width",
+            "[1, 2]",
+            "--optim.lr",
+            "1e-3",
+        ]
+    )
+    assert rest == ["--model.name", "ViT-B-16", "--optim.lr", "1e-3"]
+    assert tables == {
+        "vision": {"patch_reduction": {"kind": "grid", "keep_ratio": 0.25}},
+        "text": {"mlp_width": [1, 2]},
+    }
+
+
+def test_a_flag_without_a_value_is_named() -> None:
+    with pytest.raises(ConfigError, match="image_size needs a value"):
+        split_tower_flags(["--model.vision.image_size", "--optim.lr", "1"])
+
+
+def test_flags_override_the_file() -> None:
+    base = Config(model=ModelConfig(vision={"image_size": 64, "patch_size": 8}))
+    config = parse_flags(["--model.vision.image_size", "32", "--train.seed", "3"], base)
+    assert config.model.vision == {"image_size": 32, "patch_size": 8}
+    assert config.train.seed == 3
