@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from clip_models import ConfigError, Preprocess, PreprocessConfig
+from clip_models import (
+    ConfigError,
+    EvaluationTransform,
+    Preprocess,
+    PreprocessConfig,
+    TrainTransform,
+)
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torchvision.transforms import v2
 
@@ -15,7 +22,7 @@ def picture(width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-@pytest.mark.parametrize("mode", ["shortest", "squash"])
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
 @pytest.mark.parametrize("size", [(32, 32), (50, 40), (33, 90), (10, 20), (1, 1)])
 def test_result_is_square_uint8(size: tuple[int, int], mode: str) -> None:
     preprocess = Preprocess(PreprocessConfig(size=32, resize_mode=mode))
@@ -30,22 +37,53 @@ def test_an_image_of_the_right_size_is_left_alone() -> None:
     assert np.array_equal(pixels.permute(1, 2, 0).numpy(), np.asarray(image))
 
 
+@pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_equals_the_field_s_transform(interpolation: str) -> None:
-    config = PreprocessConfig(size=24, interpolation=interpolation)
-    mode = v2.InterpolationMode(interpolation)
-    reference = v2.Compose(
-        [
-            v2.Resize(24, interpolation=mode, antialias=True),
-            v2.CenterCrop(24),
-            v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(config.mean, config.std),
-        ]
+@pytest.mark.parametrize("image_mode", ["RGB", "RGBA", "L", "LA", "P", "CMYK", "1"])
+@pytest.mark.parametrize("size", [(50, 40), (33, 90), (24, 24), (7, 300), (20, 9)])
+def test_is_bit_for_bit_open_clip_s_transform(
+    resize_mode: str, interpolation: str, image_mode: str, size: tuple[int, int]
+) -> None:
+    values = {
+        "size": 24,
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "interpolation": interpolation,
+        "resize_mode": resize_mode,
+    }
+    image = picture(*size).convert(image_mode)
+    expected = image_transform_v2(PreprocessCfg(**values), is_train=False)(image)
+    config = PreprocessConfig(**values)
+    assert torch.equal(EvaluationTransform(config)(image), expected)
+    preprocess = Preprocess(config)
+    assert torch.equal(preprocess.normalize(preprocess(image)[None])[0], expected)
+
+
+def test_fill_color_is_what_surrounds_a_long_image() -> None:
+    config = PreprocessConfig(size=20, resize_mode="longest", fill_color=7)
+    pixels = Preprocess(config)(picture(60, 20))
+    assert (pixels[:, :6] == 7).all()
+    assert (pixels[:, 14:] == 7).all()
+    assert pixels[:, 8:12].float().std() > 10
+
+
+def test_train_transform_crops_at_random_and_stays_uint8() -> None:
+    config = PreprocessConfig(size=24)
+    image = picture(50, 40)
+    torch.manual_seed(0)
+    transform = TrainTransform(config)
+    first, second = transform(image), transform(image)
+    assert first.dtype == torch.uint8
+    assert first.shape == (3, 24, 24)
+    assert not torch.equal(first, second)
+    torch.manual_seed(0)
+    reference = v2.RandomResizedCrop(
+        24, scale=(0.9, 1.0), interpolation=v2.InterpolationMode.BICUBIC
     )
-    image, preprocess = picture(50, 40), Preprocess(config)
-    ours = preprocess.normalize(preprocess(image)[None])[0]
-    assert torch.allclose(ours, reference(image), atol=1e-5)
+    assert torch.equal(first, v2.functional.pil_to_tensor(reference(image)))
+    assert torch.equal(transform.normalize(first), Preprocess(config).normalize(first[None])[0])
+    torch.manual_seed(0)
+    assert not torch.equal(TrainTransform(config, scale=(0.05, 0.1))(image), first)
 
 
 def test_squash_keeps_the_whole_image() -> None:
@@ -63,6 +101,20 @@ def test_normalize_leaves_its_input_alone() -> None:
     assert (pixels == 7).all()
 
 
-def test_impossible_std_is_refused() -> None:
-    with pytest.raises(ConfigError, match="std must be positive"):
-        PreprocessConfig(std=(0.1, 0.0, 0.1))
+def test_normalize_leaves_float_pixels_alone() -> None:
+    pixels = torch.full((1, 3, 2, 2), 7.0)
+    Preprocess(PreprocessConfig(size=2)).normalize(pixels)
+    assert (pixels == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"std": (0.1, 0.0, 0.1)}, "std must be positive"),
+        ({"size": 0}, "size must be positive"),
+        ({"fill_color": 256}, "fill_color must be in 0 … 255, got 256"),
+    ],
+)
+def test_what_is_impossible_is_refused(values: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        PreprocessConfig(**values)

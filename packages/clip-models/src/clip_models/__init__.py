@@ -2,11 +2,9 @@
 
 from clip_models.checkpoint import (
     WEIGHTS_NAME,
-    CheckpointError,
     load_config,
     load_model,
     load_state,
-    load_tensors,
     save_config,
     save_model,
     save_tensors,
@@ -23,9 +21,10 @@ from clip_models.config import (
     TokenizerConfig,
     ViTConfig,
 )
-from clip_models.preprocess import Preprocess
+from clip_models.preprocess import EvaluationTransform, Preprocess, TrainTransform
 from clip_models.registry import create_model, get_config, list_models
 from clip_models.strict_config import ConfigError, from_dict, nearest, to_dict
+from clip_models.weight_files import CheckpointError, load_tensors, read_weights
 
 __all__ = [
     "CLIP",
@@ -35,6 +34,7 @@ __all__ = [
     "CheckpointError",
     "CompactResNetConfig",
     "ConfigError",
+    "EvaluationTransform",
     "ModifiedResNetConfig",
     "PatchReductionConfig",
     "PoolingConfig",
@@ -42,6 +42,7 @@ __all__ = [
     "PreprocessConfig",
     "TextConfig",
     "TokenizerConfig",
+    "TrainTransform",
     "ViTConfig",
     "create_model",
     "from_dict",
@@ -52,6 +53,7 @@ __all__ = [
     "load_state",
     "load_tensors",
     "nearest",
+    "read_weights",
     "save_config",
     "save_model",
     "save_tensors",

@@ -10,20 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from clip_models.clip import CLIP
 from clip_models.config import CLIPConfig, PreprocessConfig
 from clip_models.strict_config import ConfigError, from_dict, to_dict
+from clip_models.weight_files import CheckpointError, load_tensors
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "clip_config.json"
-
-
-class CheckpointError(ValueError):
-    """A directory or file that holds no usable model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,18 +117,6 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     with _replacing(path) as temporary:
         save_file(plain, temporary, metadata={"format": "pt"})
-
-
-def load_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read safetensors.
-
-    Raises:
-        CheckpointError: The file is truncated or is not safetensors.
-    """
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from None
 
 
 @contextmanager

@@ -297,20 +297,25 @@ class CLIPConfig:
 class PreprocessConfig:
     """How an image becomes the tower's input.
 
-    `resize_mode` "shortest" scales the shorter side to `size` and crops the centre; "squash" scales
-    both sides to `size`.  Pixels stay uint8 until `mean` and `std` (of values in [0, 1]) are
-    applied on the device.
+    `resize_mode` "shortest" scales the shorter side to `size` and crops the centre; "longest"
+    scales the longer side and fills the rest with `fill_color` (of each channel, 0 to 255);
+    "squash" scales both sides to `size`.  Pixels stay uint8 until `mean` and `std` (of values in
+    [0, 1]) are applied on the device.
     """
 
     size: int = 224
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
-    resize_mode: Literal["shortest", "squash"] = "shortest"
+    resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
+    fill_color: int = 0
 
     def __post_init__(self) -> None:
         require(self.size >= 1, f"size must be positive, got {self.size}")
         require(min(self.std) > 0, f"std must be positive, got {self.std}")
+        require(
+            0 <= self.fill_color <= 255, f"fill_color must be in 0 … 255, got {self.fill_color}"
+        )
 
 
 def _per_layer(sizes: PerLayer, num_layers: int) -> tuple[int, ...]:
