@@ -38,8 +38,9 @@ def merge(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any
     merged = dict(base)
     for key, value in settings.items():
         below = merged.get(key)
-        nested = isinstance(below, Mapping) and isinstance(value, Mapping)
-        merged[key] = merge(below, value) if nested else value
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            value = merge(below, value)
+        merged[key] = value
     return merged
 
 
