@@ -1,17 +1,92 @@
-"""The contrastive loss against slow loops in float64."""
+"""Objectives against slow loops in float64, in one process and on ranks that are threads."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import pytest
 import torch
-from clip_train.objectives import contrastive_loss, number_captions
+from clip_train.communication import SOLO, gather_rows, sum_ranks
+from clip_train.objectives import (
+    Candidates,
+    contrastive_loss,
+    distillation_loss,
+    merged_candidates,
+    number_captions,
+    separate_candidates,
+    sigmoid_loss,
+)
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, logsigmoid, normalize
 
 
-def features(count: int, seed: int) -> Tensor:
+class Threads:
+    """A communicator between threads: everyone posts, all wait, everyone reads."""
+
+    def __init__(self, rank: int, world: int, board: list[Any], barrier: threading.Barrier) -> None:
+        self.rank, self.world, self.board, self.barrier = rank, world, board, barrier
+
+    def _exchange(self, x: Tensor) -> list[Tensor]:
+        self.board[self.rank] = x.clone()
+        self.barrier.wait()
+        posted = list(self.board)
+        self.barrier.wait()
+        return posted
+
+    def gather(self, x: Tensor, counts: Sequence[int]) -> list[Tensor]:
+        posted = self._exchange(x)
+        assert [len(part) for part in posted] == list(counts)
+        return posted
+
+    def sum(self, x: Tensor) -> Tensor:
+        return torch.stack(self._exchange(x)).sum(dim=0)
+
+    def shift(self, x: Tensor, rows: int) -> Tensor:
+        received = self._exchange(x)[(self.rank + 1) % self.world]
+        assert len(received) == rows
+        return received
+
+
+def on_ranks(world: int, function: Callable[[Threads], Any]) -> list[Any]:
+    """What `function` returns on each of `world` ranks."""
+    board, barrier, results = [None] * world, threading.Barrier(world, timeout=20), [None] * world
+    errors: list[BaseException] = []
+
+    def work(rank: int) -> None:
+        try:
+            results[rank] = function(Threads(rank, world, board, barrier))
+        except BaseException as error:
+            errors.append(error)
+            barrier.abort()
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return results
+
+
+def features(count: int, seed: int, width: int = 6) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return normalize(torch.randn(count, 6, generator=generator, dtype=torch.float64), dim=1)
+    return normalize(torch.randn(count, width, generator=generator, dtype=torch.float64), dim=1)
+
+
+def scalar(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def tokens_of(captions: Sequence[int]) -> Tensor:
+    """Rows of made-up tokens, equal for equal captions."""
+    return torch.tensor([[1, 10 + caption, 7 * caption, 2, 0] for caption in captions])
+
+
+def single(rows: Sequence[int]) -> Candidates:
+    return merged_candidates(tokens_of(range(max(rows) + 1)), torch.tensor(rows))
 
 
 def slow_loss(image: Tensor, text: Tensor, scale: Tensor, rows: list[int], eps: float) -> Tensor:
@@ -33,46 +108,210 @@ def slow_loss(image: Tensor, text: Tensor, scale: Tensor, rows: list[int], eps: 
     return (to_text + to_image) / (2 * count)
 
 
+def slow_sigmoid(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    total = torch.zeros((), dtype=torch.float64)
+    for i in range(len(image)):
+        for j in range(len(text)):
+            score = scale * image[i] @ text[j] + bias
+            total = total - logsigmoid(score if i == j else -score)
+    return total / len(image)
+
+
+def slow_distillation(
+    image: Tensor, text: Tensor, scale: Tensor, teacher: tuple[Tensor, Tensor, Tensor]
+) -> Tensor:
+    """The definition with whole matrices, for captions that all differ."""
+    scores = scale * image @ text.T
+    beliefs = teacher[2] * teacher[0] @ teacher[1].T
+    one = cross_entropy(scores, beliefs.softmax(dim=1))
+    return (one + cross_entropy(scores.T, beliefs.T.softmax(dim=1))) / 2
+
+
+def assert_close(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> None:
+    for mine, reference in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-10, atol=1e-12)
+
+
+TILES = [None, 1, 2, 3, 100]
+
+
+@pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4], [0, 0, 1, 2, 1], [0, 0, 0, 0, 0], [0]])
-def test_equals_the_slow_loop_with_gradients(rows: list[int], smoothing: float) -> None:
+def test_equals_the_slow_loop_with_gradients(
+    rows: list[int], smoothing: float, tile: int | None
+) -> None:
     image, text = features(len(rows), 1), features(max(rows) + 1, 2)
-    scale = torch.tensor(9.0, dtype=torch.float64)
-    inputs = [tensor.requires_grad_() for tensor in (image, text, scale)]
-    ours = contrastive_loss(*inputs, torch.tensor(rows), label_smoothing=smoothing)
+    inputs = [tensor.requires_grad_() for tensor in (image, text, scalar(9.0))]
+    ours = contrastive_loss(*inputs, single(rows), label_smoothing=smoothing, tile=tile)
     slow = slow_loss(*inputs, rows, smoothing)
-    assert torch.allclose(ours, slow, atol=1e-12)
-    for mine, reference in zip(
-        torch.autograd.grad(ours, inputs), torch.autograd.grad(slow, inputs), strict=True
-    ):
-        assert torch.allclose(mine, reference, atol=1e-12)
+    assert_close([ours], [slow])
+    assert_close(torch.autograd.grad(ours, inputs), torch.autograd.grad(slow, inputs))
+
+
+@pytest.mark.parametrize("tile", TILES)
+def test_the_sigmoid_loss_equals_the_slow_loop_with_gradients(tile: int | None) -> None:
+    inputs = [features(5, 1), features(5, 2), scalar(9.0), scalar(-2.0)]
+    inputs = [tensor.requires_grad_() for tensor in inputs]
+    ours = sigmoid_loss(*inputs, separate_candidates(torch.arange(5)), tile=tile)
+    slow = slow_sigmoid(*inputs)
+    assert_close([ours], [slow])
+    assert_close(torch.autograd.grad(ours, inputs), torch.autograd.grad(slow, inputs))
+
+
+@pytest.mark.parametrize("tile", TILES)
+def test_distillation_equals_the_definition_with_gradients(tile: int | None) -> None:
+    inputs = [tensor.requires_grad_() for tensor in (features(5, 1), features(5, 2), scalar(9.0))]
+    teacher = (features(5, 3, width=4), features(5, 4, width=4), scalar(7.0))
+    candidates = separate_candidates(torch.arange(5))
+    ours = distillation_loss(*inputs, *teacher, candidates, tile=tile)
+    slow = slow_distillation(*inputs, teacher)
+    assert_close([ours], [slow])
+    assert_close(torch.autograd.grad(ours, inputs), torch.autograd.grad(slow, inputs))
+
+
+def test_a_teacher_is_learned_exactly_when_the_student_equals_it() -> None:
+    inputs = [tensor.requires_grad_() for tensor in (features(5, 1), features(4, 2), scalar(9.0))]
+    loss = distillation_loss(*inputs, *inputs, single([0, 3, 1, 2, 1]))
+    for gradient in torch.autograd.grad(loss, inputs):
+        assert gradient.abs().max() < 1e-12
+
+
+LAYOUTS = {
+    "one": [[0, 1, 2, 0, 3]],
+    "two": [[0, 1, 0], [2, 0, 3]],
+    "ragged": [[0, 1, 0, 4], [2, 0], [1, 1, 1]],
+    "no-caption-owned": [[0, 1], [1, 0], [1, 1], [2, 3]],
+}
+
+
+def case(name: str, layout: list[list[int]]) -> dict[str, Any]:
+    """One process's inputs: features of all images, and of all distinct captions."""
+    captions = [caption for part in layout for caption in part]
+    if name in ("sigmoid", "separate", "distillation-separate"):
+        captions = list(range(len(captions)))
+    return {
+        "captions": captions,
+        "image": features(len(captions), 1),
+        "text": features(max(captions) + 1, 2),
+        "teacher": (
+            features(len(captions), 3, width=4),
+            features(max(captions) + 1, 4, width=4),
+            scalar(6.0),
+        ),
+    }
+
+
+def share(
+    name: str, image: Tensor, text: Tensor, scalars: list[Tensor], teacher: Any, **others: Any
+) -> Tensor:
+    if name == "sigmoid":
+        return sigmoid_loss(image, text, *scalars, **others)
+    if name.startswith("distillation"):
+        return distillation_loss(image, text, scalars[0], *teacher, **others)
+    return contrastive_loss(image, text, scalars[0], label_smoothing=0.1, **others)
+
+
+@pytest.mark.parametrize("tile", [None, 2])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "name", ["merged", "separate", "sigmoid", "distillation", "distillation-separate"]
+)
+def test_ranks_together_have_the_loss_and_the_gradients_of_one(
+    name: str, layout: str, tile: int | None
+) -> None:
+    parts = LAYOUTS[layout]
+    whole = case(name, parts)
+    merge = name in ("merged", "distillation")
+
+    def candidates_of(captions: list[int], communicator: Any) -> tuple[list[int], Candidates]:
+        """The distinct captions of a rank, and its candidates."""
+        texts = list(dict.fromkeys(captions)) if merge else captions
+        rows = torch.tensor([texts.index(caption) for caption in captions])
+        if merge:
+            return texts, merged_candidates(tokens_of(texts), rows, communicator)
+        return texts, separate_candidates(rows, communicator)
+
+    def loss_and_gradients(captions: list[int], images: slice, communicator: Any) -> list[Tensor]:
+        texts, candidates = candidates_of(captions, communicator)
+        leaves = [
+            tensor.clone().requires_grad_()
+            for tensor in (whole["image"], whole["text"], scalar(9.0), scalar(-1.0))
+        ]
+        loss = share(
+            name,
+            leaves[0][images],
+            leaves[1][texts],
+            leaves[2:],
+            (whole["teacher"][0][images], whole["teacher"][1][texts], whole["teacher"][2]),
+            candidates=candidates,
+            tile=tile,
+            communicator=communicator,
+        )
+        return [loss, *torch.autograd.grad(loss, leaves, materialize_grads=True)]
+
+    starts = [sum(map(len, parts[:rank])) for rank in range(len(parts) + 1)]
+    shares = on_ranks(
+        len(parts),
+        lambda threads: loss_and_gradients(
+            whole["captions"][starts[threads.rank] : starts[threads.rank + 1]],
+            slice(starts[threads.rank], starts[threads.rank + 1]),
+            threads,
+        ),
+    )
+    reference = loss_and_gradients(whole["captions"], slice(None), SOLO)
+    assert_close([torch.stack(parts).sum(dim=0) for parts in zip(*shares, strict=True)], reference)
 
 
 def test_distinct_captions_give_clip_s_loss() -> None:
-    image, text, scale = features(7, 3), features(7, 4), torch.tensor(20.0, dtype=torch.float64)
+    image, text, scale = features(7, 3), features(7, 4), scalar(20.0)
     logits = scale * image @ text.T
     target = torch.arange(7)
-    cross_entropy = torch.nn.functional.cross_entropy
     reference = (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
-    assert torch.allclose(contrastive_loss(image, text, scale, target), reference, atol=1e-12)
+    assert_close([contrastive_loss(image, text, scale, separate_candidates(target))], [reference])
 
 
 def test_order_of_the_batch_does_not_matter() -> None:
-    image, text, scale = features(6, 3), features(3, 4), torch.tensor(5.0, dtype=torch.float64)
-    rows = torch.tensor([0, 1, 0, 2, 2, 0])
-    order = torch.tensor([3, 0, 5, 1, 4, 2])
-    one = contrastive_loss(image, text, scale, rows)
-    other = contrastive_loss(image[order], text, scale, rows[order])
-    assert torch.allclose(one, other, atol=1e-12)
+    image, text, scale = features(6, 3), features(3, 4), scalar(5.0)
+    rows = [0, 1, 0, 2, 2, 0]
+    order = [3, 0, 5, 1, 4, 2]
+    one = contrastive_loss(image, text, scale, single(rows))
+    other = contrastive_loss(image[order], text, scale, single([rows[i] for i in order]))
+    assert_close([one], [other])
 
 
-def test_gradcheck() -> None:
+@pytest.mark.parametrize("tile", [None, 2])
+def test_gradcheck(tile: int | None) -> None:
     image, text = features(4, 1).requires_grad_(), features(3, 2).requires_grad_()
-    scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
-    rows = torch.tensor([0, 2, 1, 2])
+    candidates = single([0, 2, 1, 2])
     assert torch.autograd.gradcheck(
-        lambda *inputs: contrastive_loss(*inputs, rows, label_smoothing=0.1), (image, text, scale)
+        lambda *inputs: contrastive_loss(*inputs, candidates, label_smoothing=0.1, tile=tile),
+        (image, text, scalar(3.0).requires_grad_()),
     )
+
+
+@pytest.mark.parametrize("tile", [None, 64])
+def test_large_scales_neither_overflow_nor_lose_the_gradient(tile: int | None) -> None:
+    image, text = features(200, 1).float(), features(200, 2).float()
+    inputs = [tensor.requires_grad_() for tensor in (image, text, torch.tensor(100.0))]
+    loss = contrastive_loss(*inputs, separate_candidates(torch.arange(200)), tile=tile)
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    reference = contrastive_loss(*exact, separate_candidates(torch.arange(200)))
+    assert loss.item() == pytest.approx(reference.item(), rel=1e-5)
+    for ours, theirs in zip(
+        torch.autograd.grad(loss, inputs), torch.autograd.grad(reference, exact), strict=True
+    ):
+        assert (ours - theirs).norm() < 1e-5 * theirs.norm()
+
+
+def test_tiles_keep_no_scores_for_the_backward_pass() -> None:
+    saved = []
+    inputs = [features(256, 1).requires_grad_(), features(256, 2).requires_grad_(), scalar(9.0)]
+    candidates = separate_candidates(torch.arange(256))
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()), lambda x: x):
+        contrastive_loss(*inputs, candidates, tile=32)
+        sigmoid_loss(*inputs, scalar(0.0), candidates)
+    assert max(saved) <= 256 * 6
 
 
 def test_equal_captions_are_one_candidate() -> None:
@@ -82,3 +321,35 @@ def test_equal_captions_are_one_candidate() -> None:
     candidates, rows = number_captions(["b", "a", "b"], merge_equal=False)
     assert candidates == ["b", "a", "b"]
     assert rows.tolist() == [0, 1, 2]
+
+
+def test_equal_tokens_are_one_candidate_wherever_they_are_and_however_padded() -> None:
+    layout = [tokens_of([5, 3]), torch.nn.functional.pad(tokens_of([3, 4, 4]), (0, 2))]
+
+    def number(threads: Threads) -> Candidates:
+        tokens = layout[threads.rank]
+        return merged_candidates(tokens, torch.arange(len(tokens)), threads)
+
+    first, second = on_ranks(2, number)
+    assert (first.owned.tolist(), second.owned.tolist()) == ([0, 1], [1])
+    assert first.occurrences.tolist() == [1, 2]  # 3 occurs on both ranks
+    assert second.occurrences.tolist() == [2]  # 4 occurs twice on one
+    assert first.owned_counts == second.owned_counts == (2, 1)
+    assert first.image_counts == (2, 3)
+    assert (first.num_captions, first.num_images) == (3, 5)
+
+
+def test_what_ranks_share_gets_gradients_from_all_of_them() -> None:
+    counts = (2, 3)
+
+    def work(threads: Threads) -> Tensor:
+        x = torch.full((counts[threads.rank], 2), 1.0 + threads.rank, requires_grad=True)
+        everyone = gather_rows(x, counts, threads)
+        total = sum_ranks(x.sum(dim=0), threads)
+        weight = torch.arange(5.0)[:, None] * (threads.rank + 1)
+        loss = (weight * everyone).sum() + (threads.rank + 1) * total.sum()
+        return torch.autograd.grad(loss, x)[0]
+
+    first, second = on_ranks(2, work)
+    assert first[:, 0].tolist() == [3.0, 6.0]  # (0, 1) * (1 + 2) + (1 + 2)
+    assert second[:, 0].tolist() == [9.0, 12.0, 15.0]

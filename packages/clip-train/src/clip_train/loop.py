@@ -20,7 +20,7 @@ from clip_train.checkpoint import Progress, list_checkpoints, load_checkpoint, s
 from clip_train.config import Config
 from clip_train.loading import Batch, BatchReader
 from clip_train.meter import Meter
-from clip_train.objectives import contrastive_loss
+from clip_train.objectives import contrastive_loss, merged_candidates, separate_candidates
 from clip_train.optimizer import learning_rate, make_optimizer
 from clip_train.progress import progress_bar
 from clip_train.run_directory import RunDirectory
@@ -106,11 +106,17 @@ class Trainer:
         tokens = batch.tokens.to(device, non_blocking=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
             output = self.model(images, tokens)
+        merge = config.loss.kind == "multi_positive"
+        candidates = (
+            merged_candidates(batch.tokens, batch.caption_of)
+            if merge
+            else separate_candidates(batch.caption_of)
+        )
         loss = contrastive_loss(
             output.image_features.float(),
             output.text_features.float(),
             output.logit_scale,
-            batch.caption_of.to(device, non_blocking=True),
+            candidates.to(device),
             label_smoothing=config.loss.label_smoothing,
         )
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,116 @@
+"""Scores averaged with a teacher's probabilities: what distillation needs beyond InfoNCE.
+
+N images and M texts of the whole batch, n and m of this rank, D width, K the teacher's width, t
+side of a tile.  A score is `scale * image @ text`, the teacher's likewise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from clip_train.communication import Communicator
+from clip_train.objectives.logsumexp import LogSumExp
+from clip_train.objectives.tiles import pairs, rotate
+
+
+class Teacher(NamedTuple):
+    """What a teacher says about this rank's images and candidates."""
+
+    images: Tensor  # (n, K) L2-normalised
+    texts: Tensor  # (m, K) L2-normalised
+    scale: Tensor  # ()
+
+
+class ExpectedScores(NamedTuple):
+    """The student's scores in the teacher's expectation."""
+
+    of_images: Tensor  # (n,) over all texts
+    of_texts: Tensor  # (m,) over all images
+
+
+def expected_scores(
+    images: Tensor,
+    texts: Tensor,
+    scale: Tensor,
+    teacher: Teacher,
+    normalisers: LogSumExp,
+    counts: Sequence[int],
+    communicator: Communicator,
+    *,
+    tile: int | None,
+) -> ExpectedScores:
+    """`sum_j p_ij s_ij` of each image and `sum_i q_ij s_ij` of each text over the global batch.
+
+    `s` are the student's scores, `p` the teacher's softmax over texts, `q` its softmax over images.
+    Tiles are computed again in the backward pass and none is kept.
+
+    Args:
+        images: (n, D) of this rank.
+        texts: (m, D) of this rank; all ranks' together are the candidates.
+        scale: ().
+        teacher: The teacher's features of the same rows; they get no gradient.
+        normalisers: Log-sum-exp of the teacher's scores.
+        counts: Texts of every rank.
+        communicator: The ranks.
+        tile: Side of a tile; None makes one tile of a block.
+    """
+    given = (*teacher, *normalisers)
+    return ExpectedScores(
+        *_Expected.apply(images, texts, scale, *given, tuple(counts), communicator, tile)
+    )
+
+
+class _Expected(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        images: Tensor,
+        texts: Tensor,
+        scale: Tensor,
+        teacher_images: Tensor,
+        teacher_texts: Tensor,
+        teacher_scale: Tensor,
+        of_images: Tensor,
+        of_texts: Tensor,
+        counts: tuple[int, ...],
+        communicator: Communicator,
+        tile: int | None,
+    ) -> tuple[Tensor, Tensor]:
+        expected = images.new_zeros(len(images))
+        block = [texts, teacher_texts, of_texts, texts.new_zeros(len(texts))]
+        scaled, teacher_scaled = images * scale, teacher_images * teacher_scale
+        for columns, teacher_columns, of_columns, expected_columns in rotate(
+            block, counts, communicator
+        ):
+            for i, j in pairs(len(images), len(columns), tile):
+                scores = scaled[i] @ columns[j].T  # (t, t)
+                beliefs = teacher_scaled[i] @ teacher_columns[j].T  # (t, t)
+                expected[i] += ((beliefs - of_images[i, None]).exp_() * scores).sum(dim=1)
+                expected_columns[j] += ((beliefs - of_columns[j]).exp_() * scores).sum(dim=0)
+        ctx.save_for_backward(
+            images, texts, scale, teacher_scaled, teacher_texts, of_images, of_texts
+        )
+        ctx.counts, ctx.communicator, ctx.tile = counts, communicator, tile
+        return expected, block[3]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        images, texts, scale, teacher_scaled, teacher_texts, of_images, of_texts = ctx.saved_tensors
+        weight, text_weight = gradients  # (n,), (m,)
+        d_images = torch.zeros_like(images)
+        block = [texts, teacher_texts, of_texts, text_weight, torch.zeros_like(texts)]
+        for columns, teacher_columns, of_columns, column_weight, d_columns in rotate(
+            block, ctx.counts, ctx.communicator
+        ):
+            for i, j in pairs(len(images), len(columns), ctx.tile):
+                beliefs = teacher_scaled[i] @ teacher_columns[j].T  # (t, t)
+                share = (beliefs - of_images[i, None]).exp_().mul_(weight[i, None])
+                share += (beliefs - of_columns[j]).exp_().mul_(column_weight[j])
+                d_images[i].addmm_(share, columns[j])
+                d_columns[j].addmm_(share.T, images[i])
+        d_scale = (d_images * images).sum()
+        return d_images.mul_(scale), block[4].mul_(scale), d_scale, *(None,) * 8
