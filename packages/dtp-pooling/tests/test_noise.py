@@ -80,9 +80,9 @@ def test_one_generator_for_all_rows_is_reproducible():
 def test_given_keys_are_the_keys():
     keys = torch.tensor([5, -6, 2**62])
     assert torch.equal(row_keys(3, keys, CPU), keys)
-    with pytest.raises(ValueError, match=r"int64, one per row: \(2,\), got torch.int64 \(3,\)"):
+    with pytest.raises(ValueError, match=r"int64, one per row: \(2,\), got torch\.int64 \(3,\)"):
         row_keys(2, keys, CPU)
-    with pytest.raises(ValueError, match="got torch.float32"):
+    with pytest.raises(ValueError, match=r"got torch\.float32"):
         row_keys(3, keys.float(), CPU)
 
 

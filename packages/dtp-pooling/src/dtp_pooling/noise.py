@@ -2,9 +2,9 @@
 
 B batch, L tokens.
 
-Each row has one 64-bit key, given or drawn from its generator; the numbers of its tokens are a hash
-of (key, position). So a row of a longer or larger batch sees the numbers it would see alone, and one
-token can be drawn without drawing those before it. The hash is the finaliser of SplitMix64
+Each row has one 64-bit key, given or drawn from its generator; the numbers of its tokens are a
+hash of (key, position). So a row of a longer or larger batch sees the numbers it would see alone,
+and one token can be drawn without drawing those before it. The hash is the finaliser of SplitMix64
 (Steele et al. 2014) applied to a Weyl sequence, in wrapping int64 arithmetic.
 """
 
@@ -48,7 +48,7 @@ def row_keys(batch: int, generators: Generators, device: torch.device) -> Tensor
         if generators.shape != (batch,) or generators.dtype != torch.int64:
             raise ValueError(
                 f"keys must be int64, one per row: ({batch},), got {generators.dtype} "
-                f"{tuple(generators.shape)}; torch.Tensor.view(torch.int64) keeps the bits of others"
+                f"{tuple(generators.shape)}; view(torch.int64) keeps the bits of another type"
             )
         return generators.to(device)
     if generators is None or isinstance(generators, torch.Generator):
