@@ -29,9 +29,9 @@ def shards(tmp_path: Path, write_tar: Callable[..., Path]) -> Path:
 
 
 def test_numbers_sort_as_numbers(shards: Path) -> None:
-    names = [path.name for path in find_shards(str(shards)).shards]
+    names = [Path(path).name for path in find_shards(str(shards)).shards]
     assert names == [f"s-{number}.tar" for number in range(12)]
-    assert [path.name for path in find_shards(str(shards / "*.tar")).shards] == names
+    assert [Path(path).name for path in find_shards(str(shards / "*.tar")).shards] == names
 
 
 def test_a_gap_is_a_missing_shard_unless_a_glob_is_given(shards: Path) -> None:

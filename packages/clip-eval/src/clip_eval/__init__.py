@@ -8,7 +8,15 @@ from clip_eval.images import decode_image
 from clip_eval.model_directory import LoadedModel, load_for_evaluation
 from clip_eval.prompts import DEFAULT_TEMPLATES, TEMPLATES_FILE, read_templates
 from clip_eval.results import Result
-from clip_eval.samples import Sample, Source, source_faults, source_warnings
+from clip_eval.samples import (
+    Sample,
+    Source,
+    source_faults,
+    source_place,
+    source_shards,
+    source_warnings,
+)
+from clip_eval.shard_files import ShardCache
 from clip_eval.sources import open_source
 
 __all__ = [
@@ -23,6 +31,7 @@ __all__ = [
     "LoadedModel",
     "Result",
     "Sample",
+    "ShardCache",
     "Source",
     "build_classifier",
     "decode_image",
@@ -31,5 +40,7 @@ __all__ = [
     "open_source",
     "read_templates",
     "source_faults",
+    "source_place",
+    "source_shards",
     "source_warnings",
 ]

@@ -37,7 +37,9 @@ class Source(Protocol):
     """Samples by index.  Pickles into worker processes; opens its files there, when asked.
 
     A source may also have ``faults`` (damage found while listing), ``warnings`` (what its owner
-    should know) and ``label(index)`` (a label read without its image).
+    should know), ``label(index)`` (a label read without its image), ``shard_sizes`` (samples in
+    each of the files that it reads best one after the other) and ``place(index)`` (the file of a
+    sample, found without reading it).
     """
 
     @property
@@ -71,6 +73,17 @@ def source_faults(source: Source) -> tuple[Fault, ...]:
 def source_warnings(source: Source) -> tuple[str, ...]:
     """What a source wants its owner to know."""
     return tuple(getattr(source, "warnings", ()))
+
+
+def source_shards(source: Source) -> tuple[int, ...] | None:
+    """Number of samples in each shard of a source, in order; None where it has no shards."""
+    return getattr(source, "shard_sizes", None)
+
+
+def source_place(source: Source, index: int) -> str:
+    """Where sample ``index`` is read from, for people."""
+    place = getattr(source, "place", None)
+    return str(place(index)) if place else f"{source.name}, sample {index}"
 
 
 def describe(classname: str, templates: Sequence[str]) -> tuple[str, ...]:

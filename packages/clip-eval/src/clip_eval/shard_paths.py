@@ -7,10 +7,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from clip_eval.class_names import ClassList
 from clip_eval.faults import DataError
-from clip_eval.prompts import find_templates
+from clip_eval.prompts import TEMPLATES_FILE, find_templates
+from clip_eval.shard_files import is_url, read_url
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -24,7 +26,7 @@ class ShardLayout:
     """Shards in order, with the class names and templates of their directory."""
 
     name: str
-    shards: tuple[Path, ...]
+    shards: tuple[str, ...]  # paths or URLs
     classnames: tuple[str, ...] | None
     templates: tuple[str, ...] | None
 
@@ -63,6 +65,8 @@ def find_shards(pattern: str, *, split: str | None = None) -> ShardLayout:
     Raises:
         DataError: Nothing matches, or a shard that should be there is missing.
     """
+    if is_url(pattern):
+        return _find_behind_url(pattern, split)
     path = Path(pattern)
     if path.is_dir():
         return _find_in_directory(path, split)
@@ -102,6 +106,39 @@ def _find_in_directory(root: Path, split: str | None) -> ShardLayout:
         _refuse_gaps(shards)
     name = "/".join(part for part in (root.resolve().name, split) if part)
     return _layout(folder, name, shards)
+
+
+def _find_behind_url(pattern: str, split: str | None) -> ShardLayout:
+    """Shards named one by one, or a directory in the layout of CLIP_benchmark."""
+    path = urlsplit(pattern.replace("{", "%7B").replace("}", "%7D")).path
+    if path.endswith(".tar") or "{" in pattern:
+        if split is not None:
+            raise DataError(f"{pattern}: a split can be chosen only in a directory")
+        name = unquote(path).rpartition("/")[2].removesuffix(".tar")
+        shards = tuple(expand_braces(pattern))
+        return ShardLayout(name=name, shards=shards, classnames=None, templates=None)
+    root, split = pattern.rstrip("/"), split or "test"
+    try:
+        count = read_url(f"{root}/{split}/{COUNT_FILE}")
+        names, prompts = (read_url(f"{root}/{file}") for file in (CLASSES_FILE, TEMPLATES_FILE))
+    except OSError as error:
+        raise DataError(f"{pattern}: cannot be read ({error})") from error
+    if count is None or not count.strip().isdigit():
+        raise DataError(
+            f"{pattern}: expected {split}/{COUNT_FILE} below it, or name the shards as in "
+            f"{root}/{{00000..00099}}.tar"
+        )
+    return ShardLayout(
+        name=f"{root.rpartition('/')[2]}/{split}",
+        shards=tuple(f"{root}/{split}/{number}.tar" for number in range(int(count))),
+        classnames=_lines(names),
+        templates=_lines(prompts),
+    )
+
+
+def _lines(content: bytes | None) -> tuple[str, ...] | None:
+    lines = [line.strip() for line in (content or b"").decode("utf-8").splitlines()]
+    return tuple(line for line in lines if line) or None
 
 
 def _is_split(folder: Path) -> bool:
@@ -164,7 +201,7 @@ def _layout(folder: Path, name: str, shards: list[Path]) -> ShardLayout:
     lists = [place / CLASSES_FILE for place in places if (place / CLASSES_FILE).is_file()]
     return ShardLayout(
         name=name,
-        shards=tuple(shards),
+        shards=tuple(map(str, shards)),
         classnames=ClassList.read(lists[0]).names if lists else None,
         templates=find_templates(places[0]) or find_templates(places[1]),
     )

@@ -1,30 +1,28 @@
 """WebDataset shards with random access: tars in which a sample is a run of files of one stem.
 
-The index holds, for each sample, where its run of members begins and how long it is: 16 bytes.
-Reading a sample is one read of that stretch; nothing but headers is read before.
+An index beside each shard (`clip_eval.offset_index`) says where its samples begin; reading one is
+one read of its stretch.
 """
 
 from __future__ import annotations
 
-import json
 import mmap
-import os
-from array import array
-from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from clip_eval.class_names import ClassList
 from clip_eval.faults import BadSample, DataError, Fault
+from clip_eval.offset_index import IndexedShards, Scan
 from clip_eval.prompts import DEFAULT_TEMPLATES, check_templates
 from clip_eval.samples import Sample, describe
+from clip_eval.shard_files import ShardCache, ShardFile
 from clip_eval.shard_paths import find_shards
-from clip_eval.tar_index import Member, TarDamage, iter_members
+from clip_eval.sidecars import captions_and_label
+from clip_eval.tar_index import BLOCK, Member, TarDamage, iter_members
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
-OPEN_FILES = 32
 
 
 class WebDataset:
@@ -35,14 +33,19 @@ class WebDataset:
 
     Args:
         pattern: A directory of tars, one tar, a glob, or a brace range such as
-            ``data/{000..012}.tar``.  In a directory, ``classnames.txt``,
+            ``data/{000..012}.tar``; or a URL of a tar, with brace ranges, or of a directory in
+            the layout of CLIP_benchmark.  In a directory, ``classnames.txt``,
             ``zeroshot_classification_templates.txt`` and ``<split>/nshards.txt`` are honoured.
         classnames: Class names in label order, instead of those in the directory.
         templates: Caption templates, instead of those in the directory.
         split: Folder of shards below the directory; found if there is only one.
+        image_key: Extension of the image to use, or several separated by semicolons.
+        caption_key: Extension of the text, or key of the JSON, that holds the captions; several
+            separated by semicolons, the first that is there counts.
+        cache: Where shards behind a URL are kept.
 
     Raises:
-        DataError: A shard is missing, or no sample with an image is found.
+        DataError: A shard is missing, or no sample is found.
     """
 
     def __init__(
@@ -52,47 +55,52 @@ class WebDataset:
         classnames: Sequence[str] | None = None,
         templates: Sequence[str] | None = None,
         split: str | None = None,
+        image_key: str = "",
+        caption_key: str = "",
+        cache: ShardCache | None = None,
     ) -> None:
         layout = find_shards(str(pattern), split=split)
         self.name = layout.name
         self.shards = layout.shards
         self.templates = check_templates(templates) if templates else layout.templates
         self.classnames = _choose_names(layout.classnames, classnames, layout.name)
-        self.faults: tuple[Fault, ...] = ()
         self.warnings: tuple[str, ...] = ()
-        self._starts = array("q")  # offset of each sample's first header
-        self._lengths = array("q")  # bytes to its end
-        self._first = [0]  # number of samples before each shard
-        self._files: OrderedDict[int, _Handle] = OrderedDict()
-        self._index()
+        self._image_extensions = tuple(image_key.lower().split(";")) if image_key else ()
+        self._caption_key = caption_key
+        files = [ShardFile(path, cache or ShardCache()) for path in layout.shards]
+        self._index = IndexedShards(files, _scan_tar, _tar_ends_at)
+        self.faults: tuple[Fault, ...] = self._index.faults
+        self.shard_sizes = self._index.sizes
+        if not len(self):
+            found = "; ".join(map(str, self.faults[:3])) or "the shards are empty"
+            raise DataError(f"{self.name}: no sample in its shards ({found})")
 
     def __len__(self) -> int:
-        """Number of samples that have an image."""
-        return len(self._starts)
+        """Number of samples."""
+        return len(self._index)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but the open files."""
-        return {**self.__dict__, "_files": OrderedDict()}
+    def place(self, index: int) -> str:
+        """The shard of a sample and its number in it, without reading anything."""
+        return self._index.name(index)
 
     def read(self, index: int) -> Sample:
         """Sample number ``index``, in the order of the shards.
 
         Raises:
-            BadSample: Its stretch of the shard changed or holds bad text.
+            BadSample: Its stretch of the shard changed, holds no image, or bad text.
         """
-        shard, data, members = self._members(index)
-        key = f"{self.shards[shard].name}/{_stem(members[0].name)}"
-        image: bytes | None = None
+        data, members = self._members(index)
+        shard = self._index.shards[self._index.shard_of(index)[0]]
+        key = f"{shard.name}/{stem_of(members[0].name)}"
         parts: dict[str, bytes] = {}
         for member in members:
-            extension = _extension(member.name)
             content = data[member.offset : member.offset + member.size]
-            if image is None and extension in IMAGE_EXTENSIONS:
-                image = content
-            parts.setdefault(extension, content)
+            parts.setdefault(extension_of(member.name), content)
+        wanted = self._image_extensions or [name for name in parts if name in IMAGE_EXTENSIONS]
+        image = next((parts[name] for name in wanted if name in parts), None)
         if image is None:
-            raise BadSample("changed", "its image is gone since the shard was indexed", key)
-        captions, label = _captions_and_label(parts, key)
+            raise BadSample("no-image", f"only {', '.join(parts)}", key)
+        captions, label = captions_and_label(parts, key, self._caption_key)
         if not captions and label is not None and self.classnames is not None:
             if not 0 <= label < len(self.classnames):
                 raise BadSample("bad-label", f"{label} of {len(self.classnames)} classes", key)
@@ -107,142 +115,113 @@ class WebDataset:
         """
         return self.read(index).label
 
-    def _members(self, index: int) -> tuple[int, bytes, list[Member]]:
-        if index < 0 or index >= len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        shard = bisect_right(self._first, index) - 1
+    def _members(self, index: int) -> tuple[bytes, list[Member]]:
+        """The stretch of a sample, and its members therein."""
         try:
-            data = self._read_at(shard, self._starts[index], self._lengths[index])
-            return shard, data, list(iter_members(data, whole=False))
+            data = self._index.read(self._index.place(index))
+            members = list(_first_run(data))
         except TarDamage as error:
-            raise BadSample("changed", str(error), self._place(shard, index)) from error
+            raise BadSample("changed", str(error), self.place(index)) from error
         except OSError as error:
-            place = self._place(shard, index)
-            raise BadSample("unreadable", str(error.strerror), place) from error
+            detail = error.strerror or str(error)
+            raise BadSample("unreadable", detail, self.place(index)) from error
+        if not members:
+            raise BadSample("changed", "no file where its sample was", self.place(index))
+        return data, members
 
-    def _place(self, shard: int, index: int) -> str:
-        return f"{self.shards[shard].name}, sample {index - self._first[shard]}"
 
-    def _read_at(self, shard: int, offset: int, length: int) -> bytes:
-        handle = self._files.get(shard) or _Handle(self.shards[shard])
-        self._files[shard] = handle
-        self._files.move_to_end(shard)
-        if len(self._files) > OPEN_FILES:
-            self._files.popitem(last=False)
-        return handle.read_at(offset, length)
+def _first_run(data: bytes) -> Iterator[Member]:
+    """Members of the first sample in a stretch, hidden files left out."""
+    run: _Run | None = None
+    for member in iter_members(data, whole=False):
+        if is_hidden(member.name):
+            continue
+        if run is None:
+            run = _Run(member)
+        elif run.ends_before(member):
+            return
+        run.add(member)
+        yield member
 
-    def _index(self) -> None:
-        faults: list[Fault] = []
-        for path in self.shards:
-            faults += self._index_shard(path)
-            self._first.append(len(self._starts))
-        self.faults = tuple(faults)
-        if not len(self):
-            found = "; ".join(map(str, faults[:3])) or "the shards are empty"
-            raise DataError(f"{self.name}: no sample with an image in its shards ({found})")
 
-    def _index_shard(self, path: Path) -> list[Fault]:
-        faults: list[Fault] = []
-        before = len(self._starts)
-        try:
-            if path.stat().st_size == 0:
-                return [Fault(where=path.name, reason="empty", detail="empty file")]
-            with path.open("rb") as file:
-                if file.read(2) == b"\x1f\x8b":
-                    raise DataError(
-                        f"{path}: compressed, so its samples cannot be found by position; "
-                        "decompress it with gunzip"
-                    )
-                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-                    without_image, damage = self._index_members(view)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-        if damage is not None:
-            kept = len(self._starts) - before
-            detail = f"{damage}; {kept} samples before it are kept"
-            faults.append(Fault(where=path.name, reason="damaged-tar", detail=detail))
-        if without_image:
-            detail = f"{without_image} samples have no image of a known kind"
-            faults.append(Fault(where=path.name, reason="no-image", detail=detail))
-        return faults
+def _tar_ends_at(path: Path, end: int, size: int) -> bool:
+    """Whether a tar has its end-of-archive mark at an offset."""
+    with path.open("rb") as file:
+        file.seek(end)
+        return file.read(BLOCK) == bytes(BLOCK)
 
-    def _index_members(self, view: mmap.mmap) -> tuple[int, TarDamage | None]:
-        """Append the samples of one shard; returns how many had no image, and any damage."""
-        without_image = 0
-        damage: TarDamage | None = None
-        run: _Run | None = None
-        usual: set[str] = set()  # extensions of the sample before
-        try:
-            for member in iter_members(view):
-                if _is_hidden(member.name):
-                    continue
+
+def _scan_tar(path: Path) -> Scan:
+    """Where the samples of a shard begin, and its damage; contents are not touched."""
+    if path.stat().st_size == 0:
+        empty = Fault(where=path.name, reason="empty", detail="empty file")
+        return Scan(np.zeros(1, np.uint64), (empty,))
+    with path.open("rb") as file:
+        if file.read(2) == b"\x1f\x8b":
+            raise DataError(
+                f"{path}: compressed, so its samples cannot be found by position; "
+                "decompress it with gunzip"
+            )
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            offsets, damage = _find_runs(view)
+    faults: tuple[Fault, ...] = ()
+    if damage is not None:
+        detail = f"{damage}; {len(offsets) - 1} samples before it are kept"
+        faults = (Fault(where=path.name, reason="damaged-tar", detail=detail),)
+    return Scan(np.array(offsets, np.uint64), faults)
+
+
+def _find_runs(view: mmap.mmap) -> tuple[list[int], TarDamage | None]:
+    """The begin of each whole sample and the end of the last, and any damage after it."""
+    starts: list[int] = []
+    run: _Run | None = None
+    usual: set[str] = set()  # extensions of the sample before
+    end = 0
+    damage: TarDamage | None = None
+    try:
+        for member in iter_members(view):
+            if not is_hidden(member.name):
                 if run is None or run.ends_before(member):
-                    without_image += self._append(run)
+                    starts.append(member.start)
                     usual = run.extensions if run else usual
                     run = _Run(member)
                 run.add(member)
-        except TarDamage as error:
-            damage = error
-        if damage is None or (run and usual <= run.extensions):  # else the cut went through it
-            without_image += self._append(run)
-        return without_image, damage
-
-    def _append(self, run: _Run | None) -> int:
-        """Enter a finished sample into the index; returns 1 if it had no image, else 0."""
-        if run is None:
-            return 0
-        if not run.has_image:
-            return 1
-        self._starts.append(run.start)
-        self._lengths.append(run.end - run.start)
-        return 0
+            end = member.end
+    except TarDamage as error:
+        damage = error
+        cut_through = run is not None and not usual <= run.extensions
+        if starts and cut_through:
+            end = starts.pop()
+    return [*starts, end], damage
 
 
 class _Run:
     """Consecutive members of one stem."""
 
     def __init__(self, first: Member) -> None:
-        self.stem = _stem(first.name)
-        self.start = first.start
-        self.end = first.end
+        self.stem = stem_of(first.name)
         self.extensions: set[str] = set()
-        self.has_image = False
 
     def add(self, member: Member) -> None:
-        extension = _extension(member.name)
-        self.extensions.add(extension)
-        self.has_image = self.has_image or extension in IMAGE_EXTENSIONS
-        self.end = member.end
+        self.extensions.add(extension_of(member.name))
 
     def ends_before(self, member: Member) -> bool:
-        return _stem(member.name) != self.stem or _extension(member.name) in self.extensions
+        return stem_of(member.name) != self.stem or extension_of(member.name) in self.extensions
 
 
-class _Handle:
-    """An open file that is read by position, and closed when it is forgotten."""
-
-    def __init__(self, path: Path) -> None:
-        self._descriptor = -1
-        self._descriptor = os.open(path, os.O_RDONLY)
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        return os.pread(self._descriptor, length, offset)
-
-    def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-
-
-def _stem(name: str) -> str:
+def stem_of(name: str) -> str:
+    """A member's path up to the first dot of its last part: what a sample has in common."""
     folder, slash, base = name.rpartition("/")
     return f"{folder}{slash}{base.partition('.')[0]}"
 
 
-def _extension(name: str) -> str:
+def extension_of(name: str) -> str:
+    """What follows the first dot of a member's last part, in lower case."""
     return name.rpartition("/")[2].partition(".")[2].lower()
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a member is no part of any sample."""
     base = name.rpartition("/")[2]
     return base.startswith((".", "__")) or name.startswith("__MACOSX/")
 
@@ -259,39 +238,3 @@ def _choose_names(
             f"{len(names)}; labels in shards are positions, so the two must be equally long"
         )
     return names
-
-
-def _captions_and_label(parts: dict[str, bytes], key: str) -> tuple[tuple[str, ...], int | None]:
-    try:
-        texts = {
-            name: parts[name].decode("utf-8") for name in ("txt", "cls", "json") if name in parts
-        }
-    except UnicodeDecodeError as error:
-        raise BadSample("bad-utf8", f"{error.reason} at byte {error.start}", key) from error
-    captions = [line.strip() for line in texts.get("txt", "").splitlines() if line.strip()]
-    label: int | None = None
-    if "json" in texts:
-        captions, label = _from_json(texts["json"], key, captions)
-    if "cls" in texts:
-        try:
-            label = int(texts["cls"])
-        except ValueError as error:
-            raise BadSample("bad-label", f".cls holds {texts['cls'][:40]!r}", key) from error
-    return tuple(captions), label
-
-
-def _from_json(text: str, key: str, captions: list[str]) -> tuple[list[str], int | None]:
-    try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BadSample("bad-json", str(error), key) from error
-    if not isinstance(record, dict):
-        return captions, None
-    for field in ("captions", "caption", "text"):
-        value = record.get(field)
-        if captions or not value:
-            continue
-        found = value if isinstance(value, list) else [value]
-        captions = [item.strip() for item in found if isinstance(item, str) and item.strip()]
-    label = record.get("label", record.get("cls"))
-    return captions, label if isinstance(label, int) and not isinstance(label, bool) else None

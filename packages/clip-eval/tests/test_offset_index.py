@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import os
+import struct
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from clip_eval import BadSample, open_source
+from clip_eval.shards import WebDataset
+
+
+def read_index(path: Path) -> list[int]:
+    return [number for (number,) in struct.iter_unpack("<Q", path.read_bytes())]
+
+
+def samples(count: int) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    for number in range(count):
+        files[f"{number:03}.jpg"] = bytes([number]) * (100 * number + 1)
+        files[f"{number:03}.txt"] = f"caption {number}".encode()
+    return files
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_the_index_holds_each_begin_and_the_end(
+    tmp_path: Path, write_tar: Callable[..., Path], format: int
+) -> None:
+    """The layout of megatron-energon, which writes tarfile's offsets in the same way."""
+    files = samples(5) | {f"{'long/' * 40}x.jpg": b"i"}
+    path = write_tar(tmp_path / "a.tar", files, format)
+    assert len(WebDataset(path)) == 6
+    with tarfile.open(path) as tar:
+        expected = [m.offset for m in tar.getmembers() if m.name.endswith("jpg")]
+        assert read_index(tmp_path / "a.tar.idx") == [*expected, tar.offset]
+
+
+def test_an_index_is_used_and_not_made_again(
+    tmp_path: Path, write_tar: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tar(tmp_path / "a.tar", samples(3))
+    first = [WebDataset(path).read(index) for index in range(3)]
+    monkeypatch.setattr("clip_eval.shards._find_runs", lambda view: 1 / 0)
+    assert [WebDataset(path).read(index) for index in range(3)] == first
+
+
+def test_an_index_from_elsewhere_is_trusted_if_it_ends_where_the_tar_ends(
+    tmp_path: Path, write_tar: Callable[..., Path]
+) -> None:
+    path = write_tar(tmp_path / "a.tar", samples(3))
+    WebDataset(path)
+    begins = read_index(tmp_path / "a.tar.idx")
+    two = b"".join(struct.pack("<Q", begins[number]) for number in (0, 2, 3))
+    (tmp_path / "a.tar.idx").write_bytes(two)  # someone left the second sample out
+    source = WebDataset(path)
+    assert [source.read(index).captions for index in range(2)] == [("caption 0",), ("caption 2",)]
+
+
+@pytest.mark.parametrize("damage", ["older", "odd length", "empty", "other end"])
+def test_a_stale_index_is_made_again(
+    tmp_path: Path, write_tar: Callable[..., Path], damage: str
+) -> None:
+    path = write_tar(tmp_path / "a.tar", samples(2))
+    WebDataset(path)
+    index = tmp_path / "a.tar.idx"
+    if damage == "older":
+        write_tar(path, samples(7))
+        os.utime(index, ns=(0, 0))
+    elif damage == "other end":
+        index.write_bytes(struct.pack("<3Q", 0, 512, 1024))
+    else:
+        index.write_bytes(b"" if damage == "empty" else index.read_bytes() + b"\1")
+    source = WebDataset(path)
+    assert len(source) == (7 if damage == "older" else 2)
+    assert source.read(1).captions == ("caption 1",)
+
+
+def test_damage_is_reported_each_time(tmp_path: Path, write_tar: Callable[..., Path]) -> None:
+    path = write_tar(tmp_path / "a.tar", samples(4))
+    with tarfile.open(path) as tar:
+        cut = tar.getmembers()[6].offset_data + 10
+    path.write_bytes(path.read_bytes()[:cut])
+    found = [WebDataset(path) for _ in range(3)]
+    assert {len(source) for source in found} == {3}
+    assert [fault.reason for source in found for fault in source.faults] == ["damaged-tar"] * 3
+
+
+def test_without_leave_to_write_the_index_goes_to_the_cache(
+    tmp_path: Path, write_tar: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = write_tar(tmp_path / "a.tar", samples(3))
+    (tmp_path / "a.tar.idx").mkdir()  # root may write everywhere, but not over a directory
+    for _ in range(2):
+        source = WebDataset(path)
+        assert [source.read(i).captions[0] for i in range(3)] == [f"caption {i}" for i in range(3)]
+    (cached,) = (tmp_path / "cache" / "clip-eval" / "index").glob("*.idx")
+    assert len(read_index(cached)) == 4
+
+
+def test_shards_may_be_uneven_and_places_are_named(
+    tmp_path: Path, write_tar: Callable[..., Path]
+) -> None:
+    for number, count in enumerate((3, 1, 6)):
+        write_tar(tmp_path / f"{number}.tar", samples(count))
+    source = open_source(f"wds:{tmp_path}")
+    assert isinstance(source, WebDataset)
+    assert source.shard_sizes == (3, 1, 6)
+    assert source.place(4) == "2.tar, sample 0"
+    (tmp_path / "2.tar").unlink()
+    with pytest.raises(BadSample, match=r"2\.tar, sample 0: unreadable"):
+        source.read(4)
