@@ -83,6 +83,24 @@ def test_wrong_flags_are_one_clear_line(flags: list[str], message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_extends_a_preset(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("extends = 'cifar10'\n[train]\nsteps = 7\n[model.vision]\nwidth = 16\n")
+    config, base = load_config(str(file)), load_config("cifar10")
+    assert (config.train.steps, config.train.epochs) == (7, None)
+    assert config.train.seed == base.train.seed
+    assert config.model.name == base.model.name
+    assert config.model.vision == {"width": 16}
+
+
+def test_a_file_that_extends_nothing_known_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    for text in ("extends = 'cifar11'", "extends = 3"):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=r"mine.toml.*(did you mean 'cifar10'|got 3)"):
+            load_config(str(file))
+
+
 def test_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="unknown preset 'shape'; did you mean 'shapes'"):
         load_config("shape")

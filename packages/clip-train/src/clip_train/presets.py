@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,10 @@ from typing import Any
 from clip_models import ConfigError, from_dict, nearest
 
 from clip_train.config import Config
+from clip_train.model_settings import merge
+
+LENGTHS = {"epochs", "samples", "steps"}
+"""Keys of `train` that say how long a run is; one of them is enough."""
 
 
 def list_presets() -> list[str]:
@@ -48,13 +51,26 @@ def load_config(preset_or_path: str) -> Config:
 
 
 def parse_config(text: str, *, source: str) -> Config:
-    """The config a TOML text describes.
+    """The config a TOML text describes; `extends = "PRESET"` lays it over a preset.
 
     Raises:
         ConfigError: It is not TOML, or a key or value is wrong; `source` is named.
     """
     try:
-        values: Mapping[str, Any] = tomllib.loads(text)
-        return from_dict(Config, values)
+        return from_dict(Config, _with_base(tomllib.loads(text)))
     except (tomllib.TOMLDecodeError, ConfigError) as error:
         raise ConfigError(f"{source}: {error}") from None
+
+
+def _with_base(values: dict[str, Any]) -> dict[str, Any]:
+    """The values laid over those of the preset they extend, and that over its own, and so on."""
+    name = values.pop("extends", None)
+    if name is None:
+        return values
+    if not isinstance(name, str):
+        raise ConfigError(f"extends must be the name of a preset, got {name!r}")
+    base = _with_base(tomllib.loads(preset_text(name)))
+    if LENGTHS & values.get("train", {}).keys():  # a length replaces a length in another unit
+        train = base.get("train", {})
+        base["train"] = {key: train[key] for key in train if key not in LENGTHS}
+    return merge(base, values)
