@@ -85,12 +85,13 @@ def test_padding_and_batch_mates_do_not_change_a_text_feature() -> None:
     assert torch.allclose(model.encode_text(padded_otherwise)[0], together[0], atol=1e-12)
 
 
-def test_only_positions_up_to_the_last_end_token_are_computed() -> None:
+def test_only_positions_up_to_each_end_token_are_computed() -> None:
     model = tiny("vit")
-    seen: list[int] = []
-    model.transformer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
+    seen: list[tuple[int, ...]] = []
+    for block in model.transformer.resblocks:
+        block.mlp.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
     model.encode_text(tokens(3, 5))
-    assert seen == [5]
+    assert seen == [(8, 16), (2, 16)]  # the last layer computes the end tokens only
 
 
 def test_text_feature_is_read_at_the_first_end_token() -> None:
@@ -119,10 +120,23 @@ def test_logit_bias_exists_on_request() -> None:
     assert model(torch.randn(1, 3, 32, 32), tokens(3)).logit_bias.item() == -10.0
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 32, 40), (2, 1, 32, 32), (3, 32, 32)])
+@pytest.mark.parametrize("shape", [(2, 3, 7, 32), (2, 1, 32, 32), (3, 32, 32)])
 def test_wrong_image_shapes_are_named(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"images must be \(B, 3, 32, 32\), got"):
+    with pytest.raises(ValueError, match=r"sides of at least 8, got \("):
         tiny("vit").encode_image(torch.randn(shape))
+
+
+def test_flattened_maps_have_one_size() -> None:
+    with pytest.raises(ValueError, match="reads images of 32 x 32, got"):
+        tiny("compact_flatten").encode_image(torch.randn(1, 3, 32, 40))
+
+
+@pytest.mark.parametrize("tower", ["vit", "modified_resnet", "compact_max"])
+@pytest.mark.parametrize("size", [(32, 32), (96, 64), (75, 50)])
+def test_images_of_any_size(tower: str, size: tuple[int, int]) -> None:
+    features = tiny(tower).encode_image(torch.randn(2, 3, *size))
+    assert features.shape == (2, 8)
+    assert features.isfinite().all()
 
 
 def test_too_long_text_is_named() -> None:

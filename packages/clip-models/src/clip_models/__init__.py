@@ -21,9 +21,12 @@ from clip_models.config import (
     TokenizerConfig,
     ViTConfig,
 )
+from clip_models.patch_reduction import PatchReducer
 from clip_models.preprocess import EvaluationTransform, Preprocess, TrainTransform
 from clip_models.registry import create_model, get_config, list_models
 from clip_models.strict_config import ConfigError, from_dict, nearest, to_dict
+from clip_models.token_pooling import PooledTokens, TokenPooling
+from clip_models.tower_output import TowerOutput
 from clip_models.weight_files import CheckpointError, load_tensors, read_weights
 
 __all__ = [
@@ -36,12 +39,16 @@ __all__ = [
     "ConfigError",
     "EvaluationTransform",
     "ModifiedResNetConfig",
+    "PatchReducer",
     "PatchReductionConfig",
+    "PooledTokens",
     "PoolingConfig",
     "Preprocess",
     "PreprocessConfig",
     "TextConfig",
+    "TokenPooling",
     "TokenizerConfig",
+    "TowerOutput",
     "TrainTransform",
     "ViTConfig",
     "create_model",

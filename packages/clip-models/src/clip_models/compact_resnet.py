@@ -59,7 +59,12 @@ class CompactResNet(nn.Module):
         self.proj = nn.Linear(features, embed_dim, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, S, S) to features (B, embed_dim)."""
+        """Normalised images (B, 3, H, W) to features (B, embed_dim)."""
+        if self.pooling == "flatten" and images.shape[2:] != (self.image_size, self.image_size):
+            raise ValueError(
+                f"pooling 'flatten' reads images of {self.image_size} x {self.image_size}, got "
+                f"{tuple(images.shape)}; resize them, or use pooling 'max'"
+            )
         x = self.stages(self.stem(images))  # (B, C, S/2ᵏ, S/2ᵏ) with k widths
         x = x.flatten(1) if self.pooling == "flatten" else x.amax(dim=(2, 3))  # (B, ·)
         return self.proj(x)  # (B, embed_dim)

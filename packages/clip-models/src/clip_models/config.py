@@ -177,6 +177,11 @@ class ViTConfig(TransformerConfig):
         )
 
     @property
+    def smallest_image(self) -> int:
+        """The least side of an image."""
+        return self.patch_size
+
+    @property
     def grid(self) -> int:
         """Patches along each side of an image of `image_size`; pixels left over are not seen."""
         return self.image_size // self.patch_size
@@ -198,6 +203,11 @@ class ModifiedResNetConfig:
             f"image_size must be a multiple of 32 (the network's stride), got {self.image_size}",
         )
         _require_heads(self.width * 32, self.num_heads)
+
+    @property
+    def smallest_image(self) -> int:
+        """The least side of an image: the network's stride."""
+        return 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +232,11 @@ class CompactResNetConfig:
             f"image_size must be a multiple of {stride} for {len(self.widths)} widths, "
             f"got {self.image_size}",
         )
+
+    @property
+    def smallest_image(self) -> int:
+        """The least side of an image: the network's stride; `flatten` knows one size only."""
+        return self.image_size if self.pooling == "flatten" else 2 ** len(self.widths)
 
 
 @dataclass(frozen=True, kw_only=True)

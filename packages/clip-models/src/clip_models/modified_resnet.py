@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip_models.config import ModifiedResNetConfig
+from clip_models.positions import resize_grid
 
 
 class Bottleneck(nn.Module):
@@ -58,6 +59,7 @@ class AttentionPool(nn.Module):
     def __init__(self, grid: int, width: int, num_heads: int, out_features: int) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.grid = grid
         self.positional_embedding = nn.Parameter(torch.randn(grid**2 + 1, width) * width**-0.5)
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width)
@@ -67,9 +69,11 @@ class AttentionPool(nn.Module):
             nn.init.normal_(projection.weight, std=width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, G, G) to (B, out_features)."""
+        """(B, C, rows, columns) to (B, out_features)."""
+        first, table = self.positional_embedding[:1], self.positional_embedding[1:]
+        table = resize_grid(table, (self.grid, self.grid), (x.shape[2], x.shape[3]))
         x = x.flatten(2).transpose(1, 2)  # (B, G², C)
-        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + self.positional_embedding
+        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + torch.cat([first, table])
         head_width = x.shape[-1] // self.num_heads
         query, key, value = (
             projected.view(len(x), -1, self.num_heads, head_width).transpose(1, 2)  # (B, H, ·, C/H)
@@ -108,7 +112,7 @@ class ModifiedResNet(nn.Module):
                 nn.init.zeros_(module.bn3.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, S, S) to features (B, embed_dim)."""
+        """Normalised images (B, 3, H, W) to features (B, embed_dim)."""
         x = F.relu(self.bn1(self.conv1(images)))
         x = F.relu(self.bn2(self.conv2(x)))
         x = F.relu(self.bn3(self.conv3(x)))

@@ -1,6 +1,7 @@
 """The pre-norm transformer both towers are made of.
 
-B batch, L tokens, D width, H heads.  Parameter names are OpenAI CLIP's and open_clip's.
+B batch, L tokens, D width, H heads, d head width.  Tokens are (B, L, D), or (N, D) where captions
+are packed; the layout knows which, and attends.  Parameter names are OpenAI CLIP's and open_clip's.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from clip_models.config import Activation, TransformerConfig
+from clip_models.config import Activation, LayerShape, TransformerConfig
+from clip_models.layouts import Layout
 
 
 class QuickGELU(nn.Module):
@@ -30,22 +33,20 @@ def make_activation(name: Activation) -> nn.Module:
 class Attention(nn.Module):
     """Multi-head self-attention with one joint projection for query, key and value."""
 
-    def __init__(self, width: int, num_heads: int) -> None:
+    def __init__(self, width: int, num_heads: int, head_width: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
+        self.head_width = head_width
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * num_heads * head_width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * num_heads * head_width))
+        self.out_proj = nn.Linear(num_heads * head_width, width)
 
-    def forward(self, x: Tensor, *, causal: bool) -> Tensor:
-        """Attend: (B, L, D) to (B, L, D); `causal` lets a token see itself and the past only."""
-        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # (B, L, 3D)
-        qkv = qkv.view(
-            *x.shape[:2], 3, self.num_heads, x.shape[2] // self.num_heads
-        )  # (B, L, 3, H, D/H)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # 3 × (B, H, L, D/H)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))  # (B, L, D)
+    def forward(self, x: Tensor, layout: Layout, *, read: bool = False) -> Tensor:
+        """Every token's mixture (…, D), or with `read` that of the tokens the tower reads."""
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # (…, 3Hd)
+        qkv = qkv.view(*x.shape[:-1], 3, self.num_heads, self.head_width)  # (…, 3, H, d)
+        mixed = layout.attend(qkv, read=read)  # (…, H, d)
+        return self.out_proj(mixed.flatten(-2))  # (…, D)
 
 
 class MLP(nn.Module):
@@ -58,24 +59,40 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, L, D) to (B, L, D)."""
+        """(…, D) to (…, D)."""
         return self.c_proj(self.act(self.c_fc(x)))
+
+
+class LayerScale(nn.Module):
+    """A learned scale of every channel of a residual branch (Touvron et al. 2021)."""
+
+    def __init__(self, width: int, init: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, D) to (…, D)."""
+        return x * self.gamma
 
 
 class ResidualBlock(nn.Module):
     """`x + attention(norm(x))`, then `x + mlp(norm(x))`."""
 
-    def __init__(self, width: int, num_heads: int, hidden: int, activation: Activation) -> None:
+    def __init__(self, config: TransformerConfig, shape: LayerShape) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(width)
-        self.attn = Attention(width, num_heads)
-        self.ln_2 = nn.LayerNorm(width)
-        self.mlp = MLP(width, hidden, activation)
+        width, scale = config.width, config.layer_scale_init
+        self.ln_1 = nn.LayerNorm(width, config.layer_norm_eps)
+        self.attn = Attention(width, shape.num_heads, shape.head_width)
+        self.ls_1 = nn.Identity() if scale is None else LayerScale(width, scale)
+        self.ln_2 = nn.LayerNorm(width, config.layer_norm_eps)
+        self.mlp = MLP(width, shape.mlp_width, config.activation)
+        self.ls_2 = nn.Identity() if scale is None else LayerScale(width, scale)
 
-    def forward(self, x: Tensor, *, causal: bool) -> Tensor:
-        """(B, L, D) to (B, L, D)."""
-        x = x + self.attn(self.ln_1(x), causal=causal)
-        return x + self.mlp(self.ln_2(x))
+    def forward(self, x: Tensor, layout: Layout, read: bool = False) -> Tensor:
+        """(…, D) to (…, D), of all tokens or of those that the tower reads."""
+        mixed = self.attn(self.ln_1(x), layout, read=read)
+        x = (layout.take(x) if read else x) + self.ls_1(mixed)
+        return x + self.ls_2(self.mlp(self.ln_2(x)))
 
 
 class Transformer(nn.Module):
@@ -83,10 +100,8 @@ class Transformer(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.resblocks = nn.ModuleList(
-            ResidualBlock(config.width, layer.num_heads, layer.mlp_width, config.activation)
-            for layer in config.layers()
-        )
+        self.gradient_checkpointing = False
+        self.resblocks = nn.ModuleList(ResidualBlock(config, shape) for shape in config.layers())
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -103,8 +118,23 @@ class Transformer(nn.Module):
             for linear in (block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj):
                 nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Tensor, *, causal: bool) -> Tensor:
-        """(B, L, D) to (B, L, D)."""
-        for block in self.resblocks:
-            x = block(x, causal=causal)
-        return x
+    def forward(
+        self, x: Tensor, layout: Layout, *, start: int = 0, stop: int | None = None
+    ) -> Tensor:
+        """Layers `start` to `stop`; the last layer of all computes only what the layout reads.
+
+        Returns:
+            (…, D) in the layout's shape; (B, 1, D) after the last layer, where the layout reads one
+            token of each row.
+        """
+        stop = len(self.resblocks) if stop is None else stop
+        for index in range(start, stop):
+            block = self.resblocks[index]
+            read = layout.reads and index == len(self.resblocks) - 1
+            if self.gradient_checkpointing and self.training:
+                x = checkpoint(
+                    block, x, layout, read, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                x = block(x, layout, read)
+        return layout.take(x) if layout.reads and start == len(self.resblocks) else x

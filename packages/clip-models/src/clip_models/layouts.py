@@ -1,0 +1,144 @@
+"""How tokens lie in memory, and attention over them.
+
+B batch, L tokens, N tokens of all rows, H heads, d head width.
+
+Rows of a batch are padded to one length (`Padded`) or stand one after the other without padding
+(`Packed`).  Everything but attention works on single tokens and needs not know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SMALLEST_GROUP = 16
+MOST_GROUPS = 8
+
+
+class Layout(Protocol):
+    """Where the tokens of each row are and which of them the tower reads."""
+
+    @property
+    def reads(self) -> bool:
+        """Whether the tower reads one token of each row, not all."""
+
+    def attend(self, qkv: Tensor, *, read: bool) -> Tensor:
+        """Attention of (…, 3, H, d), giving (…, H, d) of all tokens or of those that are read."""
+
+    def take(self, x: Tensor) -> Tensor:
+        """The tokens that are read."""
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Tokens (B, L, …).
+
+    Attributes:
+        causal: A token sees itself and the past only.
+        mask: (B, L) bool, True for tokens that may be seen; None for all.  A causal layout has its
+            padding at the end, where it is not seen.
+        read_at: Position of the token that is read, one for all rows or (B,); None for all tokens.
+    """
+
+    causal: bool = False
+    mask: Tensor | None = None
+    read_at: int | Tensor | None = None
+
+    @property
+    def reads(self) -> bool:
+        """Whether one token of each row is read."""
+        return self.read_at is not None
+
+    def attend(self, qkv: Tensor, *, read: bool) -> Tensor:
+        """(B, L, 3, H, d) to (B, L, H, d), or (B, 1, H, d) of the tokens that are read."""
+        query, key, value = qkv.unbind(2)  # 3 × (B, L, H, d)
+        mask = None if self.mask is None else self.mask[:, None, None]  # (B, 1, 1, L)
+        if read:
+            query = self.take(query)  # (B, 1, H, d)
+            mask = self._seen_by_read_token(key.shape[1], key.device) if self.causal else mask
+        mixed = F.scaled_dot_product_attention(
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attn_mask=None if self.causal and not read else mask,
+            is_causal=self.causal and not read,
+        )  # (B, H, ·, d)
+        return mixed.transpose(1, 2)
+
+    def take(self, x: Tensor) -> Tensor:
+        """(B, L, …) to (B, 1, …)."""
+        if isinstance(self.read_at, Tensor):
+            return x[torch.arange(len(x), device=x.device), self.read_at].unsqueeze(1)
+        assert self.read_at is not None
+        return x.narrow(1, self.read_at % x.shape[1], 1)
+
+    def _seen_by_read_token(self, length: int, device: torch.device) -> Tensor:
+        """(B, 1, 1, L), or (1, 1, 1, L) where all rows read the same position."""
+        at = torch.as_tensor(self.read_at, device=device).reshape(-1, 1) % length
+        return (torch.arange(length, device=device) <= at)[:, None, None]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Rows of similar length that attend together, padded to the longest."""
+
+    tokens: slice  # of the packed sequence
+    rows: int
+    length: int
+    places: Tensor | None  # of its tokens among rows * length; None without padding
+
+
+class Packed:
+    """Causal rows of different lengths, sorted by length, one after the other: tokens (N, …).
+
+    Linear layers see no padding at all; attention pads within groups of rows of similar length.
+    Every row's last token is read.
+
+    Args:
+        lengths: (B,) on the CPU, each at least 1.
+        device: Where the tokens are.
+    """
+
+    reads = True
+
+    def __init__(self, lengths: Tensor, device: torch.device) -> None:
+        self.order = lengths.argsort(stable=True)
+        lengths = lengths[self.order]
+        real = torch.arange(int(lengths[-1])) < lengths[:, None]  # (B, T)
+        row, position = real.nonzero(as_tuple=True)  # 2 × (N,)
+        self.row = self.order[row].to(device, non_blocking=True)
+        self.position = position.to(device, non_blocking=True)
+        self.last = (lengths.cumsum(0) - 1).to(device, non_blocking=True)  # (B,)
+        self.unsort = self.order.argsort().to(device, non_blocking=True)
+        self.groups = []
+        start = 0
+        rows = max(SMALLEST_GROUP, -(-len(lengths) // MOST_GROUPS))
+        for part, inside in zip(torch.split(lengths, rows), torch.split(real, rows), strict=True):
+            stop, longest = start + int(part.sum()), int(part[-1])
+            padded = stop - start < len(part) * longest
+            places = inside[:, :longest].flatten().nonzero().flatten() if padded else None
+            places = None if places is None else places.to(device, non_blocking=True)
+            self.groups.append(_Group(slice(start, stop), len(part), longest, places))
+            start = stop
+
+    def attend(self, qkv: Tensor, *, read: bool) -> Tensor:
+        """(N, 3, H, d) to (N, H, d), or (B, H, d) of the tokens that are read."""
+        mixed = torch.cat([self._attend_group(qkv[group.tokens], group) for group in self.groups])
+        return self.take(mixed) if read else mixed
+
+    def take(self, x: Tensor) -> Tensor:
+        """(N, …) to (B, …), rows in sorted order."""
+        return x[self.last]
+
+    def _attend_group(self, qkv: Tensor, group: _Group) -> Tensor:
+        if group.places is not None:
+            empty = qkv.new_zeros(group.rows * group.length, *qkv.shape[1:])
+            qkv = empty.index_copy(0, group.places, qkv)
+        layout = Padded(causal=True)
+        mixed = layout.attend(qkv.view(group.rows, group.length, *qkv.shape[1:]), read=False)
+        mixed = mixed.flatten(0, 1)  # (rows * length, H, d)
+        return mixed if group.places is None else mixed[group.places]

@@ -1,0 +1,74 @@
+"""Position tables for other sizes.  N positions, D width.
+
+Learned tables are interpolated by small constant matrices, one per side and pair of sizes, which
+are kept: they depend on no weight, so they are never stale and gradients pass through them.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Grid = tuple[int, int]
+
+
+def resize_grid(table: Tensor, old: Grid, new: Grid) -> Tensor:
+    """(rows * columns, D) of the old grid to the new one: bicubic, antialiased, row-major."""
+    if old == new:
+        return table
+    rows = interpolation_matrix(old[0], new[0], "bicubic", table)  # (rows', rows)
+    columns = interpolation_matrix(old[1], new[1], "bicubic", table)  # (columns', columns)
+    grid = table.to(rows.dtype).view(*old, -1)  # (rows, columns, D)
+    return torch.einsum("yr,rcd,xc->yxd", rows, grid, columns).flatten(0, 1).to(table.dtype)
+
+
+def resize_sequence(table: Tensor, new: int) -> Tensor:
+    """(N, D) to (new, D): linear along the sequence, not antialiased."""
+    if len(table) == new:
+        return table
+    matrix = interpolation_matrix(len(table), new, "linear", table)
+    return (matrix @ table.to(matrix.dtype)).to(table.dtype)
+
+
+def sin_cos_table(width: int, grid: Grid) -> Tensor:
+    """(rows * columns, D) float32: sine and cosine of the column, then of the row.
+
+    MoCo v3 (Chen et al. 2021) and MAE: frequencies 10000^(-4i/D), a quarter of the width each.
+    """
+    rows, columns = torch.meshgrid(
+        torch.arange(grid[0], dtype=torch.float64, device="cpu"),
+        torch.arange(grid[1], dtype=torch.float64, device="cpu"),
+        indexing="ij",
+    )
+    quarter = width // 4
+    frequencies = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64, device="cpu") / quarter)
+    angles = [side.reshape(-1, 1) * frequencies for side in (columns, rows)]  # 2 × (N, D/4)
+    return torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1).float()
+
+
+def interpolation_matrix(
+    old: int, new: int, mode: Literal["bicubic", "linear"], like: Tensor
+) -> Tensor:
+    """(new, old) weights of one side, on the device of `like` and in at least float32."""
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    if torch.compiler.is_compiling():
+        return _matrix(old, new, mode, like.device, dtype)
+    return _kept_matrix(old, new, mode, like.device, dtype)
+
+
+def _matrix(old: int, new: int, mode: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+    identity = torch.eye(old, dtype=dtype, device=device)
+    if mode == "linear":
+        return F.interpolate(identity[None], size=new, mode="linear")[0].T  # (new, old)
+    size = (new, old)  # along the rows of the identity only
+    return F.interpolate(identity[None, None], size=size, mode="bicubic", antialias=True)[0, 0]
+
+
+@functools.cache
+def _kept_matrix(old: int, new: int, mode: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():  # so that training may use it later
+        return _matrix(old, new, mode, device, dtype).contiguous()

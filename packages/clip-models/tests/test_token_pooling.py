@@ -1,0 +1,176 @@
+"""Towers with a token pooling, a small one written here: means of neighbouring pairs."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, EntryPoints
+from typing import NamedTuple
+
+import pytest
+import torch
+from clip_models import CLIP, CLIPConfig, ConfigError, PoolingConfig, TextConfig, ViTConfig
+from clip_models import token_pooling as module
+from torch import Tensor, nn
+
+
+class Pooled(NamedTuple):
+    tokens: Tensor
+    mask: Tensor | None
+    segment_of: Tensor
+    loss: Tensor
+    record: dict[str, Tensor]
+
+
+class Pairs(nn.Module):
+    """Means of two neighbours that need not stay apart; `size` 1 keeps every token."""
+
+    def __init__(self, width: int, size: int = 2) -> None:
+        super().__init__()
+        self.size = size
+        self.scale = nn.Parameter(torch.ones(width))
+        self.seen: list[tuple] = []
+
+    def forward(self, tokens, mask, keep_apart, causal, generator):
+        self.seen.append((tokens.shape, mask, keep_apart, causal, generator))
+        batch, length = tokens.shape[:2]
+        real = torch.ones(batch, length, dtype=torch.bool) if mask is None else mask
+        segment_of = torch.full((batch, length), -1)
+        for row in range(batch):
+            segment, inside = -1, 0
+            for place in range(int(real[row].sum())):
+                apart = bool(keep_apart[row, place])
+                if apart or inside == 0 or inside == self.size:
+                    segment, inside = segment + 1, 0
+                segment_of[row, place] = segment
+                inside = 0 if apart else inside + 1
+        count = int(segment_of.max()) + 1
+        weights = nn.functional.one_hot(segment_of.clamp(min=0), count) * real[..., None]
+        sizes = weights.sum(1)
+        means = torch.einsum("bls,bld->bsd", weights.to(tokens), tokens)
+        means = self.scale * means / sizes.clamp(min=1)[..., None]
+        pooled_mask = None if bool((sizes > 0).all()) else sizes > 0
+        loss = self.scale.sum() * 0.5
+        return Pooled(means, pooled_mask, segment_of, loss, {"counts": sizes})
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed package that offers `pairs`."""
+    point = EntryPoint("pairs", f"{__name__}:Pairs", module.GROUP)
+    monkeypatch.setattr(EntryPoint, "load", lambda _: Pairs)
+    monkeypatch.setattr(module, "entry_points", lambda group: EntryPoints([point]))
+
+
+def tiny(
+    vision: PoolingConfig | None = None, text: PoolingConfig | None = None, **changes: object
+) -> CLIP:
+    torch.manual_seed(0)
+    small = {"width": 16, "num_layers": 2, "num_heads": 2}
+    readout = {key: changes.pop(key) for key in list(changes) if key in ("class_token", "readout")}
+    config = CLIPConfig(
+        embed_dim=8,
+        vision=ViTConfig(image_size=32, patch_size=8, pooling=vision, **small, **readout),
+        text=TextConfig(context_length=9, vocab_size=20, pooling=text, **small, **changes),
+    )
+    return CLIP(config).eval()
+
+
+def pairs(after: int, **args: object) -> PoolingConfig:
+    return PoolingConfig(name="pairs", after_layer=after, args=args)
+
+
+IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+TOKENS = torch.tensor(
+    [[1, 2, 3, 4, 5, 6, 7, 8, 19], [1, 2, 3, 19, 0, 0, 0, 0, 0], [1, 19, 0, 0, 0, 0, 0, 0, 0]]
+)
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+@pytest.mark.parametrize(
+    "readout",
+    [
+        {"readout": "class_token"},
+        {"readout": "patch_average"},
+        {"readout": "average"},
+        {"readout": "map"},
+        {"readout": "map", "class_token": False},
+        {"readout": "patch_average", "class_token": False},
+    ],
+)
+def test_pooling_that_keeps_every_token_changes_no_image_feature(
+    after: int, readout: dict[str, object]
+) -> None:
+    pooled, plain = tiny(pairs(after, size=1), **readout), tiny(**readout)
+    plain.load_state_dict(pooled.state_dict(), strict=False)
+    assert torch.allclose(pooled.encode_image(IMAGES), plain.encode_image(IMAGES), atol=1e-6)
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"causal": False}, {"eot_token_id": 19}],
+)
+def test_pooling_that_keeps_every_token_changes_no_text_feature(
+    after: int, changes: dict[str, object]
+) -> None:
+    pooled, plain = tiny(text=pairs(after, size=1), **changes), tiny(**changes)
+    plain.load_state_dict(pooled.state_dict(), strict=False)
+    assert torch.allclose(pooled.encode_text(TOKENS), plain.encode_text(TOKENS), atol=1e-6)
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_fewer_tokens_run_through_the_layers_behind(after: int) -> None:
+    model = tiny(pairs(after), pairs(after))
+    seen: list[int] = []
+    for tower in (model.visual, model):
+        for block in tower.transformer.resblocks:
+            block.attn.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
+    model(IMAGES, TOKENS)
+    vision = [17, 17, 9, 9][2 - after : 4 - after]  # the class token and 16 patches, or 8 pairs
+    text = [9, 9, 5, 5][2 - after : 4 - after]  # 8 tokens and the end token, or 4 pairs
+    assert seen == vision + text
+
+
+def test_what_a_pooling_is_told() -> None:
+    model = tiny(pairs(1), pairs(1))
+    keys = torch.arange(3)
+    model(IMAGES, TOKENS, generator=keys)
+    shape, mask, apart, causal, generator = model.visual.pooling.seen[0]
+    assert (shape, mask, causal) == ((3, 17, 16), None, False)
+    assert torch.equal(apart, torch.arange(17).expand(3, -1) == 0)
+    assert generator is keys
+    shape, mask, apart, causal, generator = model.pooling.seen[0]
+    assert (shape, causal) == ((3, 9, 16), True)
+    assert mask.sum(1).tolist() == [9, 4, 2]
+    assert apart.nonzero().tolist() == [[0, 8], [1, 3], [2, 1]]
+    assert generator is keys
+
+
+def test_losses_and_records_have_names() -> None:
+    both = tiny(pairs(1), pairs(1))(IMAGES, TOKENS)
+    assert {name: loss.item() for name, loss in both.losses.items()} == {
+        "vision.pooling": 8.0,
+        "text.pooling": 8.0,
+    }
+    assert both.records["vision.pooling"]["counts"].shape == (3, 9)
+    none = tiny()(IMAGES, TOKENS)
+    assert none.losses == none.records == {}
+
+
+def test_a_caption_does_not_depend_on_its_batch() -> None:
+    model = tiny(text=pairs(1))
+    together = model.encode_text(TOKENS)
+    for row, feature in zip(TOKENS, together, strict=True):
+        assert torch.allclose(model.encode_text(row[None])[0], feature, atol=1e-6)
+
+
+def test_weights_of_a_pooling_are_part_of_the_model() -> None:
+    names = dict(tiny(pairs(1), pairs(1)).named_parameters())
+    assert {"visual.pooling.scale", "pooling.scale"} < set(names)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="'pears'; did you mean 'pairs'"):
+        tiny(PoolingConfig(name="pears", after_layer=1))
+    monkeypatch.setattr(module, "entry_points", lambda group: EntryPoints([]))
+    with pytest.raises(ConfigError, match="token pooling 'pairs'; pip install dtp-pooling"):
+        tiny(pairs(1))
