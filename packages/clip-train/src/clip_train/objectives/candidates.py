@@ -22,6 +22,7 @@ class Candidates:
     occurrences: Tensor  # (m,) images of the whole batch that carry each owned caption
     owned_counts: tuple[int, ...]  # R: owned captions of every rank
     image_counts: tuple[int, ...]  # R: images of every rank
+    text_counts: tuple[int, ...]  # R: texts that every rank encodes
 
     @property
     def num_images(self) -> int:
@@ -52,6 +53,7 @@ def separate_candidates(caption_of: Tensor, communicator: Communicator = SOLO) -
         occurrences=torch.ones(len(caption_of), dtype=torch.int64),
         owned_counts=counts,
         image_counts=counts,
+        text_counts=counts,
     )
 
 
@@ -85,6 +87,7 @@ def merged_candidates(
         occurrences=occurrences[local[owned]],
         owned_counts=tuple(torch.bincount(owners, minlength=communicator.world).tolist()),
         image_counts=image_counts,
+        text_counts=text_counts,
     )
 
 

@@ -1,0 +1,53 @@
+"""Both towers of a model in one call, as backends want to wrap them.
+
+n images, u texts, T text tokens, S image side, E embedding width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from clip_models import CLIP
+from torch import Tensor, nn
+
+
+class TowerFeatures(NamedTuple):
+    """What one call gives; features are not normalised."""
+
+    images: Tensor  # (n, E)
+    texts: Tensor  # (u, E)
+    logit_scale: Tensor  # () already exponentiated
+    logit_bias: Tensor | None  # ()
+    image_losses: dict[str, Tensor]  # auxiliary losses (), means over the images
+    text_losses: dict[str, Tensor]  # the same, over the texts
+
+
+class Towers(nn.Module):
+    """A model whose only way in is `forward`, because wrappers watch that alone."""
+
+    def __init__(self, model: CLIP) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, images: Tensor, tokens: Tensor, image_keys: Tensor, text_keys: Tensor
+    ) -> TowerFeatures:
+        """Features and auxiliary losses.
+
+        Args:
+            images: (n, 3, S, S) normalised.
+            tokens: int64 (u, T).
+            image_keys: int64 (n,) of which all randomness of an image is a function.
+            text_keys: int64 (u,) the same of a text.
+        """
+        model = self.model
+        image = model.run_image_tower(images, generator=image_keys)
+        text = model.run_text_tower(tokens, generator=text_keys)
+        return TowerFeatures(
+            image.features,
+            text.features,
+            model.logit_scale.exp(),
+            None if model.logit_bias is None else model.logit_bias + 0,  # wrappers want no leaves
+            {f"vision.{name}": loss for name, loss in image.losses.items()},
+            {f"text.{name}": loss for name, loss in text.losses.items()},
+        )

@@ -1,0 +1,148 @@
+"""The same global batch on one process or several, in parts or not: losses and all gradients.
+
+Run by `test_gradients.py` in the test's own process (world 1, backend `single`: the oracle) and in
+processes of a group.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from clip_models import CLIP, CLIPConfig, from_dict
+from clip_train.backends import Backend, SingleBackend, open_backend
+from clip_train.gradients import Embeddings, StepInputs, WholeBatchGradient
+from clip_train.objectives import (
+    Candidates,
+    contrastive_loss,
+    distillation_loss,
+    merged_candidates,
+    separate_candidates,
+    sigmoid_loss,
+)
+from clip_train.towers import Towers
+from torch import Tensor
+
+BATCH, TOKENS, VOCABULARY = 12, 6, 20
+KINDS = ("infonce", "multi_positive", "sigmoid", "distillation")
+CASES = [
+    (kind, accumulation, tile)
+    for kind, accumulation, tile in itertools.product(KINDS, (1, 4), (None, 3))
+]
+CAPTION_NUMBERS = [0, 1, 0, 2, 3, 1, 4, 0, 5, 5, 6, 1]
+
+MODEL = {
+    "embed_dim": 6,
+    "init_logit_bias": -1.5,
+    "vision": {
+        "kind": "vit",
+        "image_size": 8,
+        "patch_size": 2,
+        "width": 8,
+        "num_layers": 2,
+        "num_heads": 2,
+        "patch_reduction": {"kind": "random", "keep_ratio": 0.5},
+    },
+    "text": {
+        "context_length": TOKENS,
+        "vocab_size": VOCABULARY,
+        "width": 8,
+        "num_layers": 1,
+        "num_heads": 2,
+    },
+}
+
+
+def make_model() -> CLIP:
+    torch.manual_seed(0)
+    return CLIP(from_dict(CLIPConfig, MODEL)).double()
+
+
+def global_batch(merge: bool) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    """Images, tokens of all captions, teacher features of both, and caption numbers."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(BATCH, 3, 8, 8, generator=generator, dtype=torch.float64)
+    captions = CAPTION_NUMBERS if merge else list(range(BATCH))
+    tokens = torch.randint(1, VOCABULARY - 1, (BATCH, TOKENS), generator=generator)
+    tokens[:, -1] = VOCABULARY - 1
+    teacher = torch.randn(2 * BATCH, 5, generator=generator, dtype=torch.float64)
+    return images, tokens, torch.nn.functional.normalize(teacher, dim=1), captions
+
+
+def local_inputs(backend: Backend, merge: bool) -> tuple[StepInputs, tuple[Tensor, Tensor]]:
+    """This rank's part, with its texts distinct if captions are merged; the teacher's features."""
+    images, tokens, teacher, captions = global_batch(merge)
+    size = BATCH // backend.world
+    mine = slice(backend.rank * size, (backend.rank + 1) * size)
+    distinct = list(dict.fromkeys(captions[mine]))
+    caption_of = torch.tensor([distinct.index(caption) for caption in captions[mine]])
+    local_tokens = tokens[distinct]
+    candidates = (
+        merged_candidates(local_tokens, caption_of, backend)
+        if merge
+        else separate_candidates(caption_of, backend)
+    )
+    keys = torch.arange(BATCH) * 7919 + 1
+    inputs = StepInputs(images[mine], local_tokens, keys[mine], keys[distinct], candidates)
+    return inputs, (teacher[:BATCH][mine], teacher[BATCH:][distinct])
+
+
+def objective(kind: str, tile: int | None, teacher: tuple[Tensor, Tensor], backend: Backend) -> Any:
+    others = {"tile": tile, "communicator": backend}
+
+    def losses(embeddings: Embeddings, candidates: Candidates) -> dict[str, Tensor]:
+        images, texts, scale, bias = embeddings
+        if kind == "sigmoid":
+            assert bias is not None
+            loss = sigmoid_loss(images, texts, scale, bias, candidates, **others)
+        elif kind == "distillation":
+            temperature = torch.tensor(8.0, dtype=torch.float64)
+            given = (images, texts, scale, *teacher, temperature, candidates)
+            loss = distillation_loss(*given, **others)
+        else:
+            loss = contrastive_loss(images, texts, scale, candidates, label_smoothing=0.1, **others)
+        return {kind: loss}
+
+    return losses
+
+
+def gradients_of(
+    model: CLIP, step: WholeBatchGradient, backend: Backend, case: tuple[str, int, int | None]
+) -> dict[str, Tensor]:
+    """The loss and every parameter's gradient, whole."""
+    kind, accumulation, tile = case
+    inputs, teacher = local_inputs(backend, kind in ("multi_positive", "distillation"))
+    model.zero_grad(set_to_none=True)
+    step.parts = accumulation
+    losses = step.compute(inputs, objective(kind, tile, teacher, backend))
+    found = {"loss": backend.sum(losses[kind])}
+    for name, parameter in model.named_parameters():
+        missing = parameter.grad is None
+        found[name] = (
+            torch.zeros(parameter.shape, dtype=parameter.dtype)
+            if missing
+            else backend.full(parameter.grad).clone()
+        )
+    return found
+
+
+def run(name: str) -> dict[Any, dict[str, Any]]:
+    """Everything that CASES ask for, as NumPy arrays."""
+    if name == "single":
+        backend: Backend = SingleBackend(torch.device("cpu"))
+    else:
+        backend = open_backend(name, torch.device("cpu"), timeout_s=60)
+    model = make_model().train()
+    step = WholeBatchGradient(backend.wrap(Towers(model)), backend)
+    found = {}
+    for case in CASES:
+        values = gradients_of(model, step, backend, case)
+        found[case] = {key: value.numpy() for key, value in values.items()}
+    backend.close()
+    return found
+
+
+def main(names: list[str]) -> list[dict[Any, dict[str, Any]]]:
+    """`run` with every backend in turn."""
+    return [run(name) for name in names]
