@@ -1,0 +1,55 @@
+"""Whether two configs describe the same computation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clip_models.config import CLIPConfig, TransformerConfig
+from clip_models.strict_config import ConfigError, to_dict
+
+_SIZES = ("num_heads", "head_width", "mlp_ratio", "mlp_width")
+_NOT_COMPUTED = ("init_logit_scale", "vision.patch_reduction", "text.tokenizer")
+"""What changes initialisation, training or the ids only."""
+
+
+def require_same(wanted: CLIPConfig, built: CLIPConfig, builder: str) -> None:
+    """Check that `builder`, which would build `built`, gives the model `wanted`.
+
+    Raises:
+        ConfigError: The two differ; the message names where.
+    """
+    ours, theirs = _flat(wanted), _flat(built)
+    different = [key for key in sorted(ours | theirs) if ours.get(key) != theirs.get(key)]
+    if different:
+        shown = "; ".join(f"{key} is {ours.get(key)}, not {theirs.get(key)}" for key in different)
+        raise ConfigError(f"{builder} cannot be this model: {shown}")
+
+
+def _flat(config: CLIPConfig) -> dict[str, Any]:
+    """Every value that matters under its dotted name."""
+    values = _flatten(to_dict(config))
+    for name, tower in (("vision", config.vision), ("text", config.text)):
+        if isinstance(tower, TransformerConfig):
+            for size in _SIZES:
+                values.pop(f"{name}.{size}", None)
+            for index, layer in enumerate(tower.layers()):
+                values[f"{name}.layer {index}"] = tuple(layer)
+    if config.text.eot_token_id == config.text.vocab_size - 1:
+        values.pop("text.eot_token_id")  # the largest id there is, which is found either way
+    if "init_logit_bias" in values:
+        values["init_logit_bias"] = "present"
+    return {
+        key: value
+        for key, value in values.items()
+        if not any(key == name or key.startswith(f"{name}.") for name in _NOT_COMPUTED)
+    }
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,186 @@
+"""Names of Flax weights (`.npz` or flattened): CLIPA's JAX code, and big_vision's SigLIP.
+
+Kernels are (input, output) where torch's weights are (output, input); those of attention have the
+heads as a dimension of their own, which is why the way back needs a config.  Layers may also be
+stacked in one array each ("scanned").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from clip_models.config import CLIPConfig, TransformerConfig, ViTConfig
+from clip_models.converters.renaming import Rule, leading, same, transposed
+from clip_models.strict_config import ConfigError
+from clip_models.weight_files import CheckpointError
+
+_ATTENTION = "MultiHeadDotProductAttention_0"
+_SCANNED = "/encoderblock/"
+
+
+def prepare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state without the root name `params/`, each layer with names of its own."""
+    plain: dict[str, Tensor] = {}
+    for key, value in state.items():
+        name = key.removeprefix("params/")
+        if _SCANNED not in name:
+            plain[name] = value
+            continue
+        if not value.ndim:
+            raise CheckpointError(f"{key} has no dimension of layers")
+        for index, layer in enumerate(value):
+            plain[name.replace(_SCANNED, f"/encoderblock_{index}/")] = layer
+    return plain
+
+
+def clipa_rules(config: CLIPConfig) -> list[Rule]:
+    """The two towers of CLIPA."""
+    vision, text = _towers(config)
+    return [
+        *_vision(vision, norm="img/encoder_norm"),
+        same("visual.proj", "img/head/kernel"),
+        *_text(text, encoder="txt/Transformer", norm="txt/encoder_norm"),
+        same("text_projection", "txt/head/kernel"),
+        leading("logit_scale", "t"),
+    ]
+
+
+def siglip_rules(config: CLIPConfig) -> list[Rule]:
+    """The two towers of big_vision's SigLIP."""
+    vision, text = _towers(config)
+    ours, theirs = "visual.attn_pool", "img/MAPHead_0"
+    heads, attention = vision.layers()[-1].num_heads, f"{theirs}/{_ATTENTION}"
+    keys_and_values = [f"{attention}/key", f"{attention}/value"]
+    return [
+        *_vision(vision, norm="img/Transformer/encoder_norm"),
+        same(f"{ours}.latent", f"{theirs}/probe"),
+        *_heads_in(f"{ours}.q.weight", f"{ours}.q.bias", [f"{attention}/query"], heads),
+        *_heads_in(f"{ours}.kv.weight", f"{ours}.kv.bias", keys_and_values, heads),
+        *_heads_out(f"{ours}.proj", f"{attention}/out", heads),
+        *_norm(f"{ours}.norm", f"{theirs}/LayerNorm_0"),
+        *_dense(f"{ours}.mlp.c_fc", f"{theirs}/MlpBlock_0/Dense_0"),
+        *_dense(f"{ours}.mlp.c_proj", f"{theirs}/MlpBlock_0/Dense_1"),
+        *_text(text, encoder="txt/Encoder_0", norm="txt/Encoder_0/encoder_norm"),
+        *_dense("text_projection", "txt/head"),
+        leading("logit_scale", "t"),
+        leading("logit_bias", "b"),
+    ]
+
+
+def _towers(config: CLIPConfig) -> tuple[ViTConfig, TransformerConfig]:
+    if not isinstance(config.vision, ViTConfig):
+        raise ConfigError(f"Flax weights have a 'vit' tower, got {config.vision.kind!r}")
+    return config.vision, config.text
+
+
+def _vision(config: ViTConfig, *, norm: str) -> list[Rule]:
+    return [
+        _kernel("visual.conv1.weight", "img/embedding/kernel"),
+        same("visual.conv1.bias", "img/embedding/bias"),
+        leading("visual.class_embedding", "img/cls", 2),
+        leading("visual.positional_embedding", "img/pos_embedding"),
+        *_layers(config, "visual.transformer", "img/Transformer"),
+        *_norm("visual.ln_post", norm),
+    ]
+
+
+def _text(config: TransformerConfig, *, encoder: str, norm: str) -> list[Rule]:
+    return [
+        same("token_embedding.weight", "txt/Embed_0/embedding"),
+        leading("positional_embedding", "txt/pos_embedding"),
+        *_layers(config, "transformer", encoder),
+        *_norm("ln_final", norm),
+    ]
+
+
+def _layers(config: TransformerConfig, native: str, foreign: str) -> list[Rule]:
+    rules: list[Rule] = []
+    for index, shape in enumerate(config.layers()):
+        ours, theirs = f"{native}.resblocks.{index}", f"{foreign}/encoderblock_{index}"
+        parts = [f"{theirs}/{_ATTENTION}/{x}" for x in ("query", "key", "value")]
+        rules += [
+            *_norm(f"{ours}.ln_1", f"{theirs}/LayerNorm_0"),
+            *_heads_in(
+                f"{ours}.attn.in_proj_weight", f"{ours}.attn.in_proj_bias", parts, shape.num_heads
+            ),
+            *_heads_out(f"{ours}.attn.out_proj", f"{theirs}/{_ATTENTION}/out", shape.num_heads),
+            *_norm(f"{ours}.ln_2", f"{theirs}/LayerNorm_1"),
+            *_dense(f"{ours}.mlp.c_fc", f"{theirs}/MlpBlock_0/Dense_0"),
+            *_dense(f"{ours}.mlp.c_proj", f"{theirs}/MlpBlock_0/Dense_1"),
+        ]
+    return rules
+
+
+def _norm(native: str, foreign: str) -> list[Rule]:
+    return [
+        same(f"{native}.weight", f"{foreign}/scale"),
+        same(f"{native}.bias", f"{foreign}/bias"),
+    ]
+
+
+def _dense(native: str, foreign: str) -> list[Rule]:
+    return [
+        transposed(f"{native}.weight", f"{foreign}/kernel"),
+        same(f"{native}.bias", f"{foreign}/bias"),
+    ]
+
+
+def _kernel(native: str, foreign: str) -> Rule:
+    """A convolution: (D, 3, P, P) here, (P, P, 3, D) there."""
+    return Rule(
+        (native,),
+        (foreign,),
+        lambda values: [values[0].permute(3, 2, 0, 1)],
+        lambda values: [values[0].permute(2, 3, 1, 0)],
+    )
+
+
+def _heads_in(weight: str, bias: str, foreign: Sequence[str], heads: int) -> list[Rule]:
+    """Projections into heads: together (parts * H * d, D) here, each (D, H, d) there."""
+
+    def join(values: Sequence[Tensor]) -> Sequence[Tensor]:
+        for value in values:
+            _check_heads(value.shape[-2:], heads)
+        return [
+            torch.cat(
+                [
+                    torch.t(value.flatten(1)) if value.ndim == 3 else value.flatten()
+                    for value in values
+                ]
+            )
+        ]
+
+    def split(values: Sequence[Tensor]) -> Sequence[Tensor]:
+        return [
+            torch.t(part).reshape(*part.shape[1:], heads, -1)
+            for part in values[0].chunk(len(foreign))
+        ]
+
+    return [
+        Rule((weight,), tuple(f"{name}/kernel" for name in foreign), join, split),
+        Rule((bias,), tuple(f"{name}/bias" for name in foreign), join, split),
+    ]
+
+
+def _heads_out(native: str, foreign: str, heads: int) -> list[Rule]:
+    """The projection out of heads: (D, H * d) here, (H, d, D) there."""
+
+    def join(values: Sequence[Tensor]) -> Sequence[Tensor]:
+        _check_heads(values[0].shape[:2], heads)
+        return [torch.t(values[0].flatten(0, 1))]
+
+    def split(values: Sequence[Tensor]) -> Sequence[Tensor]:
+        return [torch.t(values[0]).reshape(heads, -1, len(values[0]))]
+
+    return [
+        Rule((f"{native}.weight",), (f"{foreign}/kernel",), join, split),
+        same(f"{native}.bias", f"{foreign}/bias"),
+    ]
+
+
+def _check_heads(shape: Sequence[int], heads: int) -> None:
+    if len(shape) != 2 or shape[0] != heads:
+        raise ValueError(f"it has {shape[0] if shape else 'no'} heads, the config {heads}")

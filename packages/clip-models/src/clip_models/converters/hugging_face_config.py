@@ -1,0 +1,231 @@
+"""`config.json` of transformers' `CLIPModel` and `SiglipModel`, read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from clip_models.config import Activation, CLIPConfig, TextConfig, TransformerConfig, ViTConfig
+from clip_models.converters.equivalence import require_same
+from clip_models.strict_config import ConfigError
+
+_ACTIVATIONS: dict[str, Activation] = {
+    "quick_gelu": "quick_gelu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+}
+_NAME_OF_ACTIVATION = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
+
+# What transformers assumes where a file is silent.
+_VISION_DEFAULTS = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_channels": 3,
+    "image_size": 224,
+}
+_CLIP_VISION = {
+    **_VISION_DEFAULTS,
+    "patch_size": 32,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+}
+_CLIP_TEXT = {
+    "vocab_size": 49408,
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+    "eos_token_id": 49407,
+}
+_SIGLIP_VISION = {
+    **_VISION_DEFAULTS,
+    "patch_size": 16,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+    "vision_use_head": True,
+}
+_SIGLIP_TEXT = {
+    "vocab_size": 32000,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 64,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+}
+_OLD_EOS = 2
+"""`eos_token_id` of files from before transformers 4.31, where it was ignored: the largest id."""
+
+
+def from_hugging_face_config(values: Mapping[str, Any]) -> CLIPConfig:
+    """Our config of a `config.json` with `model_type` "clip" or "siglip".
+
+    Raises:
+        ConfigError: It describes another model, or a variant we do not have.
+    """
+    kind = values.get("model_type")
+    if kind == "clip":
+        vision, text = _sections(values, _CLIP_VISION, _CLIP_TEXT)
+        return _clip(vision, text, values)
+    if kind == "siglip":
+        vision, text = _sections(values, _SIGLIP_VISION, _SIGLIP_TEXT)
+        return _siglip(vision, text)
+    raise ConfigError(f"model_type must be 'clip' or 'siglip', got {kind!r}")
+
+
+def to_hugging_face_config(config: CLIPConfig) -> dict[str, Any]:
+    """The `config.json` with which transformers builds the same model.
+
+    Raises:
+        ConfigError: Neither `CLIPModel` nor `SiglipModel` can be this model; the message says why.
+    """
+    vision, text = config.vision, config.text
+    if not isinstance(vision, ViTConfig):
+        raise ConfigError(f"transformers has no CLIP with a {vision.kind} tower")
+    siglip = vision.readout == "map"
+    kind = "siglip" if siglip else "clip"
+    vision_values = {
+        "model_type": f"{kind}_vision_model",
+        "image_size": vision.image_size,
+        "patch_size": vision.patch_size,
+        "num_channels": 3,
+        **_transformer_values(vision),
+    }
+    text_values = {
+        "model_type": f"{kind}_text_model",
+        "vocab_size": text.vocab_size,
+        "max_position_embeddings": text.context_length,
+        "bos_token_id": max(0, text.vocab_size - 2),
+        "eos_token_id": _OLD_EOS if text.eot_token_id is None else text.eot_token_id,
+        **_transformer_values(text),
+    }
+    values: dict[str, Any] = {
+        "architectures": ["SiglipModel" if siglip else "CLIPModel"],
+        "model_type": kind,
+        "vision_config": vision_values,
+        "text_config": text_values,
+    }
+    if siglip:
+        text_values["projection_size"] = config.embed_dim
+    else:
+        values["logit_scale_init_value"] = config.init_logit_scale
+        for part in (values, vision_values, text_values):
+            part["projection_dim"] = config.embed_dim
+    require_same(config, from_hugging_face_config(values), f"transformers' {kind} model")
+    return values
+
+
+def _sections(
+    values: Mapping[str, Any], vision: Mapping[str, Any], text: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both towers' values over what is assumed where the file is silent."""
+    sections = []
+    for name, defaults in (("vision_config", vision), ("text_config", text)):
+        given = values.get(name) or {}
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"{name} must be a table, got {given!r}")
+        sections.append({**defaults, **given})
+    return sections[0], sections[1]
+
+
+def _clip(
+    vision: Mapping[str, Any], text: Mapping[str, Any], values: Mapping[str, Any]
+) -> CLIPConfig:
+    end = _integer(text, "eos_token_id")
+    return CLIPConfig(
+        embed_dim=_integer({"projection_dim": 512, **values}, "projection_dim"),
+        vision=ViTConfig(**_vision_arguments(vision)),
+        text=TextConfig(**_text_arguments(text), eot_token_id=None if end == _OLD_EOS else end),
+        init_logit_scale=_number(
+            {"logit_scale_init_value": 2.6592, **values}, "logit_scale_init_value"
+        ),
+    )
+
+
+def _siglip(vision: Mapping[str, Any], text: Mapping[str, Any]) -> CLIPConfig:
+    if vision["vision_use_head"] is not True:
+        raise ConfigError("vision_config.vision_use_head must be true; the head gives the feature")
+    given = text.get("projection_size") is not None
+    embed_dim = _integer(text, "projection_size" if given else "hidden_size")
+    return CLIPConfig(
+        embed_dim=embed_dim,
+        vision=ViTConfig(
+            **_vision_arguments(vision),
+            patch_bias=True,
+            class_token=False,
+            class_position=False,
+            pre_norm=False,
+            readout="map",
+            projection="none",
+        ),
+        text=TextConfig(
+            **_text_arguments(text), causal=False, readout="last", projection="linear_bias"
+        ),
+        init_logit_scale=0.0,
+        init_logit_bias=0.0,
+    )
+
+
+def _vision_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+    if values["num_channels"] != 3:
+        raise ConfigError(f"vision_config.num_channels must be 3, got {values['num_channels']!r}")
+    sizes = {key: _integer(values, key) for key in ("image_size", "patch_size")}
+    return {**sizes, **_transformer_arguments(values)}
+
+
+def _text_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "context_length": _integer(values, "max_position_embeddings"),
+        "vocab_size": _integer(values, "vocab_size"),
+        **_transformer_arguments(values),
+    }
+
+
+def _transformer_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+    name = values["hidden_act"]
+    if name not in _ACTIVATIONS:
+        raise ConfigError(f"hidden_act must be one of {', '.join(_ACTIVATIONS)}, got {name!r}")
+    width, mlp_width = _integer(values, "hidden_size"), _integer(values, "intermediate_size")
+    return {
+        "width": width,
+        "num_layers": _integer(values, "num_hidden_layers"),
+        "num_heads": _integer(values, "num_attention_heads"),
+        "mlp_width": None if mlp_width == 4 * width else mlp_width,
+        "activation": _ACTIVATIONS[name],
+        "layer_norm_eps": _number(values, "layer_norm_eps"),
+    }
+
+
+def _transformer_values(config: TransformerConfig) -> dict[str, Any]:
+    """The keys of both towers; of layers that differ, those of the first."""
+    shape = config.layers()[0]
+    return {
+        "hidden_size": config.width,
+        "intermediate_size": shape.mlp_width,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": shape.num_heads,
+        "hidden_act": _NAME_OF_ACTIVATION[config.activation],
+        "layer_norm_eps": config.layer_norm_eps,
+        "attention_dropout": 0.0,
+    }
+
+
+def _integer(values: Mapping[str, Any], key: str) -> int:
+    value = values[key]
+    if type(value) is not int:
+        raise ConfigError(f"{key} must be an integer, got {value!r}")
+    return value
+
+
+def _number(values: Mapping[str, Any], key: str) -> float:
+    value = values[key]
+    if type(value) not in (int, float):
+        raise ConfigError(f"{key} must be a number, got {value!r}")
+    return float(value)

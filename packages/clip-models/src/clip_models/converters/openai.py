@@ -1,0 +1,83 @@
+"""OpenAI's own weights: our names, three numbers beside them, and no config."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from clip_models.config import CLIPConfig, ModifiedResNetConfig, TextConfig, ViTConfig
+from clip_models.strict_config import ConfigError
+from clip_models.weight_files import CheckpointError
+
+EXTRAS = ("input_resolution", "context_length", "vocab_size")
+"""What the archives hold beside the weights."""
+
+
+def extras(config: CLIPConfig) -> dict[str, Tensor]:
+    """The numbers that OpenAI's archives hold beside the weights."""
+    values = (config.vision.image_size, config.text.context_length, config.text.vocab_size)
+    return {name: torch.tensor(value) for name, value in zip(EXTRAS, values, strict=True)}
+
+
+def infer_config(state: Mapping[str, Tensor]) -> CLIPConfig:
+    """The config of OpenAI's weights, which follows from their shapes.
+
+    Heads are 64 wide and the activation is `quick_gelu`, as in all of OpenAI's models.
+
+    Raises:
+        CheckpointError: The shapes are not those of a CLIP of OpenAI's; the message says where.
+    """
+    try:
+        text_width, embed_dim = state["text_projection"].shape
+        vocab_size, _ = state["token_embedding.weight"].shape
+        text = TextConfig(
+            context_length=len(state["positional_embedding"]),
+            vocab_size=vocab_size,
+            width=text_width,
+            num_layers=_count(state, r"transformer\.resblocks\.(\d+)\."),
+            num_heads=text_width // 64,
+            activation="quick_gelu",
+        )
+        vision = _vit(state) if "visual.proj" in state else _resnet(state)
+        return CLIPConfig(embed_dim=embed_dim, vision=vision, text=text)
+    except (KeyError, ValueError, TypeError, ConfigError) as error:
+        raise CheckpointError(f"these are no weights of OpenAI's CLIP: {error}") from None
+
+
+def _vit(state: Mapping[str, Tensor]) -> ViTConfig:
+    width, _, patch_size, _ = state["visual.conv1.weight"].shape
+    return ViTConfig(
+        image_size=_grid(state["visual.positional_embedding"]) * patch_size,
+        patch_size=patch_size,
+        width=width,
+        num_layers=_count(state, r"visual\.transformer\.resblocks\.(\d+)\."),
+        num_heads=width // 64,
+        activation="quick_gelu",
+    )
+
+
+def _resnet(state: Mapping[str, Tensor]) -> ModifiedResNetConfig:
+    width = len(state["visual.layer1.0.conv1.weight"])
+    one, two, three, four = (_count(state, rf"visual\.layer{n}\.(\d+)\.") for n in (1, 2, 3, 4))
+    return ModifiedResNetConfig(
+        image_size=_grid(state["visual.attnpool.positional_embedding"]) * 32,
+        layers=(one, two, three, four),
+        width=width,
+        num_heads=width * 32 // 64,
+    )
+
+
+def _grid(positions: Tensor) -> int:
+    """The side of the square of positions behind that of the class token."""
+    side = round((len(positions) - 1) ** 0.5)
+    if side**2 + 1 != len(positions):
+        raise ValueError(f"{len(positions)} positions are no square and one")
+    return side
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    """One more than the largest index in names that start like the pattern."""
+    return 1 + max((int(m[1]) for key in state if (m := re.match(pattern, key))), default=-1)
