@@ -63,7 +63,7 @@ def test_numbers_on_disk_equal_those_by_hand(
     assert (record["n"], record["n_skipped"]) == (len(correct), 1) == (13, 1)
     assert record["skipped"][0]["key"] == "red/broken.png"
     assert record["settings"]["templates_from"] == "saved with the model"
-    assert len(record["settings"]["weights_sha256"]) == 64
+    assert len(record["settings"]["model_fingerprint"]) == 64
     lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
     assert [json.loads(line)["correct"] for line in lines] == correct
     assert "<!doctype html>" in (tmp_path / "out" / "report.html").read_text()
@@ -139,10 +139,13 @@ def test_every_expected_error_is_one_line_and_exit_code_2(
     assert run(colour_folder) == 0
     capsys.readouterr()
     before = (tmp_path / "out" / "result.json").read_bytes()
-    fails("exists already", colour_folder)
+    given = tmp_path / "given.txt"
+    given.write_text("{c}\n")
+    fails("exists already", colour_folder, "--templates", str(given))
     fails("no such file", tmp_path / "absent", "--force")
+    fails("neither a file nor a known set", colour_folder, "--templates", "cifar11")
     assert (tmp_path / "out" / "result.json").read_bytes() == before
-    assert run(colour_folder, "--force") == 0
+    assert run(colour_folder, "--templates", str(given), "--force") == 0
 
 
 @pytest.mark.parametrize(
@@ -174,7 +177,7 @@ def test_an_interruption_is_one_line_and_leaves_no_result(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("clip_eval.cli.evaluate", interrupted)
+    monkeypatch.setattr("clip_eval.campaign.evaluate_together", interrupted)
     assert run(colour_folder) == 130
     assert capsys.readouterr().err == "clip-eval: interrupted; no result was written\n"
     assert list((tmp_path / "out").iterdir()) == []

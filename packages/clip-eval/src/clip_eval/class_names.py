@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clip_eval.faults import DataError
+from clip_eval.prompts import normal_form as normal_form
 from clip_eval.prompts import read_text
-
-
-def normal_form(text: str) -> str:
-    """Text in Unicode NFC, so that names match however a file system stored them."""
-    return unicodedata.normalize("NFC", text)
 
 
 @dataclass(frozen=True)

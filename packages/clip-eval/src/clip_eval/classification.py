@@ -1,22 +1,20 @@
-"""The best classes of images, batch by batch: N x C scores never exist at once.
+"""The best classes of images: neither N x C nor B x C scores ever exist at once.
 
-Legend: B batch, C classes, D width, K guesses, N samples, H and W pixels.
+Legend: B batch, C classes, D width, K guesses, N samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
-from tqdm import tqdm
 
-from clip_eval.classifier import ImagePreprocess, ImageTextModel
-from clip_eval.loading import ImageBatch, iter_batches
-from clip_eval.samples import Source
+from clip_eval.classifier import ImageTextModel
+
+CLASSES_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class Guesses:
 
     Attributes:
         classes: Class indices, best first (B, K).
-        probabilities: Softmax over all C classes at the model's logit scale, of these (B, K).
+        probabilities: Softmax over all C classes at the given scale, of these (B, K).
         finite: Whether all scores of an image are finite (B,).
     """
 
@@ -42,59 +40,42 @@ class Guesses:
 
 @torch.no_grad()
 def guess_classes(
-    model: ImageTextModel,
-    preprocess: ImagePreprocess,
+    features: Tensor,
     classifier: Tensor,
-    images: Tensor,
     *,
+    scale: float,
     limit: int,
-    device: str | torch.device = "cpu",
+    bias: Tensor | None = None,
+    chunk: int = CLASSES_AT_ONCE,
 ) -> Guesses:
     """The best ``limit`` classes of each image.
 
     Args:
-        model: On ``device``, in evaluation mode.
-        preprocess: Normalises pixels.
-        classifier: Class directions (C, D) on ``device``.
-        images: uint8 (B, 3, H, W).
+        features: Of images (B, D).
+        classifier: Class directions (C, D) on the same device.
+        scale: Factor on the products.
         limit: How many classes; all of them if there are fewer.
-        device: Where the forward runs.
+        bias: Added to the products (C,).
+        chunk: Classes at a time.
     """
-    pixels = preprocess.normalize(images.to(device))  # (B, 3, H, W)
-    features = normalize(model.encode_image(pixels).float(), dim=-1)  # (B, D)
-    logits = model.logit_scale.float().exp() * features @ classifier.T  # (B, C)
-    best = logits.topk(min(limit, logits.shape[1]), dim=-1).indices  # (B, K)
-    probabilities = logits.softmax(dim=-1).gather(1, best)  # (B, K)
-    return Guesses(best.cpu(), probabilities.cpu(), logits.isfinite().all(dim=-1).cpu())
-
-
-def classify(
-    model: ImageTextModel,
-    source: Source,
-    classifier: Tensor,
-    *,
-    preprocess: ImagePreprocess,
-    limit: int,
-    batch_size: int,
-    device: str | torch.device,
-    workers: int,
-    indices: Sequence[int] | None = None,
-    progress: bool = False,
-) -> Iterator[tuple[ImageBatch, Guesses | None]]:
-    """Batches of a source with their guesses; None for a batch with no usable image."""
-    batches = iter_batches(
-        source, preprocess, batch_size=batch_size, workers=workers, indices=indices
+    scores, classes, total = [], [], []
+    for start in range(0, len(classifier), chunk):
+        logits = scale * features @ classifier[start : start + chunk].T  # (B, chunk)
+        if bias is not None:
+            logits = logits + bias[start : start + chunk]
+        best = logits.topk(min(limit, logits.shape[1]), dim=-1)
+        scores.append(best.values)
+        classes.append(best.indices + start)
+        total.append(logits.logsumexp(dim=-1))
+    every = torch.stack(total, dim=-1).logsumexp(dim=-1, keepdim=True)  # (B, 1)
+    values, found = torch.cat(scores, dim=-1), torch.cat(classes, dim=-1)
+    best = values.topk(min(limit, values.shape[1]), dim=-1)
+    probabilities = (best.values - every).exp()  # (B, K)
+    return Guesses(
+        found.gather(1, best.indices).cpu(),
+        probabilities.cpu(),
+        every.isfinite().squeeze(-1).cpu(),
     )
-    total = len(source) if indices is None else len(indices)
-    with tqdm(total=total, unit="img", desc="classifying", disable=not progress) as bar:
-        for batch in batches:
-            guesses = None
-            if len(batch.images):
-                guesses = guess_classes(
-                    model, preprocess, classifier, batch.images, limit=limit, device=device
-                )
-            yield batch, guesses
-            bar.update(len(batch.keys) + len(batch.skipped))
 
 
 @contextmanager

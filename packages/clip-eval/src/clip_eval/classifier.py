@@ -1,11 +1,11 @@
 """A zero-shot classifier: one direction per class, from the prompts of that class.
 
-Legend: B batch, T tokens, C classes, M templates, D width, H and W pixels.
+Legend: B batch, T tokens, C classes, G groups of P prompts, D width, H and W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from clip_eval.faults import EvaluationError
-from clip_eval.prompts import check_templates, fill
+from clip_eval.prompts import Templates, prompts_of_classes
 
 
 @runtime_checkable
@@ -54,26 +54,26 @@ class ImagePreprocess(Protocol):
         """uint8 (B, 3, H, W) → float (B, 3, H, W), on the same device."""
 
 
+PROMPTS_AT_ONCE = 8192
+
+
 @torch.no_grad()
 def build_classifier(
     model: ImageTextModel,
     tokenizer: TextTokenizer,
     classnames: Sequence[str],
-    templates: Sequence[str],
+    templates: Templates,
     *,
     batch_size: int = 256,
     device: str | torch.device = "cpu",
 ) -> Tensor:
     """Class directions: the mean of the normalised prompt embeddings, normalised again.
 
-    Every distinct prompt is encoded once, however many classes and templates lead to it, and
-    embeddings are summed as they come, so that memory grows with C·D and not with C·M·D.
-
     Args:
         model: Has ``encode_text``; its mode (training or evaluation) is the caller's concern.
         tokenizer: Turns a list of prompts into token ids.
         classnames: C names.
-        templates: M templates with ``{c}``.
+        templates: Templates with ``{c}``, or the prompts of each class by its name.
         batch_size: Prompts per forward.
         device: Where the model is.
 
@@ -82,29 +82,89 @@ def build_classifier(
 
     Raises:
         EvaluationError: No class.
-        DataError: No template, or one without ``{c}``.
+        DataError: No template, one without ``{c}``, or a class without prompts.
     """
-    templates = check_templates(templates)
     if not classnames:
         raise EvaluationError("expected at least one class name, got none")
-    row_of: dict[str, int] = {}
-    rows = torch.tensor(
-        [[row_of.setdefault(fill(t, c), len(row_of)) for t in templates] for c in classnames]
-    ).flatten()  # (C·M,) which distinct prompt
-    prompts = sorted(row_of, key=len)  # equally long ones together: a tower may skip padding
-    rank = torch.empty(len(prompts), dtype=torch.long)
-    rank[[row_of[prompt] for prompt in prompts]] = torch.arange(len(prompts))
-    rows, by_row = torch.sort(rank[rows], stable=True)
-    owners = by_row // len(templates)
+    groups = prompts_of_classes(classnames, templates)
+    return encode_prompts(model, tokenizer, groups, batch_size=batch_size, device=device)
+
+
+@torch.no_grad()
+def encode_prompts(
+    model: ImageTextModel,
+    tokenizer: TextTokenizer,
+    groups: Sequence[Sequence[str]],
+    *,
+    batch_size: int = 256,
+    device: str | torch.device = "cpu",
+) -> Tensor:
+    """One direction per group of prompts: the mean of their unit vectors, made a unit vector.
+
+    Some thousand prompts are at work at a time, so that memory does not grow with the number of
+    groups beyond the answer itself; among them every distinct prompt is encoded once.
+
+    Args:
+        model: Has ``encode_text``.
+        tokenizer: Turns a list of prompts into token ids.
+        groups: G lists of prompts, none empty.
+        batch_size: Prompts per forward.
+        device: Where the model is.
+
+    Returns:
+        (G, D) float32 on ``device``.
+    """
+    parts = [
+        _encode_some(model, tokenizer, groups[start:stop], batch_size=batch_size, device=device)
+        for start, stop in _spans([len(group) for group in groups])
+    ]
+    return torch.cat(parts).to(device)
+
+
+def _spans(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Neighbouring groups that together have about `PROMPTS_AT_ONCE` prompts."""
+    start = total = 0
+    for stop, size in enumerate(sizes):
+        if total and total + size > PROMPTS_AT_ONCE:
+            yield start, stop
+            start, total = stop, 0
+        total += size
+    yield start, len(sizes)
+
+
+def _encode_some(
+    model: ImageTextModel,
+    tokenizer: TextTokenizer,
+    groups: Sequence[Sequence[str]],
+    *,
+    batch_size: int,
+    device: str | torch.device,
+) -> Tensor:
+    prompts = list(dict.fromkeys(prompt for group in groups for prompt in group))
+    tokens = tokenizer(prompts)  # (P, T)
+    order = torch.argsort(token_lengths(tokens), stable=True)  # a tower may skip a batch's padding
+    tokens = tokens[order]
+    place = {prompts[prompt]: row for row, prompt in enumerate(order.tolist())}
+    rows = torch.tensor([place[prompt] for group in groups for prompt in group])
+    owners = torch.repeat_interleave(
+        torch.arange(len(groups)), torch.tensor([len(group) for group in groups])
+    )
+    rows, by_row = torch.sort(rows, stable=True)
+    owners = owners[by_row]
     sums: Tensor | None = None
     for start in range(0, len(prompts), batch_size):
-        tokens = tokenizer(prompts[start : start + batch_size])  # (B, T)
-        features = model.encode_text(tokens.to(device)).float().cpu().double()
-        features = normalize(features, dim=-1)  # (B, D)
+        features = model.encode_text(tokens[start : start + batch_size].to(device))
+        unit = normalize(features.float().cpu().double(), dim=-1)  # (B, D)
         if sums is None:
-            sums = features.new_zeros(len(classnames), features.shape[1])
-        edges = torch.searchsorted(rows, torch.tensor([start, start + len(features)]))
+            sums = unit.new_zeros(len(groups), unit.shape[1])
+        edges = torch.searchsorted(rows, torch.tensor([start, start + len(unit)]))
         here = slice(int(edges[0]), int(edges[1]))
-        sums.index_add_(0, owners[here], features[rows[here] - start])
+        sums.index_add_(0, owners[here], unit[rows[here] - start])
     assert sums is not None
-    return normalize(sums, dim=-1).float().to(device)  # (C, D)
+    return normalize(sums, dim=-1).float()  # (G, D)
+
+
+def token_lengths(tokens: Tensor) -> Tensor:
+    """Columns of each row before the run of equal ids at its end, the padding; (P,)."""
+    differs = tokens != tokens[:, -1:]  # (P, T)
+    return (differs * torch.arange(1, tokens.shape[1] + 1)).amax(dim=1)

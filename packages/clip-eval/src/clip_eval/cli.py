@@ -5,40 +5,38 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from clip_eval.campaign import Campaign, Outcome, open_data, run_campaign
 from clip_eval.class_names import ClassList
-from clip_eval.evaluation import evaluate
+from clip_eval.embedding_cache import cache_directory
+from clip_eval.encoder import Precision
 from clip_eval.faults import BadSample, DataError, EvaluationError
 from clip_eval.image_files import ImageFiles
 from clip_eval.inspection import format_inspection, inspect_source
 from clip_eval.model_directory import load_for_evaluation
-from clip_eval.output_files import (
-    PREDICTIONS_FILE,
-    REPORT_FILE,
-    RESULT_FILE,
-    prepare_output,
-    write_json,
-    write_json_lines,
-    write_text,
-)
+from clip_eval.output_files import PREDICTIONS_FILE, REPORT_FILE, RESULT_FILE, write_text
 from clip_eval.prediction import format_predictions, predict, render_predictions
-from clip_eval.prompts import DEFAULT_TEMPLATES, read_templates
-from clip_eval.report import render_report
+from clip_eval.processes import joined_processes
+from clip_eval.prompts import DEFAULT_TEMPLATES, read_prompts
+from clip_eval.questions import Question
 from clip_eval.samples import Source
-from clip_eval.sources import FORMS, open_source
-from clip_eval.table import format_result
+from clip_eval.sources import FORMS
+from clip_eval.table import format_result, format_table
+from clip_eval.tasks import TASKS
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
-SMALL_DATA = 2000
+EXIT_FAILED = 1
+MODEL_HELP = (
+    "run or checkpoint directory, open_clip:NAME[:TAG-OR-FILE], hf:ID-OR-DIRECTORY, "
+    "hf-hub:REPOSITORY, or module:factory"
+)
+DATA_HELP = f"{', '.join(FORMS)}, or a path that is recognised"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,23 +66,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="measure a model on a data set")
-    run.add_argument("--model", required=True, type=Path, help="run or checkpoint directory")
-    _add_data(run)
-    run.add_argument("--out", required=True, type=Path, help="directory for the result")
-    run.add_argument("--templates", type=Path, help="file of caption templates, {c} for the class")
-    run.add_argument("--batch-size", type=_positive, default=256, help="images per forward")
-    run.add_argument("--workers", type=_not_negative, help="processes that decode (default: auto)")
-    run.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
-    run.add_argument("--samples", type=_not_negative, default=24, help="images in the report")
-    run.add_argument("--seed", type=int, default=0, help="which images the report shows")
-    run.add_argument("--force", action="store_true", help="replace an existing result")
-    run.add_argument("--quiet", action="store_true", help="no progress bar")
-    run.set_defaults(command=_run)
+    _add_run(commands.add_parser("run", help="measure models on data sets"))
 
     predict = commands.add_parser("predict", help="the best labels of single images")
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="file or directory")
-    predict.add_argument("--model", required=True, type=Path, help="run or checkpoint directory")
+    predict.add_argument("--model", required=True, help=MODEL_HELP)
     choice = predict.add_mutually_exclusive_group(required=True)
     choice.add_argument("--labels", help="what to choose from: a,b,c")
     choice.add_argument("--classnames", type=Path, help="file of labels, one a line")
@@ -97,81 +83,121 @@ def _parser() -> argparse.ArgumentParser:
     predict.set_defaults(command=_predict)
 
     inspect = commands.add_parser("inspect", help="layout, classes, counts and broken files")
-    _add_data(inspect, positional=True)
+    inspect.add_argument("data", help=DATA_HELP)
+    _add_data_options(inspect)
     inspect.add_argument("--quiet", action="store_true", help="no progress bar")
     inspect.set_defaults(command=_inspect)
     return parser
 
 
-def _add_data(parser: argparse.ArgumentParser, *, positional: bool = False) -> None:
-    forms = f"{', '.join(FORMS)}, or a path that is recognised"
-    if positional:
-        parser.add_argument("data", help=forms)
-    else:
-        parser.add_argument("--data", required=True, help=forms)
+def _add_run(run: argparse.ArgumentParser) -> None:
+    run.add_argument("--model", required=True, nargs="+", action="extend", help=MODEL_HELP)
+    run.add_argument("--data", required=True, nargs="+", action="extend", help=DATA_HELP)
+    run.add_argument("--out", required=True, type=Path, help="directory for the results")
+    run.add_argument("--task", choices=TASKS, default="auto", help="default: what the data has")
+    run.add_argument(
+        "--templates",
+        help="file of caption templates, {c} for the class; JSON of class to prompts; or a "
+        "usual set such as imagenet1k",
+    )
+    _add_data_options(run)
+    run.add_argument("--train", help="data that linear-probe and knn learn from")
+    run.add_argument("--train-split", help="or the split of the same data")
+    run.add_argument("--k", type=_list, default=(1, 5), help="of top-k accuracy: 1,5")
+    run.add_argument("--recall-k", type=_list, default=(1, 5, 10), help="of retrieval: 1,5,10")
+    run.add_argument("--neighbours", type=_positive, default=20, help="that vote in knn")
+    run.add_argument("--shots", type=_positive, help="training samples per class (default: all)")
+    run.add_argument("--penalty", type=_fraction, help="of linear-probe (default: by validation)")
+    run.add_argument("--batch-size", type=_positive, default=256, help="images per forward")
+    run.add_argument("--workers", type=_not_negative, help="processes that decode (default: auto)")
+    run.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
+    run.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+        help="auto: fp32 on the CPU, bf16 on a GPU",
+    )
+    run.add_argument("--cost", action="store_true", help="measure FLOPs and latency too")
+    run.add_argument("--cache", type=Path, help="where embeddings are kept by content")
+    run.add_argument("--no-cache", action="store_true", help="keep no embeddings")
+    run.add_argument("--samples", type=_not_negative, default=24, help="images in the report")
+    run.add_argument("--seed", type=int, default=0, help="of the report's images and the shots")
+    run.add_argument("--force", action="store_true", help="replace results made otherwise")
+    run.add_argument("--quiet", action="store_true", help="no progress bar")
+    run.set_defaults(command=_run)
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--classnames", type=Path, help="file of class names, or folder<TAB>name on each line"
+        "--classnames",
+        help="file of class names, or folder<TAB>name on each line; or a usual set",
     )
     parser.add_argument("--split", help="which split, where the data has several")
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    prepare_output(arguments.out, force=arguments.force)
-    given = None if arguments.templates is None else read_templates(arguments.templates)
-    source = _open(arguments)
+    with joined_processes() as processes:
+        device = _device(arguments.device, processes.local_rank)
+        campaign = Campaign(
+            models=tuple(arguments.model),
+            data=tuple(arguments.data),
+            out=arguments.out,
+            task=arguments.task,
+            templates=arguments.templates,
+            classnames=arguments.classnames,
+            split=arguments.split,
+            train=arguments.train,
+            train_split=arguments.train_split,
+            question=Question(
+                ks=arguments.k,
+                recall_ks=arguments.recall_k,
+                neighbours=arguments.neighbours,
+                shots=arguments.shots,
+                penalty=arguments.penalty,
+                seed=arguments.seed,
+            ),
+            batch_size=arguments.batch_size,
+            workers=arguments.workers,
+            device=device,
+            precision=_precision(arguments.precision, device),
+            cache=None if arguments.no_cache else arguments.cache or cache_directory(),
+            cost=arguments.cost,
+            samples=arguments.samples,
+            seed=arguments.seed,
+            force=arguments.force,
+            progress=not arguments.quiet,
+        )
+        outcomes = run_campaign(campaign, processes, _print_single if campaign.single else _print)
+        if processes.first and not campaign.single:
+            print(format_table([o.record for o in outcomes if o.record is not None]))
+    return EXIT_FAILED if any(outcome.error for outcome in outcomes) else 0
 
-    device = _device(arguments.device)
-    loaded = load_for_evaluation(arguments.model, device=device)
-    templates, origin = _choose_templates(given, loaded.templates, source.templates)
-    workers = _workers(arguments.workers, len(source))
-    result = evaluate(
-        loaded.model,
-        source,
-        tokenizer=loaded.tokenizer,
-        preprocess=loaded.preprocess,
-        templates=templates,
-        batch_size=arguments.batch_size,
-        device=device,
-        workers=workers,
-        keep_predictions=True,
-        progress=not arguments.quiet,
-        model_name=loaded.name,
-    )
-    result = replace(
-        result,
-        settings={
-            "model_path": str(arguments.model),
-            "weights_sha256": loaded.weights_sha256(),
-            "data": arguments.data,
-            "split": arguments.split,
-            "templates_from": origin,
-            "batch_size": arguments.batch_size,
-            "workers": workers,
-            "device": device,
-            "precision": str(next(loaded.model.parameters()).dtype).removeprefix("torch."),
-            **_versions(),
-        },
-    )
-    report = render_report(
-        result, source, run_directory=loaded.path, samples=arguments.samples, seed=arguments.seed
-    )
-    write_json_lines(arguments.out / PREDICTIONS_FILE, result.prediction_records())
-    write_text(arguments.out / REPORT_FILE, report)
-    write_json(arguments.out / RESULT_FILE, result.to_dict())
-    print(format_result(result))
-    print(f"\nwrote {arguments.out / RESULT_FILE}, {PREDICTIONS_FILE}, {REPORT_FILE}")
-    return 0
+
+def _print_single(outcome: Outcome) -> None:
+    if outcome.result is None:
+        print(f"kept {outcome.directory / RESULT_FILE}: same weights, prompts and samples")
+        return
+    print(format_result(outcome.result))
+    print(f"\nwrote {outcome.directory / RESULT_FILE}, {PREDICTIONS_FILE}, {REPORT_FILE}")
+
+
+def _print(outcome: Outcome) -> None:
+    where = f"{outcome.model} on {outcome.data}"
+    if outcome.error:
+        print(f"clip-eval: {where}: {' '.join(outcome.error.split())}", file=sys.stderr)
+    else:
+        print(f"{'kept' if outcome.kept else 'wrote'} {outcome.directory / RESULT_FILE}: {where}")
 
 
 def _predict(arguments: argparse.Namespace) -> int:
     if arguments.out is not None and arguments.out.exists() and not arguments.force:
         raise EvaluationError(f"{arguments.out} exists already; choose another --out, or --force")
-    given = None if arguments.templates is None else read_templates(arguments.templates)
+    given = None if arguments.templates is None else read_prompts(arguments.templates)
     source = ImageFiles(arguments.images)
     labels = _labels(arguments)
     device = _device(arguments.device)
     loaded = load_for_evaluation(arguments.model, device=device)
-    templates, _ = _choose_templates(given, loaded.templates, None)
+    templates = given or loaded.templates
     found = predict(
         loaded.model,
         source,
@@ -210,28 +236,13 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _open(arguments: argparse.Namespace) -> Source:
-    names = None if arguments.classnames is None else ClassList.read(arguments.classnames)
-    return open_source(arguments.data, classnames=names, split=arguments.split)
+    source, _ = open_data(arguments.data, classnames=arguments.classnames, split=arguments.split)
+    return source
 
 
-def _choose_templates(
-    given: tuple[str, ...] | None,
-    saved: tuple[str, ...] | None,
-    with_data: tuple[str, ...] | None,
-) -> tuple[tuple[str, ...] | None, str]:
-    """The templates to use (None: the default, with its warning), and where they are from."""
-    if given is not None:
-        return given, "--templates"
-    if saved is not None:
-        return saved, "saved with the model"
-    if with_data is not None:
-        return with_data, "beside the data"
-    return None, f"default {DEFAULT_TEMPLATES[0]!r}"
-
-
-def _device(name: str) -> str:
+def _device(name: str, local_rank: int = 0) -> str:
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -241,15 +252,10 @@ def _device(name: str) -> str:
     return name
 
 
-def _workers(asked: int | None, n: int) -> int:
-    if asked is not None:
-        return asked
-    return 0 if n < SMALL_DATA else min(4, os.cpu_count() or 1)
-
-
-def _versions() -> dict[str, str]:
-    packages = ("clip-eval", "clip-models", "clip-tokenizer", "torch", "torchvision", "pillow")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+def _precision(name: str, device: str) -> Precision:
+    if name == "auto":
+        return "bf16" if device.startswith("cuda") else "fp32"
+    return name  # type: ignore[return-value]
 
 
 def _positive(text: str) -> int:
@@ -263,3 +269,17 @@ def _not_negative(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
     return int(text)
+
+
+def _fraction(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
+    return value
+
+
+def _list(text: str) -> tuple[int, ...]:
+    return tuple(_positive(part) for part in text.split(","))

@@ -1,30 +1,28 @@
-"""Zero-shot classification of a labelled source, counted."""
+"""From models and a source to results: who reads what, once, and what every result carries."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+import torch.distributed
 
-from clip_eval.class_names import ClassList
-from clip_eval.classification import Guesses, classify, evaluation_mode
-from clip_eval.classifier import ImagePreprocess, ImageTextModel, TextTokenizer, build_classifier
+from clip_eval.classification import evaluation_mode
+from clip_eval.classifier import ImagePreprocess, ImageTextModel, TextTokenizer
+from clip_eval.embedding import Reading, by_preprocessing, embed_images
+from clip_eval.encoder import Encoder, Precision
 from clip_eval.faults import EvaluationError
-from clip_eval.loading import ImageBatch
-from clip_eval.metrics import (
-    mean_per_class_recall,
-    top_confusions,
-    topk_accuracy,
-    wilson_interval,
-)
-from clip_eval.prompts import DEFAULT_TEMPLATES, check_templates
-from clip_eval.results import ClassScore, Confusion, Prediction, Result, Skipped
+from clip_eval.loading import content_hash
+from clip_eval.prompts import Templates
+from clip_eval.questions import Question, check_question, make_task
+from clip_eval.results import Result, Skipped
 from clip_eval.samples import Source, source_faults, source_warnings
-
-MAX_GUESSES = 5
+from clip_eval.tasks.features import CollectFeatures, stack
+from clip_eval.tasks.task import Task, TaskName
 
 
 def evaluate(
@@ -33,190 +31,190 @@ def evaluate(
     *,
     tokenizer: TextTokenizer,
     preprocess: ImagePreprocess,
-    templates: Sequence[str] | None = None,
+    task: TaskName = "classify",
+    templates: Templates | None = None,
     classnames: Sequence[str] | None = None,
+    train: Source | None = None,
     batch_size: int = 256,
     device: str | torch.device = "cpu",
+    precision: Precision = "fp32",
     workers: int = 0,
     indices: Sequence[int] | None = None,
     keep_predictions: bool = False,
     progress: bool = False,
     model_name: str = "",
+    cache: str | Path | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> Result:
-    """Accuracy of prompted classification, with counts, interval and what was skipped.
+    """What one model makes of one source, with counts, intervals and what was skipped.
 
     Leaves the model in the mode it was in (module by module) and the global random state
     untouched, so that it can be called in the middle of a training.
 
     Args:
         model: Two towers and a logit scale; on ``device``.
-        source: Labelled samples.
+        source: Samples with labels (``classify``, ``linear-probe``, ``knn``), several labels each
+            (``multilabel``) or captions (``retrieval``, ``select``).
         tokenizer: Texts → token ids.
-        preprocess: RGB image → uint8 pixels, and their normalisation.
-        templates: Caption templates with ``{c}``; those of the source if None, else
-            ``a photo of a {c}.`` with a warning in the result.
+        preprocess: RGB image → pixels, and their normalisation.
+        task: What to measure; ``auto`` takes what the first usable sample has.
+        templates: Caption templates with ``{c}``, or prompts by class name; those of the source
+            if None, else ``a photo of a {c}.`` with a warning in the result.
         classnames: Names in label order, if not those of the source.
+        train: What ``linear-probe`` and ``knn`` learn from.
         batch_size: Images, and prompts, per forward.
         device: Where the forward runs.
+        precision: ``fp32``, or ``bf16``/``fp16`` for a forward under autocast.
         workers: Processes that decode.
         indices: Which samples of the source; all if None.
         keep_predictions: Keep every sample's guesses in the result.
         progress: Show a progress bar.
         model_name: Name for the result.
+        cache: Directory to remember embeddings in, by content; None remembers nothing.
+        rank: Which process this is, of those that share the work through the default process
+            group of ``torch.distributed``; all of them get the whole result.
+        world: How many there are.
 
     Raises:
-        EvaluationError: No labels, or labels that no class name stands for.
+        EvaluationError: The source has not what the task needs.
         DataError: Bad templates or class names.
     """
-    started = time.perf_counter()
-    names = _class_names(source, classnames)
-    warnings = list(source_warnings(source))
-    if templates is None:
-        templates = source.templates
-    if templates is None:
-        templates = DEFAULT_TEMPLATES
-        warnings.append(f"no templates given or saved: {DEFAULT_TEMPLATES[0]!r} is used")
-    templates = check_templates(templates)
-    tally = _Tally(names)
-    with evaluation_mode(model):
-        classifier = build_classifier(
-            model, tokenizer, names, templates, batch_size=batch_size, device=device
+    encoder = Encoder(
+        model,
+        tokenizer,
+        preprocess,
+        name=model_name,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        cache=cache,
+    )
+    question = Question(task=task, templates=templates, classnames=classnames, train=train)
+    reading = Reading(
+        batch_size=batch_size, workers=workers, rank=rank, world=world, progress=progress
+    )
+    (result,) = evaluate_together([encoder], source, [question], reading, indices=indices)
+    return result if keep_predictions else replace(result, predictions=None, records=None)
+
+
+def evaluate_together(
+    encoders: Sequence[Encoder],
+    source: Source,
+    questions: Sequence[Question],
+    reading: Reading,
+    *,
+    indices: Sequence[int] | None = None,
+) -> list[Result]:
+    """One result per encoder; each image is decoded once per preprocessing, not per encoder.
+
+    Args:
+        encoders: The models.
+        source: The samples.
+        questions: What to ask each of them.
+        reading: How the source is read.
+        indices: Which samples; all if None.
+    """
+    questions = [check_question(question, source) for question in questions]
+    results: dict[int, Result] = {}
+    for group in by_preprocessing(encoders):
+        members, asked = [encoders[i] for i in group], [questions[i] for i in group]
+        results |= zip(
+            group, _evaluate_group(members, source, asked, reading, indices), strict=True
         )
-        for batch, guesses in classify(
-            model,
-            source,
-            classifier,
-            preprocess=preprocess,
-            limit=MAX_GUESSES,
-            batch_size=batch_size,
-            device=device,
-            workers=workers,
-            indices=indices,
-            progress=progress,
-        ):
-            tally.add(batch, guesses)
-    return tally.result(
-        dataset=source.name,
-        model=model_name,
-        templates=templates,
-        faults=tuple(map(str, source_faults(source))),
-        warnings=tuple(warnings),
-        seconds=time.perf_counter() - started,
-        keep_predictions=keep_predictions,
+    return [results[position] for position in range(len(encoders))]
+
+
+def _evaluate_group(
+    encoders: Sequence[Encoder],
+    source: Source,
+    questions: Sequence[Question],
+    reading: Reading,
+    indices: Sequence[int] | None,
+) -> Iterator[Result]:
+    started = time.perf_counter()
+    tasks = _tasks(encoders, questions, reading)
+    found = _gather(encoders, tasks, source, reading, indices)
+    seconds = time.perf_counter() - started
+    for position, (encoder, task, question) in enumerate(
+        zip(encoders, tasks, questions, strict=True)
+    ):
+        result = task.result(found.rows[position])
+        yield replace(
+            result,
+            dataset=source.name,
+            model=encoder.name,
+            n_skipped=len(found.skipped),
+            skipped=found.skipped,
+            templates=question.shown_templates(),
+            faults=tuple(map(str, source_faults(source))),
+            warnings=(*source_warnings(source), *question.warnings, *result.warnings),
+            details={**question.details(), **result.details},
+            content=found.content,
+            seconds=seconds,
+        )
+
+
+def _tasks(
+    encoders: Sequence[Encoder], questions: Sequence[Question], reading: Reading
+) -> list[Task]:
+    """The task of each encoder, with its classifier built or learned."""
+    learned: dict[int, Any] = {}
+    for train in {id(q.train): q.train for q in questions if q.learns}.values():
+        assert train is not None
+        users = [i for i, q in enumerate(questions) if q.learns and q.train is train]
+        collectors = [CollectFeatures(len(questions[i].names)) for i in users]
+        found = _gather([encoders[i] for i in users], collectors, train, reading, None)
+        learned |= {i: stack(rows) for i, rows in zip(users, found.rows, strict=True)}
+    tasks = []
+    for position, (encoder, question) in enumerate(zip(encoders, questions, strict=True)):
+        with evaluation_mode(encoder.model):
+            tasks.append(make_task(encoder, question, learned.get(position)))
+            encoder.flush()
+    return tasks
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What all processes made of a source, in its order."""
+
+    rows: list[list[Any]]
+    skipped: tuple[Skipped, ...]
+    content: str
+
+
+def _gather(
+    encoders: Sequence[Encoder],
+    tasks: Sequence[Task],
+    source: Source,
+    reading: Reading,
+    indices: Sequence[int] | None,
+) -> _Found:
+    parts: list[tuple[int, list[list[Any]], tuple[Skipped, ...], tuple[bytes, ...]]] = []
+    failure: Exception | None = None
+    try:
+        for batch, features in embed_images(encoders, source, reading, indices=indices):
+            rows = [task.rows(batch, own) for task, own in zip(tasks, features, strict=True)]
+            parts.append((batch.number, rows, batch.skipped, batch.contents))
+    except Exception as error:
+        if reading.world == 1:
+            raise
+        failure = error
+    if reading.world > 1:
+        parts = sorted(_from_all(parts, failure, reading.world), key=lambda part: part[0])
+    return _Found(
+        rows=[[row for part in parts for row in part[1][n]] for n in range(len(tasks))],
+        skipped=tuple(skipped for part in parts for skipped in part[2]),
+        content=content_hash((c for part in parts for c in part[3]), source.classnames),
     )
 
 
-@dataclass
-class _Tally:
-    """Counts as batches come in."""
-
-    names: tuple[str, ...]
-    predictions: list[Prediction] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
-
-    def add(self, batch: ImageBatch, guesses: Guesses | None) -> None:
-        self.skipped += batch.skipped
-        if guesses is None:
-            return
-        for row, (index, key, label) in enumerate(
-            zip(batch.indices, batch.keys, batch.labels, strict=True)
-        ):
-            classes, probabilities = guesses.row(row)
-            self.predictions.append(
-                Prediction(
-                    index=index,
-                    key=key,
-                    label=self._checked(key, label),
-                    guesses=classes,
-                    probabilities=probabilities,
-                )
-            )
-
-    def _checked(self, key: str, label: int | None) -> int:
-        if label is None:
-            raise EvaluationError(
-                f"{key} has no label; classification needs class folders or .cls files"
-            )
-        if not 0 <= label < len(self.names):
-            raise EvaluationError(
-                f"{key} has label {label}, but there are {len(self.names)} class names "
-                f"(labels 0 to {len(self.names) - 1}); check the class list"
-            )
-        return label
-
-    def result(
-        self,
-        *,
-        dataset: str,
-        model: str,
-        templates: tuple[str, ...],
-        faults: tuple[str, ...],
-        warnings: tuple[str, ...],
-        seconds: float,
-        keep_predictions: bool,
-    ) -> Result:
-        n, width = len(self.predictions), min(MAX_GUESSES, len(self.names))
-        labels = torch.tensor([p.label for p in self.predictions], dtype=torch.long)
-        guesses = torch.tensor(
-            [p.guesses or (-1,) * width for p in self.predictions], dtype=torch.long
-        ).reshape(n, width)
-        counts = torch.bincount(labels, minlength=len(self.names))
-        right = torch.bincount(labels[guesses[:, 0] == labels], minlength=len(self.names))
-        metrics = {f"acc{k}": topk_accuracy(guesses, labels, k) for k in (1, 5)}
-        return Result(
-            dataset=dataset,
-            model=model,
-            metrics={**metrics, "mean_per_class_recall": mean_per_class_recall(right, counts)},
-            n=n,
-            n_skipped=len(self.skipped),
-            skipped=tuple(self.skipped),
-            ci95={
-                name: None if value is None else wilson_interval(value * n, n)
-                for name, value in metrics.items()
-            },
-            chance=1 / len(self.names),
-            classnames=self.names,
-            templates=templates,
-            per_class=tuple(map(_score, self.names, counts.tolist(), right.tolist())),
-            confusions=tuple(
-                Confusion(label=self.names[label], predicted=self.names[guess], n=count)
-                for label, guess, count in top_confusions(labels.tolist(), guesses[:, 0].tolist())
-            ),
-            faults=faults,
-            warnings=(*warnings, *_diagnose(guesses, self.names)),
-            seconds=seconds,
-            predictions=tuple(self.predictions) if keep_predictions else None,
-        )
-
-
-def _score(name: str, n: int, correct: int) -> ClassScore:
-    return ClassScore(name=name, n=n, correct=correct, accuracy=correct / n if n else None)
-
-
-def _diagnose(guesses: Tensor, names: tuple[str, ...]) -> Iterator[str]:
-    """What makes a number suspect, in words."""
-    if len(guesses) == 0:
-        yield "no sample could be used, so there is no number"
-        return
-    if len(names) == 1:
-        yield "there is one class, so every answer is right"
-    invalid = int((guesses[:, 0] < 0).sum())
-    if invalid:
-        yield f"{invalid} samples have embeddings that are not finite; they count as wrong"
-    first = int(guesses[0, 0])
-    if len(guesses) > 1 and len(names) > 1 and first >= 0 and bool((guesses[:, 0] == first).all()):
-        yield f"every prediction is {names[first]!r}; the model does not tell the images apart"
-
-
-def _class_names(source: Source, given: Sequence[str] | None) -> tuple[str, ...]:
-    if given is None and source.classnames is None:
-        raise EvaluationError(
-            f"{source.name}: no class names; put classnames.txt beside the shards or give a list"
-        )
-    names = ClassList.of(given if given is not None else source.classnames or ()).names
-    if given is not None and source.classnames and len(names) != len(source.classnames):
-        raise EvaluationError(
-            f"{source.name}: expected {len(source.classnames)} class names in label order, "
-            f"got {len(names)}"
-        )
-    return names
+def _from_all(parts: list[Any], failure: Exception | None, world: int) -> list[Any]:
+    """The parts of all processes; a failure of one is raised in all, so that none waits."""
+    everyone: list[Any] = [None] * world
+    mine = f"{type(failure).__name__}: {failure}" if failure else parts
+    torch.distributed.all_gather_object(everyone, mine)
+    for number, own in enumerate(everyone):
+        if isinstance(own, str):
+            raise EvaluationError(f"process {number}: {own}") from failure
+    return [part for own in everyone for part in own]

@@ -5,40 +5,116 @@ Legend: B batch, H and W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from clip_eval.classifier import ImagePreprocess
+from clip_eval.embedding_cache import digest_of, image_digest
 from clip_eval.faults import BadSample
 from clip_eval.images import decode_image
 from clip_eval.results import Skipped
-from clip_eval.samples import Source
+from clip_eval.samples import Sample, Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedSample:
+    """What is known of a sample once it was read.
+
+    Attributes:
+        index: Its position in the source.
+        key: Its name there.
+        digest: Hash of the image.
+        label: Its class, None where the source has none.
+        targets: Its classes, where it may have several.
+        captions: Its captions.
+        content: Hash of all of that, except the position.
+    """
+
+    index: int
+    key: str
+    digest: bytes
+    label: int | None
+    targets: tuple[int, ...] | None
+    captions: tuple[str, ...]
+    content: bytes
+
+
+def read_sample(source: Source, index: int) -> tuple[LoadedSample, Sample]:
+    """What is known of a sample, and the sample with its image.
+
+    Raises:
+        BadSample: It cannot be read.
+    """
+    sample = source.read(index)
+    digest = image_digest(sample.image)
+    facts = (sample.key, str(sample.label), str(sample.targets), *sample.captions)
+    loaded = LoadedSample(
+        index=index,
+        key=sample.key,
+        digest=digest,
+        label=sample.label,
+        targets=sample.targets,
+        captions=sample.captions,
+        content=digest_of(digest, *facts),
+    )
+    return loaded, sample
+
+
+def source_content(source: Source, indices: Sequence[int] | None = None) -> str:
+    """Hash of all samples of a source, in order, without decoding any."""
+    found = []
+    for index in range(len(source)) if indices is None else indices:
+        try:
+            found.append(read_sample(source, index)[0].content)
+        except BadSample as error:
+            found.append(unreadable(error))
+    return content_hash(found, source.classnames)
+
+
+def unreadable(error: BadSample) -> bytes:
+    """What stands for the content of a sample that cannot be read."""
+    return digest_of(error.key, error.reason)
+
+
+def content_hash(samples: Iterable[bytes], classnames: Sequence[str] | None) -> str:
+    """One hash for the contents of samples and the class names they refer to."""
+    return digest_of(*(classnames or ()), b"", *samples).hex()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageBatch:
-    """Images that could be decoded, and samples that could not.
+    """Samples that could be used, and those that could not.
 
     Attributes:
-        images: uint8 (B, 3, H, W); B is 0 if nothing could be decoded.
-        labels: Label of each image, None where the source has none.
-        keys: Name of each image.
-        indices: Position of each image in the source.
+        number: Which batch of the source it is.
+        samples: One per usable image.
+        images: Preprocessed images (R, 3, H, W) of the ``rows``; R is 0 if there is none.
+        rows: Positions in ``samples`` of the images that were decoded; the others were not
+            needed.
         skipped: The other samples of the batch.
+        contents: Hash of each sample of the batch, usable or not.
     """
 
+    number: int
+    samples: tuple[LoadedSample, ...]
     images: Tensor
-    labels: tuple[int | None, ...]
-    keys: tuple[str, ...]
-    indices: tuple[int, ...]
+    rows: tuple[int, ...]
     skipped: tuple[Skipped, ...]
+    contents: tuple[bytes, ...]
 
 
-Item = tuple[int, str, int | None, Tensor | Skipped]
+class Item(NamedTuple):
+    """One sample as a worker hands it over."""
+
+    content: bytes
+    sample: LoadedSample | None
+    image: Tensor | None
+    skipped: Skipped | None
 
 
 def iter_batches(
@@ -48,6 +124,9 @@ def iter_batches(
     batch_size: int,
     workers: int = 0,
     indices: Sequence[int] | None = None,
+    known: Container[bytes] = frozenset(),
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[ImageBatch]:
     """Batches in the order of the source; the global random state is left alone.
 
@@ -57,46 +136,57 @@ def iter_batches(
         batch_size: Samples per batch; a batch with skipped samples holds fewer images.
         workers: Processes that read and decode; 0 does it here.
         indices: Which samples; all if None.
+        known: Digests of images that need not be decoded.
+        rank: Which of the ``world`` processes this is: it gets every world-th batch, whole, so
+            that what is computed together does not depend on the number of processes.
+        world: How many processes share the source.
     """
-    dataset = _DecodedSamples(
-        source, preprocess, range(len(source)) if indices is None else indices
-    )
-    yield from DataLoader(
-        dataset,
-        batch_size=batch_size,
+    chosen = range(len(source)) if indices is None else indices
+    starts = range(0, len(chosen), batch_size)
+    batches = [chosen[start : start + batch_size] for start in starts]
+    own = range(rank, len(batches), world)
+    loader = DataLoader(
+        _DecodedSamples(source, preprocess, known),
+        batch_sampler=[list(batches[number]) for number in own],
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=list,
         generator=torch.Generator().manual_seed(0),  # else the loader draws from the global one
     )
+    for number, items in zip(own, loader, strict=True):
+        yield _collate(number, items)
 
 
 class _DecodedSamples(Dataset[Item]):
-    def __init__(self, source: Source, preprocess: ImagePreprocess, indices: Sequence[int]) -> None:
-        self.source, self.preprocess, self.indices = source, preprocess, indices
+    def __init__(
+        self, source: Source, preprocess: ImagePreprocess, known: Container[bytes]
+    ) -> None:
+        self.source, self.preprocess, self.known = source, preprocess, known
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.source)
 
-    def __getitem__(self, position: int) -> Item:
-        index = self.indices[position]
-        key = f"sample {index}"
+    def __getitem__(self, index: int) -> Item:
+        key, content = f"sample {index}", None
         try:
-            sample = self.source.read(index)
-            key = sample.key
-            image = decode_image(sample.image)
+            loaded, sample = read_sample(self.source, index)
+            key, content = loaded.key, loaded.content
+            image = None
+            if loaded.digest not in self.known:
+                image = self.preprocess(decode_image(sample.image))
         except BadSample as error:
-            key = error.key or key
-            return index, key, None, Skipped(key=key, reason=error.reason, detail=error.detail)
-        return index, key, sample.label, self.preprocess(image)
+            skipped = Skipped(key=error.key or key, reason=error.reason, detail=error.detail)
+            return Item(content or unreadable(error), None, None, skipped)
+        return Item(loaded.content, loaded, image, None)
 
 
-def _collate(items: list[Item]) -> ImageBatch:
-    good = [(i, key, label, image) for i, key, label, image in items if isinstance(image, Tensor)]
-    images = torch.stack([image for *_, image in good]) if good else torch.empty(0)
+def _collate(number: int, items: list[Item]) -> ImageBatch:
+    good = [(item.sample, item.image) for item in items if item.sample is not None]
+    decoded = [(row, image) for row, (_, image) in enumerate(good) if image is not None]
     return ImageBatch(
-        images=images,
-        labels=tuple(label for _, _, label, _ in good),
-        keys=tuple(key for _, key, _, _ in good),
-        indices=tuple(index for index, *_ in good),
-        skipped=tuple(item[3] for item in items if isinstance(item[3], Skipped)),
+        number=number,
+        samples=tuple(sample for sample, _ in good),
+        images=torch.stack([image for _, image in decoded]) if decoded else torch.empty(0),
+        rows=tuple(row for row, _ in decoded),
+        skipped=tuple(item.skipped for item in items if item.skipped is not None),
+        contents=tuple(item.content for item in items),
     )

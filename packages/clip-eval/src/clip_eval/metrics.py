@@ -43,6 +43,27 @@ def mean_per_class_recall(correct: ArrayLike, counts: ArrayLike) -> float | None
     return float((right[present] / n[present]).mean()) if present.any() else None
 
 
+def mean_recall_interval(
+    correct: ArrayLike, counts: ArrayLike, z: float = Z_95
+) -> tuple[float, float] | None:
+    """Interval of `mean_per_class_recall` (95 % by default): classes are independent shares.
+
+    Each class's variance is that of Agresti and Coull's estimate (two right and two wrong answers
+    added), so that a class with every answer right still has one.
+
+    Args:
+        correct: Right answers per class, (C,).
+        counts: Samples per class, (C,).
+    """
+    right, n = np.asarray(correct, dtype=float), np.asarray(counts, dtype=float)
+    right, n = right[n > 0], n[n > 0]
+    if len(n) == 0:
+        return None
+    mean, share = float((right / n).mean()), (right + 2) / (n + 4)
+    half = z * math.sqrt(float((share * (1 - share) / (n + 4)).sum())) / len(n)
+    return max(0.0, mean - half), min(1.0, mean + half)
+
+
 def wilson_interval(correct: float, n: int, z: float = Z_95) -> tuple[float, float] | None:
     """Wilson score interval of a share ``correct / n`` (95 % by default); None without samples."""
     if n == 0:
@@ -114,6 +135,66 @@ def mean_average_precision(
     return float(np.mean(counted)) if counted else None
 
 
+def mean_average_precision_interval(
+    scores: ArrayLike, targets: ArrayLike, *, draws: int = 200, seed: int = 0
+) -> tuple[float, float] | None:
+    """Bootstrap 95 % interval of the mean average precision: images are drawn with replacement.
+
+    Args:
+        scores: (N, C).
+        targets: 1 where the sample belongs to the class, (N, C).
+        draws: How many times.
+        seed: Of the draws.
+
+    Returns:
+        The middle 95 % of the draws, or None if no class has a positive.
+    """
+    table, truth = np.asarray(scores, dtype=float), np.asarray(targets, dtype=bool)
+    present = np.flatnonzero(truth.any(axis=0))
+    if len(present) == 0:
+        return None
+    orders = [np.argsort(-table[:, c], kind="stable") for c in present]
+    generator = np.random.default_rng(seed)
+    means = []
+    for _ in range(draws):
+        weight = np.bincount(generator.integers(0, len(table), len(table)), minlength=len(table))
+        each = []
+        for c, order in zip(present, orders, strict=True):
+            seen, hits = weight[order].cumsum(), (weight * truth[:, c])[order]
+            if hits.any():
+                each.append(float((hits.cumsum() / np.maximum(seen, 1) * hits).sum() / hits.sum()))
+        if each:
+            means.append(np.mean(each))
+    if not means:
+        return None
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def selection_correct(scores: ArrayLike, truth: Sequence[int]) -> tuple[bool, bool]:
+    """Whether every caption of a group finds its image, and every image its caption.
+
+    A tie counts as wrong, and so does a score that is not finite: constant embeddings earn nothing.
+
+    Args:
+        scores: Similarity of image and caption, (I, T).
+        truth: The caption of each image, (I,).
+
+    Returns:
+        Images found by their captions, and captions found by their images (CLIP_benchmark's
+        ``image_acc`` and ``text_acc`` of one instance).
+    """
+    table = np.asarray(scores, dtype=float)
+    if not np.isfinite(table).all():
+        return False, False
+    image = text = True
+    for row, column in enumerate(truth):
+        own = table[row, column]
+        text &= int((table[row] >= own).sum()) == 1
+        image &= int((table[:, column] >= own).sum()) == 1
+    return image, text
+
+
 def retrieval_recall(
     queries: ArrayLike,
     items: ArrayLike,
@@ -138,6 +219,19 @@ def retrieval_recall(
     Returns:
         The share for each k; None if there is no query, or fewer than k items.
     """
+    ranks, n_items = retrieval_ranks(queries, items, positives, chunk=chunk), len(np.asarray(items))
+    usable = len(ranks) > 0
+    return {k: float((ranks < k).mean()) if usable and k <= n_items else None for k in ks}
+
+
+def retrieval_ranks(
+    queries: ArrayLike,
+    items: ArrayLike,
+    positives: Sequence[Sequence[int]],
+    *,
+    chunk: int = 1024,
+) -> NDArray[np.int64]:
+    """How many items are ranked before each query's best positive, (N,); see `retrieval_recall`."""
     left, right = np.asarray(queries), np.asarray(items)
     if len(positives) != len(left):
         raise ValueError(
@@ -152,8 +246,7 @@ def retrieval_recall(
             before = values >= best
             before[own] = False
             ranks[start + row] = before.sum() if np.isfinite(best) else len(right)
-    usable = len(left) > 0
-    return {k: float((ranks < k).mean()) if usable and k <= len(right) else None for k in ks}
+    return ranks
 
 
 def caption_retrieval(

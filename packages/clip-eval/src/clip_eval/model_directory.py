@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from clip_models import CLIP, CheckpointError, ConfigError, Preprocess, load_model
-from clip_tokenizer import Tokenizer, TokenizerError
+from clip_tokenizer import HFTokenizer, Tokenizer, TokenizerError, get_tokenizer
 
+from clip_eval.classifier import ImagePreprocess, ImageTextModel, TextTokenizer
 from clip_eval.faults import EvaluationError
+from clip_eval.foreign_models import (
+    ForeignModel,
+    download_from_hub,
+    load_object,
+    load_open_clip,
+    load_transformers,
+)
 from clip_eval.prompts import find_templates
 
 WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "clip_config.json"
 CHECKPOINTS = "checkpoints"
+OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,33 +37,74 @@ class LoadedModel:
         preprocess: Image → pixels.
         templates: Caption templates saved with the model, ``{c}`` for the class name.
         name: What to call it in a table.
-        path: Its directory.
+        path: Its directory, where it has one of ours.
+        warnings: What the reader of its numbers should know.
     """
 
-    model: CLIP
-    tokenizer: Tokenizer
-    preprocess: Preprocess
+    model: ImageTextModel
+    tokenizer: TextTokenizer
+    preprocess: ImagePreprocess
     templates: tuple[str, ...] | None
     name: str
-    path: Path
-
-    def weights_sha256(self) -> str:
-        """Hash of the weights file."""
-        with (self.path / WEIGHTS_FILE).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    path: Path | None
+    warnings: tuple[str, ...] = ()
 
 
-def load_for_evaluation(path: str | Path, *, device: str | torch.device = "cpu") -> LoadedModel:
+def load_for_evaluation(model: str | Path, *, device: str | torch.device = "cpu") -> LoadedModel:
+    """A model from its description.
+
+    Args:
+        model: A run directory or one of its checkpoints; ``open_clip:NAME[:TAG-OR-FILE]``;
+            ``hf:ID-OR-DIRECTORY`` of transformers; ``hf-hub:REPOSITORY`` with our files or
+            open_clip's; ``module:factory`` for a function that returns
+            ``(model, tokenizer, preprocess)``.
+        device: Where to put it.
+
+    Raises:
+        EvaluationError: Something is missing or damaged; the message says what to do.
+    """
+    spec = str(model)
+    kind, colon, rest = spec.partition(":")
+    if colon and kind in ("open_clip", "hf"):
+        load = load_open_clip if kind == "open_clip" else load_transformers
+        return _foreign(load(rest, device), _short_name(rest))
+    if spec.startswith("hf-hub:"):
+        directory = download_from_hub(rest)
+        if (directory / CONFIG_FILE).is_file():
+            return replace(_load_directory(directory, device), name=rest)
+        return _foreign(load_open_clip(f"local-dir:{directory}", device), rest)
+    if OBJECT.fullmatch(spec) and not Path(spec).exists():
+        return _foreign(load_object(spec, device), spec)
+    return _load_directory(Path(model), device)
+
+
+def _foreign(found: ForeignModel, name: str) -> LoadedModel:
+    return LoadedModel(
+        model=found.model,
+        tokenizer=found.tokenizer,
+        preprocess=found.preprocess,
+        templates=None,
+        name=name,
+        path=None,
+        warnings=found.warnings,
+    )
+
+
+def _short_name(spec: str) -> str:
+    """The description with paths that exist shortened to their last part."""
+    name, colon, weights = spec.partition(":")
+    shorten = [Path(part).name if Path(part).exists() else part for part in (name, weights)]
+    return f"{shorten[0]}{colon}{shorten[1]}"
+
+
+def _load_directory(directory: Path, device: str | torch.device) -> LoadedModel:
     """The model of a run directory, or of one of its checkpoints.
 
     A directory holds ``model.safetensors``, ``clip_config.json``, the tokenizer's files and, if
     the run had any, ``zeroshot_classification_templates.txt``.  What a checkpoint lacks is taken
     from the run it belongs to.
-
-    Raises:
-        EvaluationError: Something is missing or damaged; the message says what to do.
     """
-    directory = Path(path)
+
     if not directory.is_dir():
         found = "is a file" if directory.exists() else "does not exist"
         raise EvaluationError(
@@ -95,16 +146,18 @@ def _what_is_missing(directory: Path) -> str:
     )
 
 
-def _load_tokenizer(places: list[Path]) -> Tokenizer:
-    for place in places[:-1]:
-        try:
-            return Tokenizer.from_pretrained(place)
-        except TokenizerError:
-            continue
-    return Tokenizer.from_pretrained(places[-1])
+def _load_tokenizer(places: list[Path]) -> Tokenizer | HFTokenizer:
+    """From the first place with the files of one, else what the model's config asks for."""
+    for place in places:
+        for kind in (Tokenizer.from_pretrained, HFTokenizer.from_directory):
+            try:
+                return kind(place)
+            except TokenizerError:
+                continue
+    return get_tokenizer(places[0])
 
 
-def _check_fit(model: CLIP, tokenizer: Tokenizer, directory: Path) -> None:
+def _check_fit(model: CLIP, tokenizer: Tokenizer | HFTokenizer, directory: Path) -> None:
     text = model.config.text
     if tokenizer.vocab_size > text.vocab_size:
         raise EvaluationError(

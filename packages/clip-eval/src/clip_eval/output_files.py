@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from clip_eval.faults import EvaluationError
+from clip_eval.report import render_report
+from clip_eval.results import Result
+from clip_eval.samples import Source
 
 RESULT_FILE = "result.json"
 PREDICTIONS_FILE = "predictions.jsonl"
@@ -34,6 +37,37 @@ def prepare_output(directory: Path, *, force: bool) -> None:
             pass
     except OSError as error:
         raise EvaluationError(f"--out {directory} cannot be written ({error.strerror})") from error
+
+
+def write_result(
+    directory: Path,
+    result: Result,
+    source: Source,
+    *,
+    run_directory: Path | None,
+    samples: int,
+    seed: int,
+) -> None:
+    """Write predictions, page and, last, the record that says that all is there."""
+    page = render_report(result, source, run_directory=run_directory, samples=samples, seed=seed)
+    write_json_lines(directory / PREDICTIONS_FILE, result.prediction_records())
+    write_text(directory / REPORT_FILE, page)
+    write_json(directory / RESULT_FILE, result.to_dict())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; NaN, which others write, is read as None.
+
+    Raises:
+        EvaluationError: It cannot be read, or is something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{path} cannot be read ({error})") from error
+    if not isinstance(found, dict):
+        raise EvaluationError(f"{path}: expected a JSON object, got {type(found).__name__}")
+    return found
 
 
 def write_text(path: Path, text: str) -> None:

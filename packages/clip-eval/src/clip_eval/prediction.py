@@ -10,10 +10,13 @@ from typing import Any
 import torch
 
 from clip_eval.class_names import ClassList
-from clip_eval.classification import classify, evaluation_mode
-from clip_eval.classifier import ImagePreprocess, ImageTextModel, TextTokenizer, build_classifier
+from clip_eval.classification import evaluation_mode, guess_classes
+from clip_eval.classifier import ImagePreprocess, ImageTextModel, TextTokenizer
+from clip_eval.embedding import Reading, embed_images
+from clip_eval.encoder import Encoder
 from clip_eval.faults import BadSample
 from clip_eval.images import decode_image
+from clip_eval.prompts import Templates, prompts_of_classes
 from clip_eval.report import guess_bar, page
 from clip_eval.results import Skipped
 from clip_eval.sample_pictures import SMALL, picture_address
@@ -58,7 +61,7 @@ def predict(
     *,
     tokenizer: TextTokenizer,
     preprocess: ImagePreprocess,
-    templates: Sequence[str],
+    templates: Templates,
     top: int = 5,
     batch_size: int = 64,
     device: str | torch.device = "cpu",
@@ -77,29 +80,25 @@ def predict(
         device: Where the forward runs.
     """
     names = ClassList.of(labels).names
+    encoder = Encoder(model, tokenizer, preprocess, device=device, batch_size=batch_size)
+    with evaluation_mode(model):
+        classifier = encoder.groups(prompts_of_classes(names, templates))
     images: list[LabelledImage] = []
     skipped: list[Skipped] = []
-    with evaluation_mode(model):
-        classifier = build_classifier(
-            model, tokenizer, names, templates, batch_size=batch_size, device=device
-        )
-        for batch, guesses in classify(
-            model,
-            source,
-            classifier,
-            preprocess=preprocess,
-            limit=top,
-            batch_size=batch_size,
-            device=device,
-            workers=0,
-        ):
-            skipped += batch.skipped
-            for row, (index, key) in enumerate(zip(batch.indices, batch.keys, strict=True)):
-                classes, probabilities = guesses.row(row) if guesses else ((), ())
-                best = tuple(names[c] for c in classes)
-                images.append(
-                    LabelledImage(index=index, key=key, labels=best, probabilities=probabilities)
+    reading = Reading(batch_size=batch_size)
+    for batch, (features,) in embed_images([encoder], source, reading):
+        skipped += batch.skipped
+        if not batch.samples:
+            continue
+        guesses = guess_classes(features, classifier, scale=encoder.scale, limit=top)
+        for row, sample in enumerate(batch.samples):
+            classes, probabilities = guesses.row(row)
+            best = tuple(names[c] for c in classes)
+            images.append(
+                LabelledImage(
+                    index=sample.index, key=sample.key, labels=best, probabilities=probabilities
                 )
+            )
     return Predictions(images=tuple(images), skipped=tuple(skipped))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clip_eval.faults import DataError
@@ -11,6 +12,9 @@ from clip_eval.faults import DataError
 SLOT = "{c}"
 DEFAULT_TEMPLATES = ("a photo of a {c}.",)
 TEMPLATES_FILE = "zeroshot_classification_templates.txt"
+
+Templates = Sequence[str] | Mapping[str, Sequence[str]]
+"""Templates with ``{c}`` for every class, or the prompts of each class by its name."""
 
 
 def fill(template: str, classname: str) -> str:
@@ -37,23 +41,99 @@ def check_templates(templates: Sequence[str], *, where: str = "templates") -> tu
     return tuple(templates)
 
 
+def check_prompts(
+    prompts: Mapping[str, Sequence[str]], *, where: str
+) -> dict[str, tuple[str, ...]]:
+    """Prompts by class name as tuples, each class with at least one.
+
+    Raises:
+        DataError: A class without prompts, or something else than lists of texts.
+    """
+    for name, texts in prompts.items():
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise DataError(f"{where}: expected a list of prompts for {name!r}")
+        if not texts:
+            raise DataError(f"{where}: no prompt for {name!r}")
+    if not prompts:
+        raise DataError(f"{where}: expected prompts by class name, got none")
+    return {normal_form(name): tuple(texts) for name, texts in prompts.items()}
+
+
+def check(
+    templates: Templates, *, where: str = "templates"
+) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
+    """Templates, or prompts by class name, in their checked form."""
+    if isinstance(templates, Mapping):
+        return check_prompts(templates, where=where)
+    return check_templates(templates, where=where)
+
+
+def prompts_of_classes(classnames: Sequence[str], templates: Templates) -> list[tuple[str, ...]]:
+    """The prompts of each class, in label order.
+
+    Args:
+        classnames: Names in label order.
+        templates: Templates with ``{c}``, or prompts by class name; in those ``{c}`` is filled too.
+
+    Raises:
+        DataError: No template, one without ``{c}``, or a class without prompts.
+    """
+    if not isinstance(templates, Mapping):
+        shared = check_templates(templates)
+        return [tuple(fill(template, name) for template in shared) for name in classnames]
+    own = check_prompts(templates, where="prompts by class")
+    missing = [name for name in classnames if normal_form(name) not in own]
+    if missing:
+        known = set(map(normal_form, classnames))
+        unused = [name for name in own if name not in known]
+        raise DataError(
+            f"no prompts for {len(missing)} of {len(classnames)} classes "
+            f"({', '.join(map(repr, missing[:8]))}); prompts of no class: "
+            f"{', '.join(map(repr, unused[:8])) or 'none'}"
+        )
+    return [tuple(fill(text, name) for text in own[normal_form(name)]) for name in classnames]
+
+
+def normal_form(text: str) -> str:
+    """Text in Unicode NFC, so that names match however a file system stored them."""
+    return unicodedata.normalize("NFC", text)
+
+
 def read_templates(path: str | Path) -> tuple[str, ...]:
     """Templates from a file: one a line, or a JSON list of strings.
 
     Raises:
         DataError: The file cannot be read, is empty, or a template has no ``{c}``.
     """
+    found = read_prompts(path)
+    if isinstance(found, dict):
+        raise DataError(f"{path}: expected a JSON list of strings")
+    return found
+
+
+def read_prompts(path: str | Path) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
+    """Templates as `read_templates`, or a JSON object of class name to its prompts (CuPL's form).
+
+    Raises:
+        DataError: The file cannot be read or is empty, a template has no ``{c}``, or a class no
+            prompt.
+    """
     path = Path(path)
     text = read_text(path)
-    if path.suffix == ".json":
-        try:
-            found = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}: not valid JSON ({error})") from error
-        if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
-            raise DataError(f"{path}: expected a JSON list of strings")
-    else:
-        found = [line.strip() for line in text.splitlines() if line.strip()]
+    if path.suffix != ".json":
+        return check_templates(
+            [line.strip() for line in text.splitlines() if line.strip()], where=str(path)
+        )
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: not valid JSON ({error})") from error
+    if isinstance(found, dict) and all(isinstance(item, list) for item in found.values()):
+        return check_prompts(found, where=str(path))
+    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+        raise DataError(
+            f"{path}: expected a JSON list of strings, or an object of class to prompts"
+        )
     return check_templates(found, where=str(path))
 
 

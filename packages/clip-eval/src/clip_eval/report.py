@@ -11,13 +11,36 @@ from clip_eval.confusion_table import render_confusions
 from clip_eval.results import ClassScore, Result
 from clip_eval.sample_pictures import Picture, data_address, load_pictures
 from clip_eval.samples import Source
-from clip_eval.table import percent
+from clip_eval.table import metric_name, percent
 
 CURVES_FILE = "curves.png"
 MANY_CLASSES = 60
 SHOWN_CLASSES = 30
 SHOWN_SKIPPED = 50
 LONG_NAME = 28
+TITLES = {
+    "zeroshot_classification": "zero-shot classification",
+    "zeroshot_multilabel": "zero-shot classification, several classes an image",
+    "zeroshot_retrieval": "zero-shot retrieval",
+    "linear_probe": "linear probe",
+    "knn": "nearest neighbours",
+    "image_caption_selection": "choice of the caption",
+}
+METHODS = {
+    "zeroshot_classification": "Each class is the mean of its prompts' normalised embeddings; an "
+    "image is given the class of highest cosine similarity. Probabilities are a softmax over the "
+    "classes at the model's own scale.",
+    "zeroshot_multilabel": "Images are ranked for each class by cosine similarity to the mean of "
+    "its prompts' normalised embeddings; the number is the mean of the classes' average precision.",
+    "zeroshot_retrieval": "Captions look for their image and images for any of their captions, by "
+    "cosine similarity; a hit is a right one among the first k. Ties count against the model.",
+    "linear_probe": "A multinomial logistic regression on frozen, normalised image features of the "
+    "training set, its penalty chosen on a held-out part of it.",
+    "knn": "The nearest training images by cosine similarity vote, weighted by "
+    "exp(similarity / 0.07).",
+    "image_caption_selection": "A group is right if each of its images is nearer to its own "
+    "caption than to the others (right caption), and each caption to its own image (right image).",
+}
 
 
 def render_report(
@@ -76,9 +99,11 @@ def page(title: str, parts: Iterable[str]) -> str:
 
 
 def _headline(result: Result) -> str:
-    accuracy, interval = result.metrics["acc1"], result.ci95["acc1"]
-    label = ""
-    marks = [_mark("tick", result.chance, f"chance {percent(result.chance)}", "over")]
+    metric = result.main_metric
+    accuracy, interval = result.metrics.get(metric), result.ci95.get(metric)
+    label, marks = "", []
+    if result.chance is not None:
+        marks = [_mark("tick", result.chance, f"chance {percent(result.chance)}", "over")]
     if accuracy is not None and interval is not None:
         low, high = interval
         label = f"95 % interval {percent(low)} – {percent(high)}"
@@ -92,10 +117,12 @@ def _headline(result: Result) -> str:
         '<span class="label under" style="right:0">100 %</span>'
     )
     return f"""<h1>{escape(result.model)}</h1>
-<p class="soft">zero-shot classification of <b>{escape(result.dataset)}</b></p>
+<p class="soft">{TITLES.get(result.task, result.task)}: <b>{escape(result.dataset)}</b></p>
 <div class="card headline">
-<div class="big">{percent(accuracy)}<small>of {result.n:,} images right · {label}</small></div>
-<div class="scale" role="img" aria-label="accuracy {percent(accuracy)}, {label}, chance \
+<div class="big">{percent(accuracy)}<small>{escape(metric_name(metric))} · {result.n:,} images · \
+{label}</small></div>
+<div class="scale" role="img" aria-label="{escape(metric_name(metric))} \
+{percent(accuracy)}, {label}, chance \
 {percent(result.chance)}"><div class="track"></div>{"".join(marks)}{ends}</div>
 </div>"""
 
@@ -113,11 +140,14 @@ def _tiles(result: Result) -> str:
     tiles = [
         (f"{result.n:,}", "images used"),
         (f"{result.n_skipped:,}", "skipped"),
-        (f"{result.n_classes:,}", "classes"),
-        (percent(result.chance), "chance"),
-        (percent(result.metrics["acc5"]), "top 5"),
-        (percent(result.metrics["mean_per_class_recall"]), "mean per class"),
         (speed, "images/s"),
+    ]
+    if result.n_classes:
+        tiles.insert(2, (f"{result.n_classes:,}", "classes"))
+    tiles += [
+        (percent(value), metric_name(name))
+        for name, value in result.metrics.items()
+        if name != result.main_metric
     ]
     cells = "".join(f'<div class="tile"><b>{v}</b><span>{name}</span></div>' for v, name in tiles)
     return f'<div class="tiles">{cells}</div>'
@@ -132,7 +162,7 @@ def _notes(result: Result) -> str:
 
 
 def _samples(result: Result, pictures: Sequence[Picture], seed: int) -> str:
-    if not pictures:
+    if not pictures or not result.classnames:
         return ""
     wrong = [p for p in pictures if not p.prediction.correct]
     right = [p for p in pictures if p.prediction.correct]
@@ -189,6 +219,8 @@ def _curves(run_directory: Path | None) -> str:
 
 
 def _classes(result: Result) -> str:
+    if not result.per_class:
+        return ""
     scores = sorted(result.per_class, key=lambda s: (s.accuracy is None, s.accuracy or 0.0, s.name))
     shown = scores if len(scores) <= MANY_CLASSES else scores[:SHOWN_CLASSES]
     order = "lowest first"
@@ -221,15 +253,16 @@ def _method(result: Result) -> str:
         f"<tr><td>{escape(key.replace('_', ' '))}</td><td><code>{escape(value)}</code></td></tr>"
         for key, value in settings
     )
-    prompts = "".join(f"<p><code>{escape(t)}</code></p>" for t in result.templates[:20])
-    more = len(result.templates) - 20
+    templates = list(result.templates)
+    prompts = "".join(f"<p><code>{escape(t)}</code></p>" for t in templates[:20])
+    if prompts:
+        prompts = f"<h3>Templates</h3>{prompts}"
+    more = len(templates) - 20
     prompts += f'<p class="soft">and {more} more</p>' if more > 0 else ""
     return f"""<h2>How it was measured</h2>
 <div class="columns">
-<div class="card"><p>Each class is the mean of its prompts' normalised embeddings; an image is given
-the class of highest cosine similarity. Probabilities are a softmax over the {result.n_classes:,}
-classes at the model's own scale. The interval is Wilson's for {result.n:,} images; it does not
-speak of other data or other trainings.</p><h3>Templates</h3>{prompts}</div>
+<div class="card"><p>{METHODS.get(result.task, "")} The interval speaks of these {result.n:,}
+images; it does not speak of other data or other trainings.</p>{prompts}</div>
 <div class="card"><table>{rows}</table></div>
 </div>"""
 

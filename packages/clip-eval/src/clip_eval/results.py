@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+BENCHMARK_TASK = {"zeroshot_multilabel": "zeroshot_classification"}
+"""CLIP_benchmark's name of a task, where it differs from ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,41 +77,56 @@ class Result:
     Attributes:
         dataset: Name of the data.
         model: Name of the model.
-        metrics: ``acc1``, ``acc5`` (None with fewer than five classes) and
-            ``mean_per_class_recall``.
+        metrics: By name, None where there is no number: ``acc1``, ``acc5`` (None with fewer than
+            five classes) and ``mean_per_class_recall`` for classification.
         n: Samples that count in the metrics.
         n_skipped: Samples that could not be used.
         skipped: Each of them, with its reason.
-        ci95: Wilson 95 % interval of ``acc1`` and ``acc5``.
-        chance: 1 / number of classes.
-        classnames: Class names in label order.
-        templates: The caption templates used.
+        ci95: 95 % interval of the metrics: Wilson's for shares, a bootstrap for average precision.
+        chance: What guessing gives: 1 / number of classes for classification.
+        classnames: Class names in label order, where there are classes.
+        templates: The caption templates used, or the prompts of each class.
         per_class: Scores in label order.
         confusions: The most frequent mistakes.
         faults: Damage to the data set found while listing it, one line each.
         warnings: What the reader of the numbers should know.
         seconds: Wall time.
-        predictions: Per sample, where kept; not part of the JSON.
+        predictions: Per sample of a classification, where kept; not part of the JSON.
+        records: Per query of another task, where kept; not part of the JSON.
+        details: What else belongs to the task, such as the penalty of a linear probe.
+        content: Hash of the samples: images, labels, captions, order.
+        language: Of the prompts.
+        cost: Parameters, operations and latency of the model, where measured.
     """
 
-    dataset: str
-    model: str
+    task: str = "zeroshot_classification"
+    dataset: str = ""
+    model: str = ""
     metrics: dict[str, float | None]
     n: int
-    n_skipped: int
-    skipped: tuple[Skipped, ...]
-    ci95: dict[str, tuple[float, float] | None]
-    chance: float
-    classnames: tuple[str, ...]
-    templates: tuple[str, ...]
-    per_class: tuple[ClassScore, ...]
-    confusions: tuple[Confusion, ...]
+    n_skipped: int = 0
+    skipped: tuple[Skipped, ...] = ()
+    ci95: dict[str, tuple[float, float] | None] = field(default_factory=dict)
+    chance: float | None = None
+    classnames: tuple[str, ...] = ()
+    templates: tuple[str, ...] | dict[str, tuple[str, ...]] = ()
+    per_class: tuple[ClassScore, ...] = ()
+    confusions: tuple[Confusion, ...] = ()
     faults: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
     predictions: tuple[Prediction, ...] | None = None
-    task: str = "zeroshot_classification"
+    records: tuple[dict[str, Any], ...] | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+    content: str = ""
+    language: str = "en"
+    cost: dict[str, Any] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def main_metric(self) -> str:
+        """Name of the metric the result is known by: the first."""
+        return next(iter(self.metrics), "")
 
     @property
     def n_classes(self) -> int:
@@ -122,9 +139,9 @@ class Result:
             "dataset": self.dataset,
             "model": self.model,
             "pretrained": self.settings.get("model_path", ""),
-            "task": self.task,
+            "task": BENCHMARK_TASK.get(self.task, self.task),
             "metrics": self.metrics,
-            "language": "en",
+            "language": self.language,
             "schema_version": SCHEMA_VERSION,
             "n": self.n,
             "n_skipped": self.n_skipped,
@@ -137,15 +154,19 @@ class Result:
             "faults": list(self.faults),
             "warnings": list(self.warnings),
             "classnames": list(self.classnames),
-            "templates": list(self.templates),
+            "templates": self.templates,
+            "details": self.details,
+            "content": self.content,
             "seconds": self.seconds,
             "images_per_second": self.n / self.seconds if self.seconds else None,
+            "cost": self.cost,
             "settings": self.settings,
         }
         return {key: _finite(value) for key, value in record.items()}
 
     def prediction_records(self) -> Iterator[dict[str, Any]]:
         """One plain record per kept prediction, with names instead of numbers."""
+        yield from self.records or ()
         for prediction in self.predictions or ():
             yield {
                 "key": prediction.key,

@@ -1,0 +1,113 @@
+"""Embeddings kept on disk by content hash: of an image's bytes, or of a group of prompts.
+
+A row belongs to what made it (weights, tokenizer or preprocessing, precision), which names the
+directory, and to what was embedded, whose hash names the row.  Nothing goes stale: other weights
+are another directory, an edited image is another row.  D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+DIGEST_BYTES = 16
+ROWS_PER_FILE = 4096
+
+
+def digest_of(*parts: str | bytes) -> bytes:
+    """A hash of the parts and of where each ends."""
+    found = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        found.update(len(data).to_bytes(8, "little"))
+        found.update(data)
+    return found.digest()
+
+
+def image_digest(image: bytes | Image.Image) -> bytes:
+    """A hash of an encoded image's bytes, or of a decoded image's pixels."""
+    if isinstance(image, Image.Image):
+        return digest_of(image.mode, str(image.size), image.tobytes())
+    return digest_of(bytes(image))
+
+
+class EmbeddingStore:
+    """Rows of float32 by digest, in files that are written once and only read afterwards.
+
+    A file that is cut or foreign is ignored: its rows are computed again.
+
+    Args:
+        directory: Holds the files; made at the first write.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        self._rows: dict[bytes, np.ndarray] = {}
+        self._new: list[tuple[bytes, np.ndarray]] = []
+        for path in sorted(self.directory.glob("*.npy")):
+            try:
+                table = np.load(path, mmap_mode="r", allow_pickle=False)
+                features = table["feature"]
+            except (OSError, ValueError, IndexError, KeyError, EOFError):
+                continue
+            self._rows.update(
+                (digest.tobytes(), row)
+                for digest, row in zip(table["digest"], features, strict=True)
+            )
+
+    def __len__(self) -> int:
+        """How many embeddings are known."""
+        return len(self._rows)
+
+    def __contains__(self, digest: bytes) -> bool:
+        """Whether the embedding of that digest is known."""
+        return digest in self._rows
+
+    def digests(self) -> frozenset[bytes]:
+        """All that are known."""
+        return frozenset(self._rows)
+
+    def get(self, digests: Sequence[bytes]) -> Tensor:
+        """The rows of known digests, (N, D) float32."""
+        return torch.from_numpy(np.stack([self._rows[digest] for digest in digests]))
+
+    def add(self, digests: Iterable[bytes], rows: Tensor) -> None:
+        """Keep new rows (N, D); rows that are not finite are not kept."""
+        values = rows.detach().float().cpu().numpy()
+        for digest, row in zip(digests, values, strict=True):
+            if digest not in self._rows and np.isfinite(row).all():
+                self._rows[digest] = row
+                self._new.append((digest, row))
+        if len(self._new) >= ROWS_PER_FILE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is new, in one step."""
+        if not self._new:
+            return
+        width = len(self._new[0][1])
+        kind = np.dtype([("digest", np.uint8, DIGEST_BYTES), ("feature", np.float32, width)])
+        table = np.zeros(len(self._new), dtype=kind)
+        table["digest"] = [np.frombuffer(digest, np.uint8) for digest, _ in self._new]
+        table["feature"] = [row for _, row in self._new]
+        self.directory.mkdir(parents=True, exist_ok=True)
+        name = uuid.uuid4().hex
+        temporary = self.directory / f".{name}.tmp"
+        with temporary.open("wb") as file:
+            np.save(file, table)
+        os.replace(temporary, self.directory / f"{name}.npy")
+        self._new.clear()
+
+
+def cache_directory() -> Path:
+    """Where embeddings are kept unless told otherwise."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "clip-eval" / "embeddings"

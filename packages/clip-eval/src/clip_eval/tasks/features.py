@@ -1,0 +1,55 @@
+"""Features and labels to learn from: the training set of a probe.  N samples, D width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clip_eval.loading import ImageBatch
+from clip_eval.results import Result
+from clip_eval.tasks.task import checked_label
+
+
+class LabelledFeature(NamedTuple):
+    """One sample: its features (D,) and its label."""
+
+    feature: NDArray[np.float32]
+    label: int
+
+
+class CollectFeatures:
+    """Keeps the features of labelled images; those that are not finite are left out."""
+
+    def __init__(self, n_classes: int) -> None:
+        self.n_classes = n_classes
+
+    def rows(self, batch: ImageBatch, features: Tensor) -> list[LabelledFeature]:
+        """The batch's features and labels."""
+        return [
+            LabelledFeature(feature, checked_label(sample, self.n_classes))
+            for sample, feature in zip(batch.samples, features.cpu().numpy(), strict=True)
+            if np.isfinite(feature).all()
+        ]
+
+    def result(self, rows: Sequence[LabelledFeature]) -> Result:
+        """Only how many there are."""
+        return Result(task="features", metrics={}, n=len(rows))
+
+
+def stack(rows: Sequence[LabelledFeature]) -> tuple[Tensor, Tensor]:
+    """Features (N, D) and labels (N,)."""
+    features = torch.from_numpy(np.stack([row.feature for row in rows]))
+    return features, torch.tensor([row.label for row in rows])
+
+
+def few_shots(labels: Tensor, shots: int, seed: int) -> Tensor:
+    """Positions of ``shots`` samples of each class, drawn by the seed, in order."""
+    draw = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=draw)
+    taken = [order[labels[order] == label][:shots] for label in sorted(set(labels.tolist()))]
+    return torch.cat(taken).sort().values

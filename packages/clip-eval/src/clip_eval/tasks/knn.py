@@ -1,0 +1,88 @@
+"""Classification by the nearest training images.  B batch, C classes, D width, K neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from clip_eval.loading import ImageBatch
+from clip_eval.results import Prediction, Result
+from clip_eval.tasks.classify import MAX_GUESSES, classification_result
+from clip_eval.tasks.task import checked_label
+
+TEMPERATURE = 0.07
+IMAGES_AT_ONCE = 16384
+
+
+def vote(
+    features: Tensor,
+    train: Tensor,
+    labels: Tensor,
+    n_classes: int,
+    *,
+    k: int,
+    temperature: float = TEMPERATURE,
+) -> Tensor:
+    """Share of the vote of each class (B, C): each neighbour votes exp(similarity / temperature).
+
+    Wu et al. 2018 (arXiv 1805.01978), section 3.4.
+
+    Args:
+        features: Unit vectors (B, D).
+        train: Unit vectors (N, D).
+        labels: Of the training images (N,).
+        n_classes: C.
+        k: How many neighbours vote; all if there are fewer.
+        temperature: Small ones listen to the nearest.
+    """
+    values, owners = [], []
+    for start in range(0, len(train), IMAGES_AT_ONCE):
+        part = features @ train[start : start + IMAGES_AT_ONCE].T  # (B, part)
+        best = part.topk(min(k, part.shape[1]), dim=1)
+        values.append(best.values)
+        owners.append(labels[best.indices + start])
+    similarity, owner = torch.cat(values, dim=1), torch.cat(owners, dim=1)
+    best = similarity.topk(min(k, similarity.shape[1]), dim=1)
+    weights = (best.values / temperature).softmax(dim=1)  # (B, K)
+    shares = features.new_zeros(len(features), n_classes)
+    return shares.scatter_add_(1, owner.gather(1, best.indices), weights)
+
+
+class NearestNeighbours:
+    """Classification by a vote of the nearest training images.
+
+    Args:
+        names: Class names in label order.
+        train: Unit vectors (N, D), on the device of the features.
+        labels: Of the training images (N,), on the same device.
+        k: How many vote.
+    """
+
+    def __init__(self, names: Sequence[str], train: Tensor, labels: Tensor, *, k: int = 20) -> None:
+        self.names, self.train, self.labels, self.k = tuple(names), train, labels, k
+
+    def rows(self, batch: ImageBatch, features: Tensor) -> list[Prediction]:
+        """The classes with most of the vote."""
+        if not batch.samples:
+            return []
+        shares = vote(features, self.train, self.labels, len(self.names), k=self.k)
+        best = shares.topk(min(MAX_GUESSES, len(self.names)), dim=1)
+        finite = shares.isfinite().all(dim=1).tolist()
+        return [
+            Prediction(
+                index=sample.index,
+                key=sample.key,
+                label=checked_label(sample, len(self.names)),
+                guesses=tuple(classes) if good else (),
+                probabilities=tuple(shares_of) if good else (),
+            )
+            for sample, classes, shares_of, good in zip(
+                batch.samples, best.indices.tolist(), best.values.tolist(), finite, strict=True
+            )
+        ]
+
+    def result(self, rows: Sequence[Prediction]) -> Result:
+        """Top-k accuracy, mean per-class recall, each class, the confusions."""
+        return classification_result(rows, self.names, task="knn", prefix="knn_")

@@ -1,0 +1,142 @@
+"""A linear classifier on frozen features: multinomial logistic regression.
+
+Solved to convergence by L-BFGS in float64, as scikit-learn does, so that the number has no learning
+rate in it.  N samples, C classes, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from clip_eval.faults import EvaluationError
+from clip_eval.results import Prediction, Result
+from clip_eval.tasks.classify import Classify
+
+COARSE = tuple(10.0**power for power in range(-6, 4))
+FINE_STEPS = (10**-0.5, 10**-0.25, 10**0.25, 10**0.5)
+TOLERANCE = 1e-7
+MAX_STEPS = 1000
+
+
+class Probe(NamedTuple):
+    """Weights (C, D), bias (C,) and the penalty they were found with."""
+
+    weight: Tensor
+    bias: Tensor
+    penalty: float
+
+
+def fit_probe(
+    features: Tensor, labels: Tensor, n_classes: int, penalty: float, start: Probe | None = None
+) -> Probe:
+    """The minimum of mean cross-entropy + penalty / 2 · |W|².
+
+    scikit-learn's ``C`` is ``1 / (N · penalty)``; the bias is not penalised.
+
+    Args:
+        features: (N, D).
+        labels: (N,).
+        n_classes: C.
+        penalty: Weight decay.
+        start: Where to begin.
+    """
+    x, y = features.double(), labels
+    weight = x.new_zeros(n_classes, x.shape[1]) if start is None else start.weight.double().clone()
+    bias = x.new_zeros(n_classes) if start is None else start.bias.double().clone()
+    weight.requires_grad_()
+    bias.requires_grad_()
+    solver = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=MAX_STEPS,
+        tolerance_grad=TOLERANCE,
+        tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
+    )
+
+    def loss() -> Tensor:
+        solver.zero_grad()
+        value = cross_entropy(x @ weight.T + bias, y) + penalty / 2 * weight.square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    with torch.enable_grad():
+        solver.step(loss)  # type: ignore[no-untyped-call]
+    return Probe(weight.detach(), bias.detach(), penalty)
+
+
+def choose_penalty(
+    features: Tensor, labels: Tensor, n_classes: int, *, validation: float = 0.2, seed: int = 0
+) -> float:
+    """The penalty with the best accuracy on a held-out part: powers of ten, then between them.
+
+    Args:
+        features: (N, D).
+        labels: (N,).
+        n_classes: C.
+        validation: Share held out of each class; a class of one sample stays in the training part.
+        seed: Which samples are held out.
+    """
+    held = _held_out(labels, validation, seed)
+    if not held.any():
+        raise EvaluationError(
+            f"a linear probe needs two samples of some class to choose its penalty, got "
+            f"{len(labels)} samples of {len(set(labels.tolist()))} classes"
+        )
+    score: dict[float, float] = {}
+    last: Probe | None = None
+
+    def try_all(penalties: Sequence[float]) -> float:
+        nonlocal last
+        for penalty in sorted(penalties, reverse=True):  # from smooth to sharp, each from the last
+            if penalty not in score:
+                last = fit_probe(features[~held], labels[~held], n_classes, penalty, last)
+                logits = features[held].double() @ last.weight.T + last.bias
+                score[penalty] = float((logits.argmax(dim=1) == labels[held]).double().mean())
+        return max(score, key=lambda penalty: (score[penalty], penalty))
+
+    best = try_all(COARSE)
+    last = None
+    return try_all([best * step for step in FINE_STEPS])
+
+
+def _held_out(labels: Tensor, share: float, seed: int) -> Tensor:
+    """Which samples are held out (N,): a share of each class, at least one where there are two."""
+    draw = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=draw)
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for label in sorted(set(labels.tolist())):
+        own = order[labels[order] == label]
+        count = max(1, round(share * len(own))) if len(own) > 1 else 0
+        held[own[:count]] = True
+    return held
+
+
+class LinearProbe(Classify):
+    """Classification by a probe.
+
+    Args:
+        names: Class names in label order.
+        probe: Fitted on the training set.
+        device: Of the features.
+    """
+
+    def __init__(self, names: Sequence[str], probe: Probe, device: torch.device) -> None:
+        super().__init__(
+            names,
+            probe.weight.float().to(device),
+            scale=1.0,
+            bias=probe.bias.float().to(device),
+            task="linear_probe",
+            prefix="lp_",
+        )
+        self.penalty = probe.penalty
+
+    def result(self, rows: Sequence[Prediction]) -> Result:
+        """As of `Classify`, with the penalty."""
+        return replace(super().result(rows), details={"penalty": self.penalty})

@@ -1,0 +1,112 @@
+"""Images with several classes each: average precision per class.
+
+Legend: B batch, C classes, D width, N samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clip_eval.faults import EvaluationError
+from clip_eval.loading import ImageBatch
+from clip_eval.metrics import average_precision, mean_average_precision_interval
+from clip_eval.results import ClassScore, Result
+
+
+class ScoredImage(NamedTuple):
+    """An image's classes and its score for each class (C,)."""
+
+    key: str
+    targets: tuple[int, ...]
+    scores: NDArray[np.float32]
+
+
+class MultiLabel:
+    """Ranks the images for each class.
+
+    Args:
+        names: Class names in label order.
+        classifier: Class directions (C, D), on the device of the features.
+    """
+
+    def __init__(self, names: Sequence[str], classifier: Tensor) -> None:
+        self.names, self.classifier = tuple(names), classifier
+
+    def rows(self, batch: ImageBatch, features: Tensor) -> list[ScoredImage]:
+        """Similarity of each image to each class."""
+        if not batch.samples:
+            return []
+        scores = (features @ self.classifier.T).cpu().numpy()  # (B, C)
+        return [
+            ScoredImage(sample.key, self._targets(sample.key, sample.targets), row)
+            for sample, row in zip(batch.samples, scores, strict=True)
+        ]
+
+    def _targets(self, key: str, targets: tuple[int, ...] | None) -> tuple[int, ...]:
+        if targets is None:
+            raise EvaluationError(f"{key} does not say which of several classes it has")
+        wrong = [label for label in targets if not 0 <= label < len(self.names)]
+        if wrong:
+            raise EvaluationError(
+                f"{key} has label {wrong[0]}, but there are {len(self.names)} class names; "
+                "check the class list"
+            )
+        return targets
+
+    def result(self, rows: Sequence[ScoredImage]) -> Result:
+        """Mean average precision; classes without a positive are not in the mean."""
+        classes = len(self.names)
+        scores = np.stack([row.scores for row in rows]) if rows else np.zeros((0, classes))
+        finite: NDArray[np.bool_] = np.atleast_1d(np.isfinite(scores).all(axis=1))
+        scores = np.where(finite[:, None], scores, -np.inf)  # ranked behind all others
+        truth = np.zeros((len(rows), classes), dtype=bool)
+        for row, target in zip(rows, truth, strict=True):
+            target[list(row.targets)] = True
+        each = [average_precision(scores[:, c], truth[:, c]) for c in range(classes)]
+        present = [value for value in each if value is not None]
+        mean = float(np.mean(present)) if present else None
+        parity = sum(present) / classes
+        warnings = []
+        if len(present) < classes:
+            warnings.append(
+                f"{classes - len(present)} of {classes} classes have no image and are not in the "
+                "mean; mean_average_precision_all counts each of them as 0"
+            )
+        if not finite.all():
+            warnings.append(
+                f"{int((~finite).sum())} samples have embeddings that are not finite; they are "
+                "ranked last"
+            )
+        share = truth.mean(axis=0) if rows else np.zeros(classes)
+        return Result(
+            task="zeroshot_multilabel",
+            metrics={"mean_average_precision": mean, "mean_average_precision_all": parity},
+            n=len(rows),
+            ci95={"mean_average_precision": mean_average_precision_interval(scores, truth)},
+            chance=float(share[share > 0].mean()) if present else None,
+            classnames=self.names,
+            per_class=tuple(
+                ClassScore(name=name, n=int(n), correct=0, accuracy=value)
+                for name, n, value in zip(self.names, truth.sum(axis=0), each, strict=True)
+            ),
+            warnings=tuple(warnings),
+            records=tuple(_record(row, self.names) for row in rows),
+        )
+
+
+def _record(row: ScoredImage, names: Sequence[str]) -> dict[str, object]:
+    best = torch.from_numpy(row.scores).topk(min(5, len(names))).indices.tolist()
+    own = average_precision(row.scores, np.isin(np.arange(len(names)), row.targets))
+    return {
+        "key": row.key,
+        "labels": [names[label] for label in row.targets],
+        "guesses": [names[label] for label in best],
+        "average_precision": own,
+        "correct": best[0] in row.targets,
+    }

@@ -1,0 +1,57 @@
+"""What a task is: rows as batches come in, and one result from all rows.  B batch, D width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, get_args
+
+from torch import Tensor
+
+from clip_eval.faults import EvaluationError
+from clip_eval.loading import ImageBatch, LoadedSample
+from clip_eval.results import Result
+
+TaskName = Literal["auto", "classify", "multilabel", "retrieval", "linear-probe", "knn", "select"]
+TASKS: tuple[str, ...] = get_args(TaskName)
+
+MAIN_METRIC = {
+    "zeroshot_classification": "acc1",
+    "zeroshot_retrieval": "image_retrieval_recall@1",
+    "linear_probe": "lp_acc1",
+    "knn": "knn_acc1",
+    "image_caption_selection": "acc",
+    "zeroshot_multilabel": "mean_average_precision",
+}
+"""The number a result is known by, for each ``task`` of a result."""
+
+
+class Task(Protocol):
+    """One model's part of an evaluation.
+
+    Rows are plain picklable values, so that several processes can make them; the result is a
+    function of all rows in the order of the source.
+    """
+
+    def rows(self, batch: ImageBatch, features: Tensor, /) -> list[Any]:
+        """What to keep of a batch with features (B, D)."""
+
+    def result(self, rows: Sequence[Any], /) -> Result:
+        """The metrics; what all tasks have in common is filled in by the caller."""
+
+
+def checked_label(sample: LoadedSample, n_classes: int) -> int:
+    """The label of a sample.
+
+    Raises:
+        EvaluationError: It has none, or one that no class name stands for.
+    """
+    if sample.label is None:
+        raise EvaluationError(
+            f"{sample.key} has no label; classification needs class folders or .cls files"
+        )
+    if not 0 <= sample.label < n_classes:
+        raise EvaluationError(
+            f"{sample.key} has label {sample.label}, but there are {n_classes} class names "
+            f"(labels 0 to {n_classes - 1}); check the class list"
+        )
+    return sample.label
