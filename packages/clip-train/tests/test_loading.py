@@ -11,7 +11,8 @@ import torch
 from clip_eval import DataError, open_source
 from clip_models import Preprocess, PreprocessConfig
 from clip_tokenizer import Tokenizer
-from clip_train import Config, SamplePlan
+from clip_train import Config
+from clip_train.build import make_plan
 from clip_train.loading import Batch, BatchReader
 from PIL import Image
 
@@ -21,7 +22,7 @@ def reader(config: Config, rank: int = 0, world: int = 1, **data: object) -> Bat
     source = open_source(config.data.train, templates=config.data.templates or None)
     return BatchReader(
         source,
-        SamplePlan(len(source), config.train.batch_size, config.train.seed),
+        make_plan(config, source),
         config,
         Preprocess(PreprocessConfig(size=48)),
         Tokenizer.from_bytes(context_length=48),
@@ -34,8 +35,8 @@ def assert_equal(one: Batch, other: Batch) -> None:
     assert one.step == other.step
     assert one.keys == other.keys
     assert one.faults == other.faults
-    for a, b in zip(one[1:5], other[1:5], strict=True):
-        assert torch.equal(a, b)
+    for name in ("images", "tokens", "caption_of", "uniform", "positions"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")

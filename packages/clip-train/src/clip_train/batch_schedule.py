@@ -29,7 +29,9 @@ class ScheduledBatch(NamedTuple):
 class BatchSchedule(Protocol):
     """Cuts every epoch of `num_samples` positions into batches."""
 
-    num_samples: int
+    @property
+    def num_samples(self) -> int:
+        """Positions in an epoch."""
 
     def steps_in(self, epoch: int) -> int:
         """Steps of one epoch."""
@@ -53,7 +55,7 @@ class ConstantBatches:
     batch_size: int
 
     def __post_init__(self) -> None:
-        _check_batch(self.num_samples, self.batch_size)
+        _check_batch(self.num_samples, self.batch_size, "train.batch_size =")
 
     def steps_in(self, epoch: int) -> int:
         """Steps of an epoch; all have the same number."""
@@ -124,7 +126,9 @@ class VariableBatches:
     def __post_init__(self) -> None:
         tables = [self.sizes, *(sizes for _, sizes in self.growth)]
         _check_batch(
-            self.num_samples, max(row.batch_size for sizes in tables for row in sizes.table())
+            self.num_samples,
+            max(row.batch_size for sizes in tables for row in sizes.table()),
+            "a batch of",
         )
 
     def sizes_in(self, epoch: int) -> BatchSizes:
@@ -176,9 +180,9 @@ def round_to_multiple(value: float, divisor: int) -> int:
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
-def _check_batch(num_samples: int, batch_size: int) -> None:
+def _check_batch(num_samples: int, batch_size: int, what: str) -> None:
     if num_samples < batch_size:
         raise ConfigError(
-            f"the training set has {num_samples} samples, fewer than a batch of {batch_size}; "
+            f"the training set has {num_samples} samples, fewer than {what} {batch_size}; "
             "choose a smaller train.batch_size"
         )

@@ -28,7 +28,9 @@ from clip_models import (
 )
 from clip_tokenizer import Tokenizer
 
+from clip_train.batch_schedule import ConstantBatches
 from clip_train.config import Config
+from clip_train.mixing import make_order
 from clip_train.model_settings import resolve_model
 from clip_train.plan import SamplePlan
 from clip_train.randomness import keyed_permutation
@@ -82,7 +84,7 @@ def build(config: Config, *, tokenizer: Tokenizer | None = None) -> Parts:
             f"augment.pad must be below the image size of {config.model.name}, "
             f"{clip_config.vision.image_size}, got {config.augment.pad}"
         )
-    plan = SamplePlan(len(source), config.train.batch_size, config.train.seed)
+    plan = make_plan(config, source)
     if tokenizer is None:
         tokenizer = make_tokenizer(config, source, clip_config.text.context_length)
     clip_config = _fit_text_tower(clip_config, tokenizer)
@@ -99,6 +101,19 @@ def build(config: Config, *, tokenizer: Tokenizer | None = None) -> Parts:
         total_steps=_total_steps(config, plan),
         device=device,
     )
+
+
+def make_plan(config: Config, source: Source) -> SamplePlan:
+    """Which samples of the source make which batch."""
+    data = config.data
+    order = make_order(
+        source,
+        data.weights,
+        seed=config.train.seed,
+        streams=data.shuffle_streams,
+        buffer=data.shuffle_buffer,
+    )
+    return SamplePlan(order, ConstantBatches(order.num_samples, config.train.batch_size))
 
 
 def choose_device(name: str) -> torch.device:

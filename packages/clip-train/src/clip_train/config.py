@@ -30,6 +30,23 @@ class DataConfig:
     captions, and the text tower computes each class once."""
     cache_images: bool = False
     """Decode every image once, at the model's size, and keep the pixels in memory."""
+    weights: tuple[float, ...] = ()
+    """Share of each source when `train` names several; empty means by their sizes."""
+    shuffle_streams: int = 32
+    """Sharded data: at any time samples come from about this many shards; see `shuffle_buffer`."""
+    shuffle_buffer: int = 65536
+    """Sharded data: this many samples of the streams are permuted at a time (their numbers, not
+    their pixels); data that fits is permuted as a whole."""
+    decode: Literal["scaled", "exact"] = "scaled"
+    """`scaled` decodes a JPEG at 1/2, 1/4 or 1/8 where the crop needs no more; `exact` in full."""
+    sort_by_length: bool = False
+    """Put a batch's samples in the order of their captions' lengths, so that micro-batches of
+    similar lengths can be cut shorter; which samples make a batch does not change."""
+    prefetch: int = 2
+    """Batches that each worker keeps ready."""
+    stall_seconds: float = 120.0
+    """Name the shard that a worker is stuck in when no batch came for so long; after five times
+    that the run stops.  Needs `workers` of 1 or more."""
     workers: int = 1
     """Processes that read and decode; 0 does it in the training process."""
     max_faults: int = 1000
@@ -38,6 +55,18 @@ class DataConfig:
     def __post_init__(self) -> None:
         for template in self.templates:
             _require("{c}" in template, f"templates need a {{c}} slot, got {template!r}")
+        _require(all(w > 0 for w in self.weights), f"weights must be positive, got {self.weights}")
+        _require(
+            self.shuffle_streams >= 1,
+            f"shuffle_streams must be 1 or more, got {self.shuffle_streams}",
+        )
+        _require(
+            self.shuffle_buffer >= 1, f"shuffle_buffer must be 1 or more, got {self.shuffle_buffer}"
+        )
+        _require(self.prefetch >= 1, f"prefetch must be 1 or more, got {self.prefetch}")
+        _require(
+            self.stall_seconds > 0, f"stall_seconds must be positive, got {self.stall_seconds}"
+        )
         _require(self.workers >= 0, f"workers must be 0 or more, got {self.workers}")
         _require(self.max_faults >= 0, f"max_faults must be 0 or more, got {self.max_faults}")
 

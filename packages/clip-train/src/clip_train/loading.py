@@ -8,27 +8,30 @@ at any step.
 from __future__ import annotations
 
 import signal
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from clip_eval import BadSample, DataError, Sample, Source, decode_image
+from clip_eval import BadSample, DataError, Sample, Source, source_place
 from clip_models import Preprocess
-from PIL import Image
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2 import functional as transforms
 
-from clip_train.augment import CROP_ATTEMPTS, crop_box
-from clip_train.config import AugmentConfig, Config
+from clip_train.augment import CROP_ATTEMPTS
+from clip_train.config import Config
 from clip_train.objectives import number_captions
+from clip_train.pixels import PixelReader
 from clip_train.plan import SamplePlan
 from clip_train.progress import progress_bar
 from clip_train.randomness import keyed_uniform
+from clip_train.stalls import ReadingBoard
 
 MAX_REPLACEMENTS = 100
+STALLS_TO_STOP = 5
 
 
 class TokenizerLike(Protocol):
@@ -49,7 +52,7 @@ class Batch(NamedTuple):
     """One step's input; pixels are not yet augmented on the device nor normalised."""
 
     step: int
-    images: Tensor  # uint8 (B, 3, S, S)
+    images: Tensor  # uint8 (B, 3, S, S), in channels-last memory
     tokens: Tensor  # int64 (U, T)
     caption_of: Tensor  # int64 (B,) row of `tokens` of each image
     uniform: Tensor  # float32 (B, 3) random numbers for augmentation on the device
@@ -63,25 +66,26 @@ class Batch(NamedTuple):
 class DecodedSource:
     """A source whose images are decoded once, at the model's size, and kept in memory."""
 
-    def __init__(self, source: Source, preprocess: Preprocess, *, progress: bool) -> None:
-        size = preprocess.config.size
-        self.pixels = torch.empty(len(source), 3, size, size, dtype=torch.uint8)
+    def __init__(self, reader: PixelReader, size: int, *, progress: bool) -> None:
+        count = len(reader.source)
+        self.size = size
+        self.pixels = torch.empty(count, size, size, 3, dtype=torch.uint8)
         self.samples: list[Sample | BadSample] = []
-        for index in progress_bar(range(len(source)), "decode", unit="img", show=progress):
+        for index in progress_bar(range(count), "decode", unit="img", show=progress):
             try:
-                sample, image = _read_image(source, index)
+                sample, pixels = reader.read(index, (), size)
             except BadSample as error:
                 self.samples.append(error)
             else:
-                self.pixels[index] = preprocess(image)
+                self.pixels.numpy()[index] = pixels
                 self.samples.append(replace(sample, image=b""))
 
-    def read(self, index: int) -> tuple[Sample, Tensor]:
-        """The sample (without its file) and its pixels, uint8 (3, S, S)."""
+    def read(self, index: int) -> tuple[Sample, NDArray[np.uint8]]:
+        """The sample (without its file) and its pixels (S, S, 3)."""
         sample = self.samples[index]
         if isinstance(sample, BadSample):
             raise sample
-        return sample, self.pixels[index]
+        return sample, self.pixels[index].numpy()
 
 
 class BatchReader(Dataset[Batch]):
@@ -108,47 +112,66 @@ class BatchReader(Dataset[Batch]):
         self.world = world
         self.plan = plan
         self.config = config
-        self.preprocess = preprocess
+        self.size = preprocess.config.size
         self.tokenizer = tokenizer
+        self.pixels = PixelReader(source, preprocess, config.augment, config.data)
+        self.board = ReadingBoard(config.data.workers)
         self.decoded = (
-            DecodedSource(source, preprocess, progress=progress)
+            DecodedSource(self.pixels, self.size, progress=progress)
             if config.data.cache_images
             else None
         )
 
     def __getitem__(self, step: int) -> Batch:
-        epoch, planned, indices = self.plan.batch(step)
-        seed = self.config.train.seed
+        epoch, planned, indices, size = self.plan.batch(step)
         share = rank_slice(len(planned), self.rank, self.world)
         positions, indices = planned[share], indices[share]  # (B,)
-        crops = keyed_uniform(seed, epoch, positions, "crop", 4 * CROP_ATTEMPTS)  # (B, ·)
+        side = size or self.size
+        crops = keyed_uniform(self._seed, epoch, positions, "crop", 4 * CROP_ATTEMPTS)  # (B, ·)
+        images = torch.empty(len(positions), side, side, 3, dtype=torch.uint8)
+        samples, faults = [], list[SampleFault]()
+        for row, position in enumerate(positions.tolist()):
+            index, uniform = int(indices[row]), crops[row].tolist()
+            sample, pixels = self._read(epoch, position, index, uniform, side, faults)
+            images.numpy()[row] = pixels
+            samples.append(sample)
         of_batch = self.config.data.template_choice == "batch"
         choosers = np.full_like(positions, planned[0]) if of_batch else positions
-        choice = keyed_uniform(seed, epoch, choosers, "caption")[:, 0]  # (B,)
-        images, captions, keys, faults = [], [], [], list[SampleFault]()
-        for row, position in enumerate(positions):
-            sample, pixels = self._read(
-                epoch, int(position), int(indices[row]), crops[row].tolist(), faults
-            )
-            images.append(pixels)
-            captions.append(sample.captions[int(choice[row] * len(sample.captions))])
-            keys.append(sample.key)
+        return self._collate(step, epoch, positions, choosers, samples, images, faults)
+
+    def _collate(
+        self,
+        step: int,
+        epoch: int,
+        positions: NDArray[np.int64],
+        choosers: NDArray[np.int64],
+        samples: list[Sample],
+        images: Tensor,
+        faults: list[SampleFault],
+    ) -> Batch:
+        """Choose and tokenise captions; `choosers` (B,) key the choice, images are (B, S, S, 3)."""
+        choice = keyed_uniform(self._seed, epoch, choosers, "caption")[:, 0]  # (B,)
+        captions = [
+            sample.captions[int(chosen * len(sample.captions))]
+            for sample, chosen in zip(samples, choice, strict=True)
+        ]
         distinct, caption_of = number_captions(
             captions, merge_equal=self.config.loss.kind == "multi_positive"
         )
-        uniform = torch.from_numpy(keyed_uniform(seed, epoch, positions, "shift", 3)).float()
-        tokens = self.tokenizer(distinct)
-        return Batch(
+        tokens = self.tokenizer(distinct)  # (U, T)
+        uniform = keyed_uniform(self._seed, epoch, positions, "shift", 3)  # (B, 3)
+        batch = Batch(
             step=step,
-            images=torch.stack(images),
+            images=images.permute(0, 3, 1, 2),
             tokens=tokens,
             caption_of=caption_of,
-            uniform=uniform,
-            keys=keys,
+            uniform=torch.from_numpy(uniform).float(),
+            keys=[sample.key for sample in samples],
             faults=faults,
             epoch=epoch,
             positions=torch.from_numpy(positions),
         )
+        return sort_by_length(batch) if self.config.data.sort_by_length else batch
 
     def _read(
         self,
@@ -156,12 +179,16 @@ class BatchReader(Dataset[Batch]):
         position: int,
         index: int,
         uniform: Sequence[float],
+        size: int,
         faults: list[SampleFault],
-    ) -> tuple[Sample, Tensor]:
+    ) -> tuple[Sample, NDArray[np.uint8]]:
         """The planned sample, or the first readable one of its fixed list of replacements."""
         for attempt in range(MAX_REPLACEMENTS):
             try:
-                return self._decode(index, uniform)
+                if self.decoded is not None and size == self.size:
+                    return self.decoded.read(index)
+                with self.board.reading(source_place(self.source, index)):
+                    return self.pixels.read(index, uniform, size)
             except BadSample as error:
                 faults.append(SampleFault(error.reason, str(error)))
             index = self.plan.replacement(epoch, position, attempt)
@@ -170,32 +197,55 @@ class BatchReader(Dataset[Batch]):
             f"such as {faults[-1].detail}"
         )
 
-    def _decode(self, index: int, uniform: Sequence[float]) -> tuple[Sample, Tensor]:
-        if self.decoded is not None:
-            sample, pixels = self.decoded.read(index)
-        else:
-            sample, image = _read_image(self.source, index)
-            pixels = _crop_or_fit(image, self.preprocess, self.config.augment, uniform)
-        if not sample.captions:
-            raise BadSample("no-caption", "neither a caption nor a class", sample.key)
-        return sample, pixels
-
     def batches(self, first: int, stop: int, *, pin_memory: bool) -> Iterator[Batch]:
-        """The batches of steps first … stop - 1, in order, read ahead by worker processes."""
-        workers = self.config.data.workers
+        """The batches of steps first … stop - 1, in order, read ahead by worker processes.
+
+        Raises:
+            DataError: The data cannot be used, or a worker is stuck or dead; the message says
+                where it was reading.
+        """
+        data = self.config.data
         loader = DataLoader(
             _Guarded(self),
             sampler=range(first, stop),
             batch_size=None,
-            num_workers=workers,
+            num_workers=data.workers,
             collate_fn=_identity,
             worker_init_fn=_ignore_interrupts,
             pin_memory=pin_memory,
+            prefetch_factor=data.prefetch if data.workers else None,
+            timeout=data.stall_seconds if data.workers else 0,
         )
-        for batch in loader:
+        waiting = iter(loader)
+        while (batch := self._next(waiting)) is not None:
+            yield batch
+
+    def _next(self, waiting: Iterator[Batch | DataError]) -> Batch | None:
+        """The next batch, however long it takes unless a single read is stuck; None at the end."""
+        seconds = self.config.data.stall_seconds
+        while True:
+            try:
+                batch = next(waiting, None)
+            except RuntimeError as error:  # torch's word for a timeout and for a dead worker
+                if "timed out" not in str(error):
+                    where = "; ".join(self.board.stuck(0)) or "nothing was being read"
+                    raise DataError(f"a data worker died ({error}); {where}") from error
+                stuck = self.board.stuck(STALLS_TO_STOP * seconds)
+                if stuck:
+                    raise DataError(
+                        f"the data has stalled: {'; '.join(stuck)}; make sure that it can be read, "
+                        "or raise data.stall_seconds"
+                    ) from None
+                where = "; ".join(self.board.stuck(0)) or "the workers are between two samples"
+                warnings.warn(f"no batch for {seconds:g} s: {where}", stacklevel=3)
+                continue
             if isinstance(batch, DataError):
                 raise batch
-            yield batch
+            return batch
+
+    @property
+    def _seed(self) -> int:
+        return self.config.train.seed
 
 
 class _Guarded(Dataset["Batch | DataError"]):
@@ -216,29 +266,21 @@ def rank_slice(length: int, rank: int, world: int) -> slice:
     return slice(length * rank // world, length * (rank + 1) // world)
 
 
-def _read_image(source: Source, index: int) -> tuple[Sample, Image.Image]:
-    """A sample and its RGB image; every error names the sample."""
-    sample = source.read(index)
-    try:
-        return sample, decode_image(sample.image)
-    except BadSample as error:
-        raise BadSample(error.reason, error.detail, sample.key) from None
-
-
-def _crop_or_fit(
-    image: Image.Image, preprocess: Preprocess, config: AugmentConfig, uniform: Sequence[float]
-) -> Tensor:
-    """Pixels uint8 (3, S, S): a random crop of the image, or the evaluation transform."""
-    if config.kind != "random_resized_crop":
-        return preprocess(image)
-    box = crop_box(image.width, image.height, uniform, config.scale)
-    size = preprocess.config.size
-    part = image.resize(
-        (size, size),
-        getattr(Image.Resampling, preprocess.config.interpolation.upper()),
-        box=(box.left, box.top, box.left + box.width, box.top + box.height),
+def sort_by_length(batch: Batch) -> Batch:
+    """The batch with its captions, and with them its samples, from short to long."""
+    ends = (batch.tokens != 0).int().flip(1).argmax(dim=1)  # (U,) padding after the last token
+    order = torch.argsort(ends, descending=True, stable=True)  # (U,)
+    rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+    caption_of = rank[batch.caption_of]  # (B,)
+    rows = torch.argsort(caption_of, stable=True)  # (B,)
+    return batch._replace(
+        images=batch.images[rows].contiguous(memory_format=torch.channels_last),
+        tokens=batch.tokens[order],
+        caption_of=caption_of[rows],
+        uniform=batch.uniform[rows],
+        keys=[batch.keys[row] for row in rows.tolist()],
+        positions=batch.positions[rows],
     )
-    return transforms.pil_to_tensor(part)
 
 
 def _identity(batch: Any) -> Any:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from clip_models import ConfigError
 from numpy.typing import NDArray
 
-from clip_train.randomness import keyed_bits, keyed_permutation
+from clip_train.batch_schedule import BatchSchedule
+from clip_train.order import SampleOrder
 
 
 class PlannedBatch(NamedTuple):
@@ -19,45 +18,33 @@ class PlannedBatch(NamedTuple):
     epoch: int
     positions: NDArray[np.int64]  # (B,) places in the epoch's order, the key of all randomness
     indices: NDArray[np.int64]  # (B,) samples of the source
+    image_size: int | None  # side in pixels; None means the model's own
 
 
 @dataclass(frozen=True)
 class SamplePlan:
-    """Every epoch is a new permutation of the source, cut into whole batches.
+    """An order of samples for every epoch, cut into batches.
 
-    The `num_samples % batch_size` samples left over at an epoch's end are not seen in that epoch;
-    they are other ones each time.
+    Attributes:
+        order: Which sample stands at which position.
+        schedule: Which positions make a batch, and at which image size.
     """
 
-    num_samples: int
-    batch_size: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.num_samples < self.batch_size:
-            raise ConfigError(
-                f"the training set has {self.num_samples} samples, fewer than "
-                f"train.batch_size = {self.batch_size}; choose a smaller batch"
-            )
+    order: SampleOrder
+    schedule: BatchSchedule
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in an epoch."""
-        return self.num_samples // self.batch_size
+        """Steps of the first epoch."""
+        return self.schedule.steps_in(0)
 
     def batch(self, step: int) -> PlannedBatch:
         """The samples of step `step`, counted from 0 over the whole run."""
-        epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
-        start = step_of_epoch * self.batch_size
-        positions = np.arange(start, start + self.batch_size)
-        return PlannedBatch(epoch, positions, _order(self, epoch)[positions])
+        epoch, start, count, image_size = self.schedule.batch(step)
+        positions = np.arange(start, start + count)
+        indices = self.order.indices(epoch, positions % self.order.num_samples)
+        return PlannedBatch(epoch, positions, indices, image_size)
 
     def replacement(self, epoch: int, position: int, attempt: int) -> int:
-        """The sample to take when the one at `position` cannot be read."""
-        bits = keyed_bits(self.seed, epoch, np.array([position]), f"replacement/{attempt}")
-        return int(bits[0, 0] % np.uint64(self.num_samples))
-
-
-@functools.lru_cache(maxsize=2)
-def _order(plan: SamplePlan, epoch: int) -> NDArray[np.int64]:
-    return keyed_permutation(plan.seed, epoch, plan.num_samples, "order")
+        """The sample to take when the one at `position` and `attempt` others cannot be read."""
+        return self.order.replacement(epoch, position % self.order.num_samples, attempt)

@@ -7,10 +7,14 @@ mixing function; it is computed for a whole batch at once.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 
 import numpy as np
 from numpy.typing import NDArray
+
+SORTED_LENGTH = 65536  # up to here a permutation is made whole
+FEISTEL_ROUNDS = 8
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -38,6 +42,42 @@ def keyed_permutation(seed: int, epoch: int, length: int, purpose: str) -> NDArr
     """A uniform permutation of range(length): the order of keyed words."""
     words = keyed_bits(seed, epoch, np.arange(length), purpose)[:, 0]
     return np.argsort(words, kind="stable")
+
+
+def permuted(
+    seed: int, epoch: int, positions: NDArray[np.int64], length: int, purpose: str
+) -> NDArray[np.int64]:
+    """Where a permutation of range(length) sends positions (P,), without making all of it.
+
+    Short ranges are permuted uniformly, as by `keyed_permutation`.  Long ones go through a Feistel
+    network over the next power of two, walked until it falls into the range (Black and Rogaway
+    2002): still each number once, in constant memory.
+    """
+    if length <= SORTED_LENGTH:
+        return _sorted_permutation(seed, epoch, length, purpose)[positions]
+    bits = (length - 1).bit_length()
+    keys = keyed_bits(seed, epoch, np.arange(FEISTEL_ROUNDS), purpose)[:, 0]
+    words = _feistel(positions.astype(np.uint64), bits, keys)
+    while (outside := words >= length).any():
+        words[outside] = _feistel(words[outside], bits, keys)
+    return words.astype(np.int64)
+
+
+@functools.lru_cache(maxsize=16)
+def _sorted_permutation(seed: int, epoch: int, length: int, purpose: str) -> NDArray[np.int64]:
+    return keyed_permutation(seed, epoch, length, purpose)
+
+
+def _feistel(words: NDArray[np.uint64], bits: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A permutation of all words of `bits` bits; the halves change places after each round."""
+    low = bits // 2
+    for key in keys:
+        high = bits - low
+        left, right = words >> np.uint64(low), words & np.uint64((1 << low) - 1)
+        left = left ^ (_mix(key ^ right) >> np.uint64(64 - high))
+        words = (right << np.uint64(high)) | left
+        low = high
+    return words
 
 
 def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
