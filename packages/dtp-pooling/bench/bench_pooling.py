@@ -26,14 +26,19 @@ CASES = [
 ]
 
 
-def dense(h: Tensor, boundaries: Tensor, null: Tensor) -> Tensor:
-    """Causal pool and unpool as weight matrices."""
+def dense(
+    h: Tensor,
+    boundaries: Tensor,
+    null: Tensor,
+    between: Callable[[Tensor], Tensor] = lambda segments: segments,
+) -> Tensor:
+    """Causal pool, what happens to the segments, and unpool, as weight matrices."""
     size = int(boundaries.detach().sum(1).max())
     distance = torch.arange(size, dtype=h.dtype) - (boundaries.cumsum(1) - boundaries)[..., None]
     down = (1 - distance) * (distance.detach() == 0)  # (B, L, S)
     down = down / (down.sum(1, keepdim=True) + 1e-9)
     segments = torch.einsum("bls,bld->bsd", down, h)
-    segments = torch.cat([null.expand(len(h), 1, -1), segments], dim=1)
+    segments = between(torch.cat([null.expand(len(h), 1, -1), segments], dim=1))
     distance = torch.arange(size + 1, dtype=h.dtype) - boundaries.cumsum(1)[..., None]
     up = (1 - distance) * (distance.detach() == 0)  # (B, L, S + 1)
     up = up / (up.sum(2, keepdim=True) + 1e-9)

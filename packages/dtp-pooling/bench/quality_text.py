@@ -53,7 +53,6 @@ BASE = TrainingConfig(
         shortened_layers=3,
         post_layers=1,
         dropout=0.0,
-        attention_dropout=0.0,
     ),
     batch_size=4,
     context=256,

@@ -72,6 +72,7 @@ def load_hourglass(
         post_layers=depths["post"],
         attention="relative",
         norm="post",
+        attention_dropout=0.1,
         boundaries=boundaries,
     )
     model = DynamicPoolingLM(config)

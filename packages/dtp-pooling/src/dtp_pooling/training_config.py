@@ -63,7 +63,8 @@ class TrainingConfig:
 
 
 _PUBLISHED = TrainingConfig(
-    model=LanguageModelConfig(attention="relative", norm="post"), precision="bfloat16"
+    model=LanguageModelConfig(attention="relative", norm="post", attention_dropout=0.1),
+    precision="bfloat16",
 )
 _CPU = TrainingConfig(
     model=LanguageModelConfig(
@@ -75,7 +76,6 @@ _CPU = TrainingConfig(
         shortened_layers=4,
         post_layers=1,
         dropout=0.0,
-        attention_dropout=0.0,
     ),
     steps=2000,
     context=512,
