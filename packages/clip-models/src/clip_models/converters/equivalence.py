@@ -36,6 +36,8 @@ def _flat(config: CLIPConfig) -> dict[str, Any]:
                 values[f"{name}.layer {index}"] = tuple(layer)
     if config.text.eot_token_id == config.text.vocab_size - 1:
         values.pop("text.eot_token_id")  # the largest id there is, which is found either way
+    if values.get("vision.class_token") is False:
+        values.pop("vision.class_position")
     if "init_logit_bias" in values:
         values["init_logit_bias"] = "present"
     return {

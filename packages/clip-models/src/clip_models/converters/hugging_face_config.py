@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -160,7 +161,6 @@ def _siglip(vision: Mapping[str, Any], text: Mapping[str, Any]) -> CLIPConfig:
             **_vision_arguments(vision),
             patch_bias=True,
             class_token=False,
-            class_position=False,
             pre_norm=False,
             readout="map",
             projection="none",
@@ -192,15 +192,20 @@ def _transformer_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     name = values["hidden_act"]
     if name not in _ACTIVATIONS:
         raise ConfigError(f"hidden_act must be one of {', '.join(_ACTIVATIONS)}, got {name!r}")
-    width, mlp_width = _integer(values, "hidden_size"), _integer(values, "intermediate_size")
     return {
-        "width": width,
+        "width": _integer(values, "hidden_size"),
         "num_layers": _integer(values, "num_hidden_layers"),
         "num_heads": _integer(values, "num_attention_heads"),
-        "mlp_width": None if mlp_width == 4 * width else mlp_width,
+        **_mlp_arguments(_integer(values, "hidden_size"), _integer(values, "intermediate_size")),
         "activation": _ACTIVATIONS[name],
         "layer_norm_eps": _number(values, "layer_norm_eps"),
     }
+
+
+def _mlp_arguments(width: int, mlp_width: int) -> dict[str, Any]:
+    """The ratio, rounded up to four digits as in open_clip's configs, where it gives the width."""
+    ratio = math.ceil(mlp_width / max(1, width) * 10_000) / 10_000
+    return {"mlp_ratio": ratio} if int(width * ratio) == mlp_width else {"mlp_width": mlp_width}
 
 
 def _transformer_values(config: TransformerConfig) -> dict[str, Any]:
