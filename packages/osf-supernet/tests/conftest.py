@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -220,7 +222,9 @@ def build():
 
     def make(name):
         torch.manual_seed(0)
-        model, inputs = BUILDERS[name]()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what other libraries warn of when imported
+            model, inputs = BUILDERS[name]()
         return randomise(model.double()), inputs
 
     return make

@@ -18,9 +18,9 @@ from typing import Any
 
 from torch import nn
 
-from osf_supernet.depth import module_path
 from osf_supernet.expressions import Compound, Expression, groups_in, parts_of, pattern_of, size_of
 from osf_supernet.graph import Graph
+from osf_supernet.tracing import module_path
 
 _OWN = {  # torch.nn class name → attribute → (parameter, axis)
     "Linear": {"in_features": ("weight", 1), "out_features": ("weight", 0)},
@@ -35,8 +35,8 @@ _OWN = {  # torch.nn class name → attribute → (parameter, axis)
 }
 _NAMES = (  # what an attribute's name suggests, as a pattern of kinds
     (r"(num|n).*heads?$|^heads$|^nhead", r"heads"),
-    (r"head_(dim|size)|d_kv|key_value_proj|d_head", r"head_dim"),
     (r"all_head|inner_dim|attn_dim|d_inner|inner", r"heads\*head_dim"),
+    (r"head_(dim|size)|d_kv|key_value_proj|d_head", r"head_dim"),
     (r"inter|ffn|mlp|d_ff|hidden_features", r"mlp|ssm_inner"),
     (r"embed|hidden|d_model|dim|width|channels|features|shape", r"embed|channel"),
     (r"group", r"heads_per_group"),
@@ -56,12 +56,18 @@ class Slot:
     candidates: tuple[Expression, ...]
 
     @property
-    def key(self) -> tuple[str, str, int | None]:
+    def key(self) -> Key:
         """What decisions are made for: every module of a class alike."""
         return (self.owner, self.attribute, self.entry)
 
+    @property
+    def own(self) -> Key:
+        """What a decision about this one module is made for."""
+        return (f"/{self.path}", self.attribute, self.entry)
 
-Decisions = dict[tuple[str, str, int | None], str | None]
+
+Key = tuple[str, str, int | None]
+Decisions = dict[Key, str | None]
 
 
 class AttributeTable:
@@ -78,7 +84,9 @@ class AttributeTable:
             if known is not None:
                 self.known[slot] = known
             else:
-                self.decisions.setdefault(slot.key, self._suggestion(slot))
+                suggestion = self._suggestion(slot)
+                if len(suggestion or "") >= len(self.decisions.get(slot.key) or ""):
+                    self.decisions[slot.key] = suggestion
 
     def values(self, sizes: Mapping[int, int]) -> dict[str, Any]:
         """`path.attribute` → value for the given group sizes, changed ones only."""
@@ -96,22 +104,30 @@ class AttributeTable:
             result[f"{path}.{attribute}" if path else attribute] = entries
         return result
 
-    def alternatives(self, groups: set[int], limit: int = 60) -> Iterator[Decisions]:
-        """Other decisions about attributes that might follow these groups, fewest changes first."""
-        options: dict[tuple[str, str, int | None], list[str | None]] = {}
+    def alternatives(
+        self, groups: set[int], limit: int = 60, *, single: bool = False
+    ) -> Iterator[Decisions]:
+        """Other decisions about attributes that might follow these groups, fewest changes first.
+
+        Decisions are for all modules of a class alike, or, with `single`, for one module.
+        """
+        options: dict[Key, list[str | None]] = {}
+        current: Decisions = {}
         for slot in self.slots:
             if slot in self.known:
                 continue
             affected = [e for e in slot.candidates if groups & set(groups_in(e))]
             patterns = [pattern_of(e, self.kinds) for e in affected]
             if patterns:
-                listed = options.setdefault(slot.key, [None])
+                key = slot.own if single else slot.key
+                current[key] = self.decisions.get(slot.own, self.decisions[slot.key])
+                listed = options.setdefault(key, [None])
                 listed += [p for p in patterns if p not in listed]
         changes = [
             (key, option)
             for key, listed in options.items()
             for option in listed
-            if option != self.decisions[key]
+            if option != current[key]
         ]
         count = 0
         for several in (1, 2, 3):
@@ -125,21 +141,30 @@ class AttributeTable:
     def _chosen(self, slot: Slot) -> Expression | None:
         if slot in self.known:
             return self.known[slot]
-        wanted = self.decisions[slot.key]
+        wanted = self.decisions.get(slot.own, self.decisions[slot.key])
         if wanted is None:
             return None
-        matching = [e for e in slot.candidates if pattern_of(e, self.kinds) == wanted]
-        return matching[0] if len(matching) == 1 else None
+        for pattern in _reduced(wanted):
+            matching = [e for e in slot.candidates if pattern_of(e, self.kinds) == pattern]
+            if matching:
+                return matching[0] if len(matching) == 1 else None
+        return None
 
     def _suggestion(self, slot: Slot) -> str | None:
         """The pattern that the attribute's name suggests, if a candidate has it."""
         patterns = [pattern_of(e, self.kinds) for e in slot.candidates]
         for name, wanted in _NAMES:
             if re.search(name, slot.attribute):
-                for pattern in patterns:
-                    if re.fullmatch(wanted, pattern):
-                        return pattern
+                return next((p for p in patterns if re.fullmatch(wanted, p)), None)
         return None
+
+
+def _reduced(pattern: str) -> list[str]:
+    """A product's pattern, then what is left of it where one of its factors is 1."""
+    factors = pattern.split("*")
+    if len(factors) == 1 or "(" in pattern:
+        return [pattern]
+    return [pattern, *("*".join(factors[:i] + factors[i + 1 :]) for i in range(len(factors)))]
 
 
 def set_entries(old: Any, entries: Mapping[int | None, int]) -> Any:

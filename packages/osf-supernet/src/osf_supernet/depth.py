@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from osf_supernet.propagation import Propagation, is_pointwise, operator_name
-from osf_supernet.tracing import Trace
+from osf_supernet.tracing import Trace, module_path
 
 _PASSING = {
     *("add", "layer_norm", "rms_norm", "to", "dropout", "clone", "contiguous", "alias"),
@@ -38,12 +38,6 @@ class DepthUnit:
     source: str
     result: str
     region: frozenset[str]
-
-
-def module_path(node: fx.Node) -> str:
-    """The innermost module a node was recorded in."""
-    stack = node.meta.get("nn_module_stack") or {}
-    return str(list(stack.values())[-1][0]) if stack else ""
 
 
 def region_of(trace: Trace, path: str) -> list[fx.Node]:

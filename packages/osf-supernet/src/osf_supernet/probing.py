@@ -70,10 +70,11 @@ class Prober:
             return None
         before = self.table.decisions
         settled = self._settled[-8:]
-        for decisions in self.table.alternatives({group.number}):
-            self.table.decisions = decisions
-            if self._try(config) is None and all(self._try(c) is None for c in settled):
-                return None
+        for single in (False, True):
+            for decisions in self.table.alternatives({group.number}, single=single):
+                self.table.decisions = decisions
+                if self._try(config) is None and all(self._try(c) is None for c in settled):
+                    return None
         self.table.decisions = before
         return f"no choice of the modules' integers computes it rightly ({first})"
 

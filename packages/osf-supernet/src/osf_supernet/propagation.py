@@ -41,6 +41,7 @@ class Propagation:
         names: parameter or buffer name → its axes; tied tensors share them.
         contracted: node → pairs (argument position, dimension) that it sums over.
         normalised: node → (argument position, dimensions) it computes statistics over.
+        cuts: (module, sizes) → the axes that a view in the module cut a last axis into.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Propagation:
         self.names: dict[str, Label] = {}
         self.contracted: dict[fx.Node, list[tuple[int, int]]] = {}
         self.normalised: dict[fx.Node, tuple[int, tuple[int, ...]]] = {}
+        self.cuts: dict[tuple[Any, ...], Label] = {}
         self._tied: dict[int, Label] = {}
         for name, tensor in tensors.items():
             self.names[name] = self._tied.setdefault(id(tensor), fresh(tensor.shape))

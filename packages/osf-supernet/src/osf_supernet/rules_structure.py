@@ -20,6 +20,7 @@ from osf_supernet.propagation import (
     rule,
     shape_of,
 )
+from osf_supernet.tracing import module_path
 
 
 def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
@@ -72,7 +73,20 @@ def _nothing(p: Propagation, node: fx.Node) -> Label:
 
 @rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "_reshape_alias", "view_copy")
 def _view(p: Propagation, node: fx.Node) -> Label:
-    return reshape(p.label(node.args[0]), shape_of(node))
+    """A view; where one module splits several last axes alike, one integer says how.
+
+    Queries, keys and values are cut into heads by the same attribute, so that a value's head
+    size cannot change alone.
+    """
+    before = p.label(node.args[0])
+    after = reshape(before, shape_of(node))
+    cut = after[-2:]
+    if len(after) > len(before) > 1 and before[-1].size == cut[0].size * cut[1].size:
+        key = (module_path(node), cut[0].size, cut[1].size)
+        for one, two in zip(p.cuts.setdefault(key, cut), cut, strict=True):
+            if one.root().joined is None and two.root().joined is None:
+                unite(one, two)
+    return after
 
 
 @rule("squeeze", "unsqueeze")

@@ -5,18 +5,22 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from osf_supernet.attributes import AttributeTable
 from osf_supernet.explanation import explain
 from osf_supernet.graph import Graph, build_graph
 from osf_supernet.importance import importance, permute
+from osf_supernet.latency import LatencyTable
 from osf_supernet.planning import Config, Counts, Plan, Planner
 from osf_supernet.probing import Prober
+from osf_supernet.search import Search, SearchResult
 from osf_supernet.space import Choice, Space, default_space
-from osf_supernet.surgery import ActiveReport, active, operate
+from osf_supernet.surgery import ActiveReport, accumulating, active, operate
 from osf_supernet.tracing import Inputs
 from osf_supernet.verification import (
     Certificate,
@@ -76,6 +80,8 @@ class Supernet:
         self._counts = Counts(self._planner)
         self._plans: dict[tuple[tuple[str, int], ...], Plan] = {}
         self._checks: tuple[list[Reference], list[str]] | None = None
+        self._scores: dict[int, Tensor] = {}
+        self._block_changes: dict[str, list[float]] = {}
 
     @property
     def largest(self) -> Config:
@@ -87,10 +93,24 @@ class Supernet:
         """Every choice at its smallest."""
         return {name: values[0] for name, values in self.choices.items()}
 
+    @property
+    def depth_orders(self) -> dict[str, list[int]]:
+        """List path → its units, the most important first; smaller depths keep the first."""
+        return {path: list(order) for path, order in self._planner.depth_order.items()}
+
+    @depth_orders.setter
+    def depth_orders(self, orders: Mapping[str, Sequence[int]]) -> None:
+        for path, order in orders.items():
+            known = self._planner.depth_order.get(path)
+            if known is None or sorted(order) != sorted(known):
+                raise ValueError(f"{path} has units {known}, got the order {list(order)}")
+        self._planner.depth_order.update({path: list(o) for path, o in orders.items()})
+        self._plans.clear()
+
     def sample(
         self,
         *,
-        seed: int,
+        seed: int | str,
         max_params: float | None = None,
         max_flops: float | None = None,
     ) -> Config:
@@ -142,6 +162,10 @@ class Supernet:
         exception.
         """
         return active(self.model, self.plan(config).surgery)
+
+    def training(self, config: Mapping[str, int]) -> AbstractContextManager[None]:
+        """`active` for one forward and backward: gradients go straight into the full ones."""
+        return accumulating(self.model, self.plan(config).surgery)
 
     def plan(self, config: Mapping[str, int]) -> Plan:
         """What a config keeps: for the module and for the oracle."""
@@ -214,9 +238,82 @@ class Supernet:
                 f"sorting changed the model's function by {error:.3g}; it was put back. "
                 "This is a defect of the graph: please report the model"
             )
+        self._scores = {n: score[order[n]].double() for n, score in scores.items()}
         if method != "random":
             self._rank_blocks(before)
         self._plans.clear()
+
+    def importance_between(self, name: str, smaller: int, larger: int) -> float:
+        """The share of a group's (or depth list's) importance that shrinking it gives up.
+
+        By the scores of the last `reorder`; without one, or for lists that were not ranked,
+        every index counts alike.
+        """
+        path = name.removesuffix(".depth")
+        if path in self._block_changes:
+            scores = torch.tensor(self._block_changes[path], dtype=torch.float64)
+        else:
+            group = self._planner.by_name.get(name)
+            found = None if group is None else self._scores.get(group.number)
+            full = self._planner.full_sizes()[name]
+            scores = torch.ones(full, dtype=torch.float64) if found is None else found
+        total = float(scores.sum())
+        return float(scores[smaller:larger].sum()) / total if total > 0 else 0.0
+
+    def search(
+        self,
+        evaluate: Callable[[nn.Module], float],
+        *,
+        max_params: float | None = None,
+        max_flops: float | None = None,
+        max_latency_ms: float | None = None,
+        latency: LatencyTable | None = None,
+        population: int = 24,
+        generations: int = 10,
+        greedy: int = 12,
+        seed: int = 0,
+        folder: str | Path | None = None,
+    ) -> SearchResult:
+        """The best subnets under bounds: greedy by importance, then NSGA-II.
+
+        The first bound that is given (in the order of the arguments; parameters without any)
+        is the cost of the Pareto front.
+
+        Args:
+            evaluate: model → score, higher is better; the model runs as the subnet meanwhile.
+            max_params: a bound; a float of at most 1 is a fraction of the full model.
+            max_flops: the same for floating point operations.
+            max_latency_ms: a bound on measured latency; measured now unless `latency` is given.
+            latency: a table measured before.
+            population: subnets per generation.
+            generations: of NSGA-II; 0 keeps to the greedy path.
+            greedy: how many subnets of the greedy path are evaluated.
+            seed: of the search; the same seed and scores give the same result.
+            folder: where evaluations are kept, so that a search that is started again goes on.
+
+        Raises:
+            ValueError: even the smallest config exceeds a bound.
+        """
+        if max_latency_ms is not None and latency is None:
+            latency = LatencyTable.measure(self)
+        limits = {
+            "params": None if max_params is None else _limit(max_params, self.parameters_of({})),
+            "flops": None if max_flops is None else _limit(max_flops, self.flops_of({})),
+            "latency_ms": max_latency_ms,
+        }
+
+        def scored(config: Config) -> float:
+            with self.active(config):
+                return evaluate(self.model)
+
+        search = Search(
+            self,
+            scored,
+            {name: limit for name, limit in limits.items() if limit is not None},
+            latency,
+            None if folder is None else Path(folder),
+        )
+        return search.run(population, generations, seed, greedy)
 
     def explain(self) -> str:
         """Every group: elastic, with its choices, or frozen, with the reason."""
@@ -234,6 +331,7 @@ class Supernet:
                 change[index] = difference(run_active(self.model, plan, self.inputs), full)
             ranked = sorted(change, key=lambda index: -change[index])
             self._planner.depth_order[path] = ranked
+            self._block_changes[path] = [change[index] for index in ranked]
 
     def _references(self) -> tuple[list[Reference], list[str]]:
         if self._checks is None:

@@ -81,6 +81,49 @@ def active(module: nn.Module, surgery: Surgery) -> Iterator[ActiveReport]:
                 put(tensor, keep, piece)
 
 
+@contextmanager
+def accumulating(module: nn.Module, surgery: Surgery) -> Iterator[None]:
+    """Like `active`, for a forward and backward inside the block, with less work in backward.
+
+    The pieces are leaves, whose gradients are added to the full parameters' on the way out, so
+    that nothing of full size is made for a small subnet. Hooks on the parameters do not fire
+    for what is cut, and `torch.autograd.grad` does not reach it: use `active` where it matters.
+    """
+    cut: list[tuple[Tensor, tuple[AxisKeep, ...], Tensor]] = []
+    write_back: list[tuple[Tensor, tuple[AxisKeep, ...], Tensor]] = []
+
+    def leaf(tensor: Tensor, keep: tuple[AxisKeep, ...], is_buffer: bool) -> Tensor:
+        piece = take(tensor.detach(), keep)
+        if is_buffer:
+            if not shares_memory(piece, tensor):
+                write_back.append((tensor, keep, piece))
+            return piece
+        piece.requires_grad_(tensor.requires_grad)
+        cut.append((tensor, keep, piece))
+        return piece
+
+    with _patched(module, surgery, leaf):
+        try:
+            yield
+        finally:
+            for tensor, keep, piece in write_back:
+                put(tensor, keep, piece)
+            for tensor, keep, piece in cut:
+                _add_gradient(tensor, keep, piece)
+
+
+def _add_gradient(tensor: Tensor, keep: tuple[AxisKeep, ...], piece: Tensor) -> None:
+    """Add a piece's gradient to the tensor's."""
+    if piece.grad is None:
+        return
+    if tensor.grad is None:
+        tensor.grad = torch.zeros_like(tensor)
+    total = take(tensor.grad, keep)
+    total += piece.grad
+    if not shares_memory(total, tensor.grad):
+        put(tensor.grad, keep, total)
+
+
 def operate(module: nn.Module, surgery: Surgery) -> nn.Module:
     """A plain smaller copy of `module`: same class, own memory, ties kept.
 

@@ -44,6 +44,12 @@ class Trace:
         return list(self.graph_module.graph.nodes)
 
 
+def module_path(node: fx.Node) -> str:
+    """The innermost module a node was recorded in."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
 def split_inputs(example_inputs: Inputs | Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments, from a tensor, a tuple or a dict of keywords."""
     if isinstance(example_inputs, Tensor):

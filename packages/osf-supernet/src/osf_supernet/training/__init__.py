@@ -1,0 +1,30 @@
+"""Training a supernet in any loop: the sandwich rule, distillation, tasks, batch statistics."""
+
+from __future__ import annotations
+
+from osf_supernet.training.batch_norm import recalibrate, recalibrated
+from osf_supernet.training.loop import Progress, train
+from osf_supernet.training.sandwich import Sandwich, average_gradients
+from osf_supernet.training.tasks import (
+    Classification,
+    Contrastive,
+    LanguageModel,
+    Task,
+    TaskResult,
+    last_word_accuracy,
+)
+
+__all__ = [
+    "Classification",
+    "Contrastive",
+    "LanguageModel",
+    "Progress",
+    "Sandwich",
+    "Task",
+    "TaskResult",
+    "average_gradients",
+    "last_word_accuracy",
+    "recalibrate",
+    "recalibrated",
+    "train",
+]

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from osf_supernet import Supernet, ratios, sizes
+from osf_supernet.latency import LatencyTable
+from osf_supernet.search import Candidate, pareto_front
+from torch import nn
+from torch.nn import functional as F
+
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.up, self.down = nn.Linear(8, width), nn.Linear(width, 8)
+
+    def forward(self, x):
+        return x + self.down(F.gelu(self.up(x)))
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width) for width in (16, 32, 64))
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    space = {"mlp": ratios(0.25, 0.5, 0.75, 1), "depth": sizes(1, 2, 3)}
+    return Supernet(Net().double(), torch.randn(2, 8, dtype=torch.float64), space)
+
+
+class Score:
+    """Narrow first blocks are bad, narrow last ones are not: the opposite of the magnitudes."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, model):
+        self.calls += 1
+        widths = [block.up.out_features for block in model.blocks]
+        return sum(w * 8.0**-i for i, w in enumerate(widths)) + 100 * len(widths)
+
+
+def test_the_front_keeps_to_the_bound_and_is_at_least_the_greedy_one(net):
+    net.reorder("magnitude")
+    limit = 0.8 * net.parameters_of({})
+    result = net.search(Score(), max_params=0.8, population=12, generations=8)
+    assert all(c.params <= limit for c in result.candidates)
+    assert all(c.params == net.parameters_of(c.config) for c in result.candidates)
+    scores = [c.score for c in result.front]
+    assert scores == sorted(scores)
+    for greedy in result.greedy:
+        assert any(c.params <= greedy.params and c.score >= greedy.score for c in result.front)
+    assert result.best.score > max(c.score for c in result.greedy)
+    assert result.best is result.front[-1]
+
+
+def test_it_finds_what_exhaustive_search_finds(net):
+    import itertools
+
+    score = Score()
+    result = net.search(score, max_params=0.6, population=20, generations=25)
+    best = 0.0
+    for values in itertools.product(*net.choices.values()):
+        config = dict(zip(net.choices, values, strict=True))
+        if net.parameters_of(config) <= 0.6 * net.parameters_of({}):
+            with net.active(config):
+                best = max(best, score(net.model))
+    assert result.best.score == best
+
+
+def test_the_same_seed_gives_the_same_result_and_a_restart_evaluates_nothing_twice(net, tmp_path):
+    first, again, fresh = Score(), Score(), Score()
+    arguments = {"max_params": 0.7, "population": 8, "generations": 4, "seed": 3}
+    result = net.search(first, **arguments, folder=tmp_path)
+    assert first.calls == len(result.candidates)
+    file = tmp_path / "evaluated.jsonl"
+    file.write_text("".join(line + "\n" for line in file.read_text().splitlines()[:7]))
+    assert net.search(again, **arguments, folder=tmp_path) == result
+    assert again.calls == first.calls - 7
+    assert net.search(fresh, **arguments) == result
+
+
+def test_operations_and_latency_bound_it_too(net):
+    flops = 0.5 * net.flops_of({})
+    table = LatencyTable(net, 10.0, {"blocks.2.mlp": ((16, 4.0), (64, 0.0))}, {})
+    result = net.search(
+        Score(), max_flops=0.5, max_latency_ms=8.0, latency=table, population=8, generations=2
+    )
+    assert result.cost == "flops"
+    assert all(c.flops <= flops and c.latency_ms <= 8 for c in result.candidates)
+    with pytest.raises(ValueError, match="the smallest config has latency_ms 6"):
+        net.search(Score(), max_latency_ms=1.0, latency=table)
+
+
+def test_latency_is_interpolated_and_left_out_blocks_cost_nothing(net):
+    saved = {"blocks.2.mlp": ((16, 4.0), (32, 3.0), (64, 0.0))}
+    table = LatencyTable(net, 10.0, saved, {"blocks": [2.0, 2.0, 5.0]})
+    assert table.predict(net.largest) == 10
+    assert table.predict(net.largest | {"blocks.2.mlp": 16}) == 6
+    assert table.predict(net.largest | {"blocks.2.mlp": 24}) == 6.5
+    assert table.predict(net.largest | {"blocks.2.mlp": 48}) == 8.5
+    assert table.predict(net.largest | {"blocks.2.mlp": 16, "blocks.depth": 2}) == 5
+    assert table.predict(net.largest | {"blocks.depth": 1}) == 3
+
+
+def test_latency_is_measured(net):
+    table = LatencyTable.measure(net, points=2, repeats=1)
+    assert set(table.saved) == {f"blocks.{i}.mlp" for i in range(3)}
+    assert [size for size, _ in table.saved["blocks.2.mlp"]] == [16, 48, 64]
+    assert 0 <= table.predict(net.smallest) <= table.predict(net.largest) == table.largest_ms
+
+
+def test_a_front_is_saved_and_drawn(net, tmp_path):
+    result = net.search(Score(), population=6, generations=2)
+    assert result.cost == "params"
+    result.save(tmp_path / "front.json")
+    stored = json.loads((tmp_path / "front.json").read_text())
+    assert [row["score"] for row in stored["front"]] == [c.score for c in result.front]
+    result.draw(tmp_path / "front.svg", "accuracy")
+    assert "<svg" in (tmp_path / "front.svg").read_text()
+
+
+def test_without_generations_only_the_greedy_path_is_evaluated(net):
+    result = net.search(Score(), generations=0, greedy=4)
+    assert result.front == result.greedy
+    assert len(result.candidates) <= 5
+    assert result.candidates[0].config == net.largest
+    assert result.candidates[-1].config == net.smallest
+
+
+def test_the_front_by_hand():
+    def made(params, score):
+        return Candidate(
+            config={}, score=score, params=params, flops=0, latency_ms=None, origin="nsga2"
+        )
+
+    a, b, c, d = made(1, 1.0), made(2, 0.5), made(2, 2.0), made(3, 2.0)
+    assert pareto_front([d, c, b, a], "params") == [a, c]
+
+
+def test_a_score_that_is_no_number_is_refused(net):
+    with pytest.raises(ValueError, match="evaluate must return a finite number, got nan"):
+        net.search(lambda model: float("nan"), generations=0)
+
+
+def test_importance_lost_follows_the_sorting(net):
+    assert net.importance_between("blocks.0.mlp", 4, 12) == 0.5
+    net.reorder("magnitude")
+    parts = [net.importance_between("blocks.0.mlp", i, i + 1) for i in range(16)]
+    assert parts == sorted(parts, reverse=True)
+    assert sum(parts) == pytest.approx(1)
+    assert net.importance_between("blocks.depth", 0, 3) == pytest.approx(1)
