@@ -153,20 +153,27 @@ def mean_average_precision_interval(
     present = np.flatnonzero(truth.any(axis=0))
     if len(present) == 0:
         return None
-    orders = [np.argsort(-table[:, c], kind="stable") for c in present]
-    generator = np.random.default_rng(seed)
-    means = []
-    for _ in range(draws):
-        weight = np.bincount(generator.integers(0, len(table), len(table)), minlength=len(table))
-        each = []
-        for c, order in zip(present, orders, strict=True):
-            seen, hits = weight[order].cumsum(), (weight * truth[:, c])[order]
-            if hits.any():
-                each.append(float((hits.cumsum() / np.maximum(seen, 1) * hits).sum() / hits.sum()))
-        if each:
-            means.append(np.mean(each))
-    if not means:
+    draw = np.random.default_rng(seed)
+    weights = np.stack(
+        [
+            np.bincount(draw.integers(0, len(table), len(table)), minlength=len(table))
+            for _ in range(draws)
+        ]
+    )  # (draws, N) how often each image was drawn
+    each = np.empty((len(present), draws))
+    for row, c in enumerate(present):
+        order = np.argsort(-table[:, c], kind="stable")
+        drawn = weights[:, order]
+        hits = drawn * truth[order, c]
+        precision = hits.cumsum(axis=1) / np.maximum(drawn.cumsum(axis=1), 1)
+        total = hits.sum(axis=1)
+        each[row] = np.where(
+            total > 0, (precision * hits).sum(axis=1) / np.maximum(total, 1), np.nan
+        )
+    counted = np.isfinite(each).any(axis=0)
+    if not counted.any():
         return None
+    means = np.nanmean(each[:, counted], axis=0)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
