@@ -10,6 +10,7 @@ from clip_models.checkpoint import (
     save_tensors,
 )
 from clip_models.clip import CLIP, CLIPOutput
+from clip_models.clipa_dialect import from_clipa
 from clip_models.config import (
     CLIPConfig,
     CompactResNetConfig,
@@ -21,6 +22,7 @@ from clip_models.config import (
     TokenizerConfig,
     ViTConfig,
 )
+from clip_models.open_clip_dialect import from_open_clip, to_open_clip
 from clip_models.patch_reduction import PatchReducer
 from clip_models.preprocess import EvaluationTransform, Preprocess, TrainTransform
 from clip_models.registry import create_model, get_config, list_models
@@ -52,7 +54,9 @@ __all__ = [
     "TrainTransform",
     "ViTConfig",
     "create_model",
+    "from_clipa",
     "from_dict",
+    "from_open_clip",
     "get_config",
     "list_models",
     "load_config",
@@ -65,4 +69,5 @@ __all__ = [
     "save_model",
     "save_tensors",
     "to_dict",
+    "to_open_clip",
 ]

@@ -58,12 +58,13 @@ class PoolingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """The tokenizer a text tower was trained with, where it is not CLIP's own.
+    """The tokenizer a text tower was trained with.
 
-    `name` is a Hugging Face repository, `options` are open_clip's `tokenizer_kwargs`.
+    `name` is `clip` for CLIP's own or a Hugging Face repository, `options` are open_clip's
+    `tokenizer_kwargs`.
     """
 
-    name: str
+    name: str = "clip"
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -251,7 +252,7 @@ class TextConfig(TransformerConfig):
             tokenizer has it.
         projection: A linear map to the embedding space, with a bias or not; `none` where `width`
             is its width.
-        tokenizer: None is CLIP's own.
+        tokenizer: None is CLIP's own, without options.
     """
 
     context_length: int = 77

@@ -1,0 +1,128 @@
+"""open_clip's JSON: each of its configs is read as our registered model, or refused by name."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+
+import open_clip
+import pytest
+from clip_models import ConfigError, PoolingConfig, get_config, list_models
+from clip_models.open_clip_dialect import from_open_clip, to_open_clip
+
+FILES = sorted((Path(open_clip.__file__).parent / "model_configs").glob("*.json"))
+PEER = {path.stem: json.loads(path.read_text()) for path in FILES}
+# Towers of other architectures: timm's but SigLIP's, Hugging Face text, captioners.
+OTHER = ("EVA", "MobileCLIP", "PE-", "ViTamin", "coca", "convnext", "mt5", "nllb", "roberta")
+OTHER = (*OTHER, "swin", "vit_", "xlm")
+OURS = [name for name in PEER if not name.startswith(OTHER)]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_registered_model_is_open_clip_s(name: str) -> None:
+    assert get_config(name) == from_open_clip(PEER[name])
+
+
+def test_nothing_is_missing() -> None:
+    assert len(OURS) >= 75
+    assert set(OURS) <= set(list_models())
+
+
+@pytest.mark.parametrize("name", [name for name in PEER if name.startswith(OTHER)])
+def test_other_architectures_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"not computed here|unknown key"):
+        from_open_clip(PEER[name])
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_is_written_is_read_as_the_same_model(name: str) -> None:
+    written = json.loads(json.dumps(to_open_clip(get_config(name))))
+    assert from_open_clip({"model_cfg": written, "preprocess_cfg": {}}) == get_config(name)
+    vision, text = written["vision_cfg"], written["text_cfg"]
+    open_clip.model.CLIPVisionCfg(**vision)  # every key is one of open_clip's
+    open_clip.model.CLIPTextCfg(**text)
+
+
+def changed(section: str, **values: object) -> dict:
+    config = copy.deepcopy(PEER["ViT-B-32"])
+    (config[section] if section else config).update(values)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (changed("vision_cfg", widht=3), "'vision_cfg.widht'; did you mean 'vision_cfg.width'"),
+        (changed("text_cfg", head=3), "'text_cfg.head'; did you mean 'text_cfg.heads'"),
+        (changed("", embed=3), "unknown key 'embed'; did you mean 'embed_dim'"),
+        (changed("vision_cfg", qk_norm=True), "vision_cfg.qk_norm = True is not computed here"),
+        (changed("vision_cfg", pool_type="none"), "pool_type = 'none' is not computed here"),
+        (changed("vision_cfg", image_size=[224, 112]), r"\[224, 112\] is not square"),
+        (changed("vision_cfg", width="768"), "wrong type|must be an integer"),
+        (changed("text_cfg", context_length="77"), "must be an integer|wrong type"),
+        (changed("", vision_cfg=3), "vision_cfg must be a table, got 3"),
+        ({"vision_cfg": {}, "text_cfg": {}}, "key 'embed_dim' is missing"),
+    ],
+)
+def test_what_is_wrong_is_named(values: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_open_clip(values)
+
+
+def test_settings_of_no_named_model() -> None:
+    config = from_open_clip(
+        {
+            "embed_dim": 8,
+            "init_logit_scale": 1,
+            "vision_cfg": {
+                "image_size": [32, 32],
+                "patch_dropout": 0.25,
+                "ls_init_value": 1e-4,
+                "pos_embed_type": "sin_cos_2d",
+                "output_tokens": False,
+                "attentional_pool": False,
+            },
+            "text_cfg": {"pool_type": "first", "norm_kwargs": {"eps": 1e-6}, "ls_init_value": 0.1},
+        }
+    )
+    assert config.init_logit_scale == 1.0
+    assert config.vision.image_size == 32
+    assert config.vision.patch_reduction.keep_ratio == 0.75
+    assert config.vision.layer_scale_init == 1e-4
+    assert config.vision.position == "sin_cos"
+    assert (config.text.readout, config.text.layer_norm_eps) == ("first", 1e-6)
+    again = from_open_clip(to_open_clip(config))
+    reduced = dataclasses.replace(config.vision, patch_reduction=None)
+    assert again == dataclasses.replace(config, vision=reduced)
+
+
+@pytest.mark.parametrize(
+    ("tower", "change", "message"),
+    [
+        ("vision", {"num_heads": (12,) * 11 + (6,), "head_width": 64}, "vision.num_heads = "),
+        ("vision", {"class_position": False}, "vision.class_position = False"),
+        ("vision", {"readout": "average"}, "vision.readout = 'average'"),
+        ("text", {"mlp_width": 100}, "text.mlp_width = 100"),
+        ("text", {"pooling": PoolingConfig(name="dtp", after_layer=1)}, "text.pooling = "),
+    ],
+)
+def test_what_open_clip_cannot_say_is_named(
+    tower: str, change: dict[str, object], message: str
+) -> None:
+    config = get_config("ViT-B-32")
+    config = dataclasses.replace(
+        config, **{tower: dataclasses.replace(getattr(config, tower), **change)}
+    )
+    with pytest.raises(ConfigError, match=message):
+        to_open_clip(config)
+
+
+def test_towers_open_clip_has_not() -> None:
+    with pytest.raises(ConfigError, match="no image tower of kind 'compact_resnet'"):
+        to_open_clip(get_config("Compact-32"))
+    small = get_config("ViT-B-16-SigLIP")
+    vision = dataclasses.replace(small.vision, num_layers=2)
+    with pytest.raises(ConfigError, match="no SigLIP tower with width"):
+        to_open_clip(dataclasses.replace(small, vision=vision))
