@@ -14,7 +14,7 @@ import torch
 from clip_models import CheckpointError, ConfigError, load_model, load_tensors
 from clip_tokenizer import Tokenizer
 from clip_train import Config, Interrupted, TrainingError, resume, start
-from clip_train.checkpoint import list_checkpoints
+from clip_train.checkpoint_stores import LocalStore
 from clip_train.loop import Trainer
 from clip_train.run_directory import RunDirectory, RunDirectoryError
 from PIL import Image
@@ -49,7 +49,7 @@ def test_a_run_directory_explains_itself(finished: Path, tiny_config: Config) ->
         "tokenizer.json",
         "zeroshot_classification_templates.txt",
     } <= names
-    assert RunDirectory.open(finished)[1] == tiny_config
+    assert RunDirectory.read_config(finished) == tiny_config
     assert [path.name for path in sorted((finished / "checkpoints").iterdir())] == [
         "step-0000010",
         "step-0000014",
@@ -168,11 +168,17 @@ def test_resume_refuses_what_it_cannot_go_on_with(finished: Path, tmp_path: Path
 def test_other_data_or_length_is_not_resumed(finished: Path) -> None:
     (finished / "model.safetensors").unlink()
     state = finished / "checkpoints" / "step-0000014" / "state.json"
-    progress = json.loads(state.read_text())
-    assert progress == {"step": 14, "num_samples": 96, "total_steps": 14}
-    state.write_text(json.dumps({**progress, "num_samples": 97}))
-    with pytest.raises(CheckpointError, match="the run has 97 training samples and 14 steps"):
-        resume(finished, progress=False)
+    record = json.loads(state.read_text())
+    progress = record["progress"]
+    assert (progress["step"], progress["num_samples"], progress["total_steps"]) == (14, 96, 14)
+    assert progress["samples"] == 14 * 8
+    for change, message in (
+        ({"num_samples": 97}, "the run has 97 training samples and 14 steps"),
+        ({"data": "0123456789abcdef"}, "holds other samples than when the run began"),
+    ):
+        state.write_text(json.dumps({**record, "progress": {**progress, **change}}))
+        with pytest.raises(CheckpointError, match=message):
+            resume(finished, progress=False)
 
 
 def test_rotation_and_resume_leave_foreign_directories_alone(
@@ -192,7 +198,7 @@ def test_rotation_and_resume_leave_foreign_directories_alone(
         start(config, tmp_path / "run", progress=False)
     found = {path.name for path in mine.parent.iterdir()}
     assert found == {"step-best", "step-0000014"}
-    assert [path.name for path in list_checkpoints(mine.parent)] == ["step-0000014"]
+    assert LocalStore(mine.parent).steps() == [14]
 
 
 def test_nothing_is_lost_when_the_last_evaluation_fails(
@@ -229,8 +235,7 @@ def test_a_diverged_run_keeps_its_good_checkpoints(
     monkeypatch.setattr(Trainer, "step", step_and_diverge)
     with pytest.raises(TrainingError, match="not finite by step 9"):
         start(config, tmp_path / "run", progress=False)
-    kept = list_checkpoints(tmp_path / "run" / "checkpoints")
-    assert [path.name for path in kept] == ["step-0000003", "step-0000006"]
+    assert LocalStore(tmp_path / "run" / "checkpoints").steps() == [3, 6]
 
 
 def test_a_relative_source_can_be_resumed_from_elsewhere(
@@ -239,7 +244,7 @@ def test_a_relative_source_can_be_resumed_from_elsewhere(
     monkeypatch.chdir(shapes)
     data = dataclasses.replace(tiny_config.data, train="wds:train", val="val")
     start(dataclasses.replace(tiny_config, data=data), tmp_path / "run", progress=False)
-    written = RunDirectory.open(tmp_path / "run")[1].data
+    written = RunDirectory.read_config(tmp_path / "run").data
     assert (written.train, written.val) == (f"wds:{shapes}/train", f"{shapes}/val")
 
 
@@ -281,7 +286,7 @@ def test_an_existing_directory_is_refused_or_set_aside(finished: Path, tiny_conf
 
 def test_a_bad_config_leaves_no_directory(tiny_config: Config, tmp_path: Path) -> None:
     config = with_train(tiny_config, steps=None)
-    with pytest.raises(ConfigError, match=r"give train\.steps or train\.epochs"):
+    with pytest.raises(ConfigError, match=r"give train\.steps, train\.samples or"):
         start(config, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 

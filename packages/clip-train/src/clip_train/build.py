@@ -25,6 +25,7 @@ from clip_models import (
     ConfigError,
     Preprocess,
     PreprocessConfig,
+    load_model,
 )
 from clip_tokenizer import Tokenizer
 
@@ -32,6 +33,7 @@ from clip_train.batch_schedule import ConstantBatches
 from clip_train.config import Config
 from clip_train.mixing import make_order
 from clip_train.model_settings import resolve_model
+from clip_train.optimizer import steps_of
 from clip_train.plan import SamplePlan
 from clip_train.randomness import keyed_permutation
 
@@ -50,14 +52,16 @@ class Parts:
     preprocess: Preprocess
     plan: SamplePlan
     total_steps: int
-    device: torch.device
 
 
-def build(config: Config, *, tokenizer: Tokenizer | None = None) -> Parts:
+def build(
+    config: Config, *, device: torch.device | None = None, tokenizer: Tokenizer | None = None
+) -> Parts:
     """Open the data and make everything else; the same config gives the same parts.
 
     Args:
         config: The whole configuration.
+        device: Where the model goes; by default the config says where.
         tokenizer: A saved one, to go on with; by default the config says which.
 
     Raises:
@@ -66,8 +70,8 @@ def build(config: Config, *, tokenizer: Tokenizer | None = None) -> Parts:
     """
     if not config.data.train:
         raise ConfigError("data.train is not set; give one, as in --data.train imagefolder:DIR")
-    clip_config = resolve_model(config.model)
-    device = choose_device(config.train.device)
+    pretrained = load_pretrained(config.model.pretrained) if config.model.pretrained else None
+    clip_config = pretrained[0].config if pretrained else resolve_model(config.model)
     source = _open_with_captions(config)
     for fault in source_faults(source):
         warnings.warn(str(fault), stacklevel=2)
@@ -88,18 +92,24 @@ def build(config: Config, *, tokenizer: Tokenizer | None = None) -> Parts:
     if tokenizer is None:
         tokenizer = make_tokenizer(config, source, clip_config.text.context_length)
     clip_config = _fit_text_tower(clip_config, tokenizer)
-    torch.manual_seed(config.train.seed)
-    model = CLIP(clip_config).to(device).to(memory_format=torch.channels_last)
+    if pretrained is None:
+        torch.manual_seed(config.train.seed)
+        model = CLIP(clip_config)
+        preprocess = PreprocessConfig(size=clip_config.vision.image_size)
+    else:
+        model, preprocess = pretrained
+        _check_vocabulary(config.model.pretrained, model, tokenizer)
+    model = model.to(device or choose_device(config.train.device))
+    model = model.to(memory_format=torch.channels_last)
     return Parts(
         source=source,
         val_source=val_source,
         templates=_evaluation_templates(config, source, val_source),
         tokenizer=tokenizer,
         model=model,
-        preprocess=Preprocess(PreprocessConfig(size=clip_config.vision.image_size)),
+        preprocess=Preprocess(preprocess),
         plan=plan,
         total_steps=_total_steps(config, plan),
-        device=device,
     )
 
 
@@ -114,6 +124,23 @@ def make_plan(config: Config, source: Source) -> SamplePlan:
         buffer=data.shuffle_buffer,
     )
     return SamplePlan(order, ConstantBatches(order.num_samples, config.train.batch_size))
+
+
+def load_pretrained(path: str) -> tuple[CLIP, PreprocessConfig]:
+    """A model to start from or to learn from, and its preprocessing."""
+    return load_model(path)
+
+
+def _check_vocabulary(path: str, model: CLIP, tokenizer: Tokenizer) -> None:
+    """Find out now whether the model was trained with another tokenizer."""
+    text = model.config.text
+    end = text.vocab_size - 1 if text.eot_token_id is None else text.eot_token_id
+    if (tokenizer.vocab_size, tokenizer.eot_token_id) != (text.vocab_size, end):
+        raise ConfigError(
+            f"{path} was trained with {text.vocab_size} tokens and end token {end}, "
+            f"the tokenizer has {tokenizer.vocab_size} and {tokenizer.eot_token_id}; give the "
+            "model's own, as in --tokenizer.kind directory --tokenizer.path DIR"
+        )
 
 
 def choose_device(name: str) -> torch.device:
@@ -229,6 +256,10 @@ def _fit_text_tower(config: CLIPConfig, tokenizer: Tokenizer) -> CLIPConfig:
 def _total_steps(config: Config, plan: SamplePlan) -> int:
     if config.train.steps is not None:
         return config.train.steps
+    if config.train.samples is not None:
+        return steps_of(0, config.train.samples, config.train.batch_size)
     if config.train.epochs is None:
-        raise ConfigError("the length of the run is not set; give train.steps or train.epochs")
+        raise ConfigError(
+            "the length of the run is not set; give train.steps, train.samples or train.epochs"
+        )
     return max(1, math.floor(config.train.epochs * plan.steps_per_epoch))

@@ -1,36 +1,39 @@
 """The whole state of a run on disk: safetensors and JSON, written so that a kill loses nothing.
 
-A checkpoint is a directory `step-NNNNNNN` with the model (loadable by itself),
-`optimizer.safetensors` and `state.json`.  It is written under another name, flushed, and renamed
-when it is complete.
+A checkpoint holds the model (loadable by itself), `optimizer.safetensors`, `average.safetensors` if
+weights are averaged, and `state.json` with a checksum of each of them.  All tensors are whole,
+however they are spread over processes, so that any number of processes can go on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import re
-import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
 from clip_models import (
     CLIP,
     WEIGHTS_NAME,
     CheckpointError,
     PreprocessConfig,
-    load_state,
     load_tensors,
-    save_model,
+    save_config,
     save_tensors,
 )
+from torch import Tensor
+
+from clip_train.backends import Backend
+from clip_train.checkpoint_stores import STATE_NAME, CheckpointStore
+from clip_train.ema import WeightAverage
+from clip_train.loss_scale import LossScale
+from clip_train.optimizer import Optimizers
 
 OPTIMIZER_NAME = "optimizer.safetensors"
-STATE_NAME = "state.json"
-
-
-_NAME = re.compile(r"step-(\d{7,})")
+AVERAGE_NAME = "average.safetensors"
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,77 +41,161 @@ class Progress:
     """How far a run is, and of what; all else follows from the config."""
 
     step: int
+    samples: int
     num_samples: int
     total_steps: int
+    data: str  # a digest of some of the samples' keys
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingState:
+    """Everything of a run that changes from step to step, apart from its progress."""
+
+    backend: Backend
+    model: CLIP
+    preprocess: PreprocessConfig
+    optimizers: Optimizers
+    average: WeightAverage | None
+    loss_scale: LossScale | None
 
 
 def save_checkpoint(
-    checkpoints: Path,
+    store: CheckpointStore,
     progress: Progress,
-    model: CLIP,
-    preprocess: PreprocessConfig,
-    optimizer: torch.optim.Optimizer,
+    state: TrainingState,
     *,
     keep_last: int,
-) -> Path:
-    """Write `checkpoints/step-NNNNNNN` and delete all but the newest `keep_last`."""
-    target = checkpoints / f"step-{progress.step:07d}"
-    partial = checkpoints / f".{target.name}.partial"
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    save_model(partial, model, preprocess)
-    save_tensors(partial / OPTIMIZER_NAME, _optimizer_tensors(model, optimizer))
-    with open(partial / STATE_NAME, "w", encoding="utf-8") as file:
-        json.dump(asdict(progress), file)
-        file.flush()
-        os.fsync(file.fileno())
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
-    for old in list_checkpoints(checkpoints)[:-keep_last]:
-        shutil.rmtree(old)
-    return target
+    keep_every: int | None,
+) -> None:
+    """Write a checkpoint, and delete what is neither among the newest nor to be kept for good.
 
-
-def list_checkpoints(checkpoints: Path) -> list[Path]:
-    """Complete checkpoints, oldest first; directories with other names are not ours."""
-    found = [path.parent for path in checkpoints.glob(f"step-*/{STATE_NAME}")]
-    ours = [(int(match[1]), path) for path in found if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(ours)]
-
-
-def load_checkpoint(checkpoint: Path, model: CLIP, optimizer: torch.optim.Optimizer) -> Progress:
-    """Put the weights and the optimizer's moments in place; how far they are.
+    All ranks call it; the first one writes.
 
     Raises:
-        CheckpointError: A file is damaged or does not fit the model.
+        OSError: It could not be written, on any rank; earlier checkpoints are as they were.
     """
+    files = {WEIGHTS_NAME: whole_tensors(state.backend, state.model.state_dict())}
+    files[OPTIMIZER_NAME] = whole_tensors(state.backend, state.optimizers.state())
+    if state.average is not None:
+        files[AVERAGE_NAME] = whole_tensors(state.backend, state.average.values)
+    scale = None if state.loss_scale is None else asdict(state.loss_scale)
+
+    def write() -> None:
+        with store.writing(progress.step) as directory:
+            save_config(directory, state.model.config, state.preprocess)
+            for name, tensors in files.items():
+                save_tensors(directory / name, tensors)
+            record = {
+                "format_version": FORMAT_VERSION,
+                "progress": asdict(progress),
+                "loss_scale": scale,
+                "sha256": {file.name: _sha256(file) for file in sorted(directory.iterdir())},
+            }
+            (directory / STATE_NAME).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        for step in store.steps()[:-keep_last]:
+            if keep_every is None or step % keep_every:
+                store.delete(step)
+
+    on_first_rank(state.backend, write)
+
+
+def load_checkpoint(store: CheckpointStore, step: int, state: TrainingState) -> Progress:
+    """Put a checkpoint's tensors in place; how far it is.  All ranks call it.
+
+    Raises:
+        CheckpointError: A file is damaged, or does not fit the model.
+    """
+    with store.reading(step) as directory:
+        record = _read_record(directory, store, step)
+        model = dict(state.model.state_dict())
+        _put(state.backend, model, directory / WEIGHTS_NAME)
+        state.optimizers.initialise()
+        _put(state.backend, state.optimizers.state(), directory / OPTIMIZER_NAME)
+        if state.average is not None:
+            _put(state.backend, state.average.values, directory / AVERAGE_NAME)
+    if state.loss_scale is not None and record["loss_scale"] is not None:
+        state.loss_scale.__dict__.update(LossScale(**record["loss_scale"]).__dict__)
+    return Progress(**record["progress"])
+
+
+def whole_tensors(backend: Backend, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU on the first rank, nothing on others; all ranks call it."""
+    kept = {}
+    for name, tensor in tensors.items():
+        whole = backend.full(tensor)
+        if backend.rank == 0:
+            kept[name] = whole.to("cpu", copy=True)
+    return kept
+
+
+def on_first_rank(backend: Backend, function: Callable[[], None]) -> None:
+    """Call `function` on the first rank; its error is an error on all."""
+    error: Exception | None = None
+    if backend.rank == 0:
+        try:
+            function()
+        except Exception as caught:
+            error = caught
+    told = backend.objects(None if error is None else f"{type(error).__name__}: {error}")[0]
+    if error is not None:
+        raise error
+    if told is not None:
+        raise OSError(f"on the first process: {told}")
+
+
+def _read_record(directory: Path, store: CheckpointStore, step: int) -> dict[str, Any]:
+    """`state.json`, after all files were found to be as they were written."""
+    older = [other for other in store.steps() if other < step]
+    remedy = (
+        f"delete it to go on from {store.describe(older[-1])}"
+        if older
+        else "there is no older one; start the run again"
+    )
     try:
-        progress = Progress(**json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{checkpoint / STATE_NAME} is damaged: {error}") from None
-    weights = checkpoint / WEIGHTS_NAME
-    load_state(model, load_tensors(weights), source=weights)
-    path = checkpoint / OPTIMIZER_NAME
-    tensors = load_tensors(path)
-    for name, parameter in model.named_parameters():
-        if f"{name}/step" not in tensors:
-            raise CheckpointError(f"{path} has no state of the parameter {name}")
-        optimizer.state[parameter] = {
-            "step": tensors[f"{name}/step"].to(parameter.device),
-            **{
-                # In the parameter's own memory format: fused AdamW walks all of them in step.
-                key: torch.empty_like(parameter).detach().copy_(tensors[f"{name}/{key}"])
-                for key in ("exp_avg", "exp_avg_sq")
-            },
-        }
-    return progress
+        record: dict[str, Any] = json.loads((directory / STATE_NAME).read_text(encoding="utf-8"))
+        if record["format_version"] != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{store.describe(step)} has format {record['format_version']}, expected "
+                f"{FORMAT_VERSION}; it was written by another release of clip-train"
+            )
+        Progress(**record["progress"])
+        checksums = dict(record["sha256"])
+    except (ValueError, TypeError, KeyError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"{store.describe(step)}/{STATE_NAME} is damaged ({error}); {remedy}"
+        ) from None
+    for name, checksum in checksums.items():
+        file = directory / name
+        if not file.is_file() or _sha256(file) != checksum:
+            raise CheckpointError(
+                f"{store.describe(step)}/{name} is damaged: its checksum is not the one that was "
+                f"written; {remedy}"
+            )
+    return record
 
 
-def _optimizer_tensors(model: CLIP, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """AdamW's state as `parameter name/moment`."""
-    return {
-        f"{name}/{key}": value
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state[parameter].items()
-    }
+def _put(backend: Backend, tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Overwrite the tensors with those of a file that must hold exactly them."""
+    found = load_tensors(file)
+    faults = [f"missing {name}" for name in tensors if name not in found]
+    faults += [f"unexpected {name}" for name in found if name not in tensors]
+    faults += [
+        f"{name} is {tuple(found[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in tensors.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 4} more" if len(faults) > 4 else ""
+        raise CheckpointError(
+            f"{file} does not fit the run: {'; '.join(faults[:4])}{more}. The run's config is not "
+            "the one that the checkpoint was written with"
+        )
+    for name, tensor in tensors.items():
+        backend.put(tensor, found[name])
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

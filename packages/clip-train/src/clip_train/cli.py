@@ -10,6 +10,7 @@ import sys
 import typing
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import tyro
 from clip_eval import DataError, EvaluationError, Result
@@ -18,14 +19,16 @@ from clip_tokenizer import TokenizerError
 from osf_supernet import count_parameters
 
 from clip_train import runs
+from clip_train.backends import BackendError
 from clip_train.config import Config
-from clip_train.loop import Interrupted, TrainingError
 from clip_train.model_settings import merge, split_tower_flags
 from clip_train.presets import list_presets, load_config, preset_text
 from clip_train.run_directory import RunDirectoryError
 from clip_train.shapes_dataset import ShapesError, write_shapes
+from clip_train.training_error import Interrupted, TrainingError
 
 USER_ERRORS = (
+    BackendError,
     CheckpointError,
     ConfigError,
     DataError,
@@ -69,15 +72,21 @@ def parse_flags(flags: Sequence[str], base: Config) -> Config:
         ConfigError: A flag names no key, or its value has the wrong type.
     """
     flags, towers = split_tower_flags(flags)
-    settings = {tower: merge(getattr(base.model, tower), towers[tower]) for tower in towers}
-    base = dataclasses.replace(base, model=dataclasses.replace(base.model, **settings))
+    vision = merge(base.model.vision, towers["vision"])
+    text = merge(base.model.text, towers["text"])
+    base = dataclasses.replace(
+        base, model=dataclasses.replace(base.model, vision=vision, text=text)
+    )
     known = _keys(Config)
     given = [flag[2:].split("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")]
     for key in given:
         if key not in known:
             raise ConfigError(f"unknown key {key!r}{nearest(key, known)}")
-    if "train.epochs" in given and "train.steps" not in given:
-        base = dataclasses.replace(base, train=dataclasses.replace(base.train, steps=None))
+    lengths = ("steps", "samples", "epochs")  # the first that is set counts
+    asked = [name for name in lengths if f"train.{name}" in given]
+    if asked:
+        dropped: dict[str, Any] = dict.fromkeys(lengths[: lengths.index(asked[0])])
+        base = dataclasses.replace(base, train=dataclasses.replace(base.train, **dropped))
     stderr = io.StringIO()
     try:
         with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(stderr):
@@ -164,7 +173,8 @@ def _run(options: argparse.Namespace, flags: list[str]) -> None:
         parts, batch = runs.dry_run(config)
         count = count_parameters(parts.model)
         print(f"data      {parts.source.name}: {len(parts.source):,} samples")
-        print(f"model     {config.model.name}: {count:,} parameters, on {parts.device}")
+        device = next(parts.model.parameters()).device
+        print(f"model     {config.model.name}: {count:,} parameters, on {device}")
         print(f"length    {parts.total_steps:,} steps, {parts.plan.steps_per_epoch:,} an epoch")
         print(f"batch     images {tuple(batch.images.shape)}, captions {tuple(batch.tokens.shape)}")
         return
@@ -181,7 +191,7 @@ def _report(result: Result | None, out: str) -> None:
     for warning in result.warnings if result else ():
         _show_warning(f"evaluation: {warning}")
     accuracy = result.metrics["acc1"] if result else None
-    if result and accuracy is not None:
+    if result and accuracy is not None and result.chance is not None:
         print(
             f"zero-shot top-1 {100 * accuracy:.2f} % of n = {result.n} "
             f"({result.n_skipped} skipped), chance {100 * result.chance:.2f} %"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -103,6 +104,29 @@ class ModelConfig:
     """Fields of its image tower to replace: `image_size`, `patch_reduction`, `pooling`, …"""
     text: dict[str, Any] = field(default_factory=dict)
     """Fields of its text tower to replace."""
+    pretrained: str = ""
+    """Weights to start from: a model directory, or whatever else clip-models reads.  Its config
+    is the model's; `name` is not used."""
+    lock_image: bool = False
+    """Freeze the image tower."""
+    unlocked_image_groups: int = 0
+    """How many groups at the end of a locked image tower stay trainable: what follows the blocks
+    is one group, and so is each block."""
+    lock_text: bool = False
+    """Freeze the text tower."""
+    unlocked_text_groups: int = 0
+    """The same for a locked text tower."""
+
+    def __post_init__(self) -> None:
+        for tower in ("image", "text"):
+            groups, locked = (
+                getattr(self, f"unlocked_{tower}_groups"),
+                getattr(self, f"lock_{tower}"),
+            )
+            _require(
+                groups == 0 or (locked and groups > 0),
+                f"unlocked_{tower}_groups goes with lock_{tower}, and is 0 or more; got {groups}",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,17 +155,43 @@ class TrainConfig:
     """Optimizer steps; takes precedence over `epochs`."""
     epochs: float | None = None
     """Passes over the training set."""
+    samples: int | None = None
+    """Image–caption pairs to see, rounded up to whole steps; comes after `steps` and before
+    `epochs`."""
     batch_size: int = 256
-    """Image–caption pairs a step."""
+    """Image–caption pairs a step, of all processes together."""
+    accumulation: int = 1
+    """Compute a process's batch in that many parts, to save memory.  The gradient is still that of
+    the whole batch; embeddings are computed twice."""
     seed: int = 0
     """Everything random follows from it."""
     device: str = "auto"
     """`auto` (CUDA when there is one), `cpu`, `cuda`, `cuda:1`, …"""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """`bf16` computes the towers in bfloat16 by autocast; weights and loss stay fp32."""
+    backend: Literal["auto", "single", "ddp", "fsdp2", "xla"] = "auto"
+    """`ddp` and `fsdp2` (parameters sharded) run under torchrun; `auto` is `ddp` there, and a
+    single process otherwise; `xla` needs torch_xla."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """`bf16` and `fp16` compute the towers in that type by autocast, `fp16` with a loss scale;
+    weights and loss stay fp32."""
+    compile: Literal["", "inductor", "aot_eager"] = ""
+    """Compile the towers with that backend of torch.compile; empty does not."""
+    gradient_checkpointing: bool = False
+    """Compute each transformer layer again in the backward pass instead of keeping what it made."""
+    timeout_s: float = 600.0
+    """Seconds that a process waits for the others before it gives up."""
+    overfit_batch: int | None = None
+    """Train on the first that many samples over and over, unaugmented: a check that the loss can
+    reach its floor.  Nothing is evaluated."""
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 2, f"batch_size must be 2 or more, got {self.batch_size}")
+        for name in ("samples", "accumulation", "timeout_s"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"{name} must be positive, got {value}")
+        _require(
+            self.overfit_batch is None or self.overfit_batch >= 2,
+            f"overfit_batch must be 2 or more, got {self.overfit_batch}",
+        )
         _require(self.steps is None or self.steps >= 1, f"steps must be positive, got {self.steps}")
         _require(
             self.epochs is None or self.epochs > 0, f"epochs must be positive, got {self.epochs}"
@@ -151,34 +201,66 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW and its learning rate over time."""
+    """The optimizer and its learning rate over time."""
 
+    name: Literal["adamw", "muon"] = "adamw"
+    """`muon` updates the matrices of transformer blocks by torch's Muon, all else by AdamW."""
     lr: float = 5e-4
     """Peak learning rate."""
+    lr_rule: Literal["fixed", "linear", "sqrt"] = "fixed"
+    """`linear`: `lr` is meant for `lr_batch_size` samples a step and scales with the batch; `sqrt`:
+    with its root."""
+    lr_batch_size: int = 256
+    """The batch that `lr` is meant for under a rule."""
     betas: tuple[float, float] = (0.9, 0.98)
-    """Decay of the first and second moment."""
+    """Decay of the first and second moment; the first is also Muon's momentum."""
     eps: float = 1e-6
     """Added to the root of the second moment."""
     weight_decay: float = 0.2
     """Decoupled decay of matrices; vectors, biases, norms and the logit scale have none."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate after the warmup: cosine to zero, or constant."""
+    image_layer_decay: float = 1.0
+    """Factor of the learning rate from each group of the image tower to the one before it."""
+    text_layer_decay: float = 1.0
+    """The same for the text tower."""
+    schedule: Literal["cosine", "constant", "constant_cooldown"] = "cosine"
+    """Learning rate after the warmup: cosine to zero, constant, or constant and then linearly to
+    zero over the last `cooldown_steps`."""
     warmup_steps: int = 0
     """Steps of linear warmup."""
+    warmup_samples: int | None = None
+    """The same in samples; takes precedence."""
+    cooldown_steps: int = 0
+    """Steps of the cooldown."""
+    cooldown_samples: int | None = None
+    """The same in samples; takes precedence."""
     clip_norm: float | None = None
     """Largest norm of the whole gradient; None leaves it alone."""
+    ema_decay: float | None = None
+    """Keep an exponential moving average of the weights, with this decay a step; it is what is
+    evaluated and what the run leaves as its model."""
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, f"lr must be positive, got {self.lr}")
-        _require(self.eps > 0, f"eps must be positive, got {self.eps}")
+        for name in ("lr", "eps", "lr_batch_size", "image_layer_decay", "text_layer_decay"):
+            _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         _require(
             all(0 <= beta < 1 for beta in self.betas), f"betas must be in [0, 1), got {self.betas}"
         )
-        _require(self.warmup_steps >= 0, f"warmup_steps must be 0 or more, got {self.warmup_steps}")
+        for name in ("warmup_steps", "warmup_samples", "cooldown_steps", "cooldown_samples"):
+            value = getattr(self, name)
+            _require(value is None or value >= 0, f"{name} must be 0 or more, got {value}")
+        _require(
+            self.schedule == "constant_cooldown"
+            or not (self.cooldown_steps or self.cooldown_samples),
+            f"a cooldown goes with schedule 'constant_cooldown', got {self.schedule!r}",
+        )
         _require(self.weight_decay >= 0, f"weight_decay must be 0 or more, got {self.weight_decay}")
         _require(
             self.clip_norm is None or self.clip_norm > 0,
             f"clip_norm must be positive, got {self.clip_norm}; leave it out for no clipping",
+        )
+        _require(
+            self.ema_decay is None or 0 < self.ema_decay < 1,
+            f"ema_decay must be in (0, 1), got {self.ema_decay}; leave it out for no average",
         )
 
 
@@ -186,15 +268,36 @@ class OptimConfig:
 class LossConfig:
     """The objective."""
 
-    kind: Literal["infonce", "multi_positive"] = "multi_positive"
-    """`infonce`: only a pair's own caption is right.  `multi_positive`: equal captions are one."""
+    kind: Literal["infonce", "multi_positive", "sigmoid", "none"] = "multi_positive"
+    """`infonce`: only a pair's own caption is right.  `multi_positive`: equal captions are one.
+    `sigmoid`: each pair is a binary decision (SigLIP).  `none`: distillation alone."""
     label_smoothing: float = 0.0
     """Share of the target spread over all candidates."""
+    tile: int | None = None
+    """Compute the pairs of the batch in tiles of that side, and again in the backward pass, instead
+    of keeping all of them: memory grows with the batch, not with its square."""
+    teacher: str = ""
+    """A model to distil from: a model directory, or whatever else clip-models reads.  It sees the
+    same images and the same tokens."""
+    teacher_weight: float = 1.0
+    """Factor of the distillation loss, which is added to the loss of `kind`."""
 
     def __post_init__(self) -> None:
         _require(
             0 <= self.label_smoothing < 1,
             f"label_smoothing must be in [0, 1), got {self.label_smoothing}",
+        )
+        _require(
+            not self.label_smoothing or self.kind in ("infonce", "multi_positive"),
+            f"label_smoothing goes with softmax losses, got kind {self.kind!r}",
+        )
+        _require(self.tile is None or self.tile >= 1, f"tile must be positive, got {self.tile}")
+        _require(
+            self.kind != "none" or bool(self.teacher),
+            "kind 'none' leaves no loss without a teacher",
+        )
+        _require(
+            self.teacher_weight > 0, f"teacher_weight must be positive, got {self.teacher_weight}"
         )
 
 
@@ -204,6 +307,8 @@ class EvalConfig:
 
     every_steps: int | None = None
     """Steps between evaluations; None means only at the end."""
+    every_samples: int | None = None
+    """The same in samples, rounded up to whole steps; takes precedence."""
     batch_size: int = 256
     """Images a forward pass."""
 
@@ -213,23 +318,42 @@ class EvalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When the whole training state is written."""
+    """When and where the whole training state is written."""
 
     every_steps: int | None = None
     """Steps between checkpoints; None means only when interrupted and at the end."""
+    every_samples: int | None = None
+    """The same in samples, rounded up to whole steps; takes precedence."""
+    every_minutes: float | None = None
+    """Also write one when the last is that old."""
     keep_last: int = 2
-    """How many of them stay on disk."""
+    """How many of them stay."""
+    keep_every_steps: int | None = None
+    """Those of steps that this number divides stay for good."""
+    directory: str = ""
+    """Where they go: empty for `checkpoints` in the run directory, a path, or a URL that fsspec
+    knows (`s3://bucket/run`)."""
 
     def __post_init__(self) -> None:
         _require(self.keep_last >= 1, f"keep_last must be 1 or more, got {self.keep_last}")
+        for name in ("every_minutes", "keep_every_steps"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"{name} must be positive, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """When numbers are written."""
+    """When and where numbers are written; metrics.jsonl and TensorBoard always get them."""
 
     every_steps: int = 10
     """Steps between lines of metrics.jsonl and TensorBoard points."""
+    every_samples: int | None = None
+    """The same in samples, rounded up to whole steps; takes precedence."""
+    wandb_project: str = ""
+    """Also log to this project of Weights & Biases (`pip install clip-train[wandb]`)."""
+    peak_tflops: float | None = None
+    """Arithmetic speed of one device in TFLOP/s, to which the model FLOPs utilisation refers; None
+    knows that of common GPUs and otherwise reports none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,10 +374,10 @@ class Config:
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
-        for name in ("eval", "checkpoint", "log"):
-            every = getattr(self, name).every_steps
+        for name, unit in itertools.product(("eval", "checkpoint", "log"), ("steps", "samples")):
+            every = getattr(getattr(self, name), f"every_{unit}")
             _require(
-                every is None or every >= 1, f"{name}.every_steps must be positive, got {every}"
+                every is None or every >= 1, f"{name}.every_{unit} must be positive, got {every}"
             )
         _require(
             not (self.data.cache_images and self.augment.kind == "random_resized_crop"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -138,7 +138,8 @@ class WholeBatchGradient:
                 surrogate = _inner(embeddings.images, gradients[0][part.image_rows])
                 surrogate = surrogate + _inner(embeddings.texts, gradients[1][part.text_rows])
                 if number == 0:
-                    for value, gradient in zip(embeddings[2:], gradients[2:], strict=False):
+                    scalars = [x for x in embeddings[2:] if x is not None]
+                    for value, gradient in zip(scalars, gradients[2:], strict=True):
                         surrogate = surrogate + value * gradient
                 _backward(surrogate + factor * _total(auxiliary))
             for name, loss in _detached(auxiliary).items():
@@ -211,8 +212,9 @@ def _unit(features: Tensor) -> Tensor:
     return F.normalize(features.float() if half else features, dim=-1)
 
 
-def _total(losses: Mapping[str, Tensor]) -> Tensor | float:
-    return sum(losses.values(), start=0.0)
+def _total(losses: Mapping[str, Tensor]) -> Any:
+    """Their sum (), a tensor; the number 0 for none."""
+    return sum(losses.values())
 
 
 def _detached(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,42 +9,60 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from clip_train.backends import Backend
+
 
 class Meter:
     """Sums of some steps; the device is not waited for until they are read."""
 
-    def __init__(self) -> None:
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
         self._keys: list[list[str]] = []
-        self._losses: list[Tensor] = []
+        self._losses: list[dict[str, Tensor]] = []
         self._norms: list[Tensor] = []
+        self._samples = 0
         self._waited = 0.0
         self._began = time.perf_counter()
 
-    def add(self, loss: Tensor, norm: Tensor, keys: list[str]) -> None:
-        """One step: its loss () and gradient norm (), and the keys of its batch."""
-        self._losses.append(loss)
+    def add(
+        self, losses: dict[str, Tensor], norm: Tensor, keys: list[str], *, samples: int
+    ) -> None:
+        """One step: this rank's shares () of its losses, the gradient's norm (), this rank's keys,
+        and the samples of all ranks.
+        """
+        self._losses.append(losses)
         self._norms.append(norm)
         self._keys.append(keys)
+        self._samples += samples
 
-    def first_not_finite(self) -> list[str] | None:
-        """Keys of the first batch whose loss or gradient norm is not finite; None if all are."""
+    def first_not_finite(self, *, norms: bool) -> list[str] | None:
+        """Keys of the first batch whose loss (or gradient) is not finite; None if all are."""
         if not self._losses:
             return None
-        sums = torch.stack(self._losses) + torch.stack(self._norms)
-        bad = (~sums.isfinite()).nonzero().flatten().tolist()
-        return self._keys[bad[0]] if bad else None
+        totals = self._totals()
+        finite = totals.isfinite()
+        if norms:
+            finite &= torch.stack(self._norms).isfinite().to(finite.device)
+        bad = (~finite).nonzero().flatten().tolist()
+        if not bad:
+            return None
+        return [key for keys in self.backend.objects(self._keys[bad[0]]) for key in keys]
 
-    def means(self) -> tuple[float, float]:
-        """Mean loss and mean gradient norm."""
-        return torch.stack(self._losses).mean().item(), torch.stack(self._norms).mean().item()
+    def means(self) -> dict[str, float]:
+        """Mean loss, mean of each of its terms if there are several, and mean gradient norm."""
+        means = {"loss": self._totals().mean().item()}
+        names = self._losses[0]
+        if len(names) > 1:
+            for name in names:
+                shares = torch.stack([losses[name] for losses in self._losses])
+                means[f"loss/{name}"] = self.backend.sum(shares).mean().item()
+        means["grad_norm"] = torch.stack(self._norms).mean().item()
+        return means
 
-    def speed(self, batch_size: int) -> dict[str, float]:
-        """Samples a second, and the share of the time spent waiting for data."""
+    def speed(self) -> dict[str, float]:
+        """Samples a second of all ranks, and the share of time that this one waited for data."""
         elapsed = time.perf_counter() - self._began
-        return {
-            "samples_per_s": len(self._losses) * batch_size / elapsed,
-            "data_wait": self._waited / elapsed,
-        }
+        return {"samples_per_s": self._samples / elapsed, "data_wait": self._waited / elapsed}
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -59,3 +77,8 @@ class Meter:
         start = time.perf_counter()
         yield
         self._began += time.perf_counter() - start
+
+    def _totals(self) -> Tensor:
+        """Loss of every step (steps,), summed over ranks."""
+        shares = [torch.stack(list(losses.values())).sum() for losses in self._losses]
+        return self.backend.sum(torch.stack(shares))

@@ -25,8 +25,13 @@ class RunDirectoryError(ValueError):
 class RunDirectory:
     """Files of one run below `path`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        """Args:
+        path: The directory.
+        writes: Whether this process is the one that writes into it.
+        """
         self.path = path
+        self.writes = writes
         self._events: SummaryWriter | None = None
 
     @staticmethod
@@ -47,25 +52,23 @@ class RunDirectory:
             )
         return occupied
 
-    @classmethod
-    def create(cls, path: str | Path, config: Config, *, overwrite: bool) -> RunDirectory:
-        """A new directory with the resolved config in it.
+    def create(self, config: Config, *, overwrite: bool) -> None:
+        """Make it, with the resolved config in it.
 
         With `overwrite` a directory that is in the way is renamed to `NAME.old-K`, not deleted.
 
         Raises:
             RunDirectoryError: Something is there already and `overwrite` is false.
         """
-        path = Path(path)
-        if cls.check(path, overwrite=overwrite):
-            set_aside(path)
-        path.mkdir(parents=True, exist_ok=True)
-        (path / CONFIG_NAME).write_text(tomli_w.dumps(to_dict(config)), encoding="utf-8")
-        return cls(path)
+        if self.check(self.path, overwrite=overwrite):
+            set_aside(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = tomli_w.dumps(to_dict(config))
+        (self.path / CONFIG_NAME).write_text(text, encoding="utf-8")
 
-    @classmethod
-    def open(cls, path: str | Path) -> tuple[RunDirectory, Config]:
-        """An existing run and its config.
+    @staticmethod
+    def read_config(path: str | Path) -> Config:
+        """The config of an existing run.
 
         Raises:
             RunDirectoryError: It is no run directory, or its config cannot be read.
@@ -78,10 +81,9 @@ class RunDirectory:
                 "name the --out of an earlier `clip-train run`"
             )
         try:
-            config = from_dict(Config, tomllib.loads(file.read_text(encoding="utf-8")))
+            return from_dict(Config, tomllib.loads(file.read_text(encoding="utf-8")))
         except (ConfigError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise RunDirectoryError(f"{file} cannot be read: {error}") from None
-        return cls(path), config
 
     @property
     def checkpoints(self) -> Path:
@@ -99,6 +101,8 @@ class RunDirectory:
 
     def log(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl, and its numbers to TensorBoard."""
+        if not self.writes:
+            return
         with open(self.path / METRICS_NAME, "a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         if self._events is None:
@@ -118,6 +122,8 @@ class RunDirectory:
         """Write `curves.png` from the metrics so far."""
         from clip_train.curves import draw_curves
 
+        if not self.writes:
+            return
         draw_curves(self.metrics("train"), self.metrics("eval"), self.path / "curves.png")
 
     def close(self) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from clip_eval import TEMPLATES_FILE, Result, source_faults
-from clip_models import WEIGHTS_NAME
+from clip_models import WEIGHTS_NAME, ConfigError
 from clip_tokenizer import Tokenizer
 
-from clip_train.build import Parts, build
-from clip_train.config import Config
+from clip_train.backends import Backend, open_backend
+from clip_train.build import Parts, build, choose_device
+from clip_train.checkpoint import on_first_rank
+from clip_train.config import AugmentConfig, Config
 from clip_train.loading import Batch, BatchReader
 from clip_train.loop import Trainer
 from clip_train.run_directory import RunDirectory, RunDirectoryError
@@ -22,14 +26,73 @@ def start(
 ) -> Result | None:
     """Train from the beginning into the directory `out`; the final evaluation, if any.
 
+    Under torchrun every process calls it; the first one writes.
+
     Raises:
         ConfigError, DataError: The config or the data cannot be used; nothing was written.
         RunDirectoryError: `out` is in use and `overwrite` is false.
     """
-    RunDirectory.check(out, overwrite=overwrite)
-    config = with_absolute_paths(config)
+    config = for_overfitting(with_absolute_paths(config))
+    with _backend(config) as backend:
+        on_first_rank(backend, lambda: _check_out(out, overwrite=overwrite))
+        parts = build(config, device=backend.device)
+        directory = RunDirectory(Path(out), writes=backend.rank == 0)
+        trainer = Trainer(config, directory, parts, backend, progress=progress)
+        on_first_rank(backend, lambda: _fill(directory, config, parts, overwrite=overwrite))
+        return trainer.run()
+
+
+def resume(path: str | Path, *, progress: bool = True) -> Result | None:
+    """Go on with an interrupted run from its newest checkpoint, on any number of processes.
+
+    Raises:
+        RunDirectoryError: `path` is no run directory, or its run is finished.
+        CheckpointError: The checkpoint is damaged, or is not of this run.
+    """
+    config = RunDirectory.read_config(path)
+    if (Path(path) / WEIGHTS_NAME).is_file():
+        raise RunDirectoryError(f"the run in {path} is finished; there is nothing to resume")
+    with _backend(config) as backend:
+        directory = RunDirectory(Path(path), writes=backend.rank == 0)
+        tokenizer = Tokenizer.from_pretrained(directory.path)
+        parts = build(config, device=backend.device, tokenizer=tokenizer)
+        trainer = Trainer(config, directory, parts, backend, progress=progress)
+        trainer.resume()
+        return trainer.run()
+
+
+def dry_run(config: Config) -> tuple[Parts, Batch]:
+    """Build everything and read the first batch; nothing is written, no image cached."""
+    config = replace(for_overfitting(config), data=replace(config.data, cache_images=False))
     parts = build(config)
-    directory = RunDirectory.create(out, config, overwrite=overwrite)
+    reader = BatchReader(parts.source, parts.plan, config, parts.preprocess, parts.tokenizer)
+    return parts, reader[0]
+
+
+@contextmanager
+def _backend(config: Config) -> Iterator[Backend]:
+    """The backend of a run, until its end."""
+    train = config.train
+    device = None if train.backend == "xla" else choose_device(train.device)
+    backend = open_backend(train.backend, device, timeout_s=train.timeout_s)
+    try:
+        if train.batch_size % backend.world:
+            raise ConfigError(
+                f"train.batch_size must be a multiple of the number of processes, got "
+                f"{train.batch_size} and {backend.world}"
+            )
+        yield backend
+    finally:
+        backend.close()
+
+
+def _check_out(out: str | Path, *, overwrite: bool) -> None:
+    RunDirectory.check(out, overwrite=overwrite)
+
+
+def _fill(directory: RunDirectory, config: Config, parts: Parts, *, overwrite: bool) -> None:
+    """Write what a run directory holds before the first step."""
+    directory.create(config, overwrite=overwrite)
     parts.tokenizer.save(directory.path)
     if parts.templates:
         text = "".join(f"{template}\n" for template in parts.templates)
@@ -38,35 +101,24 @@ def start(
     if faults:
         counts = Counter(fault.reason for fault in faults)
         directory.log("fault", 0, {"counts": counts, "samples": [str(fault) for fault in faults]})
-    return Trainer(config, directory, parts, progress=progress).run()
 
 
-def resume(path: str | Path, *, progress: bool = True) -> Result | None:
-    """Go on with an interrupted run from its newest checkpoint.
-
-    Raises:
-        RunDirectoryError: `path` is no run directory, or its run is finished.
-    """
-    directory, config = RunDirectory.open(path)
-    if (directory.path / WEIGHTS_NAME).is_file():
-        raise RunDirectoryError(f"the run in {path} is finished; there is nothing to resume")
-    parts = build(config, tokenizer=Tokenizer.from_pretrained(directory.path))
-    trainer = Trainer(config, directory, parts, progress=progress)
-    trainer.resume()
-    return trainer.run()
-
-
-def dry_run(config: Config) -> tuple[Parts, Batch]:
-    """Build everything and read the first batch; nothing is written, no image cached."""
-    config = replace(config, data=replace(config.data, cache_images=False))
-    parts = build(config)
-    reader = BatchReader(parts.source, parts.plan, config, parts.preprocess, parts.tokenizer)
-    return parts, reader[0]
+def for_overfitting(config: Config) -> Config:
+    """With `train.overfit_batch`, a batch of that many samples and no augmentation."""
+    count = config.train.overfit_batch
+    if count is None:
+        return config
+    return replace(
+        config,
+        train=replace(config.train, batch_size=count),
+        augment=AugmentConfig(),
+    )
 
 
 def with_absolute_paths(config: Config) -> Config:
     """The config with paths that do not depend on where the command was typed."""
     data, tokenizer = config.data, config.tokenizer
+    model, loss, checkpoint = config.model, config.loss, config.checkpoint
     return replace(
         config,
         data=replace(
@@ -78,6 +130,9 @@ def with_absolute_paths(config: Config) -> Config:
         tokenizer=replace(
             tokenizer, path=str(Path(tokenizer.path).absolute()) if tokenizer.path else ""
         ),
+        model=replace(model, pretrained=_absolute(model.pretrained)),
+        loss=replace(loss, teacher=_absolute(loss.teacher)),
+        checkpoint=replace(checkpoint, directory=_absolute_directory(checkpoint.directory)),
     )
 
 
@@ -87,3 +142,8 @@ def _absolute(spec: str) -> str:
     if colon and path and "://" not in spec:
         return f"{kind}:{Path(path).absolute()}"
     return str(Path(spec).absolute()) if spec and Path(spec).exists() else spec
+
+
+def _absolute_directory(path: str) -> str:
+    """A directory that need not exist yet, made absolute; URLs are."""
+    return str(Path(path).absolute()) if path and "://" not in path else path

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -44,11 +44,14 @@ class Backend(Communicator, Protocol):
     def put(self, x: Tensor, value: Tensor) -> None:
         """Overwrite `x`, which may be sharded, with the whole `value`; all ranks call it."""
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on some rank."""
+    def local(self, x: Tensor) -> Tensor:
+        """What this rank holds of a tensor that may be sharded; it shares its memory."""
 
-    def barrier(self) -> None:
-        """Wait until every rank is here."""
+    def any_of(self, flags: Sequence[bool]) -> list[bool]:
+        """Which of the flags are set on some rank."""
+
+    def objects(self, value: Any) -> list[Any]:
+        """The plain values of all ranks, in order."""
 
     def end_step(self) -> None:
         """The end of a step's work on the device."""

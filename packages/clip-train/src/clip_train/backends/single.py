@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,12 +46,17 @@ class SingleBackend(Solo):
         with torch.no_grad():
             x.copy_(value)
 
-    def any(self, flag: bool) -> bool:
-        """The flag itself."""
-        return flag
+    def local(self, x: Tensor) -> Tensor:
+        """The tensor itself."""
+        return x
 
-    def barrier(self) -> None:
-        """Nobody to wait for."""
+    def any_of(self, flags: Sequence[bool]) -> list[bool]:
+        """The flags themselves."""
+        return list(flags)
+
+    def objects(self, value: Any) -> list[Any]:
+        """The value alone."""
+        return [value]
 
     def end_step(self) -> None:
         """Nothing to do."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -73,15 +75,18 @@ class _TorchrunBackend:
             work.wait()
         return received
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on some rank; decided on the CPU."""
-        flags = torch.tensor(int(flag))
-        dist.all_reduce(flags, dist.ReduceOp.MAX)
-        return bool(flags)
+    def any_of(self, flags: Sequence[bool]) -> list[bool]:
+        """Which flags are set on some rank; decided on the CPU."""
+        values = torch.tensor([int(flag) for flag in flags])
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+        return [bool(value) for value in values.tolist()]
 
-    def barrier(self) -> None:
-        """Wait for all ranks, on the CPU."""
-        dist.all_reduce(torch.zeros(1))
+    def objects(self, value: Any) -> list[Any]:
+        """The values of all ranks, sent as JSON over the CPU."""
+        text = torch.frombuffer(bytearray(json.dumps(value), "utf-8"), dtype=torch.uint8)
+        lengths = self.gather(torch.tensor([len(text)]), [1] * self.world)
+        texts = self.gather(text, torch.cat(lengths).tolist())
+        return [json.loads(bytes(part.tolist())) for part in texts]
 
     def end_step(self) -> None:
         """Nothing to do."""
@@ -128,6 +133,10 @@ class DDPBackend(_TorchrunBackend):
         """The tensor itself."""
         return x.detach()
 
+    def local(self, x: Tensor) -> Tensor:
+        """The tensor itself."""
+        return x
+
     def put(self, x: Tensor, value: Tensor) -> None:
         """Copy in place."""
         with torch.no_grad():
@@ -171,7 +180,7 @@ class FSDP2Backend(_TorchrunBackend):
 
     def squared_norm(self, tensors: list[Tensor]) -> Tensor:
         """Sum () of squares over all shards."""
-        shards = [x.to_local() for x in tensors if isinstance(x, DTensor)]
+        shards = [self.local(x) for x in tensors if isinstance(x, DTensor)]
         whole = [x for x in tensors if not isinstance(x, DTensor)]
         total = self.sum(total_squared_norm([x for x in shards if x.numel()], self.device))
         return total + total_squared_norm(whole, self.device)
@@ -180,6 +189,10 @@ class FSDP2Backend(_TorchrunBackend):
         """All shards put together."""
         x = x.detach()
         return x.full_tensor() if isinstance(x, DTensor) else x
+
+    def local(self, x: Tensor) -> Tensor:
+        """This rank's shard."""
+        return x.to_local() if isinstance(x, DTensor) else x
 
     def put(self, x: Tensor, value: Tensor) -> None:
         """Every rank takes its part."""

@@ -1,0 +1,75 @@
+"""A model made ready to train: locked, wrapped, with optimizer, average and loss scale."""
+
+from __future__ import annotations
+
+from clip_models import CLIP, ConfigError
+from torch import nn
+
+from clip_train.backends import Backend
+from clip_train.build import Parts
+from clip_train.checkpoint import TrainingState
+from clip_train.config import Config
+from clip_train.ema import WeightAverage
+from clip_train.loss_scale import LossScale
+from clip_train.optimizer import Optimizers
+from clip_train.synchronised_norm import synchronise_norms, trains_batch_norm
+from clip_train.tower_groups import lock_tower
+from clip_train.towers import Towers
+
+
+def wrap_towers(model: CLIP, config: Config, backend: Backend) -> nn.Module:
+    """The module to call in training; parameters may be other objects afterwards.
+
+    Raises:
+        ConfigError: The model and the config do not go together.
+    """
+    settings, train = config.model, config.train
+    if settings.lock_image:
+        lock_tower(model, "image", unlocked_groups=settings.unlocked_image_groups)
+    if settings.lock_text:
+        lock_tower(model, "text", unlocked_groups=settings.unlocked_text_groups)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError("both towers are locked and nothing is left to train; unlock some groups")
+    if trains_batch_norm(model):
+        if train.accumulation > 1:
+            raise ConfigError(
+                "train.accumulation computes parts of a batch, and BatchNorm layers would see the "
+                "statistics of each part, twice; use accumulation = 1, or a model without them"
+            )
+        synchronise_norms(model, backend)
+    if backend.fixed_shapes and config.loss.kind == "multi_positive":
+        raise ConfigError(
+            "loss.kind 'multi_positive' has as many candidates as a batch has distinct captions, "
+            f"and backend {backend.name!r} compiles every new shape; use 'infonce' or 'sigmoid'"
+        )
+    if train.gradient_checkpointing:
+        model.set_gradient_checkpointing(True)
+    towers = Towers(model)
+    if train.compile:
+        towers.compile(backend=train.compile)
+    return backend.wrap(towers)
+
+
+def make_training_state(
+    model: CLIP, config: Config, parts: Parts, backend: Backend
+) -> TrainingState:
+    """Everything that a checkpoint holds, at its beginning; the model is wrapped already.
+
+    Raises:
+        ConfigError: The optimizer cannot work on the backend.
+    """
+    if config.optim.name == "muon" and backend.name == "fsdp2":
+        raise ConfigError("optim.name 'muon' needs whole matrices; use train.backend 'ddp'")
+    optimizers = Optimizers(model, config.optim, on_xla=backend.fixed_shapes)
+    if backend.fixed_shapes:
+        optimizers.initialise()
+        backend.end_step()
+    decay = config.optim.ema_decay
+    return TrainingState(
+        backend=backend,
+        model=model,
+        preprocess=parts.preprocess.config,
+        optimizers=optimizers,
+        average=None if decay is None else WeightAverage(model, decay),
+        loss_scale=LossScale() if config.train.precision == "fp16" else None,
+    )

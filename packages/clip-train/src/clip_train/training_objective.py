@@ -1,0 +1,61 @@
+"""The losses that a config asks for, as one function of a global batch's embeddings."""
+
+from __future__ import annotations
+
+from clip_models import ConfigError
+from torch import Tensor
+
+from clip_train.communication import Communicator
+from clip_train.config import LossConfig
+from clip_train.gradients import Embeddings, Objective
+from clip_train.objectives import Candidates, contrastive_loss, distillation_loss, sigmoid_loss
+
+
+def make_objective(
+    config: LossConfig, communicator: Communicator, teacher: Embeddings | None = None
+) -> Objective:
+    """The objective of one step.
+
+    Args:
+        config: Which losses.
+        communicator: The ranks.
+        teacher: What a teacher makes of this rank's images and texts, to distil from.
+    """
+
+    def objective(student: Embeddings, candidates: Candidates) -> dict[str, Tensor]:
+        losses = {}
+        images, texts, scale, bias = student
+        if config.kind in ("infonce", "multi_positive"):
+            losses["contrastive"] = contrastive_loss(
+                images,
+                texts,
+                scale,
+                candidates,
+                label_smoothing=config.label_smoothing,
+                tile=config.tile,
+                communicator=communicator,
+            )
+        elif config.kind == "sigmoid":
+            if bias is None:
+                raise ConfigError(
+                    "loss.kind 'sigmoid' needs a model with a logit bias; choose one whose config "
+                    "has init_logit_bias (SigLIP starts at -10)"
+                )
+            losses["sigmoid"] = sigmoid_loss(
+                images, texts, scale, bias, candidates, tile=config.tile, communicator=communicator
+            )
+        if teacher is not None:
+            losses["distillation"] = config.teacher_weight * distillation_loss(
+                images,
+                texts,
+                scale,
+                teacher.images,
+                teacher.texts,
+                teacher.logit_scale,
+                candidates,
+                tile=config.tile,
+                communicator=communicator,
+            )
+        return losses
+
+    return objective
