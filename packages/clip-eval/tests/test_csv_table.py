@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,16 @@ def test_labels_outside_the_list_and_missing_files(table: Path) -> None:
     (table.parent / "blue" / "0.png").unlink()
     with pytest.raises(BadSample, match=r"blue/0\.png: unreadable"):
         source.read(0)
+
+
+def test_columns_and_the_directory_of_images_may_be_given(
+    tmp_path: Path, encode: Callable[..., bytes]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.png").write_bytes(encode((1, 2, 3)))
+    (tmp_path / "t.tsv").write_text("img\talt\tcaption\n1.png\ta cat\tno\n")
+    spec = f"csv:{tmp_path}/t.tsv"
+    source = open_source(spec, image_key="img", caption_key="alt", image_root=tmp_path / "photos")
+    assert source.read(0).captions == ("a cat",)
+    with pytest.raises(DataError, match="no column 'pic'; its columns are img, alt, caption"):
+        open_source(spec, image_key="pic")

@@ -29,7 +29,7 @@ def test_kinds_say_what_to_read(colour_folder: Path, colour_shards: Path) -> Non
     ("spec", "words"),
     [
         ("imagfolder:x", "did you mean imagefolder:"),
-        ("parquet:x", "unknown kind 'parquet'"),
+        ("parket:x", "did you mean parquet:"),
         ("wds:", "expected a path after wds:"),
         ("absent/dir", "no such file or directory"),
     ],

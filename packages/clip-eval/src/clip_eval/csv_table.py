@@ -29,6 +29,9 @@ class CsvTable:
         classnames: Class names in label order, or a mapping of the file's labels to class names;
             the distinct labels in sorted order if None and they are not numbers.
         templates: Caption templates; those beside the file if None.
+        image_key: Column of paths, where it is not called by a usual name.
+        caption_key: Column of captions.
+        image_root: Directory that paths are relative to, instead of the file's own.
 
     Raises:
         DataError: No such file, no usable column, no rows, or labels in no class.
@@ -40,18 +43,26 @@ class CsvTable:
         *,
         classnames: ClassList | Sequence[str] | Mapping[str, str] | None = None,
         templates: Sequence[str] | None = None,
+        image_key: str = "",
+        caption_key: str = "",
+        image_root: str | Path | None = None,
     ) -> None:
         self.path = Path(path)
+        self.image_root = Path(image_root) if image_root else self.path.parent
         self.name = self.path.stem
         rows = _read_rows(self.path)
         header = list(rows[0]) if rows else []
-        image = _column(header, PATH_COLUMNS)
+        for key in filter(None, (image_key, caption_key)):
+            if key not in header:
+                raise DataError(f"{path}: no column {key!r}; its columns are {', '.join(header)}")
+        image = image_key or find_column(header, PATH_COLUMNS)
         if image is None:
             raise DataError(
                 f"{path}: expected a column of image paths called one of "
                 f"{', '.join(PATH_COLUMNS)}; its columns are {', '.join(header) or 'none'}"
             )
-        caption, label = _column(header, CAPTION_COLUMNS), _column(header, LABEL_COLUMNS)
+        caption = caption_key or find_column(header, CAPTION_COLUMNS)
+        label = find_column(header, LABEL_COLUMNS)
         if caption is None and label is None:
             raise DataError(
                 f"{path}: expected a column of captions ({', '.join(CAPTION_COLUMNS)}) or labels "
@@ -81,7 +92,7 @@ class CsvTable:
         """
         path, label = self.paths[index], self.label(index)
         try:
-            data = (self.path.parent / path).read_bytes()
+            data = (self.image_root / path).read_bytes()
         except OSError as error:
             raise BadSample("unreadable", str(error.strerror), path) from error
         captions: tuple[str, ...] = (self.captions[index],) if self.captions[index] else ()
@@ -113,7 +124,8 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _column(header: Sequence[str], names: Sequence[str]) -> str | None:
+def find_column(header: Sequence[str], names: Sequence[str]) -> str | None:
+    """The first of the names that a header has, in whatever case."""
     by_lower = {name.lower(): name for name in header}
     return next((by_lower[name] for name in names if name in by_lower), None)
 

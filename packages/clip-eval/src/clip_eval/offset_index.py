@@ -19,12 +19,15 @@ opened, and again if the shard is newer; where the directory cannot be written i
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import os
 import random
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +42,7 @@ from clip_eval.shard_files import ShardFile, cache_directory, read_url
 
 OPEN_INDICES = 256
 SUFFIX = ".idx"
+FAULTS = ".faults.json"
 INDEX_FOLDER = "index"
 
 
@@ -97,8 +101,8 @@ class IndexedShards:
         return self._first[-1]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the mapped files."""
-        return {**self.__dict__, "_indices": OrderedDict()}
+        """Everything but the mapped files, and what only the first look at shards needed."""
+        return {**self.__dict__, "_indices": OrderedDict(), "_scan": None, "_is_whole": None}
 
     def place(self, index: int) -> Place:
         """Where sample ``index`` lies.
@@ -152,9 +156,11 @@ class IndexedShards:
                 count = self._usable(shard, path)
                 if count is not None:
                     self._index_files[number] = path
-                    return count, ()
+                    return count, _stored_faults(path)
             scanned = self._scan(shard.local())
-            self._index_files[number] = _write_index(shard, scanned.offsets)
+            faults = tuple(replace(fault, where=shard.name) for fault in scanned.faults)
+            scanned = Scan(scanned.offsets, faults)
+            self._index_files[number] = _write_index(shard, scanned)
         except OSError as error:
             raise DataError(f"{shard.name}: cannot be read ({error.strerror or error})") from error
         return len(scanned.offsets) - 1, scanned.faults
@@ -197,16 +203,27 @@ def _index_paths(shard: ShardFile) -> Iterator[Path]:
         yield path
 
 
-def _write_index(shard: ShardFile, offsets: NDArray[np.uint64]) -> Path:
+def _write_index(shard: ShardFile, scan: Scan) -> Path:
     """Write the index beside the shard, or else into the cache, in one step; its path."""
-    content = offsets.astype("<u8").tobytes()
+    content = scan.offsets.astype("<u8").tobytes()
     beside = Path(shard.location + SUFFIX)
     if not shard.is_cached and _replace(beside, content):
         return beside
     path = _index_in_cache(shard)
+    if shard.is_cached and scan.faults:  # it will not be looked through again
+        records = [dataclasses.asdict(fault) for fault in scan.faults]
+        _replace(path.with_suffix(FAULTS), json.dumps(records).encode())
     if not _replace(path, content):
         raise DataError(f"{path}: an index cannot be written; set XDG_CACHE_HOME to a directory")
     return path
+
+
+def _stored_faults(path: Path) -> tuple[Fault, ...]:
+    """The damage that was found when the index of a cached shard was made."""
+    file = path.with_suffix(FAULTS)
+    if not file.is_file():
+        return ()
+    return tuple(Fault(**record) for record in json.loads(file.read_text(encoding="utf-8")))
 
 
 def _replace(path: Path, content: bytes) -> bool:

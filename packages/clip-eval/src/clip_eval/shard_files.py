@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import gzip
 import hashlib
 import importlib
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ FIRST_PAUSE = 0.5  # seconds; doubled after each failure
 TIMEOUT = 60.0  # seconds without a byte
 DEFAULT_CACHE_BYTES = 50 * 2**30
 COPY_BYTES = 1 << 20
+GZIP_WINDOW = 31  # zlib's word for a gzip header and the largest window
 
 
 def cache_directory() -> Path:
@@ -78,7 +79,7 @@ class ShardCache:
         pause = FIRST_PAUSE
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                size = _copy(url, partial, unzip)
+                size = _copy(url, partial)
                 break
             except (OSError, EOFError) as error:
                 partial.unlink(missing_ok=True)
@@ -89,6 +90,8 @@ class ShardCache:
                     raise OSError(f"{url} cannot be fetched ({_cause(error)})") from error
                 time.sleep(pause)
                 pause *= 2
+        if unzip:
+            size = _unzip(partial)
         if size > self.max_bytes:
             partial.unlink()
             raise OSError(
@@ -182,16 +185,32 @@ def read_url(url: str) -> bytes | None:
         raise
 
 
-def _copy(url: str, target: Path, unzip: bool) -> int:
+def _copy(url: str, target: Path) -> int:
     """Copy what is behind a URL or path into a file; the number of bytes written."""
     with _open_url(url) as stream, target.open("wb") as file:
         expected = getattr(stream, "length", None)  # what http.client still expects
-        source = gzip.GzipFile(fileobj=stream) if unzip else stream
-        shutil.copyfileobj(source, file, COPY_BYTES)
+        shutil.copyfileobj(stream, file, COPY_BYTES)
         written = file.tell()
-    if expected is not None and not unzip and written != expected:
+    if expected is not None and written != expected:
         raise OSError(f"{written:,} of {expected:,} bytes arrived")
     return written
+
+
+def _unzip(path: Path) -> int:
+    """Decompress a file in its place as far as it goes; the number of bytes then."""
+    plain = path.with_name(path.name.replace(".partial", ".plain.partial"))
+    decompressor = zlib.decompressobj(GZIP_WINDOW)
+    with path.open("rb") as stream, plain.open("wb") as file:
+        # a stream that is cut or damaged ends early: whoever reads the file will say where
+        with contextlib.suppress(zlib.error):
+            while block := stream.read(COPY_BYTES):
+                file.write(decompressor.decompress(block))
+                while decompressor.eof and (rest := decompressor.unused_data):  # several in a row
+                    decompressor = zlib.decompressobj(GZIP_WINDOW)
+                    file.write(decompressor.decompress(rest))
+        size = file.tell()
+    plain.replace(path)
+    return size
 
 
 def _open_url(url: str) -> IO[Any]:
