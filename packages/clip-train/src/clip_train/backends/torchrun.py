@@ -40,8 +40,15 @@ class _TorchrunBackend:
         self.device = device
         # Gloo also carries tensors on the CPU next to NCCL, so that flags wait for no kernel.
         names = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(names, timeout=datetime.timedelta(seconds=timeout_s))
+        try:
+            dist.init_process_group(names, timeout=datetime.timedelta(seconds=timeout_s))
+        except RuntimeError as error:
+            raise BackendError(
+                f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} cannot reach the "
+                f"others: {str(error).splitlines()[0]}"
+            ) from error
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.any_of([False])  # everyone is here before anyone may leave
 
     def gather(self, x: Tensor, counts: Sequence[int]) -> list[Tensor]:
         """The tensors of all ranks; shorter ones travel padded."""
@@ -106,10 +113,13 @@ class DDPBackend(_TorchrunBackend):
 
         `find_unused_parameters` lets towers be locked and the logit bias be unused.  It also keeps
         the buckets as they are: they are otherwise laid out anew after the first backward, and a
-        resumed run would add gradients in another order than the run that it continues.
+        resumed run would add gradients in another order than the run that it continues.  One
+        parameter is really unused: without any, the flag would draw a warning.
         """
         if self.world == 1:
             return towers
+        unused = nn.Parameter(torch.zeros((), device=self.device))
+        towers.register_parameter("never_used", unused)
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(towers, device_ids=devices, find_unused_parameters=True)
 
@@ -154,6 +164,7 @@ class FSDP2Backend(_TorchrunBackend):
     def wrap(self, towers: nn.Module) -> nn.Module:
         """The module with every block of a stack, and the rest of it, sharded in place."""
         mesh = init_device_mesh(self.device.type, (self.world,))
+        towers.to(memory_format=torch.contiguous_format)  # FSDP takes no other
         scalars = {parameter for parameter in towers.parameters() if parameter.ndim == 0}
         stacks = [module for module in towers.modules() if isinstance(module, nn.ModuleList)]
         for stack in reversed(stacks):  # inner ones first
