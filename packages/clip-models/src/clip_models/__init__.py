@@ -3,7 +3,6 @@
 from clip_models.checkpoint import (
     WEIGHTS_NAME,
     load_config,
-    load_model,
     load_state,
     save_config,
     save_model,
@@ -22,10 +21,19 @@ from clip_models.config import (
     TokenizerConfig,
     ViTConfig,
 )
+from clip_models.converters import DIALECTS, Dialect, detect_dialect, from_native, to_native
+from clip_models.converters.hugging_face_config import (
+    from_hugging_face_config,
+    to_hugging_face_config,
+)
+from clip_models.export_directory import save_pretrained
+from clip_models.factory import ModelAndTransforms, create_model, create_model_and_transforms
+from clip_models.hub import from_pretrained, push_to_hub
 from clip_models.open_clip_dialect import from_open_clip, to_open_clip
 from clip_models.patch_reduction import PatchReducer
 from clip_models.preprocess import EvaluationTransform, Preprocess, TrainTransform
-from clip_models.registry import create_model, get_config, list_models
+from clip_models.pretrained import load_model
+from clip_models.registry import get_config, list_models
 from clip_models.strict_config import ConfigError, from_dict, nearest, to_dict
 from clip_models.token_pooling import PooledTokens, TokenPooling
 from clip_models.tower_output import TowerOutput
@@ -33,13 +41,16 @@ from clip_models.weight_files import CheckpointError, load_tensors, read_weights
 
 __all__ = [
     "CLIP",
+    "DIALECTS",
     "WEIGHTS_NAME",
     "CLIPConfig",
     "CLIPOutput",
     "CheckpointError",
     "CompactResNetConfig",
     "ConfigError",
+    "Dialect",
     "EvaluationTransform",
+    "ModelAndTransforms",
     "ModifiedResNetConfig",
     "PatchReducer",
     "PatchReductionConfig",
@@ -54,9 +65,14 @@ __all__ = [
     "TrainTransform",
     "ViTConfig",
     "create_model",
+    "create_model_and_transforms",
+    "detect_dialect",
     "from_clipa",
     "from_dict",
+    "from_hugging_face_config",
+    "from_native",
     "from_open_clip",
+    "from_pretrained",
     "get_config",
     "list_models",
     "load_config",
@@ -64,10 +80,14 @@ __all__ = [
     "load_state",
     "load_tensors",
     "nearest",
+    "push_to_hub",
     "read_weights",
     "save_config",
     "save_model",
+    "save_pretrained",
     "save_tensors",
     "to_dict",
+    "to_hugging_face_config",
+    "to_native",
     "to_open_clip",
 ]

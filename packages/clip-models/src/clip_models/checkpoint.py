@@ -16,7 +16,7 @@ from torch import Tensor
 from clip_models.clip import CLIP
 from clip_models.config import CLIPConfig, PreprocessConfig
 from clip_models.strict_config import ConfigError, from_dict, to_dict
-from clip_models.weight_files import CheckpointError, load_tensors
+from clip_models.weight_files import CheckpointError
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "clip_config.json"
@@ -34,7 +34,7 @@ class _ModelFile:
 def save_config(directory: str | Path, config: CLIPConfig, preprocess: PreprocessConfig) -> None:
     """Write `clip_config.json`; the directory must exist."""
     text = json.dumps(to_dict(_ModelFile(model=config, preprocess=preprocess)), indent=2)
-    with _replacing(Path(directory) / CONFIG_NAME) as temporary:
+    with replacing(Path(directory) / CONFIG_NAME) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
@@ -63,27 +63,6 @@ def save_model(directory: str | Path, model: CLIP, preprocess: PreprocessConfig)
     directory.mkdir(parents=True, exist_ok=True)
     save_config(directory, model.config, preprocess)
     save_tensors(directory / WEIGHTS_NAME, model.state_dict())
-
-
-def load_model(
-    directory: str | Path, *, device: str | torch.device = "cpu"
-) -> tuple[CLIP, PreprocessConfig]:
-    """The model of a directory, in evaluation mode, and its preprocessing.
-
-    Raises:
-        CheckpointError: A file is missing or damaged, or the weights do not fit the config.
-    """
-    config, preprocess = load_config(directory)
-    path = Path(directory) / WEIGHTS_NAME
-    if not path.is_file():
-        raise CheckpointError(
-            f"{directory} has no {WEIGHTS_NAME}; if its training was interrupted, "
-            "name one of its checkpoints/step-… directories"
-        )
-    with torch.device("meta"):
-        model = CLIP(config)
-    load_state(model, load_tensors(path), source=path, assign=True)
-    return model.to(device).eval(), preprocess
 
 
 def load_state(
@@ -115,12 +94,12 @@ def load_state(
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write safetensors in one step: a temporary file, flushed to disk, then renamed."""
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         save_file(plain, temporary, metadata={"format": "pt"})
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A temporary file to write; it is flushed to disk and takes the place of `path` when done."""
     temporary = path.with_name(path.name + ".tmp")
     try:

@@ -1,0 +1,99 @@
+"""Preprocessing in the words of open_clip's and transformers' files, read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from clip_models.config import PreprocessConfig
+from clip_models.strict_config import ConfigError, from_dict
+
+_RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+"""Pillow's numbers, which transformers writes."""
+_OPEN_CLIP_KEYS = ("size", "mean", "std", "interpolation", "resize_mode", "fill_color")
+
+
+def from_open_clip_preprocess(values: Mapping[str, Any], image_size: int) -> PreprocessConfig:
+    """The `preprocess_cfg` of an `open_clip_config.json`; the tower knows the size.
+
+    Raises:
+        ConfigError: A value is of the wrong type or unknown here.
+    """
+    known = {key: values[key] for key in _OPEN_CLIP_KEYS if values.get(key) is not None}
+    if known.get("interpolation") == "random":
+        known["interpolation"] = "bicubic"  # what open_clip evaluates with
+    for key in ("mean", "std"):
+        if key in known and isinstance(known[key], (int, float)):
+            known[key] = [known[key]] * 3
+    return from_dict(PreprocessConfig, {**known, "size": image_size}, where="preprocess_cfg")
+
+
+def to_open_clip_preprocess(config: PreprocessConfig) -> dict[str, Any]:
+    """The `preprocess_cfg` with which open_clip transforms images as `config` says."""
+    if config.interpolation == "nearest":
+        raise ConfigError("open_clip resizes images with 'bicubic' or 'bilinear', not 'nearest'")
+    return {
+        "size": config.size,
+        "mode": "RGB",
+        "mean": list(config.mean),
+        "std": list(config.std),
+        "interpolation": config.interpolation,
+        "resize_mode": config.resize_mode,
+        "fill_color": config.fill_color,
+    }
+
+
+def from_hugging_face_preprocess(values: Mapping[str, Any], image_size: int) -> PreprocessConfig:
+    """The transform of a `preprocessor_config.json`; the tower knows the size.
+
+    Raises:
+        ConfigError: It does something to images that a `PreprocessConfig` cannot say.
+    """
+    if (
+        values.get("do_rescale", True) is not True
+        or abs(values.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-9
+    ):
+        raise ConfigError("rescale_factor must be 1/255; pixels are values from 0 to 255")
+    if values.get("resample", 3) not in _RESAMPLING:
+        raise ConfigError(f"resample must be one of {_RESAMPLING}, got {values['resample']!r}")
+    size = values.get("size", image_size)
+    whole = isinstance(size, Mapping) and "height" in size and not values.get("do_center_crop")
+    normalized = values.get("do_normalize", True)
+    mean = values.get("image_mean") or PreprocessConfig.mean
+    std = values.get("image_std") or PreprocessConfig.std
+    described = {
+        "size": image_size,
+        "mean": mean if normalized else (0.0,) * 3,
+        "std": std if normalized else (1.0,) * 3,
+        "interpolation": _RESAMPLING[values.get("resample", 3)],
+        "resize_mode": "squash" if whole else "shortest",
+    }
+    return from_dict(PreprocessConfig, described, where="preprocessor_config")
+
+
+def to_hugging_face_preprocess(config: PreprocessConfig, *, siglip: bool) -> dict[str, Any]:
+    """The `preprocessor_config.json` with which transformers transforms images likewise.
+
+    Raises:
+        ConfigError: `resize_mode` is "longest", which its image processors of CLIP do not do.
+    """
+    if config.resize_mode == "longest":
+        raise ConfigError("transformers' image processors do not fill up images (resize_mode)")
+    side = {"height": config.size, "width": config.size}
+    crop = config.resize_mode == "shortest"
+    if siglip and crop:
+        raise ConfigError("transformers' SiglipImageProcessor squashes images, it does not crop")
+    number = {name: number for number, name in _RESAMPLING.items()}[config.interpolation]
+    return {
+        "image_processor_type": "SiglipImageProcessor" if siglip else "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": config.size} if crop else side,
+        "resample": number,
+        **({} if siglip else {"do_center_crop": crop, "crop_size": side}),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(config.mean),
+        "image_std": list(config.std),
+    }

@@ -1,0 +1,182 @@
+"""The ways to make a model: by name, from a config, from a directory, from the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from clip_models import hub
+from clip_models.clip import CLIP
+from clip_models.config import CLIPConfig, PreprocessConfig
+from clip_models.converters import to_native
+from clip_models.model_directory import default_preprocess, read_model_directory
+from clip_models.preprocess import EvaluationTransform, TrainTransform
+from clip_models.pretrained import build_with_weights, fit_positions
+from clip_models.registry import get_config
+from clip_models.strict_config import ConfigError, from_dict
+from clip_models.weight_files import CheckpointError, read_weights
+
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_SQUASHED: dict[str, Any] = {**_IMAGENET, "interpolation": "bilinear", "resize_mode": "squash"}
+_HALVES = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+
+# What the weights of named models were trained with, where it is not OpenAI's transform.
+_PREPROCESS_OF_NAMES: dict[str, dict[str, Any]] = {
+    "*-SigLIP*": {**_HALVES, "resize_mode": "squash"},
+    "*-CLIPA*": _SQUASHED,
+    "*-BigVision": _SQUASHED,
+    "CoreNet-*": {"mean": (0.0,) * 3, "std": (1.0,) * 3, "interpolation": "bilinear"},
+    "CIFAR-*": _HALVES,
+}
+
+
+class ModelAndTransforms(NamedTuple):
+    """A model, and what turns an image into its input.
+
+    `train` crops at random and gives uint8, which its `normalize` takes on the device; `evaluate`
+    gives normalised float32.
+    """
+
+    model: CLIP
+    train: TrainTransform
+    evaluate: EvaluationTransform
+
+
+def create_model(
+    model: str | Path | CLIPConfig,
+    pretrained: str | Path | None = None,
+    *,
+    force_image_size: int | None = None,
+    force_context_length: int | None = None,
+    device: str | torch.device | None = None,
+) -> CLIP:
+    """A CLIP model in float32.
+
+    Args:
+        model: A registered name or a config (new random weights, training mode), the directory of a
+            saved model or `hf-hub:org/name` (their weights, evaluation mode).
+        pretrained: For a name or a config: its weights, as a file, a directory or
+            `hf-hub:org/name`, in any dialect.
+        force_image_size: Side of the images; positions are interpolated.
+        force_context_length: Tokens of a text; positions are interpolated.
+        device: Where the model goes; None leaves it where torch makes tensors.
+
+    Raises:
+        ConfigError: The name is not registered, or the sizes are impossible.
+        CheckpointError: Files are missing or damaged, or weights do not fit.
+    """
+    sizes = (force_image_size, force_context_length)
+    return _create(model, pretrained, sizes, device)[0]
+
+
+def create_model_and_transforms(
+    model: str | Path | CLIPConfig,
+    pretrained: str | Path | None = None,
+    *,
+    force_image_size: int | None = None,
+    force_context_length: int | None = None,
+    image_mean: Sequence[float] | None = None,
+    image_std: Sequence[float] | None = None,
+    interpolation: str | None = None,
+    square_resize_only: bool | None = None,
+    device: str | torch.device | None = None,
+) -> ModelAndTransforms:
+    """A model with its transforms for training and evaluation.
+
+    Args:
+        model: As for `create_model`, like the next two and `device`.
+        pretrained: See there.
+        force_image_size: See there.
+        force_context_length: See there.
+        image_mean: Mean of the pixels in [0, 1], of each channel.
+        image_std: Their standard deviation.
+        interpolation: "bicubic", "bilinear" or "nearest".
+        square_resize_only: True resizes images to squares, whatever their sides; False crops the
+            centre.  None, here and above, keeps what the model was trained with.
+        device: As for `create_model`.
+
+    Raises:
+        ConfigError: As `create_model`, and for a transform that cannot be.
+        CheckpointError: As `create_model`.
+    """
+    sizes = (force_image_size, force_context_length)
+    made, preprocess = _create(model, pretrained, sizes, device)
+    given = {
+        "mean": image_mean,
+        "std": image_std,
+        "interpolation": interpolation,
+        "resize_mode": {None: None, True: "squash", False: "shortest"}[square_resize_only],
+    }
+    changes = {key: value for key, value in given.items() if value is not None}
+    preprocess = from_dict(PreprocessConfig, {**vars(preprocess), **changes})
+    return ModelAndTransforms(made, TrainTransform(preprocess), EvaluationTransform(preprocess))
+
+
+def _create(
+    source: str | Path | CLIPConfig,
+    pretrained: str | Path | None,
+    sizes: tuple[int | None, int | None],
+    device: str | torch.device | None,
+) -> tuple[CLIP, PreprocessConfig]:
+    config, preprocess, weights = _find(source)
+    if pretrained is not None:
+        if weights is not None:
+            raise ConfigError(f"{source} has weights of its own; leave pretrained={pretrained} out")
+        weights, stored = _find_weights(pretrained)
+        preprocess = stored or preprocess
+    config = _resized(config, *sizes)
+    preprocess = replace(preprocess, size=config.vision.image_size)
+    if weights is None:
+        model = CLIP(config)
+    else:
+        state = to_native(read_weights(weights), config)
+        if pretrained is not None or sizes != (None, None):
+            state = fit_positions(state, config)
+        model = build_with_weights(config, state, source=weights)
+    return model if device is None else model.to(device), preprocess
+
+
+def _find(source: str | Path | CLIPConfig) -> tuple[CLIPConfig, PreprocessConfig, Path | None]:
+    """Config, preprocessing and, of a saved model, the weights."""
+    if isinstance(source, CLIPConfig):
+        return source, default_preprocess(source), None
+    repository = hub.repository_of(source)
+    if repository is not None:
+        return read_model_directory(hub.download(repository))
+    if Path(source).is_dir():
+        return read_model_directory(source)
+    name = str(source)
+    if Path(source).exists():
+        raise ConfigError(f"{name} is a file; name its model, and give the file as pretrained")
+    config = get_config(name)
+    for pattern, values in _PREPROCESS_OF_NAMES.items():
+        if fnmatch(name, pattern):
+            return config, PreprocessConfig(size=config.vision.image_size, **values), None
+    return config, PreprocessConfig(size=config.vision.image_size), None
+
+
+def _find_weights(pretrained: str | Path) -> tuple[Path, PreprocessConfig | None]:
+    """The weight file that `pretrained` means, and the preprocessing that came with it."""
+    repository = hub.repository_of(pretrained)
+    directory = Path(pretrained) if repository is None else hub.download(repository)
+    if directory.is_dir():
+        files = read_model_directory(directory)
+        return files.weights, files.preprocess
+    if not directory.is_file():
+        raise CheckpointError(
+            f"pretrained={str(pretrained)!r} is no file, no directory and no 'hf-hub:org/name'"
+        )
+    return directory, None
+
+
+def _resized(config: CLIPConfig, image_size: int | None, context_length: int | None) -> CLIPConfig:
+    if image_size is not None:
+        config = replace(config, vision=replace(config.vision, image_size=image_size))
+    if context_length is not None:
+        config = replace(config, text=replace(config.text, context_length=context_length))
+    return config
