@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 from importlib.metadata import EntryPoint, EntryPoints
 from typing import NamedTuple
 
 import pytest
 import torch
-from clip_models import CLIP, CLIPConfig, ConfigError, PoolingConfig, TextConfig, ViTConfig
+from clip_models import (
+    CLIP,
+    CLIPConfig,
+    ConfigError,
+    PoolingConfig,
+    TextConfig,
+    ViTConfig,
+    from_dict,
+    to_dict,
+)
 from clip_models import token_pooling as module
+from clip_models.layouts import Padded
 from torch import Tensor, nn
+
+LOSSES = ("pooling", "pooling2")
 
 
 class Pooled(NamedTuple):
     tokens: Tensor
     mask: Tensor | None
     segment_of: Tensor
+    key_bias: Tensor | None
     loss: Tensor
     record: dict[str, Tensor]
 
@@ -49,7 +63,7 @@ class Pairs(nn.Module):
         means = self.scale * means / sizes.clamp(min=1)[..., None]
         pooled_mask = None if bool((sizes > 0).all()) else sizes > 0
         loss = self.scale.sum() * 0.5
-        return Pooled(means, pooled_mask, segment_of, loss, {"counts": sizes})
+        return Pooled(means, pooled_mask, segment_of, None, loss, {"counts": sizes})
 
 
 @pytest.fixture(autouse=True)
@@ -134,11 +148,11 @@ def test_what_a_pooling_is_told() -> None:
     model = tiny(pairs(1), pairs(1))
     keys = torch.arange(3)
     model(IMAGES, TOKENS, generator=keys)
-    shape, mask, apart, causal, generator = model.visual.pooling.seen[0]
+    shape, mask, apart, causal, generator = model.visual.pooling[0].seen[0]
     assert (shape, mask, causal) == ((3, 17, 16), None, False)
     assert torch.equal(apart, torch.arange(17).expand(3, -1) == 0)
     assert generator is keys
-    shape, mask, apart, causal, generator = model.pooling.seen[0]
+    shape, mask, apart, causal, generator = model.pooling[0].seen[0]
     assert (shape, causal) == ((3, 9, 16), True)
     assert mask.sum(1).tolist() == [9, 4, 2]
     assert apart.nonzero().tolist() == [[0, 8], [1, 3], [2, 1]]
@@ -165,7 +179,7 @@ def test_a_caption_does_not_depend_on_its_batch() -> None:
 
 def test_weights_of_a_pooling_are_part_of_the_model() -> None:
     names = dict(tiny(pairs(1), pairs(1)).named_parameters())
-    assert {"visual.pooling.scale", "pooling.scale"} < set(names)
+    assert {"visual.pooling.0.scale", "pooling.0.scale"} < set(names)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,3 +188,89 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "entry_points", lambda group: EntryPoints([]))
     with pytest.raises(ConfigError, match="token pooling 'pairs'; pip install dtp-pooling"):
         tiny(pairs(1))
+
+
+def twice(first: int, second: int, size: int = 2) -> PoolingConfig:
+    return dataclasses.replace(pairs(first, size=size), then=pairs(second, size=size))
+
+
+@pytest.mark.parametrize("places", [(0, 0), (0, 1), (1, 2)])
+@pytest.mark.parametrize("readout", [{}, {"readout": "map"}, {"readout": "patch_average"}])
+def test_two_poolings_that_keep_every_token_change_no_feature(
+    places: tuple[int, int], readout: dict[str, object]
+) -> None:
+    stages = twice(*places, size=1)
+    pooled, plain = tiny(stages, stages, **readout), tiny(**readout)
+    plain.load_state_dict(pooled.state_dict(), strict=False)
+    assert torch.allclose(pooled.encode_image(IMAGES), plain.encode_image(IMAGES), atol=1e-6)
+    assert torch.allclose(pooled.encode_text(TOKENS), plain.encode_text(TOKENS), atol=1e-6)
+
+
+def test_a_second_pooling_pools_what_the_first_one_left() -> None:
+    model = tiny(twice(0, 1), twice(0, 1))
+    keys = torch.arange(3)
+    out = model(IMAGES, TOKENS, generator=keys)
+    assert set(out.losses) == {f"{t}.{p}" for t in ("vision", "text") for p in LOSSES}
+    first, second = model.visual.pooling
+    assert second.seen[0][0] == (3, 9, 16)  # the class token and 8 pairs
+    assert torch.equal(second.seen[0][2], torch.arange(9).expand(3, -1) == 0)
+    assert out.records["vision.pooling2"]["counts"].tolist() == [[1, 2, 2, 2, 2]] * 3
+    assert first.seen[0][4] is keys
+    assert not set(second.seen[0][4].tolist()) & set(keys.tolist())  # draws of its own
+    text = model.pooling[1].seen[0]
+    assert text[1].sum(1).tolist() == [5, 3, 2]  # 9, 4 and 2 tokens in pairs, the end token apart
+    assert text[2].nonzero().tolist() == [[0, 4], [1, 2], [2, 1]]
+
+
+def test_poolings_in_the_wrong_order_are_refused() -> None:
+    with pytest.raises(ConfigError, match="must not fall from one pooling to the next, got 2, 1"):
+        tiny(twice(2, 1))
+
+
+def test_a_config_with_two_poolings_is_read_back() -> None:
+    config = tiny(twice(0, 1)).config
+    assert from_dict(CLIPConfig, to_dict(config)) == config
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("read", [False, True])
+def test_a_key_bias_weighs_a_segment_as_its_tokens(causal: bool, read: bool) -> None:
+    """Copies of a token that follow each other are one token with the logarithm of their number."""
+    generator = torch.Generator().manual_seed(0)
+    one = torch.randn(1, 4, 3, 2, 8, generator=generator)
+    counts = torch.tensor([[3, 1, 4, 2]])
+    many = one.repeat_interleave(counts[0], dim=1)
+    last = counts.cumsum(1) - 1
+    want = Padded(causal, read_at=int(last[0, 2])).attend(many, read=read)
+    biased = Padded(causal, key_bias=counts.float().log(), read_at=2)
+    got = biased.attend(one, read=read)
+    torch.testing.assert_close(got, want if read else want[:, last[0]], rtol=0, atol=1e-5)
+    junk = torch.cat([one, torch.full_like(one[:, :1], 1e4)], dim=1)
+    mask = torch.arange(5)[None] < 4
+    bias = torch.cat([counts.float().log(), torch.zeros(1, 1)], dim=1)
+    padded = Padded(causal, mask, bias, 2).attend(junk, read=read)
+    torch.testing.assert_close(padded[:, : got.shape[1]], got, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_pooling_that_asks_for_keys_gets_those_of_the_layer_behind(
+    after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Tensor] = []
+
+    def forward(self, tokens, mask, keep_apart, causal, generator, keys):
+        given.append(keys)
+        return plain(self, tokens, mask, keep_apart, causal, generator)
+
+    plain = Pairs.forward
+    monkeypatch.setattr(Pairs, "forward", forward)
+    monkeypatch.setattr(Pairs, "reads_keys", True, raising=False)
+    model = tiny(pairs(after, size=1))
+    block = model.visual.transformer.resblocks[min(after, 1)]
+    qkv: list[Tensor] = []
+    block.ln_1.register_forward_hook(
+        lambda *call: qkv.append(call[2] @ block.attn.in_proj_weight.T + block.attn.in_proj_bias)
+    )
+    model.encode_image(IMAGES)
+    assert given[0].shape == (3, 17, 16)
+    assert torch.allclose(given[0], qkv[-1][..., 16:32], atol=1e-6)

@@ -133,6 +133,48 @@ def test_pretrained_weights_keep_their_positions(kind):
         assert pooled[0].shape == (3, 5, 64)
 
 
+def two(first: PoolingConfig, second: PoolingConfig) -> PoolingConfig:
+    return dataclasses.replace(first, then=second)
+
+
+def test_two_stages_at_rate_one_give_the_features_of_open_clip():
+    stage = {"kind": "random", "rate": 1.0, "proportional": True}
+    both = two(pooling(1, **stage), pooling(2, **stage))
+    assert_features_are(
+        with_weights_of(peer(), build(both, both)), peer(), captions(12, 5, 2), images()
+    )
+
+
+def test_two_stages_halve_the_tokens_twice():
+    vision = two(
+        pooling(1, kind="top_k", rate=0.5, order="hilbert", proportional=True),
+        pooling(3, kind="top_k", rate=0.5, proportional=True),
+    )
+    text = two(pooling(1, kind="gumbel", rate=0.5), pooling(2, kind="fixed", rate=0.5))
+    model = sharpened(build(vision, text)).train()
+    out = model(images(), captions(12, 9, 7), generator=torch.arange(3))
+    assert out.records["vision.pooling"]["counts"].shape == (3, 9)
+    assert out.records["vision.pooling2"]["counts"].shape == (3, 5)
+    assert set(out.losses) == set(out.records)
+    logits = out.logit_scale * out.image_features @ out.text_features.T
+    torch.nn.functional.cross_entropy(logits, torch.arange(3)).backward()
+    scores = [p for name, p in model.named_parameters() if "pooling." in name]
+    assert len(scores) == 12  # three predictors
+    assert all(p.grad.abs().max() > 0 for p in scores)
+
+
+@pytest.mark.parametrize("kind", ["fixed", "random"])
+def test_a_second_stage_leaks_nothing_and_drops_no_row(kind):
+    stage = {"kind": kind, "rate": 0.6}
+    model = build(text=two(pooling(1, **stage), pooling(2, **stage)))
+    tokens = captions(12, 7, 2)
+    together = model.encode_text(tokens)
+    for row in range(3):
+        alone = model.encode_text(tokens[row : row + 1])
+        torch.testing.assert_close(alone, together[row : row + 1], rtol=0, atol=2e-6)
+    assert torch.equal(model.encode_text(tokens), together)
+
+
 @pytest.mark.parametrize("size", [32, 48])
 def test_images_of_other_sizes_are_pooled_too(size):
     model = build(pooling(1, kind="top_k", order="hilbert", rate=0.5))
@@ -222,7 +264,7 @@ def test_the_contrastive_gradient_reaches_the_predictors(scores):
     logits = out.logit_scale * out.image_features @ out.text_features.T
     torch.nn.functional.cross_entropy(logits, torch.arange(3)).backward()
     named = [(name, p) for name, p in model.named_parameters() if "pooling." in name]
-    assert {name.split(".scores")[0] for name, _ in named} == {"visual.pooling", "pooling"}
+    assert {name.split(".scores")[0] for name, _ in named} == {"visual.pooling.0", "pooling.0"}
     assert all(p.grad.abs().max() > 0 for _, p in named)
 
 
@@ -241,8 +283,11 @@ def test_no_nan_at_extreme_logits_in_half_precision(dtype):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def test_the_training_free_mode_takes_a_checkpoint_as_it_is():
-    model = build(pooling(2, kind="dissimilarity", rate=0.25))
+@pytest.mark.parametrize("compare", ["tokens", "keys"])
+@pytest.mark.parametrize("proportional", [False, True])
+def test_the_training_free_mode_takes_a_checkpoint_as_it_is(compare, proportional):
+    settings = {"kind": "dissimilarity", "compare": compare, "proportional": proportional}
+    model = build(pooling(2, rate=0.25, **settings))
     state = {k: v for k, v in peer().state_dict().items() if k != "attn_mask"}
     model.load_state_dict(state)  # strictly: it has no weights of its own
     with torch.no_grad():

@@ -7,7 +7,6 @@ import torch
 from dtp_pooling import (
     PooledTokens,
     TokenPoolingConfig,
-    proportional_attention_bias,
     sample_generators,
     token_pooling,
 )
@@ -243,6 +242,22 @@ def test_dissimilarity_cuts_where_neighbours_differ():
     assert not list(build("dissimilarity").parameters())
 
 
+@pytest.mark.parametrize("order", ["raster", "hilbert"])
+def test_keys_decide_where_they_are_compared(order):
+    tokens, apart = images()
+    keys = torch.randn(3, 17, 5)
+    module = build("dissimilarity", compare="keys", order=order)
+    assert module.reads_keys
+    assert not build("dissimilarity").reads_keys
+    out = module(tokens, keep_apart=apart, keys=keys)
+    check_means(tokens, out)
+    by_keys = build("dissimilarity", order=order)(keys, keep_apart=apart).segment_of
+    assert torch.equal(out.segment_of, by_keys)
+    assert not torch.equal(module(tokens, keep_apart=apart, keys=tokens).segment_of, by_keys)
+    with pytest.raises(ValueError, match=r"needs keys \(B, L, ·\).*got None"):
+        module(tokens, keep_apart=apart)
+
+
 def test_two_stages_follow_each_other():
     tokens, apart = images()
     first = build("top_k", rate=0.5, order="hilbert")(tokens, keep_apart=apart)
@@ -266,13 +281,14 @@ def test_proportional_attention_over_segments_of_equal_tokens_is_that_over_the_t
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(1, 4, D, generator=generator, dtype=torch.float64)
     tokens = base.repeat_interleave(torch.tensor([3, 1, 4, 2]), dim=1)
-    out = build("dissimilarity", rate=0.4)(tokens)
+    out = build("dissimilarity", rate=0.4, proportional=True)(tokens)
+    assert build("dissimilarity", rate=0.4)(tokens).key_bias is None
     query = torch.randn(1, 1, 5, D, generator=generator, dtype=torch.float64)
     attend = torch.nn.functional.scaled_dot_product_attention
     want = attend(query, tokens[:, None], tokens[:, None])
     keys = torch.cat([out.tokens, torch.randn(1, 1, D)], 1)[:, None]  # and one that is no segment
-    counts = torch.cat([out.record["counts"], torch.zeros(1, 1, dtype=torch.long)], 1)
-    got = attend(query, keys, keys, attn_mask=proportional_attention_bias(counts).double())
+    bias = torch.nn.functional.pad(out.key_bias, (0, 1), value=-torch.inf)
+    got = attend(query, keys, keys, attn_mask=bias[:, None, None].double())
     torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
 
 
@@ -330,7 +346,13 @@ def test_grid_orders_are_for_whole_images():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"kind": "merge"}, {"rate": 0.0}, {"kind": "gumbel", "rate": 1.0}, {"temperature": 0.0}],
+    [
+        {"compare": "keys"},
+        {"kind": "merge"},
+        {"rate": 0.0},
+        {"kind": "gumbel", "rate": 1.0},
+        {"temperature": 0.0},
+    ],
 )
 def test_wrong_settings_are_refused(settings):
     with pytest.raises(ValueError, match=next(reversed(settings))):

@@ -19,7 +19,7 @@ from clip_models.config import CLIPConfig, ModifiedResNetConfig, ViTConfig
 from clip_models.layouts import Packed, Padded
 from clip_models.modified_resnet import ModifiedResNet
 from clip_models.randomness import Randomness
-from clip_models.token_pooling import PooledTokens, make_token_pooling
+from clip_models.token_pooling import PooledLayers
 from clip_models.tower_output import TowerOutput
 from clip_models.transformer import Transformer
 from clip_models.vision_transformer import VisionTransformer
@@ -159,9 +159,7 @@ class CLIP(nn.Module):
         self.token_embedding = nn.Embedding(text.vocab_size, text.width)
         self.positional_embedding = nn.Parameter(torch.empty(text.context_length, text.width))
         self.transformer = Transformer(text)
-        self.pooling: nn.Module | None = None
-        if text.pooling is not None:
-            self.pooling = make_token_pooling(text.pooling, text.width)
+        self.pooling = None if text.pooling is None else PooledLayers(text.pooling, text.width)
         self.ln_final = nn.LayerNorm(text.width, text.layer_norm_eps)
         self.text_projection: nn.Parameter | nn.Linear | None = None
         nn.init.normal_(self.token_embedding.weight, std=0.02)
@@ -207,7 +205,6 @@ class CLIP(nn.Module):
     def _run_pooled_text(self, tokens: Tensor, generator: Randomness) -> TowerOutput:
         """Pool after some layer; padding behind the end token takes no part."""
         text = self.config.text
-        assert text.pooling is not None
         assert self.pooling is not None
         read_at = torch.as_tensor(self._read_at(tokens), device=tokens.device)
         read_at = (read_at % tokens.shape[1]).expand(len(tokens))  # (B,)
@@ -215,15 +212,17 @@ class CLIP(nn.Module):
         ends = text.causal and text.readout == "end_token"
         mask = places <= read_at[:, None] if ends else None  # (B, T)
         x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
-        x = self.transformer(x, Padded(causal=text.causal), stop=text.pooling.after_layer)
-        pooled: PooledTokens = self.pooling(
-            x, mask, places == read_at[:, None], text.causal, generator
+        pooled = self.pooling(
+            self.transformer,
+            x,
+            apart=places == read_at[:, None],
+            mask=mask,
+            causal=text.causal,
+            read=read_at,
+            generator=generator,
         )
-        segment = pooled.segment_of.gather(1, read_at[:, None]).squeeze(1)  # (B,)
-        layout = Padded(causal=text.causal, mask=pooled.mask, read_at=segment)
-        x = self.transformer(pooled.tokens, layout, start=text.pooling.after_layer)
-        features = self._project_text(x[:, 0])
-        return TowerOutput(features, {"pooling": pooled.loss}, {"pooling": pooled.record})
+        features = self._project_text(pooled.tokens[:, 0])
+        return TowerOutput(features, pooled.losses, pooled.records)
 
     def _project_text(self, x: Tensor) -> Tensor:
         """The read tokens (B, D) to features (B, E)."""

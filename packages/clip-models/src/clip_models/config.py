@@ -49,11 +49,18 @@ class PoolingConfig:
     """Fewer tokens from `after_layer` on: 0 pools before the first layer.
 
     `name` is looked up in the entry-point group `clip_models.token_pooling`; `args` are its own.
+    `then` pools what is left once more, behind the same layer or a later one.
     """
 
     name: str
     after_layer: int
     args: dict[str, Any] = field(default_factory=dict)
+    then: PoolingConfig | None = None
+
+    @property
+    def stages(self) -> tuple[PoolingConfig, ...]:
+        """This pooling and those that follow it."""
+        return (self, *(() if self.then is None else self.then.stages))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +112,11 @@ class TransformerConfig:
             for heads in _per_layer(self.num_heads, self.num_layers):
                 _require_heads(self.width, heads)
         if self.pooling is not None:
+            places = [stage.after_layer for stage in self.pooling.stages]
             require(
-                0 <= self.pooling.after_layer <= self.num_layers,
-                f"pooling.after_layer must be in 0 … {self.num_layers}, "
-                f"got {self.pooling.after_layer}",
+                places == sorted(places) and places[0] >= 0 and places[-1] <= self.num_layers,
+                f"pooling.after_layer must be in 0 … {self.num_layers} and must not fall from one "
+                f"pooling to the next, got {', '.join(map(str, places))}",
             )
 
     def layers(self) -> tuple[LayerShape, ...]:

@@ -41,11 +41,13 @@ class Padded:
         causal: A token sees itself and the past only.
         mask: (B, L) bool, True for tokens that may be seen; None for all.  A causal layout has its
             padding at the end, where it is not seen.
+        key_bias: (B, L) added to the scores of all queries for each token; None for zeros.
         read_at: Position of the token that is read, one for all rows or (B,); None for all tokens.
     """
 
     causal: bool = False
     mask: Tensor | None = None
+    key_bias: Tensor | None = None
     read_at: int | Tensor | None = None
 
     @property
@@ -56,16 +58,15 @@ class Padded:
     def attend(self, qkv: Tensor, *, read: bool) -> Tensor:
         """(B, L, 3, H, d) to (B, L, H, d), or (B, 1, H, d) of the tokens that are read."""
         query, key, value = qkv.unbind(2)  # 3 × (B, L, H, d)
-        mask = None if self.mask is None else self.mask[:, None, None]  # (B, 1, 1, L)
         if read:
             query = self.take(query)  # (B, 1, H, d)
-            mask = self._seen_by_read_token(key.shape[1], key.device) if self.causal else mask
+        triangle = self.causal and not read and self.key_bias is None
         mixed = F.scaled_dot_product_attention(
             query.transpose(1, 2),
             key.transpose(1, 2),
             value.transpose(1, 2),
-            attn_mask=None if self.causal and not read else mask,
-            is_causal=self.causal and not read,
+            attn_mask=None if triangle else self._attention_mask(key, read),
+            is_causal=triangle,
         )  # (B, H, ·, d)
         return mixed.transpose(1, 2)
 
@@ -75,6 +76,19 @@ class Padded:
             return x[torch.arange(len(x), device=x.device), self.read_at].unsqueeze(1)
         assert self.read_at is not None
         return x.narrow(1, self.read_at % x.shape[1], 1)
+
+    def _attention_mask(self, key: Tensor, read: bool) -> Tensor | None:
+        """What broadcasts to (B, 1, L, L): keys that may be seen, or what their scores get."""
+        length = key.shape[1]
+        seen = None if self.mask is None else self.mask[:, None, None]  # (B, 1, 1, L)
+        if self.causal and read:
+            seen = self._seen_by_read_token(length, key.device)
+        elif self.causal:
+            seen = torch.ones(length, length, dtype=torch.bool, device=key.device).tril()
+        if self.key_bias is None:
+            return seen
+        bias = self.key_bias.to(key.dtype)[:, None, None]
+        return bias if seen is None else torch.where(seen, bias, -torch.inf)
 
     def _seen_by_read_token(self, length: int, device: torch.device) -> Tensor:
         """(B, 1, 1, L), or (1, 1, 1, L) where all rows read the same position."""

@@ -32,6 +32,13 @@ def row_uniform(generator: Randomness, batch: int, count: int, device: torch.dev
     return (top.float() + 0.5) * 2.0**-23
 
 
+def stream(generator: Randomness, number: int) -> Randomness:
+    """Keys of another stream for every `number`, 0 being the keys themselves; else as it was."""
+    if number == 0 or not isinstance(generator, Tensor):
+        return generator
+    return _mix(generator ^ (number * _WEYL))
+
+
 def _row_keys(generator: Randomness, batch: int) -> Tensor:
     if isinstance(generator, Tensor):
         if generator.shape != (batch,) or generator.dtype != torch.int64:

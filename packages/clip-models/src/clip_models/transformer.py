@@ -118,6 +118,13 @@ class Transformer(nn.Module):
             for linear in (block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj):
                 nn.init.zeros_(linear.bias)
 
+    def keys(self, x: Tensor, index: int) -> Tensor:
+        """Keys (…, Hd) of tokens (…, D) in layer `index`, or in the last one."""
+        block = self.resblocks[min(index, len(self.resblocks) - 1)]
+        assert isinstance(block, ResidualBlock)
+        weight = block.attn.in_proj_weight.chunk(3)[1]
+        return F.linear(block.ln_1(x), weight, block.attn.in_proj_bias.chunk(3)[1])
+
     def forward(
         self, x: Tensor, layout: Layout, *, start: int = 0, stop: int | None = None
     ) -> Tensor:

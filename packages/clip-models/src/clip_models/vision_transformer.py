@@ -14,7 +14,7 @@ from clip_models.layouts import Padded
 from clip_models.patch_reduction import make_patch_reducer
 from clip_models.positions import Grid, resize_grid, resize_sequence, sin_cos_table
 from clip_models.randomness import Randomness
-from clip_models.token_pooling import PooledTokens, make_token_pooling
+from clip_models.token_pooling import PooledLayers, PooledRun
 from clip_models.tower_output import TowerOutput
 from clip_models.transformer import MLP, Transformer
 
@@ -81,9 +81,7 @@ class VisionTransformer(nn.Module):
         self._add_positions()
         self.ln_pre = nn.LayerNorm(width, config.layer_norm_eps) if config.pre_norm else None
         self.transformer = Transformer(config)
-        self.pooling: nn.Module | None = None
-        if config.pooling is not None:
-            self.pooling = make_token_pooling(config.pooling, width)
+        self.pooling = None if config.pooling is None else PooledLayers(config.pooling, width)
         self.ln_post = nn.LayerNorm(width, config.layer_norm_eps)
         self.attn_pool = LatentAttentionPool(config) if config.readout == "map" else None
         self.proj: nn.Parameter | None = None
@@ -118,20 +116,14 @@ class VisionTransformer(nn.Module):
         if self.pooling is None:
             x = self.transformer(x, Padded(read_at=self._read_at()))
             return TowerOutput(self._project(self._read(x)), {}, {})
-        return self._run_pooled(x, generator)
-
-    def _run_pooled(self, x: Tensor, generator: Randomness) -> TowerOutput:
-        assert self.config.pooling is not None
-        assert self.pooling is not None
-        after = self.config.pooling.after_layer
-        x = self.transformer(x, Padded(), stop=after)
         apart = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
         apart[:, : self._first_patch] = True
-        pooled: PooledTokens = self.pooling(x, None, apart, False, generator)
-        read_at = pooled.segment_of[:, 0] if self.config.readout == "class_token" else None
-        x = self.transformer(pooled.tokens, Padded(mask=pooled.mask, read_at=read_at), start=after)
-        features = self._project(self._read(x, pooled))
-        return TowerOutput(features, {"pooling": pooled.loss}, {"pooling": pooled.record})
+        read = (
+            x.new_zeros(len(x), dtype=torch.long) if self.config.readout == "class_token" else None
+        )
+        pooled = self.pooling(self.transformer, x, apart=apart, read=read, generator=generator)
+        features = self._project(self._read(pooled.tokens, pooled))
+        return TowerOutput(features, pooled.losses, pooled.records)
 
     def _add_positions(self) -> None:
         """The table of the configured grid: weights, or a buffer where it is computed."""
@@ -172,7 +164,7 @@ class VisionTransformer(nn.Module):
     def _read_at(self) -> int | None:
         return 0 if self.config.readout == "class_token" else None
 
-    def _read(self, x: Tensor, pooled: PooledTokens | None = None) -> Tensor:
+    def _read(self, x: Tensor, pooled: PooledRun | None = None) -> Tensor:
         """Tokens after the last layer (B, ·, D) to one feature of each image (B, D)."""
         if not self.config.norm_after_readout:
             x = self.ln_post(x)

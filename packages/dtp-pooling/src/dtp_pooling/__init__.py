@@ -9,7 +9,6 @@ from dtp_pooling.noise import sample_generators
 from dtp_pooling.token_pooling import (
     DynamicTokenPooling,
     PooledTokens,
-    proportional_attention_bias,
     token_pooling,
 )
 from dtp_pooling.token_pooling_config import TokenPoolingConfig
@@ -26,7 +25,6 @@ __all__ = [
     "generate",
     "load_hourglass",
     "pool",
-    "proportional_attention_bias",
     "sample_generators",
     "token_pooling",
     "unpool",

@@ -5,7 +5,8 @@ B batch, L tokens, S segments, D width.
 The contract of the entry-point group `clip_models.token_pooling`: a callable `(width, **settings)`
 gives a module that is called with tokens (B, L, D), a mask (B, L) of real tokens or None, the
 positions (B, L) that must stay apart (class token, end token), whether the tower is causal, and a
-generator; it returns `PooledTokens`.
+generator; it returns `PooledTokens`. With a true attribute `reads_keys` it gets `keys` (B, L, ·)
+too, those of the attention layer behind.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class PooledTokens(NamedTuple):
         tokens: (B, S, D), zero where there is no segment.
         mask: (B, S) bool, True for segments; None when every row has S.
         segment_of: (B, L) int64 segment of each token in the order they came; -1 where masked.
+        key_bias: (B, S) to add to attention scores, or None. `proportional` gives the logarithm of
+            the counts (Bolya et al. 2023, "Token Merging", equation 1), minus infinity for none.
         loss: Scalar to add to the task's loss.
         record: `counts` (B, S) tokens of each segment, 0 for none; scalars `rate`, segments per
             poolable token, and `shortening`, tokens per segment with those kept apart.
@@ -38,6 +41,7 @@ class PooledTokens(NamedTuple):
     tokens: Tensor
     mask: Tensor | None
     segment_of: Tensor
+    key_bias: Tensor | None
     loss: Tensor
     record: dict[str, Tensor]
 
@@ -69,6 +73,11 @@ class DynamicTokenPooling(nn.Module):
                 else rules.CosineScores(width)
             )
 
+    @property
+    def reads_keys(self) -> bool:
+        """Whether segments are decided by the keys of the layer behind."""
+        return self.config.compare == "keys"
+
     def forward(
         self,
         tokens: Tensor,
@@ -76,6 +85,7 @@ class DynamicTokenPooling(nn.Module):
         keep_apart: Tensor | None = None,
         causal: bool = False,
         generator: noise.Generators = None,
+        keys: Tensor | None = None,
     ) -> PooledTokens:
         """Pooled tokens; the segments of a row follow the order of the sequence.
 
@@ -86,28 +96,32 @@ class DynamicTokenPooling(nn.Module):
             causal: No boundary may depend on a later token's content; `top_k`, `dissimilarity`
                 and grid orders are refused.
             generator: Randomness in training; see `noise.row_keys`.
+            keys: (B, L, ·) what to compare with `compare="keys"`.
 
         Raises:
             ValueError: Shapes disagree, or the kind does not fit a causal tower.
         """
         self._check(tokens, mask, keep_apart, causal)
+        compared = self._compared(tokens, keys)
         apart = torch.zeros_like(tokens[..., 0], dtype=torch.bool)
         apart = apart if keep_apart is None else keep_apart
         lengths = None if mask is None else mask.sum(1)
         order = self._sequence(apart)
         if order is not None:
-            tokens, apart = tokens[:, order], apart[:, order]
+            tokens, compared, apart = tokens[:, order], compared[:, order], apart[:, order]
         cuts = _cuts(apart, lengths)
-        free, logits = self._decide(tokens, cuts, lengths, causal, generator)
+        free, logits = self._decide(compared, cuts, lengths, causal, generator)
         boundaries = torch.where(cuts.candidates, free, cuts.forced.to(free.dtype))
         pooled = pool(tokens, boundaries, lengths=lengths)
         segment_of = pooled.segment_of
         if order is not None:
             segment_of = torch.empty_like(segment_of).index_copy_(1, order, segment_of)
+        bias = pooled.counts.float().log() if self.config.proportional else None
         return PooledTokens(
             pooled.values,
             None if bool(pooled.mask.all()) else pooled.mask,
             segment_of,
+            bias,
             self._loss(boundaries, logits, cuts),
             _record(pooled.counts, pooled.lengths, boundaries, cuts),
         )
@@ -120,7 +134,7 @@ class DynamicTokenPooling(nn.Module):
         causal: bool,
         generator: noise.Generators,
     ) -> tuple[Tensor, Tensor | None]:
-        """(B, L) boundaries, of which only candidates count, and the learned logits."""
+        """(B, L) boundaries by tokens or keys, of which only candidates count, and logits."""
         config, (batch, length) = self.config, cuts.poolable.shape
         logits, scores = None, self.scores
         if isinstance(scores, rules.CosineScores):
@@ -188,6 +202,18 @@ class DynamicTokenPooling(nn.Module):
         curve = grid_order(*grid, self.config.order).to(apart.device)
         return order.index_copy(0, patches, patches[curve])
 
+    def _compared(self, tokens: Tensor, keys: Tensor | None) -> Tensor:
+        """(B, L, ·) what segments are decided by."""
+        if not self.reads_keys:
+            return tokens
+        if keys is None or keys.shape[:2] != tokens.shape[:2]:
+            raise ValueError(
+                f"compare='keys' needs keys (B, L, ·) for tokens {tuple(tokens.shape)}, got "
+                f"{None if keys is None else tuple(keys.shape)}; without an attention layer use "
+                "compare='tokens'"
+            )
+        return keys
+
     def _check(
         self, tokens: Tensor, mask: Tensor | None, keep_apart: Tensor | None, causal: bool
     ) -> None:
@@ -219,18 +245,6 @@ class DynamicTokenPooling(nn.Module):
 def token_pooling(width: int, **settings: Any) -> DynamicTokenPooling:
     """The module for a tower of the given width; settings are those of `TokenPoolingConfig`."""
     return DynamicTokenPooling(width, from_dict(TokenPoolingConfig, settings))
-
-
-def proportional_attention_bias(counts: Tensor) -> Tensor:
-    """(B, 1, 1, S) to add to attention scores: a segment weighs as many keys as it has tokens.
-
-    Bolya et al. 2023 ("Token Merging"), equation 1: the logarithm of the count; minus infinity
-    where there is no segment.
-
-    Args:
-        counts: (B, S) `PooledTokens.record["counts"]`.
-    """
-    return counts.float().log()[:, None, None, :]
 
 
 def neighbour_dissimilarity(features: Tensor) -> Tensor:

@@ -33,6 +33,9 @@ class TokenPoolingConfig:
         interval: Lowest and highest share for `rate_loss="interval"`.
         weight: Of the rate loss.
         order: Sequence of the patches of an image.
+        compare: What `dissimilarity` compares: the `tokens`, or their `keys` in the attention of
+            the layer behind, as Token Merging does.
+        proportional: Attention behind weighs a segment as many keys as it has tokens.
         grid: Rows and columns of patches; None for a square.
         seed: Of the pattern of `random` and `gumbel` in evaluation.
     """
@@ -48,6 +51,8 @@ class TokenPoolingConfig:
     interval: tuple[float, float] = (0.2, 0.3)
     weight: float = 1.0
     order: TokenOrder = "raster"
+    compare: Literal["tokens", "keys"] = "tokens"
+    proportional: bool = False
     grid: tuple[int, int] | None = None
     seed: int = 0
 
@@ -56,6 +61,11 @@ class TokenPoolingConfig:
         require_one_of("scores", self.scores, Literal["mlp", "cosine"])
         require_one_of("evaluation", self.evaluation, Literal["threshold", "pattern"])
         require_one_of("rate_loss", self.rate_loss, RateLoss)
+        require_one_of("compare", self.compare, Literal["tokens", "keys"])
+        require(
+            self.compare == "tokens" or self.kind == "dissimilarity",
+            f"compare='keys' is for kind='dissimilarity', got kind={self.kind!r}",
+        )
         require_one_of("order", self.order, TokenOrder)
         require(0 < self.rate <= 1, f"rate must be in (0, 1], got {self.rate}; 1 pools nothing")
         require(
