@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from clip_models import from_dict
+from clip_models import from_dict, to_dict
 from clip_train import Config, write_shapes
 
 
@@ -38,5 +38,30 @@ def tiny_config(shapes: Path) -> Config:
             "optim": {"lr": 1e-3, "warmup_steps": 2, "clip_norm": 1.0},
             "checkpoint": {"every_steps": 5},
             "log": {"every_steps": 2},
+        },
+    )
+
+
+@pytest.fixture
+def vit_config(tiny_config: Config) -> Config:
+    """The same with a transformer that drops patches, and no evaluation."""
+    return from_dict(
+        Config,
+        {
+            **to_dict(tiny_config),
+            "data": {"train": tiny_config.data.train, "workers": 0},
+            "model": {
+                "name": "Compact-48",
+                "vision": {
+                    "kind": "vit",
+                    "image_size": 48,
+                    "patch_size": 16,
+                    "width": 16,
+                    "num_layers": 2,
+                    "num_heads": 2,
+                    "patch_reduction": {"kind": "random", "keep_ratio": 0.5},
+                },
+                "text": {"width": 16, "num_layers": 1, "num_heads": 2},
+            },
         },
     )

@@ -1,0 +1,181 @@
+"""Checkpoints: whole or not there, however a write ends, and refused when a byte is not right."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import fsspec
+import pytest
+import torch
+from clip_models import CheckpointError, load_model, load_tensors
+from clip_train import Config, Interrupted, checkpoint, resume, start
+from clip_train.checkpoint_stores import LocalStore, RemoteStore, open_store
+from clip_train.cli import main
+from clip_train.loop import Trainer
+
+
+def with_checkpoint(config: Config, **changes: object) -> Config:
+    return dataclasses.replace(config, checkpoint=dataclasses.replace(config.checkpoint, **changes))
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    a, b = (load_tensors(path / "model.safetensors") for path in (one, other))
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Make the next run stop by itself after a step, as if a signal had come."""
+    original = Trainer._agree
+
+    def agree(self: Trainer, batch: object, stop: bool) -> None:
+        original(self, batch, stop or self.steps_done == step)
+
+    monkeypatch.setattr(Trainer, "_agree", agree)
+
+
+@pytest.fixture
+def stopped(vit_config: Config, tmp_path: Path) -> Path:
+    """A run that was stopped at step 9, with checkpoints at 5 and 9."""
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(patch, 9)
+        with pytest.raises(Interrupted):
+            start(vit_config, tmp_path / "stopped", progress=False)
+    assert LocalStore(tmp_path / "stopped" / "checkpoints").steps() == [5, 9]
+    return tmp_path / "stopped"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "clip_config.json"])
+def test_one_flipped_bit_is_found_and_the_older_checkpoint_goes_on(
+    name: str, stopped: Path, vit_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = stopped / "checkpoints" / "step-0000009" / name
+    content = bytearray(file.read_bytes())
+    content[len(content) * 3 // 4] ^= 1
+    file.write_bytes(content)
+    assert main(["resume", str(stopped)]) == 2
+    message = capsys.readouterr().err
+    assert f"step-0000009/{name} is damaged" in message
+    assert f"delete it to go on from {stopped}/checkpoints/step-0000005" in message
+    shutil.rmtree(file.parent)
+    resume(stopped, progress=False)
+    start(vit_config, tmp_path / "whole", progress=False)
+    assert_same_weights(stopped, tmp_path / "whole")
+
+
+def test_a_state_that_is_no_state(stopped: Path) -> None:
+    state = stopped / "checkpoints" / "step-0000009" / "state.json"
+    record = json.loads(state.read_text())
+    for text, message in (
+        ("{", "is damaged"),
+        (json.dumps({**record, "progress": {"step": 9}}), "is damaged"),
+        (json.dumps({**record, "format_version": 99}), "has format 99, expected 2"),
+    ):
+        state.write_text(text)
+        with pytest.raises(CheckpointError, match=message):
+            resume(stopped, progress=False)
+
+
+def test_another_architecture_is_named(stopped: Path) -> None:
+    config = stopped / "config.toml"
+    config.write_text(config.read_text().replace("num_layers = 2", "num_layers = 1"))
+    with pytest.raises(CheckpointError, match=r"does not fit the run: unexpected visual\."):
+        resume(stopped, progress=False)
+
+
+@pytest.mark.parametrize("fails_at", ["model.safetensors", "optimizer.safetensors", "rename"])
+def test_a_full_disk_loses_nothing_that_was_written(
+    fails_at: str, vit_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, rename = checkpoint.save_tensors, os.replace
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "checkpoint")
+
+    def save_some(path: Path, tensors: object) -> None:
+        if path.name == fails_at and "0000010" in str(path):
+            path.write_bytes(b"the beginning of it")
+            full()
+        save(path, tensors)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_tensors", save_some)
+        if fails_at == "rename":
+            patch.setattr(
+                "clip_train.checkpoint_stores.os.replace",
+                lambda a, b: full() if "0000010" in str(b) else rename(a, b),
+            )
+        with pytest.raises(OSError, match="No space left"):
+            start(vit_config, tmp_path / "full", progress=False)
+    left = {path.name for path in (tmp_path / "full" / "checkpoints").iterdir()}
+    assert left == {"step-0000005"}
+    load_model(tmp_path / "full" / "checkpoints" / "step-0000005")
+    resume(tmp_path / "full", progress=False)
+    start(vit_config, tmp_path / "whole", progress=False)
+    assert_same_weights(tmp_path / "full", tmp_path / "whole")
+
+
+def test_the_newest_stay_and_those_to_keep_for_good(vit_config: Config, tmp_path: Path) -> None:
+    config = with_checkpoint(vit_config, every_steps=2, keep_last=2, keep_every_steps=4)
+    start(config, tmp_path / "run", progress=False)
+    assert LocalStore(tmp_path / "run" / "checkpoints").steps() == [4, 8, 12, 14]
+
+
+def test_a_checkpoint_is_due_by_samples_and_by_minutes(
+    vit_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_checkpoint(vit_config, every_steps=None, every_samples=30, keep_last=9)
+    start(config, tmp_path / "samples", progress=False)
+    assert LocalStore(tmp_path / "samples" / "checkpoints").steps() == [4, 8, 12, 14]
+    now = iter(range(0, 100_000, 20))  # seconds: each step looks at the clock once
+    monkeypatch.setattr("clip_train.loop.time.monotonic", lambda: next(now))
+    config = with_checkpoint(vit_config, every_steps=None, every_minutes=1.5, keep_last=9)
+    start(config, tmp_path / "minutes", progress=False)
+    steps = LocalStore(tmp_path / "minutes" / "checkpoints").steps()
+    assert steps[-1] == 14
+    assert 2 <= len(steps) <= 4
+
+
+@pytest.mark.parametrize("protocol", ["memory", "file"])
+def test_checkpoints_behind_a_url(
+    protocol: str, vit_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{protocol}://{tmp_path}/remote"
+    config = with_checkpoint(vit_config, directory=url)
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 9)
+        with pytest.raises(Interrupted):
+            start(config, path, progress=False)
+    store = open_store(url, path)
+    assert isinstance(store, RemoteStore)
+    assert store.steps() == [5, 9]
+    assert not (path / "checkpoints").exists()
+    files = fsspec.filesystem(protocol)
+    files.makedirs(f"{tmp_path}/remote/step-0000011")
+    files.pipe_file(f"{tmp_path}/remote/step-0000011/model.safetensors", b"the beginning of it")
+    assert store.steps() == [5, 9]  # one without a state is not there
+    with store.reading(9) as directory:
+        load_model(directory)
+    resume(path, progress=False)
+    assert store.steps() == [10, 14]
+    start(vit_config, tmp_path / "whole", progress=False)
+    assert_same_weights(path, tmp_path / "whole")
+
+
+def test_a_failed_upload_leaves_what_was_there(tmp_path: Path) -> None:
+    store = RemoteStore(f"memory://{tmp_path}/remote")
+    assert store.steps() == []
+    with store.writing(1) as directory:
+        (directory / "state.json").write_text("{}")
+    with pytest.raises(RuntimeError), store.writing(1) as directory:
+        raise RuntimeError("power cut")
+    assert store.steps() == [1]
+    store.delete(1)
+    assert store.steps() == []
