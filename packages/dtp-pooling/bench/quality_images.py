@@ -7,12 +7,14 @@ transformer as a classifier (32 x 32 pixels, 4 x 4 patches, 6 layers of width 64
 second), evaluates it on all of `val` and writes `table.md` (mean and sample deviation over the
 seeds), `results.json` and `picture.png` into OUT after every run. A run that is in OUT already is
 not made again. Seeds are the outer loop: a table that is not finished compares equal numbers of
-seeds first. `merging` joins neighbours that are alike (`dissimilarity`), `learned` is `top_k`.
+seeds first. `merging` joins neighbours that are alike (`dissimilarity`), `learned` is `top_k`. A
+second table pools the trained unpooled tower without any training, with proportional attention.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import statistics
@@ -25,7 +27,7 @@ from clip_models import PoolingConfig, ViTConfig
 from clip_models.vision_transformer import VisionTransformer
 from matplotlib.figure import Figure
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms.functional import pil_to_tensor
@@ -35,10 +37,15 @@ KINDS = {"fixed": "fixed", "random": "random", "merging": "dissimilarity", "lear
 CASES: dict[str, tuple[str, float] | None] = {"unpooled": None} | {
     f"{name} {rate}": (kind, rate) for rate in (0.5, 0.25) for name, kind in KINDS.items()
 }
+FREE = {
+    "fixed": {"kind": "fixed"},
+    "random": {"kind": "random"},
+    "merging by tokens": {"kind": "dissimilarity"},
+    "merging by keys": {"kind": "dissimilarity", "compare": "keys"},
+}
 BATCH = 64
 PEAK = 1e-3
 WARMUP = 60
-COLUMNS = ("accuracy", "megaflops", "train_seconds", "forward_seconds")
 
 
 def read_images(folder: Path) -> tuple[Tensor, Tensor, list[str]]:
@@ -65,6 +72,18 @@ def build(case: tuple[str, float] | None, classes: int, seed: int) -> VisionTran
     tower = VisionTransformer(ViTConfig(**sizes, pooling=pooling), classes)
     tower.load_state_dict(plain.state_dict(), strict=False)
     return tower
+
+
+def pooled_as_it_is(tower: VisionTransformer, rate: float, settings: dict[str, str]) -> nn.Module:
+    """The trained tower's weights with a pooling that has none of its own."""
+    args = {**settings, "rate": rate, "order": "hilbert", "proportional": True}
+    pooling = PoolingConfig(name="dynamic", after_layer=2, args=args)
+    assert tower.proj is not None
+    pooled = VisionTransformer(
+        dataclasses.replace(tower.config, pooling=pooling), tower.proj.shape[1]
+    )
+    pooled.load_state_dict(tower.state_dict())
+    return pooled.eval()
 
 
 def augmented(pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -115,11 +134,16 @@ def train(
     start = time.process_time()
     result["accuracy"] = accuracy(tower, *data["val"])
     result["forward_seconds"] = time.process_time() - start
+    if case is None:
+        for name, settings in FREE.items():
+            for rate in (0.5, 0.25):
+                pooled = pooled_as_it_is(tower, rate, settings)
+                result[f"{name} {rate}"] = accuracy(pooled, *data["val"])
     return result
 
 
 @torch.no_grad()
-def accuracy(tower: VisionTransformer, pixels: Tensor, labels: Tensor) -> float:
+def accuracy(tower: nn.Module, pixels: Tensor, labels: Tensor) -> float:
     """Share of images whose highest output is their class."""
     batches = zip(pixels.split(250), labels.split(250), strict=True)
     right = sum(int((tower(normalised(x)).argmax(1) == y).sum()) for x, y in batches)
@@ -131,7 +155,7 @@ def summary(results: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
     rows = []
     for name, runs in results.items():
         row: dict[str, Any] = {"name": name, "seeds": len(runs)}
-        for column in COLUMNS:
+        for column in runs[0]:
             values = [run[column] for run in runs]
             row[column] = statistics.mean(values)
             row[f"{column}_deviation"] = statistics.stdev(values) if len(values) > 1 else 0.0
@@ -147,10 +171,20 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         share = [f"{row[c] / rows[0][c]:.2f}" for c in ("forward_seconds", "train_seconds")]
-        correct = f"{100 * row['accuracy']:.1f} ± {100 * row['accuracy_deviation']:.1f}"
-        cells = [row["name"], correct, f"{row['megaflops']:.1f}", *share, str(row["seeds"])]
+        flops = f"{row['megaflops']:.1f}"
+        cells = [row["name"], percent(row, "accuracy"), flops, *share, str(row["seeds"])]
         lines.append("| " + " | ".join(cells) + " |")
+    if rows[0]["name"] == "unpooled":
+        lines += ["", "| unpooled in training, pooled by | rate 0.5 | rate 0.25 |", "|---|---|---|"]
+        for name in FREE:
+            cells = [name, *(percent(rows[0], f"{name} {rate}") for rate in (0.5, 0.25))]
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def percent(row: dict[str, Any], column: str) -> str:
+    """Mean and deviation of a share."""
+    return f"{100 * row[column]:.1f} ± {100 * row[f'{column}_deviation']:.1f}"
 
 
 def picture(rows: list[dict[str, Any]], path: Path) -> None:
