@@ -10,8 +10,10 @@ from clip_train.batch_schedule import (
     BatchSizes,
     ConstantBatches,
     VariableBatches,
+    make_schedule,
     round_to_multiple,
 )
+from clip_train.config import VariableSizesConfig
 
 CORENET = BatchSizes(
     base_size=224, batch_size=256, min_size=160, max_size=320, num_sizes=5, divisor=32
@@ -91,6 +93,18 @@ def test_growth_changes_the_table_from_its_epoch_on() -> None:
     after = {batches.batch(step).image_size for step in range(steps, steps + 60)}
     assert before == {16, 32}
     assert after == {32, 64}
+
+
+def test_schedule_of_a_config() -> None:
+    assert make_schedule(10, 4, 32, VariableSizesConfig(), 0) == ConstantBatches(10, 4)
+    sizes = VariableSizesConfig(num_sizes=5, growth_epochs=(2, 4), min_growth=1.0, max_growth=0.5)
+    found = make_schedule(10**6, 256, 224, sizes, 3)
+    assert isinstance(found, VariableBatches)
+    assert found.sizes == CORENET
+    ranges = [
+        (found.sizes_in(epoch).min_size, found.sizes_in(epoch).max_size) for epoch in range(6)
+    ]
+    assert ranges == [(160, 320)] * 2 + [(320, 480)] * 2 + [(640, 720)] * 2
 
 
 def test_constant_batches_drop_the_remainder() -> None:

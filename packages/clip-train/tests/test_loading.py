@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from clip_models import Preprocess, PreprocessConfig
 from clip_tokenizer import Tokenizer
 from clip_train import Config
 from clip_train.build import make_plan
+from clip_train.config import TokenizerConfig, VariableSizesConfig
 from clip_train.loading import Batch, BatchReader
 from PIL import Image
 
@@ -22,7 +24,7 @@ def reader(config: Config, rank: int = 0, world: int = 1, **data: object) -> Bat
     source = open_source(config.data.train, templates=config.data.templates or None)
     return BatchReader(
         source,
-        make_plan(config, source),
+        make_plan(config, source, image_size=48),
         config,
         Preprocess(PreprocessConfig(size=48)),
         Tokenizer.from_bytes(context_length=48),
@@ -152,3 +154,44 @@ def test_when_nothing_can_be_read_it_says_so(tiny_config: Config, tmp_path: Path
     made = reader(tiny_config, train=f"imagefolder:{root}", templates=("a {c}",))
     with pytest.raises(DataError, match=r"100 samples in a row could not be used, such as .*\.png"):
         made[0]
+
+
+@pytest.mark.parametrize("cache_images", [False, True])
+def test_batches_of_many_sizes_are_the_data_set_once_over_ranks(
+    tiny_config: Config, cache_images: bool
+) -> None:
+    sizes = VariableSizesConfig(num_sizes=3, min_size=16, max_size=48, divisor=16, batch_multiple=2)
+    one, two = (
+        reader(tiny_config, rank, 2, variable_sizes=sizes, cache_images=cache_images)
+        for rank in range(2)
+    )
+    keys, sides = Counter[str](), set()
+    for step in range(one.plan.steps_in_epochs(1)):
+        parts = one[step], two[step]
+        assert parts[0].images.shape == parts[1].images.shape
+        count, _, height, width = parts[0].images.shape
+        assert height == width
+        assert 2 * count * height**2 <= 8 * 48**2
+        sides.add(height)
+        keys.update(parts[0].keys + parts[1].keys)
+    assert len(sides) > 1
+    assert sides <= {16, 32, 48}
+    assert len(keys) == len(one.source)
+    assert sum(keys.values()) == len(one.source) + one.plan.schedule.wrapped_in(0)
+
+
+@pytest.mark.parametrize("reduction", ["random", "shuffle", "block"])
+def test_long_captions_are_reduced_as_the_config_says(tiny_config: Config, reduction: str) -> None:
+    config = dataclasses.replace(tiny_config, tokenizer=TokenizerConfig(reduction=reduction))
+    alone, cut = reader(config), reader(tiny_config)
+    batch = alone[3]
+    assert torch.equal(batch.tokens, reader(config)[3].tokens)
+    parts = [reader(config, rank, 2)[3] for rank in range(2)]
+    of_images = torch.cat([part.tokens[part.caption_of] for part in parts])
+    assert torch.equal(of_images, batch.tokens[batch.caption_of])
+    long = cut[3].tokens[:, -1] != 0  # rows that were truncated
+    assert long.any()
+    assert (batch.tokens[long] != cut[3].tokens[long]).any(dim=1).all()
+    assert torch.equal(batch.tokens[~long], cut[3].tokens[~long])
+    first, again = (alone._tokenize(step, ["a" * 30 + "b" * 30 + "c" * 30]) for step in (0, 1))
+    assert not torch.equal(first, again)

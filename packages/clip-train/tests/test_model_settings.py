@@ -61,6 +61,7 @@ def test_flags_become_tables() -> None:
     assert tables == {
         "vision": {"patch_reduction": {"kind": "grid", "keep_ratio": 0.25}},
         "text": {"mlp_width": [1, 2]},
+        "preprocess": {},
     }
 
 

@@ -41,6 +41,11 @@ def test_epochs_differ_and_steps_can_be_asked_for_in_any_order() -> None:
     assert plan.batch(10).positions.tolist() == list(range(10))
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 4), (2.5, 10), (0.2, 0), (3, 12)])
+def test_steps_of_epochs(epochs: float, steps: int) -> None:
+    assert make_plan(num_samples=23, batch_size=5, seed=1).steps_in_epochs(epochs) == steps
+
+
 def test_the_seed_matters() -> None:
     one, two = (make_plan(num_samples=100, batch_size=10, seed=seed) for seed in (1, 2))
     assert one.batch(0).indices.tolist() != two.batch(0).indices.tolist()

@@ -14,6 +14,7 @@ import numpy as np
 from clip_models import ConfigError
 from numpy.typing import NDArray
 
+from clip_train.config import VariableSizesConfig
 from clip_train.randomness import keyed_uniform
 
 
@@ -172,6 +173,43 @@ def _epoch_of(schedule: VariableBatches, epoch: int) -> _Epoch:
     ends = np.cumsum(batches[rows])
     steps = int(np.searchsorted(ends, schedule.num_samples)) + 1
     return _Epoch(table, rows[:steps], np.concatenate([[0], ends[: steps - 1]]))
+
+
+def make_schedule(
+    num_samples: int, batch_size: int, image_size: int, sizes: VariableSizesConfig, seed: int
+) -> BatchSchedule:
+    """The schedule of a config.
+
+    Args:
+        num_samples: Samples of an epoch.
+        batch_size: Samples of a step at `image_size`.
+        image_size: The model's own side in pixels.
+        sizes: Other sides; none with `num_sizes` 0.
+        seed: Of the run.
+
+    Raises:
+        ConfigError: A batch is larger than the data.
+    """
+    if not sizes.num_sizes:
+        return ConstantBatches(num_samples, batch_size)
+    smallest, largest = sizes.min_size, sizes.max_size
+    tables = []
+    for _ in range(len(sizes.growth_epochs) + 1):
+        tables.append(
+            BatchSizes(
+                image_size,
+                batch_size,
+                smallest,
+                largest,
+                sizes.num_sizes,
+                sizes.divisor,
+                sizes.batch_multiple,
+            )
+        )
+        smallest += int(smallest * sizes.min_growth)
+        largest += int(largest * sizes.max_growth)
+    growth = tuple(zip(sizes.growth_epochs, tables[1:], strict=True))
+    return VariableBatches(num_samples, tables[0], seed, growth)
 
 
 def round_to_multiple(value: float, divisor: int) -> int:

@@ -1,8 +1,9 @@
 """The whole state of a run on disk: safetensors and JSON, written so that a kill loses nothing.
 
-A checkpoint holds the model (loadable by itself), `optimizer.safetensors`, `average.safetensors` if
-weights are averaged, and `state.json` with a checksum of each of them.  All tensors are whole,
-however they are spread over processes, so that any number of processes can go on.
+A checkpoint holds the model (loadable by itself), `optimizer.safetensors`, where there are such
+`average.safetensors` of the weights and `augmentation.safetensors` of learned augmentation, and
+`state.json` with a checksum of each of them.  All tensors are whole, however they are spread over
+processes, so that any number of processes can go on.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ from clip_train.checkpoint_stores import STATE_NAME, CheckpointStore
 from clip_train.ema import WeightAverage
 from clip_train.loss_scale import LossScale
 from clip_train.optimizer import Optimizers
+from clip_train.range_augment import LearnedAugmentation
 
 OPTIMIZER_NAME = "optimizer.safetensors"
 AVERAGE_NAME = "average.safetensors"
+AUGMENTATION_NAME = "augmentation.safetensors"
 FORMAT_VERSION = 2
 
 
@@ -53,6 +56,7 @@ class TrainingState:
 
     backend: Backend
     model: CLIP
+    augmentation: LearnedAugmentation | None
     preprocess: PreprocessConfig
     optimizers: Optimizers
     average: WeightAverage | None
@@ -76,6 +80,8 @@ def save_checkpoint(
     """
     files = {WEIGHTS_NAME: whole_tensors(state.backend, state.model.state_dict())}
     files[OPTIMIZER_NAME] = whole_tensors(state.backend, state.optimizers.state())
+    if state.augmentation is not None:
+        files[AUGMENTATION_NAME] = whole_tensors(state.backend, state.augmentation.state_dict())
     if state.average is not None:
         files[AVERAGE_NAME] = whole_tensors(state.backend, state.average.values)
     scale = None if state.loss_scale is None else asdict(state.loss_scale)
@@ -111,6 +117,8 @@ def load_checkpoint(store: CheckpointStore, step: int, state: TrainingState) -> 
         _put(state.backend, model, directory / WEIGHTS_NAME)
         state.optimizers.initialise()
         _put(state.backend, state.optimizers.state(), directory / OPTIMIZER_NAME)
+        if state.augmentation is not None:
+            _put(state.backend, state.augmentation.state_dict(), directory / AUGMENTATION_NAME)
         if state.average is not None:
             _put(state.backend, state.average.values, directory / AVERAGE_NAME)
     if state.loss_scale is not None and record["loss_scale"] is not None:

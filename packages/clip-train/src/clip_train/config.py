@@ -15,11 +15,55 @@ def _require(condition: bool, message: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VariableSizesConfig:
+    """Batches of several image sizes with about equal pixels (Mehta et al. 2022, CVNets).
+
+    `train.batch_size` is the batch at the model's own image size.
+    """
+
+    num_sizes: int = 0
+    """Sizes drawn evenly from `min_size` to `max_size`, besides the model's; 0 turns it off."""
+    min_size: int = 160
+    """Smallest side in pixels."""
+    max_size: int = 320
+    """Largest side in pixels."""
+    divisor: int = 32
+    """Sides are rounded to multiples of it."""
+    batch_multiple: int = 1
+    """Batches are multiples of it; a multiple of the number of processes gives each the same."""
+    growth_epochs: tuple[int, ...] = ()
+    """Epochs from which on smallest and largest side grow once more by the factors."""
+    min_growth: float = 0.0
+    """Share by which the smallest side grows."""
+    max_growth: float = 0.0
+    """Share by which the largest side grows."""
+
+    def __post_init__(self) -> None:
+        _require(self.num_sizes >= 0, f"num_sizes must be 0 or more, got {self.num_sizes}")
+        _require(
+            1 <= self.min_size <= self.max_size,
+            f"1 <= min_size <= max_size must hold, got {self.min_size} and {self.max_size}",
+        )
+        for name in ("divisor", "batch_multiple"):
+            _require(getattr(self, name) >= 1, f"{name} must be positive")
+        _require(
+            min(self.min_growth, self.max_growth) >= 0,
+            f"growth must be 0 or more, got {self.min_growth} and {self.max_growth}",
+        )
+        _require(
+            list(self.growth_epochs) == sorted(set(self.growth_epochs)),
+            f"growth_epochs must rise, got {self.growth_epochs}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where samples come from and how their captions are worded."""
 
     train: str = ""
-    """Training source: `wds:DIR`, `imagefolder:DIR`, `cifar10[:DIR]`, or a path (recognised)."""
+    """Training source: `wds:DIR` (or shards, or URLs of shards), `imagefolder:DIR`, `csv:FILE`,
+    `parquet:DIR`, `coco:JSON`, `tfrecord:DIR`, `corenet:DIR`, `cifar10[:DIR]`, `shapes:NUMBER`,
+    or a path (recognised); several are separated by `::`."""
     val: str = ""
     """Source with classes for evaluation during training; empty for none."""
     templates: tuple[str, ...] = ()
@@ -29,8 +73,24 @@ class DataConfig:
     template_choice: Literal["sample", "batch"] = "sample"
     """Draw a template for each sample, or one for the whole batch: then equal classes have equal
     captions, and the text tower computes each class once."""
+    variable_sizes: VariableSizesConfig = field(default_factory=VariableSizesConfig)
     cache_images: bool = False
     """Decode every image once, at the model's size, and keep the pixels in memory."""
+    image_key: str = ""
+    """Column, feature or extension of the image, where it has an unusual name."""
+    caption_key: str = ""
+    """Column, feature, extension or JSON key of the captions, where it has an unusual name."""
+    image_root: str = ""
+    """Directory that the paths of a table or of COCO's JSON are relative to."""
+    cache_dir: str = ""
+    """Where shards behind a URL are kept; empty means below `~/.cache/clip-eval`."""
+    cache_gb: float = 50.0
+    """Most gigabytes of them; should hold more than `shuffle_streams` shards."""
+    order: Literal["exact", "stream"] = "exact"
+    """`exact`: the samples of a step follow from the seed alone.  `stream`: webdataset reads tars
+    from end to end, chosen at random; no index, but neither order nor resume are exact."""
+    epoch_samples: int | None = None
+    """Samples that count as an epoch in `stream` order, where nobody has counted them."""
     weights: tuple[float, ...] = ()
     """Share of each source when `train` names several; empty means by their sizes."""
     shuffle_streams: int = 32
@@ -64,12 +124,51 @@ class DataConfig:
         _require(
             self.shuffle_buffer >= 1, f"shuffle_buffer must be 1 or more, got {self.shuffle_buffer}"
         )
+        _require(self.cache_gb > 0, f"cache_gb must be positive, got {self.cache_gb}")
+        _require(
+            (self.order == "stream") == (self.epoch_samples is not None),
+            "epoch_samples goes with order 'stream', got "
+            f"order {self.order!r} and epoch_samples {self.epoch_samples}",
+        )
+        _require(
+            self.order == "exact" or not (self.cache_images or self.weights),
+            "order 'stream' can neither cache images nor weight sources",
+        )
         _require(self.prefetch >= 1, f"prefetch must be 1 or more, got {self.prefetch}")
         _require(
             self.stall_seconds > 0, f"stall_seconds must be positive, got {self.stall_seconds}"
         )
         _require(self.workers >= 0, f"workers must be 0 or more, got {self.workers}")
         _require(self.max_faults >= 0, f"max_faults must be 0 or more, got {self.max_faults}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeAugmentConfig:
+    """Learned augmentation and the target its loss follows."""
+
+    enabled: bool = False
+    """Whether images are augmented so."""
+    target_psnr: tuple[float, float] = (40.0, 20.0)
+    """PSNR in dB at the first and last step; equal numbers are a fixed target."""
+    curriculum: Literal["cosine", "linear"] = "cosine"
+    """How the target moves, in mean squared error."""
+    weight: float = 100.0
+    """Weight of the loss, on images scaled to [0, 1] (the original's alpha)."""
+    lr_scale: float = 1.0
+    """Learning rate of the ranges as a multiple of the model's; they have no weight decay."""
+    parity: bool = False
+    """The original's choices: first ranges, half of the batch, one order for all."""
+
+    def __post_init__(self) -> None:
+        _require(
+            min(self.target_psnr) > 0,
+            f"target_psnr must be positive decibels, got {self.target_psnr}",
+        )
+        _require(
+            self.weight >= 0 and self.lr_scale > 0,
+            "weight must be 0 or more and lr_scale positive, "
+            f"got {self.weight} and {self.lr_scale}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +184,14 @@ class AugmentConfig:
     """Least and largest share of the image's area that a crop keeps."""
     flip: bool = False
     """Mirror half of the images left to right."""
+    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    """Largest relative change of brightness, contrast and saturation, and of hue as a share of the
+    circle; drawn for each image, in a random order."""
+    color_jitter_probability: float = 1.0
+    """Share of the images whose colours are changed."""
+    grayscale_probability: float = 0.0
+    """Share of the images that lose their colours."""
+    range: RangeAugmentConfig = field(default_factory=RangeAugmentConfig)
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -92,6 +199,14 @@ class AugmentConfig:
         _require(
             self.pad >= 1, f"pad must be 1 or more, got {self.pad}; kind 'none' shifts nothing"
         )
+        _require(
+            all(0 <= part <= 1 for part in self.color_jitter) and self.color_jitter[3] <= 0.5,
+            "color_jitter must be three numbers in [0, 1] and a hue in [0, 0.5], "
+            f"got {self.color_jitter}",
+        )
+        for name in ("color_jitter_probability", "grayscale_probability"):
+            share = getattr(self, name)
+            _require(0 <= share <= 1, f"{name} must be in [0, 1], got {share}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +219,8 @@ class ModelConfig:
     """Fields of its image tower to replace: `image_size`, `patch_reduction`, `pooling`, …"""
     text: dict[str, Any] = field(default_factory=dict)
     """Fields of its text tower to replace."""
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    """Fields of its preprocessing to replace: `mean`, `std`, `interpolation`, `resize_mode`."""
     pretrained: str = ""
     """Weights to start from: a model directory, or whatever else clip-models reads.  Its config
     is the model's; `name` is not used."""
@@ -139,6 +256,10 @@ class TokenizerConfig:
     """Size of the vocabulary for kind `train`."""
     path: str = ""
     """Directory of the saved tokenizer for kind `directory`."""
+    reduction: Literal["truncate", "random", "shuffle", "block", "syntax"] = "truncate"
+    """How a training caption that is too long for the context is made to fit (CLIPA): its first
+    tokens, any tokens in order, any in random order, neighbours, or nouns before adjectives before
+    verbs (`pip install clip-tokenizer[syntax]`).  Evaluation always truncates."""
 
     def __post_init__(self) -> None:
         _require(
@@ -223,8 +344,12 @@ class OptimConfig:
     text_layer_decay: float = 1.0
     """The same for the text tower."""
     schedule: Literal["cosine", "constant", "constant_cooldown"] = "cosine"
-    """Learning rate after the warmup: cosine to zero, constant, or constant and then linearly to
-    zero over the last `cooldown_steps`."""
+    """Learning rate after the warmup: cosine to `final_lr`, constant, or constant and then linearly
+    to zero over the last `cooldown_steps`."""
+    first_lr: float = 0.0
+    """Learning rate that the warmup starts from."""
+    final_lr: float = 0.0
+    """Learning rate that the cosine ends at."""
     warmup_steps: int = 0
     """Steps of linear warmup."""
     warmup_samples: int | None = None

@@ -1,4 +1,4 @@
-"""The picture of a run: loss, learning rate, logit scale and accuracy over steps."""
+"""The picture of a run: loss, learning rate, logit scale, accuracy and learned ranges."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ Rows = list[dict[str, Any]]
 
 
 def draw_curves(train: Rows, evaluations: Rows, path: Path) -> None:
-    """Write a PNG of four panels.
+    """Write a PNG of four panels, and two more for learned augmentation.
 
     Args:
-        train: Rows with `step`, `loss`, `lr` and `logit_scale`.
+        train: Rows with `step`, `loss`, `lr` and `logit_scale`; `range/…` too where they are.
         evaluations: Rows with `step`, `acc1` (a share) and `chance`; may be empty.
         path: The PNG file.
     """
-    figure = Figure(figsize=(10, 6.4), layout="constrained")
-    panels = figure.subplots(2, 2)
+    learned = bool(train) and "range/psnr" in train[-1]
+    figure = Figure(figsize=(10, 9.6 if learned else 6.4), layout="constrained")
+    panels = figure.subplots(3 if learned else 2, 2)
     for axes, key, title in (
         (panels[0, 0], "loss", "contrastive loss (nats)"),
         (panels[1, 0], "lr", "learning rate"),
@@ -29,6 +30,9 @@ def draw_curves(train: Rows, evaluations: Rows, path: Path) -> None:
         axes.plot([row["step"] for row in train], [row[key] for row in train], color="#2b6cb0")
         _dress(axes, title)
     _draw_accuracy(panels[0, 1], evaluations)
+    if learned:
+        _draw_ranges(panels[2, 0], train)
+        _draw_psnr(panels[2, 1], train)
     figure.savefig(path, dpi=110)
 
 
@@ -52,6 +56,26 @@ def _draw_accuracy(axes: Axes, rows: Rows) -> None:
     else:
         axes.text(0.5, 0.5, "no evaluation", ha="center", va="center")
     _dress(axes, "accuracy (%)")
+
+
+def _draw_ranges(axes: Axes, rows: Rows) -> None:
+    """Each operation's range as a band, on a logarithmic axis."""
+    steps = [row["step"] for row in rows]
+    for name, color in (("brightness", "#b7791f"), ("contrast", "#2b6cb0"), ("noise", "#718096")):
+        low, high = ([row[f"range/{name}.{end}"] for row in rows] for end in ("low", "high"))
+        axes.fill_between(steps, low, high, color=color, alpha=0.3, label=name)
+    axes.set_yscale("log")
+    axes.legend(loc="lower right", frameon=False)
+    _dress(axes, "learned ranges of strength")
+
+
+def _draw_psnr(axes: Axes, rows: Rows) -> None:
+    steps = [row["step"] for row in rows]
+    axes.plot(steps, [row["range/psnr"] for row in rows], color="#2f855a", label="measured")
+    target = [row["range/target_psnr"] for row in rows]
+    axes.plot(steps, target, color="#718096", linestyle="--", label="target")
+    axes.legend(loc="upper right", frameon=False)
+    _dress(axes, "PSNR of augmented images (dB)")
 
 
 def _dress(axes: Axes, title: str) -> None:

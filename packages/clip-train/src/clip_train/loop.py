@@ -33,7 +33,7 @@ from clip_train.peers import naming_lost_peers
 from clip_train.progress import progress_bar
 from clip_train.randomness import keyed_bits
 from clip_train.run_directory import RunDirectory
-from clip_train.setup import make_training_state, wrap_towers
+from clip_train.setup import make_augmentation, make_training_state, wrap_towers
 from clip_train.step_inputs import InputMaker
 from clip_train.stop_signals import stop_signals
 from clip_train.teacher import Teacher
@@ -64,7 +64,8 @@ class Trainer:
         self.backend = backend
         self.progress = progress and backend.rank == 0
         self.model = parts.model
-        towers = wrap_towers(self.model, config, backend)
+        self.augmentation = make_augmentation(config, parts, backend)
+        towers = wrap_towers(self.model, self.augmentation, config, backend)
         self.gradient = WholeBatchGradient(
             towers,
             backend,
@@ -73,7 +74,7 @@ class Trainer:
         )
         self.inputs = InputMaker(config, backend, parts.preprocess, self.model)
         self.teacher = Teacher.open(config, parts, backend)
-        self.state = make_training_state(self.model, config, parts, backend)
+        self.state = make_training_state(self.model, self.augmentation, config, parts, backend)
         self.store = open_store(config.checkpoint.directory, directory.checkpoints)
         self.utilization = Utilization(config, self.model.config, backend)
         self.steps_done = 0
@@ -122,6 +123,8 @@ class Trainer:
             config.optim, self.steps_done, self.parts.total_steps, config.train.batch_size
         )
         state.optimizers.set_rate(rate)
+        if self.augmentation is not None:
+            self.augmentation.set_step(self.steps_done)
         self.model.train()
         inputs = self.inputs(batch)
         teacher = self.teacher.embed(inputs) if self.teacher else None
@@ -361,6 +364,8 @@ class Trainer:
             **speed,
             **self.utilization.read(),
         }
+        if self.augmentation is not None:
+            row |= self.augmentation.log_row()
         if self.state.loss_scale is not None:
             row["loss_scale"] = self.state.loss_scale.value
         self.directory.log("train", self.steps_done, row)

@@ -6,11 +6,18 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clip_models import CLIPConfig, ConfigError, from_dict, get_config
+from clip_models import (
+    CLIPConfig,
+    ConfigError,
+    PreprocessConfig,
+    from_dict,
+    get_config,
+    to_dict,
+)
 
 from clip_train.config import ModelConfig
 
-_TOWERS = ("vision", "text")
+_TABLES = ("vision", "text", "preprocess")
 
 
 def resolve_model(model: ModelConfig) -> CLIPConfig:
@@ -33,6 +40,18 @@ def resolve_model(model: ModelConfig) -> CLIPConfig:
         raise ConfigError(f"model.{error}") from None
 
 
+def resolve_preprocess(model: ModelConfig, base: PreprocessConfig) -> PreprocessConfig:
+    """`base` with `model.preprocess` laid over it.
+
+    Raises:
+        ConfigError: There is no such field or value.
+    """
+    try:
+        return from_dict(PreprocessConfig, merge(to_dict(base), model.preprocess))
+    except ConfigError as error:
+        raise ConfigError(f"model.preprocess: {error}") from None
+
+
 def merge(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with the values of `settings`, nested tables merged."""
     merged = dict(base)
@@ -45,7 +64,7 @@ def merge(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any
 
 
 def split_tower_flags(flags: Sequence[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """Flags below `--model.vision.` and `--model.text.`, as nested tables, and all other flags.
+    """Flags below `--model.vision.`, `.text.` and `.preprocess.` as tables, and all other flags.
 
     A value is read as TOML (`0.5`, `true`, `[1, 2]`, `{kind = "grid"}`), else taken as a string.
 
@@ -53,12 +72,12 @@ def split_tower_flags(flags: Sequence[str]) -> tuple[list[str], dict[str, dict[s
         ConfigError: A flag has no value.
     """
     rest: list[str] = []
-    tables: dict[str, dict[str, Any]] = {tower: {} for tower in _TOWERS}
+    tables: dict[str, dict[str, Any]] = {table: {} for table in _TABLES}
     words = list(flags)
     while words:
         flag, equals, value = words[0].partition("=")
         path = flag.removeprefix("--").replace("-", "_").split(".")
-        if path[0] != "model" or len(path) < 3 or path[1] not in _TOWERS:
+        if path[0] != "model" or len(path) < 3 or path[1] not in _TABLES:
             rest.append(words.pop(0))
             continue
         words.pop(0)

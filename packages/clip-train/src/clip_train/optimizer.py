@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from clip_train.config import OptimConfig
+from clip_train.range_augment import LearnedAugmentation
 from clip_train.tower_groups import tower_groups
 
 
@@ -19,12 +20,20 @@ class Optimizers:
     Every group has a `rate_factor`, the layer-wise decay of its depth.
     """
 
-    def __init__(self, model: nn.Module, config: OptimConfig, *, on_xla: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: OptimConfig,
+        augmentation: LearnedAugmentation | None = None,
+        *,
+        on_xla: bool = False,
+    ) -> None:
         """Only tensors of two or more dimensions decay (Radford et al. 2021, section 2.5).
 
         Args:
             model: Its parameters that require a gradient are optimised.
             config: Which optimizer, and its numbers.
+            augmentation: Trained along by AdamW, at its own multiple of the rate.
             on_xla: Keep rate and step on the device, so that no new number is a new program.
         """
         self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
@@ -35,6 +44,11 @@ class Optimizers:
                 muon = config.name == "muon" and ".resblocks." in name and parameter.ndim == 2
                 kind = ("muon" if muon else "adamw", parameter.ndim >= 2, factors.get(name, 1.0))
                 by_kind.setdefault(kind, []).append(parameter)
+        if augmentation is not None:
+            scale = augmentation.config.lr_scale
+            for name, parameter in augmentation.named_parameters():
+                self.names[parameter] = f"augmentation.{name}"
+                by_kind.setdefault(("adamw", False, scale), []).append(parameter)
         self.parts: list[torch.optim.Optimizer] = []
         for optimizer in ("adamw", "muon"):
             groups = [
@@ -131,10 +145,10 @@ def layer_factors(model: nn.Module, config: OptimConfig) -> dict[str, float]:
 
 
 def learning_rate(config: OptimConfig, step: int, total_steps: int, batch_size: int) -> float:
-    """The rate of step `step`, counted from 0: linear warmup, then the schedule.
+    """The rate of step `step`, counted from 0: linear warmup from `first_lr`, then the schedule.
 
-    The first step of a warmup of W steps has 1/W of the peak; a cosine ends just above zero at the
-    last step, so that no step is wasted, and a cooldown of C steps has 1/C of the peak there.
+    The first step of a warmup of W steps is 1/W of the way; a cosine ends just above `final_lr` at
+    the last step, so that no step is wasted, and a cooldown of C steps has 1/C of the peak there.
 
     Args:
         config: Peak, schedule and lengths.
@@ -146,14 +160,15 @@ def learning_rate(config: OptimConfig, step: int, total_steps: int, batch_size: 
     peak = config.lr * {"fixed": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[config.lr_rule]
     warmup = steps_of(config.warmup_steps, config.warmup_samples, batch_size)
     if step < warmup:
-        return peak * (step + 1) / warmup
+        return config.first_lr + (peak - config.first_lr) * (step + 1) / warmup
     if config.schedule == "constant":
         return peak
     if config.schedule == "constant_cooldown":
         cooldown = steps_of(config.cooldown_steps, config.cooldown_samples, batch_size)
         return peak * min(1.0, (total_steps - step) / max(1, cooldown))
     progress = (step - warmup) / max(1, total_steps - warmup)
-    return peak * 0.5 * (1 + math.cos(math.pi * progress))
+    share = 0.5 * (1 + math.cos(math.pi * progress))
+    return config.final_lr + (peak - config.final_lr) * share
 
 
 def steps_of(steps: int, samples: int | None, batch_size: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,6 +38,12 @@ class SamplePlan:
     def steps_per_epoch(self) -> int:
         """Steps of the first epoch."""
         return self.schedule.steps_in(0)
+
+    def steps_in_epochs(self, epochs: float) -> int:
+        """Steps of a number of passes, the last of which may be a part, rounded down."""
+        whole = math.floor(epochs)
+        steps = sum(self.schedule.steps_in(epoch) for epoch in range(whole))
+        return steps + math.floor((epochs - whole) * self.schedule.steps_in(whole))
 
     def batch(self, step: int) -> PlannedBatch:
         """The samples of step `step`, counted from 0 over the whole run."""

@@ -23,40 +23,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from clip_models import ConfigError
+from clip_models import PreprocessConfig
 from torch import Tensor, nn
 
 from clip_train import keyed_noise
-
-
-@dataclass(frozen=True, kw_only=True)
-class RangeAugmentConfig:
-    """Learned augmentation and the target its loss follows."""
-
-    target_psnr: tuple[float, float] = (40.0, 20.0)
-    """PSNR in dB at the first and last step; equal numbers are a fixed target."""
-    curriculum: Literal["cosine", "linear"] = "cosine"
-    """How the target moves, in mean squared error."""
-    weight: float = 100.0
-    """Weight of the loss, on images scaled to [0, 1] (the original's alpha)."""
-    lr_scale: float = 1.0
-    """Learning rate of the ranges as a multiple of the model's; they have no weight decay."""
-    parity: bool = False
-    """The original's choices: first ranges, half of the batch, one order for all."""
-
-    def __post_init__(self) -> None:
-        if min(self.target_psnr) <= 0:
-            raise ConfigError(f"target_psnr must be positive decibels, got {self.target_psnr}")
-        if self.weight < 0 or self.lr_scale <= 0:
-            raise ConfigError(
-                "weight must be 0 or more and lr_scale positive, "
-                f"got {self.weight} and {self.lr_scale}"
-            )
+from clip_train.config import RangeAugmentConfig
 
 
 class RangeLimits(NamedTuple):
@@ -137,12 +112,54 @@ class RangeAugment(nn.Module):
         }
 
 
+class LearnedAugmentation(nn.Module):
+    """The augmentation of a run: towers call it on their pixels, the loop tells it the step."""
+
+    def __init__(
+        self, config: RangeAugmentConfig, preprocess: PreprocessConfig, total_steps: int
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.total_steps = total_steps
+        self.range_augment = RangeAugment(config)
+        self.target_mse = target_mse(config, 0, total_steps)
+        self.mean_mse: Tensor | None = None  # () of the last batch, for logging
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(preprocess, name)).view(3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+
+    def set_step(self, step: int) -> None:
+        """Move the target to that of a step, counted from 0."""
+        self.target_mse = target_mse(self.config, step, self.total_steps)
+
+    def forward(self, images: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Augmented and normalised images, and the weighted loss () of the ranges.
+
+        Args:
+            images: (B, 3, S, S) float in [0, 1].
+            keys: (B,) int64 of the samples.
+        """
+        augmented = self.range_augment(images, keys ^ _PURPOSE)
+        self.mean_mse = ((augmented - images) * 255).detach().square().mean()
+        loss = self.config.weight * psnr_loss(images, augmented, self.target_mse)
+        return (augmented - self.mean) / self.std, loss
+
+    def log_row(self) -> dict[str, float]:
+        """Ends of the ranges, and the PSNR of the last batch beside its target."""
+        row = {f"range/{name}": end for name, end in self.range_augment.effective_ranges().items()}
+        row["range/target_psnr"] = mse_to_psnr(self.target_mse)
+        if self.mean_mse is not None:
+            row["range/psnr"] = mse_to_psnr(self.mean_mse.item())
+        return row
+
+
 class _Choices(NamedTuple):
     chosen: Tensor  # (B, 3) bool, whether the image takes part in the operation
     order: Tensor  # (B, 3) operation at each place
     strength: Tensor  # (B, 3) uniform
 
 
+_PURPOSE = 0x52616E67  # so that towers which draw by the same keys draw other numbers
 _DRAWN = 3 * len(LIMITS)  # numbers of a key before those of the noise
 
 

@@ -12,12 +12,15 @@ from clip_train.config import Config
 from clip_train.ema import WeightAverage
 from clip_train.loss_scale import LossScale
 from clip_train.optimizer import Optimizers
+from clip_train.range_augment import LearnedAugmentation
 from clip_train.synchronised_norm import synchronise_norms, trains_batch_norm
 from clip_train.tower_groups import lock_tower
 from clip_train.towers import Towers
 
 
-def wrap_towers(model: CLIP, config: Config, backend: Backend) -> nn.Module:
+def wrap_towers(
+    model: CLIP, augmentation: LearnedAugmentation | None, config: Config, backend: Backend
+) -> nn.Module:
     """The module to call in training; parameters may be other objects afterwards.
 
     Raises:
@@ -44,14 +47,38 @@ def wrap_towers(model: CLIP, config: Config, backend: Backend) -> nn.Module:
         )
     if train.gradient_checkpointing:
         model.set_gradient_checkpointing(True)
-    towers = Towers(model)
+    towers = Towers(model, augmentation)
     if train.compile:
         towers.compile(backend=train.compile)
     return backend.wrap(towers)
 
 
+def make_augmentation(config: Config, parts: Parts, backend: Backend) -> LearnedAugmentation | None:
+    """The augmentation that is trained with the model, if the config asks for it.
+
+    Raises:
+        ConfigError: The backend or the teacher cannot go with it.
+    """
+    if not config.augment.range.enabled:
+        return None
+    if backend.fixed_shapes or backend.name == "fsdp2":
+        raise ConfigError(
+            f"augment.range does not work with backend {backend.name!r}; use 'single' or 'ddp'"
+        )
+    if config.loss.teacher:
+        raise ConfigError("augment.range changes images that loss.teacher would not see changed")
+    augmentation = LearnedAugmentation(
+        config.augment.range, parts.preprocess.config, parts.total_steps
+    )
+    return augmentation.to(backend.device)
+
+
 def make_training_state(
-    model: CLIP, config: Config, parts: Parts, backend: Backend
+    model: CLIP,
+    augmentation: LearnedAugmentation | None,
+    config: Config,
+    parts: Parts,
+    backend: Backend,
 ) -> TrainingState:
     """Everything that a checkpoint holds, at its beginning; the model is wrapped already.
 
@@ -60,7 +87,7 @@ def make_training_state(
     """
     if config.optim.name == "muon" and backend.name == "fsdp2":
         raise ConfigError("optim.name 'muon' needs whole matrices; use train.backend 'ddp'")
-    optimizers = Optimizers(model, config.optim, on_xla=backend.fixed_shapes)
+    optimizers = Optimizers(model, config.optim, augmentation, on_xla=backend.fixed_shapes)
     if backend.fixed_shapes:
         optimizers.initialise()
         backend.end_step()
@@ -68,6 +95,7 @@ def make_training_state(
     return TrainingState(
         backend=backend,
         model=model,
+        augmentation=augmentation,
         preprocess=parts.preprocess.config,
         optimizers=optimizers,
         average=None if decay is None else WeightAverage(model, decay),

@@ -52,14 +52,14 @@ class InputMaker:
         )
 
     def _images(self, batch: Batch) -> Tensor:
-        """Normalised float images, (n, 3, S, S), channels last."""
+        """Float images, (n, 3, S, S), channels last: normalised, or in [0, 1] to be augmented."""
         config, device = self.config.augment, self.backend.device
         images = batch.images.to(device, non_blocking=True)
         pad = config.pad if config.kind == "shift" else 0
         if pad or config.flip:
             uniform = batch.uniform.to(device, non_blocking=True)
             images = shift_and_flip(images, uniform, pad=pad, flip=config.flip)
-        images = self.preprocess.normalize(images)
+        images = images.float() / 255 if config.range.enabled else self.preprocess.normalize(images)
         return images.contiguous(memory_format=torch.channels_last)
 
     def _text_keys(self, batch: Batch, *, merge: bool) -> Tensor:

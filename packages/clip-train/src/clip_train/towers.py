@@ -10,6 +10,8 @@ from typing import NamedTuple
 from clip_models import CLIP
 from torch import Tensor, nn
 
+from clip_train.range_augment import LearnedAugmentation
+
 
 class TowerFeatures(NamedTuple):
     """What one call gives; features are not normalised."""
@@ -25,9 +27,10 @@ class TowerFeatures(NamedTuple):
 class Towers(nn.Module):
     """A model whose only way in is `forward`, because wrappers watch that alone."""
 
-    def __init__(self, model: CLIP) -> None:
+    def __init__(self, model: CLIP, augmentation: LearnedAugmentation | None = None) -> None:
         super().__init__()
         self.model = model
+        self.augmentation = augmentation
 
     def forward(
         self, images: Tensor, tokens: Tensor, image_keys: Tensor, text_keys: Tensor
@@ -35,12 +38,14 @@ class Towers(nn.Module):
         """Features and auxiliary losses.
 
         Args:
-            images: (n, 3, S, S) normalised.
+            images: (n, 3, S, S) normalised; in [0, 1] for an augmentation.
             tokens: int64 (u, T).
             image_keys: int64 (n,) of which all randomness of an image is a function.
             text_keys: int64 (u,) the same of a text.
         """
-        model = self.model
+        model, image_losses = self.model, {}
+        if self.augmentation is not None:
+            images, image_losses["augment.range"] = self.augmentation(images, image_keys)
         image = model.run_image_tower(images, generator=image_keys)
         text = model.run_text_tower(tokens, generator=text_keys)
         return TowerFeatures(
@@ -48,6 +53,6 @@ class Towers(nn.Module):
             text.features,
             model.logit_scale.exp(),
             None if model.logit_bias is None else model.logit_bias + 0,  # wrappers want no leaves
-            {f"vision.{name}": loss for name, loss in image.losses.items()},
+            image_losses | {f"vision.{name}": loss for name, loss in image.losses.items()},
             {f"text.{name}": loss for name, loss in text.losses.items()},
         )
