@@ -10,6 +10,7 @@ import sys
 import typing
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -23,7 +24,7 @@ from clip_train.backends import BackendError
 from clip_train.config import Config
 from clip_train.model_settings import merge, split_tower_flags
 from clip_train.presets import list_presets, load_config, preset_text
-from clip_train.run_directory import RunDirectoryError
+from clip_train.run_directory import RunDirectory, RunDirectoryError
 from clip_train.shapes_dataset import ShapesError, write_shapes
 from clip_train.training_error import Interrupted, TrainingError
 
@@ -126,6 +127,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", metavar="DIR", help="the run directory, a new one")
     run.add_argument("--overwrite", action="store_true", help="set aside a directory in the way")
     run.add_argument(
+        "--overfit-batch",
+        type=int,
+        metavar="N",
+        help="train on the first N samples over and over: can the loss reach its floor?",
+    )
+    run.add_argument(
         "--dry-run", action="store_true", help="build everything, load one batch, and stop"
     )
     run.set_defaults(function=_run)
@@ -169,6 +176,9 @@ def _help_run(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
 
 def _run(options: argparse.Namespace, flags: list[str]) -> None:
     config = parse_flags(flags, load_config(options.config))
+    if options.overfit_batch is not None:
+        train = dataclasses.replace(config.train, overfit_batch=options.overfit_batch)
+        config = dataclasses.replace(config, train=train)
     if options.dry_run:
         parts, batch = runs.dry_run(config)
         count = count_parameters(parts.model)
@@ -181,6 +191,8 @@ def _run(options: argparse.Namespace, flags: list[str]) -> None:
     if not options.out:
         raise ConfigError("--out DIR is missing; it names the run directory")
     _report(runs.start(config, options.out, overwrite=options.overwrite), options.out)
+    if config.train.overfit_batch is not None:
+        _report_overfitting(options.out)
 
 
 def _resume(options: argparse.Namespace, flags: list[str]) -> None:
@@ -197,6 +209,17 @@ def _report(result: Result | None, out: str) -> None:
             f"({result.n_skipped} skipped), chance {100 * result.chance:.2f} %"
         )
     print(f"run directory: {out}")
+
+
+def _report_overfitting(out: str) -> None:
+    """Say whether one batch was learned by heart."""
+    losses = [row["loss"] for row in RunDirectory(Path(out)).metrics("train")]
+    if losses:
+        verdict = "it was" if losses[-1] < losses[0] / 10 else "it was not"
+        print(
+            f"loss {losses[0]:.4f} at first, {losses[-1]:.4f} at the end; a batch that is learned "
+            f"by heart ends below a tenth: {verdict}"
+        )
 
 
 def _presets(options: argparse.Namespace, flags: list[str]) -> None:

@@ -1,0 +1,324 @@
+"""What a config can ask of training besides data and length: each thing changes what it says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+import torch
+from clip_models import CLIP, ConfigError, load_model, load_tensors, save_model, to_dict
+from clip_train import Config, Interrupted, TrainingError, resume, start
+from clip_train.cli import main
+from clip_train.gradients import WholeBatchGradient
+from clip_train.loop import Trainer
+from clip_train.loss_scale import GROWTH_INTERVAL, LossScale
+
+
+def changed(config: Config, **sections: dict[str, Any]) -> Config:
+    for name, values in sections.items():
+        section = dataclasses.replace(getattr(config, name), **values)
+        config = dataclasses.replace(config, **{name: section})
+    return config
+
+
+def train(config: Config, path: Path, **sections: dict[str, Any]) -> dict[str, torch.Tensor]:
+    start(changed(config, **sections), path, progress=False)
+    return load_tensors(path / "model.safetensors")
+
+
+def rows(path: Path, kind: str = "train") -> list[dict[str, Any]]:
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["kind"] == kind]
+
+
+def losses(path: Path) -> list[float]:
+    return [row["loss"] for row in rows(path)]
+
+
+@pytest.fixture
+def short(vit_config: Config) -> Config:
+    return changed(
+        vit_config, train={"steps": 6}, log={"every_steps": 1}, checkpoint={"every_steps": None}
+    )
+
+
+@pytest.fixture
+def plain(short: Config, tmp_path: Path) -> Path:
+    train(short, tmp_path / "plain")
+    return tmp_path / "plain"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train": {"accumulation": 4}},
+        {"train": {"accumulation": 3}},
+        {"train": {"gradient_checkpointing": True}},
+        {"train": {"compile": "aot_eager"}},
+        {"loss": {"tile": 3}},
+        {"train": {"accumulation": 4, "gradient_checkpointing": True}, "loss": {"tile": 2}},
+    ],
+    ids=str,
+)
+def test_what_saves_memory_or_time_changes_no_loss(
+    change: dict[str, Any], short: Config, plain: Path, tmp_path: Path
+) -> None:
+    train(short, tmp_path / "run", **change)
+    assert losses(tmp_path / "run") == pytest.approx(losses(plain), rel=1e-4)
+
+
+def test_parts_are_really_parts(
+    short: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, embed = [], WholeBatchGradient._embed
+
+    def note(self: WholeBatchGradient, part: Any) -> Any:
+        sizes.append(len(part.inputs.images))
+        return embed(self, part)
+
+    monkeypatch.setattr(WholeBatchGradient, "_embed", note)
+    train(short, tmp_path / "run", train={"steps": 1, "accumulation": 3})
+    assert sizes == [3, 3, 2, 2, 3, 3]  # without a graph, and again from the last to the first
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_follows_full_precision(
+    precision: str, short: Config, plain: Path, tmp_path: Path
+) -> None:
+    found = train(short, tmp_path / "run", train={"precision": precision})
+    assert losses(tmp_path / "run") == pytest.approx(losses(plain), rel=0.02)
+    assert losses(tmp_path / "run") != losses(plain)
+    assert {value.dtype for value in found.values() if value.is_floating_point()} == {torch.float32}
+
+
+def test_an_overflow_skips_the_step_and_halves_the_scale(
+    short: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute, before = WholeBatchGradient.compute, []
+
+    def overflow(
+        self: WholeBatchGradient, inputs: Any, objective: Any, *, loss_scale: float
+    ) -> Any:
+        found = compute(self, inputs, objective, loss_scale=loss_scale)
+        before.append(self.towers.model.text_projection.detach().clone())
+        if len(before) == 2:
+            self.towers.model.text_projection.grad[0, 0] = torch.inf
+        return found
+
+    monkeypatch.setattr(WholeBatchGradient, "compute", overflow)
+    train(short, tmp_path / "run", train={"precision": "fp16", "steps": 4})
+    assert [row["loss_scale"] for row in rows(tmp_path / "run")] == [65536.0] + [32768.0] * 3
+    assert torch.equal(before[1], before[2])  # the second step was skipped
+    assert not torch.equal(before[2], before[3])
+
+
+def test_the_loss_scale_grows_again() -> None:
+    scale = LossScale(value=4.0)
+    scale.update(finite=False)
+    for _ in range(GROWTH_INTERVAL):
+        scale.update(finite=True)
+    assert (scale.value, scale.good_steps) == (4.0, 0)
+    while not scale.exhausted:
+        scale.update(finite=False)
+    assert scale.value < 1e-4
+
+
+def test_the_average_of_the_weights_is_what_the_run_leaves(short: Config, tmp_path: Path) -> None:
+    seen: list[torch.Tensor] = []
+    update = Trainer._update
+
+    def note(self: Trainer, norm: torch.Tensor) -> None:
+        if not seen:
+            seen.append(self.model.text_projection.detach().clone())
+        update(self, norm)
+        seen.append(self.model.text_projection.detach().clone())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_update", note)
+        found = train(short, tmp_path / "run", optim={"ema_decay": 0.75})
+    expected = seen[0]
+    for value in seen[1:]:
+        expected = 0.75 * expected + 0.25 * value
+    torch.testing.assert_close(found["text_projection"], expected)
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-0000006"
+    assert torch.equal(load_tensors(checkpoint / "model.safetensors")["text_projection"], seen[-1])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optim": {"ema_decay": 0.9}, "train": {"precision": "fp16"}},
+        {"optim": {"name": "muon"}},
+        {"optim": {"image_layer_decay": 0.5, "schedule": "constant_cooldown", "cooldown_steps": 3}},
+        {"model": {"lock_image": True, "unlocked_image_groups": 1}, "train": {"accumulation": 2}},
+    ],
+    ids=str,
+)
+def test_every_kind_of_state_is_resumed_bit_for_bit(
+    change: dict[str, Any], short: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(short, tmp_path / "whole", **change)
+    agree = Trainer._agree
+
+    def stop_at_three(self: Trainer, batch: Any, stop: bool) -> None:
+        agree(self, batch, stop or self.steps_done == 3)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_agree", stop_at_three)
+        with pytest.raises(Interrupted):
+            train(short, tmp_path / "stopped", **change)
+    resume(tmp_path / "stopped", progress=False)
+    stopped = load_tensors(tmp_path / "stopped" / "model.safetensors")
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")
+
+
+def test_a_locked_tower_stays_as_it_is(short: Config, plain: Path, tmp_path: Path) -> None:
+    found = train(
+        short,
+        tmp_path / "run",
+        model={"pretrained": str(plain), "lock_image": True, "lock_text": True}
+        | {"unlocked_text_groups": 1},
+        tokenizer={"kind": "directory", "path": str(plain)},
+    )
+    before = load_tensors(plain / "model.safetensors")
+    moved = {name for name in found if not torch.equal(found[name], before[name])}
+    assert moved == {"ln_final.weight", "ln_final.bias", "text_projection", "logit_scale"}
+
+
+def test_training_goes_on_from_given_weights(short: Config, plain: Path, tmp_path: Path) -> None:
+    given = {"pretrained": str(plain), "vision": {}, "text": {}, "name": "ViT-B-32"}
+    tokenizer = {"kind": "directory", "path": str(plain)}
+    optim = {"lr": 1e-12, "warmup_steps": 0}
+    found = train(short, tmp_path / "run", model=given, tokenizer=tokenizer, optim=optim)
+    before = load_tensors(plain / "model.safetensors")
+    for name in before:
+        torch.testing.assert_close(found[name], before[name], rtol=0, atol=1e-7)
+    with pytest.raises(ConfigError, match="was trained with 514 tokens and end token"):
+        train(
+            short,
+            tmp_path / "other",
+            model=given,
+            tokenizer={"kind": "train", "vocab_size": 600, "path": ""},
+        )
+
+
+def test_distillation_brings_the_student_to_the_teacher(
+    short: Config, plain: Path, tmp_path: Path
+) -> None:
+    tokenizer = {"kind": "directory", "path": str(plain)}
+    train(
+        short,
+        tmp_path / "run",
+        train={"steps": 40},
+        loss={"kind": "none", "teacher": str(plain)},
+        tokenizer=tokenizer,
+        optim={"lr": 3e-3},
+    )
+    first, last = losses(tmp_path / "run")[0], losses(tmp_path / "run")[-1]
+    assert last < first
+    train(
+        short,
+        tmp_path / "both",
+        loss={"teacher": str(plain), "teacher_weight": 0.5, "tile": 4},
+        tokenizer=tokenizer,
+    )
+    row = rows(tmp_path / "both")[0]
+    assert row["loss"] == pytest.approx(row["loss/contrastive"] + row["loss/distillation"])
+    assert row["loss/distillation"] == pytest.approx(0.5 * first, rel=0.01)
+    with pytest.raises(ConfigError, match="sees other inputs than the model"):
+        train(short, tmp_path / "bad", loss={"teacher": str(plain)}, tokenizer={"kind": "openai"})
+
+
+def test_the_sigmoid_loss_trains_the_bias(short: Config, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs a model with a logit bias"):
+        train(short, tmp_path / "without", loss={"kind": "sigmoid"})
+    model = model_with_bias(short, tmp_path)
+    found = train(
+        short,
+        tmp_path / "run",
+        loss={"kind": "sigmoid", "tile": 3},
+        model={"pretrained": str(model)},
+        tokenizer={"kind": "directory", "path": str(model)},
+    )
+    assert found["logit_bias"] != -10
+    assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
+
+
+def model_with_bias(config: Config, path: Path) -> Path:
+    """A model directory of the config's model, with a logit bias."""
+    train(config, path / "base", train={"steps": 1})
+    model, preprocess = load_model(path / "base")
+    torch.manual_seed(0)
+    biased = CLIP(dataclasses.replace(model.config, init_logit_bias=-10.0))
+    save_model(path / "base", biased, preprocess)
+    return path / "base"
+
+
+def test_one_batch_is_learned_by_heart(
+    short: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = changed(
+        short, data={"val": short.data.train.replace("wds:", "").replace("train", "val")}
+    )
+    (tmp_path / "config.toml").write_text(config_text(config))
+    flags = ["--train.steps", "60", "--optim.lr", "5e-3", "--optim.schedule", "constant"]
+    words = ["run", str(tmp_path / "config.toml"), "--out", str(tmp_path / "run")]
+    assert main([*words, "--overfit-batch", "4", *flags]) == 0
+    found = rows(tmp_path / "run")
+    assert found[-1]["samples"] == 4 * 60
+    assert losses(tmp_path / "run")[-1] < 0.1 * losses(tmp_path / "run")[0]
+    assert rows(tmp_path / "run", "eval") == []
+    assert "ends below a tenth: it was\n" in capsys.readouterr().out
+
+
+def config_text(config: Config) -> str:
+    return tomli_w.dumps(to_dict(config))
+
+
+def test_a_run_can_be_as_long_as_so_many_samples(short: Config, tmp_path: Path) -> None:
+    train(
+        short,
+        tmp_path / "run",
+        train={"steps": None, "samples": 33},
+        log={"every_samples": 15},
+    )
+    assert [row["step"] for row in rows(tmp_path / "run")] == [2, 4, 5]
+    assert rows(tmp_path / "run")[-1]["samples"] == 40
+
+
+def test_utilisation_is_logged_where_a_peak_is_known(short: Config, tmp_path: Path) -> None:
+    train(short, tmp_path / "run", log={"peak_tflops": 0.001})
+    row = rows(tmp_path / "run")[-1]
+    assert 0 < row["mfu"] < 100
+    assert row["memory_gb"] > 0.05
+    train(short, tmp_path / "without", train={"steps": 1})
+    assert "mfu" not in rows(tmp_path / "without")[-1]
+
+
+def test_parts_and_batch_norms_do_not_go_together(tiny_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="BatchNorm layers would see the statistics of each part"):
+        train(tiny_config, tmp_path / "run", train={"accumulation": 2})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_names_every_sample(
+    short: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = Trainer.step
+
+    def spoil(self: Trainer, batch: Any) -> None:
+        if self.steps_done == 2:
+            with torch.no_grad():
+                self.model.text_projection.fill_(torch.nan)
+        inputs(self, batch)
+
+    monkeypatch.setattr(Trainer, "step", spoil)
+    with pytest.raises(TrainingError, match="not finite by step 3"):
+        train(short, tmp_path / "run")
+    (row,) = rows(tmp_path / "run", "not_finite")
+    assert len(row["keys"]) == 8
