@@ -73,7 +73,9 @@ def test_the_page_is_whole_and_needs_nothing_else(
     text = render_report(measure(source), source, run_directory=run, samples=8)
     page = Page(text)
     assert all(address.startswith("data:") for address in page.addresses)
-    assert len([a for a in page.addresses if a.startswith("data:image")]) == 8 + 1
+    assert (
+        len([a for a in page.addresses if a.startswith("data:image")]) == 8 + 1 + 1
+    )  # samples, surest mistake, curves
     assert not re.search(r"(?i)@import|url\(|https?://|<script", text)
     for words in ("tiny <model>", "bad & broken.png", "92.3 %", "Training", "Wrong: 1 of 1"):
         assert words in page.text

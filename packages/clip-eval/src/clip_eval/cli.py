@@ -13,17 +13,30 @@ import torch
 
 from clip_eval.campaign import Campaign, Outcome, open_data, run_campaign
 from clip_eval.class_names import ClassList
+from clip_eval.comparison import compare_results, format_comparison, pair_results
+from clip_eval.embedding import Reading
 from clip_eval.embedding_cache import cache_directory
-from clip_eval.encoder import Precision
+from clip_eval.embedding_files import embed_source, embed_texts, write_embeddings
+from clip_eval.encoder import Encoder, Precision
+from clip_eval.exchange import export_csv, export_json, import_results
+from clip_eval.family_report import render_family
 from clip_eval.faults import BadSample, DataError, EvaluationError
 from clip_eval.image_files import ImageFiles
 from clip_eval.inspection import format_inspection, inspect_source
 from clip_eval.model_directory import load_for_evaluation
-from clip_eval.output_files import PREDICTIONS_FILE, REPORT_FILE, RESULT_FILE, write_text
+from clip_eval.output_files import (
+    PREDICTIONS_FILE,
+    REPORT_FILE,
+    RESULT_FILE,
+    write_json,
+    write_text,
+)
 from clip_eval.prediction import format_predictions, predict, render_predictions
 from clip_eval.processes import joined_processes
-from clip_eval.prompts import DEFAULT_TEMPLATES, read_prompts
+from clip_eval.prompts import DEFAULT_TEMPLATES, read_prompts, read_text
 from clip_eval.questions import Question
+from clip_eval.result_files import find_results
+from clip_eval.results import finite
 from clip_eval.samples import Source
 from clip_eval.sources import FORMS
 from clip_eval.table import format_result, format_table
@@ -32,6 +45,7 @@ from clip_eval.tasks import TASKS
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_FAILED = 1
+FAMILY_FILE = "family.html"
 MODEL_HELP = (
     "run or checkpoint directory, open_clip:NAME[:TAG-OR-FILE], hf:ID-OR-DIRECTORY, "
     "hf-hub:REPOSITORY, or module:factory"
@@ -82,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
     predict.set_defaults(command=_predict)
 
+    _add_result_commands(commands)
+
     inspect = commands.add_parser("inspect", help="layout, classes, counts and broken files")
     inspect.add_argument("data", help=DATA_HELP)
     _add_data_options(inspect)
@@ -125,6 +141,48 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--force", action="store_true", help="replace results made otherwise")
     run.add_argument("--quiet", action="store_true", help="no progress bar")
     run.set_defaults(command=_run)
+
+
+def _add_result_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    embed = commands.add_parser("embed", help="write embeddings of images or texts")
+    embed.add_argument("--model", required=True, help=MODEL_HELP)
+    what = embed.add_mutually_exclusive_group(required=True)
+    what.add_argument("--data", help=DATA_HELP)
+    what.add_argument("--texts", type=Path, help="file of texts, one a line")
+    _add_data_options(embed)
+    embed.add_argument("--out", required=True, type=Path, help="FILE.npz or FILE.parquet")
+    embed.add_argument("--batch-size", type=_positive, default=256, help="images per forward")
+    embed.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
+    embed.add_argument("--force", action="store_true", help="replace an existing file")
+    embed.add_argument("--quiet", action="store_true", help="no progress bar")
+    embed.set_defaults(command=_embed)
+
+    compare = commands.add_parser("compare", help="two results, sample by sample")
+    compare.add_argument("first", type=Path, help="result directory, or one that holds several")
+    compare.add_argument("second", type=Path, help="the same of the other model")
+    compare.add_argument("--json", action="store_true", help="strict JSON, with every flip")
+    compare.set_defaults(command=_compare)
+
+    report = commands.add_parser("report", help="one page and one table of many results")
+    report.add_argument("directory", type=Path, help="holds results, at any depth")
+    report.add_argument("--out", type=Path, help="the page (default: DIRECTORY/family.html)")
+    report.add_argument("--samples", type=_not_negative, default=12, help="images per result")
+    report.add_argument("--seed", type=int, default=0, help="which images")
+    report.set_defaults(command=_report)
+
+    imported = commands.add_parser(
+        "import-results", help="CLIP_benchmark's JSON and DataComp's lines as results of ours"
+    )
+    imported.add_argument("files", nargs="+", type=Path, help="FILE.json or eval_results.jsonl")
+    imported.add_argument("--out", required=True, type=Path, help="directory for the results")
+    imported.add_argument("--force", action="store_true", help="replace existing results")
+    imported.set_defaults(command=_import)
+
+    export = commands.add_parser("export", help="results as one CSV, or as CLIP_benchmark's JSON")
+    export.add_argument("directory", type=Path, help="holds results, at any depth")
+    export.add_argument("--csv", type=Path, help="the table that CLIP_benchmark's build writes")
+    export.add_argument("--json", type=Path, help="directory of files that its build reads")
+    export.set_defaults(command=_export)
 
 
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -217,6 +275,74 @@ def _predict(arguments: argparse.Namespace) -> int:
         print(format_predictions(found))
     if not found.images:
         raise EvaluationError(f"none of the {len(source)} images could be used")
+    return 0
+
+
+def _embed(arguments: argparse.Namespace) -> int:
+    if arguments.out.exists() and not arguments.force:
+        raise EvaluationError(f"{arguments.out} exists already; choose another --out, or --force")
+    device = _device(arguments.device)
+    loaded = load_for_evaluation(arguments.model, device=device)
+    encoder = Encoder(
+        loaded.model,
+        loaded.tokenizer,
+        loaded.preprocess,
+        device=device,
+        batch_size=arguments.batch_size,
+    )
+    if arguments.texts is not None:
+        lines = [line for line in read_text(arguments.texts).splitlines() if line.strip()]
+        found = embed_texts(encoder, lines)
+    else:
+        reading = Reading(batch_size=arguments.batch_size, progress=not arguments.quiet)
+        found = embed_source(encoder, _open(arguments), reading)
+    write_embeddings(arguments.out, found)
+    n, width = found.features.shape
+    print(f"wrote {arguments.out}: {n:,} embeddings of {width}, {len(found.skipped):,} skipped")
+    for skipped in found.skipped:
+        print(f"skipped: {skipped.key}: {skipped.reason}: {skipped.detail}")
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    pairs = pair_results(find_results(arguments.first), find_results(arguments.second))
+    found = [compare_results(first, second) for first, second in pairs]
+    if arguments.json:
+        records = [finite(one.to_dict()) for one in found]
+        print(json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        print("\n\n".join(map(format_comparison, found)))
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    stored = find_results(arguments.directory)
+    out = arguments.out or arguments.directory / FAMILY_FILE
+    title = f"Results in {arguments.directory.resolve().name}"
+    page = render_family(stored, title=title, samples=arguments.samples, seed=arguments.seed)
+    table = format_table([one.record for one in stored])
+    write_text(out, page)
+    write_text(out.with_suffix(".md"), f"# {title}\n\n{table}\n")
+    print(table)
+    print(f"\nwrote {out}, {out.with_suffix('.md').name}")
+    return 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    for path in import_results(arguments.files, arguments.out, force=arguments.force):
+        print(f"wrote {path}")
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    if arguments.csv is None and arguments.json is None:
+        raise EvaluationError("export needs --csv FILE or --json DIRECTORY")
+    stored = find_results(arguments.directory)
+    if arguments.csv is not None:
+        write_text(arguments.csv, export_csv([one.record for one in stored]))
+    for number, one in enumerate(stored if arguments.json is not None else ()):
+        write_json(arguments.json / f"{number:04d}.json", export_json(one.record))
+    print(f"wrote {len(stored)} results")
     return 0
 
 

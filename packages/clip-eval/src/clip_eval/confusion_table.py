@@ -6,11 +6,15 @@ from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from clip_eval.results import Result
+from clip_eval.sample_pictures import png_address
 
 MATRIX_CLASSES = 25
 SHOWN = 12
+HEAT_PIXELS = 500
+PAPER, RIGHT_INK, WRONG_INK = (np.array(c) for c in ((238, 241, 244), (21, 128, 61), (194, 65, 12)))
 
 
 def render_confusions(result: Result) -> str:
@@ -26,7 +30,7 @@ def render_confusions(result: Result) -> str:
         '<div class="card"><table><tr><th>image of</th><th>taken for</th>'
         f'<th class="number">times</th></tr>{rows}</table></div>'
     )
-    matrix = _matrix(result) if result.n_classes <= MATRIX_CLASSES else ""
+    matrix = _matrix(result) if result.n_classes <= MATRIX_CLASSES else _heat_map(result)
     return f'<h2>Most frequent mistakes</h2>\n<div class="columns">{table}{matrix}</div>'
 
 
@@ -54,6 +58,26 @@ def _matrix(result: Result) -> str:
     return (
         '<div class="card scroll"><p class="soft">image of (row), taken for (column)</p>'
         f'<table class="matrix"><thead><tr><th></th>{head}</tr></thead>{body}</table></div>'
+    )
+
+
+def _heat_map(result: Result) -> str:
+    """The matrix of many classes as a picture, one pixel a class or a few classes."""
+    counts = confusion_counts(result)
+    step = -(-len(counts) // HEAT_PIXELS)  # classes per pixel, rounded up
+    edges = np.arange(0, len(counts), step)
+    counts = np.add.reduceat(np.add.reduceat(counts, edges, axis=0), edges, axis=1)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    strength = np.sqrt(shares)[..., None]  # so that rare confusions can be seen
+    ink = np.where(np.eye(len(counts), dtype=bool)[..., None], RIGHT_INK, WRONG_INK)
+    pixels = (PAPER + strength * (ink - PAPER)).round().astype(np.uint8)
+    scale = max(1, HEAT_PIXELS // len(counts))
+    image = Image.fromarray(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
+    grouped = f", {step} neighbouring classes a dot" if step > 1 else ""
+    return (
+        '<div class="card"><p class="soft">image of (row), taken for (column), in label order'
+        f'{grouped}</p><img class="heat" src="{png_address(image)}" '
+        f'alt="confusion matrix of {result.n_classes:,} classes"></div>'
     )
 
 

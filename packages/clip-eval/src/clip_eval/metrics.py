@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -73,6 +74,43 @@ def wilson_interval(correct: float, n: int, z: float = Z_95) -> tuple[float, flo
     centre = (share + z * z / (2 * n)) / scale
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / scale
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+class CalibrationBin(NamedTuple):
+    """Guesses with a probability in [low, high): how many, its mean, and the share right."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    accuracy: float
+
+
+def calibration(
+    probabilities: ArrayLike, correct: ArrayLike, bins: int = 10
+) -> tuple[list[CalibrationBin], float | None]:
+    """Bins of a reliability diagram, and the expected calibration error (Guo et al. 2017).
+
+    Args:
+        probabilities: Of each first guess, (N,).
+        correct: Whether it is right, (N,).
+        bins: Of equal width; the last one holds 1.
+
+    Returns:
+        The bins, and the mean over samples of |share right - mean probability| of their bin; None
+        without samples.
+    """
+    said, right = np.asarray(probabilities, dtype=float), np.asarray(correct, dtype=float)
+    place = np.minimum((said * bins).astype(np.int64), bins - 1)
+    found, error = [], 0.0
+    for number in range(bins):
+        own = place == number
+        n = int(own.sum())
+        confidence = float(said[own].mean()) if n else 0.0
+        accuracy = float(right[own].mean()) if n else 0.0
+        error += n * abs(accuracy - confidence)
+        found.append(CalibrationBin(number / bins, (number + 1) / bins, n, confidence, accuracy))
+    return found, error / len(said) if len(said) else None
 
 
 def top_confusions(

@@ -7,9 +7,17 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
+from clip_eval.charts import reliability_chart
 from clip_eval.confusion_table import render_confusions
+from clip_eval.metrics import calibration
 from clip_eval.results import ClassScore, Result
-from clip_eval.sample_pictures import Picture, data_address, load_pictures
+from clip_eval.sample_pictures import (
+    Picture,
+    choose_predictions,
+    data_address,
+    load_pictures,
+    surest_mistakes,
+)
 from clip_eval.samples import Source
 from clip_eval.table import metric_name, percent
 
@@ -60,19 +68,35 @@ def render_report(
         samples: How many images to show.
         seed: Which ones.
     """
-    pictures = load_pictures(source, result.predictions or (), samples, seed)
+    parts = result_sections(result, source, run_directory=run_directory, samples=samples, seed=seed)
+    return page(f"{result.model} on {result.dataset}", parts)
+
+
+def result_sections(
+    result: Result,
+    source: Source | None,
+    *,
+    run_directory: Path | None = None,
+    samples: int = 24,
+    seed: int = 0,
+) -> list[str]:
+    """The parts of a result's page; without a source there are no pictures of its samples."""
+    chosen = choose_predictions(result.predictions or (), samples, seed)
+    surest = surest_mistakes(result.predictions or (), samples // 2)
     parts = [
         _headline(result),
         _tiles(result),
         _notes(result),
-        _samples(result, pictures, seed),
+        _worst(result, load_pictures(source, surest) if source else []),
+        _samples(result, load_pictures(source, chosen) if source else [], seed),
         _curves(run_directory),
         _classes(result),
         render_confusions(result),
+        _reliability(result),
         _method(result),
         _skipped(result),
     ]
-    return page(f"{result.model} on {result.dataset}", parts)
+    return [part for part in parts if part]
 
 
 def page(title: str, parts: Iterable[str]) -> str:
@@ -175,6 +199,30 @@ def _samples(result: Result, pictures: Sequence[Picture], seed: int) -> str:
             cards = "".join(_sample(result, picture) for picture in group)
             parts.append(f'<div class="samples{wide}">{cards}</div>')
     return "\n".join(parts)
+
+
+def _worst(result: Result, pictures: Sequence[Picture]) -> str:
+    if not pictures:
+        return ""
+    cards = "".join(_sample(result, picture) for picture in pictures)
+    wide = " wide" if max(map(len, result.classnames)) > LONG_NAME else ""
+    return (
+        "<h2>Surest mistakes</h2>\n"
+        f'<p class="soft">wrong, and most certain of it</p><div class="samples{wide}">{cards}</div>'
+    )
+
+
+def _reliability(result: Result) -> str:
+    said = [p for p in result.predictions or () if p.guesses]
+    if not said or result.n_classes < 2:
+        return ""
+    bins, error = calibration([p.probabilities[0] for p in said], [p.correct for p in said])
+    return (
+        '<h2>Are its probabilities right?</h2>\n<div class="card">'
+        f"{reliability_chart(bins)}"
+        f'<p class="soft">expected calibration error {percent(error)}; bars above the diagonal: '
+        "more often right than it says; below: less often; faint: few images</p></div>"
+    )
 
 
 def _sample(result: Result, picture: Picture) -> str:

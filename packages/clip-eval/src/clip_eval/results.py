@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -140,6 +140,7 @@ class Result:
             "model": self.model,
             "pretrained": self.settings.get("model_path", ""),
             "task": BENCHMARK_TASK.get(self.task, self.task),
+            "task_name": self.task,
             "metrics": self.metrics,
             "language": self.language,
             "schema_version": SCHEMA_VERSION,
@@ -162,26 +163,79 @@ class Result:
             "cost": self.cost,
             "settings": self.settings,
         }
-        return {key: _finite(value) for key, value in record.items()}
+        return {key: finite(value) for key, value in record.items()}
 
     def prediction_records(self) -> Iterator[dict[str, Any]]:
         """One plain record per kept prediction, with names instead of numbers."""
         yield from self.records or ()
         for prediction in self.predictions or ():
             yield {
+                "index": prediction.index,
                 "key": prediction.key,
                 "label": self.classnames[prediction.label],
+                "label_id": prediction.label,
                 "correct": prediction.correct,
                 "guesses": [self.classnames[guess] for guess in prediction.guesses],
+                "guess_ids": list(prediction.guesses),
                 "probabilities": [round(p, 6) for p in prediction.probabilities],
             }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Plain values with None in place of what is not finite, which strict JSON cannot say."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value
+
+
+def result_from_record(
+    record: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]] = ()
+) -> Result:
+    """The result that a record of ``result.json`` and its predictions came from.
+
+    Args:
+        record: From our files, or imported: what it lacks is left out.
+        predictions: From ``predictions.jsonl``, if they are there.
+    """
+    templates = record.get("templates") or ()
+    intervals = {k: v and (v[0], v[1]) for k, v in (record.get("ci95") or {}).items()}
+    guessed = [p for p in predictions if "guess_ids" in p]
+    return Result(
+        task=str(record.get("task_name") or record.get("task")),
+        dataset=str(record.get("dataset", "")),
+        model=str(record.get("model", "")),
+        metrics=dict(record.get("metrics") or {}),
+        n=record.get("n") or 0,
+        n_skipped=record.get("n_skipped") or 0,
+        skipped=tuple(Skipped(**row) for row in record.get("skipped") or ()),
+        ci95=intervals,
+        chance=record.get("chance"),
+        classnames=tuple(record.get("classnames") or ()),
+        templates=templates if isinstance(templates, dict) else tuple(templates),
+        per_class=tuple(ClassScore(**row) for row in record.get("per_class") or ()),
+        confusions=tuple(Confusion(**row) for row in record.get("confusions") or ()),
+        faults=tuple(record.get("faults") or ()),
+        warnings=tuple(record.get("warnings") or ()),
+        seconds=record.get("seconds") or 0.0,
+        details=dict(record.get("details") or {}),
+        content=str(record.get("content", "")),
+        language=str(record.get("language", "en")),
+        cost=record.get("cost"),
+        settings=dict(record.get("settings") or {}),
+        records=tuple(dict(p) for p in predictions if "guess_ids" not in p) or None,
+        predictions=tuple(
+            Prediction(
+                index=p["index"],
+                key=p["key"],
+                label=p["label_id"],
+                guesses=tuple(p["guess_ids"]),
+                probabilities=tuple(p["probabilities"]),
+            )
+            for p in guessed
+        )
+        or None,
+    )

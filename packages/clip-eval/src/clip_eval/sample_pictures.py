@@ -43,12 +43,16 @@ def choose_predictions(
     return draw.sample(wrong, take_wrong) + draw.sample(right, take_right)
 
 
-def load_pictures(
-    source: Source, predictions: Sequence[Prediction], count: int, seed: int
-) -> list[Picture]:
-    """The chosen predictions with their images; an image that is gone by now is left out."""
+def surest_mistakes(predictions: Sequence[Prediction], count: int) -> list[Prediction]:
+    """The wrong predictions of highest probability, highest first."""
+    wrong = [p for p in predictions if p.guesses and not p.correct]
+    return sorted(wrong, key=lambda p: (-p.probabilities[0], p.index))[:count]
+
+
+def load_pictures(source: Source, predictions: Sequence[Prediction]) -> list[Picture]:
+    """Predictions with their images; an image that is gone by now is left out."""
     pictures = []
-    for prediction in choose_predictions(predictions, count, seed):
+    for prediction in predictions:
         try:
             image = decode_image(source.read(prediction.index).image)
         except BadSample:
@@ -60,14 +64,20 @@ def load_pictures(
 
 def picture_address(image: Image.Image) -> str:
     """A ``data:`` address of the image, at most 224 pixels wide and high."""
-    out = io.BytesIO()
     if max(image.size) <= SMALL:
-        image.save(out, "PNG", optimize=True)
-        return data_address("image/png", out.getvalue())
+        return png_address(image)
+    out = io.BytesIO()
     image = image.copy()
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     image.save(out, "JPEG", quality=85)
     return data_address("image/jpeg", out.getvalue())
+
+
+def png_address(image: Image.Image) -> str:
+    """A ``data:`` address of the image as it is, without loss."""
+    out = io.BytesIO()
+    image.save(out, "PNG", optimize=True)
+    return data_address("image/png", out.getvalue())
 
 
 def data_address(kind: str, data: bytes) -> str:

@@ -1,0 +1,101 @@
+"""Embeddings as files: ``.npz`` for NumPy, ``.parquet`` for tables."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_eval.classification import evaluation_mode
+from clip_eval.embedding import Reading, embed_images
+from clip_eval.encoder import Encoder
+from clip_eval.faults import EvaluationError
+from clip_eval.results import Skipped
+from clip_eval.samples import Source
+
+
+class Embeddings(NamedTuple):
+    """Unit vectors (N, D) with the key and, for images, the label of each (-1 without one)."""
+
+    features: NDArray[np.float32]
+    keys: list[str]
+    labels: NDArray[np.int64]
+    skipped: tuple[Skipped, ...] = ()
+
+
+def embed_source(encoder: Encoder, source: Source, reading: Reading) -> Embeddings:
+    """The embeddings of a source's images, in order."""
+    rows: list[NDArray[np.float32]] = []
+    keys: list[str] = []
+    labels: list[int] = []
+    skipped: list[Skipped] = []
+    for batch, (features,) in embed_images([encoder], source, reading):
+        rows += list(features.cpu().numpy())
+        keys += [sample.key for sample in batch.samples]
+        labels += [-1 if sample.label is None else sample.label for sample in batch.samples]
+        skipped += batch.skipped
+    if not rows:
+        raise EvaluationError(f"{source.name}: none of its {len(source)} images could be used")
+    return Embeddings(np.stack(rows), keys, np.array(labels, dtype=np.int64), tuple(skipped))
+
+
+def embed_texts(encoder: Encoder, texts: list[str]) -> Embeddings:
+    """The embeddings of texts, in order."""
+    with evaluation_mode(encoder.model):
+        features = encoder.texts(texts).cpu().numpy()
+    encoder.flush()
+    return Embeddings(features, texts, np.full(len(texts), -1, dtype=np.int64))
+
+
+def write_embeddings(path: Path, embeddings: Embeddings) -> None:
+    """Write ``.npz`` (arrays ``features``, ``keys``, ``labels``) or ``.parquet``, in one step.
+
+    Raises:
+        EvaluationError: Another suffix, or Parquet without pyarrow.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    write = {".npz": _write_npz, ".parquet": _write_parquet}.get(path.suffix)
+    if write is None:
+        raise EvaluationError(f"{path}: expected a name that ends in .npz or .parquet")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary, embeddings)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_npz(path: Path, embeddings: Embeddings) -> None:
+    np.savez(
+        path,
+        features=embeddings.features,
+        keys=np.array(embeddings.keys, dtype=np.str_),
+        labels=embeddings.labels,
+    )
+
+
+def _write_parquet(path: Path, embeddings: Embeddings) -> None:
+    arrow, parquet = _pyarrow("pyarrow"), _pyarrow("pyarrow.parquet")
+    width = embeddings.features.shape[1]
+    flat = arrow.array(embeddings.features.reshape(-1))
+    table = arrow.table(
+        {
+            "key": embeddings.keys,
+            "label": embeddings.labels,
+            "embedding": arrow.FixedSizeListArray.from_arrays(flat, width),
+        }
+    )
+    parquet.write_table(table, path)
+
+
+def _pyarrow(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise EvaluationError(
+            "a .parquet file needs pyarrow; pip install pyarrow, or choose .npz"
+        ) from error

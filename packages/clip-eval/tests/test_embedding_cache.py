@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from clip_eval.embedding_cache import EmbeddingStore, digest_of, image_digest
+from clip_eval.encoder import Encoder
+from clip_eval.fingerprints import model_fingerprint, preprocess_fingerprint, tokenizer_fingerprint
+from clip_models import Preprocess, PreprocessConfig
+from clip_tokenizer import Tokenizer
+from PIL import Image
+from torch import Tensor, nn
+
+
+def test_rows_come_back_by_digest(tmp_path: Path) -> None:
+    store = EmbeddingStore(tmp_path / "store")
+    digests = [digest_of(str(n)) for n in range(5)]
+    rows = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    rows[4, 0] = float("inf")
+    store.add(digests, rows)
+    store.flush()
+    again = EmbeddingStore(tmp_path / "store")
+    assert len(again) == 4
+    assert digests[4] not in again
+    assert again.digests() == frozenset(digests[:4])
+    assert torch.equal(again.get([digests[2], digests[0], digests[2]]), rows[[2, 0, 2]])
+    again.flush()
+    again.add(digests[:4], rows[:4])
+    again.flush()
+    assert len(list((tmp_path / "store").iterdir())) == 1
+
+
+def test_a_cut_or_foreign_file_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+    store = EmbeddingStore(tmp_path)
+    store.add([b"a" * 16], torch.ones(1, 4))
+    store.flush()
+    (path,) = tmp_path.glob("*.npy")
+    path.write_bytes(path.read_bytes()[:-8])
+    (tmp_path / "other.npy").write_bytes(b"no array")
+    (tmp_path / "empty.npy").write_bytes(b"")
+    import numpy as np
+
+    np.save(tmp_path / "plain.npy", np.zeros(3))
+    assert len(EmbeddingStore(tmp_path)) == 0
+
+
+def test_digests_tell_parts_apart() -> None:
+    assert digest_of("ab", "c") != digest_of("a", "bc")
+    assert image_digest(b"x") != image_digest(b"y")
+    red, blue = Image.new("RGB", (2, 2), "red"), Image.new("RGB", (2, 2), "blue")
+    assert image_digest(red) == image_digest(red.copy()) != image_digest(blue)
+    assert image_digest(Image.new("RGB", (1, 4), "red")) != image_digest(red)
+
+
+class Gated(nn.Module):
+    def __init__(self, act: str = "relu") -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.act: nn.Module = nn.ReLU() if act == "relu" else nn.GELU()
+
+
+def test_a_fingerprint_is_of_weights_and_of_structure() -> None:
+    def made(act: str = "relu") -> Gated:
+        torch.manual_seed(0)
+        return Gated(act)
+
+    assert model_fingerprint(made()) == model_fingerprint(made())
+    assert model_fingerprint(made()) != model_fingerprint(made("gelu"))  # no weight differs
+    changed = made()
+    with torch.no_grad():
+        changed.layer.bias[0] += 1e-6
+    assert model_fingerprint(changed) != model_fingerprint(made())
+    assert model_fingerprint(made().half()) != model_fingerprint(made())
+
+
+def test_fingerprints_of_tokenizers_and_preprocessing() -> None:
+    lower, canonical = Tokenizer.openai(), Tokenizer.openai(clean="canonicalize")
+    assert tokenizer_fingerprint(lower) == tokenizer_fingerprint(Tokenizer.openai())
+    assert tokenizer_fingerprint(lower) != tokenizer_fingerprint(canonical)
+    assert tokenizer_fingerprint(lower) != tokenizer_fingerprint(Tokenizer.openai(context_length=9))
+    small, large = (Preprocess(PreprocessConfig(size=size)) for size in (32, 64))
+    assert preprocess_fingerprint(small) != preprocess_fingerprint(large)
+    same = Preprocess(PreprocessConfig(size=32))
+    assert preprocess_fingerprint(small) == preprocess_fingerprint(same)
+
+
+@pytest.fixture
+def encoder(
+    colour_model: Any, colour_tokenizer: Any, colour_preprocess: Any, tmp_path: Path
+) -> Callable[..., Encoder]:
+    def make(**options: Any) -> Encoder:
+        return Encoder(
+            colour_model.eval(), colour_tokenizer, colour_preprocess, cache=tmp_path, **options
+        )
+
+    return make
+
+
+def test_prompts_are_remembered_by_class(
+    encoder: Callable[..., Encoder], colour_tokenizer: Any
+) -> None:
+    first = encoder().groups([("a red one", "red"), ("blue",)])
+    seen = len(colour_tokenizer.seen)
+    again = encoder()
+    probes = len(colour_tokenizer.seen) - seen
+    assert torch.equal(again.groups([("blue",), ("a red one", "red")]), first[[1, 0]])
+    assert len(colour_tokenizer.seen) == seen + probes
+    again.groups([("blue",), ("green",), ("a red one",)])
+    assert colour_tokenizer.seen[seen + probes :] == ["green", "a red one"]
+
+
+def test_other_weights_or_precision_remember_nothing(
+    encoder: Callable[..., Encoder], colour_model: Any
+) -> None:
+    one = encoder()
+    one.groups([("red",)])
+    assert len(encoder().text_store or ()) == 1
+    assert len(encoder(precision="bf16").text_store or ()) == 0
+    with torch.no_grad():
+        colour_model.colours[1] += 0.1
+    assert len(encoder().text_store or ()) == 0
+
+
+def test_embeddings_that_are_not_finite_are_not_remembered(
+    encoder: Callable[..., Encoder], colour_model: Any
+) -> None:
+    original = colour_model.encode_text
+
+    def broken(tokens: Tensor) -> Tensor:
+        features: Tensor = original(tokens)
+        features[0] = float("nan")
+        return features
+
+    colour_model.encode_text = broken
+    made = encoder()
+    assert made.groups([("red",), ("blue",)]).isnan().any(dim=1).sum() == 1
+    assert len(made.text_store or ()) == 1
