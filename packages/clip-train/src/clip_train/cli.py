@@ -22,7 +22,7 @@ from osf_supernet import count_parameters
 from clip_train import runs
 from clip_train.backends import BackendError
 from clip_train.config import Config
-from clip_train.model_settings import merge, split_tower_flags
+from clip_train.model_settings import DEFAULT_MODEL, merge, split_tower_flags
 from clip_train.presets import list_presets, load_config, preset_text
 from clip_train.run_directory import RunDirectory, RunDirectoryError
 from clip_train.shapes_dataset import ShapesError, write_shapes
@@ -184,7 +184,8 @@ def _run(options: argparse.Namespace, flags: list[str]) -> None:
         count = count_parameters(parts.model)
         print(f"data      {parts.source.name}: {len(parts.source):,} samples")
         device = next(parts.model.parameters()).device
-        print(f"model     {config.model.name}: {count:,} parameters, on {device}")
+        name = config.model.name or config.model.pretrained or DEFAULT_MODEL
+        print(f"model     {name}: {count:,} parameters, on {device}")
         print(f"length    {parts.total_steps:,} steps, {parts.plan.steps_per_epoch:,} an epoch")
         print(f"batch     images {tuple(batch.images.shape)}, captions {tuple(batch.tokens.shape)}")
         return

@@ -40,7 +40,7 @@ def jitter_colors(
         config: How much, and of how many images.
     """
     jittered, gray = uniform[0] < config.color_jitter_probability, uniform[1]
-    image = torch.from_numpy(pixels).permute(2, 0, 1)  # (3, S, S)
+    image = torch.tensor(pixels).permute(2, 0, 1)  # (3, S, S)
     if jittered and any(config.color_jitter):
         for change in sorted(range(4), key=lambda change: uniform[6 + change]):
             strength = config.color_jitter[change]

@@ -213,8 +213,8 @@ class AugmentConfig:
 class ModelConfig:
     """Which model is trained."""
 
-    name: str = "ViT-B-32"
-    """A name of `clip_models.list_models()`."""
+    name: str = ""
+    """A name of `clip_models.list_models()`; empty is the model of `pretrained`, or ViT-B-32."""
     vision: dict[str, Any] = field(default_factory=dict)
     """Fields of its image tower to replace: `image_size`, `patch_reduction`, `pooling`, …"""
     text: dict[str, Any] = field(default_factory=dict)
@@ -222,8 +222,8 @@ class ModelConfig:
     preprocess: dict[str, Any] = field(default_factory=dict)
     """Fields of its preprocessing to replace: `mean`, `std`, `interpolation`, `resize_mode`."""
     pretrained: str = ""
-    """Weights to start from: a model directory, or whatever else clip-models reads.  Its config
-    is the model's; `name` is not used."""
+    """Weights to start from: a model directory, `hf-hub:org/name`, or with a `name` a file in any
+    dialect that clip-models reads.  Positions are interpolated to the image size and context."""
     lock_image: bool = False
     """Freeze the image tower."""
     unlocked_image_groups: int = 0

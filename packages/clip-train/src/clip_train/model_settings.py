@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clip_models import (
+    CLIP,
     CLIPConfig,
     ConfigError,
     PreprocessConfig,
+    create_model_and_transforms,
     from_dict,
     get_config,
     to_dict,
@@ -17,18 +19,41 @@ from clip_models import (
 
 from clip_train.config import ModelConfig
 
+DEFAULT_MODEL = "ViT-B-32"
 _TABLES = ("vision", "text", "preprocess")
 
 
 def resolve_model(model: ModelConfig) -> CLIPConfig:
     """The registered config with `model.vision` and `model.text` laid over it.
 
-    Tables are merged key by key; a tower of another `kind` starts from that kind's defaults.
-
     Raises:
         ConfigError: The name is not registered, or a tower has no such field or value.
     """
-    values = get_config(model.name).to_dict()
+    return _with_towers(get_config(model.name or DEFAULT_MODEL), model)
+
+
+def load_pretrained(model: ModelConfig) -> tuple[CLIP, PreprocessConfig]:
+    """The model with the weights of `model.pretrained`, and its preprocessing.
+
+    Without a name, the config is the one that came with the weights.
+
+    Raises:
+        ConfigError: There is no such model, field or value.
+        CheckpointError: The weights cannot be read, or do not fit.
+    """
+    if model.name:
+        made = create_model_and_transforms(resolve_model(model), model.pretrained)
+    else:
+        made = create_model_and_transforms(model.pretrained)
+        if model.vision or model.text:
+            config = _with_towers(made.model.config, model)
+            made = create_model_and_transforms(config, model.pretrained)
+    return made.model, resolve_preprocess(model, made.evaluate.config)
+
+
+def _with_towers(config: CLIPConfig, model: ModelConfig) -> CLIPConfig:
+    """Tables are merged key by key; a tower of another `kind` starts from that kind's defaults."""
+    values = config.to_dict()
     for tower, settings in (("vision", model.vision), ("text", model.text)):
         base: Mapping[str, Any] = values[tower]
         if settings.get("kind", base.get("kind")) != base.get("kind"):

@@ -12,8 +12,13 @@ from clip_models import ConfigError, from_dict, nearest
 from clip_train.config import Config
 from clip_train.model_settings import merge
 
-LENGTHS = {"epochs", "samples", "steps"}
-"""Keys of `train` that say how long a run is; one of them is enough."""
+_UNITS = (
+    ("train", {"epochs", "samples", "steps"}),
+    ("optim", {"warmup_samples", "warmup_steps"}),
+    ("optim", {"cooldown_samples", "cooldown_steps"}),
+    *((section, {"every_samples", "every_steps"}) for section in ("eval", "checkpoint", "log")),
+)
+"""Keys of a section that say the same thing in different units: one replaces the others."""
 
 
 def list_presets() -> list[str]:
@@ -70,7 +75,8 @@ def _with_base(values: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(name, str):
         raise ConfigError(f"extends must be the name of a preset, got {name!r}")
     base = _with_base(tomllib.loads(preset_text(name)))
-    if LENGTHS & values.get("train", {}).keys():  # a length replaces a length in another unit
-        train = base.get("train", {})
-        base["train"] = {key: train[key] for key in train if key not in LENGTHS}
+    for section, keys in _UNITS:
+        if keys & values.get(section, {}).keys():
+            kept = base.get(section, {})
+            base[section] = {key: kept[key] for key in kept if key not in keys}
     return merge(base, values)

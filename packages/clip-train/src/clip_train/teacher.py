@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from clip_models import CLIP, ConfigError
+from clip_models import CLIP, ConfigError, load_model
 
 from clip_train.backends import Backend
-from clip_train.build import Parts, load_pretrained
+from clip_train.build import Parts
 from clip_train.config import Config
 from clip_train.gradients import Embeddings, StepInputs
 
@@ -28,7 +28,7 @@ class Teacher:
         """
         if not config.loss.teacher:
             return None
-        model, preprocess = load_pretrained(config.loss.teacher)
+        model, preprocess = load_model(config.loss.teacher)
         student = parts.model.config
         ours = (student.text.vocab_size, student.text.context_length, parts.preprocess.config)
         theirs = (model.config.text.vocab_size, model.config.text.context_length, preprocess)
