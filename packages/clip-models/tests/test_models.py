@@ -161,6 +161,7 @@ def test_parameter_counts(name: str, total: int) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list_models())
 def test_every_registered_model_builds(name: str) -> None:
     with torch.device("meta"):
