@@ -93,7 +93,13 @@ def load_state(
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write safetensors in one step: a temporary file, flushed to disk, then renamed."""
-    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    plain: dict[str, Tensor] = {}
+    places: set[tuple[int, int]] = set()
+    for key, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        place = (value.data_ptr(), value.numel())
+        plain[key] = value.clone() if place in places else value  # tied weights are written twice
+        places.add(place)
     with replacing(path) as temporary:
         save_file(plain, temporary, metadata={"format": "pt"})
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from clip_models.compact_resnet import CompactResNet
 from clip_models.config import CLIPConfig, ModifiedResNetConfig, ViTConfig
+from clip_models.converters import open_clip
 from clip_models.layouts import Packed, Padded
 from clip_models.modified_resnet import ModifiedResNet
 from clip_models.randomness import Randomness
@@ -53,6 +54,7 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(config.init_logit_scale))
         bias = config.init_logit_bias
         self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(bias))
+        self.register_load_state_dict_pre_hook(_take_open_clip_names)  # type: ignore[no-untyped-call]
 
     def encode_image(
         self, images: Tensor, *, normalize: bool = False, generator: Randomness = None
@@ -232,3 +234,17 @@ class CLIP(nn.Module):
         if isinstance(self.text_projection, nn.Linear):
             return self.text_projection(x)
         return x @ self.text_projection
+
+
+def _take_open_clip_names(
+    module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object
+) -> None:
+    """Let `load_state_dict` take open_clip's names of timm trunks and of separate text towers."""
+    own = {key.removeprefix(prefix): key for key in state if key.startswith(prefix)}
+    if open_clip.is_renamed(own):
+        weights = {name: state.pop(key) for name, key in own.items()}
+        renamed = open_clip.to_our_names(weights)
+        state.update({prefix + name: value for name, value in renamed.items()})
+    for name in ("logit_scale", "logit_bias"):
+        if prefix + name in state and state[prefix + name].numel() == 1:
+            state[prefix + name] = state[prefix + name].reshape(())

@@ -117,6 +117,15 @@ def create_model_and_transforms(
     return ModelAndTransforms(made, TrainTransform(preprocess), EvaluationTransform(preprocess))
 
 
+def preprocess_of(name: str) -> PreprocessConfig:
+    """The preprocessing that weights of a registered model were trained with."""
+    size = get_config(name).vision.image_size
+    for pattern, values in _PREPROCESS_OF_NAMES.items():
+        if fnmatch(name, pattern):
+            return PreprocessConfig(size=size, **values)
+    return PreprocessConfig(size=size)
+
+
 def _create(
     source: str | Path | CLIPConfig,
     pretrained: str | Path | None,
@@ -153,11 +162,7 @@ def _find(source: str | Path | CLIPConfig) -> tuple[CLIPConfig, PreprocessConfig
     name = str(source)
     if Path(source).exists():
         raise ConfigError(f"{name} is a file; name its model, and give the file as pretrained")
-    config = get_config(name)
-    for pattern, values in _PREPROCESS_OF_NAMES.items():
-        if fnmatch(name, pattern):
-            return config, PreprocessConfig(size=config.vision.image_size, **values), None
-    return config, PreprocessConfig(size=config.vision.image_size), None
+    return get_config(name), preprocess_of(name), None
 
 
 def _find_weights(pretrained: str | Path) -> tuple[Path, PreprocessConfig | None]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from clip_models.config import CLIPConfig, ViTConfig
 from clip_models.converters import corenet, flax, hugging_face, open_clip, openai
 from clip_models.converters.equivalence import require_same
+from clip_models.converters.hugging_face_config import to_hugging_face_config
 from clip_models.converters.renaming import Rule, rename
 from clip_models.strict_config import ConfigError, nearest
 from clip_models.weight_files import CheckpointError
@@ -86,14 +87,15 @@ def from_native(
     """
     if dialect == "clip-models":
         return dict(state)
-    if dialect == "openai":
-        require_same(config, openai.infer_config(state), "OpenAI's CLIP")
-        return {**state, **openai.extras(config)}
     if dialect == "open-clip":
         return open_clip.from_our_names(state, config)
-    rules, _ = _rules(dialect, config)
+    if dialect == "hugging-face":
+        to_hugging_face_config(config)
     try:
-        return rename(state, rules, to="foreign", what="the model")
+        if dialect == "openai":
+            require_same(config, openai.infer_config(state), "OpenAI's CLIP")
+            return {**state, **openai.extras(config)}
+        return rename(state, _rules(dialect, config)[0], to="foreign", what="the model")
     except CheckpointError as error:
         raise ConfigError(f"{dialect} has no such model: {error}") from None
 
