@@ -1,4 +1,4 @@
-"""Tiny random models of third parties, in float64, with no zero or one left to hide a mistake."""
+"""Tiny random models of third parties and of ours: float64, no zero or one to hide a mistake."""
 
 from __future__ import annotations
 
@@ -209,10 +209,48 @@ def timm_efficientnet():
     return timm.create_model("efficientnet_b0", num_classes=5), images(32)
 
 
+def own_clip(vision):
+    from clip_models import CLIP, CLIPConfig, TextConfig
+
+    text = TextConfig(context_length=10, vocab_size=50, width=24, num_layers=3, num_heads=3)
+    return CLIP(CLIPConfig(embed_dim=12, vision=vision, text=text))
+
+
+def clip_vit():
+    from clip_models import ViTConfig
+
+    vision = ViTConfig(image_size=16, patch_size=8, width=32, num_layers=3, num_heads=4)
+    return own_clip(vision), (images(16), tokens(10))
+
+
+def clip_resnet():
+    from clip_models import ModifiedResNetConfig
+
+    vision = ModifiedResNetConfig(image_size=32, layers=(1, 2, 3, 1), width=8, num_heads=4)
+    return own_clip(vision), (images(32), tokens(10))
+
+
+def dtp_lm():
+    from dtp_pooling import BoundaryConfig, DynamicPoolingLM, LanguageModelConfig
+
+    config = LanguageModelConfig(
+        vocabulary=50,
+        width=24,
+        num_heads=3,
+        head_dim=8,
+        feedforward=40,
+        pre_layers=2,
+        shortened_layers=3,
+        post_layers=2,
+        boundaries=BoundaryConfig(kind="fixed"),
+    )
+    return DynamicPoolingLM(config), {"tokens": tokens(12), "max_segments": 13}
+
+
 BUILDERS = {
     name: function
     for name, function in list(globals().items())
-    if name.startswith(("hf_", "tv_", "open_clip_", "timm_"))
+    if name.startswith(("hf_", "tv_", "open_clip_", "timm_", "clip_", "dtp_"))
 }
 
 

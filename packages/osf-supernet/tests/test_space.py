@@ -39,6 +39,7 @@ def graph(*groups, depth=None):
         groups=made,
         tensors=tensors,
         units={} if depth is None else {"blocks": [None] * depth},
+        least={},
         elastic=lambda: [group for group in made.values() if group.frozen is None],
     )
 

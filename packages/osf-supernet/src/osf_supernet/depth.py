@@ -98,6 +98,11 @@ def _unit(trace: Trace, propagation: Propagation, path: str, position: int) -> D
     if len(outside) != 1:
         return f"hands on {len(outside)} tensors rather than one"
     result = outside[0]
+    around = _addition_around(trace, result, region)
+    if around is not None:
+        result = around
+        region.add(around)
+        nodes.append(around)
     sources = _residual_inputs(trace, result, region)
     label = [axis.root() for axis in propagation.label(result)]
     fitting = [
@@ -115,6 +120,18 @@ def _unit(trace: Trace, propagation: Propagation, path: str, position: int) -> D
         result=result.name,
         region=frozenset(node.name for node in nodes),
     )
+
+
+def _addition_around(trace: Trace, result: fx.Node, region: set[fx.Node]) -> fx.Node | None:
+    """The addition of a block's result to its only input, where the list's owner adds them."""
+    entering = {a for node in region for a in node.all_input_nodes if a not in region}
+    entering = {a for a in entering if a.name not in trace.parameters}
+    users = list(result.users)
+    if len(users) == 1 and operator_name(users[0]) == "add":
+        others = [a for a in users[0].all_input_nodes if a is not result]
+        if len(entering) == 1 and set(others) == entering:
+            return users[0]
+    return None
 
 
 def _from_buffers(node: fx.Node, trace: Trace) -> bool:

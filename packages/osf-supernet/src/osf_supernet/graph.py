@@ -59,6 +59,8 @@ class Graph:
         costs: floating point operations per node.
         propagation: contraction and normalisation notes.
         refused: list path → why its members cannot be left out.
+        least: list path → the fewest units to keep: none where the list has other members.
+        square: weights whose two axes were taken to be one.
     """
 
     trace: Trace
@@ -69,6 +71,8 @@ class Graph:
     costs: tuple[Cost, ...]
     propagation: Propagation
     refused: dict[str, str] = field(default_factory=dict)
+    least: dict[str, int] = field(default_factory=dict)
+    square: tuple[str, ...] = ()
 
     def elastic(self) -> list[DimGroup]:
         """The groups that can change."""
@@ -92,7 +96,11 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def build_graph(
-    module: nn.Module, example_inputs: Inputs | Tensor, *, outputs: Sequence[str] = ("*",)
+    module: nn.Module,
+    example_inputs: Inputs | Tensor,
+    *,
+    outputs: Sequence[str] = ("*",),
+    square: Sequence[str] = (),
 ) -> Graph:
     """The graph of a module in evaluation mode.
 
@@ -100,10 +108,12 @@ def build_graph(
         module: any module that `torch.export` can follow; left as it was.
         example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments.
         outputs: patterns of the outputs whose shape must stay, such as `*logits*`.
+        square: weights whose two axes are one, besides those of `nn.MultiheadAttention`.
     """
     traced = trace(module, example_inputs)
     tensors = named_tensors(module)
-    propagation = Propagation(traced, tensors, square_attention(module), outputs)
+    square = tuple(dict.fromkeys([*square_attention(module), *square]))
+    propagation = Propagation(traced, tensors, square, outputs)
     numbering = Numbering()
     expressions = {
         name: tuple(numbering.expression(axis) for axis in propagation.names[name])
@@ -127,7 +137,14 @@ def build_graph(
         costs=costs_of(traced, values),
         propagation=propagation,
         refused=refused,
+        least={path: _least(module, path, len(found)) for path, found in units.items()},
+        square=square,
     )
+
+
+def _least(module: nn.Module, path: str, units: int) -> int:
+    owner: Any = module.get_submodule(path)
+    return 0 if len(owner) > units else 1
 
 
 def square_attention(module: nn.Module) -> list[str]:

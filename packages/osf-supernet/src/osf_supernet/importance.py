@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from osf_supernet.expressions import Atom, Expression, groups_in, indices_of
 from osf_supernet.graph import Graph, named_tensors
@@ -130,8 +129,7 @@ def _score_features(
     """Scores from the features that weights multiply, on the traced graph."""
     trace, tensors = graph.trace, named_tensors(module)
     for batch in batches:
-        flat = pytree.tree_flatten(split_inputs(batch))[0]
-        values = dict(zip(trace.inputs, flat, strict=True)) | trace.constants
+        values = trace.values_of(batch) | trace.constants
         arguments = [
             tensors[trace.parameters[n.name]].detach()
             if n.name in trace.parameters

@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from osf_supernet.expressions import Atom, Compound, Expression, groups_in, indices_of
 from osf_supernet.graph import Graph, named_tensors
 from osf_supernet.propagation import arguments_of, operator_name
-from osf_supernet.tracing import Inputs, split_inputs
+from osf_supernet.tracing import Inputs, full_precision
 
 Kept = Mapping[int, Sequence[int]]
 
@@ -45,8 +44,7 @@ def masked_outputs(
     trace = graph.trace
     values = dict(trace.inputs)
     if example_inputs is not None:
-        flat = pytree.tree_flatten(split_inputs(example_inputs))[0]
-        values = dict(zip(trace.inputs, flat, strict=True))
+        values = trace.values_of(example_inputs)
     tensors = named_tensors(module)
     arguments: list[Any] = []
     for node in trace.nodes:
@@ -58,7 +56,7 @@ def masked_outputs(
         else:
             arguments.append(trace.constants.get(node.name, values.get(node.name)))
     interpreter = _MaskedInterpreter(graph, kept, dropped)
-    with torch.no_grad():
+    with full_precision(module), torch.no_grad():
         interpreter.run(*arguments)
     return [interpreter.outputs.get(leaf.name) if leaf else None for _, leaf in trace.outputs]
 

@@ -74,8 +74,9 @@ class Planner:
                 raise KeyError(self._unknown(name, full))
         result = {}
         for name, size in config.items():
-            if not 1 <= size <= full[name]:
-                raise ValueError(f"{name} must be 1..{full[name]}, got {size}")
+            least = self.graph.least.get(name.removesuffix(".depth"), 1)
+            if not least <= size <= full[name]:
+                raise ValueError(f"{name} must be {least}..{full[name]}, got {size}")
             if name in self.by_name and size < full[name]:
                 result[self.by_name[name].number] = size
         return result

@@ -58,7 +58,8 @@ class Prober:
         tried = range(count) if count <= 4 else (0, count // 2, count - 1)
         for index in tried:
             order = [i for i in range(count) if i != index] + [index]
-            error = self._try({f"{path}.depth": max(1, count - 1)}, {path: order})
+            fewer = max(self.graph.least[path], count - 1)
+            error = self._try({f"{path}.depth": fewer}, {path: order})
             if error is not None:
                 self._note(f"{path}.depth", f"leaving out member {index} fails: {error}")
 
@@ -147,6 +148,22 @@ def _spread(tensor: torch.Tensor) -> float:
 def half(size: int) -> int:
     """A size to probe with: about half, and 2 of 3."""
     return max(1, (size + 1) // 2)
+
+
+def tied_by_force(graph: Graph) -> list[str]:
+    """Square weights that might have to stay square for frozen heads to become elastic.
+
+    A forward that computes the head size as width over heads, as that of `nn.MultiheadAttention`
+    does, can have fewer heads only together with a smaller width.
+    """
+    found = []
+    for group in graph.groups.values():
+        if group.kind == "heads" and group.frozen and "no choice" in group.frozen:
+            for name, _ in group.members:
+                axes = graph.tensors[name]
+                if len(axes) == 2 and axes[0].size == axes[1].size and axes[0] != axes[1]:
+                    found.append(name)
+    return found
 
 
 def graph_size(graph: Graph, name: str) -> int:

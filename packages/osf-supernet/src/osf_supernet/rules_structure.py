@@ -263,6 +263,17 @@ def _gather(p: Propagation, node: fx.Node) -> Label:
     return index
 
 
+@rule("index_add", "index_copy")
+def _index_add(p: Propagation, node: fx.Node) -> Label:
+    label, source = p.label(node.args[0]), p.label(node.args[3])
+    dim = int(arguments_of(node)[1]) % len(label)
+    freeze(source[dim], "its entries are put at places given by index")
+    freeze(label[dim], "its entries are put at places given by index")
+    broadcast([label[:dim], source[:dim]])
+    rest = broadcast([label[dim + 1 :], source[dim + 1 :]])
+    return [*broadcast([label[:dim], source[:dim]]), label[dim], *rest]
+
+
 @rule("embedding")
 def _embedding(p: Propagation, node: fx.Node) -> Label:
     weight = p.label(node.args[0])

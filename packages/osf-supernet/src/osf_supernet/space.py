@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,36 +35,39 @@ class Choice:
     def __post_init__(self) -> None:
         if self.unit not in _UNITS:
             raise ValueError(f"unit must be one of {', '.join(_UNITS)}, got {self.unit!r}")
-        if not self.values or any(value <= 0 for value in self.values):
+        lowest = 0 if self.unit == "sizes" else math.ulp(0.0)
+        if not self.values or any(value < lowest for value in self.values):
             raise ValueError(f"values must be positive and at least one, got {self.values}")
         if self.unit == "ratios" and max(self.values) > 1:
             raise ValueError(f"ratios must be in (0, 1], got {max(self.values)}")
         if self.multiple_of < 1:
             raise ValueError(f"multiple_of must be at least 1, got {self.multiple_of}")
 
-    def resolve(self, name: str, full: int, width: int) -> tuple[int, ...]:
+    def resolve(self, name: str, full: int, width: int, least: int = 1) -> tuple[int, ...]:
         """The sizes of one group, ascending; empty where the choice leaves it alone.
 
         Args:
             name: the group's name, for messages.
             full: the group's full size.
             width: for heads, their number times the head size; else the full size.
+            least: the smallest legal size.
         """
         whole = width if self.unit == "widths" else full
         if self.only_full and max(self.values) != whole:
             return ()
         if self.unit == "ratios":
             step = min(self.multiple_of, full)
-            rounded = {max(step, round(full * r / step) * step) for r in self.values if r < 1}
+            lowest = step if least else 0
+            rounded = {max(lowest, round(full * r / step) * step) for r in self.values if r < 1}
             found = {min(size, full) for size in rounded} | ({full} if 1 in self.values else set())
         else:
-            found = {self._legal(name, value, full, whole) for value in self.values}
+            found = {self._legal(name, value, full, whole, least) for value in self.values}
         return tuple(sorted(found))
 
-    def _legal(self, name: str, value: float, full: int, whole: int) -> int:
+    def _legal(self, name: str, value: float, full: int, whole: int, least: int) -> int:
         size = value * full / whole
-        if size != int(size) or not 1 <= size <= full:
-            near = min(max(round(size), 1), full) * whole // full
+        if size != int(size) or not least <= size <= full:
+            near = min(max(round(size), least), full) * whole // full
             raise ValueError(
                 f"{name} cannot be {value:g}: the nearest legal {self.unit[:-1]} is {near}"
             )
@@ -162,13 +166,13 @@ class Space(Mapping[str, Choice]):
         Raises:
             ValueError: a pattern matches nothing elastic, or a size is not legal.
         """
-        groups = {g.name: (g.kind, g.size, width_of(graph, g.number)) for g in graph.elastic()}
+        groups = {g.name: (g.kind, g.size, width_of(graph, g.number), 1) for g in graph.elastic()}
         for path, units in graph.units.items():
-            groups[f"{path}.depth"] = ("depth", len(units), len(units))
+            groups[f"{path}.depth"] = ("depth", len(units), len(units), graph.least.get(path, 1))
         found: dict[str, tuple[int, ...]] = {}
         reached: set[tuple[float, ...]] = set()
         for pattern, choice in self._choices.items():
-            matched = [n for n, (kind, _, _) in groups.items() if _matches(pattern, n, kind)]
+            matched = [n for n, (kind, *_) in groups.items() if _matches(pattern, n, kind)]
             resolved = {n: choice.resolve(n, *groups[n][1:]) for n in matched}
             resolved = {n: values for n, values in resolved.items() if values}
             if not resolved and not choice.only_full:

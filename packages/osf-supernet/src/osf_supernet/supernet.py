@@ -17,7 +17,7 @@ from osf_supernet.graph import Graph, build_graph
 from osf_supernet.importance import importance, permute
 from osf_supernet.latency import LatencyTable
 from osf_supernet.planning import Config, Counts, Plan, Planner
-from osf_supernet.probing import Prober
+from osf_supernet.probing import Prober, tied_by_force
 from osf_supernet.search import Search, SearchResult
 from osf_supernet.space import Choice, Space, default_space
 from osf_supernet.surgery import ActiveReport, accumulating, active, operate
@@ -71,9 +71,7 @@ class Supernet:
         self.model = model
         self.inputs = example_inputs
         self._more_inputs = list(more_inputs)
-        graph = build_graph(model, example_inputs, outputs=outputs)
-        self._table = AttributeTable(model, graph)
-        self.graph: Graph = Prober(model, graph, self._table, example_inputs).settle()
+        self.graph, self._table = _analyse(model, example_inputs, outputs)
         self.space = default_space(self.graph) if space is None else Space(dict(space))
         self.choices = self.space.resolve(self.graph)
         self._planner = Planner(model, self.graph, self._table)
@@ -337,6 +335,28 @@ class Supernet:
         if self._checks is None:
             self._checks = references(self.model, self.graph, self.inputs, self._more_inputs)
         return self._checks
+
+
+def _analyse(model: nn.Module, inputs: Any, outputs: Sequence[str]) -> tuple[Graph, AttributeTable]:
+    """The graph with what does not hold frozen; once more with widths tied to heads if it helps."""
+
+    def settled(square: Sequence[str]) -> tuple[Graph, AttributeTable]:
+        graph = build_graph(model, inputs, outputs=outputs, square=square)
+        table = AttributeTable(model, graph)
+        return Prober(model, graph, table, inputs).settle(), table
+
+    graph, table = settled(())
+    square = tied_by_force(graph)
+    if square:
+        other, other_table = settled(square)
+        if _elastic_share(other) > _elastic_share(graph):
+            return other, other_table
+    return graph, table
+
+
+def _elastic_share(graph: Graph) -> int:
+    """How many axes of parameters can change."""
+    return sum(len(group.members) for group in graph.elastic())
 
 
 def _limit(bound: float, full: int) -> float:

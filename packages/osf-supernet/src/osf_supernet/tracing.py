@@ -1,7 +1,11 @@
-"""From a module to its ATen graph: `torch.export`, non-strict, on fake tensors."""
+"""From a module to its ATen graph: `torch.export`, non-strict, on fake tensors.
+
+What does not export is recorded instead, from one real call (`recording`)."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+
+from osf_supernet.recording import record
 
 Inputs = Sequence[Any] | Mapping[str, Any]
 
@@ -29,6 +36,7 @@ class Trace:
         constants: placeholder name → tensor, for tensors the forward made from literals.
         inputs: placeholder names of the call's own inputs, in order, with their values.
         outputs: for every graph output its path in the returned structure and its node.
+        recorded: why the graph had to be recorded from a real call, or None where it was exported.
     """
 
     graph_module: fx.GraphModule
@@ -37,11 +45,19 @@ class Trace:
     constants: dict[str, Tensor]
     inputs: dict[str, Any]
     outputs: list[tuple[str, fx.Node | None]]
+    recorded: str | None = None
 
     @property
     def nodes(self) -> list[fx.Node]:
         """The nodes in execution order."""
         return list(self.graph_module.graph.nodes)
+
+    def values_of(self, example_inputs: Inputs | Tensor) -> dict[str, Any]:
+        """Placeholder names of the call's own inputs with other values of the same shapes."""
+        flat = pytree.tree_flatten(split_inputs(example_inputs))[0]
+        if self.recorded is not None:  # what is not a tensor is part of the graph
+            flat = [leaf for leaf in flat if isinstance(leaf, Tensor)]
+        return dict(zip(self.inputs, flat, strict=True))
 
 
 def module_path(node: fx.Node) -> str:
@@ -66,14 +82,18 @@ def split_inputs(example_inputs: Inputs | Tensor) -> tuple[tuple[Any, ...], dict
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Any:
-    """The module in `eval` mode, every submodule's own mode restored afterwards."""
-    modes = [(child, child.training) for child in module.modules()]
+    """The module in `eval` mode; every submodule's own attributes are restored afterwards.
+
+    Some forwards change their module (Swin's adapts its windows to the image it sees).
+    """
+    attributes = [(child, dict(vars(child))) for child in module.modules()]
     module.eval()
     try:
         yield module
     finally:
-        for child, mode in modes:
-            child.training = mode
+        for child, before in attributes:
+            vars(child).clear()
+            vars(child).update(before)
 
 
 @contextmanager
@@ -87,23 +107,97 @@ def without_fused_attention() -> Any:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
+class _KeepDouble(TorchFunctionMode):
+    """Reads float32 as float64 wherever a forward names it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args = tuple(torch.float64 if a is torch.float32 else a for a in args)
+        kwargs = {k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()}
+        return (Tensor.double if func is Tensor.float else func)(*args, **kwargs)
+
+
+@contextmanager
+def full_precision(module: nn.Module) -> Any:
+    """For a module in float64: its forward never rounds to float32 on the way.
+
+    Norms and rotations of many models compute in float32 whatever they are given; comparing
+    two ways to compute a subnet to 1e-9 needs them in float64.
+    """
+    types = {p.dtype for p in module.parameters() if p.is_floating_point()}
+    if types != {torch.float64}:
+        yield
+        return
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with _KeepDouble():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def trace(module: nn.Module, example_inputs: Inputs | Tensor) -> Trace:
     """The graph of one call in evaluation mode; the module is left as it was.
 
     Raises:
-        TraceError: `torch.export` could not follow the module.
+        TraceError: the module could be neither exported nor recorded.
     """
     args, kwargs = split_inputs(example_inputs)
-    with evaluation_mode(module), without_fused_attention(), torch.no_grad():
+    with (
+        evaluation_mode(module),
+        without_fused_attention(),
+        full_precision(module),
+        torch.no_grad(),
+    ):
         try:
-            program = torch.export.export(module, args, kwargs, strict=False)
+            with quiet_export():
+                program = torch.export.export(module, args, kwargs, strict=False)
         except Exception as error:  # export raises whatever the model's code raises
+            reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        else:
+            return _read(program, args, kwargs)
+        try:
+            buffers = frozenset(name for name, _ in module.named_buffers())
+            return _read_recorded(record(module, args, kwargs), args, kwargs, reason, buffers)
+        except Exception as error:
             raise TraceError(
-                f"torch.export could not trace {type(module).__name__}: {error}. Data-dependent "
-                "control flow and returned caches are the usual causes; switch them off in "
-                "example_inputs (for example use_cache=False)."
+                f"torch.export could not trace {type(module).__name__}: {reason}. Recording a "
+                f"real call failed too: {error}. Returned caches are the usual cause; switch "
+                "them off in example_inputs (for example use_cache=False)."
             ) from error
-    return _read(program, args, kwargs)
+
+
+@contextmanager
+def quiet_export() -> Any:
+    """Without the graph that a failing export prints."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def _read_recorded(
+    recorded: tuple[fx.GraphModule, list[str], Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    reason: str,
+    buffers: frozenset[str],
+) -> Trace:
+    """The same facts from a recorded graph."""
+    graph_module, names, structure = recorded
+    placeholders = [n.name for n in graph_module.graph.nodes if n.op == "placeholder"]
+    flat = [x for x in pytree.tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+    own = dict(zip(placeholders, names, strict=False))
+    output = next(n for n in graph_module.graph.nodes if n.op == "output")
+    paths = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(structure)[0]]
+    leaves = [leaf if isinstance(leaf, fx.Node) else None for leaf in output.args[0]]
+    return Trace(
+        graph_module=graph_module,
+        parameters=own,
+        buffers=buffers,
+        constants={},
+        inputs=dict(zip(placeholders[len(names) :], flat, strict=True)),
+        outputs=list(zip(paths, leaves, strict=True)),
+        recorded=reason,
+    )
 
 
 def _read(program: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:

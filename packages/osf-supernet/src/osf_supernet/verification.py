@@ -14,11 +14,12 @@ from torch.utils import _pytree as pytree
 from osf_supernet.graph import Graph, build_graph
 from osf_supernet.oracle import correspondence, masked_outputs
 from osf_supernet.planning import Plan
+from osf_supernet.shapes import larger_batch, other_images, other_lengths
 from osf_supernet.surgery import active, operate
 from osf_supernet.tracing import (
-    Inputs,
     TraceError,
     evaluation_mode,
+    full_precision,
     split_inputs,
     without_fused_attention,
 )
@@ -67,39 +68,61 @@ class Reference:
 def references(
     module: nn.Module, graph: Graph, inputs: Any, more_inputs: Sequence[Any]
 ) -> tuple[list[Reference], list[str]]:
-    """The traced inputs, a larger batch of them, and what the caller adds.
+    """The traced inputs, a larger batch, another length, another image size, and the caller's.
 
     Returns:
         The references, and notes on those that could not be made.
     """
     found = [Reference(graph, inputs, {number: number for number in graph.groups})]
     notes: list[str] = []
-    wider = larger_batch(inputs)
+    if graph.trace.recorded:
+        notes.append(f"recorded from a real call: torch.export said {graph.trace.recorded}")
+    wanted: list[tuple[str, list[Any]]] = [
+        ("a larger batch", [wider] if (wider := larger_batch(inputs)) is not None else []),
+        *(("more_inputs", [other]) for other in more_inputs),
+    ]
+    if not more_inputs:
+        wanted += [
+            ("another length", list(other_lengths(inputs))),
+            ("another image size", list(other_images(inputs))),
+        ]
     if wider is None:
         notes.append("no larger batch was checked: the inputs share no first dimension")
-    for name, other in [("a larger batch", wider), *(("more_inputs", i) for i in more_inputs)]:
-        if other is None:
-            continue
-        try:
-            second = build_graph(module, other)
-            found.append(Reference(second, other, correspondence(graph, second)))
-        except (TraceError, ValueError) as error:
-            notes.append(f"{name} was not checked: {error}")
+    for what, candidates in wanted:
+        reasons = []
+        for other in candidates:
+            made = _reference(module, graph, other)
+            if isinstance(made, Reference):
+                found.append(made)
+                break
+            reasons.append(made)
+        else:
+            if reasons:
+                notes.append(f"{what} was not checked: {reasons[0]}")
     return found, notes
 
 
-def larger_batch(inputs: Inputs | Tensor) -> Any:
-    """The inputs with their first sample repeated, or None where no batch axis is shared."""
-    args, kwargs = split_inputs(inputs)
-    leaves, spec = pytree.tree_flatten((args, kwargs))
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    if not tensors or any(t.dim() == 0 or t.shape[0] != tensors[0].shape[0] for t in tensors):
-        return None
-    wider = [torch.cat([x, x[:1]]) if isinstance(x, Tensor) else x for x in leaves]
-    new_args, new_kwargs = pytree.tree_unflatten(wider, spec)
-    if new_args and new_kwargs:
-        return None
-    return new_kwargs or new_args
+def _reference(module: nn.Module, graph: Graph, inputs: Any) -> Reference | str:
+    """The module traced at other shapes, or why that is no reference."""
+    try:
+        expected = run(module, inputs)
+    except Exception as refusal:  # a model's own code may raise anything
+        return f"the module refuses it ({_first_line(refusal)})"
+    try:
+        second = build_graph(module, inputs, square=graph.square)
+        reference = Reference(second, inputs, correspondence(graph, second))
+    except (TraceError, ValueError) as failure:
+        return _first_line(failure)
+    if set(second.units) < set(graph.units):
+        return "other blocks can be left out at this shape"
+    error = difference(masked_outputs(module, second, {}, {}, inputs), expected)
+    if not error <= _TOLERANCE.get(precision_of(second), 3e-2):
+        return f"its graph does not compute what the module does ({error:.2g})"
+    return reference
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().split("\n")[0] or type(error).__name__)[:200]
 
 
 def precision_of(graph: Graph) -> torch.dtype:
@@ -115,7 +138,12 @@ def precision_of(graph: Graph) -> torch.dtype:
 def run(module: nn.Module, inputs: Any) -> list[Any]:
     """The flat outputs of one call in evaluation mode."""
     args, kwargs = split_inputs(inputs)
-    with evaluation_mode(module), without_fused_attention(), torch.no_grad():
+    with (
+        evaluation_mode(module),
+        without_fused_attention(),
+        full_precision(module),
+        torch.no_grad(),
+    ):
         return pytree.tree_flatten(module(*copy.copy(args), **copy.copy(kwargs)))[0]
 
 
