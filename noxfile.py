@@ -61,7 +61,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All packages together in one environment, with the newest torch."""
     install_all(session, *test_requirements())
-    session.run("pytest", "-m", "not slow", *session.posargs)
+    session.run("pytest", "-m", "not slow and not browser", *session.posargs)
 
 
 @nox.session
@@ -72,10 +72,17 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """The pages of clip-eval in a headless Chromium, which the machine must have."""
+    install_all(session, *test_requirements())
+    session.run("pytest", "-m", "browser", *session.posargs)
+
+
+@nox.session
 def lowest(session: nox.Session) -> None:
     """The same tests with the oldest torch that is supported."""
     install_all(session, *test_requirements(), torch=("torch==2.9.*", "torchvision==0.24.*"))
-    session.run("pytest", "-m", "not slow", *session.posargs)
+    session.run("pytest", "-m", "not slow and not browser", *session.posargs)
 
 
 @nox.session

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from clip_eval.metrics import CalibrationBin
 from clip_eval.table import percent
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 420, 300, 46, 38, 12, 16
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 420, 300, 54, 38, 12, 16
 
 
 class Point(NamedTuple):

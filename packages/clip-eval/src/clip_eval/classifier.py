@@ -5,7 +5,7 @@ Legend: B batch, T tokens, C classes, G groups of P prompts, D width, H and W pi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from clip_eval.faults import EvaluationError
-from clip_eval.prompts import Templates, prompts_of_classes
+from clip_eval.prompts import PromptsOfClasses, Templates
 
 
 @runtime_checkable
@@ -86,7 +86,7 @@ def build_classifier(
     """
     if not classnames:
         raise EvaluationError("expected at least one class name, got none")
-    groups = prompts_of_classes(classnames, templates)
+    groups = PromptsOfClasses(classnames, templates)
     return encode_prompts(model, tokenizer, groups, batch_size=batch_size, device=device)
 
 
@@ -116,20 +116,20 @@ def encode_prompts(
     """
     parts = [
         _encode_some(model, tokenizer, groups[start:stop], batch_size=batch_size, device=device)
-        for start, stop in _spans([len(group) for group in groups])
+        for start, stop in _spans(len(group) for group in groups)
     ]
     return torch.cat(parts).to(device)
 
 
-def _spans(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+def _spans(sizes: Iterable[int]) -> Iterator[tuple[int, int]]:
     """Neighbouring groups that together have about `PROMPTS_AT_ONCE` prompts."""
-    start = total = 0
-    for stop, size in enumerate(sizes):
+    start = total = end = 0
+    for end, size in enumerate(sizes, start=1):
         if total and total + size > PROMPTS_AT_ONCE:
-            yield start, stop
-            start, total = stop, 0
+            yield start, end - 1
+            start, total = end - 1, 0
         total += size
-    yield start, len(sizes)
+    yield start, end
 
 
 def _encode_some(

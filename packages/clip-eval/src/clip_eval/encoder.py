@@ -24,6 +24,7 @@ from clip_eval.fingerprints import (
 )
 
 Precision = Literal["fp32", "bf16", "fp16"]
+GROUPS_AT_ONCE = 1024
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -100,19 +101,26 @@ class Encoder:
 
         Groups that the store knows are not computed.
         """
-        if self.text_store is None:
-            with self._autocast():
-                return self._encode(groups)
+        store = self.text_store
+        if store is None:
+            return self._encode(groups)
         digests = [digest_of(*group) for group in groups]
-        missing = {d: g for d, g in zip(digests, groups, strict=True) if d not in self.text_store}
-        if missing:
-            with self._autocast():
-                self.text_store.add(missing, self._encode(list(missing.values())))
-            if not all(digest in self.text_store for digest in missing):  # not finite
-                with self._autocast():
-                    return self._encode(groups)
-            self.text_store.flush()
-        return self.text_store.get(digests).to(self.device)
+        place: dict[bytes, int] = {}
+        for number, digest in enumerate(digests):
+            if digest not in store:
+                place.setdefault(digest, number)
+        passing: dict[bytes, Tensor] = {}  # those that are not finite, which no store keeps
+        wanted = list(place)
+        for start in range(0, len(wanted), GROUPS_AT_ONCE):
+            part = wanted[start : start + GROUPS_AT_ONCE]
+            rows = self._encode([groups[place[digest]] for digest in part]).cpu()
+            store.add(part, rows)
+            passing |= {d: row for d, row in zip(part, rows, strict=True) if d not in store}
+        store.flush()
+        if not passing:
+            return store.get(digests).to(self.device)
+        found = [passing[d] if d in passing else store.get([d])[0] for d in digests]
+        return torch.stack(found).to(self.device)
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors (B, D) of single texts."""
@@ -125,9 +133,10 @@ class Encoder:
                 store.flush()
 
     def _encode(self, groups: Sequence[Sequence[str]]) -> Tensor:
-        return encode_prompts(
-            self.model, self.tokenizer, groups, batch_size=self.batch_size, device=self.device
-        )
+        with self._autocast():
+            return encode_prompts(
+                self.model, self.tokenizer, groups, batch_size=self.batch_size, device=self.device
+            )
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.precision == "fp32":

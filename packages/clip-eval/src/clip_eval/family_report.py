@@ -37,9 +37,9 @@ def render_family(
     parts = [f"<h1>{escape(title)}</h1>", _table(stored), *_cost_sections(stored)]
     for number, one in enumerate(stored):
         parts.append(
-            f'<details id="result-{number}"{" open" if len(stored) == 1 else ""}>'
+            f"<details{' open' if len(stored) == 1 else ''}>"
             f"<summary><b>{escape(one.title)}</b></summary>"
-            f"{_detail(one, samples, seed)}</details>"
+            f'<div id="result-{number}">{_detail(one, samples, seed)}</div></details>'
         )
     return page(title, parts)
 
@@ -91,7 +91,7 @@ def _cost_sections(stored: Sequence[StoredResult]) -> Iterator[str]:
             charts.append(f'<div class="card">{chart}</div>' if chart else "")
         devices = sorted({str(record["cost"]["device"]) for record in records})
         yield (
-            f"<h2>{escape(metric_name(metric))} against cost: {escape(data)}</h2>"
+            f"<h2>Cost and {escape(metric_name(metric))}: {escape(data)}</h2>"
             f'<div class="columns">{"".join(charts)}</div>'
             f'<p class="soft">latency on {escape(", ".join(devices))}</p>'
         )

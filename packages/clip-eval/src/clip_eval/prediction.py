@@ -16,7 +16,7 @@ from clip_eval.embedding import Reading, embed_images
 from clip_eval.encoder import Encoder
 from clip_eval.faults import BadSample
 from clip_eval.images import decode_image
-from clip_eval.prompts import Templates, prompts_of_classes
+from clip_eval.prompts import PromptsOfClasses, Templates
 from clip_eval.report import guess_bar, page
 from clip_eval.results import Skipped
 from clip_eval.sample_pictures import SMALL, picture_address
@@ -82,7 +82,7 @@ def predict(
     names = ClassList.of(labels).names
     encoder = Encoder(model, tokenizer, preprocess, device=device, batch_size=batch_size)
     with evaluation_mode(model):
-        classifier = encoder.groups(prompts_of_classes(names, templates))
+        classifier = encoder.groups(PromptsOfClasses(names, templates))
     images: list[LabelledImage] = []
     skipped: list[Skipped] = []
     reading = Reading(batch_size=batch_size)

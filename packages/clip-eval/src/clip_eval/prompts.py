@@ -6,6 +6,7 @@ import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import overload
 
 from clip_eval.faults import DataError
 
@@ -68,8 +69,10 @@ def check(
     return check_templates(templates, where=where)
 
 
-def prompts_of_classes(classnames: Sequence[str], templates: Templates) -> list[tuple[str, ...]]:
-    """The prompts of each class, in label order.
+class PromptsOfClasses(Sequence[tuple[str, ...]]):
+    """The prompts of each class, in label order, made when asked for.
+
+    Twenty thousand classes with eighty templates are 1.6 million prompts; here they take no memory.
 
     Args:
         classnames: Names in label order.
@@ -78,10 +81,36 @@ def prompts_of_classes(classnames: Sequence[str], templates: Templates) -> list[
     Raises:
         DataError: No template, one without ``{c}``, or a class without prompts.
     """
-    if not isinstance(templates, Mapping):
-        shared = check_templates(templates)
-        return [tuple(fill(template, name) for template in shared) for name in classnames]
-    own = check_prompts(templates, where="prompts by class")
+
+    def __init__(self, classnames: Sequence[str], templates: Templates) -> None:
+        self.classnames = tuple(classnames)
+        self.templates = check(templates, where="prompts")
+        if isinstance(self.templates, dict):
+            _check_names(self.classnames, self.templates)
+
+    def __len__(self) -> int:
+        """Number of classes."""
+        return len(self.classnames)
+
+    @overload
+    def __getitem__(self, place: int) -> tuple[str, ...]: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[tuple[str, ...]]: ...
+
+    def __getitem__(self, place: int | slice) -> tuple[str, ...] | list[tuple[str, ...]]:
+        """The prompts of one class, or of several."""
+        if isinstance(place, slice):
+            return [self._of(name) for name in self.classnames[place]]
+        return self._of(self.classnames[place])
+
+    def _of(self, name: str) -> tuple[str, ...]:
+        own = self.templates
+        texts = own[normal_form(name)] if isinstance(own, dict) else own
+        return tuple(fill(text, name) for text in texts)
+
+
+def _check_names(classnames: Sequence[str], own: Mapping[str, Sequence[str]]) -> None:
     missing = [name for name in classnames if normal_form(name) not in own]
     if missing:
         known = set(map(normal_form, classnames))
@@ -91,7 +120,6 @@ def prompts_of_classes(classnames: Sequence[str], templates: Templates) -> list[
             f"({', '.join(map(repr, missing[:8]))}); prompts of no class: "
             f"{', '.join(map(repr, unused[:8])) or 'none'}"
         )
-    return [tuple(fill(text, name) for text in own[normal_form(name)]) for name in classnames]
 
 
 def normal_form(text: str) -> str:

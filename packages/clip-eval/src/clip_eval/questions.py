@@ -11,7 +11,7 @@ from torch import Tensor
 from clip_eval.class_names import ClassList
 from clip_eval.encoder import Encoder
 from clip_eval.faults import BadSample, EvaluationError
-from clip_eval.prompts import DEFAULT_TEMPLATES, Templates, check, prompts_of_classes
+from clip_eval.prompts import DEFAULT_TEMPLATES, PromptsOfClasses, Templates, check
 from clip_eval.samples import Source
 from clip_eval.tasks import (
     TASKS,
@@ -104,7 +104,7 @@ def check_question(question: Question, source: Source) -> Question:
         question = replace(
             question, templates=DEFAULT_TEMPLATES, warnings=(*question.warnings, note)
         )
-    prompts_of_classes(question.names, question.templates or ())
+    PromptsOfClasses(question.names, question.templates or ())
     return question
 
 
@@ -153,7 +153,7 @@ def make_task(encoder: Encoder, question: Question, learned: tuple[Tensor, Tenso
             penalty = choose_penalty(features, labels, len(names), seed=question.seed)
         return LinearProbe(names, fit_probe(features, labels, len(names), penalty), encoder.device)
     assert question.templates is not None
-    classifier = encoder.groups(prompts_of_classes(names, question.templates))
+    classifier = encoder.groups(PromptsOfClasses(names, question.templates))
     if question.task == "multilabel":
         return MultiLabel(names, classifier)
     return Classify(names, classifier, scale=encoder.scale, ks=question.ks)
