@@ -1,0 +1,219 @@
+"""The command: what it writes, what it says, and its exit status."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from clip_models import (
+    CLIP,
+    CLIPConfig,
+    PreprocessConfig,
+    TextConfig,
+    ViTConfig,
+    create_model,
+    load_model,
+    read_weights,
+    save_model,
+    save_tensors,
+)
+from clip_models.cli import main
+
+CONFIG = CLIPConfig(
+    embed_dim=12,
+    vision=ViTConfig(
+        image_size=32,
+        patch_size=8,
+        width=64,
+        num_layers=2,
+        num_heads=1,
+        activation="quick_gelu",
+    ),
+    text=TextConfig(
+        context_length=9,
+        vocab_size=50,
+        width=64,
+        num_layers=2,
+        num_heads=1,
+        activation="quick_gelu",
+    ),
+)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    save_model(tmp_path / "model", CLIP(CONFIG), PreprocessConfig(size=32))
+    return tmp_path / "model"
+
+
+def same_weights(left: Path, right: Path) -> bool:
+    ours, theirs = load_model(left)[0].state_dict(), load_model(right)[0].state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in theirs)
+
+
+@pytest.mark.parametrize("to", ["clip-models", "open-clip", "hugging-face"])
+def test_directories_there_and_back(
+    directory: Path, tmp_path: Path, to: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["convert", str(directory), str(tmp_path / "there"), "--to", to]) == 0
+    written = capsys.readouterr().out.splitlines()
+    assert sorted(written) == sorted(str(path) for path in (tmp_path / "there").iterdir())
+    back = ["convert", str(tmp_path / "there"), str(tmp_path / "back"), "--to", "clip-models"]
+    assert main(back) == 0
+    assert same_weights(tmp_path / "back", directory)
+    assert load_model(tmp_path / "back")[1] == PreprocessConfig(size=32)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_openai_s_file_needs_no_name(directory: Path, tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / "deep" / f"w{suffix}"
+    assert main(["convert", str(directory), str(file), "--to", "openai"]) == 0
+    assert int(read_weights(file)["input_resolution"]) == 32
+    assert main(["convert", str(file), str(tmp_path / "back"), "--to", "clip-models"]) == 0
+    assert same_weights(tmp_path / "back", directory)
+
+
+def test_a_file_of_a_named_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = create_model("Compact-32")
+    state = {f"module.{key}": value for key, value in model.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "w.pt")
+    arguments = ["convert", str(tmp_path / "w.pt"), str(tmp_path / "out"), "--to", "clip-models"]
+    assert main(arguments) == 1
+    assert "does not say which model it holds" in capsys.readouterr().err
+    assert main([*arguments, "--model", "Compact-32"]) == 0
+    for key, value in create_model(tmp_path / "out").state_dict().items():
+        assert torch.equal(value, model.state_dict()[key])
+
+
+def test_flax_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vision = ViTConfig(
+        image_size=32,
+        patch_size=8,
+        width=24,
+        num_layers=1,
+        num_heads=3,
+        pre_norm=False,
+        readout="patch_average",
+    )
+    config = CLIPConfig(embed_dim=12, vision=vision, text=CONFIG.text)
+    model = CLIP(config).to(torch.bfloat16)
+    save_model(tmp_path / "model", model, PreprocessConfig(size=32))
+    assert main(["convert", str(tmp_path / "model"), str(tmp_path / "w.npz"), "--to", "clipa"]) == 0
+    with np.load(tmp_path / "w.npz") as arrays:
+        assert arrays["img/embedding/kernel"].shape == (8, 8, 3, 24)
+    monkeypatch.setitem(sys.modules["clip_models.registry"]._CONFIGS, "Tiny", config)
+    back = ["convert", str(tmp_path / "w.npz"), str(tmp_path / "back"), "--to", "clip-models"]
+    assert main([*back, "--model", "Tiny"]) == 0
+    stored = read_weights(tmp_path / "back" / "model.safetensors")
+    for key, value in model.state_dict().items():
+        assert torch.equal(stored[key], value)
+        assert stored[key].dtype == torch.bfloat16
+
+
+def test_nothing_is_replaced_unasked(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for out, to in ((tmp_path / "out", "hugging-face"), (tmp_path / "w.pt", "openai")):
+        arguments = ["convert", str(directory), str(out), "--to", to]
+        assert main(arguments) == 0
+        assert main(arguments) == 1
+        assert "already has" in capsys.readouterr().err
+        assert main([*arguments, "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["info", "absent"], "absent is not a file"),
+        (["convert", "{model}", "out", "--to", "corenet"], "corenet has no such model"),
+        (
+            ["convert", "{model}", "out", "--to", "clip-models", "--model", "ViT-B32"],
+            "did you mean",
+        ),
+        (["info", "{model}", "--model", "ViT-B-32"], "does not fit the model: missing visual."),
+        (["info", "{text}"], "is no weight file that is known here"),
+        (["info", "hf-hub:nowhere"], "names no repository"),
+        (["list", "X*"], "no model is named like 'X*'"),
+    ],
+)
+def test_refusals(
+    directory: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("just some text")
+    places = {"model": directory, "text": tmp_path / "a.txt"}
+    assert main([argument.format(**places) for argument in arguments]) == 1
+    shown = capsys.readouterr()
+    assert shown.err.startswith("clip-models: ")
+    assert words in shown.err
+    assert not shown.out
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_do_not_fit_write_nothing(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = dict(load_model(directory)[0].state_dict())
+    state["visual.proj"] = torch.zeros(3, 3)
+    save_tensors(directory / "model.safetensors", state)
+    assert main(["convert", str(directory), str(tmp_path / "out"), "--to", "open-clip"]) == 1
+    assert "visual.proj is (3, 3), expected (64, 12)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_info(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(directory)]) == 0
+    shown = capsys.readouterr().out
+    assert "names       clip-models" in shown
+    assert "tensors     62 float32" in shown
+    config = json.loads(shown[shown.index("{") :])
+    assert CLIPConfig.from_dict(config) == CONFIG
+    assert main(["info", "ViT-B-32"]) == 0
+    assert "parameters  151,277,313 (87,849,216 of the image tower)" in capsys.readouterr().out
+
+
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "ViT-L-14-336*"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["ViT-L-14-336", "336"],
+        ["ViT-L-14-336-quickgelu", "336"],
+    ]
+
+
+@pytest.mark.parametrize("arguments", [[], ["convert", "a", "b", "--to", "keras"], ["info"]])
+def test_wrong_usage_is_status_two(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["convert", "--help"]])
+def test_help_shows_examples(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 0
+    assert "clip-models convert ViT-B-32.pt vit-b-32 --to clip-models" in capsys.readouterr().out
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    code = "import sys; from clip_models.cli import main; sys.exit(main(['list']))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()  # before anything is printed
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
