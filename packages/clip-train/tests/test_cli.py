@@ -313,7 +313,7 @@ def test_a_named_set_may_be_downloaded_into_a_new_directory(
         asked.append((spec, default_split))
         raise DataError("no network")
 
-    monkeypatch.setattr("clip_train.build.open_source", open_source)
+    monkeypatch.setattr("clip_train.opening.open_source", open_source)
     data = ("--data.train", f"cifar10:{tmp_path / 'new'}")
     code, _, err = run(capsys, "run", "cifar10-cpu", *data, "--out", tmp_path / "run")
     assert code == 2

@@ -17,6 +17,8 @@ from clip_eval.samples import (
     source_warnings,
 )
 from clip_eval.shard_files import ShardCache
+from clip_eval.shard_paths import expand_shards
+from clip_eval.shards import sample_from_files
 from clip_eval.sources import open_source
 
 __all__ = [
@@ -36,9 +38,11 @@ __all__ = [
     "build_classifier",
     "decode_image",
     "evaluate",
+    "expand_shards",
     "load_for_evaluation",
     "open_source",
     "read_templates",
+    "sample_from_files",
     "source_faults",
     "source_place",
     "source_shards",

@@ -55,6 +55,15 @@ def expand_braces(pattern: str) -> list[str]:
     return [path for value in values for path in expand_braces(before + value + after)]
 
 
+def expand_shards(pattern: str) -> tuple[str, ...]:
+    """Paths or URLs of the shards that a pattern means, in order.
+
+    Raises:
+        DataError: Nothing matches, or a shard that should be there is missing.
+    """
+    return find_shards(pattern).shards
+
+
 def find_shards(pattern: str, *, split: str | None = None) -> ShardLayout:
     """The shards that a directory, file, glob or brace range means.
 

@@ -7,7 +7,7 @@ one read of its stretch.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,8 +65,7 @@ class WebDataset:
         self.templates = check_templates(templates) if templates else layout.templates
         self.classnames = _choose_names(layout.classnames, classnames, layout.name)
         self.warnings: tuple[str, ...] = ()
-        self._image_extensions = tuple(image_key.lower().split(";")) if image_key else ()
-        self._caption_key = caption_key
+        self._image_key, self._caption_key = image_key, caption_key
         files = [ShardFile(path, cache or ShardCache()) for path in layout.shards]
         self._index = IndexedShards(files, _scan_tar, _tar_ends_at)
         self.faults: tuple[Fault, ...] = self._index.faults
@@ -96,16 +95,14 @@ class WebDataset:
         for member in members:
             content = data[member.offset : member.offset + member.size]
             parts.setdefault(extension_of(member.name), content)
-        wanted = self._image_extensions or [name for name in parts if name in IMAGE_EXTENSIONS]
-        image = next((parts[name] for name in wanted if name in parts), None)
-        if image is None:
-            raise BadSample("no-image", f"only {', '.join(parts)}", key)
-        captions, label = captions_and_label(parts, key, self._caption_key)
-        if not captions and label is not None and self.classnames is not None:
-            if not 0 <= label < len(self.classnames):
-                raise BadSample("bad-label", f"{label} of {len(self.classnames)} classes", key)
-            captions = describe(self.classnames[label], self.templates or DEFAULT_TEMPLATES)
-        return Sample(key, image, captions, label)
+        return sample_from_files(
+            key,
+            parts,
+            image_key=self._image_key,
+            caption_key=self._caption_key,
+            classnames=self.classnames,
+            templates=self.templates,
+        )
 
     def label(self, index: int) -> int | None:
         """Label of one sample, without decoding anything.
@@ -128,6 +125,44 @@ class WebDataset:
         if not members:
             raise BadSample("changed", "no file where its sample was", self.place(index))
         return data, members
+
+
+def sample_from_files(
+    key: str,
+    parts: Mapping[str, bytes],
+    *,
+    image_key: str = "",
+    caption_key: str = "",
+    classnames: Sequence[str] | None = None,
+    templates: Sequence[str] | None = None,
+) -> Sample:
+    """The sample that a group of files makes.
+
+    Args:
+        key: Names it.
+        parts: Content by extension, lower case.
+        image_key: Extensions that may hold the image, separated by semicolons; else the usual.
+        caption_key: Extensions or JSON keys that may hold captions.
+        classnames: What labels mean.
+        templates: What a class name is put into where there is no caption.
+
+    Raises:
+        BadSample: There is no image, or its text or label cannot be read.
+    """
+    wanted = (
+        image_key.lower().split(";")
+        if image_key
+        else [name for name in parts if name in IMAGE_EXTENSIONS]
+    )
+    image = next((parts[name] for name in wanted if name in parts), None)
+    if image is None:
+        raise BadSample("no-image", f"only {', '.join(parts)}", key)
+    captions, label = captions_and_label(parts, key, caption_key)
+    if not captions and label is not None and classnames is not None:
+        if not 0 <= label < len(classnames):
+            raise BadSample("bad-label", f"{label} of {len(classnames)} classes", key)
+        captions = describe(classnames[label], templates or DEFAULT_TEMPLATES)
+    return Sample(key, image, captions, label)
 
 
 def _first_run(data: bytes) -> Iterator[Member]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clip_eval.faults import BadSample
@@ -12,7 +12,7 @@ CAPTION_KEYS = ("captions", "caption", "text")
 
 
 def captions_and_label(
-    parts: dict[str, bytes], key: str, caption_key: str = ""
+    parts: Mapping[str, bytes], key: str, caption_key: str = ""
 ) -> tuple[tuple[str, ...], int | None]:
     """Captions and label of a sample from its text, class and JSON files.
 

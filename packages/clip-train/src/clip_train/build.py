@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import itertools
-import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
-from clip_eval import (
-    DEFAULT_TEMPLATES,
-    BadSample,
-    ClassList,
-    Source,
-    open_source,
-    source_faults,
-)
+from clip_eval import BadSample, Source, source_faults
 from clip_models import (
     CLIP,
     CLIPConfig,
     ConfigError,
     Preprocess,
     PreprocessConfig,
-    load_model,
 )
 from clip_tokenizer import Tokenizer
 
-from clip_train.batch_schedule import ConstantBatches
+from clip_train.batch_schedule import make_schedule
 from clip_train.config import Config
 from clip_train.mixing import make_order
-from clip_train.model_settings import resolve_model
+from clip_train.model_settings import load_pretrained, resolve_model, resolve_preprocess
+from clip_train.opening import open_training_source, open_validation_source
 from clip_train.optimizer import steps_of
 from clip_train.plan import SamplePlan
 from clip_train.randomness import keyed_permutation
@@ -70,32 +61,26 @@ def build(
     """
     if not config.data.train:
         raise ConfigError("data.train is not set; give one, as in --data.train imagefolder:DIR")
-    pretrained = load_pretrained(config.model.pretrained) if config.model.pretrained else None
+    pretrained = load_pretrained(config.model) if config.model.pretrained else None
     clip_config = pretrained[0].config if pretrained else resolve_model(config.model)
-    source = _open_with_captions(config)
+    source = open_training_source(config.data)
     for fault in source_faults(source):
         warnings.warn(str(fault), stacklevel=2)
-    val_source = _open(config, config.data.val, split="test") if config.data.val else None
-    if val_source is not None and not val_source.classnames:
-        raise ConfigError(
-            f"data.val {config.data.val!r} has no classes to tell apart; "
-            "give an image folder, or shards with classnames.txt and labels"
-        )
-    if val_source is not None:
-        _check_labels(val_source)
+    val_source = open_validation_source(config.data)
     if config.augment.kind == "shift" and config.augment.pad >= clip_config.vision.image_size:
         raise ConfigError(
-            f"augment.pad must be below the image size of {config.model.name}, "
+            "augment.pad must be below the model's image size, "
             f"{clip_config.vision.image_size}, got {config.augment.pad}"
         )
-    plan = make_plan(config, source)
+    plan = make_plan(config, source, image_size=clip_config.vision.image_size)
     if tokenizer is None:
         tokenizer = make_tokenizer(config, source, clip_config.text.context_length)
     clip_config = _fit_text_tower(clip_config, tokenizer)
     if pretrained is None:
         torch.manual_seed(config.train.seed)
         model = CLIP(clip_config)
-        preprocess = PreprocessConfig(size=clip_config.vision.image_size)
+        size = clip_config.vision.image_size
+        preprocess = resolve_preprocess(config.model, PreprocessConfig(size=size))
     else:
         model, preprocess = pretrained
         _check_vocabulary(config.model.pretrained, model, tokenizer)
@@ -113,22 +98,20 @@ def build(
     )
 
 
-def make_plan(config: Config, source: Source) -> SamplePlan:
-    """Which samples of the source make which batch."""
-    data = config.data
+def make_plan(config: Config, source: Source, *, image_size: int) -> SamplePlan:
+    """Which samples of the source make which batch; `image_size` is the model's own."""
+    data, train = config.data, config.train
     order = make_order(
         source,
         data.weights,
-        seed=config.train.seed,
+        seed=train.seed,
         streams=data.shuffle_streams,
         buffer=data.shuffle_buffer,
     )
-    return SamplePlan(order, ConstantBatches(order.num_samples, config.train.batch_size))
-
-
-def load_pretrained(path: str) -> tuple[CLIP, PreprocessConfig]:
-    """A model to start from or to learn from, and its preprocessing."""
-    return load_model(path)
+    schedule = make_schedule(
+        order.num_samples, train.batch_size, image_size, data.variable_sizes, train.seed
+    )
+    return SamplePlan(order, schedule)
 
 
 def _check_vocabulary(path: str, model: CLIP, tokenizer: Tokenizer) -> None:
@@ -190,48 +173,6 @@ def _sample_captions(source: Source, seed: int) -> Iterable[str]:
             continue  # counted when training meets it
 
 
-def _open(
-    config: Config, spec: str, *, split: str, templates: Sequence[str] | None = None
-) -> Source:
-    kind, _, path = spec.partition(":")
-    on_disk = kind in ("imagefolder", "wds", "csv") and not set(path) & set("*?[{:")
-    if on_disk and not Path(path).exists():
-        raise ConfigError(
-            f"{spec!r} does not exist; name your data with --data.train and --data.val, "
-            "or draw the shapes set with `clip-train data shapes DIR`"
-        )
-    file = config.data.classnames
-    classnames = ClassList.read(file) if file else None
-    return open_source(spec, classnames=classnames, templates=templates, default_split=split)
-
-
-def _open_with_captions(config: Config) -> Source:
-    """The training source; a labelled one gets templates, so that every sample has captions."""
-    spec = config.data.train
-    source = _open(config, spec, split="train", templates=config.data.templates or None)
-    if source.classnames and not source.templates:
-        warnings.warn(
-            f"{source.name} has classes but no caption templates; using {DEFAULT_TEMPLATES[0]!r}. "
-            "Set data.templates for better captions",
-            stacklevel=2,
-        )
-        source = _open(config, spec, split="train", templates=DEFAULT_TEMPLATES)
-    return source
-
-
-def _check_labels(source: Source) -> None:
-    """Find out now, and not after the training, that samples have no labels."""
-    try:
-        sample = source.read(0)
-    except BadSample:
-        return  # counted when the evaluation meets it
-    if sample.label is None:
-        raise ConfigError(
-            f"data.val: {sample.key} of {source.name} has no label; classification needs "
-            "class folders or .cls files"
-        )
-
-
 def _evaluation_templates(
     config: Config, source: Source, val_source: Source | None
 ) -> tuple[str, ...]:
@@ -262,4 +203,4 @@ def _total_steps(config: Config, plan: SamplePlan) -> int:
         raise ConfigError(
             "the length of the run is not set; give train.steps, train.samples or train.epochs"
         )
-    return max(1, math.floor(config.train.epochs * plan.steps_per_epoch))
+    return max(1, plan.steps_in_epochs(config.train.epochs))

@@ -7,9 +7,10 @@ at any step.
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from clip_train.augment import CROP_ATTEMPTS
+from clip_train.color_jitter import NUMBERS, jitter_colors, jitters
 from clip_train.config import Config
 from clip_train.objectives import number_captions
 from clip_train.pixels import PixelReader
@@ -29,6 +31,7 @@ from clip_train.plan import SamplePlan
 from clip_train.progress import progress_bar
 from clip_train.randomness import keyed_uniform
 from clip_train.stalls import ReadingBoard
+from clip_train.streaming import StreamedBatches
 
 MAX_REPLACEMENTS = 100
 STALLS_TO_STOP = 5
@@ -37,7 +40,13 @@ STALLS_TO_STOP = 5
 class TokenizerLike(Protocol):
     """What training needs of a tokenizer."""
 
-    def __call__(self, texts: Sequence[str]) -> Tensor:
+    def __call__(
+        self,
+        texts: Sequence[str],
+        *,
+        reduction: str = "truncate",
+        generator: np.random.Generator | None = None,
+    ) -> Tensor:
         """Ids (N, T) of the texts, end token kept, zero-padded."""
 
 
@@ -61,6 +70,12 @@ class Batch(NamedTuple):
     epoch: int
     positions: Tensor  # int64 (B,) places in the epoch's order: with seed and epoch, the key of
     # everything random about a sample
+
+
+Read = Callable[
+    [int, int, int, Sequence[float], int, list[SampleFault]], tuple[Sample, NDArray[np.uint8]]
+]
+"""From epoch, position, index, random numbers, side, and where to note faults: what to use."""
 
 
 class DecodedSource:
@@ -123,16 +138,27 @@ class BatchReader(Dataset[Batch]):
         )
 
     def __getitem__(self, step: int) -> Batch:
+        return self.assemble(step, self._read)
+
+    def assemble(self, step: int, read: Read) -> Batch:
+        """The batch of a step from the samples that `read` gives for its places."""
         epoch, planned, indices, size = self.plan.batch(step)
         share = rank_slice(len(planned), self.rank, self.world)
         positions, indices = planned[share], indices[share]  # (B,)
         side = size or self.size
         crops = keyed_uniform(self._seed, epoch, positions, "crop", 4 * CROP_ATTEMPTS)  # (B, ·)
+        colors = (
+            keyed_uniform(self._seed, epoch, positions, "color", NUMBERS)
+            if jitters(self.config.augment)
+            else None
+        )
         images = torch.empty(len(positions), side, side, 3, dtype=torch.uint8)
         samples, faults = [], list[SampleFault]()
         for row, position in enumerate(positions.tolist()):
             index, uniform = int(indices[row]), crops[row].tolist()
-            sample, pixels = self._read(epoch, position, index, uniform, side, faults)
+            sample, pixels = read(epoch, position, index, uniform, side, faults)
+            if colors is not None:
+                pixels = jitter_colors(pixels, colors[row].tolist(), self.config.augment)
             images.numpy()[row] = pixels
             samples.append(sample)
         of_batch = self.config.data.template_choice == "batch"
@@ -158,7 +184,7 @@ class BatchReader(Dataset[Batch]):
         distinct, caption_of = number_captions(
             captions, merge_equal=self.config.loss.kind == "multi_positive"
         )
-        tokens = self.tokenizer(distinct)  # (U, T)
+        tokens = self._tokenize(step, distinct)  # (U, T)
         uniform = keyed_uniform(self._seed, epoch, positions, "shift", 3)  # (B, 3)
         batch = Batch(
             step=step,
@@ -172,6 +198,18 @@ class BatchReader(Dataset[Batch]):
             positions=torch.from_numpy(positions),
         )
         return sort_by_length(batch) if self.config.data.sort_by_length else batch
+
+    def _tokenize(self, step: int, captions: list[str]) -> Tensor:
+        """Ids (U, T); what is left of a long caption follows from the step and what it says."""
+        reduction = self.config.tokenizer.reduction
+        if reduction in ("truncate", "syntax"):
+            return self.tokenizer(captions, reduction=reduction)
+        rows = []
+        for caption in captions:
+            digest = hashlib.blake2b(f"{self._seed}/{step}/{caption}".encode(), digest_size=16)
+            generator = np.random.Generator(np.random.Philox(key=int(digest.hexdigest(), 16)))
+            rows.append(self.tokenizer([caption], reduction=reduction, generator=generator))
+        return torch.cat(rows)
 
     def _read(
         self,
@@ -205,9 +243,10 @@ class BatchReader(Dataset[Batch]):
                 where it was reading.
         """
         data = self.config.data
-        loader = DataLoader(
-            _Guarded(self),
-            sampler=range(first, stop),
+        streams = data.order == "stream"
+        loader: DataLoader[Any] = DataLoader(
+            StreamedBatches(self, first, stop) if streams else _Guarded(self),
+            sampler=None if streams else range(first, stop),
             batch_size=None,
             num_workers=data.workers,
             collate_fn=_identity,
@@ -242,6 +281,11 @@ class BatchReader(Dataset[Batch]):
             if isinstance(batch, DataError):
                 raise batch
             return batch
+
+    def decode(self, sample: Sample, uniform: Sequence[float], size: int) -> NDArray[np.uint8]:
+        """Pixels (S, S, 3) of a sample that a stream read."""
+        with self.board.reading(sample.key):
+            return self.pixels.decode(sample, uniform, size)
 
     @property
     def _seed(self) -> int:

@@ -66,5 +66,10 @@ def make_order(
 
 
 def _order_of(source: Source, seed: int, streams: int, buffer: int, purpose: str) -> ShardedOrder:
+    """The order of one source; it keeps to what the source can hold at hand, if that is little."""
     sizes = source_shards(source) or (len(source),)
+    working_set: int | None = getattr(source, "working_set", None)
+    if working_set is not None:
+        buffer = min(buffer, working_set)
+        streams = max(1, min(streams, working_set // max(sizes)))
     return ShardedOrder(sizes, seed, streams, buffer, purpose)

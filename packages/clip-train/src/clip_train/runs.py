@@ -18,6 +18,7 @@ from clip_train.checkpoint import on_first_rank
 from clip_train.config import AugmentConfig, Config
 from clip_train.loading import Batch, BatchReader
 from clip_train.loop import Trainer
+from clip_train.opening import absolute_spec
 from clip_train.run_directory import RunDirectory, RunDirectoryError
 
 
@@ -123,25 +124,19 @@ def with_absolute_paths(config: Config) -> Config:
         config,
         data=replace(
             data,
-            train=_absolute(data.train),
-            val=_absolute(data.val),
+            train=absolute_spec(data.train),
+            val=absolute_spec(data.val),
             classnames=str(Path(data.classnames).absolute()) if data.classnames else "",
+            image_root=_absolute_directory(data.image_root),
+            cache_dir=_absolute_directory(data.cache_dir),
         ),
         tokenizer=replace(
             tokenizer, path=str(Path(tokenizer.path).absolute()) if tokenizer.path else ""
         ),
-        model=replace(model, pretrained=_absolute(model.pretrained)),
-        loss=replace(loss, teacher=_absolute(loss.teacher)),
+        model=replace(model, pretrained=absolute_spec(model.pretrained)),
+        loss=replace(loss, teacher=absolute_spec(loss.teacher)),
         checkpoint=replace(checkpoint, directory=_absolute_directory(checkpoint.directory)),
     )
-
-
-def _absolute(spec: str) -> str:
-    """A source with its path made absolute: `kind:path`, or a bare path that exists."""
-    kind, colon, path = spec.partition(":")
-    if colon and path and "://" not in spec:
-        return f"{kind}:{Path(path).absolute()}"
-    return str(Path(spec).absolute()) if spec and Path(spec).exists() else spec
 
 
 def _absolute_directory(path: str) -> str:

@@ -159,6 +159,14 @@ def training_caption(scene: Scene, index: int, *, seed: int) -> str:
     return word_caption(scene, Draws(seed=seed, split=_TRAIN, index=index, purpose=_CAPTION))
 
 
+def draw_training_sample(index: int, *, image_size: int, seed: int) -> tuple[Image, str]:
+    """Return picture and caption of training sample `index`."""
+    scene = training_scene(index, seed=seed)
+    draws = Draws(seed=seed, split=_TRAIN, index=index, purpose=_PIXELS)
+    picture = render(scene, draws, image_size=image_size)
+    return picture, training_caption(scene, index, seed=seed)
+
+
 def write_shapes(
     directory: str | Path,
     *,
@@ -296,10 +304,9 @@ def _write_train(folder: Path, settings: Mapping[str, int], bar: tqdm[None]) -> 
     for shard, start in enumerate(starts):
         with _open_shard(folder / f"shapes-{shard:06d}.tar") as writer:
             for index in range(start, min(start + shard_size, num_train)):
-                scene = training_scene(index, seed=seed)
-                caption = training_caption(scene, index, seed=seed)
-                draws = Draws(seed=seed, split=_TRAIN, index=index, purpose=_PIXELS)
-                image = render(scene, draws, image_size=settings["image_size"])
+                image, caption = draw_training_sample(
+                    index, image_size=settings["image_size"], seed=seed
+                )
                 writer.write(
                     {"__key__": f"{index:09d}", "jpg": _to_jpeg(image), "txt": caption.encode()}
                 )

@@ -1,0 +1,122 @@
+"""Which data a config means: several sources, shapes, shards behind URLs, streams."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clip_eval import BadSample, DataError, Sample
+from clip_models import ConfigError
+from clip_train.config import DataConfig
+from clip_train.mixing import MixedSource, make_order
+from clip_train.opening import absolute_spec, open_training_source, open_validation_source
+from clip_train.shapes_source import ShapesSource
+from PIL import Image
+
+
+def folder(root: Path, name: str, count: int) -> Path:
+    (root / name / "thing").mkdir(parents=True)
+    for number in range(count):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(root / name / "thing" / f"{number}.png")
+    return root / name
+
+
+def test_several_sources_are_one(tmp_path: Path) -> None:
+    one, two = folder(tmp_path, "one", 3), folder(tmp_path, "two", 5)
+    data = DataConfig(train=f"imagefolder:{one}::{two}", templates=("a {c}",), weights=(3.0, 1.0))
+    source = open_training_source(data)
+    assert isinstance(source, MixedSource)
+    assert (source.name, len(source)) == ("one + two", 8)
+    assert source.read(4).key == "two/thing/1.png"
+    assert source.read(4).captions == ("a thing",)
+    assert source.place(7) == "two: two, sample 4"
+    (two / "thing" / "4.png").unlink()
+    with pytest.raises(BadSample, match="unreadable"):
+        source.read(7)
+    with pytest.raises(IndexError):
+        source.read(8)
+    order = make_order(source, data.weights, seed=0, streams=2, buffer=4)
+    found = np.concatenate([order.indices(epoch, np.arange(8)) for epoch in range(500)])
+    assert (found < 3).mean() == pytest.approx(0.75, abs=0.03)
+    by_size = make_order(source, (), seed=0, streams=2, buffer=4)
+    found = np.concatenate([by_size.indices(epoch, np.arange(8)) for epoch in range(500)])
+    assert (found < 3).mean() == pytest.approx(3 / 8, abs=0.03)
+
+
+def test_weights_need_sources(tmp_path: Path) -> None:
+    data = DataConfig(train=str(folder(tmp_path, "one", 3)), weights=(1.0, 2.0))
+    with pytest.raises(ConfigError, match=r"2 numbers for the 1 sources of data\.train"):
+        open_training_source(data)
+
+
+def test_shapes_are_drawn_when_read(shapes: Path) -> None:
+    source = open_training_source(DataConfig(train="shapes:96@48"))
+    assert isinstance(source, ShapesSource)
+    assert (source.name, len(source)) == ("shapes:96@48", 96)
+    written = open_training_source(DataConfig(train=f"wds:{shapes}/train"))
+    for index in (0, 95):
+        ours, theirs = source.read(index), written.read(index)
+        assert ours.captions == theirs.captions
+        assert theirs.key.endswith(ours.key)
+        assert isinstance(ours.image, Image.Image)
+        assert ours.image.size == (48, 48)
+    with pytest.raises(IndexError):
+        source.read(96)
+    with pytest.raises(ConfigError, match="at least 32 pixels"):
+        open_training_source(DataConfig(train="shapes:5@8"))
+
+
+def test_the_order_keeps_to_what_a_source_can_hold() -> None:
+    class Small:
+        name = "small"
+        classnames = templates = None
+        shard_sizes = (100,) * 40
+        working_set = 300
+
+        def __len__(self) -> int:
+            return 4000
+
+        def read(self, index: int) -> Sample:
+            raise NotImplementedError
+
+    order = make_order(Small(), (), seed=0, streams=32, buffer=65536)
+    found = order.indices(0, np.arange(4000))
+    assert sorted(found.tolist()) == list(range(4000))
+    for start in range(0, 3900, 300):
+        assert len(np.unique(found[start : start + 300] // 100)) <= 6
+
+
+def test_paths_become_absolute_and_nothing_else_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder(tmp_path, "one", 1)
+    monkeypatch.chdir(tmp_path)
+    spec = "wds:a/{0..3}.tar::one::shapes:5::wds:https://host/x.tar::cifar10"
+    assert absolute_spec(spec) == (
+        f"wds:{tmp_path}/a/{{0..3}}.tar::{tmp_path}/one::shapes:5::wds:https://host/x.tar::cifar10"
+    )
+    assert absolute_spec("hf-hub:org/model") == "hf-hub:org/model"
+    assert absolute_spec("") == ""
+
+
+def test_validation_data_needs_classes_and_labels(tmp_path: Path, shapes: Path) -> None:
+    assert open_validation_source(DataConfig()) is None
+    with pytest.raises(ConfigError, match="has no classes to tell apart"):
+        open_validation_source(DataConfig(val=f"wds:{shapes}/train"))
+    (tmp_path / "names").write_text("cat\ndog\n")
+    data = DataConfig(val=f"wds:{shapes}/train", classnames=str(tmp_path / "names"))
+    with pytest.raises(ConfigError, match="has no label"):
+        open_validation_source(data)
+
+
+def test_a_stream_has_no_numbers(shapes: Path) -> None:
+    data = DataConfig(train=f"wds:{shapes}/train", order="stream", epoch_samples=50)
+    source = open_training_source(data)
+    assert len(source) == 50
+    with pytest.raises(DataError, match="cannot be read by number"):
+        source.read(0)
+    with pytest.raises(ConfigError, match="epoch_samples goes with order 'stream'"):
+        DataConfig(order="stream")
+    with pytest.raises(ConfigError, match="can neither cache images nor weight sources"):
+        DataConfig(order="stream", epoch_samples=5, cache_images=True)

@@ -1,0 +1,92 @@
+"""Streamed shards: batches from any number of shards, workers and ranks; damage is counted."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+from clip_eval import DataError
+from clip_models import Preprocess, PreprocessConfig
+from clip_tokenizer import Tokenizer
+from clip_train import Config
+from clip_train.build import make_plan
+from clip_train.loading import BatchReader
+from clip_train.opening import open_training_source
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
+
+
+def reader(config: Config, spec: str, workers: int, rank: int = 0, world: int = 1) -> BatchReader:
+    data = dataclasses.replace(
+        config.data, train=spec, order="stream", epoch_samples=96, workers=workers
+    )
+    config = dataclasses.replace(config, data=data)
+    source = open_training_source(data)
+    return BatchReader(
+        source,
+        make_plan(config, source, image_size=48),
+        config,
+        Preprocess(PreprocessConfig(size=48)),
+        Tokenizer.from_bytes(context_length=48),
+        rank=rank,
+        world=world,
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_steps_come_in_order_with_fewer_shards_than_workers_and_ranks(
+    tiny_config: Config, shapes: Path, workers: int
+) -> None:
+    seen = set()
+    for rank in range(2):
+        made = reader(tiny_config, f"wds:{shapes}/train/shapes-000002.tar", workers, rank, 2)
+        batches = list(made.batches(3, 12, pin_memory=False))
+        assert [batch.step for batch in batches] == list(range(3, 12))
+        assert {tuple(batch.images.shape) for batch in batches} == {(4, 3, 48, 48)}
+        assert batches[0].positions.tolist() == [24 + 4 * rank + row for row in range(4)]
+        seen |= {key for batch in batches for key in batch.keys}
+    assert len(seen) > 10
+    assert all(key.startswith("shapes-000002.tar/0000000") for key in seen)
+
+
+def test_the_same_start_gives_the_same_batches_and_another_others(
+    tiny_config: Config, shapes: Path
+) -> None:
+    spec = f"wds:{shapes}/train"
+    keys = [
+        [
+            batch.keys
+            for batch in reader(tiny_config, spec, 0).batches(start, start + 3, pin_memory=False)
+        ]
+        for start in (0, 0, 5)
+    ]
+    assert keys[0] == keys[1]
+    assert keys[0] != keys[2]
+
+
+def test_damage_and_bad_samples_are_faults(
+    tiny_config: Config, shapes: Path, tmp_path: Path
+) -> None:
+    good = (shapes / "train" / "shapes-000000.tar").read_bytes()
+    (tmp_path / "0.tar").write_bytes(good)
+    (tmp_path / "1.tar").write_bytes(good[: len(good) // 2 + 100])
+    with tarfile.open(tmp_path / "2.tar", "w") as tar:
+        info = tarfile.TarInfo("x.jpg")
+        info.size = 3
+        tar.addfile(info, io.BytesIO(b"bad"))
+    batches = list(reader(tiny_config, f"wds:{tmp_path}", 0).batches(0, 40, pin_memory=False))
+    reasons = {reason for batch in batches for reason, _ in batch.faults}
+    assert reasons == {"damaged-tar", "no-caption"}
+    assert all(len(batch.keys) == 8 for batch in batches)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_when_no_shard_can_be_read_it_says_so(
+    tiny_config: Config, tmp_path: Path, workers: int
+) -> None:
+    (tmp_path / "0.tar").write_bytes(b"x" * 5000)
+    with pytest.raises(DataError, match=r"in a row"):
+        list(reader(tiny_config, f"wds:{tmp_path}", workers).batches(0, 2, pin_memory=False))
