@@ -38,6 +38,10 @@ def test_train_eval_generate_curves(run, tmp_path, capsys):
     main(["eval", str(out), str(data), "--split", "test", "--device", "cpu"])
     result = json.loads(capsys.readouterr().out)
     assert result["characters"] == len(TEXT) - len(TEXT) * 95 // 100
+    main(["eval", str(out), str(data), "--quantize", "int8", "--device", "cpu"])
+    rounded = json.loads(capsys.readouterr().out)
+    assert rounded["characters"] == result["characters"]
+    assert rounded["bits"] != result["bits"]
     assert 0 < result["bits"] < 10
     main(["eval", str(out), str(data), "--split", "all", "--device", "cpu"])
     assert json.loads(capsys.readouterr().out)["characters"] == len(TEXT)

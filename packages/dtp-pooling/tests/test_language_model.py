@@ -220,6 +220,31 @@ def test_no_nan_at_extreme_boundary_logits(dtype):
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_known_number_of_segments_can_be_exported(kind):
+    model = build(kind)
+    names = {"tokens": text(), "max_segments": L + 1}
+    exported = torch.export.export(model, (), names, strict=False).module()
+    other = text(seed=8)
+    want = model(other, max_segments=L + 1)
+    torch.testing.assert_close(exported(tokens=other, max_segments=L + 1).logits, want.logits)
+
+
+@pytest.mark.parametrize("kind", ["fixed", "gumbel"])
+def test_a_known_number_of_segments_compiles_without_a_break(kind):
+    model = build(kind)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for seed in range(2):
+        want = model(text(seed=seed), max_segments=L + 1)
+        got = compiled(text(seed=seed), max_segments=L + 1)
+        torch.testing.assert_close(got.logits, want.logits)
+        gradients = [
+            torch.autograd.grad(out.logits.pow(2).sum() + out.boundary_loss, model.null)[0]
+            for out in (want, got)
+        ]
+        torch.testing.assert_close(*gradients)
+
+
 def test_given_boundaries_replace_the_models_own():
     model = build("gumbel")
     given = (text(seed=5) > 4).float()

@@ -242,6 +242,22 @@ def test_dissimilarity_cuts_where_neighbours_differ():
     assert not list(build("dissimilarity").parameters())
 
 
+@pytest.mark.parametrize("kind", ["top_k", "fixed", "random", "dissimilarity"])
+def test_a_known_number_of_segments_can_be_exported(kind):
+    tokens, apart = images()
+    plain, module = build(kind, rate=0.25), build(kind, rate=0.25, max_segments=5)
+    arguments = {"tokens": tokens, "keep_apart": apart}
+    exported = torch.export.export(module, (), arguments, strict=False).module()
+    for x in (tokens, torch.randn_like(tokens)):
+        want = plain(x, keep_apart=apart)
+        assert torch.equal(module(x, keep_apart=apart).tokens, want.tokens)
+        out = exported(tokens=x, keep_apart=apart)
+        assert torch.equal(out.tokens, want.tokens)
+        assert out.mask.all()
+    with pytest.raises(ValueError, match=r"max_segments=4 is too small: a row has 5"):
+        build(kind, rate=0.25, max_segments=4)(tokens, keep_apart=apart)
+
+
 @pytest.mark.parametrize("order", ["raster", "hilbert"])
 def test_keys_decide_where_they_are_compared(order):
     tokens, apart = images()

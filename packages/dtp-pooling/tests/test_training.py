@@ -5,7 +5,9 @@ import json
 
 import pytest
 import torch
-from dtp_pooling import BoundaryConfig, LanguageModelConfig
+from dtp_pooling import BoundaryConfig, DynamicPoolingLM, LanguageModelConfig
+from dtp_pooling.language_model import Block
+from dtp_pooling.text import chunk_index
 from dtp_pooling.training import Trainer, learning_rate, read_run, start_run
 from dtp_pooling.training_config import PRESETS, TrainingConfig
 
@@ -140,3 +142,80 @@ def test_published_presets_hold_the_published_settings():
 def test_wrong_settings_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         small("none", **change)
+
+
+def test_a_teacher_is_half_of_what_is_learned(tmp_path, capsys):
+    teacher = train(tmp_path / "teacher", small("none", steps=60, evaluate_every=60))
+    config = small("fixed", teacher=str(tmp_path / "teacher"), steps=60, evaluate_every=60)
+    student = train(tmp_path / "student", config, until=0)
+    out, loss, distance = student._forward(0)
+    tokens = student.train_ids[chunk_index(len(TEXT), 32, 2, config.seed, 0)].long()
+    with torch.no_grad():
+        p = teacher.model.eval()(tokens[:, :-1]).logits.double().softmax(-1)
+    q = out.logits.double().log_softmax(-1)
+    torch.testing.assert_close(distance.double(), (p * (p.log() - q)).sum(-1).mean())
+    before = distance.item()
+    for step in range(60):
+        assert student.step()["teacher_bits"] >= 0, step
+    assert student._forward(0)[2] < before / 2
+    assert loss.requires_grad
+    assert not any(p.requires_grad and p.grad is not None for p in student.teacher.parameters())
+
+
+@pytest.mark.parametrize("key", ["teacher", "pruned_from"])
+def test_a_trained_run_of_another_alphabet_or_without_checkpoint_is_refused(tmp_path, key):
+    start_run(tmp_path / "bytes", small("none", alphabet="bytes"), TEXT)
+    with pytest.raises(ValueError, match="has another alphabet"):
+        train(tmp_path / "a", small("none", **{key: str(tmp_path / "bytes")}))
+    start_run(tmp_path / "fresh", small("none"), TEXT)
+    with pytest.raises(FileNotFoundError, match="no checkpoint yet"):
+        train(tmp_path / "b", small("none", **{key: str(tmp_path / "fresh")}))
+
+
+def test_pruning_starts_with_the_largest_units_of_a_trained_run(tmp_path, capsys):
+    whole = train(tmp_path / "whole", small("fixed", steps=60, evaluate_every=60))
+    config = small("fixed", pruned_from=str(tmp_path / "whole"))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, feedforward=16))
+    part = train(tmp_path / "part", config, until=0)
+    assert part.model.config.feedforward == 16
+    for mine, theirs in zip(part.model.modules(), whole.model.modules(), strict=True):
+        if isinstance(mine, Block):
+            energy = theirs.expand.weight.square().sum(1) + theirs.expand.bias.square()
+            energy += theirs.contract.weight.square().sum(0)
+            best = theirs.expand.weight[energy.topk(16).indices]
+            norms = [rows.norm(dim=1).sort().values for rows in (mine.expand.weight, best)]
+            torch.testing.assert_close(*norms)
+    tokens = part.valid_ids[None, :64]
+    want = whole.model.eval()(tokens).logits
+    fresh = DynamicPoolingLM(part.model.config).eval()
+    assert error(part.model.eval()(tokens).logits, want) < 0.5 * error(fresh(tokens).logits, want)
+    wider = dataclasses.replace(config, model=dataclasses.replace(config.model, width=32))
+    with pytest.raises(ValueError, match="changes feedforward and num_heads only"):
+        train(tmp_path / "wider", wider)
+
+
+def error(got: torch.Tensor, want: torch.Tensor) -> float:
+    return (got - want).detach().abs().mean().item()
+
+
+def test_a_pruned_run_resumes_from_its_own_checkpoint(tmp_path, capsys):
+    train(tmp_path / "whole", small("fixed", steps=3))
+    config = small("fixed", pruned_from=str(tmp_path / "whole"))
+    whole = train(tmp_path / "at-once", config)
+    train(tmp_path / "parts", config, until=3)
+    parts = train(tmp_path / "parts", config)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, parts.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("kind", ["fixed", "gumbel"])
+def test_int8_evaluation_is_close_and_leaves_the_model_alone(tmp_path, kind, capsys):
+    trainer = train(tmp_path, small(kind, steps=60, evaluate_every=60))
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    plain = trainer.evaluate()
+    trainer.config = dataclasses.replace(trainer.config, quantize="int8")
+    rounded = trainer.evaluate()
+    assert rounded["bits"] != plain["bits"]
+    assert rounded["bits"] == pytest.approx(plain["bits"], rel=0.05)
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, before[name])

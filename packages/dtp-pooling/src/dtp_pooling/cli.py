@@ -13,11 +13,10 @@ import torch
 from dtp_pooling.bits_per_character import bits_per_character
 from dtp_pooling.curves import plot_curves
 from dtp_pooling.generation import generate
-from dtp_pooling.language_model import DynamicPoolingLM
 from dtp_pooling.noise import sample_generators
 from dtp_pooling.strict_config import from_dict
 from dtp_pooling.text import read_text, split_text
-from dtp_pooling.training import Trainer, read_run, start_run
+from dtp_pooling.training import Trainer, for_use, read_model, read_run, start_run
 from dtp_pooling.training_config import PRESETS, TrainingConfig
 
 
@@ -45,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--window", type=int, help="default: that of the run")
     evaluate.add_argument("--stride", type=int, help="default: that of the run")
     evaluate.add_argument("--batch", type=int, default=16)
+    evaluate.add_argument("--quantize", choices=["none", "int8"], help="default: that of the run")
     evaluate.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     sample = _command(commands, "generate", _generate, "continue a prompt")
     sample.add_argument("run", type=Path)
@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--temperature", type=float, default=1.0)
     sample.add_argument("--top-k", type=int)
     sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--quantize", choices=["none", "int8"], help="default: that of the run")
     presets = _command(commands, "presets", _presets, "list the named runs, or print one")
     presets.add_argument("name", nargs="?")
     curves = _command(commands, "curves", _curves, "draw the metrics of runs (extra `plot`)")
@@ -85,7 +86,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     text = read_text(options.data)
     if options.split != "all":
         text = dict(zip(("train", "valid", "test"), split_text(text), strict=True))[options.split]
-    model = DynamicPoolingLM.load(options.run / "checkpoint").to(options.device)
+    model = read_model(options.run, alphabet).to(options.device)
+    model = for_use(model, options.quantize or config.quantize)
     result = bits_per_character(
         model,
         alphabet.encode(text),
@@ -97,8 +99,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _generate(options: argparse.Namespace) -> None:
-    _, alphabet, _ = read_run(options.run)
-    model = DynamicPoolingLM.load(options.run / "checkpoint")
+    config, alphabet, _ = read_run(options.run)
+    model = for_use(read_model(options.run, alphabet), options.quantize or config.quantize)
     new = generate(
         model,
         alphabet.encode(options.prompt)[None],

@@ -109,8 +109,9 @@ class GatherSegments(torch.autograd.Function):
         """(N, D) rows of `flat` at `slot` (N,), zero where not `read` (N,)."""
         ctx.rows, ctx.dtype = flat.shape[0], flat.dtype
         out = flat.index_select(0, slot)
-        if out.device.type != "cpu" or not bool(read.all()):
-            out.masked_fill_(~read[:, None], 0)
+        static = out.device.type != "cpu" or torch.compiler.is_compiling()
+        if static or not bool(read.all()):
+            out = out.masked_fill(~read[:, None], 0)
             slot = torch.where(read, slot, ctx.rows)  # one spare row for gradients of nothing
         ctx.save_for_backward(slot)
         return out

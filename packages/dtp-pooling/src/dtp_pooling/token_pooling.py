@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dtp_pooling import boundaries as rules
 from dtp_pooling import losses, noise
-from dtp_pooling.functional import pool
+from dtp_pooling.functional import Pooled, pool
 from dtp_pooling.strict_config import from_dict
 from dtp_pooling.token_order import grid_order
 from dtp_pooling.token_pooling_config import TokenPoolingConfig
@@ -112,14 +112,14 @@ class DynamicTokenPooling(nn.Module):
         cuts = _cuts(apart, lengths)
         free, logits = self._decide(compared, cuts, lengths, causal, generator)
         boundaries = torch.where(cuts.candidates, free, cuts.forced.to(free.dtype))
-        pooled = pool(tokens, boundaries, lengths=lengths)
+        pooled = pool(tokens, boundaries, lengths=lengths, max_segments=self.config.max_segments)
         segment_of = pooled.segment_of
         if order is not None:
             segment_of = torch.empty_like(segment_of).index_copy_(1, order, segment_of)
         bias = pooled.counts.float().log() if self.config.proportional else None
         return PooledTokens(
             pooled.values,
-            None if bool(pooled.mask.all()) else pooled.mask,
+            self._mask_of(pooled, mask),
             segment_of,
             bias,
             self._loss(boundaries, logits, cuts),
@@ -201,6 +201,12 @@ class DynamicTokenPooling(nn.Module):
         order = torch.arange(apart.shape[1], device=apart.device)
         curve = grid_order(*grid, self.config.order).to(apart.device)
         return order.index_copy(0, patches, patches[curve])
+
+    def _mask_of(self, pooled: Pooled, mask: Tensor | None) -> Tensor | None:
+        """(B, S) which segments there are; None when every row has all S."""
+        if self.config.max_segments is not None and torch.compiler.is_compiling():
+            return pooled.mask
+        return None if bool(pooled.mask.all()) else pooled.mask
 
     def _compared(self, tokens: Tensor, keys: Tensor | None) -> Tensor:
         """(B, L, ·) what segments are decided by."""

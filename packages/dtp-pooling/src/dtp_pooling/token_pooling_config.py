@@ -36,6 +36,9 @@ class TokenPoolingConfig:
         compare: What `dissimilarity` compares: the `tokens`, or their `keys` in the attention of
             the layer behind, as Token Merging does.
         proportional: Attention behind weighs a segment as many keys as it has tokens.
+        max_segments: Segments to pad every row to, those kept apart included, where they are known
+            beforehand: it spares a device synchronisation, and `torch.compile` and `torch.export`
+            can follow (exact kinds, raster order, no mask). None for the longest row's.
         grid: Rows and columns of patches; None for a square.
         seed: Of the pattern of `random` and `gumbel` in evaluation.
     """
@@ -53,6 +56,7 @@ class TokenPoolingConfig:
     order: TokenOrder = "raster"
     compare: Literal["tokens", "keys"] = "tokens"
     proportional: bool = False
+    max_segments: int | None = None
     grid: tuple[int, int] | None = None
     seed: int = 0
 

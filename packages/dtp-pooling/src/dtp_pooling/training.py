@@ -91,7 +91,8 @@ class Trainer:
         self.valid_ids = alphabet.encode(valid_text)
         self.targets = self._unigram_targets(train_text)
         torch.manual_seed(self.config.seed)
-        self.model = DynamicPoolingLM(self.config.model).to(device)
+        self.model = self._first_model(alphabet).to(device)
+        self.teacher = self._read_teacher(alphabet)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=self.config.learning_rate, betas=(0.9, 0.999)
         )
@@ -120,21 +121,25 @@ class Trainer:
         rate = learning_rate(config, step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        out, loss = self._forward(step)
+        out, loss, distance = self._forward(step)
+        learned = loss if distance is None else (loss + distance) / 2
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss + out.boundary_loss)
+        torch.autograd.backward(learned + out.boundary_loss)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         self.optimizer.step()
         self.step_number += 1
+        from_teacher = {} if distance is None else {"teacher_bits": distance.detach() / math.log(2)}
         return {
             "bits": loss.detach() / math.log(2),
+            **from_teacher,
             "boundary_loss": out.boundary_loss.detach(),
             "shortening": _shortening(out),
             "gradient_norm": norm.detach(),
             "learning_rate": rate,
         }
 
-    def _forward(self, step: int) -> tuple[LanguageModelOutput, Tensor]:
+    def _forward(self, step: int) -> tuple[LanguageModelOutput, Tensor, Tensor | None]:
+        """Output, cross-entropy, and divergence from the teacher, if there is one."""
         config = self.config
         size, batch = len(self.train_ids), config.batch_size
         index = chunk_index(size, config.context, batch, config.seed, step)
@@ -151,18 +156,38 @@ class Trainer:
                 generators=sample_generators(config.seed, positions),
             )
         logits = out.logits.float().flatten(0, 1)
-        return out, F.cross_entropy(logits, chunks[:, 1:].flatten())
+        loss = F.cross_entropy(logits, chunks[:, 1:].flatten())
+        if self.teacher is None:
+            return out, loss, None
+        with torch.no_grad():
+            taught = self.teacher(chunks[:, :-1]).logits.float().flatten(0, 1).log_softmax(-1)
+        distance = F.kl_div(logits.log_softmax(-1), taught, reduction="batchmean", log_target=True)
+        return out, loss, distance
 
     def evaluate(self) -> dict[str, Any]:
         """Bits per character of the whole validation text."""
         config = self.config
         result = bits_per_character(
-            self.model.eval(),
+            for_use(self.model.eval(), config.quantize),
             self.valid_ids,
             window=config.evaluation_window,
             stride=config.evaluation_stride,
         )
         return result._asdict()
+
+    def _first_model(self, alphabet: Alphabet) -> DynamicPoolingLM:
+        """A new model, or a trained one's part."""
+        if self.config.pruned_from is None or self._checkpoint() is not None:
+            return DynamicPoolingLM(self.config.model)
+        from dtp_pooling.pruning import pruned
+
+        source = Path(self.config.pruned_from)
+        return pruned(read_model(source, alphabet), self.config.model)
+
+    def _read_teacher(self, alphabet: Alphabet) -> DynamicPoolingLM | None:
+        if self.config.teacher is None:
+            return None
+        return read_model(Path(self.config.teacher), alphabet).to(self.device)
 
     def _unigram_targets(self, train_text: str) -> Tensor | None:
         if self.config.model.boundaries.kind != "unigram":
@@ -192,9 +217,12 @@ class Trainer:
         new.rename(place)
         shutil.rmtree(old, ignore_errors=True)
 
-    def _load(self) -> None:
+    def _checkpoint(self) -> Path | None:
         places = [self.folder / "checkpoint", self.folder / "checkpoint.old"]
-        place = next((place for place in places if place.exists()), None)
+        return next((place for place in places if place.exists()), None)
+
+    def _load(self) -> None:
+        place = self._checkpoint()
         if place is None:
             self._forget_after(0)
             return
@@ -211,6 +239,29 @@ class Trainer:
             return
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         path.write_text("".join(x for x in lines if json.loads(x)["step"] <= step), "utf-8")
+
+
+def read_model(folder: Path, alphabet: Alphabet) -> DynamicPoolingLM:
+    """The newest model of a run in evaluation mode, if it reads the alphabet.
+
+    Raises:
+        ValueError: The run's alphabet is another.
+        FileNotFoundError: The folder holds no run, or one without a checkpoint.
+    """
+    if read_run(folder).alphabet != alphabet:
+        raise ValueError(f"{folder} has another alphabet; train it on a text with the same one")
+    if not (folder / "checkpoint").exists():
+        raise FileNotFoundError(f"{folder} has no checkpoint yet; train it to its end first")
+    return DynamicPoolingLM.load(folder / "checkpoint")
+
+
+def for_use(model: DynamicPoolingLM, quantize: str) -> DynamicPoolingLM:
+    """The model, or its int8 copy."""
+    if quantize == "none":
+        return model
+    from dtp_pooling.quantization import quantized_int8
+
+    return quantized_int8(model)
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:

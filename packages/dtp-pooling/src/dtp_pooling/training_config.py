@@ -33,6 +33,11 @@ class TrainingConfig:
         evaluation_window: Characters the model sees in evaluation.
         evaluation_stride: Characters scored per window.
         unigram_vocabulary: Pieces of the subword model for `unigram`.
+        teacher: Folder of a trained run, such as an unpooled one, whose next-character
+            probabilities are half of what is learned.
+        pruned_from: Folder of a trained run whose largest heads and hidden units this run starts
+            with; `model` says how many (extra `pruning`).
+        quantize: `int8` evaluates and generates with int8 linear layers (extra `int8`).
     """
 
     model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
@@ -50,9 +55,13 @@ class TrainingConfig:
     evaluation_window: int = 2048
     evaluation_stride: int = 512
     unigram_vocabulary: int = 5000
+    teacher: str | None = None
+    pruned_from: str | None = None
+    quantize: Literal["none", "int8"] = "none"
 
     def __post_init__(self) -> None:
         require_one_of("alphabet", self.alphabet, Literal["text8", "bytes", "characters"])
+        require_one_of("quantize", self.quantize, Literal["none", "int8"])
         require_one_of("precision", self.precision, Literal["float32", "bfloat16"])
         counts = ("steps", "batch_size", "context", "log_every", "evaluate_every")
         for name in counts:
