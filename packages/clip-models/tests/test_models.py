@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
@@ -140,8 +141,9 @@ def test_images_of_any_size(tower: str, size: tuple[int, int]) -> None:
 
 
 def test_too_long_text_is_named() -> None:
-    with pytest.raises(ValueError, match=r"T at most 12, got \(1, 13\)"):
-        tiny("vit").encode_text(torch.zeros(1, 13, dtype=torch.long))
+    for length in (0, 13):
+        with pytest.raises(ValueError, match=rf"T from 1 to 12, got \(1, {length}\)"):
+            tiny("vit").encode_text(torch.zeros(1, length, dtype=torch.long))
 
 
 @pytest.mark.parametrize(
@@ -171,6 +173,46 @@ def test_every_registered_model_builds(name: str) -> None:
         output = model(torch.zeros(2, 3, size, size), text)
     features = (2, get_config(name).embed_dim)
     assert output.image_features.shape == output.text_features.shape == features
+
+
+def test_a_subnet_is_a_plain_config() -> None:
+    """Fewer heads and hidden units in a layer compute what the whole does with those at zero."""
+    sizes = {"num_heads": (2, 1), "head_width": 8, "mlp_width": (64, 40)}
+    whole = tiny("vit").double()
+    config = dataclasses.replace(
+        whole.config,
+        vision=dataclasses.replace(whole.config.vision, **sizes),
+        text=dataclasses.replace(whole.config.text, **sizes),
+    )
+    small, state = CLIP(config).double().eval(), whole.state_dict()
+    for prefix in ("visual.transformer", "transformer"):
+        layer = f"{prefix}.resblocks.1"
+        for key, rows in ((f"{layer}.attn.in_proj_{x}", 3) for x in ("weight", "bias")):
+            heads = state[key].unflatten(0, (rows, 2, 8))
+            state[key] = heads[:, :1].flatten(0, 2)
+        state[f"{layer}.attn.out_proj.weight"][:, 8:] = 0  # in place: in the whole model too
+        state[f"{layer}.mlp.c_proj.weight"][:, 40:] = 0
+        state[f"{layer}.attn.out_proj.weight"] = state[f"{layer}.attn.out_proj.weight"][:, :8]
+        state[f"{layer}.mlp.c_proj.weight"] = state[f"{layer}.mlp.c_proj.weight"][:, :40]
+        state[f"{layer}.mlp.c_fc.weight"] = state[f"{layer}.mlp.c_fc.weight"][:40]
+        state[f"{layer}.mlp.c_fc.bias"] = state[f"{layer}.mlp.c_fc.bias"][:40]
+    small.load_state_dict(state)
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    ids = tokens(3, 12)
+    assert torch.allclose(small.encode_image(images), whole.encode_image(images), atol=1e-12)
+    assert torch.allclose(small.encode_text(ids), whole.encode_text(ids), atol=1e-12)
+
+
+def test_mixed_precision() -> None:
+    model, ids = tiny("vit"), tokens(3, 7, 12)
+    images = torch.randn(3, 3, 32, 32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = model(images, ids)
+    half = copy.deepcopy(model).bfloat16()
+    pure = half(images.bfloat16(), ids)
+    for output in (mixed, pure):
+        for ours, exact in zip(output[:2], model(images, ids)[:2], strict=True):
+            assert torch.allclose(ours.float(), exact, atol=0.05)
 
 
 def test_list_models_filters() -> None:

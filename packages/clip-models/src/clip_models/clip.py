@@ -120,14 +120,14 @@ class CLIP(nn.Module):
             ValueError: The tokens' shape does not fit the context.
         """
         text = self.config.text
-        if tokens.ndim != 2 or tokens.shape[1] > text.context_length:
+        if tokens.ndim != 2 or not 1 <= tokens.shape[1] <= text.context_length:
             raise ValueError(
-                f"tokens must be (B, T) with T at most {text.context_length}, "
+                f"tokens must be (B, T) with T from 1 to {text.context_length}, "
                 f"got {tuple(tokens.shape)}; tokenise with the model's context_length"
             )
         if self.pooling is not None:
             return self._run_pooled_text(tokens, generator)
-        if self._packs(tokens):
+        if self._may_depend_on_values(tokens):
             return TowerOutput(self._encode_packed(tokens), {}, {})
         x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]  # (B, T, D)
         x = self.transformer(x, Padded(causal=text.causal, read_at=self._read_at(tokens)))
@@ -183,8 +183,8 @@ class CLIP(nn.Module):
             return tokens.argmax(dim=1)
         return (tokens == text.eot_token_id).to(torch.uint8).argmax(dim=1)
 
-    def _packs(self, tokens: Tensor) -> bool:
-        """Whether captions of this batch are packed: where shapes may depend on values."""
+    def _may_depend_on_values(self, tokens: Tensor) -> bool:
+        """Whether shapes may follow these captions' lengths: not in a graph of fixed shapes."""
         text = self.config.text
         return (
             text.causal
@@ -208,6 +208,8 @@ class CLIP(nn.Module):
         """Pool after some layer; padding behind the end token takes no part."""
         text = self.config.text
         assert self.pooling is not None
+        if self._may_depend_on_values(tokens):
+            tokens = self.trim_tokens(tokens, multiple=1)
         read_at = torch.as_tensor(self._read_at(tokens), device=tokens.device)
         read_at = (read_at % tokens.shape[1]).expand(len(tokens))  # (B,)
         places = torch.arange(tokens.shape[1], device=tokens.device)

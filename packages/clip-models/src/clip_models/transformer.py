@@ -138,7 +138,7 @@ class Transformer(nn.Module):
         for index in range(start, stop):
             block = self.resblocks[index]
             read = layout.reads and index == len(self.resblocks) - 1
-            if self.gradient_checkpointing and self.training:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(
                     block, x, layout, read, use_reentrant=False, preserve_rng_state=False
                 )

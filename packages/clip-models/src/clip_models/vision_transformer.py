@@ -24,15 +24,16 @@ def make_stem(config: ViTConfig) -> nn.Module:
     width, patch = config.width, config.patch_size
     if config.stem == "patch":
         return nn.Conv2d(3, width, patch, stride=patch, bias=config.patch_bias)
+    channels = max(32, width // 4)
     return nn.Sequential(  # CoreNet's: strides 4, 2 and 2
         OrderedDict(
-            conv1=nn.Conv2d(3, width // 4, 4, stride=4, bias=False),
-            bn1=nn.BatchNorm2d(width // 4),
+            conv1=nn.Conv2d(3, channels, 4, stride=4, bias=False),
+            bn1=nn.BatchNorm2d(channels),
             act1=nn.GELU(),
-            conv2=nn.Conv2d(width // 4, width // 4, 2, stride=2, bias=False),
-            bn2=nn.BatchNorm2d(width // 4),
+            conv2=nn.Conv2d(channels, channels, 2, stride=2, bias=False),
+            bn2=nn.BatchNorm2d(channels),
             act2=nn.GELU(),
-            conv3=nn.Conv2d(width // 4, width, 2, stride=2),
+            conv3=nn.Conv2d(channels, width, 2, stride=2),
         )
     )
 
