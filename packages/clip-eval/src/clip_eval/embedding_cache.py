@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor
 
 DIGEST_BYTES = 16
 ROWS_PER_FILE = 4096
+SECONDS_PER_FILE = 20.0
 
 
 def digest_of(*parts: str | bytes) -> bytes:
@@ -52,6 +54,7 @@ class EmbeddingStore:
         self.directory = Path(directory)
         self._rows: dict[bytes, np.ndarray] = {}
         self._new: list[tuple[bytes, np.ndarray]] = []
+        self._written = time.monotonic()
         for path in sorted(self.directory.glob("*.npy")):
             try:
                 table = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -80,17 +83,23 @@ class EmbeddingStore:
         return torch.from_numpy(np.stack([self._rows[digest] for digest in digests]))
 
     def add(self, digests: Iterable[bytes], rows: Tensor) -> None:
-        """Keep new rows (N, D); rows that are not finite are not kept."""
+        """Keep new rows (N, D); rows that are not finite are not kept.
+
+        They are written every few thousand rows or few seconds, so that a killed process loses
+        little.
+        """
         values = rows.detach().float().cpu().numpy()
         for digest, row in zip(digests, values, strict=True):
             if digest not in self._rows and np.isfinite(row).all():
                 self._rows[digest] = row
                 self._new.append((digest, row))
-        if len(self._new) >= ROWS_PER_FILE:
+        late = time.monotonic() - self._written >= SECONDS_PER_FILE
+        if late or len(self._new) >= ROWS_PER_FILE:
             self.flush()
 
     def flush(self) -> None:
         """Write what is new, in one step."""
+        self._written = time.monotonic()
         if not self._new:
             return
         width = len(self._new[0][1])
