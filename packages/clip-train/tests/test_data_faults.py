@@ -1,0 +1,224 @@
+"""Every kind of bad data, injected into a real run: counted exactly, and nothing hangs."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import signal
+import tarfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clip_eval import DataError, Sample
+from clip_models import Preprocess, PreprocessConfig
+from clip_tokenizer import Tokenizer
+from clip_train import Config, TrainingError, start
+from clip_train.build import make_plan
+from clip_train.loading import BatchReader
+from PIL import Image
+
+LIMIT_SECONDS = 300
+
+
+@pytest.fixture(autouse=True)
+def no_hang() -> Iterator[None]:
+    def give_up(*_: object) -> None:
+        raise TimeoutError(f"no end after {LIMIT_SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(LIMIT_SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def picture(kind: str, mode: str = "RGB", size: int = 64, **options: object) -> bytes:
+    out = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (size, size, 3), dtype=np.uint8)
+    image = Image.fromarray(noise).convert(mode)
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def sixteen_bit() -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)).save(out, "PNG")
+    return out.getvalue()
+
+
+def animated() -> bytes:
+    frames = [Image.new("P", (64, 64), color) for color in (10, 200)]
+    out = io.BytesIO()
+    frames[0].save(out, "GIF", save_all=True, append_images=frames[1:])
+    return out.getvalue()
+
+
+def bomb() -> bytes:
+    out = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(out, "PNG")
+    return out.getvalue()
+
+
+def kinds() -> dict[str, tuple[dict[str, bytes], str]]:
+    """Files of a sample, and the reason it is refused for; an empty one where it is converted."""
+    jpeg, text = picture("JPEG"), b"a caption"
+    return {
+        "truncated": ({"jpg": jpeg[: len(jpeg) // 2], "txt": text}, "truncated"),
+        "zero bytes": ({"jpg": b"", "txt": text}, "empty"),
+        "no image": ({"jpg": b"hello there", "txt": text}, "not-an-image"),
+        "bomb": ({"png": bomb(), "txt": text}, "too-large"),
+        "no caption": ({"jpg": jpeg}, "no-caption"),
+        "blank caption": ({"jpg": jpeg, "txt": b" \n "}, "no-caption"),
+        "bad UTF-8": ({"jpg": jpeg, "txt": b"caf\xe9 \xff"}, "bad-utf8"),
+        "bad JSON": ({"jpg": jpeg, "json": b'{"caption": '}, "bad-json"),
+        "only text": ({"txt": text}, "no-image"),
+        "CMYK": ({"jpg": picture("JPEG", "CMYK"), "txt": text}, ""),
+        "16 bits": ({"png": sixteen_bit(), "txt": text}, ""),
+        "palette": ({"png": picture("PNG", "P"), "txt": text}, ""),
+        "alpha": ({"png": picture("PNG", "RGBA"), "txt": text}, ""),
+        "grey": ({"jpg": picture("JPEG", "L"), "txt": text}, ""),
+        "animated": ({"gif": animated(), "txt": text}, ""),
+    }
+
+
+def write_tar(path: Path, samples: list[dict[str, bytes]]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for number, files in enumerate(samples):
+            for extension, data in files.items():
+                info = tarfile.TarInfo(f"{path.stem}-{number:03}.{extension}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Counter[str], int]:
+    """Shards with every kind of fault, the number of each reason, and of samples."""
+    root = tmp_path_factory.mktemp("damaged")
+    good = {"jpg": picture("JPEG"), "txt": b"a good one"}
+    expected = Counter({"damaged-tar": 2, "empty": 1})
+    count, every_kind = 0, kinds().values()
+    for shard in range(3):
+        samples = []
+        for files, reason in every_kind:
+            samples += [files, good]
+            expected[reason] += bool(reason)
+        write_tar(root / f"{shard}.tar", samples)
+        count += len(samples)
+    for shard in (3, 4):
+        write_tar(root / f"{shard}.tar", [good] * 12)
+        with tarfile.open(root / f"{shard}.tar") as tar:
+            cut = tar.getmembers()[20].offset_data + 20
+        content = (root / f"{shard}.tar").read_bytes()
+        (root / f"{shard}.tar").write_bytes(content[:cut])
+        count += 10
+    (root / "5.tar").write_bytes(b"")
+    del expected[""]
+    return f"wds:{root}", expected, count
+
+
+def config_for(config: Config, spec: str, count: int, **data: object) -> Config:
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(
+            config.data, **{"train": spec, "val": "", "shuffle_buffer": 32} | data
+        ),
+        train=dataclasses.replace(config.train, steps=count),
+    )
+
+
+def counted(run: Path) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if row["kind"] == "fault":
+            total.update(row["counts"])
+    return total
+
+
+@pytest.mark.filterwarnings("ignore:.*(whole samples|before it are kept|empty file|could not be)")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_numbers_in_the_metrics_are_those_injected(
+    tiny_config: Config,
+    damaged: tuple[str, Counter[str], int],
+    tmp_path: Path,
+    workers: int,
+) -> None:
+    spec, expected, count = damaged
+    batch = 10
+    assert count % batch == 0  # no remainder: an epoch sees all
+    config = config_for(tiny_config, spec, count // batch, workers=workers)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=batch))
+    start(config, tmp_path / "run", progress=False)
+    assert counted(tmp_path / "run") == expected
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+@pytest.mark.filterwarnings("ignore:.*(whole samples|before it are kept|empty file|could not be)")
+def test_a_limit_stops_the_run_and_says_so(
+    tiny_config: Config, damaged: tuple[str, Counter[str], int], tmp_path: Path
+) -> None:
+    spec, _, count = damaged
+    config = config_for(tiny_config, spec, count // 8, workers=1, max_faults=3)
+    with pytest.raises(TrainingError, match=r"more than data\.max_faults = 3"):
+        start(config, tmp_path / "run", progress=False)
+    assert counted(tmp_path / "run").total() > 3
+
+
+class Odd:
+    """A source of grey squares that does something else at one of them."""
+
+    name = "odd"
+    classnames = templates = None
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __len__(self) -> int:
+        return 40
+
+    def place(self, index: int) -> str:
+        return f"000012.tar, sample {index}"
+
+    def read(self, index: int) -> Sample:
+        if index == 7 and self.what == "stall":
+            time.sleep(100)
+        if index == 7 and self.what == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Sample(str(index), Image.new("RGB", (48, 48)), ("grey",))
+
+
+def batches(config: Config, what: str, **data: object) -> list[object]:
+    config = config_for(config, "odd", 5, workers=2, **data)
+    source = Odd(what)
+    plan = make_plan(config, source, image_size=48)
+    tokenizer = Tokenizer.from_bytes(context_length=16)
+    reader = BatchReader(source, plan, config, Preprocess(PreprocessConfig(size=48)), tokenizer)
+    return list(reader.batches(0, 5, pin_memory=False))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_a_shard_that_stalls_is_named_and_in_the_end_stops_the_run(tiny_config: Config) -> None:
+    where = r"worker \d has been reading 000012\.tar, sample 7 for \d+ s"
+    with (
+        pytest.warns(UserWarning, match=rf"no batch for 0\.4 s: .*{where}"),
+        pytest.raises(DataError, match=rf"the data has stalled: .*{where}"),
+    ):
+        batches(tiny_config, "stall", stall_seconds=0.4)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_a_worker_that_dies_is_explained(tiny_config: Config) -> None:
+    with pytest.raises(DataError, match=r"a data worker died .*000012\.tar, sample 7"):
+        batches(tiny_config, "die")
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_what_does_neither_is_read(tiny_config: Config) -> None:
+    assert len(batches(tiny_config, "nothing", stall_seconds=5.0)) == 5
