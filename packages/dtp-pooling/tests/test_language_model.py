@@ -220,7 +220,7 @@ def test_no_nan_at_extreme_boundary_logits(dtype):
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["fixed", "gumbel pattern"])
 def test_a_known_number_of_segments_can_be_exported(kind):
     model = build(kind)
     names = {"tokens": text(), "max_segments": L + 1}
@@ -230,6 +230,7 @@ def test_a_known_number_of_segments_can_be_exported(kind):
     torch.testing.assert_close(exported(tokens=other, max_segments=L + 1).logits, want.logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fixed", "gumbel"])
 def test_a_known_number_of_segments_compiles_without_a_break(kind):
     model = build(kind)

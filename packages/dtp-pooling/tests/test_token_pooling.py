@@ -242,7 +242,7 @@ def test_dissimilarity_cuts_where_neighbours_differ():
     assert not list(build("dissimilarity").parameters())
 
 
-@pytest.mark.parametrize("kind", ["top_k", "fixed", "random", "dissimilarity"])
+@pytest.mark.parametrize("kind", ["top_k", "dissimilarity"])
 def test_a_known_number_of_segments_can_be_exported(kind):
     tokens, apart = images()
     plain, module = build(kind, rate=0.25), build(kind, rate=0.25, max_segments=5)

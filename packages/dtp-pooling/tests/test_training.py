@@ -198,6 +198,7 @@ def error(got: torch.Tensor, want: torch.Tensor) -> float:
     return (got - want).detach().abs().mean().item()
 
 
+@pytest.mark.slow
 def test_a_pruned_run_resumes_from_its_own_checkpoint(tmp_path, capsys):
     train(tmp_path / "whole", small("fixed", steps=3))
     config = small("fixed", pruned_from=str(tmp_path / "whole"))
