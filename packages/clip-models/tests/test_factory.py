@@ -246,6 +246,28 @@ def test_impossible_requests(
         create_model(source.format(folder=tmp_path), pretrained)
 
 
+def test_the_wrong_activation_is_refused(tmp_path: Path) -> None:
+    """Features with the other GELU look plausible and are wrong."""
+    quick = dataclasses.replace(
+        PLAIN,
+        vision=dataclasses.replace(VIT, activation="quick_gelu"),
+        text=dataclasses.replace(TEXT, width=64, num_heads=1, activation="quick_gelu"),
+    )
+    plain = dataclasses.replace(
+        quick, vision=VIT, text=dataclasses.replace(quick.text, activation="gelu")
+    )
+    model = model_of(quick)
+    save_model(tmp_path, model, PREPROCESS)
+    openai = tmp_path / "openai.pt"
+    torch.save(from_native(model.state_dict(), quick, "openai"), openai)
+    for weights in (tmp_path, openai):
+        with pytest.raises(
+            (ConfigError, CheckpointError), match=r"quick_gelu, .*with.* -quickgelu"
+        ):
+            create_model(plain, weights)
+        assert_same(create_model(quick, weights), model)
+
+
 # --- other sizes
 
 

@@ -14,7 +14,7 @@ from clip_models import hub
 from clip_models.clip import CLIP
 from clip_models.config import CLIPConfig, PreprocessConfig
 from clip_models.converters import to_native
-from clip_models.model_directory import default_preprocess, read_model_directory
+from clip_models.model_directory import ModelFiles, default_preprocess, read_model_directory
 from clip_models.preprocess import EvaluationTransform, TrainTransform
 from clip_models.pretrained import build_with_weights, fit_positions
 from clip_models.registry import get_config
@@ -137,7 +137,9 @@ def _create(
         if weights is not None:
             raise ConfigError(f"{source} has weights of its own; leave pretrained={pretrained} out")
         weights, stored = _find_weights(pretrained)
-        preprocess = stored or preprocess
+        if stored is not None:
+            _require_same_activation(config, stored.config, pretrained)
+            preprocess = stored.preprocess
     config = _resized(config, *sizes)
     preprocess = replace(preprocess, size=config.vision.image_size)
     if weights is None:
@@ -165,18 +167,30 @@ def _find(source: str | Path | CLIPConfig) -> tuple[CLIPConfig, PreprocessConfig
     return get_config(name), preprocess_of(name), None
 
 
-def _find_weights(pretrained: str | Path) -> tuple[Path, PreprocessConfig | None]:
-    """The weight file that `pretrained` means, and the preprocessing that came with it."""
+def _find_weights(pretrained: str | Path) -> tuple[Path, ModelFiles | None]:
+    """The weight file that `pretrained` means, and the configs that came with it."""
     repository = hub.repository_of(pretrained)
     directory = Path(pretrained) if repository is None else hub.download(repository)
     if directory.is_dir():
         files = read_model_directory(directory)
-        return files.weights, files.preprocess
+        return files.weights, files
     if not directory.is_file():
         raise CheckpointError(
             f"pretrained={str(pretrained)!r} is no file, no directory and no 'hf-hub:org/name'"
         )
     return directory, None
+
+
+def _require_same_activation(
+    config: CLIPConfig, stored: CLIPConfig, pretrained: str | Path
+) -> None:
+    """Refuse to run weights with the other one of the two activations that CLIPs differ in."""
+    ours, theirs = config.text.activation, stored.text.activation
+    if (ours == "quick_gelu") != (theirs == "quick_gelu"):
+        raise ConfigError(
+            f"{pretrained} was trained with the activation {theirs}, the model has {ours}; take "
+            "the model's name with or without -quickgelu, or load the directory as it is"
+        )
 
 
 def _resized(config: CLIPConfig, image_size: int | None, context_length: int | None) -> CLIPConfig:
