@@ -53,6 +53,18 @@ def test_presets_are_listed_and_printed(capsys: pytest.CaptureFixture[str]) -> N
     assert tomllib.loads(out)["model"]["name"] == "Compact-48"
 
 
+def test_plan_prints_costs_before_anyone_spends_them(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "plan", "cifar10-cpu", "--num-samples", "50000")
+    assert code == 0
+    assert "cifar10-cpu" in out.splitlines()[2]
+    code, _, err = run(capsys, "plan", "cifar10-cpu")
+    assert code == 2
+    assert_one_line(err, "6 epochs", "--num-samples N")
+    code, _, err = run(capsys, "plan", "cifar10-cpu", "--accelerators", "0")
+    assert code == 2
+    assert_one_line(err, "number of accelerators must be positive, got 0")
+
+
 def test_dry_run_builds_everything_and_writes_nothing(
     capsys: pytest.CaptureFixture[str],
     image_folder: Path,

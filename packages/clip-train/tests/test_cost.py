@@ -89,3 +89,9 @@ def test_table_of_a_preset_in_epochs() -> None:
     assert run.run.training_flops == pytest.approx(run.pair.training_flops * 6 * 50_000)
     with pytest.raises(ConfigError, match="--num-samples"):
         plan_run("cifar10-cpu", accelerators)
+
+
+@pytest.mark.parametrize("wrong", [{"number": 0}, {"peak_tflops": -1}, {"utilization": 40}])
+def test_impossible_accelerators(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Accelerators(**wrong)

@@ -22,6 +22,8 @@ from osf_supernet import count_parameters
 from clip_train import runs
 from clip_train.backends import BackendError
 from clip_train.config import Config
+from clip_train.cost import Accelerators
+from clip_train.cost_table import NATURAL_CAPTION, cost_table, plan_run
 from clip_train.model_settings import DEFAULT_MODEL, merge, split_tower_flags
 from clip_train.presets import list_presets, load_config, preset_text
 from clip_train.run_directory import RunDirectory, RunDirectoryError
@@ -142,6 +144,31 @@ def _parser() -> argparse.ArgumentParser:
     presets = commands.add_parser("presets", help="list presets, or print one as TOML")
     presets.add_argument("name", nargs="?", metavar="NAME")
     presets.set_defaults(function=_presets)
+    plan = commands.add_parser(
+        "plan",
+        help="what runs cost: tokens, FLOPs, memory, time and price, before anyone spends it",
+        allow_abbrev=False,
+    )
+    plan.add_argument("configs", nargs="+", metavar="PRESET-OR-TOML", help="the phases of a run")
+    usual = Accelerators()
+    plan.add_argument("--accelerators", type=int, default=usual.number, metavar="N")
+    plan.add_argument(
+        "--peak-tflops", type=float, default=usual.peak_tflops, help="of one, dense; A100: 312"
+    )
+    plan.add_argument(
+        "--utilization", type=float, default=usual.utilization, help="share of the peak reached"
+    )
+    plan.add_argument("--memory-gb", type=float, default=usual.memory_gb, help="of one")
+    plan.add_argument(
+        "--price-per-hour", type=float, default=usual.price_per_hour, help="of one for an hour"
+    )
+    plan.add_argument(
+        "--caption-tokens", type=int, default=NATURAL_CAPTION, help="of an average caption"
+    )
+    plan.add_argument(
+        "--num-samples", type=int, metavar="N", help="size of the data set, for epochs"
+    )
+    plan.set_defaults(function=_plan)
     data = commands.add_parser("data", help="make data sets").add_subparsers(
         dest="what", required=True, metavar="WHAT"
     )
@@ -221,6 +248,26 @@ def _report_overfitting(out: str) -> None:
             f"loss {losses[0]:.4f} at first, {losses[-1]:.4f} at the end; a batch that is learned "
             f"by heart ends below a tenth: {verdict}"
         )
+
+
+def _plan(options: argparse.Namespace, flags: list[str]) -> None:
+    accelerators = Accelerators(
+        number=options.accelerators,
+        peak_tflops=options.peak_tflops,
+        utilization=options.utilization,
+        memory_gb=options.memory_gb,
+        price_per_hour=options.price_per_hour,
+    )
+    planned = [
+        plan_run(
+            name,
+            accelerators,
+            caption_tokens=options.caption_tokens,
+            num_samples=options.num_samples,
+        )
+        for name in options.configs
+    ]
+    print(cost_table(planned, accelerators))
 
 
 def _presets(options: argparse.Namespace, flags: list[str]) -> None:

@@ -7,10 +7,11 @@ work, norms and softmax are not counted), and the tensors that autograd keeps ar
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from clip_models import CLIP, CLIPConfig
+from clip_models import CLIP, CLIPConfig, ConfigError
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -40,7 +41,8 @@ class RunCost(NamedTuple):
     price: float
 
 
-class Accelerators(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Accelerators:
     """What the run is computed on."""
 
     number: int = 8
@@ -52,6 +54,14 @@ class Accelerators(NamedTuple):
     """Memory of one, in 10^9 bytes."""
     price_per_hour: float = 2.0
     """Price of one for an hour, in any currency."""
+
+    def __post_init__(self) -> None:
+        for name in ("number", "peak_tflops", "memory_gb"):
+            value = getattr(self, name)
+            if value <= 0:
+                raise ConfigError(f"{name} of accelerators must be positive, got {value}")
+        if not 0 < self.utilization <= 1:
+            raise ConfigError(f"utilization must be in (0, 1], got {self.utilization}")
 
 
 def pair_cost(
