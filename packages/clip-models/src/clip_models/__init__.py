@@ -35,6 +35,7 @@ from clip_models.preprocess import EvaluationTransform, Preprocess, TrainTransfo
 from clip_models.pretrained import load_model
 from clip_models.registry import get_config, list_models
 from clip_models.strict_config import ConfigError, from_dict, nearest, to_dict
+from clip_models.subnet import config_of
 from clip_models.token_pooling import PooledTokens, TokenPooling
 from clip_models.tower_output import TowerOutput
 from clip_models.weight_files import CheckpointError, load_tensors, read_weights
@@ -64,6 +65,7 @@ __all__ = [
     "TowerOutput",
     "TrainTransform",
     "ViTConfig",
+    "config_of",
     "create_model",
     "create_model_and_transforms",
     "detect_dialect",
