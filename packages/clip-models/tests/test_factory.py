@@ -391,6 +391,17 @@ def test_open_clip_reads_what_we_write_and_we_what_it_writes(tmp_path: Path) -> 
     assert back.evaluate.config == PREPROCESS
 
 
+def test_the_only_weight_file_may_have_any_name(tmp_path: Path) -> None:
+    model = model_of(PLAIN)
+    save_pretrained(tmp_path, model, PREPROCESS)
+    (tmp_path / "open_clip_model.safetensors").unlink()
+    (tmp_path / "model.safetensors").rename(tmp_path / "epoch_32.safetensors")
+    assert_same(create_model(tmp_path), model)
+    (tmp_path / "epoch_31.pt").touch()
+    with pytest.raises(CheckpointError, match=r"has no model\.safetensors"):
+        create_model(tmp_path)
+
+
 def test_what_is_written(tmp_path: Path) -> None:
     model = model_of(PLAIN)
     (tmp_path / "vocab.txt").write_text("words")

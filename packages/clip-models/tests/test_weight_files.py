@@ -63,6 +63,12 @@ def test_pickled_state_dicts(tmp_path: Path, wrap: Any, zipped: bool) -> None:
     assert same(read_weights(tmp_path / "w.pt"), TENSORS)
 
 
+def test_only_a_leading_module_is_a_wrapper_s(tmp_path: Path) -> None:
+    state = {"module.pooling.module.weight": torch.zeros(1)}
+    torch.save(state, tmp_path / "w.pt")
+    assert list(read_weights(tmp_path / "w.pt")) == ["pooling.module.weight"]
+
+
 def test_safetensors_by_name_and_by_content(tmp_path: Path) -> None:
     for name in ("w.safetensors", "w.bin"):
         save_file(TENSORS, tmp_path / name)

@@ -32,6 +32,7 @@ _WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".npz")
 
 
 class ModelFiles(NamedTuple):
@@ -46,7 +47,7 @@ def read_model_directory(directory: str | Path) -> ModelFiles:
     """The configs of a model directory and the file of its weights, which is not read.
 
     Our own `clip_config.json` goes first, then open_clip's config, then transformers'; the weights
-    may be in any naming.
+    may be in any naming, and in a file of any name if it is the only one.
 
     Raises:
         CheckpointError: There is no config, it cannot be read, or there are no weights.
@@ -56,6 +57,9 @@ def read_model_directory(directory: str | Path) -> ModelFiles:
     for name in weight_names(directory):
         if (directory / name).is_file():
             return ModelFiles(config, preprocess, directory / name)
+    others = [path for path in directory.iterdir() if path.suffix in _SUFFIXES]
+    if len(others) == 1:
+        return ModelFiles(config, preprocess, others[0])
     raise CheckpointError(
         f"{directory} has no {_WEIGHTS[0]}; if its training was interrupted, "
         "name one of its checkpoints/step-… directories"

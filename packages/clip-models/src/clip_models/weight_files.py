@@ -30,18 +30,8 @@ class CheckpointError(ValueError):
 
 
 INDEX_SUFFIX = ".index.json"
-WEIGHT_NAMES = (
-    "model.safetensors",
-    "open_clip_model.safetensors",
-    "model.safetensors.index.json",
-    "open_clip_pytorch_model.bin",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-"""The names weights have in a model directory, the preferred first."""
-
 _NESTED = ("state_dict", "model_state_dict", "model")
-_WRAPPERS = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
+_WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -72,6 +62,8 @@ def without_wrappers(tensors: Mapping[str, Tensor], *, source: str | Path) -> di
     plain: dict[str, Tensor] = {}
     for key, value in tensors.items():
         name = ".".join(part for part in key.split(".") if part not in _WRAPPERS)
+        while name.startswith("module."):
+            name = name.removeprefix("module.")
         if name in plain:
             raise CheckpointError(f"{source} has {name} twice, once as {key}")
         plain[name] = value
