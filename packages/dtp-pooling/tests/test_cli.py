@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from dtp_pooling.cli import main, override
@@ -62,8 +63,37 @@ def test_resume_goes_on_and_keeps_its_configuration(run, capsys):
     assert (out / "metrics.jsonl").read_text() == before  # it was at its last step
     with pytest.raises(SystemExit, match="keeps its configuration"):
         main(["train", str(data), "--out", str(out), "--resume", "--set", "steps=9"])
-    with pytest.raises(FileExistsError, match="holds a run"):
+    with pytest.raises(SystemExit, match=r"dtp-lm: .* holds a run; resume it"):
         main(["train", str(data), "--out", str(out), "--preset", "cpu-gumbel"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nowhere.txt", "--out", "x"], r"dtp-lm: .*No such file.*nowhere\.txt"),
+        (["eval", "nowhere", "{data}"], "dtp-lm: nowhere holds no run"),
+        (["train", "{data}", "--out", "x", "--resume"], "dtp-lm: x holds no run"),
+        (["train", "{data}", "--out", "x", "--set", "step=3"], "did you mean 'steps'"),
+        (["train", "{data}", "--out", "x", "--set", "steps=0"], "dtp-lm: steps must be at least 1"),
+        (["train", "{data}", "--out", "x", "--set", "context=9999"], "needs 79992 symbols"),
+        (["eval", "{out}", "{other}"], r"dtp-lm: the text has characters outside .*'Z'"),
+        (["generate", "{out}", "--prompt", ""], "expected a prompt"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(run, tmp_path, monkeypatch, arguments, message):
+    data, out = run
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.txt").write_text("Z" * 100, encoding="utf-8")
+    places = {"data": data, "out": out, "other": tmp_path / "other.txt"}
+    with pytest.raises(SystemExit, match=message):
+        main([argument.format(**places) for argument in arguments])
+
+
+def test_a_missing_extra_is_named(run, tmp_path, monkeypatch):
+    _, out = run
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(SystemExit, match=r"pip install 'dtp-pooling\[plot\]'"):
+        main(["curves", str(out), "--out", str(tmp_path / "curves.png")])
 
 
 def test_presets_are_listed_and_printed(capsys):

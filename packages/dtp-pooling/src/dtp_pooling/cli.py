@@ -19,11 +19,28 @@ from dtp_pooling.text import read_text, split_text
 from dtp_pooling.training import Trainer, for_use, read_model, read_run, start_run
 from dtp_pooling.training_config import PRESETS, TrainingConfig
 
+EXTRAS = {
+    "matplotlib": "plot",
+    "osf_supernet": "pruning",
+    "sentencepiece": "unigram",
+    "torchao": "int8",
+}
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command."""
     options = _parser().parse_args(arguments)
-    options.command(options)
+    try:
+        options.command(options)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        raise SystemExit(
+            f"dtp-lm: {package} is not installed; pip install 'dtp-pooling[{EXTRAS[package]}]'"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"dtp-lm: {error}") from error
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -111,7 +111,7 @@ class GatherSegments(torch.autograd.Function):
         out = flat.index_select(0, slot)
         static = out.device.type != "cpu" or torch.compiler.is_compiling()
         if static or not bool(read.all()):
-            out = out.masked_fill(~read[:, None], 0)
+            out.masked_fill_(~read[:, None], 0)
             slot = torch.where(read, slot, ctx.rows)  # one spare row for gradients of nothing
         ctx.save_for_backward(slot)
         return out
