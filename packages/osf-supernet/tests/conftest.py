@@ -216,18 +216,25 @@ def own_clip(vision):
     return CLIP(CLIPConfig(embed_dim=12, vision=vision, text=text))
 
 
+def full_captions():
+    """End tokens come last: what is behind them the tower would not compute."""
+    ids = tokens(10, vocabulary=49)
+    ids[:, -1] = 49
+    return ids
+
+
 def clip_vit():
     from clip_models import ViTConfig
 
     vision = ViTConfig(image_size=16, patch_size=8, width=32, num_layers=3, num_heads=4)
-    return own_clip(vision), (images(16), tokens(10))
+    return own_clip(vision), (images(16), full_captions())
 
 
 def clip_resnet():
     from clip_models import ModifiedResNetConfig
 
     vision = ModifiedResNetConfig(image_size=32, layers=(1, 2, 3, 1), width=8, num_heads=4)
-    return own_clip(vision), (images(32), tokens(10))
+    return own_clip(vision), (images(32), full_captions())
 
 
 def dtp_lm():

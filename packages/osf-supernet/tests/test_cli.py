@@ -6,7 +6,9 @@ import pytest
 import torch
 from osf_supernet import load
 from osf_supernet.cli import main
-from torch import nn
+from osf_supernet.sources import build_model
+from osf_supernet.verification import run
+from torch import Tensor, nn
 
 MODULE = """
 import torch
@@ -52,3 +54,104 @@ def test_sample_extract_and_verify(model, capsys, tmp_path):
 def test_a_model_must_say_where_it_comes_from():
     with pytest.raises(SystemExit, match="expected module:factory"):
         main(["explain", "resnet"])
+
+
+DATA = """
+import torch
+from osf_supernet.training import Classification
+
+def data(batch_size):
+    def batch_of(step):
+        generator = torch.Generator().manual_seed(step)
+        x = torch.randn(batch_size, 6, generator=generator)
+        return x, (x.sum(1) > 0).long()
+
+    task = Classification()
+    return task, batch_of, lambda model: task.evaluate(model, [batch_of(-1)]), []
+"""
+
+
+def test_train_and_search(model, capsys, tmp_path):
+    (tmp_path / "osf_cli_data.py").write_text(DATA)
+    run = ["--data", "osf_cli_data:data", "--batch-size", "32"]
+    folder = str(tmp_path / "net")
+    main(["train", model, *run, "--steps", "60", "--lr", "0.02", "--output", folder])
+    out = capsys.readouterr().out
+    assert "step 60 losses" in out
+    assert float(out.split("largest: score ")[1].split()[0]) > 80
+    main(["train", model, *run, "--steps", "60", "--output", folder])
+    assert "step" not in capsys.readouterr().out  # nothing was left to do
+    front = str(tmp_path / "front")
+    arguments = ["--supernet", folder, "--generations", "1", "--population", "4"]
+    main(["search", model, *run, *arguments, "--max-params", "0.8", "--output", front])
+    assert "parameters: score" in capsys.readouterr().out
+    stored = json.loads((tmp_path / "front" / "front.json").read_text())
+    assert all(row["params"] <= 0.8 * 323 for row in stored["front"])
+    assert (tmp_path / "front" / "front.svg").exists()
+
+
+def test_training_on_an_image_folder(capsys, tmp_path):
+    from PIL import Image
+
+    for part in ("train", "val"):
+        for name, color in (("blue", (0, 0, 255)), ("red", (255, 0, 0))):
+            (tmp_path / part / name).mkdir(parents=True)
+            for index in range(3):
+                Image.new("RGB", (8, 8), color).save(tmp_path / part / name / f"{index}.png")
+    sys_path_module = tmp_path / "osf_cli_images.py"
+    sys_path_module.write_text(
+        "import torch\nfrom torch import nn\n"
+        "def make():\n"
+        "    layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()\n"
+        "    return nn.Sequential(*layers, nn.Linear(288, 2)), torch.randn(2, 3, 8, 8)\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        arguments = ["--images", str(tmp_path), "--steps", "15", "--batch-size", "4"]
+        output = ["--lr", "0.01", "--output", str(tmp_path / "out")]
+        main(["train", "osf_cli_images:make", *arguments, *output])
+    assert "largest: score 100.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("timm:test_vit", Tensor),
+        ("open_clip:ViT-S-32-alt", tuple),
+        ("clip-models:Compact-32", tuple),
+        ("torchvision:resnet18", Tensor),
+    ],
+)
+def test_models_of_libraries_come_with_inputs_that_fit(name, keys):
+    model, inputs = build_model(name)
+    assert isinstance(inputs, keys)
+    run(model, inputs)
+
+
+def test_a_transformers_folder_is_a_model(tmp_path):
+    from transformers.models.clip import CLIPConfig, CLIPModel
+    from transformers.models.t5 import T5Config, T5ForConditionalGeneration
+
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = small | {"intermediate_size": 24, "vocab_size": 50, "eos_token_id": 49}
+    vision = small | {"intermediate_size": 24, "image_size": 16, "patch_size": 8}
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+    CLIPModel(config).save_pretrained(tmp_path / "clip")
+    model, inputs = build_model(f"transformers:{tmp_path / 'clip'}")
+    assert set(inputs) == {"pixel_values", "input_ids"}
+    assert run(model, inputs)[0].shape == (2, 2)
+    T5ForConditionalGeneration(
+        T5Config(d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, vocab_size=20)
+    ).save_pretrained(tmp_path / "t5")
+    model, inputs = build_model(f"transformers:{tmp_path / 't5'}")
+    assert inputs["use_cache"] is False
+    run(model, inputs)
+
+
+def test_a_graph_is_drawn_as_svg(model, capsys):
+    from xml.etree import ElementTree
+
+    main(["explain", model, "--format", "svg"])
+    drawing = ElementTree.fromstring(capsys.readouterr().out)
+    texts = [element.text for element in drawing.iter() if element.tag.endswith("text")]
+    assert "mlp (32)" in texts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from osf_supernet.archive import load, save
+from osf_supernet.archive import load, load_supernet, save, save_supernet
 from osf_supernet.counting import count_parameters
 from osf_supernet.graph import Graph, build_graph
 from osf_supernet.space import Choice, Space, ratios, sizes
@@ -25,8 +25,10 @@ __all__ = [
     "build_graph",
     "count_parameters",
     "load",
+    "load_supernet",
     "operate",
     "ratios",
     "save",
+    "save_supernet",
     "sizes",
 ]

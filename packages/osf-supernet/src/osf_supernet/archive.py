@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
 from osf_supernet.counting import storage_key
 from osf_supernet.graph import named_tensors
+from osf_supernet.space import Space
+from osf_supernet.supernet import Supernet
 from osf_supernet.surgery import Surgery, operate
 
-_WEIGHTS, _RECORD = "model.safetensors", "osf.json"
+_WEIGHTS, _RECORD, _SUPERNET = "model.safetensors", "osf.json", "osf_supernet.json"
 
 
 def save(module: nn.Module, folder: str | Path) -> None:
@@ -78,6 +80,48 @@ def load(folder: str | Path, full: nn.Module) -> nn.Module:
     _fill(module, stored)
     vars(module)["osf_record"] = {k: v for k, v in record.items() if k != "aliases"}
     return module
+
+
+def save_supernet(net: Supernet, folder: str | Path) -> None:
+    """Write a supernet: the model's weights, its space and the order of its blocks."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(net.model, str(folder / _WEIGHTS))
+    record = {
+        "format": 1,
+        "class": type(net.model).__qualname__,
+        "space": net.space.to_dict(),
+        "depth_orders": net.depth_orders,
+        "outputs": list(net.outputs),
+    }
+    text = json.dumps(record, indent=2) + "\n"
+    (folder / _SUPERNET).write_text(text, encoding="utf-8")
+
+
+def load_supernet(folder: str | Path, model: nn.Module, example_inputs: Any) -> Supernet:
+    """The saved supernet on a module of its architecture, whose weights are replaced.
+
+    Args:
+        folder: what `save_supernet` wrote.
+        model: a module of the same architecture.
+        example_inputs: what to trace it with.
+
+    Raises:
+        ValueError: the folder does not fit the module.
+    """
+    folder = Path(folder)
+    record = json.loads((folder / _SUPERNET).read_text(encoding="utf-8"))
+    if record.get("format") != 1:
+        raise ValueError(f"{_SUPERNET} must have format 1, got {record.get('format')!r}")
+    if record["class"] != type(model).__qualname__:
+        raise ValueError(
+            f"the supernet is of class {record['class']}, got {type(model).__qualname__}"
+        )
+    load_model(model, str(folder / _WEIGHTS))
+    space = Space.from_dict(record["space"])
+    net = Supernet(model, example_inputs, space, outputs=record["outputs"])
+    net.depth_orders = record["depth_orders"]
+    return net
 
 
 def _integers(value: Any) -> Any:

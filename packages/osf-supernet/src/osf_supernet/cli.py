@@ -1,13 +1,13 @@
-"""`osf explain|sample|extract|verify`: supernets on the command line.
+"""`osf explain|sample|extract|verify|train|search`: supernets on the command line.
 
-A model is named `module:factory`, a callable without arguments that returns the module, or the
-module and its example inputs; `torchvision:NAME` and `timm:NAME` build that library's model.
+A model is `module:factory`, a callable without arguments that returns the module, or the module
+and its example inputs; or `torchvision:NAME`, `timm:NAME`, `open_clip:NAME`, `clip-models:NAME`,
+`transformers:NAME`.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
 from collections.abc import Sequence
@@ -15,13 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from osf_supernet.archive import save
+from osf_supernet.archive import load_supernet, save, save_supernet
 from osf_supernet.counting import count_parameters
+from osf_supernet.drawing import graph_to_svg
 from osf_supernet.explanation import graph_to_dict, graph_to_dot
+from osf_supernet.sources import build_model
 from osf_supernet.space import Space
 from osf_supernet.supernet import Supernet
+from osf_supernet.training import (
+    Experiment,
+    Progress,
+    Sandwich,
+    from_factory,
+    from_image_folder,
+    recalibrated,
+    train,
+)
 from osf_supernet.verification import VerificationError
 
 
@@ -36,57 +46,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+_TEXTS = {
+    "explain": "print every group: elastic with its sizes, or frozen with the reason",
+    "sample": "print a random config as JSON",
+    "extract": "write a verified subnet to a folder",
+    "verify": "check the largest, the smallest and random subnets against the oracle",
+    "train": "train the supernet and write it to a folder",
+    "search": "search the best subnets under bounds; write and draw the Pareto front",
+}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="osf", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (
-        ("explain", "print every group: elastic with its sizes, or frozen with the reason"),
-        ("sample", "print a random config as JSON"),
-        ("extract", "write a verified subnet to a folder"),
-        ("verify", "check the largest, the smallest and random subnets against the oracle"),
-    ):
-        command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("model", help="module:factory, torchvision:NAME or timm:NAME")
+    made = {}
+    for name, text in _TEXTS.items():
+        command = made[name] = commands.add_parser(name, help=text, description=text)
+        command.add_argument("model", help="module:factory or LIBRARY:NAME")
         command.add_argument("--weights", help="safetensors file with the model's state dict")
-        command.add_argument("--image-size", type=int, default=224, help="of the example image")
-        command.add_argument("--space", help="JSON file of a space")
+        command.add_argument("--supernet", help="folder of a supernet that was trained before")
+        command.add_argument("--image-size", type=int, help="of the example image")
+        command.add_argument("--space", help="JSON file of a space, or a supernet folder of OFM")
         command.add_argument("--seed", type=int, default=0)
-        command.add_argument("--max-params", type=float, help="number, or fraction up to 1")
-        command.add_argument("--max-flops", type=float, help="number, or fraction up to 1")
-        if name == "explain":
-            command.add_argument("--format", choices=("text", "json", "dot"), default="text")
-        if name == "extract":
-            command.add_argument("--config", help="JSON file of a config; sampled by default")
-            command.add_argument("--output", required=True, help="folder to write")
-        if name == "verify":
-            command.add_argument("--samples", type=int, default=3)
+    for name in ("sample", "extract", "search"):
+        made[name].add_argument("--max-params", type=float, help="number, or fraction up to 1")
+        made[name].add_argument("--max-flops", type=float, help="number, or fraction up to 1")
+    made["explain"].add_argument("--format", choices=("text", "json", "dot", "svg"), default="text")
+    made["extract"].add_argument("--config", help="JSON file of a config; sampled by default")
+    made["verify"].add_argument("--samples", type=int, default=3)
+    for name in ("extract", "train", "search"):
+        made[name].add_argument("--output", required=True, help="folder to write")
+    for name in ("extract", "train"):
+        made[name].add_argument("--push-to-hub", metavar="OWNER/NAME", help="upload it, too")
+        made[name].add_argument("--token", help="of the Hub; the stored one by default")
+    for name in ("train", "search"):
+        data = made[name].add_mutually_exclusive_group(required=True)
+        data.add_argument("--images", help="folder with train/CLASS/* and val/CLASS/*")
+        data.add_argument("--data", help="module:factory of an Experiment")
+        made[name].add_argument("--batch-size", type=int, default=64)
+    made["train"].add_argument("--steps", type=int, default=1000)
+    made["train"].add_argument("--lr", type=float, default=5e-5)
+    made["train"].add_argument("--num-random", type=int, default=2, help="random subnets a step")
+    made["train"].add_argument("--importance", default="magnitude", help="order of every group")
+    made["train"].add_argument("--log-interval", type=int, default=10)
+    made["train"].add_argument("--save-interval", type=int, default=500)
+    made["search"].add_argument("--max-latency-ms", type=float)
+    made["search"].add_argument("--population", type=int, default=24)
+    made["search"].add_argument("--generations", type=int, default=10)
     return parser
 
 
 def _supernet(options: argparse.Namespace) -> Supernet:
-    model, inputs = _model(options.model, options.image_size)
+    model, inputs = build_model(options.model, options.image_size)
+    if options.supernet:
+        return load_supernet(options.supernet, model, inputs)
     if options.weights:
         from safetensors.torch import load_file
 
         model.load_state_dict(load_file(options.weights))
     space = Space.read(options.space) if options.space else None
     return Supernet(model, inputs, space)
-
-
-def _model(name: str, image_size: int) -> tuple[nn.Module, Any]:
-    """The module that a name stands for, and inputs to trace it with."""
-    library, _, factory = name.partition(":")
-    if not factory:
-        raise SystemExit(f"expected module:factory, torchvision:NAME or timm:NAME, got {name!r}")
-    image = torch.randn(1, 3, image_size, image_size)
-    if library == "torchvision":
-        made = importlib.import_module("torchvision.models").get_model(factory)
-    elif library == "timm":
-        made = importlib.import_module("timm").create_model(factory)
-    else:
-        made = getattr(importlib.import_module(library), factory)()
-    model, inputs = made if isinstance(made, tuple) else (made, image)
-    return model.eval(), inputs
 
 
 def _sampled(net: Supernet, options: argparse.Namespace) -> dict[str, int]:
@@ -106,6 +125,8 @@ def _explain(net: Supernet, options: argparse.Namespace) -> int:
         print(json.dumps(graph_to_dict(net.graph), indent=2))
     elif options.format == "dot":
         print(graph_to_dot(net.graph))
+    elif options.format == "svg":
+        print(graph_to_svg(net.graph))
     else:
         print(net.explain())
     return 0
@@ -125,6 +146,14 @@ def _extract(net: Supernet, options: argparse.Namespace) -> int:
     save(small, options.output)
     full, count = count_parameters(net.model), count_parameters(small)
     print(f"{count:,} of {full:,} parameters ({count / full:.1%}) in {options.output}")
+    return _pushed(small, options)
+
+
+def _pushed(thing: Any, options: argparse.Namespace) -> int:
+    if options.push_to_hub:
+        from osf_supernet.hub import push_to_hub
+
+        print(push_to_hub(thing, options.push_to_hub, token=options.token))
     return 0
 
 
@@ -140,4 +169,82 @@ def _verify(net: Supernet, options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"explain": _explain, "sample": _sample, "extract": _extract, "verify": _verify}
+def _experiment(net: Supernet, options: argparse.Namespace) -> Experiment:
+    if options.data:
+        return from_factory(options.data, options.batch_size)
+    image: Any = net.inputs if isinstance(net.inputs, torch.Tensor) else None
+    if image is None:
+        raise SystemExit("--images needs a model that is called with one image tensor; use --data")
+    return from_image_folder(
+        options.images,
+        image_size=image.shape[-1],
+        batch_size=options.batch_size,
+        seed=options.seed,
+    )
+
+
+def _train(net: Supernet, options: argparse.Namespace) -> int:
+    experiment = _experiment(net, options)
+    folder = Path(options.output)
+    if not (folder / "checkpoint" / "latest.json").exists():
+        net.reorder(options.importance)
+
+    def report(progress: Progress) -> None:
+        if (progress.step + 1) % options.log_interval == 0:
+            losses = " ".join(f"{loss:.4f}" for loss in progress.losses)
+            print(f"step {progress.step + 1} losses {losses}", flush=True)
+
+    train(
+        Sandwich(net, experiment.task, num_random=options.num_random, seed=options.seed),
+        experiment.batch_of,
+        torch.optim.AdamW(net.model.parameters(), options.lr),
+        options.steps,
+        folder=folder / "checkpoint",
+        save_every=options.save_interval,
+        report=report,
+    )
+    save_supernet(net, folder)
+    for name, config in (("largest", net.largest), ("smallest", net.smallest)):
+        print(f"{name}: score {_score(net, experiment, config):.4f}")
+    return _pushed(net, options)
+
+
+def _score(net: Supernet, experiment: Experiment, config: dict[str, int]) -> float:
+    with net.active(config), recalibrated(net.model, experiment.calibration):
+        return experiment.evaluate(net.model)
+
+
+def _search(net: Supernet, options: argparse.Namespace) -> int:
+    experiment = _experiment(net, options)
+
+    def evaluate(model: torch.nn.Module) -> float:
+        with recalibrated(model, experiment.calibration):
+            return experiment.evaluate(model)
+
+    folder = Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    result = net.search(
+        evaluate,
+        max_params=_bound(options.max_params),
+        max_flops=_bound(options.max_flops),
+        max_latency_ms=options.max_latency_ms,
+        population=options.population,
+        generations=options.generations,
+        seed=options.seed,
+        folder=folder,
+    )
+    result.save(folder / "front.json")
+    result.draw(folder / "front.svg")
+    for candidate in result.front:
+        print(f"{candidate.params:,} parameters: score {candidate.score:.4f} ({candidate.origin})")
+    return 0
+
+
+_COMMANDS = {
+    "explain": _explain,
+    "sample": _sample,
+    "extract": _extract,
+    "verify": _verify,
+    "train": _train,
+    "search": _search,
+}

@@ -44,6 +44,8 @@ class Supernet:
     Attributes:
         model: the module.
         graph: its dimension groups and depth units.
+        inputs: the example it was traced with.
+        outputs: patterns of the outputs whose shape must stay.
         space: the choices by pattern.
         choices: group or depth list name → the sizes it may take, ascending.
     """
@@ -70,6 +72,7 @@ class Supernet:
         """
         self.model = model
         self.inputs = example_inputs
+        self.outputs = tuple(outputs)
         self._more_inputs = list(more_inputs)
         self.graph, self._table = _analyse(model, example_inputs, outputs)
         self.space = default_space(self.graph) if space is None else Space(dict(space))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from osf_supernet.training.batch_norm import recalibrate, recalibrated
+from osf_supernet.training.experiment import Experiment, from_factory, from_image_folder
 from osf_supernet.training.loop import Progress, train
 from osf_supernet.training.sandwich import Sandwich, average_gradients
 from osf_supernet.training.tasks import (
@@ -17,12 +18,15 @@ from osf_supernet.training.tasks import (
 __all__ = [
     "Classification",
     "Contrastive",
+    "Experiment",
     "LanguageModel",
     "Progress",
     "Sandwich",
     "Task",
     "TaskResult",
     "average_gradients",
+    "from_factory",
+    "from_image_folder",
     "last_word_accuracy",
     "recalibrate",
     "recalibrated",

@@ -1,0 +1,116 @@
+"""Models by name for the command line, each with inputs to trace it with.
+
+`module:factory` calls a factory; `torchvision:NAME`, `timm:NAME`, `open_clip:NAME`,
+`clip-models:NAME` and `transformers:NAME` build that library's model. NAME is a directory on disk
+for `clip-models` and `transformers` too. Only `transformers` loads weights by itself (and from
+the Hub where NAME is no directory); the others start from random ones unless weights are given.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Made = tuple[nn.Module, Any]
+
+
+def build_model(name: str, image_size: int | None = None) -> Made:
+    """The module that a name stands for, in evaluation mode, and example inputs.
+
+    Args:
+        name: see the module's documentation.
+        image_size: side of the example image; the model's own, or 224, by default.
+    """
+    library, _, rest = name.partition(":")
+    if not rest:
+        known = ", ".join(f"{prefix}:NAME" for prefix in _LIBRARIES)
+        raise SystemExit(f"expected module:factory or one of {known}; got {name!r}")
+    if library in _LIBRARIES:
+        model, inputs = _LIBRARIES[library](rest, image_size)
+    else:
+        made = getattr(importlib.import_module(library), rest)()
+        model, inputs = made if isinstance(made, tuple) else (made, _images(image_size or 224))
+    return model.eval(), inputs
+
+
+def _images(size: int, channels: int = 3) -> Tensor:
+    return torch.randn(2, channels, size, size)
+
+
+def _texts(length: int, vocabulary: int, last: int | None = None) -> Tensor:
+    ids = torch.randint(0, max(1, vocabulary - 1), (2, length))
+    ids[:, -1] = vocabulary - 1 if last is None else last
+    return ids
+
+
+def _torchvision(name: str, image_size: int | None) -> Made:
+    models = importlib.import_module("torchvision.models")
+    return models.get_model(name), _images(image_size or 224)
+
+
+def _timm(name: str, image_size: int | None) -> Made:
+    model = importlib.import_module("timm").create_model(name)
+    channels, *sides = model.default_cfg.get("input_size", (3, 224, 224))
+    return model, _images(image_size or sides[0], channels)
+
+
+def _open_clip(name: str, image_size: int | None) -> Made:
+    library = importlib.import_module("open_clip")
+    model = library.create_model(name)
+    size = image_size or model.visual.image_size
+    size = size if isinstance(size, int) else size[0]
+    return model, (_images(size), _texts(model.context_length, model.vocab_size))
+
+
+def _clip_models(name: str, image_size: int | None) -> Made:
+    library = importlib.import_module("clip_models")
+    if Path(name).is_dir():
+        model = library.load_model(name)
+        model = getattr(model, "model", model)
+    else:
+        model = library.CLIP(library.get_config(name))
+    config = model.config
+    texts = _texts(config.text.context_length, config.text.vocab_size, config.text.eot_token_id)
+    return model, (_images(image_size or config.vision.image_size), texts)
+
+
+def _transformers(name: str, image_size: int | None) -> Made:
+    library = importlib.import_module("transformers")
+    config = library.AutoConfig.from_pretrained(name)
+    kind = (getattr(config, "architectures", None) or ["AutoModel"])[0]
+    model = getattr(library, kind).from_pretrained(name)
+    text, vision = (getattr(config, f"{part}_config", config) for part in ("text", "vision"))
+    accepted = {"input_ids", "pixel_values"} & set(_parameters(model))
+    inputs: dict[str, Any] = {}
+    if "pixel_values" in accepted:
+        size = image_size or getattr(vision, "image_size", 224)
+        size = size if isinstance(size, int) else size[0]
+        inputs["pixel_values"] = _images(size, getattr(vision, "num_channels", 3))
+    if "input_ids" in accepted:
+        length = min(16, getattr(text, "max_position_embeddings", 16))
+        inputs["input_ids"] = _texts(length, text.vocab_size, getattr(text, "eos_token_id", None))
+        if getattr(config, "is_encoder_decoder", False):
+            inputs["decoder_input_ids"] = inputs["input_ids"].clone()
+        if hasattr(config, "use_cache") and "use_cache" in _parameters(model):
+            inputs["use_cache"] = False
+    return model, inputs
+
+
+def _parameters(model: Any) -> dict[str, Any]:
+    import inspect
+
+    return dict(inspect.signature(model.forward).parameters)
+
+
+_LIBRARIES: dict[str, Callable[[str, int | None], Made]] = {
+    "torchvision": _torchvision,
+    "timm": _timm,
+    "open_clip": _open_clip,
+    "clip-models": _clip_models,
+    "transformers": _transformers,
+}

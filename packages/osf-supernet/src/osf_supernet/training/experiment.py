@@ -1,0 +1,78 @@
+"""What `osf train` and `osf search` need besides a model: a task, batches, and a score."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from osf_supernet.training.tasks import Classification, Task
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as most models expect
+
+
+class Experiment(NamedTuple):
+    """Batches are a function of the step; the score of a model is higher where it is better."""
+
+    task: Task
+    batch_of: Callable[[int], Any]
+    evaluate: Callable[[nn.Module], float]
+    calibration: list[Any]
+
+
+def from_factory(name: str, batch_size: int) -> Experiment:
+    """What `module:factory` returns when called with the batch size."""
+    module, _, factory = name.partition(":")
+    if not factory:
+        raise ValueError(f"data must be module:factory, got {name!r}")
+    made = getattr(importlib.import_module(module), factory)(batch_size)
+    return made if isinstance(made, Experiment) else Experiment(*made)
+
+
+def from_image_folder(
+    folder: str | Path, *, image_size: int, batch_size: int, seed: int = 0
+) -> Experiment:
+    """Classification of `train/CLASS/*` with random flips, scored on all of `val/CLASS/*`.
+
+    Needs torchvision. Class indices are the alphabetical order of the class folders.
+    """
+    sets: Any = importlib.import_module("torchvision.datasets")
+    train, val = (sets.ImageFolder(Path(folder) / part) for part in ("train", "val"))
+    if train.classes != val.classes:
+        raise ValueError("train and val must have the same class folders")
+    task = Classification()
+
+    def read(images: Any, rows: list[int], flip: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        pixels, labels = [], []
+        for position, row in enumerate(rows):
+            image, label = images[row]
+            tensor = _tensor(image, image_size)
+            pixels.append(tensor.flip(2) if flip is not None and flip[position] else tensor)
+            labels.append(label)
+        return torch.stack(pixels), torch.tensor(labels)
+
+    def batch_of(step: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(1_000_003 * seed + step)
+        rows = torch.randint(len(train), (batch_size,), generator=generator)
+        flip = torch.randint(2, (batch_size,), generator=generator)
+        return read(train, rows.tolist(), flip)
+
+    def evaluate(model: nn.Module) -> float:
+        parts = torch.arange(len(val)).split(batch_size)
+        return task.evaluate(model, (read(val, rows.tolist()) for rows in parts))
+
+    calibration = [batch_of(-1 - index)[0] for index in range(4)]
+    return Experiment(task, batch_of, evaluate, calibration)
+
+
+def _tensor(image: Any, size: int) -> Tensor:
+    """(3, size, size) normalised, from a PIL image."""
+    import numpy
+
+    pixels = torch.from_numpy(numpy.array(image.convert("RGB").resize((size, size))))
+    mean, std = torch.tensor(MEAN), torch.tensor(STD)
+    return ((pixels.float() / 255 - mean) / std).permute(2, 0, 1)
