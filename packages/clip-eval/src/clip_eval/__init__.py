@@ -11,6 +11,7 @@ from clip_eval.results import Result
 from clip_eval.samples import (
     Sample,
     Source,
+    describe,
     source_faults,
     source_place,
     source_shards,
@@ -37,6 +38,7 @@ __all__ = [
     "Source",
     "build_classifier",
     "decode_image",
+    "describe",
     "evaluate",
     "expand_shards",
     "load_for_evaluation",

@@ -24,10 +24,11 @@ from clip_train.backends import BackendError
 from clip_train.config import Config
 from clip_train.cost import Accelerators
 from clip_train.cost_table import NATURAL_CAPTION, cost_table, plan_run
+from clip_train.data_cli import add_data_commands
 from clip_train.model_settings import DEFAULT_MODEL, merge, split_tower_flags
 from clip_train.presets import list_presets, load_config, preset_text
 from clip_train.run_directory import RunDirectory, RunDirectoryError
-from clip_train.shapes_dataset import ShapesError, write_shapes
+from clip_train.shapes_dataset import ShapesError
 from clip_train.training_error import Interrupted, TrainingError
 
 USER_ERRORS = (
@@ -169,18 +170,7 @@ def _parser() -> argparse.ArgumentParser:
         "--num-samples", type=int, metavar="N", help="size of the data set, for epochs"
     )
     plan.set_defaults(function=_plan)
-    data = commands.add_parser("data", help="make data sets").add_subparsers(
-        dest="what", required=True, metavar="WHAT"
-    )
-    shapes = data.add_parser(
-        "shapes", help="draw an image–caption set of coloured shapes", allow_abbrev=False
-    )
-    shapes.add_argument("directory", metavar="DIR", help="a new directory")
-    shapes.add_argument("--train", type=int, default=20_000, help="training images")
-    shapes.add_argument("--val-per-class", type=int, default=6, help="images a held-out class")
-    shapes.add_argument("--image-size", type=int, default=64, help="side in pixels")
-    shapes.add_argument("--seed", type=int, default=0)
-    shapes.set_defaults(function=_shapes)
+    add_data_commands(commands)
     return parser
 
 
@@ -277,22 +267,6 @@ def _presets(options: argparse.Namespace, flags: list[str]) -> None:
     width = max(map(len, list_presets()))
     for name in list_presets():
         print(f"{name:<{width}}  {load_config(name).description}")
-
-
-def _shapes(options: argparse.Namespace, flags: list[str]) -> None:
-    summary = write_shapes(
-        options.directory,
-        num_train=options.train,
-        num_val_per_class=options.val_per_class,
-        image_size=options.image_size,
-        seed=options.seed,
-    )
-    print(
-        f"{summary.num_train:,} training images in {summary.num_train_shards} shards and", end=" "
-    )
-    print(
-        f"{summary.num_val:,} of {len(summary.classnames)} held-out classes in {summary.directory}"
-    )
 
 
 def _one_line(error: BaseException) -> str:

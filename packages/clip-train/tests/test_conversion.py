@@ -1,0 +1,175 @@
+"""Conversion to shards: lossless, counted, and resumable at any point."""
+
+from __future__ import annotations
+
+import tarfile
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from clip_eval import BadSample, DataError, Sample, open_source
+from clip_train.cli import main
+from clip_train.conversion import convert
+from clip_train.sampling import format_look, look_at, write_contact_sheet
+from PIL import Image
+
+
+class Kinds:
+    """Samples of every kind that a source may give."""
+
+    name = "kinds"
+    classnames = ("cat", "dog")
+    templates = ("a {c}", "the {c}")
+
+    def __init__(self, jpeg: bytes) -> None:
+        self.jpeg = jpeg
+        self.fail_at = -1
+        self.reads = 0
+
+    def __len__(self) -> int:
+        return 10
+
+    def read(self, index: int) -> Sample:
+        self.reads += 1
+        if index == self.fail_at:
+            raise KeyboardInterrupt
+        key = f"sample {index}"
+        if index == 3:
+            raise BadSample("truncated", "half of it is missing", key)
+        if index == 4:
+            return Sample(key, b"what is this", ("a thing",))
+        if index == 5:
+            return Sample(key, Image.new("RGB", (9, 7), (1, 2, 3)), ("drawn", "twice"))
+        if index == 6:
+            return Sample(key, self.jpeg, ("two\nlines", "one"))
+        if index == 7:
+            return Sample(key, self.jpeg[:200], ("cut",))
+        if index == 8:
+            return Sample(key, self.jpeg, ("a dog", "the dog"), 1)
+        return Sample(key, self.jpeg, (f"caption {index}",), index % 2)
+
+
+@pytest.fixture
+def kinds(shapes: Path) -> Kinds:
+    image = open_source(f"wds:{shapes}/train").read(0).image
+    assert isinstance(image, bytes)
+    return Kinds(image)
+
+
+def test_what_is_written_reads_back(kinds: Kinds, tmp_path: Path) -> None:
+    counts = convert(kinds, tmp_path / "out", shard_size=4, progress=False)
+    assert counts.written == 8
+    assert counts.captions == 5 + 2 + 2 + 2
+    assert counts.faults == {"truncated": 1, "not-an-image": 1}
+    assert "sample 3: truncated: half of it is missing" in counts.named
+    source = open_source(f"wds:{tmp_path / 'out'}")
+    assert source.classnames == kinds.classnames
+    assert source.templates == kinds.templates
+    kept = [0, 1, 2, 5, 6, 7, 8, 9]
+    for place, index in enumerate(kept):
+        ours, theirs = source.read(place), kinds.read(index)
+        assert ours.key.endswith(f"/{index:09d}")
+        assert (ours.captions, ours.label) == (theirs.captions, theirs.label)
+        if isinstance(theirs.image, bytes):
+            assert ours.image == theirs.image
+    with tarfile.open(tmp_path / "out" / "000001.tar") as tar:
+        names = [member.name for member in tar]
+    assert names == ["000000005.png", "000000005.txt", "000000006.jpg", "000000006.json",
+                     "000000007.jpg", "000000007.txt"]  # fmt: skip
+
+
+def test_checking_leaves_out_what_cannot_be_decoded(kinds: Kinds, tmp_path: Path) -> None:
+    counts = convert(kinds, tmp_path / "out", shard_size=4, check=True, progress=False)
+    assert counts.written == 7
+    assert counts.faults == {"truncated": 2, "not-an-image": 1}
+
+
+@pytest.mark.parametrize("fail_at", [0, 2, 5, 9])
+def test_an_interrupted_conversion_goes_on(kinds: Kinds, tmp_path: Path, fail_at: int) -> None:
+    whole = convert(kinds, tmp_path / "whole", shard_size=4, progress=False)
+    kinds.fail_at = fail_at
+    with pytest.raises(KeyboardInterrupt):
+        convert(kinds, tmp_path / "parts", shard_size=4, progress=False)
+    kinds.fail_at, kinds.reads = -1, 0
+    assert convert(kinds, tmp_path / "parts", shard_size=4, progress=False) == whole
+    assert kinds.reads == 10 - fail_at // 4 * 4
+    for path in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "parts" / path.name).read_bytes() == path.read_bytes()
+    assert {p.name for p in (tmp_path / "parts").iterdir()} == {
+        p.name for p in (tmp_path / "whole").iterdir()
+    }
+
+
+def test_other_directories_are_left_alone(kinds: Kinds, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(DataError, match="is not empty"):
+        convert(kinds, tmp_path / "mine", progress=False)
+    convert(kinds, tmp_path / "out", shard_size=4, progress=False)
+    with pytest.raises(DataError, match=r"holds a conversion of kinds .* 4 a shard"):
+        convert(kinds, tmp_path / "out", shard_size=5, progress=False)
+    with pytest.raises(DataError, match="1 or more"):
+        convert(kinds, tmp_path / "none", shard_size=0, progress=False)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    code = main(["data", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out + captured.err
+
+
+def test_the_commands(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = run(capsys, "convert", f"imagefolder:{shapes}/val", tmp_path / "out")
+    assert code == 0
+    assert "144 of 144 samples" in text
+    code, text = run(
+        capsys,
+        "inspect",
+        f"wds:{tmp_path}/out",
+        "--samples",
+        20,
+        "--html",
+        tmp_path / "a" / "s.html",
+    )
+    assert code == 0
+    assert "144 samples in 1 shards" in text
+    assert "20 usable, 0 faults" in text
+    page = (tmp_path / "a" / "s.html").read_text()
+    assert page.count("<figure>") == 20
+    assert page.count("data:image/jpeg;base64,") == 20
+    assert run(capsys, "inspect", "nowhere/at/all")[0] == 2
+    assert run(capsys, "inspect", f"wds:{tmp_path}/out", "--samples", 0)[0] == 2
+
+
+class Balance(HTMLParser):
+    """Notes tags that are opened and not closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_a_look_counts_and_escapes(kinds: Kinds, tmp_path: Path) -> None:
+    kinds.name = "<script>alert(1)</script>"
+    look = look_at(kinds, 100, progress=False)
+    text = format_look(look)
+    assert "10 samples" in text
+    assert "7 usable, 3 faults" in text
+    assert "fault: truncated" in text
+    assert "sample 7: truncated" in text
+    again = [look_at(kinds, 3, seed=1, progress=False).seen for _ in range(2)]
+    assert again[0] == again[1]
+    write_contact_sheet(look, tmp_path / "sheet.html")
+    page = (tmp_path / "sheet.html").read_text()
+    assert "<script>" not in page
+    assert "9×7" in page
+    parser = Balance()
+    parser.feed(page)
+    assert parser.open == []
