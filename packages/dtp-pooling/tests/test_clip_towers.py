@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import tomllib
 from pathlib import Path
 
 import open_clip
@@ -13,10 +15,13 @@ from clip_models import (
     CLIP,
     PoolingConfig,
     PreprocessConfig,
+    from_dict,
     from_open_clip,
+    get_config,
     load_model,
     save_model,
 )
+from clip_models.vision_transformer import VisionTransformer
 from clip_tokenizer import get_tokenizer
 from torch import Tensor
 
@@ -314,3 +319,14 @@ def test_a_pooled_checkpoint_is_read_by_the_evaluation(tmp_path: Path):
         for other in (again, loaded.model):
             assert torch.equal(other.encode_image(images()), model.encode_image(images()))
             assert torch.equal(other.encode_text(tokens), model.encode_text(tokens))
+
+
+def test_the_configuration_in_the_readme_builds_a_pooled_tower():
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```toml\n(.*?)```", readme, re.S)
+    pooled = from_dict(PoolingConfig, tomllib.loads(block)["model"]["vision"]["pooling"])
+    config = dataclasses.replace(get_config("ViT-B-16").vision, width=64, num_heads=1)
+    with torch.no_grad():
+        tower = VisionTransformer(dataclasses.replace(config, pooling=pooled), 8).eval()
+        records = tower.run(images(1, 224)).records
+    assert [records[name]["counts"].shape[1] for name in records] == [1 + 98, 1 + 49]
