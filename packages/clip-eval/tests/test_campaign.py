@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from clip_eval import open_source
-from clip_eval.campaign import Campaign, open_data
+from clip_eval.campaign import Campaign
 from clip_eval.cli import main
+from clip_eval.data_sets import open_data
 
 
 @pytest.fixture

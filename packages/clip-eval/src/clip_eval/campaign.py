@@ -15,8 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from clip_eval.class_names import ClassList
 from clip_eval.costs import measure_cost
+from clip_eval.data_sets import given_templates, open_data
 from clip_eval.embedding import Reading
 from clip_eval.encoder import Encoder, Precision
 from clip_eval.evaluation import evaluate_together
@@ -26,12 +26,11 @@ from clip_eval.loading import source_content
 from clip_eval.model_directory import LoadedModel, load_for_evaluation
 from clip_eval.output_files import RESULT_FILE, prepare_output, read_json, write_result
 from clip_eval.processes import Processes
-from clip_eval.prompt_sets import PromptSet, find_prompt_set, get_prompt_set, recognise_imagenet
-from clip_eval.prompts import DEFAULT_TEMPLATES, Templates, read_prompts
+from clip_eval.prompt_sets import PromptSet
+from clip_eval.prompts import DEFAULT_TEMPLATES, Templates
 from clip_eval.questions import Question, check_question
 from clip_eval.results import Result
 from clip_eval.samples import Source
-from clip_eval.sources import open_source
 from clip_eval.tasks import TaskName
 
 SMALL_DATA = 2000
@@ -146,7 +145,7 @@ def run_campaign(
 
     if campaign.single:
         prepare_output(campaign.out, force=True)
-    templates, origin = _given_templates(campaign.templates)
+    templates, origin = given_templates(campaign.templates)
     first = _open_for(campaign, campaign.data[0]) if campaign.single else None
     subjects = _load(campaign, done)
     for spec, directory in zip(campaign.data, _slugs(campaign.data), strict=True):
@@ -378,43 +377,6 @@ class _Work:
 
 def _open_for(campaign: Campaign, spec: str) -> tuple[Source, PromptSet | None]:
     return open_data(spec, classnames=campaign.classnames, split=campaign.split)
-
-
-def open_data(
-    spec: str, *, classnames: str | None = None, split: str | None = None
-) -> tuple[Source, PromptSet | None]:
-    """A source with the class names in use, and the usual set it is, if it is one.
-
-    Folders that are all WordNet ids of ImageNet get ImageNet's class names.
-
-    Args:
-        spec: As for `open_source`.
-        classnames: A file of class names, or the name of a usual set.
-        split: Which split, where the data has several.
-    """
-    if classnames is not None and Path(classnames).is_file():
-        return open_source(spec, classnames=ClassList.read(classnames), split=split), None
-    if classnames is not None:
-        usual = get_prompt_set(classnames)
-        return open_source(spec, classnames=usual.classes(), split=split), usual
-    source = open_source(spec, split=split)
-    imagenet = recognise_imagenet(source.classnames or ())
-    if imagenet is None:
-        return source, find_prompt_set(str(getattr(source, "kind", "")))
-    usual, names = imagenet
-    classes = ClassList(names=names, folders=tuple(source.classnames or ()))
-    return open_source(spec, classnames=classes, split=split), usual
-
-
-def _given_templates(given: str | None) -> tuple[Templates | None, str]:
-    if given is None:
-        return None, ""
-    if Path(given).is_file() or Path(given).suffix:
-        return read_prompts(given), "--templates"
-    usual = get_prompt_set(given)
-    if usual.templates is None:
-        raise DataError(f"{usual.name} has no templates of its own; give a file of them")
-    return usual.templates, f"--templates {usual.name}"
 
 
 def _slugs(specs: Sequence[str]) -> list[str]:

@@ -81,12 +81,6 @@ class Encoder:
         """The factor on cosine similarity."""
         return float(self.model.logit_scale.detach().float().exp())
 
-    @property
-    def bias(self) -> float | None:
-        """The term added to scaled similarity, where the model has one (SigLIP)."""
-        found = getattr(self.model, "logit_bias", None)
-        return None if found is None else float(found.detach().float())
-
     @torch.no_grad()
     def images(self, pixels: Tensor) -> Tensor:
         """Unit vectors (B, D), float32 on the device, of preprocessed images (B, 3, H, W)."""

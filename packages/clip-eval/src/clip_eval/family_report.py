@@ -7,8 +7,8 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
-from clip_eval.campaign import open_data
 from clip_eval.charts import Point, cost_chart
+from clip_eval.data_sets import open_data
 from clip_eval.faults import DataError, EvaluationError
 from clip_eval.report import page, result_sections
 from clip_eval.result_files import StoredResult

@@ -100,11 +100,6 @@ class ForeignTowers(nn.Module):
         scale: Tensor = self.model.get_parameter("logit_scale")
         return scale
 
-    @property
-    def logit_bias(self) -> Tensor | None:
-        """The term added to scaled similarity, if the model has one."""
-        return getattr(self.model, "logit_bias", None)
-
     def encode_image(self, images: Tensor) -> Tensor:
         """Features (B, D) of normalised pixels (B, 3, H, W)."""
         return self._image(images)

@@ -6,10 +6,9 @@ from clip_eval.tasks.linear_probe import LinearProbe
 from clip_eval.tasks.multilabel import MultiLabel
 from clip_eval.tasks.retrieve import Retrieve
 from clip_eval.tasks.select import Select
-from clip_eval.tasks.task import MAIN_METRIC, TASKS, Task, TaskName
+from clip_eval.tasks.task import TASKS, Task, TaskName
 
 __all__ = [
-    "MAIN_METRIC",
     "TASKS",
     "Classify",
     "LinearProbe",

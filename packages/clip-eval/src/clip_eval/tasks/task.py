@@ -14,16 +14,6 @@ from clip_eval.results import Result
 TaskName = Literal["auto", "classify", "multilabel", "retrieval", "linear-probe", "knn", "select"]
 TASKS: tuple[str, ...] = get_args(TaskName)
 
-MAIN_METRIC = {
-    "zeroshot_classification": "acc1",
-    "zeroshot_retrieval": "image_retrieval_recall@1",
-    "linear_probe": "lp_acc1",
-    "knn": "knn_acc1",
-    "image_caption_selection": "acc",
-    "zeroshot_multilabel": "mean_average_precision",
-}
-"""The number a result is known by, for each ``task`` of a result."""
-
 
 class Task(Protocol):
     """One model's part of an evaluation.

@@ -1,0 +1,241 @@
+"""What each command of ``clip-eval`` does; every function gives an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+import torch
+
+from clip_eval.campaign import Campaign, Outcome, run_campaign
+from clip_eval.class_names import ClassList
+from clip_eval.comparison import compare_results, format_comparison, pair_results
+from clip_eval.data_sets import open_data
+from clip_eval.embedding import Reading
+from clip_eval.embedding_cache import cache_directory
+from clip_eval.embedding_files import embed_source, embed_texts, write_embeddings
+from clip_eval.encoder import Encoder, Precision
+from clip_eval.exchange import export_csv, export_json, import_results
+from clip_eval.family_report import render_family
+from clip_eval.faults import EvaluationError
+from clip_eval.image_files import ImageFiles
+from clip_eval.inspection import format_inspection, inspect_source
+from clip_eval.model_directory import load_for_evaluation
+from clip_eval.output_files import (
+    PREDICTIONS_FILE,
+    REPORT_FILE,
+    RESULT_FILE,
+    write_json,
+    write_text,
+)
+from clip_eval.prediction import format_predictions, predict, render_predictions
+from clip_eval.processes import joined_processes
+from clip_eval.prompts import DEFAULT_TEMPLATES, read_prompts, read_text
+from clip_eval.questions import Question
+from clip_eval.result_files import find_results
+from clip_eval.results import finite
+from clip_eval.samples import Source
+from clip_eval.table import format_result, format_table
+
+EXIT_FAILED = 1
+FAMILY_FILE = "family.html"
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """Measure models on data sets."""
+    with joined_processes() as processes:
+        device = _device(arguments.device, processes.local_rank)
+        campaign = Campaign(
+            models=tuple(arguments.model),
+            data=tuple(arguments.data),
+            out=arguments.out,
+            task=arguments.task,
+            templates=arguments.templates,
+            classnames=arguments.classnames,
+            split=arguments.split,
+            train=arguments.train,
+            train_split=arguments.train_split,
+            question=Question(
+                ks=arguments.k,
+                recall_ks=arguments.recall_k,
+                neighbours=arguments.neighbours,
+                shots=arguments.shots,
+                penalty=arguments.penalty,
+                seed=arguments.seed,
+            ),
+            batch_size=arguments.batch_size,
+            workers=arguments.workers,
+            device=device,
+            precision=_precision(arguments.precision, device),
+            cache=None if arguments.no_cache else arguments.cache or cache_directory(),
+            cost=arguments.cost,
+            samples=arguments.samples,
+            seed=arguments.seed,
+            force=arguments.force,
+            progress=not arguments.quiet,
+        )
+        outcomes = run_campaign(campaign, processes, _print_single if campaign.single else _print)
+        if processes.first and not campaign.single:
+            print(format_table([o.record for o in outcomes if o.record is not None]))
+    return EXIT_FAILED if any(outcome.error for outcome in outcomes) else 0
+
+
+def _print_single(outcome: Outcome) -> None:
+    if outcome.result is None:
+        print(f"kept {outcome.directory / RESULT_FILE}: same weights, prompts and samples")
+        return
+    print(format_result(outcome.result))
+    print(f"\nwrote {outcome.directory / RESULT_FILE}, {PREDICTIONS_FILE}, {REPORT_FILE}")
+
+
+def _print(outcome: Outcome) -> None:
+    where = f"{outcome.model} on {outcome.data}"
+    if outcome.error:
+        print(f"clip-eval: {where}: {' '.join(outcome.error.split())}", file=sys.stderr)
+    else:
+        print(f"{'kept' if outcome.kept else 'wrote'} {outcome.directory / RESULT_FILE}: {where}")
+
+
+def predict_command(arguments: argparse.Namespace) -> int:
+    """Label single images."""
+    if arguments.out is not None and arguments.out.exists() and not arguments.force:
+        raise EvaluationError(f"{arguments.out} exists already; choose another --out, or --force")
+    given = None if arguments.templates is None else read_prompts(arguments.templates)
+    source = ImageFiles(arguments.images)
+    labels = _labels(arguments)
+    device = _device(arguments.device)
+    loaded = load_for_evaluation(arguments.model, device=device)
+    templates = given or loaded.templates
+    found = predict(
+        loaded.model,
+        source,
+        labels,
+        tokenizer=loaded.tokenizer,
+        preprocess=loaded.preprocess,
+        templates=templates or DEFAULT_TEMPLATES,
+        top=arguments.top,
+        device=device,
+    )
+    if arguments.out is not None:
+        write_text(arguments.out, render_predictions(found, source, f"Labels by {loaded.name}"))
+    if arguments.json:
+        for image in found.images:
+            print(json.dumps(image.to_dict(), ensure_ascii=False, allow_nan=False))
+    else:
+        print(format_predictions(found))
+    if not found.images:
+        raise EvaluationError(f"none of the {len(source)} images could be used")
+    return 0
+
+
+def embed_command(arguments: argparse.Namespace) -> int:
+    """Write embeddings."""
+    if arguments.out.exists() and not arguments.force:
+        raise EvaluationError(f"{arguments.out} exists already; choose another --out, or --force")
+    device = _device(arguments.device)
+    loaded = load_for_evaluation(arguments.model, device=device)
+    encoder = Encoder(
+        loaded.model,
+        loaded.tokenizer,
+        loaded.preprocess,
+        device=device,
+        batch_size=arguments.batch_size,
+    )
+    if arguments.texts is not None:
+        lines = [line for line in read_text(arguments.texts).splitlines() if line.strip()]
+        found = embed_texts(encoder, lines)
+    else:
+        reading = Reading(batch_size=arguments.batch_size, progress=not arguments.quiet)
+        found = embed_source(encoder, _open(arguments), reading)
+    write_embeddings(arguments.out, found)
+    n, width = found.features.shape
+    print(f"wrote {arguments.out}: {n:,} embeddings of {width}, {len(found.skipped):,} skipped")
+    for skipped in found.skipped:
+        print(f"skipped: {skipped.key}: {skipped.reason}: {skipped.detail}")
+    return 0
+
+
+def compare_command(arguments: argparse.Namespace) -> int:
+    """Compare results."""
+    pairs = pair_results(find_results(arguments.first), find_results(arguments.second))
+    found = [compare_results(first, second) for first, second in pairs]
+    if arguments.json:
+        records = [finite(one.to_dict()) for one in found]
+        print(json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        print("\n\n".join(map(format_comparison, found)))
+    return 0
+
+
+def report_command(arguments: argparse.Namespace) -> int:
+    """Put results on one page."""
+    stored = find_results(arguments.directory)
+    out = arguments.out or arguments.directory / FAMILY_FILE
+    title = f"Results in {arguments.directory.resolve().name}"
+    page = render_family(stored, title=title, samples=arguments.samples, seed=arguments.seed)
+    table = format_table([one.record for one in stored])
+    write_text(out, page)
+    write_text(out.with_suffix(".md"), f"# {title}\n\n{table}\n")
+    print(table)
+    print(f"\nwrote {out}, {out.with_suffix('.md').name}")
+    return 0
+
+
+def import_command(arguments: argparse.Namespace) -> int:
+    """Read other tools' results."""
+    for path in import_results(arguments.files, arguments.out, force=arguments.force):
+        print(f"wrote {path}")
+    return 0
+
+
+def export_command(arguments: argparse.Namespace) -> int:
+    """Write results for other tools."""
+    if arguments.csv is None and arguments.json is None:
+        raise EvaluationError("export needs --csv FILE or --json DIRECTORY")
+    stored = find_results(arguments.directory)
+    if arguments.csv is not None:
+        write_text(arguments.csv, export_csv([one.record for one in stored]))
+    for number, one in enumerate(stored if arguments.json is not None else ()):
+        write_json(arguments.json / f"{number:04d}.json", export_json(one.record))
+    print(f"wrote {len(stored)} results")
+    return 0
+
+
+def _labels(arguments: argparse.Namespace) -> tuple[str, ...]:
+    if arguments.classnames is not None:
+        return ClassList.read(arguments.classnames).names
+    labels = tuple(label.strip() for label in arguments.labels.split(","))
+    if not all(labels):
+        raise EvaluationError(f"--labels {arguments.labels!r}: expected names between commas")
+    return labels
+
+
+def inspect_command(arguments: argparse.Namespace) -> int:
+    """Look at a data set."""
+    found = inspect_source(_open(arguments), progress=not arguments.quiet)
+    print(format_inspection(found))
+    return 0
+
+
+def _open(arguments: argparse.Namespace) -> Source:
+    source, _ = open_data(arguments.data, classnames=arguments.classnames, split=arguments.split)
+    return source
+
+
+def _device(name: str, local_rank: int = 0) -> str:
+    if name == "auto":
+        return f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise EvaluationError(
+            f"--device {name} cannot be used ({str(error).splitlines()[0]}); try cpu"
+        ) from error
+    return name
+
+
+def _precision(name: str, device: str) -> Precision:
+    if name == "auto":
+        return "bf16" if device.startswith("cuda") else "fp32"
+    return name  # type: ignore[return-value]

@@ -1,0 +1,54 @@
+"""Data as a user names it: the source, its class names, and the prompts that are usual for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clip_eval.class_names import ClassList
+from clip_eval.faults import DataError
+from clip_eval.prompt_sets import PromptSet, find_prompt_set, get_prompt_set, recognise_imagenet
+from clip_eval.prompts import Templates, read_prompts
+from clip_eval.samples import Source
+from clip_eval.sources import open_source
+
+
+def open_data(
+    spec: str, *, classnames: str | None = None, split: str | None = None
+) -> tuple[Source, PromptSet | None]:
+    """A source with the class names in use, and the usual set it is, if it is one.
+
+    Folders that are all WordNet ids of ImageNet get ImageNet's class names.
+
+    Args:
+        spec: As for `open_source`.
+        classnames: A file of class names, or the name of a usual set.
+        split: Which split, where the data has several.
+    """
+    if classnames is not None and Path(classnames).is_file():
+        return open_source(spec, classnames=ClassList.read(classnames), split=split), None
+    if classnames is not None:
+        usual = get_prompt_set(classnames)
+        return open_source(spec, classnames=usual.classes(), split=split), usual
+    source = open_source(spec, split=split)
+    imagenet = recognise_imagenet(source.classnames or ())
+    if imagenet is None:
+        return source, find_prompt_set(str(getattr(source, "kind", "")))
+    usual, names = imagenet
+    classes = ClassList(names=names, folders=tuple(source.classnames or ()))
+    return open_source(spec, classnames=classes, split=split), usual
+
+
+def given_templates(given: str | None) -> tuple[Templates | None, str]:
+    """Templates from a file or a usual set, and where they are from; (None, "") for None.
+
+    Raises:
+        DataError: It is neither, or the set has none.
+    """
+    if given is None:
+        return None, ""
+    if Path(given).is_file() or Path(given).suffix:
+        return read_prompts(given), "--templates"
+    usual = get_prompt_set(given)
+    if usual.templates is None:
+        raise DataError(f"{usual.name} has no templates of its own; give a file of them")
+    return usual.templates, f"--templates {usual.name}"
