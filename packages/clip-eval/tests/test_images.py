@@ -107,3 +107,20 @@ def test_too_many_pixels_are_refused_before_decoding(monkeypatch: pytest.MonkeyP
     for data in (large, bomb):
         with pytest.raises(BadImage, match="too-large"):
             decode_image(data)
+
+
+def test_a_jpeg_may_be_decoded_smaller_and_nothing_else() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels).resize((163, 121), Image.Resampling.BICUBIC)
+    for kind, size in (("JPEG", (41, 31)), ("PNG", (163, 121))):
+        out = io.BytesIO()
+        picture.save(out, kind)
+        asked = []
+        found = decode_image(
+            out.getvalue(), least_size=lambda *full, asked=asked: asked.append(full) or (40, 30)
+        )
+        assert found.size == size
+        assert asked == ([(163, 121)] if kind == "JPEG" else [])
+        assert decode_image(out.getvalue()).size == (163, 121)
+        assert decode_image(out.getvalue(), least_size=lambda *full: full).size == (163, 121)
+        assert decode_image(out.getvalue(), least_size=lambda *_: (999, 9)).size == (163, 121)

@@ -195,3 +195,39 @@ def test_long_captions_are_reduced_as_the_config_says(tiny_config: Config, reduc
     assert torch.equal(batch.tokens[~long], cut[3].tokens[~long])
     first, again = (alone._tokenize(step, ["a" * 30 + "b" * 30 + "c" * 30]) for step in (0, 1))
     assert not torch.equal(first, again)
+
+
+def test_a_batch_may_be_sorted_by_caption_length(tiny_config: Config) -> None:
+    plain, ordered = reader(tiny_config)[4], reader(tiny_config, sort_by_length=True)[4]
+    lengths = (ordered.tokens != 0).sum(dim=1).tolist()
+    assert lengths == sorted(lengths)
+    assert lengths[0] < lengths[-1]
+    assert ordered.keys != plain.keys
+    assert sorted(ordered.keys) == sorted(plain.keys)
+    for row, key in enumerate(ordered.keys):
+        before = plain.keys.index(key)
+        assert torch.equal(ordered.images[row], plain.images[before])
+        assert torch.equal(ordered.uniform[row], plain.uniform[before])
+        assert ordered.positions[row] == plain.positions[before]
+        ours = ordered.tokens[ordered.caption_of[row]]
+        assert torch.equal(ours, plain.tokens[plain.caption_of[before]])
+
+
+def test_replacements_are_the_same_for_every_rank(tiny_config: Config, tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    for name in ("cat/01.png", "dog/04.png", "dog/05.png", "cat/09.png"):
+        (root / name).write_bytes(b"")
+    data = {"train": f"imagefolder:{root}", "templates": ("a {c}",)}
+    for step in range(6):
+        whole = reader(tiny_config, **data)[step]
+        parts = [reader(tiny_config, rank, 4, **data)[step] for rank in range(4)]
+        assert [key for part in parts for key in part.keys] == whole.keys
+        assert [fault for part in parts for fault in part.faults] == whole.faults
+
+
+def test_how_much_is_read_ahead_changes_nothing(tiny_config: Config) -> None:
+    few, many = (reader(tiny_config, workers=1, prefetch=count) for count in (1, 5))
+    for one, other in zip(
+        few.batches(0, 6, pin_memory=False), many.batches(0, 6, pin_memory=False), strict=True
+    ):
+        assert_equal(one, other)

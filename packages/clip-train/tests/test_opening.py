@@ -120,3 +120,29 @@ def test_a_stream_has_no_numbers(shapes: Path) -> None:
         DataConfig(order="stream")
     with pytest.raises(ConfigError, match="can neither cache images nor weight sources"):
         DataConfig(order="stream", epoch_samples=5, cache_images=True)
+
+
+def test_keys_and_directories_reach_the_reader(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "t.csv").write_text("pic,alt\nx.png,a grey square\n")
+    data = DataConfig(
+        train=f"csv:{tmp_path}/lists/t.csv",
+        image_key="pic",
+        caption_key="alt",
+        image_root=str(tmp_path),
+    )
+    assert open_training_source(data).read(0).captions == ("a grey square",)
+
+
+def test_shards_behind_urls_use_the_cache_of_the_config(shapes: Path, tmp_path: Path) -> None:
+    url = f"wds:file://{shapes}/train/shapes-00000{{0..2}}.tar"
+    size = sum(path.stat().st_size for path in (shapes / "train").glob("*.tar"))
+    data = DataConfig(train=url, cache_dir=str(tmp_path / "cache"), cache_gb=0.9 * size / 1e9)
+    source = open_training_source(data)
+    local = open_training_source(DataConfig(train=f"wds:{shapes}/train"))
+    for index in (0, 95, 50, 3):
+        assert source.read(index) == local.read(index)
+    assert 0 < len(list((tmp_path / "cache").glob("*.tar"))) < 3
+    with pytest.raises(ConfigError, match="cache_gb must be positive"):
+        DataConfig(cache_gb=0)

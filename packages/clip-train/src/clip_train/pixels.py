@@ -9,7 +9,7 @@ pixels differ a little from those of a full decode, therefore `data.decode = "ex
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -62,55 +62,85 @@ class PixelReader:
         """
         if not sample.captions:
             raise BadSample("no-caption", "neither a caption nor a class", sample.key)
-        region = _Crop(size, uniform, self.augment.scale)
         crops = self.augment.kind == "random_resized_crop"
-        least = region.least_size if crops else self._least_size(size)
+        squash = self.preprocess.config.resize_mode == "squash"
+        part = _Crop(size, uniform, self.augment.scale) if crops else _Whole(size, squash=squash)
         try:
             image = decode_image(
-                sample.image, least_size=least if self.data.decode == "scaled" else None
+                sample.image, least_size=part.least_size if self.data.decode == "scaled" else None
             )
         except BadSample as error:
             raise BadSample(error.reason, error.detail, sample.key) from None
         config = self.preprocess.config
-        if crops:
-            filter = Image.Resampling[config.interpolation.upper()]
-            return np.asarray(image.resize((size, size), filter, box=region.within(image)))
+        filter = Image.Resampling[config.interpolation.upper()]
+        if isinstance(part, _Crop):
+            return np.asarray(image.resize((size, size), filter, box=part.within(image)))
+        if part.is_smaller(image):
+            image = image.resize(part.target, filter, box=part.within(image))
         fitted = Preprocess(replace(config, size=size))(image)  # (3, size, size)
         return fitted.permute(1, 2, 0).numpy()
 
-    def _least_size(self, size: int) -> Callable[[int, int], tuple[int, int]]:
-        """What the evaluation transform needs of an image."""
 
-        def least_size(width: int, height: int) -> tuple[int, int]:
-            if self.preprocess.config.resize_mode == "squash":
-                return size, size
-            shorter = min(width, height)
-            return math.ceil(size * width / shorter), math.ceil(size * height / shorter)
+class _Part:
+    """A part of an image that may be decoded at a fraction of its size."""
 
-        return least_size
-
-
-class _Crop:
-    """The random crop of one image, which may be decoded at a fraction of its size."""
-
-    def __init__(self, size: int, uniform: Sequence[float], scale: tuple[float, float]) -> None:
-        self._size, self._uniform, self._scale = size, uniform, scale
-        self._width = 0  # of the image in full size, once it is known
+    def __init__(self) -> None:
+        self._full = (0, 0)  # width and height of the image, once they are known
         self._box = Box(0, 0, 0, 0)
 
+    def is_smaller(self, image: Image.Image) -> bool:
+        """Whether an image was decoded at a fraction."""
+        return image.width < self._full[0]
+
+    def within(self, image: Image.Image) -> tuple[float, float, float, float]:
+        """Left, upper, right and lower edge of the part in the decoded image."""
+        if not self._full[0]:
+            self.least_size(image.width, image.height)
+        factor = 2.0 ** -round(math.log2(self._full[0] / image.width))
+        top, left, height, width = (factor * edge for edge in self._box)
+        return left, top, left + width, top + height
+
     def least_size(self, width: int, height: int) -> tuple[int, int]:
-        """The size at which the crop of an image of this full size has `size` pixels a side."""
-        self._width = width
+        """The size to decode an image of this full size at, or larger."""
+        raise NotImplementedError
+
+
+class _Whole(_Part):
+    """All of an image, for the evaluation transform.
+
+    A size that is no multiple of the fraction is rounded up by the decoder, which would move the
+    picture by part of a pixel; so the transform's resize is made here, from the part that counts.
+    """
+
+    def __init__(self, size: int, *, squash: bool) -> None:
+        super().__init__()
+        self._size, self._squash = size, squash
+        self.target = (0, 0)  # width and height after the transform's resize
+
+    def least_size(self, width: int, height: int) -> tuple[int, int]:
+        """The size that the transform resizes to."""
+        self._full, self._box = (width, height), Box(0, 0, height, width)
+        shorter = min(width, height)
+        self.target = (
+            (self._size, self._size)
+            if self._squash
+            else (int(self._size * width / shorter), int(self._size * height / shorter))
+        )
+        return self.target
+
+
+class _Crop(_Part):
+    """The random crop of one image."""
+
+    def __init__(self, size: int, uniform: Sequence[float], scale: tuple[float, float]) -> None:
+        super().__init__()
+        self._size, self._uniform, self._scale = size, uniform, scale
+
+    def least_size(self, width: int, height: int) -> tuple[int, int]:
+        """The size at which the crop has `size` pixels a side."""
+        self._full = (width, height)
         self._box = crop_box(width, height, self._uniform, self._scale)
         return (
             math.ceil(self._size * width / self._box.width),
             math.ceil(self._size * height / self._box.height),
         )
-
-    def within(self, image: Image.Image) -> tuple[float, float, float, float]:
-        """Left, upper, right and lower edge of the crop in the decoded image."""
-        if not self._width:
-            self.least_size(image.width, image.height)
-        factor = 2.0 ** -round(math.log2(self._width / image.width))
-        top, left, height, width = (factor * edge for edge in self._box)
-        return left, top, left + width, top + height
