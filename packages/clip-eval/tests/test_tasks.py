@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -198,3 +199,34 @@ def test_lower_precision_is_close(run: Callable[..., Result], colour_folder: Pat
         for precision in ("fp32", "bf16")
     )
     assert rough.metrics == exact.metrics
+
+
+def test_clip_benchmarks_shards_with_several_labels(
+    run: Callable[..., Result],
+    tmp_path: Path,
+    write_tar: Callable[..., Path],
+    encode: Callable[..., bytes],
+) -> None:
+    def array(marks: list[float]) -> bytes:
+        out = io.BytesIO()
+        np.save(out, np.array(marks))
+        return out.getvalue()
+
+    files = {
+        "s0.png": encode(COLOURS["red"]),
+        "s0.npy": array([1, 0, 0]),
+        "s1.png": encode(YELLOW),
+        "s1.npy": array([1, 1, 0]),
+        "s2.png": encode(COLOURS["green"]),
+        "s2.npy": b"no array",
+        "s3.png": encode(COLOURS["green"]),
+        "s3.npy": array([0, 1, 0]),
+    }
+    write_tar(tmp_path / "wds" / "test" / "0.tar", files)
+    (tmp_path / "wds" / "test" / "nshards.txt").write_text("1")
+    (tmp_path / "wds" / "classnames.txt").write_text("red\ngreen\nblue\n")
+    (tmp_path / "wds" / "dataset_type.txt").write_text("multilabel")
+    result = run(open_source(tmp_path / "wds"), "auto", templates=["{c}"])
+    assert result.task == "zeroshot_multilabel"
+    assert [score.n for score in result.per_class] == [2, 2, 0]
+    assert [(s.key, s.reason) for s in result.skipped] == [("0.tar/s2", "bad-label")]

@@ -19,7 +19,7 @@ from clip_eval.prompts import DEFAULT_TEMPLATES, check_templates
 from clip_eval.samples import Sample, describe
 from clip_eval.shard_files import ShardCache, ShardFile
 from clip_eval.shard_paths import find_shards
-from clip_eval.sidecars import captions_and_label
+from clip_eval.sidecars import captions_and_label, targets_of
 from clip_eval.tar_index import BLOCK, Member, TarDamage, iter_members
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
@@ -162,7 +162,7 @@ def sample_from_files(
         if not 0 <= label < len(classnames):
             raise BadSample("bad-label", f"{label} of {len(classnames)} classes", key)
         captions = describe(classnames[label], templates or DEFAULT_TEMPLATES)
-    return Sample(key, image, captions, label)
+    return Sample(key, image, captions, label, targets_of(parts, key))
 
 
 def _first_run(data: bytes) -> Iterator[Member]:

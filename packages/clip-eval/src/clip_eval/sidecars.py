@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from clip_eval.faults import BadSample
 
@@ -43,6 +46,27 @@ def captions_and_label(
         except ValueError as error:
             raise BadSample("bad-label", f".cls holds {text[:40]!r}", key) from error
     return tuple(captions), label
+
+
+def targets_of(parts: Mapping[str, bytes], key: str) -> tuple[int, ...] | None:
+    """The classes of an image that may have several: where the array in ``.npy`` is not 0.
+
+    Args:
+        parts: Contents by extension.
+        key: Names the sample in an error.
+
+    Raises:
+        BadSample: The file holds no such array, (C,).
+    """
+    if "npy" not in parts:
+        return None
+    try:
+        marks = np.load(io.BytesIO(parts["npy"]), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise BadSample("bad-label", f".npy cannot be read ({error})", key) from error
+    if marks.ndim != 1 or marks.dtype.kind not in "biuf":
+        raise BadSample("bad-label", f".npy holds {marks.dtype} {marks.shape}, not (C,)", key)
+    return tuple(np.flatnonzero(marks).tolist())
 
 
 def _decoded(content: bytes, key: str) -> str:
