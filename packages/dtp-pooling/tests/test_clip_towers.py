@@ -24,6 +24,8 @@ from clip_models import (
 from clip_models.vision_transformer import VisionTransformer
 from clip_tokenizer import get_tokenizer
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 SMALL = {
     "embed_dim": 32,
@@ -319,6 +321,22 @@ def test_a_pooled_checkpoint_is_read_by_the_evaluation(tmp_path: Path):
         for other in (again, loaded.model):
             assert torch.equal(other.encode_image(images()), model.encode_image(images()))
             assert torch.equal(other.encode_text(tokens), model.encode_text(tokens))
+
+
+@pytest.mark.parametrize("kind", ["top_k", "dissimilarity", "fixed"])
+def test_flops_on_the_meta_device_are_those_of_a_run(kind):
+    """What a training run costs is counted there, before any weight exists."""
+    stage = pooling(1, kind=kind, rate=0.25, order="hilbert", proportional=True)
+    vision = two(stage, pooling(3, kind="fixed", rate=0.5))
+    counted = []
+    for device in ("cpu", "meta"):
+        with torch.device(device):
+            model = CLIP(dataclasses.replace(build(vision).config)).train()
+            unfused = sdpa_kernel(SDPBackend.MATH)  # the counter does not know CPU's fused kernel
+            with unfused, FlopCounterMode(display=False) as counter:
+                model.encode_image(torch.randn(2, 3, 32, 32)).sum().backward()
+        counted.append(counter.get_total_flops())
+    assert counted[0] == counted[1] > 0
 
 
 def test_the_configuration_in_the_readme_builds_a_pooled_tower():

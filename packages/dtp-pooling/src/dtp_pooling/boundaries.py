@@ -9,6 +9,8 @@ every rule is deterministic.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,7 +36,7 @@ class MLPScores(nn.Module):
         self, h: Tensor, lengths: Tensor | None = None, previous: Tensor | None = None
     ) -> Tensor:
         """(B, L) float32 logits of tokens (B, L, D); the other arguments are not needed."""
-        with torch.autocast(h.device.type, enabled=False):
+        with _without_autocast(h.device.type):
             x = F.gelu(_linear_float32(self.hidden, h))
             return _linear_float32(self.out, x).squeeze(-1)
 
@@ -80,7 +82,7 @@ class CosineScores(nn.Module):
             raise ValueError("previous is for causal scores; these decide by the next token")
         if previous is not None:
             h = torch.cat([previous[:, None], h], dim=1)
-        with torch.autocast(h.device.type, enabled=False):
+        with _without_autocast(h.device.type):
             query = _linear_float32(self.query, h[:, :-1])
             key = _linear_float32(self.key, h[:, 1:])
             pairs = dissimilarity_logits(query, key)  # (B, L - 1)
@@ -211,6 +213,12 @@ def _straight_through(hard: Tensor, soft: Tensor) -> Tensor:
 def _check_temperature(temperature: float) -> None:
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    if not torch.amp.is_autocast_available(device):  # the meta device
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def _linear_float32(layer: nn.Linear, x: Tensor) -> Tensor:

@@ -101,6 +101,8 @@ class DynamicTokenPooling(nn.Module):
         Raises:
             ValueError: Shapes disagree, or the kind does not fit a causal tower.
         """
+        if tokens.is_meta:
+            return self._outline(tokens, keep_apart)
         self._check(tokens, mask, keep_apart, causal)
         compared = self._compared(tokens, keys)
         apart = torch.zeros_like(tokens[..., 0], dtype=torch.bool)
@@ -125,6 +127,24 @@ class DynamicTokenPooling(nn.Module):
             self._loss(boundaries, logits, cuts),
             _record(pooled.counts, pooled.lengths, boundaries, cuts),
         )
+
+    def _outline(self, tokens: Tensor, keep_apart: Tensor | None) -> PooledTokens:
+        """Shapes and FLOPs on the meta device, where no value says how many segments there are.
+
+        Their number is the one aimed at, with one token apart where any may be.
+        """
+        batch, length, _ = tokens.shape
+        apart = int(keep_apart is not None)
+        size = apart + int((length - apart) * self.config.rate + 0.5)
+        values = tokens.narrow(1, 0, size)
+        if self.scores is not None:
+            values = values + self.scores(tokens).mean()  # so that the backward pass meets them
+        counts = tokens.new_empty(batch, size, dtype=torch.long)
+        scalar = tokens.new_zeros(())
+        record = {"counts": counts, "rate": scalar, "shortening": scalar}
+        segment_of = tokens.new_empty(batch, length, dtype=torch.long)
+        bias = counts.float() if self.config.proportional else None
+        return PooledTokens(values, None, segment_of, bias, scalar, record)
 
     def _decide(
         self,
