@@ -58,5 +58,5 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift of int64."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    """Logical right shift of int64; the sign goes its own way, because XLA divides to shift."""
+    return ((x & (2**63 - 1)) >> bits) + (x < 0).long() * (1 << (63 - bits))
