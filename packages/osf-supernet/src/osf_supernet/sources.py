@@ -89,7 +89,7 @@ def _transformers(name: str, image_size: int | None) -> Made:
     inputs: dict[str, Any] = {}
     if "pixel_values" in accepted:
         size = image_size or getattr(vision, "image_size", 224)
-        size = size if isinstance(size, int) else size[0]
+        size = size[0] if isinstance(size, list | tuple) else int(size or 224)
         inputs["pixel_values"] = _images(size, getattr(vision, "num_channels", 3))
     if "input_ids" in accepted:
         length = min(16, getattr(text, "max_position_embeddings", 16))

@@ -62,8 +62,9 @@ def from_image_folder(
         return read(train, rows.tolist(), flip)
 
     def evaluate(model: nn.Module) -> float:
-        parts = torch.arange(len(val)).split(batch_size)
-        return task.evaluate(model, (read(val, rows.tolist()) for rows in parts))
+        starts = range(0, len(val), batch_size)
+        parts = (list(range(i, min(i + batch_size, len(val)))) for i in starts)
+        return task.evaluate(model, (read(val, rows) for rows in parts))
 
     calibration = [batch_of(-1 - index)[0] for index in range(4)]
     return Experiment(task, batch_of, evaluate, calibration)
