@@ -23,6 +23,7 @@ from clip_models import (
 )
 from clip_models.vision_transformer import VisionTransformer
 from clip_tokenizer import get_tokenizer
+from osf_supernet import Supernet, sizes
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -199,8 +200,7 @@ def test_the_end_token_is_a_segment_of_its_own_and_padding_takes_no_part(kind):
     counts = out.records["pooling"]["counts"]
     assert counts.sum(1).tolist() == [12, 7, 2]
     for row in counts.tolist():
-        sizes = [size for size in row if size]
-        assert sizes[-1] == 1
+        assert [size for size in row if size][-1] == 1
     beyond = tokens.clone()
     beyond[1, 7:] = 17
     assert torch.equal(model.encode_text(beyond), model.encode_text(tokens))
@@ -223,8 +223,8 @@ def test_no_leak_in_the_text_tower(kind, scores):
         changed = tokens.clone()
         changed[:, change_from:11] = changed[:, change_from:11].flip(1) % 47 + 1
         model.run_text_tower(changed)
-        for row, sizes in enumerate(counts.tolist()):
-            past = sum(1 for end in torch.tensor(sizes).cumsum(0).tolist() if end <= change_from)
+        for row, parts in enumerate(counts.tolist()):
+            past = sum(1 for end in torch.tensor(parts).cumsum(0).tolist() if end <= change_from)
             past = min(past, segments[0].shape[1])
             want, got = segments[0][row, :past], segments[-1][row, :past]
             torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
@@ -337,6 +337,18 @@ def test_flops_on_the_meta_device_are_those_of_a_run(kind):
                 model.encode_image(torch.randn(2, 3, 32, 32)).sum().backward()
         counted.append(counter.get_total_flops())
     assert counted[0] == counted[1] > 0
+
+
+@pytest.mark.slow
+def test_osf_supernet_prunes_a_pooled_tower():
+    model = sharpened(build(pooling(1, kind="top_k", rate=0.5, max_segments=9))).visual
+    net = Supernet(model, images(2), space={"mlp": sizes(64), "heads": sizes(2)})
+    net.reorder("magnitude")
+    small = net.extract(net.smallest)
+    assert small.osf_record["certificate"]["max_error"] < 1e-4
+    assert {block.mlp.c_fc.out_features for block in small.transformer.resblocks} == {64}
+    assert {block.attn.num_heads for block in small.transformer.resblocks} == {2}
+    assert small.run(images(2)).records["pooling"]["counts"].shape == (2, 9)
 
 
 def test_the_configuration_in_the_readme_builds_a_pooled_tower():

@@ -216,9 +216,10 @@ def _check_temperature(temperature: float) -> None:
 
 
 def _without_autocast(device: str) -> AbstractContextManager[object]:
-    if not torch.amp.is_autocast_available(device):  # the meta device
-        return nullcontext()
-    return torch.autocast(device, enabled=False)
+    available = torch.amp.is_autocast_available(device)  # not on the meta device
+    if available and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()  # which traced graphs do not show
 
 
 def _linear_float32(layer: nn.Linear, x: Tensor) -> Tensor:
