@@ -40,7 +40,8 @@ def test_images(
 
 
 def test_texts_as_a_table(embed: Callable[..., int], tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is an extra")
+    import pyarrow.parquet as parquet
+
     (tmp_path / "texts.txt").write_text("a red thing\n\na blue thing\n")
     assert embed("--texts", tmp_path / "texts.txt", "--out", tmp_path / "t.parquet") == 0
     table = parquet.read_table(tmp_path / "t.parquet").to_pydict()

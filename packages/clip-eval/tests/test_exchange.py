@@ -95,6 +95,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
+@pytest.mark.slow
 def test_clip_benchmarks_build_reads_what_is_exported_and_what_is_ours(
     imported: Path, trained_directory: Path, colour_folder: Path, tmp_path: Path
 ) -> None:

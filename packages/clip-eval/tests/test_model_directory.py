@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 
@@ -20,8 +19,6 @@ def test_everything_is_loaded_and_fits_together(run_directory: Path, colour_fold
     assert isinstance(loaded.model, ImageTextModel)
     assert not loaded.model.training
     assert (loaded.name, loaded.templates) == ("run", ("a {c} thing",))
-    weights = (run_directory / "model.safetensors").read_bytes()
-    assert loaded.weights_sha256() == hashlib.sha256(weights).hexdigest()
     result = evaluate(
         loaded.model,
         open_source(colour_folder),

@@ -26,7 +26,14 @@ def evaluate(data: Path, model: Path, out: Path, *, processes: int, more: tuple[
     ).returncode
 
 
-@pytest.mark.parametrize("task", ["classify", "retrieval", "knn"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        "classify",
+        pytest.param("retrieval", marks=pytest.mark.slow),
+        pytest.param("knn", marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_give_the_result_of_one(
     task: str,
     colour_folder: Path,
@@ -55,6 +62,7 @@ def test_two_processes_give_the_result_of_one(
     assert one == two
 
 
+@pytest.mark.slow
 def test_a_failure_in_one_process_ends_all(
     colour_folder: Path, trained_directory: Path, tmp_path: Path
 ) -> None:
