@@ -11,10 +11,11 @@ import pytest
 from clip_eval import DataError
 from clip_models import Preprocess, PreprocessConfig
 from clip_tokenizer import Tokenizer
-from clip_train import Config
+from clip_train import Config, start
 from clip_train.build import make_plan
 from clip_train.loading import BatchReader
 from clip_train.opening import open_training_source
+from clip_train.runs import dry_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
 
@@ -90,3 +91,24 @@ def test_when_no_shard_can_be_read_it_says_so(
     (tmp_path / "0.tar").write_bytes(b"x" * 5000)
     with pytest.raises(DataError, match=r"in a row"):
         list(reader(tiny_config, f"wds:{tmp_path}", workers).batches(0, 2, pin_memory=False))
+
+
+def test_a_whole_run_and_a_dry_one(tiny_config: Config, shapes: Path, tmp_path: Path) -> None:
+    data = dataclasses.replace(
+        tiny_config.data, train=f"wds:{shapes}/train", order="stream", epoch_samples=96, workers=1
+    )
+    config = dataclasses.replace(tiny_config, data=data)
+    parts, batch = dry_run(config)
+    assert len(parts.source) == 96
+    assert batch.images.shape == (8, 3, 48, 48)
+    start(config, tmp_path / "run", progress=False)
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_a_vocabulary_cannot_be_learned_from_a_stream(tiny_config: Config, shapes: Path) -> None:
+    data = dataclasses.replace(
+        tiny_config.data, train=f"wds:{shapes}/train", order="stream", epoch_samples=96
+    )
+    tokenizer = dataclasses.replace(tiny_config.tokenizer, kind="train")
+    with pytest.raises(DataError, match="not learned from the data"):
+        dry_run(dataclasses.replace(tiny_config, data=data, tokenizer=tokenizer))

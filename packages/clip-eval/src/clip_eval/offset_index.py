@@ -2,7 +2,7 @@
 
 The file is ``NAME.tar.idx`` beside ``NAME.tar``: unsigned 64-bit little-endian offsets, one for
 the first header of each sample, and one more for where the last sample ends.  This is the format
-that megatron-energon writes and reads, chosen over one of our own after trying both:
+that megatron-energon writes and reads, chosen over one of our own:
 
 - theirs is enough.  A sample's stretch is the difference of two neighbours; eight bytes a sample.
   An own format with lengths and flags (sixteen bytes) would save nothing when reading, because the

@@ -138,6 +138,8 @@ class BatchReader(Dataset[Batch]):
         )
 
     def __getitem__(self, step: int) -> Batch:
+        if self.config.data.order == "stream":  # whatever such a reader would begin with here
+            return next(self.batches(step, step + 1, pin_memory=False))
         return self.assemble(step, self._read)
 
     def assemble(self, step: int, read: Read) -> Batch:
