@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from clip_models import from_dict, to_dict
 from clip_train import Config, write_shapes
+
+# torch_xla lives in the environment of `nox -s xla`, which names a device.
+collect_ignore = [] if "PJRT_DEVICE" in os.environ else ["test_xla.py"]
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from clip_train.cli import main
 from clip_train.gradients import WholeBatchGradient
 from clip_train.loop import Trainer
 from clip_train.loss_scale import GROWTH_INTERVAL, LossScale
+from clip_train.run_directory import RunDirectoryError
 
 
 def changed(config: Config, **sections: dict[str, Any]) -> Config:
@@ -322,3 +324,38 @@ def test_a_loss_that_is_not_finite_names_every_sample(
         train(short, tmp_path / "run")
     (row,) = rows(tmp_path / "run", "not_finite")
     assert len(row["keys"]) == 8
+
+
+class FakeWandb:
+    """What is used of wandb, remembered."""
+
+    def __init__(self) -> None:
+        self.begun: list[dict[str, Any]] = []
+        self.logged: list[tuple[int, dict[str, float]]] = []
+        self.finished = 0
+
+    def init(self, **options: Any) -> FakeWandb:
+        self.begun.append(options)
+        return self
+
+    def log(self, values: dict[str, float], *, step: int) -> None:
+        self.logged.append((step, values))
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+def test_metrics_go_to_weights_and_biases_too(
+    short: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    train(short, tmp_path / "run", log={"wandb_project": "shapes"})
+    assert fake.begun[0]["project"] == "shapes"
+    assert fake.begun[0]["config"]["train"]["steps"] == 6
+    assert [step for step, _ in fake.logged] == [1, 2, 3, 4, 5, 6]
+    assert fake.logged[-1][1]["train/loss"] == losses(tmp_path / "run")[-1]
+    assert fake.finished == 1
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(RunDirectoryError, match=r"pip install clip-train\[wandb\]"):
+        train(short, tmp_path / "other", log={"wandb_project": "shapes"})

@@ -30,6 +30,8 @@ from clip_train.presets import list_presets, load_config, preset_text
 from clip_train.run_directory import RunDirectory, RunDirectoryError
 from clip_train.shapes_dataset import ShapesError
 from clip_train.training_error import Interrupted, TrainingError
+from clip_train.translate import translate
+from clip_train.translation_tables import SYSTEMS
 
 USER_ERRORS = (
     BackendError,
@@ -52,11 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     if arguments[:1] == ["run"] and {"-h", "--help"} & set(arguments):
         return _help_run(parser, arguments)
+    foreign: list[str] = []  # after a lone --: another system's words, none of ours
+    if "--" in arguments:
+        at = arguments.index("--")
+        arguments, foreign = arguments[:at], arguments[at + 1 :]
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command != "run":
         parser.error(f"unknown argument {rest[0]!r}")
     try:
-        options.function(options, rest)
+        options.function(options, rest + foreign)
     except Interrupted as error:
         print(f"clip-train: {error}", file=sys.stderr)
         return 130
@@ -142,6 +148,18 @@ def _parser() -> argparse.ArgumentParser:
     resume = commands.add_parser("resume", help="go on with an interrupted run", allow_abbrev=False)
     resume.add_argument("directory", metavar="DIR", help="the run directory")
     resume.set_defaults(function=_resume)
+    translate = commands.add_parser(
+        "translate",
+        help="another system's command line or recipe as our TOML",
+        description="Print our TOML for another system's run, and what has no counterpart.",
+        allow_abbrev=False,
+    )
+    translate.add_argument("system", metavar="|".join(SYSTEMS))
+    translate.add_argument(
+        "--processes", type=int, default=1, help="how many the original ran on (default 1)"
+    )
+    translate.add_argument("file", nargs="?", help="a script or YAML; or flags after a lone --")
+    translate.set_defaults(function=_translate)
     presets = commands.add_parser("presets", help="list presets, or print one as TOML")
     presets.add_argument("name", nargs="?", metavar="NAME")
     presets.set_defaults(function=_presets)
@@ -215,6 +233,11 @@ def _run(options: argparse.Namespace, flags: list[str]) -> None:
 
 def _resume(options: argparse.Namespace, flags: list[str]) -> None:
     _report(runs.resume(options.directory), options.directory)
+
+
+def _translate(options: argparse.Namespace, flags: list[str]) -> None:
+    words = [options.file] if options.file else flags
+    print(translate(options.system, words, processes=options.processes).text(), end="")
 
 
 def _report(result: Result | None, out: str) -> None:

@@ -91,14 +91,14 @@ class Optimizers:
     def initialise(self) -> None:
         """Make the state that the first step would make, and change nothing else."""
         for part in self.parts:
-            rates = [group["lr"] for group in part.param_groups]
+            decays = [group["weight_decay"] for group in part.param_groups]
             for group in part.param_groups:
-                group["lr"] = torch.zeros_like(group["lr"]) if torch.is_tensor(group["lr"]) else 0.0
+                group["weight_decay"] = 0.0  # with no gradient and no decay, no weight moves
                 for parameter in group["params"]:
                     parameter.grad = torch.zeros_like(parameter)
             part.step()
-            for group, rate in zip(part.param_groups, rates, strict=True):
-                group["lr"] = rate
+            for group, decay in zip(part.param_groups, decays, strict=True):
+                group["weight_decay"] = decay
             for state in part.state.values():
                 if "step" in state:
                     state["step"].zero_()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import json
 import os
 import tomllib
@@ -33,6 +35,7 @@ class RunDirectory:
         self.path = path
         self.writes = writes
         self._events: SummaryWriter | None = None
+        self._remote: Any = None  # a run of Weights & Biases
 
     @staticmethod
     def check(path: str | Path, *, overwrite: bool) -> bool:
@@ -107,9 +110,11 @@ class RunDirectory:
             file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         if self._events is None:
             self._events = SummaryWriter(str(self.path / "tensorboard"))
-        for name, value in values.items():
-            if isinstance(value, (int, float)):
-                self._events.add_scalar(f"{kind}/{name}", value, step)
+        numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
+        for name, value in numbers.items():
+            self._events.add_scalar(name, value, step)
+        if self._remote is not None and numbers:
+            self._remote.log(numbers, step=step)
 
     def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Rows of metrics.jsonl, all or of one kind."""
@@ -126,8 +131,39 @@ class RunDirectory:
             return
         draw_curves(self.metrics("train"), self.metrics("eval"), self.path / "curves.png")
 
+    def follow(self, config: Config) -> None:
+        """Also log to the project of Weights & Biases that the config names, if it names one.
+
+        A resumed run goes on with the same remote run, which is found by the directory's name.
+
+        Raises:
+            RunDirectoryError: wandb is not installed.
+        """
+        if not self.writes or not config.log.wandb_project:
+            return
+        try:
+            wandb: Any = importlib.import_module("wandb")
+        except ImportError:
+            raise RunDirectoryError(
+                "log.wandb_project is set, and wandb is not installed; "
+                "`pip install clip-train[wandb]`"
+            ) from None
+        path = self.path.absolute()
+        digest = hashlib.blake2b(str(path).encode(), digest_size=4).hexdigest()
+        self._remote = wandb.init(
+            project=config.log.wandb_project,
+            name=path.name,
+            id=f"{path.name}-{digest}",
+            resume="allow",
+            config=to_dict(config),
+            dir=str(self.path),
+        )
+
     def close(self) -> None:
-        """Flush TensorBoard's events."""
+        """Flush TensorBoard's events, and end the remote run."""
+        if self._remote is not None:
+            self._remote.finish()
+            self._remote = None
         if self._events is not None:
             self._events.close()
             self._events = None

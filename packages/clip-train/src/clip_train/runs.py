@@ -40,6 +40,7 @@ def start(
         directory = RunDirectory(Path(out), writes=backend.rank == 0)
         trainer = Trainer(config, directory, parts, backend, progress=progress)
         on_first_rank(backend, lambda: _fill(directory, config, parts, overwrite=overwrite))
+        on_first_rank(backend, lambda: directory.follow(config))
         return trainer.run()
 
 
@@ -58,6 +59,7 @@ def resume(path: str | Path, *, progress: bool = True) -> Result | None:
         tokenizer = Tokenizer.from_pretrained(directory.path)
         parts = build(config, device=backend.device, tokenizer=tokenizer)
         trainer = Trainer(config, directory, parts, backend, progress=progress)
+        on_first_rank(backend, lambda: directory.follow(config))
         trainer.resume()
         return trainer.run()
 

@@ -88,16 +88,17 @@ def make_training_state(
     if config.optim.name == "muon" and backend.name == "fsdp2":
         raise ConfigError("optim.name 'muon' needs whole matrices; use train.backend 'ddp'")
     optimizers = Optimizers(model, config.optim, augmentation, on_xla=backend.fixed_shapes)
-    if backend.fixed_shapes:
+    decay = config.optim.ema_decay
+    average = None if decay is None else WeightAverage(model, decay)
+    if backend.fixed_shapes:  # so that the first step is the same program as all others
         optimizers.initialise()
         backend.end_step()
-    decay = config.optim.ema_decay
     return TrainingState(
         backend=backend,
         model=model,
         augmentation=augmentation,
         preprocess=parts.preprocess.config,
         optimizers=optimizers,
-        average=None if decay is None else WeightAverage(model, decay),
+        average=average,
         loss_scale=LossScale() if config.train.precision == "fp16" else None,
     )

@@ -1,0 +1,238 @@
+"""What the flags and keys of other systems are called here.
+
+A rule turns a value into our keys; a text says why there is none.  Names and defaults are those of
+open_clip 3.3, CLIPA (torch), OFM and CoreNet 0.1.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Rule = Callable[[Any], dict[str, Any]] | str
+
+_NOTHING = "nothing to say: it is so here"
+_ALWAYS_EXACT = "the gradient is that of the whole batch here, always"
+_STEPS_ONLY = "counted in epochs there; give eval.every_steps or eval.every_samples"
+
+
+def _as(key: str, kind: Callable[[Any], Any] = str) -> Rule:
+    return lambda value: {key: kind(value)}
+
+
+def _flag(**values: Any) -> Rule:
+    """Keys that a flag without value stands for; two underscores are a dot."""
+    return lambda value: {key.replace("__", "."): ours for key, ours in values.items()}
+
+
+def _precision(value: str) -> dict[str, Any]:
+    known = {"fp32": "fp32", "float32": "fp32", "amp": "fp16", "fp16": "fp16", "float16": "fp16"}
+    half = {"amp_bf16": "bf16", "amp_bfloat16": "bf16", "bf16": "bf16", "bfloat16": "bf16"}
+    return {"train.precision": (known | half)[value]}
+
+
+def _schedule(value: str) -> dict[str, Any]:
+    names = {"cosine": "cosine", "const": "constant", "const-cooldown": "constant_cooldown"}
+    return {"optim.schedule": names[value]}
+
+
+def _source(kind: str = "") -> Rule:
+    def rule(value: str) -> dict[str, Any]:
+        found = kind or ("csv" if value.endswith((".csv", ".tsv")) else "wds")
+        return {"data.train": f"{found}:{value}"}
+
+    return rule
+
+
+def _augmentation(value: str) -> dict[str, Any]:
+    """`key=value` pairs of open_clip's --aug-cfg."""
+    found: dict[str, Any] = {"augment.kind": "random_resized_crop"}
+    names = {
+        "scale": "augment.scale",
+        "color_jitter": "augment.color_jitter",
+        "color_jitter_prob": "augment.color_jitter_probability",
+        "gray_scale_prob": "augment.grayscale_probability",
+    }
+    for pair in value.split():
+        name, _, text = pair.partition("=")
+        number = ast.literal_eval(text)
+        found[names[name]] = list(number) if isinstance(number, tuple) else float(number)
+    return found
+
+
+def _image_size(value: Any) -> dict[str, Any]:
+    sides = {int(word) for word in str(value).split()}
+    if len(sides) != 1:
+        raise ValueError("images are square here")
+    return {"model.vision.image_size": sides.pop()}
+
+
+OPEN_CLIP: Mapping[str, Rule] = {
+    "train-data": _source(),
+    "dataset-type": "our readers recognise it, or take a prefix such as wds: or csv:",
+    "imagenet-val": _as("data.val", lambda value: f"imagefolder:{value}"),
+    "csv-img-key": _as("data.image_key"),
+    "csv-caption-key": _as("data.caption_key"),
+    "train-num-samples": "samples are counted from the data",
+    "workers": _as("data.workers", int),
+    "model": _as("model.name"),
+    "pretrained": _as("model.pretrained"),
+    "force-image-size": _image_size,
+    "force-patch-dropout": lambda value: {
+        "model.vision.patch_reduction.kind": "random",
+        "model.vision.patch_reduction.keep_ratio": 1 - float(value),
+    },
+    "lock-image": _flag(model__lock_image=True),
+    "lock-image-unlocked-groups": _as("model.unlocked_image_groups", int),
+    "lock-text": _flag(model__lock_text=True),
+    "lock-text-unlocked-layers": _as("model.unlocked_text_groups", int),
+    "aug-cfg": _augmentation,
+    "precision": _precision,
+    "batch-size": _as("train.batch_size", int),
+    "accum-freq": _as("train.accumulation", int),
+    "epochs": _as("train.epochs", float),
+    "seed": _as("train.seed", int),
+    "device": _as("train.device"),
+    "grad-checkpointing": _flag(train__gradient_checkpointing=True),
+    "torchcompile": _flag(train__compile="inductor"),
+    "fsdp": _flag(train__backend="fsdp2"),
+    "lr": _as("optim.lr", float),
+    "beta1": _as("optim.betas.0", float),
+    "beta2": _as("optim.betas.1", float),
+    "eps": _as("optim.eps", float),
+    "wd": _as("optim.weight_decay", float),
+    "warmup": _as("optim.warmup_steps", int),
+    "lr-scheduler": _schedule,
+    "lr-cooldown-end": "a cooldown ends at zero here",
+    "lr-cooldown-power": "a cooldown is linear here",
+    "epochs-cooldown": "give optim.cooldown_steps or optim.cooldown_samples",
+    "skip-scheduler": _flag(optim__schedule="constant"),
+    "image-layer-decay": _as("optim.image_layer_decay", float),
+    "text-layer-decay": _as("optim.text_layer_decay", float),
+    "grad-clip-norm": _as("optim.clip_norm", float),
+    "opt": "AdamW is the default, and torch's Muon is optim.name = 'muon'",
+    "loss": _as("loss.kind"),  # no flag of theirs: what they train with by default
+    "local-loss": _ALWAYS_EXACT,
+    "gather-with-grad": _ALWAYS_EXACT,
+    "loss-dist-impl": _ALWAYS_EXACT,
+    "siglip": _flag(loss__kind="sigmoid"),
+    "distill-pretrained": _as("loss.teacher"),
+    "distill-model": "a teacher's directory says which model it is",
+    "use-bn-sync": "BatchNorm layers are always synchronised here",
+    "ddp-static-graph": "nothing to set",
+    "save-frequency": "counted in epochs there; give checkpoint.every_steps",
+    "save-most-recent": _flag(checkpoint__keep_last=1),
+    "delete-previous-checkpoint": _flag(checkpoint__keep_last=1),
+    "remote-sync": _as("checkpoint.directory"),
+    "resume": "`clip-train resume DIR`",
+    "logs": "--out DIR",
+    "name": "--out DIR",
+    "log-every-n-steps": _as("log.every_steps", int),
+    "report-to": lambda value: {"log.wandb_project": "open-clip"} if "wandb" in value else {},
+    "wandb-project-name": _as("log.wandb_project"),
+    "zeroshot-frequency": _STEPS_ONLY,
+    "val-frequency": _STEPS_ONLY,
+    "val-data": "validation is classification of data.val here",
+}
+
+CLIPA: Mapping[str, Rule] = {
+    **OPEN_CLIP,
+    "to-float-on-device": _NOTHING,
+    "train-num-samples": "train.samples, if epochs are of that many samples",
+    "zeroshot-steps": _as("eval.every_steps", int),
+    "val-steps": _as("eval.every_steps", int),
+    "pos-embed": lambda value: {
+        "model.vision.position": {"learnable": "learned", "sin_cos_2d": "sin_cos"}[value]
+    },
+    "interpolation": lambda value: {"model.preprocess.interpolation": value},
+    "square-resize-only": lambda value: {"model.preprocess.resize_mode": "squash"},
+}
+
+CORENET: Mapping[str, Rule] = {
+    "dataset.train_batch_size0": _as("train.batch_size", int),
+    "dataset.workers": lambda value: {} if int(value) < 0 else {"data.workers": int(value)},
+    "sampler.vbs.crop_size_width": _image_size,
+    "sampler.vbs.min_crop_size_width": _as("data.variable_sizes.min_size", int),
+    "image_augmentation.random_resized_crop.enable": lambda value: (
+        {"augment.kind": "random_resized_crop"} if value else {}
+    ),
+    "image_augmentation.random_resized_crop.scale": lambda value: {"augment.scale": list(value)},
+    "loss.category": lambda value: {"loss.kind": "infonce"},
+    "optim.name": lambda value: {"optim.name": {"adamw": "adamw"}[value]},
+    "optim.weight_decay": _as("optim.weight_decay", float),
+    "optim.adamw.beta1": _as("optim.betas.0", float),
+    "optim.adamw.beta2": _as("optim.betas.1", float),
+    "optim.adamw.eps": _as("optim.eps", float),
+    "optim.no_decay_bn_filter_bias": _NOTHING,
+    "scheduler.name": lambda value: {"optim.schedule": {"cosine": "cosine"}[value]},
+    "scheduler.max_iterations": _as("train.steps", int),
+    "scheduler.max_epochs": _as("train.epochs", float),
+    "scheduler.warmup_iterations": _as("optim.warmup_steps", int),
+    "scheduler.warmup_init_lr": _as("optim.first_lr", float),
+    "scheduler.cosine.max_lr": _as("optim.lr", float),
+    "scheduler.cosine.min_lr": _as("optim.final_lr", float),
+    "scheduler.is_iteration_based": _NOTHING,
+    "ema.enable": lambda value: {"optim.ema_decay": 0.9995} if value else {},
+    "ema.momentum": lambda value: {"optim.ema_decay": 1 - float(value)},
+    "common.mixed_precision": lambda value: {"train.precision": "fp16"} if value else {},
+    "common.mixed_precision_dtype": _precision,
+    "common.grad_clip": _as("optim.clip_norm", float),
+    "common.accum_freq": _as("train.accumulation", int),
+    "common.seed": _as("train.seed", int),
+    "common.log_freq": _as("log.every_steps", int),
+    "common.save_interval_freq": _as("checkpoint.every_steps", int),
+    "common.auto_resume": "`clip-train resume DIR`",
+    "ddp.enable": "start the run with torchrun",
+}
+
+OSF: Mapping[str, Rule] = {
+    "lr": _as("optim.lr", float),
+    "batch-size": _as("train.batch_size", int),
+    "epochs": _as("train.epochs", float),
+    "log-interval": _as("log.every_steps", int),
+    "fp16": _flag(train__precision="fp16"),
+    "save-dir": "--out DIR",
+    "resume-ckpt": "`clip-train resume DIR`",
+    "elastic-config": "a space of `osf`: see `osf --help`",
+    "model": "model.name names a CLIP model; supernets of others are trained by `osf`",
+    "dataset": "data.train names a source",
+    **dict.fromkeys(
+        (
+            "num-shards",
+            "spp",
+            "grad-beta",
+            "patience",
+            "step-size",
+            "peft",
+            "push-to-hub",
+            "epoch-eval-size",
+            "k-shot",
+            "num-local-epochs",
+            "adapter-ckpt",
+        ),
+        "read by no script of the original",
+    ),
+}
+
+SYSTEMS: Mapping[str, Mapping[str, Rule]] = {
+    "open_clip": OPEN_CLIP,
+    "clipa": CLIPA,
+    "osf": OSF,
+    "corenet": CORENET,
+}
+
+# What the original does when a flag is not given, where we would do otherwise.
+_OPEN_CLIP_DEFAULTS = {
+    "loss": "infonce",
+    "batch-size": 64,
+    "epochs": 32,
+    "warmup": 10000,
+    "precision": "amp",
+}
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "open_clip": _OPEN_CLIP_DEFAULTS,
+    "clipa": _OPEN_CLIP_DEFAULTS,
+    "osf": {"lr": 5e-5, "batch-size": 64, "epochs": 500},
+    "corenet": {"loss.category": "clip"},
+}

@@ -1,0 +1,127 @@
+"""Other systems' runs in our words: what is said, what cannot be, and what is not understood."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from clip_models import ConfigError
+from clip_train.cli import main
+from clip_train.presets import parse_config
+from clip_train.translate import translate
+
+OPEN_CLIP = """
+--train-data shards/{0000..0099}.tar --dataset-type webdataset --imagenet-val /data/val
+--model ViT-B-16 --batch-size 256 --accum-freq 2 --epochs 32 --warmup 2000 --lr 1e-3 --wd 0.1
+--beta2 0.95 --eps 1e-6 --precision amp_bf16 --workers 8 --grad-clip-norm 1.0 --local-loss
+--gather-with-grad --grad-checkpointing --lr-scheduler const-cooldown --epochs-cooldown 3
+--aug-cfg scale=(0.4,1.0) color_jitter=(0.32,0.32,0.32,0.08) color_jitter_prob=0.8
+--force-image-size 112 --force-patch-dropout 0.5 --save-frequency 1 --my-own-flag 7
+"""
+
+
+def test_open_clip_s_command_line() -> None:
+    found = translate("open_clip", OPEN_CLIP.split(), processes=8)
+    config = parse_config(found.toml, source="translated")
+    assert config.data.train == "wds:shards/{0000..0099}.tar"
+    assert config.data.val == "imagefolder:/data/val"
+    assert config.model.name == "ViT-B-16"
+    assert config.model.vision == {
+        "image_size": 112,
+        "patch_reduction": {"kind": "random", "keep_ratio": 0.5},
+    }
+    assert (config.train.batch_size, config.train.accumulation) == (256 * 2 * 8, 2)
+    assert (config.train.epochs, config.train.precision) == (32.0, "bf16")
+    assert config.train.gradient_checkpointing
+    assert config.optim.betas == (0.9, 0.95)
+    assert (config.optim.lr, config.optim.weight_decay, config.optim.clip_norm) == (1e-3, 0.1, 1.0)
+    assert (config.optim.schedule, config.optim.warmup_steps) == ("constant_cooldown", 2000)
+    assert config.loss.kind == "infonce"
+    assert config.augment.scale == (0.4, 1.0)
+    assert config.augment.color_jitter == (0.32, 0.32, 0.32, 0.08)
+    left = "\n".join(found.without_counterpart)
+    assert "local-loss True: the gradient is that of the whole batch here" in left
+    assert "my-own-flag 7: not known here" in left
+    assert "save-frequency 1: counted in epochs there" in left
+    assert tomllib.loads(found.text()) == tomllib.loads(found.toml)
+
+
+def test_their_defaults_are_said_where_ours_differ() -> None:
+    config = parse_config(translate("open_clip", ["--model", "RN50"]).toml, source="translated")
+    assert (config.train.batch_size, config.train.epochs, config.optim.warmup_steps) == (
+        64,
+        32,
+        10000,
+    )
+    assert config.loss.kind == "infonce"
+    assert config.train.precision == "fp16"
+
+
+def test_clipa_s_script(tmp_path: Path) -> None:
+    script = tmp_path / "pretrain.sh"
+    script.write_text(
+        "# eight GPUs\ntorchrun --nproc_per_node 8 -m training.main \\\n  --model ViT-L-16 "
+        "--to-float-on-device \\\n  --pos-embed sin_cos_2d --zeroshot-steps 1526 --lr 1.024e-3\n"
+    )
+    found = translate("clipa", [str(script)], processes=8)
+    config = parse_config(found.toml, source="translated")
+    assert config.model.vision == {"position": "sin_cos"}
+    assert (config.eval.every_steps, config.optim.lr) == (1526, 1.024e-3)
+    assert any(line.startswith("to-float-on-device") for line in found.without_counterpart)
+
+
+def test_corenet_s_recipe(tmp_path: Path) -> None:
+    recipe = tmp_path / "clip.yaml"
+    recipe.write_text(
+        "common:\n  mixed_precision: true\n  accum_freq: 2\ndataset:\n  train_batch_size0: 256\n"
+        "  workers: -1\noptim:\n  name: adamw\n  weight_decay: 0.2\n  adamw:\n    beta2: 0.98\n"
+        "scheduler:\n  name: cosine\n  max_iterations: 200000\n  warmup_iterations: 10000\n"
+        "  cosine:\n    max_lr: 0.001\n    min_lr: 1.0e-6\n"
+        "ema:\n  enable: true\n  momentum: 0.0005\n"
+        "stats:\n  val: [top1]\n"
+    )
+    found = translate("corenet", [str(recipe)], processes=4)
+    config = parse_config(found.toml, source="translated")
+    assert (config.train.steps, config.train.batch_size) == (200000, 256 * 2 * 4)
+    assert (config.optim.lr, config.optim.final_lr) == (1e-3, 1e-6)
+    assert config.optim.ema_decay == pytest.approx(0.9995)
+    assert config.train.precision == "fp16"
+    assert any(line.startswith("stats.val") for line in found.without_counterpart)
+
+
+def test_osf_s_command_line() -> None:
+    found = translate("osf", ["--lr", "3e-5", "--spp", "--elastic-config", "space.json"])
+    config = parse_config(found.toml, source="translated")
+    assert (config.optim.lr, config.train.batch_size, config.train.epochs) == (3e-5, 64, 500.0)
+    assert any("read by no script" in line for line in found.without_counterpart)
+
+
+@pytest.mark.parametrize(
+    ("system", "words", "message"),
+    [
+        ("openclip", [], "unknown system 'openclip'; did you mean 'open_clip'"),
+        ("open_clip", ["--batch-size", "many"], "batch-size 'many' cannot be understood"),
+        ("open_clip", ["--precision", "int8"], "precision 'int8' cannot be understood"),
+        ("open_clip", ["--lr", "-1"], "lr must be positive"),
+    ],
+)
+def test_what_is_not_understood(system: str, words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        translate(system, words)
+
+
+def test_a_yaml_that_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text("a: [")
+    with pytest.raises(ConfigError, match=r"broken\.yaml cannot be read"):
+        translate("corenet", [str(file)])
+
+
+def test_the_command_prints_toml_with_comments(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["translate", "open_clip", "--processes", "2", "--", "--model", "RN50", "--opt", "lamb"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert tomllib.loads(printed)["train"]["batch_size"] == 128
+    assert "# opt lamb: " in printed
+    assert main(["translate", "nothing"]) == 2
