@@ -13,7 +13,7 @@ IGNORED = "ignore:.*(falling back|is deprecated|Importing from timm).*"
 
 
 def sizes_of(draw, *, layers=(1, 2, 3)):
-    """Heads × head size = width; the MLP, the number of patches or classes may equal any of them."""
+    """Heads × head size = width; the MLP width may equal any of them."""
     heads, head_dim = draw.choice([1, 2, 3, 4, 6]), draw.choice([4, 6, 8, 16])
     width = heads * head_dim
     return {

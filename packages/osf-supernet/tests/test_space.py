@@ -116,6 +116,12 @@ def test_elastic_json_with_two_towers_and_a_supernet_folder(tmp_path):
         Space.read(tmp_path)
 
 
+def test_an_elastic_list_below_every_full_size_concerns_the_larger_groups():
+    space = Space.from_dict(elastic([512], [1024, 512], ["None"]))
+    model = graph(("0.mlp", "mlp", 2048), ("1.mlp", "mlp", 800), ("embed", "embed", 4096))
+    assert space.resolve(model) == {"0.mlp": (512, 1024)}
+
+
 def test_an_elastic_list_that_fits_no_group_is_refused():
     space = Space.from_dict(elastic([768], [4000, 2000], ["None"]))
     with pytest.raises(ValueError, match="has the full size 4000"):

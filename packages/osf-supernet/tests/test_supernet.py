@@ -334,6 +334,34 @@ def test_breaking_one_coupling_of_the_graph_makes_verify_fail(net, tensor, dim, 
         net.graph.tensors[tensor] = before
 
 
+def test_breaking_any_coupling_at_all_makes_verify_fail(net):
+    """Every member of every group, uncoupled one at a time."""
+    config = {name: max(1, size // 2) for name, size in net.largest.items()}
+    config |= {"blocks.depth": 3}
+    net.verify(config)
+    elastic = [group for group in net.graph.elastic() if group.name in config]
+    members = [(group.number, *member) for group in elastic for member in group.members]
+    assert len(members) > 40
+    for number, tensor, dim in members:
+        before = net.graph.tensors[tensor]
+        axes = list(before)
+        axes[dim] = without(axes[dim], number)
+        net.graph.tensors[tensor] = tuple(axes)
+        net._plans.clear()
+        try:
+            with pytest.raises(VerificationError):
+                net.verify(config)
+        finally:
+            net.graph.tensors[tensor] = before
+
+
+def without(axis, number):
+    """The axis with one group replaced by a fixed dimension."""
+    if isinstance(axis, Atom):
+        return Atom(FIXED, axis.size) if axis.group == number else axis
+    return Compound(axis.joined, tuple(without(part, number) for part in axis.parts))
+
+
 def test_dropping_another_block_than_the_oracle_makes_verify_fail(net):
     config = net.largest | {"blocks.depth": 2}
     net.verify(config)

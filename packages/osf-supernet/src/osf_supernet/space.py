@@ -6,7 +6,7 @@ import fnmatch
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ class Choice:
         unit: "ratios" of the full size, "sizes", or for heads "widths" (heads × head size).
         values: the numbers.
         multiple_of: ratios are rounded to the nearest multiple of this, at least one multiple.
-        only_full: leave groups alone whose full size is not the largest value.
+        only_full: leave groups alone whose full size is not the largest value, if others' is.
     """
 
     unit: str
@@ -63,6 +63,17 @@ class Choice:
         else:
             found = {self._legal(name, value, full, whole, least) for value in self.values}
         return tuple(sorted(found))
+
+    def resolve_larger(
+        self, groups: Mapping[str, tuple[int, int, int]]
+    ) -> dict[str, tuple[int, ...]]:
+        """The sizes of groups larger than the largest value, where no group's size is that."""
+        own = replace(self, only_full=False)
+        return {
+            name: own.resolve(name, full, width, least)
+            for name, (full, width, least) in groups.items()
+            if (width if self.unit == "widths" else full) > max(self.values)
+        }
 
     def _legal(self, name: str, value: float, full: int, whole: int, least: int) -> int:
         size = value * full / whole
@@ -144,8 +155,8 @@ class Space(Mapping[str, Choice]):
         """From OFM's keys `atten_out_space`, `inter_hidden_space`, `residual_hidden_space`.
 
         Lists of one value and `["None"]` fix nothing. A list concerns the groups whose full
-        size is its largest value. `atten_out_space` means heads of unchanged size here (there,
-        a smaller size of each head).
+        size is its largest value; where there are none, those that are larger. `atten_out_space` means heads
+        of unchanged size here (there, a smaller size of each head).
         """
         choices: dict[str, Choice] = {}
         for prefix, part in _towers(data):
@@ -171,9 +182,12 @@ class Space(Mapping[str, Choice]):
             groups[f"{path}.depth"] = ("depth", len(units), len(units), graph.least.get(path, 1))
         found: dict[str, tuple[int, ...]] = {}
         reached: set[tuple[float, ...]] = set()
+        matched = {
+            pattern: {n: g[1:] for n, g in groups.items() if _matches(pattern, n, g[0])}
+            for pattern in self._choices
+        }
         for pattern, choice in self._choices.items():
-            matched = [n for n, (kind, *_) in groups.items() if _matches(pattern, n, kind)]
-            resolved = {n: choice.resolve(n, *groups[n][1:]) for n in matched}
+            resolved = {n: choice.resolve(n, *sizes) for n, sizes in matched[pattern].items()}
             resolved = {n: values for n, values in resolved.items() if values}
             if not resolved and not choice.only_full:
                 raise ValueError(_unmatched(pattern, graph, groups))
@@ -181,9 +195,16 @@ class Space(Mapping[str, Choice]):
             reached |= {choice.values} if resolved else set()
         for pattern, choice in self._choices.items():  # one list may concern several kinds
             if choice.only_full and choice.values not in reached:
-                raise ValueError(
-                    f"no group that {pattern!r} matches has the full size {max(choice.values):g}"
-                )
+                larger = choice.resolve_larger(matched[pattern])
+                found.update(larger)
+                if not larger and not any(
+                    other.values == choice.values and other.resolve_larger(matched[name])
+                    for name, other in self._choices.items()
+                ):
+                    raise ValueError(
+                        f"no group that {pattern!r} matches has the full size "
+                        f"{max(choice.values):g} or more"
+                    )
         return found
 
 
