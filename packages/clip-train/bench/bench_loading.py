@@ -36,7 +36,7 @@ MANY, MANY_SHARDS = 10_000_000, 1000
 
 
 def write_images(root: Path) -> None:
-    """Shards of 640×480 JPEGs with the texture of photographs, about 70 kB each."""
+    """Shards of 640×480 JPEGs with the texture of photographs, about 90 kB each."""
     generator = np.random.default_rng(0)
     for shard in range(SHARDS):
         with TarWriter(str(root / f"{shard:05}.tar"), encoder=False) as writer:
