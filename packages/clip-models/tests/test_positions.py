@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from clip_models.positions import resize_grid, resize_sequence, sin_cos_table
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 
 @pytest.mark.parametrize("new", [(14, 14), (10, 10), (5, 9), (3, 2), (1, 1), (24, 24)])
@@ -45,6 +46,14 @@ def test_a_matrix_made_in_inference_mode_serves_training() -> None:
     table.requires_grad_()
     resize_grid(table, (11, 11), (5, 5)).sum().backward()
     assert table.grad is not None
+
+
+def test_tensors_without_numbers_leave_no_matrix_behind() -> None:
+    with FakeTensorMode():
+        assert resize_grid(torch.empty(13 * 13, 4), (13, 13), (5, 5)).shape == (25, 4)
+    assert resize_grid(torch.ones(13 * 13, 4), (13, 13), (5, 5)).mean() == pytest.approx(1)
+    with FakeTensorMode():
+        assert resize_grid(torch.empty(13 * 13, 4), (13, 13), (5, 5)).shape == (25, 4)
 
 
 def test_half_precision_is_interpolated_in_single() -> None:

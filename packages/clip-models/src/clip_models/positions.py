@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 Grid = tuple[int, int]
 
@@ -55,7 +55,8 @@ def interpolation_matrix(
 ) -> Tensor:
     """(new, old) weights of one side, on the device of `like` and in at least float32."""
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or type(like) not in (Tensor, nn.Parameter):
+        # a tensor without numbers, or one that is traced, makes a matrix that must not be kept
         return _matrix(old, new, mode, like.device, dtype)
     return _kept_matrix(old, new, mode, like.device, dtype)
 
