@@ -112,3 +112,9 @@ def test_fixed_positions() -> None:
 def test_what_is_wrong_is_named(vision: dict, text: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         from_clipa(clipa(64, vision, text))
+
+
+@pytest.mark.parametrize("name", ["vision_cfg", "text_cfg"])
+def test_sections_are_tables(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} must be a table, got 3"):
+        from_clipa({"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}, name: 3})

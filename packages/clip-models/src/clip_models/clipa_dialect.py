@@ -24,6 +24,9 @@ def from_clipa(values: Mapping[str, Any]) -> CLIPConfig:
     Raises:
         ConfigError: A key is unknown, or asks for something these modules do not compute.
     """
+    for name in ("vision_cfg", "text_cfg"):
+        if not isinstance(values.get(name, {}), Mapping):
+            raise ConfigError(f"{name} must be a table, got {values[name]!r}")
     vision, text = dict(values.get("vision_cfg", {})), dict(values.get("text_cfg", {}))
     style = vision.pop("pool_style", "open_clip")
     average = bool(vision.pop("global_average_pool", False))

@@ -102,6 +102,7 @@ _SIGLIP_SIZES = {
     "so400m": (1152, 27, 16, 3.7362),
     "giantopt": (1536, 40, 16, 4.0),
 }
+_GELUS: dict[str, str] = {"none": "gelu", "tanh": "gelu_tanh"}
 _SIGLIP_NAME = re.compile(r"vit_(\w+)_patch(\d+)_siglip_(\d+)")
 _SIGLIP_TANH = re.compile(r"vit_(base_patch32|large_patch16_siglip_512|so400m_patch16|giantopt)")
 
@@ -131,8 +132,10 @@ def from_open_clip(values: Mapping[str, Any]) -> CLIPConfig:
             text=_text(text, model["quick_gelu"]),
             **{key: float(model[key]) for key in logits if model[key] is not None},
         )
-    except (TypeError, AttributeError) as error:
-        raise ConfigError(f"this open_clip config has a value of a wrong type: {error}") from None
+    except ConfigError:
+        raise
+    except (TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise ConfigError(f"this open_clip config has an impossible value: {error}") from None
     return CLIPConfig.from_dict(config.to_dict())  # which checks the types
 
 
@@ -287,13 +290,23 @@ def _reduction(dropout: float) -> PatchReductionConfig | None:
 
 
 def _activation(arguments: dict[str, Any] | None, quick_gelu: bool) -> Activation:
+    approximate = _only_argument("act_kwargs", arguments, "approximate", "none")
     if quick_gelu:
         return "quick_gelu"
-    return "gelu_tanh" if (arguments or {}).get("approximate") == "tanh" else "gelu"
+    return _choice({"approximate": approximate}, "approximate", _GELUS)
 
 
 def _epsilon(arguments: dict[str, Any] | None) -> float:
-    return float((arguments or {}).get("eps", 1e-5))
+    return float(_only_argument("norm_kwargs", arguments, "eps", 1e-5))
+
+
+def _only_argument(name: str, arguments: dict[str, Any] | None, key: str, default: Any) -> Any:
+    """The one argument of an activation or norm that is computed here."""
+    given = arguments or {}
+    others = [other for other in given if other != key]
+    if others:
+        raise ConfigError(f"{name} = {given!r} is not computed here; only {key!r} is")
+    return given.get(key, default)
 
 
 def _vision_to(config: CLIPConfig) -> dict[str, Any]:
@@ -358,7 +371,7 @@ def _text_to(text: TextConfig) -> dict[str, Any]:
         "hf_tokenizer_name": None if tokenizer.name == "clip" else tokenizer.name,
         "tokenizer_kwargs": tokenizer.options or None,
         "width": text.width,
-        "heads": text.num_heads,
+        "heads": text.layers()[0].num_heads if text.num_layers else 1,
         "layers": text.num_layers,
         "mlp_ratio": text.mlp_ratio,
         "ls_init_value": text.layer_scale_init,

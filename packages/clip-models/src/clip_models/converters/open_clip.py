@@ -63,6 +63,6 @@ def to_our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def from_our_names(state: Mapping[str, Tensor], config: CLIPConfig) -> dict[str, Tensor]:
     """The weights as open_clip names them in the model that it builds."""
     trunk = isinstance(config.vision, ViTConfig) and config.vision.readout == "map"
-    apart = trunk or config.text.projection == "linear_bias"
+    apart = trunk or config.text.projection != "linear"
     rules = [*(TIMM_RULES if trunk else ()), *(CUSTOM_TEXT_RULES if apart else ())]
     return rename(state, [*rules, same("*", "*")], to="foreign")
