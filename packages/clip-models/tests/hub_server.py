@@ -93,6 +93,8 @@ class Handler(BaseHTTPRequestHandler):
                 if entry["key"] == "file":
                     content = base64.b64decode(entry["value"]["content"])
                     self.server.repositories[match[1]][entry["value"]["path"]] = content
+                elif entry["key"] == "deletedFile":
+                    del self.server.repositories[match[1]][entry["value"]["path"]]
             url = f"{self.server.address}/{match[1]}/commit/{COMMIT}"
             self.reply(200, {"commitUrl": url, "commitOid": COMMIT, "pullRequestUrl": None})
         else:

@@ -19,6 +19,7 @@ from clip_models import (
     load_state,
     load_tensors,
     save_model,
+    save_tensors,
 )
 
 CONFIG = CLIPConfig(
@@ -103,6 +104,21 @@ def test_damaged_config(saved: tuple[CLIP, Path]) -> None:
     file.write_text("{")
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_model(saved[1])
+
+
+def test_a_later_format_is_refused(saved: tuple[CLIP, Path]) -> None:
+    file = saved[1] / "clip_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format_version": 2}))
+    with pytest.raises(CheckpointError, match="format_version must be 1, got 2"):
+        load_model(saved[1])
+
+
+def test_integers_are_no_weights(saved: tuple[CLIP, Path]) -> None:
+    model, directory = saved
+    state = {**model.state_dict(), "text_projection": torch.zeros(8, 8, dtype=torch.int64)}
+    save_tensors(directory / "model.safetensors", state)
+    with pytest.raises(CheckpointError, match=r"text_projection holds torch\.int64, expected fl"):
+        load_model(directory)
 
 
 def test_what_does_not_fit_is_named() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -114,6 +115,24 @@ def test_flax_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for key, value in model.state_dict().items():
         assert torch.equal(stored[key], value)
         assert stored[key].dtype == torch.bfloat16
+
+
+def test_no_config_of_the_replaced_model_stays(directory: Path, tmp_path: Path) -> None:
+    """Weights beside another model's config would load, and compute something else."""
+    out = tmp_path / "out"
+    plain = dataclasses.replace(CONFIG, text=dataclasses.replace(CONFIG.text, activation="gelu"))
+    save_model(out, CLIP(plain), PreprocessConfig(size=32))
+    arguments = ["convert", str(directory), str(out), "--to", "open-clip", "--overwrite"]
+    assert main(arguments) == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "open_clip_config.json",
+        "open_clip_model.safetensors",
+    ]
+    assert load_model(out)[0].config == CONFIG
+    before = sorted(path.name for path in directory.iterdir())
+    arguments = ["convert", str(directory), str(directory), "--to", "open-clip", "--overwrite"]
+    assert main(arguments) == 0  # into the same directory: the configs there say the same
+    assert {path.name for path in directory.iterdir()} > set(before)
 
 
 def test_nothing_is_replaced_unasked(

@@ -327,6 +327,15 @@ def test_big_vision_s_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert same_bits(to_native(read_weights(tmp_path / "w.npz"), ours.config), ours.state_dict())
 
 
+def test_flax_heads_of_the_map_readout_are_its_own() -> None:
+    vision = dataclasses.replace(CONFIGS["siglip"].vision, map_num_heads=1, map_mlp_width=10)
+    ours = CLIP(dataclasses.replace(CONFIGS["siglip"], vision=vision))
+    foreign = from_native(ours.state_dict(), ours.config, "clipa")
+    query = "img/MAPHead_0/MultiHeadDotProductAttention_0/query/kernel"
+    assert foreign[query].shape == (24, 1, 24)
+    assert same_bits(to_native(foreign, ours.config), ours.state_dict())
+
+
 def test_scanned_layers() -> None:
     """Flax may stack the arrays of all layers."""
     ours = make("clipa")

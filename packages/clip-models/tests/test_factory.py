@@ -58,6 +58,9 @@ SIGLIP = CLIPConfig(
     ),
     init_logit_bias=-10.0,
 )
+OPEN_CLIP = (
+    '{"model_cfg": {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}, "preprocess_cfg": %s}'
+)
 PREPROCESS = PreprocessConfig(size=32, mean=(0.1, 0.2, 0.3), interpolation="bilinear")
 
 
@@ -246,6 +249,12 @@ def test_impossible_requests(
         create_model(source.format(folder=tmp_path), pretrained)
 
 
+def test_sizes_are_single_integers() -> None:
+    for name in ("force_image_size", "force_context_length"):
+        with pytest.raises(ConfigError, match=rf"{name} must be one integer, got \(64, 64\)"):
+            create_model(PLAIN, **{name: (64, 64)})
+
+
 def test_the_wrong_activation_is_refused(tmp_path: Path) -> None:
     """Features with the other GELU look plausible and are wrong."""
     quick = dataclasses.replace(
@@ -368,8 +377,12 @@ def test_transformers_reads_what_we_write_and_we_what_it_writes(
     assert back.evaluate.config == preprocess
 
 
-def test_open_clip_reads_what_we_write_and_we_what_it_writes(tmp_path: Path) -> None:
-    model = model_of(PLAIN)
+@pytest.mark.parametrize("projection", ["linear", "linear_bias", "none"])
+def test_open_clip_reads_what_we_write_and_we_what_it_writes(
+    tmp_path: Path, projection: Any
+) -> None:
+    text = dataclasses.replace(TEXT, projection=projection)
+    model = model_of(CLIPConfig(embed_dim=TEXT.width, vision=VIT, text=text))
     save_pretrained(tmp_path / "ours", model, PREPROCESS)
     theirs, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'ours'}")
     theirs.eval()
@@ -426,6 +439,21 @@ def test_what_is_written(tmp_path: Path) -> None:
     save_pretrained(tmp_path / "out", model, PREPROCESS, overwrite=True)
 
 
+def test_no_file_of_the_replaced_model_stays(tmp_path: Path) -> None:
+    """open_clip and transformers, which lack the new model, would go on loading the old one."""
+    save_pretrained(tmp_path, model_of(PLAIN), PREPROCESS)
+    (tmp_path / "vocab.txt").write_text("words")
+    other = model_of(dataclasses.replace(PLAIN, vision=dataclasses.replace(VIT, readout="average")))
+    save_pretrained(tmp_path, other, PREPROCESS, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "README.md",
+        "clip_config.json",
+        "model.safetensors",
+        "vocab.txt",
+    ]
+    assert_same(create_model(tmp_path), other)
+
+
 def test_models_that_others_lack_are_written_for_us_alone(tmp_path: Path) -> None:
     vision = dataclasses.replace(VIT, readout="average", norm_after_readout=True)
     model = model_of(dataclasses.replace(PLAIN, vision=vision))
@@ -447,6 +475,8 @@ def test_models_that_others_lack_are_written_for_us_alone(tmp_path: Path) -> Non
         ("open_clip_config.json", '{"model_cfg": {"vision": 3}}', "cannot be read: unknown key"),
         ("config.json", '{"model_type": "bert"}', "model_type must be 'clip' or 'siglip'"),
         ("config.json", "[" * 100_000, "config.json cannot be read"),
+        ("clip_config.json", "[" * 100_000, "clip_config.json cannot be read"),
+        ("open_clip_config.json", OPEN_CLIP % "[1]", "open_clip_config.json cannot be read"),
     ],
 )
 def test_damaged_foreign_configs(tmp_path: Path, name: str, content: str, words: str) -> None:
@@ -461,6 +491,9 @@ def test_damaged_foreign_configs(tmp_path: Path, name: str, content: str, words:
         ({"rescale_factor": 1.0}, "rescale_factor must be 1/255"),
         ({"resample": 5}, "resample must be one of"),
         ({"image_mean": [1, 2]}, "mean must have 3 entries, got 2"),
+        ({"size": {"shortest_edge": 40}}, "size is 40 and crop_size 32; they must be equal"),
+        ({"size": {"height": 32, "width": 40}}, "size must be one number or equal sides"),
+        ({"resample": []}, "cannot be read"),
     ],
 )
 def test_transforms_that_cannot_be_described(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import onnxruntime
@@ -98,6 +99,8 @@ def test_trimmed_captions_give_the_same_features_in_few_shapes() -> None:
         assert trimmed.shape == (3, width)
         assert torch.allclose(model.encode_text(trimmed), model.encode_text(whole), atol=1e-6)
     assert model.trim_tokens(whole[:0]).shape == (0, 8)
+    with pytest.raises(ValueError, match="multiple must be positive, got 0"):
+        model.trim_tokens(whole, multiple=0)
     last, _ = small("siglip")
     assert last.trim_tokens(whole, multiple=1) is whole
 
@@ -114,6 +117,7 @@ class Features(nn.Module):
         return output.image_features, output.text_features
 
 
+@functools.cache
 def exported(name: str) -> tuple[CLIP, torch.export.ExportedProgram]:
     model, images = small(name)
     batch = torch.export.Dim("batch", min=1)

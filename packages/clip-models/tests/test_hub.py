@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -165,6 +166,21 @@ def test_nothing_is_replaced_unasked(server: Any, model: CLIP) -> None:
     push_to_hub("org/name", model, PREPROCESS, overwrite=True)
     assert server.repositories["org/name"]["README.md"] == b"My words."
     assert from_pretrained("org/name")[0].logit_scale.item() == 1.0
+
+
+def test_no_file_of_the_replaced_model_stays(server: Any, model: CLIP) -> None:
+    """open_clip and transformers, which lack the new model, would go on loading the old one."""
+    push_to_hub("org/name", model, PREPROCESS)
+    server.repositories["org/name"]["notes.txt"] = b"Mine."
+    vision = dataclasses.replace(CONFIG.vision, readout="average")
+    other = CLIP(dataclasses.replace(CONFIG, vision=vision))
+    push_to_hub("org/name", other, PREPROCESS, overwrite=True)
+    left = {"README.md", "clip_config.json", "model.safetensors", "notes.txt"}
+    assert set(server.repositories["org/name"]) == left
+    assert_same(from_pretrained("org/name")[0], other)
+    server.repositories["org/open"] = {"open_clip_config.json": b"{}"}
+    push_to_hub("org/open", other, PREPROCESS)
+    assert server.repositories["org/open"]["open_clip_config.json"] == b"{}"
 
 
 @pytest.mark.parametrize(

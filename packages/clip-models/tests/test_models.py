@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from clip_models import (
     CLIP,
     CLIPConfig,
     CompactResNetConfig,
+    ConfigError,
     ModifiedResNetConfig,
     TextConfig,
     ViTConfig,
@@ -125,6 +128,44 @@ def test_logit_bias_exists_on_request() -> None:
 def test_wrong_image_shapes_are_named(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"sides of at least 8, got \("):
         tiny("vit").encode_image(torch.randn(shape))
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_images_that_are_not_normalised_are_named(tower: str) -> None:
+    with pytest.raises(ValueError, match=r"got torch.uint8; Preprocess.normalize"):
+        tiny(tower).encode_image(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: dataclasses.replace(TEXT, vocab_size=0), "vocab_size must be positive, got 0"),
+        (lambda: dataclasses.replace(TEXT, context_length=0), "context_length must be positive"),
+        (lambda: dataclasses.replace(TEXT, width=0), "width must be positive, got 0"),
+        (lambda: dataclasses.replace(TEXT, num_heads=[2, 2]), "integer or a tuple of them, got"),
+        (lambda: dataclasses.replace(TEXT, mlp_ratio=-1.0), "mlp_ratio must give at least one"),
+        (lambda: dataclasses.replace(TEXT, mlp_ratio=math.inf), "mlp_ratio must give at least one"),
+        (
+            lambda: dataclasses.replace(TOWERS["vit"], readout="map", map_num_heads=3),
+            "got 16 and 3",
+        ),
+        (
+            lambda: dataclasses.replace(TOWERS["vit"], readout="map", map_mlp_width=0),
+            "map_mlp_width must be positive, got 0",
+        ),
+        (
+            lambda: dataclasses.replace(TOWERS["vit"], readout="map", num_layers=0),
+            "readout 'map' needs a layer",
+        ),
+        (lambda: CompactResNetConfig(image_size=0, widths=(4, 8)), "must be a multiple of 4"),
+        (lambda: CompactResNetConfig(image_size=32, widths=(4, 0)), "widths must be positive"),
+        (lambda: ModifiedResNetConfig(width=1), "width must be at least 2"),
+        (lambda: CLIPConfig(embed_dim=0, vision=TOWERS["vit"], text=TEXT), "embed_dim must be pos"),
+    ],
+)
+def test_impossible_sizes_are_named(make: Callable[[], object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make()
 
 
 def test_flattened_maps_have_one_size() -> None:

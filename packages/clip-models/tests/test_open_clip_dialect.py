@@ -9,7 +9,13 @@ from pathlib import Path
 
 import open_clip
 import pytest
-from clip_models import ConfigError, PoolingConfig, get_config, list_models
+from clip_models import (
+    ConfigError,
+    PoolingConfig,
+    get_config,
+    list_models,
+    to_hugging_face_config,
+)
 from clip_models.open_clip_dialect import from_open_clip, to_open_clip
 
 FILES = sorted((Path(open_clip.__file__).parent / "model_configs").glob("*.json"))
@@ -60,10 +66,15 @@ def changed(section: str, **values: object) -> dict:
         (changed("vision_cfg", qk_norm=True), "vision_cfg.qk_norm = True is not computed here"),
         (changed("vision_cfg", pool_type="none"), "pool_type = 'none' is not computed here"),
         (changed("vision_cfg", image_size=[224, 112]), r"\[224, 112\] is not square"),
-        (changed("vision_cfg", width="768"), "wrong type|must be an integer"),
-        (changed("text_cfg", context_length="77"), "must be an integer|wrong type"),
+        (changed("vision_cfg", width="768"), "impossible value|must be an integer"),
+        (changed("text_cfg", context_length="77"), "must be an integer|impossible value"),
         (changed("", vision_cfg=3), "vision_cfg must be a table, got 3"),
         ({"vision_cfg": {}, "text_cfg": {}}, "key 'embed_dim' is missing"),
+        (changed("vision_cfg", head_width=0), "impossible value: integer division"),
+        (changed("vision_cfg", layers=[1, 2, 3]), "impossible value: not enough values"),
+        (changed("text_cfg", norm_kwargs={"bias": False}), "norm_kwargs = .* only 'eps' is"),
+        (changed("vision_cfg", act_kwargs={"inplace": True}), "act_kwargs = .* only 'approximate'"),
+        (changed("vision_cfg", act_kwargs={"approximate": "x"}), "approximate = 'x' is not comp"),
     ],
 )
 def test_what_is_wrong_is_named(values: dict, message: str) -> None:
@@ -105,6 +116,7 @@ def test_settings_of_no_named_model() -> None:
         ("vision", {"class_position": False}, "vision.class_position = False"),
         ("vision", {"readout": "average"}, "vision.readout = 'average'"),
         ("text", {"mlp_width": 100}, "text.mlp_width = 100"),
+        ("text", {"num_heads": (8,) * 11 + (4,)}, "text.num_heads = "),
         ("text", {"pooling": PoolingConfig(name="dtp", after_layer=1)}, "text.pooling = "),
     ],
 )
@@ -123,6 +135,11 @@ def test_towers_open_clip_has_not() -> None:
     with pytest.raises(ConfigError, match="no image tower of kind 'compact_resnet'"):
         to_open_clip(get_config("Compact-32"))
     small = get_config("ViT-B-16-SigLIP")
+    vision = dataclasses.replace(small.vision, map_num_heads=6)
+    with pytest.raises(ConfigError, match=r"vision\.map_num_heads = 6"):
+        to_open_clip(dataclasses.replace(small, vision=vision))
+    with pytest.raises(ConfigError, match=r"vision\.map_num_heads is 6, not None"):
+        to_hugging_face_config(dataclasses.replace(small, vision=vision))
     vision = dataclasses.replace(small.vision, num_layers=2)
     with pytest.raises(ConfigError, match="no SigLIP tower with width"):
         to_open_clip(dataclasses.replace(small, vision=vision))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +14,14 @@ from clip_models import (
     CLIPConfig,
     CompactResNetConfig,
     ConfigError,
+    PreprocessConfig,
     TextConfig,
     ViTConfig,
     config_of,
     get_config,
+    load_model,
+    save_model,
+    save_pretrained,
 )
 
 SIZES = {"width": 32, "num_layers": 3, "num_heads": 4}
@@ -67,6 +73,44 @@ def test_the_config_of_a_subnet(vision: dict[str, object], text: dict[str, objec
 def test_a_whole_model_keeps_its_config(name: str) -> None:
     with torch.device("meta"):
         assert config_of(CLIP(get_config(name))) == get_config(name)
+
+
+def test_a_cut_last_layer_leaves_the_map_readout_as_it_was() -> None:
+    """SigLIP's pooling has the last layer's sizes; it keeps them when that layer loses some."""
+    change = {"readout": "map", "class_token": False, "head_width": 8}
+    whole = dataclasses.replace(CONFIG, vision=dataclasses.replace(CONFIG.vision, **change))
+    sizes = {"num_heads": (4, 4, 2), "mlp_width": (128, 128, 40)}
+    kept = {"map_num_heads": 4, "map_mlp_width": 128}
+    small = dataclasses.replace(whole, vision=dataclasses.replace(whole.vision, **sizes, **kept))
+    model = CLIP(small).eval()
+    model.config = whole
+    assert config_of(model) == small
+    plain = CLIP(config_of(model)).eval()
+    plain.load_state_dict(model.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(plain.encode_image(images), model.encode_image(images))
+    unaware = dataclasses.replace(small, vision=dataclasses.replace(small.vision, map_num_heads=2))
+    other = CLIP(unaware).eval()
+    other.load_state_dict(model.state_dict())  # fits, and computes something else
+    assert not torch.allclose(other.encode_image(images), model.encode_image(images), atol=1e-4)
+
+
+@pytest.mark.parametrize("save", [save_model, save_pretrained])
+def test_a_cut_model_is_saved_with_the_sizes_it_has(
+    save: Callable[..., object], tmp_path: Path
+) -> None:
+    sizes = {"num_heads": (4, 2, 1), "head_width": 8, "mlp_width": 24}
+    model = cut(
+        dataclasses.replace(
+            CONFIG,
+            vision=dataclasses.replace(CONFIG.vision, **sizes),
+            text=dataclasses.replace(CONFIG.text, num_layers=2),
+        )
+    )
+    save(tmp_path, model, PreprocessConfig(size=32))
+    loaded, images = load_model(tmp_path)[0], torch.randn(2, 3, 32, 32)
+    for ours, theirs in zip(loaded(images, TOKENS)[:2], model(images, TOKENS)[:2], strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_other_cuts_are_named() -> None:

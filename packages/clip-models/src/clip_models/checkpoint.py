@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from clip_models.clip import CLIP
-from clip_models.config import CLIPConfig, PreprocessConfig
+from clip_models.config import CLIPConfig, PreprocessConfig, require
 from clip_models.strict_config import ConfigError, from_dict, to_dict
+from clip_models.subnet import measured_config
 from clip_models.weight_files import CheckpointError
 
 WEIGHTS_NAME = "model.safetensors"
@@ -29,6 +30,12 @@ class _ModelFile:
     model: CLIPConfig
     preprocess: PreprocessConfig
     format_version: int = 1
+
+    def __post_init__(self) -> None:
+        require(
+            self.format_version == 1,
+            f"format_version must be 1, got {self.format_version}; a later clip-models wrote it",
+        )
 
 
 def save_config(directory: str | Path, config: CLIPConfig, preprocess: PreprocessConfig) -> None:
@@ -52,16 +59,19 @@ def load_config(directory: str | Path) -> tuple[CLIPConfig, PreprocessConfig]:
         )
     try:
         stored = from_dict(_ModelFile, json.loads(path.read_text(encoding="utf-8")))
-    except (ConfigError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ConfigError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     return stored.model, stored.preprocess
 
 
 def save_model(directory: str | Path, model: CLIP, preprocess: PreprocessConfig) -> None:
-    """Write weights and configs; each file is replaced in one step, never left half written."""
+    """Write weights and configs; each file is replaced in one step, never left half written.
+
+    Of a model whose layers were cut in place the sizes it has are written, as in `config_of`.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    save_config(directory, model.config, preprocess)
+    save_config(directory, measured_config(model), preprocess)
     save_tensors(directory / WEIGHTS_NAME, model.state_dict())
 
 
@@ -75,7 +85,8 @@ def load_state(
     """Load a state dict that must fit exactly.
 
     Raises:
-        CheckpointError: Keys are missing or unexpected, or shapes differ; the first few are named.
+        CheckpointError: Keys are missing or unexpected, or shapes or kinds of numbers differ; the
+            first few are named.
     """
     expected = model.state_dict()
     faults = [f"missing {key}" for key in expected if key not in state]
@@ -84,6 +95,11 @@ def load_state(
         f"{key} is {tuple(state[key].shape)}, expected {tuple(value.shape)}"
         for key, value in expected.items()
         if key in state and state[key].shape != value.shape
+    ]
+    faults += [
+        f"{key} holds {state[key].dtype}, expected floating-point numbers"
+        for key, value in expected.items()
+        if key in state and value.is_floating_point() and not state[key].is_floating_point()
     ]
     if faults:
         more = f" and {len(faults) - 4} more" if len(faults) > 4 else ""

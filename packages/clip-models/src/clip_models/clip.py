@@ -97,13 +97,18 @@ class CLIP(nn.Module):
         """Features (B, E), not normalised, with the tower's losses and records.
 
         Raises:
-            ValueError: The images' shape is not one the tower can see.
+            ValueError: The images' shape is not one the tower can see, or they are not normalised.
         """
         smallest = self.config.vision.smallest_image
         if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < smallest:
             raise ValueError(
                 f"images must be (B, 3, H, W) with sides of at least {smallest}, "
                 f"got {tuple(images.shape)}; resize them with the model's Preprocess"
+            )
+        if not images.is_floating_point():
+            raise ValueError(
+                f"images must be normalised floating-point numbers, got {images.dtype}; "
+                "Preprocess.normalize makes them of uint8"
             )
         if isinstance(self.visual, VisionTransformer):
             return self.visual.run(images, generator=generator)
@@ -142,6 +147,8 @@ class CLIP(nn.Module):
                 compiled model then sees few shapes.
         """
         text = self.config.text
+        if multiple < 1:
+            raise ValueError(f"multiple must be positive, got {multiple}; 1 trims the most")
         if not text.causal or text.readout == "last" or not len(tokens):
             return tokens
         longest = int(torch.as_tensor(self._read_at(tokens)).max()) + 1

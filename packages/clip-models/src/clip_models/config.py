@@ -105,9 +105,14 @@ class TransformerConfig:
                 f"got {len(given)}",
             )
             require(
-                all(size is None or size >= 1 for size in given),
-                f"{name} must be positive, got {sizes}",
+                all(size is None or (isinstance(size, int) and size >= 1) for size in given),
+                f"{name} must be a positive integer or a tuple of them, got {sizes}",
             )
+        _require_positive(self, "width", "layer_norm_eps")
+        require(
+            self.mlp_width is not None or 1 <= self.width * self.mlp_ratio < math.inf,
+            f"mlp_ratio must give at least one hidden unit, got {self.mlp_ratio}",
+        )
         if self.head_width is None:
             for heads in _per_layer(self.num_heads, self.num_layers):
                 _require_heads(self.width, heads)
@@ -147,6 +152,8 @@ class ViTConfig(TransformerConfig):
         pre_norm: A norm in front of the first layer.
         readout: `class_token`; `patch_average`; `average` of all tokens, the class token with them
             (CLIPA's first version); `map`, an attention with a learned query (SigLIP).
+        map_num_heads: Heads of the attention of `map`; None is those of the last layer.
+        map_mlp_width: Hidden units of the MLP behind it; None is those of the last layer.
         norm_after_readout: The final norm is of the read feature, not of every token.
         projection: A linear map to the embedding space; `none` where `width` is its width.
     """
@@ -162,6 +169,8 @@ class ViTConfig(TransformerConfig):
     position_interpolation: Literal["bicubic", "flattened"] = "bicubic"
     pre_norm: bool = True
     readout: Literal["class_token", "patch_average", "average", "map"] = "class_token"
+    map_num_heads: int | None = None
+    map_mlp_width: int | None = None
     norm_after_readout: bool = False
     projection: Literal["linear", "none"] = "linear"
     patch_reduction: PatchReductionConfig | None = None
@@ -184,11 +193,26 @@ class ViTConfig(TransformerConfig):
             self.position == "learned" or self.width % 4 == 0,
             f"width must be a multiple of 4 for position 'sin_cos', got {self.width}",
         )
+        if self.readout == "map":
+            require(self.num_layers >= 1, "readout 'map' needs a layer, got num_layers 0")
+            _require_heads(self.width, self.map_shape.num_heads)
+            require(
+                self.map_shape.mlp_width >= 1,
+                f"map_mlp_width must be positive, got {self.map_mlp_width}",
+            )
 
     @property
     def smallest_image(self) -> int:
         """The least side of an image."""
         return self.patch_size
+
+    @property
+    def map_shape(self) -> LayerShape:
+        """The sizes of the readout `map`."""
+        last = self.layers()[-1]
+        heads = last.num_heads if self.map_num_heads is None else self.map_num_heads
+        hidden = last.mlp_width if self.map_mlp_width is None else self.map_mlp_width
+        return LayerShape(heads, self.width // max(1, heads), hidden)
 
     @property
     def grid(self) -> int:
@@ -210,6 +234,10 @@ class ModifiedResNetConfig:
         require(
             self.image_size >= 32 and self.image_size % 32 == 0,
             f"image_size must be a multiple of 32 (the network's stride), got {self.image_size}",
+        )
+        require(
+            self.width >= 2 and min(self.layers) >= 1,
+            f"width must be at least 2 and layers positive, got {self.width} and {self.layers}",
         )
         _require_heads(self.width * 32, self.num_heads)
 
@@ -236,8 +264,9 @@ class CompactResNetConfig:
     def __post_init__(self) -> None:
         require(len(self.widths) >= 2, f"widths must name the stem and a stage, got {self.widths}")
         stride = 2 ** len(self.widths)
+        require(min(self.widths) >= 1, f"widths must be positive, got {self.widths}")
         require(
-            self.image_size % stride == 0,
+            self.image_size >= stride and self.image_size % stride == 0,
             f"image_size must be a multiple of {stride} for {len(self.widths)} widths, "
             f"got {self.image_size}",
         )
@@ -275,9 +304,7 @@ class TextConfig(TransformerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            self.context_length >= 1, f"context_length must be positive, got {self.context_length}"
-        )
+        _require_positive(self, "context_length", "vocab_size")
 
 
 VisionConfig = ViTConfig | ModifiedResNetConfig | CompactResNetConfig
@@ -298,6 +325,7 @@ class CLIPConfig:
     init_logit_bias: float | None = None
 
     def __post_init__(self) -> None:
+        _require_positive(self, "embed_dim")
         for name, tower in (("vision", self.vision), ("text", self.text)):
             if isinstance(tower, TransformerConfig):
                 projection = getattr(tower, "projection", "linear")
@@ -344,6 +372,12 @@ class PreprocessConfig:
 
 def _per_layer(sizes: PerLayer, num_layers: int) -> tuple[int, ...]:
     return sizes if isinstance(sizes, tuple) else (sizes,) * num_layers
+
+
+def _require_positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        require(value > 0, f"{name} must be positive, got {value}")
 
 
 def _require_heads(width: int, num_heads: int) -> None:

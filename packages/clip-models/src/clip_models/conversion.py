@@ -28,7 +28,7 @@ from clip_models.converters.preprocessing import (
     to_hugging_face_preprocess,
     to_open_clip_preprocess,
 )
-from clip_models.export_directory import OPEN_CLIP_WEIGHTS, refuse_to_replace
+from clip_models.export_directory import OPEN_CLIP_WEIGHTS, refuse_to_replace, remove_others
 from clip_models.factory import preprocess_of
 from clip_models.model_directory import (
     HUGGING_FACE_CONFIG,
@@ -92,9 +92,9 @@ def write_stored(
     Args:
         stored: What to write.
         out: A directory, or for OpenAI's, CLIPA's and CoreNet's dialects a file: `.safetensors`,
-            `.npz` (CLIPA's only) or anything else for a pickle of tensors.
+            `.npz` or anything else for a pickle of tensors.
         to: The dialect.
-        overwrite: Replace files that are there.
+        overwrite: Replace the file or the model that is there.
 
     Raises:
         CheckpointError: A file is in the way.
@@ -130,6 +130,8 @@ def write_stored(
             temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     if not texts:
         save_config(out, stored.config, stored.preprocess)
+    if overwrite and out.resolve() != stored.weights.parent.resolve():
+        remove_others(out, names)
     return [out / file for file in names]
 
 

@@ -19,16 +19,21 @@ from clip_models.converters.preprocessing import (
 )
 from clip_models.model_card import model_card
 from clip_models.model_directory import (
+    CONFIG_NAMES,
     HUGGING_FACE_CONFIG,
     HUGGING_FACE_PREPROCESS,
     OPEN_CLIP_CONFIG,
+    WEIGHT_NAMES,
 )
 from clip_models.open_clip_dialect import to_open_clip
 from clip_models.strict_config import ConfigError
+from clip_models.subnet import measured_config
 from clip_models.weight_files import CheckpointError
 
 CARD_NAME = "README.md"
 OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
+MODEL_FILES = frozenset((*CONFIG_NAMES, *WEIGHT_NAMES))
+"""What belongs to one model, so that none may stay when another takes its place."""
 
 
 class ForeignConfigs(NamedTuple):
@@ -79,7 +84,7 @@ def save_pretrained(
         files: More files to put there, such as the tokenizer's.
         license: For the model card.
         description: For the model card.
-        overwrite: Replace files that are there.
+        overwrite: Replace the model that is there.
 
     Returns:
         The files written: `clip_config.json`, `model.safetensors` and a model card; with
@@ -90,8 +95,9 @@ def save_pretrained(
         CheckpointError: A file is in the way and `overwrite` is not set.
     """
     directory, extra = Path(directory), [Path(file) for file in files]
-    foreign = foreign_configs(model.config, preprocess)
-    card = model_card(model, preprocess, foreign, license=license, description=description)
+    config = measured_config(model)
+    foreign = foreign_configs(config, preprocess)
+    card = model_card(model, config, preprocess, foreign, license=license, description=description)
     texts = {CARD_NAME: card}
     for name, values in (
         (OPEN_CLIP_CONFIG, foreign.open_clip),
@@ -108,15 +114,26 @@ def save_pretrained(
     names = [CONFIG_NAME, *weights, *texts, *(file.name for file in extra)]
     refuse_to_replace(directory, () if overwrite else names)
     directory.mkdir(parents=True, exist_ok=True)
-    save_config(directory, model.config, preprocess)
+    save_config(directory, config, preprocess)
     for name, dialect in weights.items():
-        save_tensors(directory / name, from_native(model.state_dict(), model.config, dialect))
+        save_tensors(directory / name, from_native(model.state_dict(), config, dialect))
     for name, text in texts.items():
         with replacing(directory / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     for file in extra:
         shutil.copyfile(file, directory / file.name)
+    if overwrite:
+        remove_others(directory, names)
     return [directory / name for name in names]
+
+
+def remove_others(directory: Path, names: Iterable[str]) -> None:
+    """Remove configs and weights that are not among the names: those of a model that was there.
+
+    Another library would go on loading it.
+    """
+    for name in MODEL_FILES - set(names):
+        (directory / name).unlink(missing_ok=True)
 
 
 def refuse_to_replace(directory: Path, names: Iterable[str]) -> None:

@@ -110,8 +110,9 @@ def create_model_and_transforms(
         "mean": image_mean,
         "std": image_std,
         "interpolation": interpolation,
-        "resize_mode": {None: None, True: "squash", False: "shortest"}[square_resize_only],
     }
+    if square_resize_only is not None:
+        given["resize_mode"] = "squash" if square_resize_only else "shortest"
     changes = {key: value for key, value in given.items() if value is not None}
     preprocess = from_dict(PreprocessConfig, {**vars(preprocess), **changes})
     return ModelAndTransforms(made, TrainTransform(preprocess), EvaluationTransform(preprocess))
@@ -194,6 +195,9 @@ def _require_same_activation(
 
 
 def _resized(config: CLIPConfig, image_size: int | None, context_length: int | None) -> CLIPConfig:
+    for name, size in (("force_image_size", image_size), ("force_context_length", context_length)):
+        if size is not None and type(size) is not int:
+            raise ConfigError(f"{name} must be one integer, got {size!r}; images are square")
     if image_size is not None:
         config = replace(config, vision=replace(config.vision, image_size=image_size))
     if context_length is not None:

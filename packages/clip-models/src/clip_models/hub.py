@@ -15,7 +15,7 @@ from types import ModuleType
 
 from clip_models.clip import CLIP
 from clip_models.config import PreprocessConfig
-from clip_models.export_directory import CARD_NAME, save_pretrained
+from clip_models.export_directory import CARD_NAME, MODEL_FILES, save_pretrained
 from clip_models.model_directory import CONFIG_NAMES, weight_names
 from clip_models.pretrained import load_model
 from clip_models.weight_files import INDEX_SUFFIX, CheckpointError
@@ -104,7 +104,8 @@ def push_to_hub(
         license: For the model card.
         description: For the model card.
         private: Whether a new repository is private.
-        overwrite: Replace a model that is there. A model card that is there always stays.
+        overwrite: Replace the model that is there, for whichever library it was. A model card that
+            is there always stays.
         message: Of the commit.
 
     Raises:
@@ -128,6 +129,7 @@ def push_to_hub(
             folder_path=folder,
             commit_message=message,
             ignore_patterns=[CARD_NAME] if CARD_NAME in present else None,
+            delete_patterns=sorted(MODEL_FILES & present - names) if overwrite else None,
         )
     return str(commit.commit_url)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clip_models.clip import CLIP
-from clip_models.config import PreprocessConfig
+from clip_models.config import CLIPConfig, PreprocessConfig
 
 if TYPE_CHECKING:
     from clip_models.export_directory import ForeignConfigs
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 def model_card(
     model: CLIP,
+    config: CLIPConfig,
     preprocess: PreprocessConfig,
     foreign: ForeignConfigs,
     *,
@@ -29,15 +30,14 @@ def model_card(
         "\n".join(["---", *header, "---"]),
         "# CLIP model",
         description.strip(),
-        _table(model, preprocess),
+        _table(model, config, preprocess),
         "## Use",
         _use(foreign),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _table(model: CLIP, preprocess: PreprocessConfig) -> str:
-    config = model.config
+def _table(model: CLIP, config: CLIPConfig, preprocess: PreprocessConfig) -> str:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     mean, std = (
         ", ".join(f"{x:g}" for x in values) for values in (preprocess.mean, preprocess.std)

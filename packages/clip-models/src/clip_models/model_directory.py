@@ -32,6 +32,7 @@ _WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+WEIGHT_NAMES = (*_WEIGHTS, *_OPEN_CLIP_WEIGHTS)
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".npz")
 
 
@@ -70,7 +71,7 @@ def weight_names(directory: Path) -> tuple[str, ...]:
     """Names of weight files, the one that belongs to the directory's config first."""
     if (directory / OPEN_CLIP_CONFIG).is_file() and not (directory / CONFIG_NAME).is_file():
         return (*_OPEN_CLIP_WEIGHTS, *_WEIGHTS)
-    return (*_WEIGHTS, *_OPEN_CLIP_WEIGHTS)
+    return WEIGHT_NAMES
 
 
 def read_configs(directory: Path) -> tuple[CLIPConfig, PreprocessConfig]:
@@ -121,5 +122,12 @@ def _read(path: Path, convert: Callable[[Mapping[str, Any]], T]) -> T:
         if not isinstance(values, Mapping):
             raise ConfigError(f"it is a {type(values).__name__}, expected a table")
         return convert(values)
-    except (ConfigError, ValueError, OSError, RecursionError) as error:
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        OSError,
+        RecursionError,
+    ) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None

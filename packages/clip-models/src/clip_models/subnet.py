@@ -8,9 +8,10 @@ from typing import TypeVar
 import torch
 
 from clip_models.clip import CLIP
-from clip_models.config import CLIPConfig, PerLayer, TransformerConfig, ViTConfig
+from clip_models.config import CLIPConfig, LayerShape, PerLayer, TransformerConfig, ViTConfig
 from clip_models.strict_config import ConfigError
 from clip_models.transformer import ResidualBlock, Transformer
+from clip_models.vision_transformer import LatentAttentionPool, VisionTransformer
 
 T = TypeVar("T", bound=TransformerConfig)
 
@@ -25,16 +26,7 @@ def config_of(model: CLIP) -> CLIPConfig:
         ConfigError: No config has these shapes: a convolutional tower was cut, or heads of a
             layer have different widths.
     """
-    config = model.config
-    vision, text = (
-        config.vision,
-        _measured(config.text, model.transformer, len(model.ln_final.weight)),
-    )
-    if isinstance(vision, ViTConfig):
-        tower = model.visual
-        assert isinstance(tower.transformer, Transformer)
-        vision = _measured(vision, tower.transformer, len(tower.get_parameter("ln_post.weight")))
-    measured = replace(config, vision=vision, text=text)
+    measured = measured_config(model)
     with torch.device("meta"):
         expected = CLIP(measured).state_dict()
     state = model.state_dict()
@@ -48,23 +40,47 @@ def config_of(model: CLIP) -> CLIPConfig:
     return measured
 
 
+def measured_config(model: CLIP) -> CLIPConfig:
+    """The model's config with the sizes its transformers have; the rest is not looked at."""
+    config, vision, tower = model.config, model.config.vision, model.visual
+    if isinstance(vision, ViTConfig) and isinstance(tower, VisionTransformer):
+        vision = _measured(vision, tower.transformer, len(tower.ln_post.weight))
+        if tower.attn_pool is not None:
+            vision = _with_map_sizes(vision, tower.attn_pool)
+    text = _measured(config.text, model.transformer, len(model.ln_final.weight))
+    return replace(config, vision=vision, text=text)
+
+
 def _measured(config: T, transformer: Transformer, width: int) -> T:
+    """The config as it is, where its layers have the sizes it tells or are no plain ones."""
     blocks = [block for block in transformer.resblocks if isinstance(block, ResidualBlock)]
-    heads = _short(tuple(block.attn.num_heads for block in blocks))
-    head_width: PerLayer | None = _short(tuple(block.attn.head_width for block in blocks))
-    mlp_width: PerLayer | None = _short(tuple(block.mlp.c_fc.out_features for block in blocks))
-    if isinstance(heads, int) and head_width == width / heads:
-        head_width = None
-    if mlp_width == int(width * config.mlp_ratio):
-        mlp_width = None
+    shapes = tuple(
+        LayerShape(block.attn.num_heads, block.attn.head_width, block.mlp.c_fc.out_features)
+        for block in blocks
+    )
+    same = width == config.width and shapes == config.layers()
+    if same or len(blocks) != len(transformer.resblocks):
+        return config
+    heads, head_width, mlp_width = (
+        _short(tuple(shape[part] for shape in shapes)) for part in range(3)
+    )
+    default_heads = isinstance(heads, int) and head_width == width / heads
     return replace(
         config,
         width=width,
         num_layers=len(blocks),
         num_heads=heads,
-        head_width=head_width,
-        mlp_width=mlp_width,
+        head_width=None if default_heads else head_width,
+        mlp_width=None if mlp_width == int(width * config.mlp_ratio) else mlp_width,
     )
+
+
+def _with_map_sizes(config: ViTConfig, pool: LatentAttentionPool) -> ViTConfig:
+    """The readout keeps its sizes where the last layer, whose it had, was cut."""
+    sizes = (pool.num_heads, pool.mlp.c_fc.out_features)
+    if sizes == (config.map_shape.num_heads, config.map_shape.mlp_width):
+        return config
+    return replace(config, map_num_heads=sizes[0], map_mlp_width=sizes[1])
 
 
 def _short(sizes: tuple[int, ...]) -> PerLayer:

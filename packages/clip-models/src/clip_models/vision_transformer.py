@@ -44,7 +44,7 @@ class LatentAttentionPool(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         width = config.width
-        shape = config.layers()[-1]
+        shape = config.map_shape
         self.num_heads = shape.num_heads
         self.latent = nn.Parameter(width**-0.5 * torch.randn(1, 1, width))
         self.q = nn.Linear(width, width)

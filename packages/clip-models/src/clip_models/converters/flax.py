@@ -52,7 +52,7 @@ def siglip_rules(config: CLIPConfig) -> list[Rule]:
     """The two towers of big_vision's SigLIP."""
     vision, text = _towers(config)
     ours, theirs = "visual.attn_pool", "img/MAPHead_0"
-    heads, attention = vision.layers()[-1].num_heads, f"{theirs}/{_ATTENTION}"
+    heads, attention = vision.map_shape.num_heads, f"{theirs}/{_ATTENTION}"
     keys_and_values = [f"{attention}/key", f"{attention}/value"]
     return [
         *_vision(vision, norm="img/Transformer/encoder_norm"),

@@ -58,6 +58,12 @@ def from_hugging_face_preprocess(values: Mapping[str, Any], image_size: int) -> 
         raise ConfigError(f"resample must be one of {_RESAMPLING}, got {values['resample']!r}")
     size = values.get("size", image_size)
     whole = isinstance(size, Mapping) and "height" in size and not values.get("do_center_crop")
+    scaled, cropped = _side("size", size), _side("crop_size", values.get("crop_size", size))
+    if not whole and scaled != cropped:
+        raise ConfigError(
+            f"size is {scaled} and crop_size {cropped}; they must be equal, for the crop here is "
+            "as large as the shorter side"
+        )
     normalized = values.get("do_normalize", True)
     mean = values.get("image_mean") or PreprocessConfig.mean
     std = values.get("image_std") or PreprocessConfig.std
@@ -69,6 +75,14 @@ def from_hugging_face_preprocess(values: Mapping[str, Any], image_size: int) -> 
         "resize_mode": "squash" if whole else "shortest",
     }
     return from_dict(PreprocessConfig, described, where="preprocessor_config")
+
+
+def _side(key: str, size: Any) -> int:
+    """The one number of a size, which may be a table of the shortest edge or of both sides."""
+    sides = list(size.values()) if isinstance(size, Mapping) else [size]
+    if not sides or any(side != sides[0] or type(side) is not int for side in sides):
+        raise ConfigError(f"{key} must be one number or equal sides, got {size!r}")
+    return int(sides[0])
 
 
 def to_hugging_face_preprocess(config: PreprocessConfig, *, siglip: bool) -> dict[str, Any]:
