@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from dtp_pooling import BoundaryConfig, DynamicPoolingLM, LanguageModelConfig
+from dtp_pooling import BoundaryConfig, DynamicPoolingLM, LanguageModelConfig, pruning
 from dtp_pooling.language_model import Block
 from dtp_pooling.text import chunk_index
 from dtp_pooling.training import Trainer, learning_rate, read_run, start_run
@@ -220,3 +220,10 @@ def test_int8_evaluation_is_close_and_leaves_the_model_alone(tmp_path, kind, cap
     assert rounded["bits"] == pytest.approx(plain["bits"], rel=0.05)
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_pruning_without_a_package_that_prunes(tmp_path, monkeypatch, capsys):
+    train(tmp_path / "whole", small("fixed", steps=1, evaluate_every=1))
+    monkeypatch.setattr(pruning, "entry_points", lambda **_: [])
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'dtp-pooling\[pruning\]'"):
+        train(tmp_path / "part", small("fixed", pruned_from=str(tmp_path / "whole")))

@@ -1,10 +1,19 @@
-"""A smaller language model out of a trained one, by osf-supernet (extra `pruning`)."""
+"""A smaller language model out of a trained one (extra `pruning`).
+
+What prunes is found under the name `largest` in the entry-point group `dtp_pooling.pruning`, which
+osf-supernet answers: a callable that takes a model, its inputs by name and the size to keep of
+every kind of dimension (`mlp`, `heads`), and gives the smaller model.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from typing import Any
 
 import torch
+from torch import nn
 
 from dtp_pooling.language_config import LanguageModelConfig
 from dtp_pooling.language_model import DynamicPoolingLM
@@ -15,8 +24,7 @@ _LENGTH = 32  # of the text that the model is traced on
 def pruned(model: DynamicPoolingLM, config: LanguageModelConfig) -> DynamicPoolingLM:
     """The model of `config` with the weights of the trained one's largest heads and hidden units.
 
-    Largest in the sum of squares of all their weights; osf-supernet finds what belongs together
-    and verifies that what it cuts out computes what the whole model does with the rest masked.
+    Largest in the sum of squares of all weights that belong to them.
 
     Args:
         model: Trained.
@@ -24,9 +32,8 @@ def pruned(model: DynamicPoolingLM, config: LanguageModelConfig) -> DynamicPooli
 
     Raises:
         ValueError: The configurations differ in more than that.
+        ModuleNotFoundError: No installed package prunes.
     """
-    from osf_supernet import Supernet, sizes
-
     smaller = dataclasses.replace(
         model.config, feedforward=config.feedforward, num_heads=config.num_heads
     )
@@ -37,12 +44,20 @@ def pruned(model: DynamicPoolingLM, config: LanguageModelConfig) -> DynamicPooli
         )
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(config.vocabulary, (2, _LENGTH), generator=generator)
-    net = Supernet(
-        model.eval(),
-        {"tokens": tokens, "max_segments": _LENGTH + 1},
-        space={"mlp": sizes(config.feedforward), "heads": sizes(config.num_heads)},
-    )
-    net.reorder("magnitude")
+    inputs = {"tokens": tokens, "max_segments": _LENGTH + 1}
+    kept = {"mlp": config.feedforward, "heads": config.num_heads}
     small = DynamicPoolingLM(config)
-    small.load_state_dict(net.extract(net.smallest).state_dict())
+    small.load_state_dict(_pruning()(model.eval(), inputs, kept).state_dict())
     return small.eval()
+
+
+def _pruning() -> Callable[[nn.Module, Mapping[str, Any], Mapping[str, int]], nn.Module]:
+    found = entry_points(group="dtp_pooling.pruning", name="largest")
+    if not found:
+        raise ModuleNotFoundError(
+            "no installed package prunes models; pip install 'dtp-pooling[pruning]'",
+            name="osf_supernet",
+        )
+    (entry,) = found
+    prune: Callable[..., nn.Module] = entry.load()
+    return prune
