@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,13 +18,17 @@ from clip_models import (
     PreprocessConfig,
     TextConfig,
     ViTConfig,
+    cli,
     create_model,
     load_model,
     read_weights,
     save_model,
     save_tensors,
+    to_open_clip,
 )
 from clip_models.cli import main
+
+README = Path(__file__).parents[1] / "README.md"
 
 CONFIG = CLIPConfig(
     embed_dim=12,
@@ -224,6 +229,17 @@ def test_help_shows_examples(arguments: list[str], capsys: pytest.CaptureFixture
         main(arguments)
     assert caught.value.code == 0
     assert "clip-models convert ViT-B-32.pt vit-b-32 --to clip-models" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", [cli._EXAMPLES, README.read_text(encoding="utf-8")])
+def test_models_of_the_examples_can_be_written(text: str) -> None:
+    examples = re.findall(r"clip-models convert .* --to (\S+) --model (\S+)", text)
+    assert examples
+    for dialect, name in examples:
+        with torch.device("meta"):
+            model = create_model(name)
+        assert dialect == "open-clip"
+        assert to_open_clip(model.config)
 
 
 def test_a_closed_pipe_is_no_error() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import open_clip
 import pytest
+import timm
 from clip_models import (
     ConfigError,
     PoolingConfig,
@@ -16,7 +17,7 @@ from clip_models import (
     list_models,
     to_hugging_face_config,
 )
-from clip_models.open_clip_dialect import from_open_clip, to_open_clip
+from clip_models.open_clip_dialect import _SIGLIP_IMAGES, from_open_clip, to_open_clip
 
 FILES = sorted((Path(open_clip.__file__).parent / "model_configs").glob("*.json"))
 PEER = {path.stem: json.loads(path.read_text()) for path in FILES}
@@ -131,6 +132,14 @@ def test_what_open_clip_cannot_say_is_named(
         to_open_clip(config)
 
 
+def test_siglip_towers_are_all_of_timm_s() -> None:
+    theirs = {name for name in timm.list_models("vit_*_siglip_*") if "_gap_" not in name}
+    ours = {
+        f"vit_{tower}_siglip_{size}" for tower, sizes in _SIGLIP_IMAGES.items() for size in sizes
+    }
+    assert ours == theirs
+
+
 def test_towers_open_clip_has_not() -> None:
     with pytest.raises(ConfigError, match="no image tower of kind 'compact_resnet'"):
         to_open_clip(get_config("Compact-32"))
@@ -140,6 +149,9 @@ def test_towers_open_clip_has_not() -> None:
         to_open_clip(dataclasses.replace(small, vision=vision))
     with pytest.raises(ConfigError, match=r"vision\.map_num_heads is 6, not None"):
         to_hugging_face_config(dataclasses.replace(small, vision=vision))
+    vision = dataclasses.replace(small.vision, image_size=320)
+    with pytest.raises(ConfigError, match="no SigLIP tower vit_base_patch16 for images of 320"):
+        to_open_clip(dataclasses.replace(small, vision=vision))
     vision = dataclasses.replace(small.vision, num_layers=2)
     with pytest.raises(ConfigError, match="no SigLIP tower with width"):
         to_open_clip(dataclasses.replace(small, vision=vision))

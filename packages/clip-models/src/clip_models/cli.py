@@ -26,7 +26,7 @@ from clip_models.weight_files import CheckpointError
 _EXAMPLES = """examples:
   clip-models convert ViT-B-32.pt vit-b-32 --to clip-models
   clip-models convert vit-b-32 for-transformers --to hugging-face
-  clip-models convert epoch_6.pt out --to open-clip --model ViT-L-16-CL32-GAP
+  clip-models convert epoch_6.pt out --to open-clip --model ViT-L-14-CL32-GAP-BigVision
   clip-models convert hf-hub:google/siglip-base-patch16-224 siglip --to clip-models
   clip-models info vit-b-32
   clip-models list "ViT-L-*"

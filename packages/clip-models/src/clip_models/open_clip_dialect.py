@@ -103,6 +103,14 @@ _SIGLIP_SIZES = {
     "giantopt": (1536, 40, 16, 4.0),
 }
 _GELUS: dict[str, str] = {"none": "gelu", "tanh": "gelu_tanh"}
+_SIGLIP_IMAGES = {
+    "base_patch16": (224, 256, 384, 512),
+    "base_patch32": (256,),
+    "large_patch16": (256, 384, 512),
+    "so400m_patch14": (224, 378, 384),
+    "so400m_patch16": (256, 384, 512),
+    "giantopt_patch16": (256, 384),
+}
 _SIGLIP_NAME = re.compile(r"vit_(\w+)_patch(\d+)_siglip_(\d+)")
 _SIGLIP_TANH = re.compile(r"vit_(base_patch32|large_patch16_siglip_512|so400m_patch16|giantopt)")
 
@@ -351,9 +359,16 @@ def _siglip_to(vision: ViTConfig) -> dict[str, Any]:
             f"timm has no SigLIP tower with width, layers, heads and mlp ratio {sizes}; "
             f"it has {list(_SIGLIP_SIZES.values())}"
         )
+    tower = f"{named[0]}_patch{vision.patch_size}"
+    sizes_of_images = _SIGLIP_IMAGES.get(tower, ())
+    if vision.image_size not in sizes_of_images:
+        raise ConfigError(
+            f"timm has no SigLIP tower vit_{tower} for images of {vision.image_size}; it has "
+            f"{sizes_of_images or list(_SIGLIP_IMAGES)}"
+        )
     return {
         "image_size": vision.image_size,
-        "timm_model_name": f"vit_{named[0]}_patch{vision.patch_size}_siglip_{vision.image_size}",
+        "timm_model_name": f"vit_{tower}_siglip_{vision.image_size}",
         "timm_model_pretrained": False,
         "timm_pool": "map",
         "timm_proj": "none",
