@@ -48,7 +48,7 @@ def main() -> None:
     """Print one line per batch size."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batches", type=int, nargs="+", default=[2048, 4096, 8192, 16384])
-    parser.add_argument("--tile", type=int, default=1024)
+    parser.add_argument("--tile", type=int, default=512)
     parser.add_argument("--case", nargs=2, metavar=("B", "LOSS"), help="measure one, print JSON")
     options = parser.parse_args()
     if options.case:

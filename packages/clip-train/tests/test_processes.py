@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import runpy
 import signal
 import time
@@ -151,6 +152,31 @@ def test_a_killed_run_goes_on_bit_for_bit(world: int, recipe: Path, tmp_path: Pa
     assert_same_bits(tmp_path / "whole", tmp_path / "killed")
     assert [row["step"] for row in rows(tmp_path / "killed")] == list(range(1, 17))
     assert [row["n"] for row in rows(tmp_path / "killed", "eval")] == [144]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2])
+def test_twenty_kills_at_random_instants(world: int, recipe: Path, tmp_path: Path) -> None:
+    """Killed while starting, in steps, in the middle of checkpoints: not one bit differs."""
+    flags = ["--train.steps", "150", "--optim.ema-decay", "0.9", "--checkpoint.every-steps", "2"]
+    run(world, "run", recipe, "--out", tmp_path / "whole", *flags)
+    rng, killed = random.Random(world), tmp_path / "killed"
+    landed = []
+    for _ in range(20):
+        begun = (killed / "config.toml").exists()
+        words = ["resume", killed] if begun else ["run", recipe, "--out", killed, *flags]
+        started, _ = launch(world, *words)
+        before = len(rows(killed))
+        if rng.random() < 0.8:  # most of them after some steps, the rest while it starts
+            wait_for_step(killed, min(before + rng.randrange(1, 8), 140))
+        time.sleep(rng.uniform(0, 0.3))
+        kill(started)
+        statuses(started)
+        landed.append(len(rows(killed)))
+    assert landed[-1] < 150
+    run(world, "resume", killed)
+    assert_same_bits(tmp_path / "whole", killed)
+    print(f"steps at the kills: {landed}")
 
 
 def test_processes_train_as_one(recipe: Path, tmp_path: Path) -> None:
