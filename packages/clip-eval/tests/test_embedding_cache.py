@@ -9,6 +9,7 @@ import torch
 from clip_eval.embedding_cache import EmbeddingStore, digest_of, image_digest
 from clip_eval.encoder import Encoder
 from clip_eval.fingerprints import model_fingerprint, preprocess_fingerprint, tokenizer_fingerprint
+from clip_eval.foreign_models import as_preprocess
 from clip_models import Preprocess, PreprocessConfig
 from clip_tokenizer import Tokenizer
 from PIL import Image
@@ -85,6 +86,71 @@ def test_fingerprints_of_tokenizers_and_preprocessing() -> None:
     assert preprocess_fingerprint(small) != preprocess_fingerprint(large)
     same = Preprocess(PreprocessConfig(size=32))
     assert preprocess_fingerprint(small) == preprocess_fingerprint(same)
+
+
+class Table:
+    """No module: its features are in a plain attribute."""
+
+    logit_scale = torch.tensor(1.0)
+
+    def __init__(self, rows: object) -> None:
+        self.rows = rows
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        return images.mean(dim=(2, 3))
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        return self.rows[tokens[:, 0]]  # type: ignore[index,no-any-return]
+
+
+def test_an_object_that_is_no_module_is_known_by_its_attributes() -> None:
+    import numpy as np
+
+    for rows in (torch.eye(3), np.eye(3), nn.Linear(2, 2), 0.5):
+        assert model_fingerprint(Table(rows)) == model_fingerprint(Table(rows))
+    values = (torch.eye(3), torch.ones(3, 3), np.ones((3, 3)), 0.5, 1.5, None)
+    assert len({model_fingerprint(Table(rows)) for rows in values}) == len(values)
+    unknown = Table(iter(()))  # nothing tells what it holds
+    assert model_fingerprint(unknown) != model_fingerprint(Table(unknown.rows))
+
+
+def test_the_code_of_a_part_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+    import sys
+
+    monkeypatch.syspath_prepend(tmp_path)
+    part = tmp_path / "part_of_a_tower.py"
+    found = set()
+    for factor in (1, 2):
+        part.write_text(
+            "from torch import nn\n"
+            f"class Part(nn.Module):\n    def forward(self, x): return x * {factor}\n"
+        )
+        sys.modules.pop("part_of_a_tower", None)
+        importlib.invalidate_caches()
+        found.add(model_fingerprint(nn.Sequential(importlib.import_module(part.stem).Part())))
+    sys.modules.pop("part_of_a_tower")
+    assert len(found) == 2
+
+
+def test_functions_are_known_by_what_they_do_not_by_their_name_or_address() -> None:
+    def tokens(step: int) -> Callable[[list[str]], Tensor]:
+        def tokenize(texts: list[str]) -> Tensor:
+            return torch.tensor([[step * len(text)] for text in texts])
+
+        return tokenize
+
+    assert tokenizer_fingerprint(tokens(1)) == tokenizer_fingerprint(tokens(1))
+    assert tokenizer_fingerprint(tokens(1)) != tokenizer_fingerprint(tokens(2))
+
+    def pixels(size: int) -> Any:
+        def transform(image: Image.Image) -> Tensor:
+            return torch.full((3, size, size), image.width / 100)
+
+        return as_preprocess(transform)
+
+    assert preprocess_fingerprint(pixels(2)) == preprocess_fingerprint(pixels(2))
+    assert preprocess_fingerprint(pixels(2)) != preprocess_fingerprint(pixels(4))
 
 
 @pytest.fixture

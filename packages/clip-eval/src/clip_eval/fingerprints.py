@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Sequence
+import re
+import uuid
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 PROBES = (
@@ -18,37 +22,52 @@ PROBES = (
     "word " * 120,
 )
 """Texts whose ids tell tokenizers apart: case, marks, entities, accents, length."""
+PICTURES = ((97, 61), (320, 240), (40, 130))
+"""Sizes of the noise images that tell preprocessings apart: wide, large, high."""
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def model_fingerprint(model: object) -> str:
-    """A hash of a model's weights, structure and code."""
+    """A hash of a model's weights, structure and code.
+
+    An object that is no module counts with all its attributes; where one of them is neither a
+    number, a text, an array nor a module, nothing tells two such objects apart, and the hash is
+    this one object's alone.
+    """
     found = hashlib.sha256()
     for line in _structure(model):
         found.update(line.encode())
         found.update(b"\0")
-    if isinstance(model, nn.Module):
-        for name, tensor in sorted(model.state_dict().items()):
-            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            found.update(memoryview(_bytes_of(tensor)))
+    for name, part in _state(model):
+        found.update(f"{name} ".encode())
+        found.update(part if isinstance(part, bytes) else memoryview(part))
     return found.hexdigest()
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """A hash of what a tokenizer makes of a few telling texts, and of its description."""
     tokens = tokenizer(list(PROBES))
-    found = hashlib.sha256(repr(tokenizer).encode() if _describes_itself(tokenizer) else b"")
+    found = hashlib.sha256(_description(tokenizer).encode())
     found.update(repr(tokens.tolist()).encode())
     return found.hexdigest()
 
 
 def preprocess_fingerprint(preprocess: Any) -> str:
-    """A text that is the same for two preprocessings that do the same to every image."""
+    """A text that is the same for two preprocessings that do the same to every image.
+
+    One without a config is known by its description and by what it makes of noise in three sizes:
+    two functions of one name, or two objects that do not say their settings, may differ.
+    """
     config = getattr(preprocess, "config", None)
-    if config is not None:
+    if config is not None and _describes_itself(config):
         return f"{type(preprocess).__qualname__} {config!r}"
-    if _describes_itself(preprocess):
-        return repr(preprocess)
-    return f"{type(preprocess).__module__}.{type(preprocess).__qualname__} at {id(preprocess)}"
+    found = hashlib.sha256()
+    for width, height in PICTURES:
+        noise = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        pixels = preprocess.normalize(preprocess(Image.fromarray(noise))[None])
+        found.update(f"{pixels.dtype} {tuple(pixels.shape)}\n".encode())
+        found.update(memoryview(_bytes_of(pixels)))
+    return f"{_description(preprocess)} {found.hexdigest()}"
 
 
 def fingerprint(*parts: str | Sequence[str] | dict[str, Any]) -> str:
@@ -61,19 +80,58 @@ def _describes_itself(thing: object) -> bool:
     return type(thing).__repr__ is not object.__repr__
 
 
+def _description(thing: object) -> str:
+    """How a thing describes itself, without addresses, which differ from process to process."""
+    if not _describes_itself(thing):
+        return f"{type(thing).__module__}.{type(thing).__qualname__}"
+    return ADDRESS.sub("", repr(thing))
+
+
 def _structure(model: object) -> list[str]:
-    """What is not in the weights: the modules and their settings, and the class's source file."""
+    """What is not in the weights: modules and settings, and the source files of their classes."""
     lines = [f"{type(model).__module__}.{type(model).__qualname__}"]
+    classes: set[type] = {type(model)}
     if isinstance(model, nn.Module):
-        lines.append(repr(model))
+        lines.append(ADDRESS.sub("", repr(model)))
+        classes |= {type(module) for module in model.modules()}
     config = getattr(model, "config", None)
     if config is not None and _describes_itself(config):
-        lines.append(repr(config))
+        lines.append(ADDRESS.sub("", repr(config)))
+    files = {_source_file(kind) for kind in classes if not kind.__module__.startswith("torch.")}
+    return lines + sorted(text for file in files for text in _text_of(file))
+
+
+def _source_file(kind: type) -> str:
     try:
-        lines.append(Path(inspect.getfile(type(model))).read_text(encoding="utf-8"))
-    except (TypeError, OSError, UnicodeDecodeError):
-        lines.append("no source")
-    return lines
+        return inspect.getfile(kind)
+    except (TypeError, OSError):
+        return ""
+
+
+def _text_of(file: str) -> list[str]:
+    try:
+        return [Path(file).read_text(encoding="utf-8")]
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
+def _state(model: object) -> Iterator[tuple[str, Any]]:
+    """Names and contents of a model's tensors, or of all attributes of what is no module."""
+    if isinstance(model, nn.Module):
+        for name, tensor in sorted(model.state_dict().items()):
+            yield f"{name} {tensor.dtype} {tuple(tensor.shape)}\n", _bytes_of(tensor)
+        return
+    for name, value in sorted(getattr(model, "__dict__", {}).items()):
+        if isinstance(value, np.ndarray) and value.dtype != object:
+            value = torch.from_numpy(np.ascontiguousarray(value))
+        if isinstance(value, torch.Tensor):
+            yield f"{name} {value.dtype} {tuple(value.shape)}\n", _bytes_of(value)
+        elif isinstance(value, nn.Module):
+            yield name, model_fingerprint(value).encode()
+        elif value is None or isinstance(value, bool | int | float | str):
+            yield name, repr(value).encode()
+        else:
+            yield name, uuid.uuid4().bytes
 
 
 def _bytes_of(tensor: torch.Tensor) -> Any:

@@ -9,7 +9,6 @@ import importlib
 import inspect
 import json
 import os
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,7 +68,7 @@ def as_preprocess(transform: Any) -> ImagePreprocess:
     """A transform with ``normalize``, or any other as `TransformPreprocess`."""
     if hasattr(transform, "normalize"):
         return transform
-    return TransformPreprocess(transform, re.sub(r" at 0x[0-9a-f]+", "", repr(transform)))
+    return TransformPreprocess(transform, repr(transform))
 
 
 class ForeignTowers(nn.Module):
