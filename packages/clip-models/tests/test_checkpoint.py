@@ -69,6 +69,11 @@ def test_nothing_half_written_stays(saved: tuple[CLIP, Path]) -> None:
     ]
 
 
+def test_weights_may_be_read_by_whom_other_files_may(saved: tuple[CLIP, Path]) -> None:
+    config, weights = (saved[1] / name for name in ("clip_config.json", "model.safetensors"))
+    assert weights.stat().st_mode == config.stat().st_mode
+
+
 def test_directory_without_config(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a model directory: it has no clip_config"):
         load_model(tmp_path)

@@ -113,10 +113,18 @@ def test_eot_token_id_can_be_given() -> None:
     assert torch.allclose(model.encode_text(ids), model.encode_text(ids[:, :2]), atol=1e-12)
 
 
-def test_empty_batches() -> None:
-    model = tiny("vit")
+@pytest.mark.parametrize("tower", [*TOWERS, "map"])
+def test_empty_batches(tower: str) -> None:
+    vision = dataclasses.replace(TOWERS["vit"], readout="map")
+    model = tiny(tower) if tower in TOWERS else tiny("vit", vision=vision)
     assert model.encode_text(torch.zeros(0, 12, dtype=torch.long)).shape == (0, 8)
     assert model.encode_image(torch.zeros(0, 3, 32, 32)).shape == (0, 8)
+
+
+def test_computed_positions_are_where_the_weights_are() -> None:
+    vision = dataclasses.replace(TOWERS["vit"], position="sin_cos")
+    with torch.device("meta"):
+        assert tiny("vit", vision=vision).encode_image(torch.zeros(2, 3, 32, 32)).is_meta
 
 
 def test_logit_bias_exists_on_request() -> None:

@@ -48,6 +48,7 @@ def test_indices_are_ascending_places_of_the_grid(
 )
 def test_how_many_are_kept(kind: str, ratio: float, count: int) -> None:
     assert keep(kind, ratio, (14, 14), None).shape == (4, count)
+    assert keep(kind, ratio, (14, 14), None, batch=0).shape == (0, count)
 
 
 def test_a_quarter_by_grid_is_one_of_every_window_of_two_by_two() -> None:

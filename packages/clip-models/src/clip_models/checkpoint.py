@@ -117,7 +117,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         plain[key] = value.clone() if place in places else value  # tied weights are written twice
         places.add(place)
     with replacing(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file(plain, temporary, metadata={"format": "pt"})
+        temporary.chmod(mode)  # safetensors lets nobody but the owner read
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
-    if options.source in list_models():
+    if options.model is None and options.source in list_models():
         _describe(get_config(options.source))
         return
     stored = read_stored(options.source, model=options.model)

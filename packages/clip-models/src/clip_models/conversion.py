@@ -101,8 +101,14 @@ def write_stored(
         ConfigError: The dialect has no such model.
     """
     out = Path(out)
+    single = to in FILE_DIALECTS
+    if out.exists() and out.is_dir() == single:
+        raise CheckpointError(
+            f"{out} is a {'directory' if single else 'file'}; {to} is written to a "
+            f"{'file' if single else 'directory'}, give its name"
+        )
     tensors = from_native(stored.state, stored.config, to)
-    if to in FILE_DIALECTS:
+    if single:
         refuse_to_replace(out.parent, () if overwrite else [out.name])
         out.parent.mkdir(parents=True, exist_ok=True)
         _write_file(out, tensors)

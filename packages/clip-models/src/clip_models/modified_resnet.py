@@ -76,7 +76,7 @@ class AttentionPool(nn.Module):
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + torch.cat([first, table])
         head_width = x.shape[-1] // self.num_heads
         query, key, value = (
-            projected.view(len(x), -1, self.num_heads, head_width).transpose(1, 2)  # (B, H, ·, C/H)
+            projected.unflatten(2, (self.num_heads, head_width)).transpose(1, 2)  # (B, H, ·, C/H)
             for projected in (self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x))
         )
         pooled = F.scaled_dot_product_attention(query, key, value)  # (B, H, 1, C/H)

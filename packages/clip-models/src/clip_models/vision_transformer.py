@@ -55,8 +55,9 @@ class LatentAttentionPool(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, L, D) to (B, D); mask (B, L) is True for tokens that may be seen."""
-        query = self.q(self.latent).view(1, 1, self.num_heads, -1)  # (1, 1, H, D/H)
-        key_value = self.kv(x).view(*x.shape[:2], 2, self.num_heads, -1)
+        heads = (self.num_heads, x.shape[2] // self.num_heads)
+        query = self.q(self.latent).view(1, 1, *heads)  # (1, 1, H, D/H)
+        key_value = self.kv(x).view(*x.shape[:2], 2, *heads)
         key, value = key_value.unbind(2)  # 2 × (B, L, H, D/H)
         mixed = F.scaled_dot_product_attention(
             query.expand(len(x), -1, -1, -1).transpose(1, 2),
@@ -139,7 +140,10 @@ class VisionTransformer(nn.Module):
             return
         table = sin_cos_table(config.width, (config.grid, config.grid))
         table = torch.cat([torch.zeros(int(own_row), config.width, device="cpu"), table])
-        self.register_buffer("positional_embedding", table)
+        device = next(
+            self.conv1.parameters()
+        ).device  # where torch makes tensors, which may be meta
+        self.register_buffer("positional_embedding", table.to(device))
 
     def _class_token(self) -> Tensor:
         """(D,) with its position."""
