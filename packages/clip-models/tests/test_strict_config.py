@@ -46,7 +46,7 @@ def test_round_trip_through_json(name: str) -> None:
         (changed(vision__patch_size=40), "vision.image_size must be at least patch_size"),
         (changed(vision__num_heads=[1, 2]), "vision.num_heads must be one integer or one for each"),
         (changed(vision__num_heads="2"), "vision.num_heads must be an integer or a list, got '2'"),
-        (changed(vision__mlp_width=0), "vision.mlp_width must be positive, got 0"),
+        (changed(vision__mlp_width=0), "vision.mlp_width must be a positive integer or a tu"),
         (
             changed(vision__patch_reduction={"keep_ratio": 1.5}),
             "vision.patch_reduction.keep_ratio must be in (0, 1], got 1.5",

@@ -58,9 +58,7 @@ class GridPatches:
         """(B, K) where K is the number of cells."""
         (rows, columns), (cell_rows, cell_columns) = grid, _sides(grid, self.keep_ratio)
         cells = torch.arange(cell_rows * cell_columns, device=device)  # (K,)
-        uniform = row_uniform(generator, batch, 2 * len(cells), device).unflatten(
-            1, (2, len(cells))
-        )
+        uniform = row_uniform(generator, batch, 2 * len(cells), device).view(batch, 2, len(cells))
         row = _place_in_cell(cells // cell_columns, rows, cell_rows, uniform[:, 0])
         column = _place_in_cell(cells % cell_columns, columns, cell_columns, uniform[:, 1])
         return (row * columns + column).sort(dim=1).values  # (B, K)

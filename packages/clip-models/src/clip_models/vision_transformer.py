@@ -140,9 +140,7 @@ class VisionTransformer(nn.Module):
             return
         table = sin_cos_table(config.width, (config.grid, config.grid))
         table = torch.cat([torch.zeros(int(own_row), config.width, device="cpu"), table])
-        device = next(
-            self.conv1.parameters()
-        ).device  # where torch makes tensors, which may be meta
+        device = next(self.conv1.parameters()).device  # where weights are made, maybe meta
         self.register_buffer("positional_embedding", table.to(device))
 
     def _class_token(self) -> Tensor:
