@@ -82,3 +82,31 @@ def test_what_cannot_go_with_learned_augmentation_is_refused(
     teacher = changed(recipe, loss={"teacher": str(tmp_path)})
     with pytest.raises(ConfigError, match="teacher"):
         start(teacher, tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_what_a_pooled_tower_computes_is_logged(
+    tiny_config: Config, tmp_path: Path, accumulation: int
+) -> None:
+    """A quarter of 6 x 6 patches and the class token: 10 of 37 tokens."""
+    vision = {
+        "kind": "vit",
+        "image_size": 48,
+        "patch_size": 8,
+        "width": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+        "pooling": {"name": "dynamic", "after_layer": 1, "args": {"kind": "top_k", "rate": 0.25}},
+    }
+    config = changed(
+        tiny_config,
+        model={"vision": vision},
+        data={"val": ""},
+        train={"steps": 2, "accumulation": accumulation},
+        checkpoint={"every_steps": None},
+    )
+    start(config, tmp_path / "run", progress=False)
+    row = rows(tmp_path / "run")[-1]
+    assert row["vision.pooling/tokens"] == pytest.approx(10)
+    assert row["vision.pooling/rate"] == pytest.approx(9 / 36)
+    assert row["vision.pooling/shortening"] == pytest.approx(37 / 10)

@@ -79,11 +79,14 @@ class WholeBatchGradient:
         self.backend = backend
         self.parts = parts
         self.autocast = autocast
+        self.records: dict[str, Tensor] = {}
+        """This rank's share () of the numbers to log of the last batch."""
 
     def compute(
         self, inputs: StepInputs, objective: Objective, *, loss_scale: float = 1.0
     ) -> dict[str, Tensor]:
         """Gradients times `loss_scale` into `.grad`; this rank's share () of every loss."""
+        self.records = {}
         parts = list(_split(inputs, self.parts))
         # Wrappers average over ranks; shares are meant to be added.
         factor = loss_scale * self.backend.world
@@ -154,6 +157,13 @@ class WholeBatchGradient:
             out = self.towers(inputs.images, inputs.tokens, inputs.image_keys, inputs.text_keys)
         auxiliary = {name: loss * part.image_share for name, loss in out.image_losses.items()}
         auxiliary |= {name: loss * part.text_share for name, loss in out.text_losses.items()}
+        if torch.is_grad_enabled():  # once for each part
+            for records, share in (
+                (out.image_records, part.image_share),
+                (out.text_records, part.text_share),
+            ):
+                for name, value in records.items():
+                    self.records[name] = self.records.get(name, 0) + value * share
         embeddings = Embeddings(
             _unit(out.images), _unit(out.texts), out.logit_scale, out.logit_bias
         )

@@ -138,7 +138,7 @@ class Trainer:
         samples = inputs.candidates.num_images
         self.steps_done += 1
         self.samples_done += samples
-        self._meter.add(losses, norm, batch.keys, samples=samples)
+        self._meter.add(losses, norm, batch.keys, samples=samples, records=self.gradient.records)
         self.utilization.add(inputs, samples)
 
     def evaluate(self) -> None:

@@ -19,17 +19,25 @@ class Meter:
         self.backend = backend
         self._keys: list[list[str]] = []
         self._losses: list[dict[str, Tensor]] = []
+        self._records: list[dict[str, Tensor]] = []
         self._norms: list[Tensor] = []
         self._samples = 0
         self._waited = 0.0
         self._began = time.perf_counter()
 
     def add(
-        self, losses: dict[str, Tensor], norm: Tensor, keys: list[str], *, samples: int
+        self,
+        losses: dict[str, Tensor],
+        norm: Tensor,
+        keys: list[str],
+        *,
+        samples: int,
+        records: dict[str, Tensor],
     ) -> None:
-        """One step: this rank's shares () of its losses, the gradient's norm (), this rank's keys,
-        and the samples of all ranks.
+        """One step: this rank's shares () of its losses and of other numbers, the gradient's norm
+        (), this rank's keys, and the samples of all ranks.
         """
+        self._records.append(records)
         self._losses.append(losses)
         self._norms.append(norm)
         self._keys.append(keys)
@@ -56,6 +64,9 @@ class Meter:
             for name in names:
                 shares = torch.stack([losses[name] for losses in self._losses])
                 means[f"loss/{name}"] = self.backend.sum(shares).mean().item()
+        for name in self._records[0]:
+            values = torch.stack([records[name] for records in self._records])
+            means[name] = self.backend.sum(values).mean().item()
         means["grad_norm"] = torch.stack(self._norms).mean().item()
         return means
 

@@ -22,6 +22,8 @@ class TowerFeatures(NamedTuple):
     logit_bias: Tensor | None  # ()
     image_losses: dict[str, Tensor]  # auxiliary losses (), means over the images
     text_losses: dict[str, Tensor]  # the same, over the texts
+    image_records: dict[str, Tensor]  # numbers () to log, means over the images
+    text_records: dict[str, Tensor]  # the same, over the texts
 
 
 class Towers(nn.Module):
@@ -55,4 +57,16 @@ class Towers(nn.Module):
             None if model.logit_bias is None else model.logit_bias + 0,  # wrappers want no leaves
             image_losses | {f"vision.{name}": loss for name, loss in image.losses.items()},
             {f"text.{name}": loss for name, loss in text.losses.items()},
+            _scalars("vision", image.records),
+            _scalars("text", text.records),
         )
+
+
+def _scalars(tower: str, records: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The numbers among the records, such as `vision.pooling/shortening`."""
+    return {
+        f"{tower}.{part}/{name}": value.detach()
+        for part, record in records.items()
+        for name, value in record.items()
+        if value.ndim == 0
+    }

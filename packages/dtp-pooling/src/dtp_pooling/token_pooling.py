@@ -35,7 +35,8 @@ class PooledTokens(NamedTuple):
             the counts (Bolya et al. 2023, "Token Merging", equation 1), minus infinity for none.
         loss: Scalar to add to the task's loss.
         record: `counts` (B, S) tokens of each segment, 0 for none; scalars `rate`, segments per
-            poolable token, and `shortening`, tokens per segment with those kept apart.
+            poolable token, `shortening`, tokens per segment with those kept apart, and `tokens`,
+            S, which is what the layers behind compute for every row.
     """
 
     tokens: Tensor
@@ -141,7 +142,7 @@ class DynamicTokenPooling(nn.Module):
             values = values + self.scores(tokens).mean()  # so that the backward pass meets them
         counts = tokens.new_empty(batch, size, dtype=torch.long)
         scalar = tokens.new_zeros(())
-        record = {"counts": counts, "rate": scalar, "shortening": scalar}
+        record = {"counts": counts, "rate": scalar, "shortening": scalar, "tokens": scalar}
         segment_of = tokens.new_empty(batch, length, dtype=torch.long)
         bias = counts.float() if self.config.proportional else None
         return PooledTokens(values, None, segment_of, bias, scalar, record)
@@ -319,4 +320,5 @@ def _record(counts: Tensor, segments: Tensor, boundaries: Tensor, cuts: _Cuts) -
         "counts": counts,
         "rate": (boundaries.detach() * cuts.poolable).sum() / poolable,
         "shortening": real / segments.sum().clamp(min=1),
+        "tokens": boundaries.new_full((), counts.shape[1]),
     }
