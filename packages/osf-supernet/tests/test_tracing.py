@@ -170,3 +170,33 @@ def test_heads_that_follow_the_width_are_elastic_together_with_it():
     small = net.extract({name: 2})
     assert small.num_heads == 2
     assert small.embed.out_features == small.q.in_features == small.q.out_features == 8
+
+
+class Routed(nn.Module):
+    """Experts chosen by a router, looped over: what a mixture of experts does."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.gate = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.experts = nn.Parameter(torch.randn(3, 8, 8))
+        self.up, self.down, self.head = nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.embed(x)
+        best = self.gate(x).argmax(-1)
+        y = torch.zeros_like(x)
+        for index in range(3):
+            (rows,) = torch.where(best == index)
+            if len(rows):
+                y.index_add_(0, rows, x[rows] @ self.experts[index])
+        return self.head(y + self.down(F.gelu(self.up(x))))
+
+
+def test_a_mixture_of_experts_is_frozen_where_it_routes_and_elastic_elsewhere():
+    torch.manual_seed(0)
+    model, x = Routed().double(), torch.randn(4, 6, dtype=torch.float64)
+    net = Supernet(model, x)
+    assert "mlp" in {group.kind for group in net.graph.elastic()}
+    (expert,) = (g for g in net.graph.groups.values() if ("experts", 0) in g.members)
+    assert expert.frozen
+    net.extract(net.smallest)

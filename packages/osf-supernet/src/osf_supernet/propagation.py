@@ -87,13 +87,20 @@ class Propagation:
             return []
         if node.target is operator.getitem:
             parent: Any = node.args[0]
-            return self.labels[parent][node.args[1]]
+            label = self.labels[parent][node.args[1]]
+            return label if _fits(label, node.meta.get("val")) else frozen_like(node, _UNREAD)
         found = RULES.get(operator_name(node))
         if found is None and is_pointwise(node):
             found = RULES["pointwise"]
         if found is None:
             return self.unknown(node, f"{operator_name(node)} has no rule")
-        return found(self, node)
+        try:
+            label = found(self, node)
+        except Exception as error:  # a form of the operator that its rule does not foresee
+            return self.unknown(node, f"{operator_name(node)} could not be read: {error!r}"[:120])
+        if not _fits(label, node.meta.get("val")):
+            return self.unknown(node, f"{operator_name(node)}: {_UNREAD}")
+        return label
 
     def _placeholder(self, node: fx.Node) -> Any:
         name = self.trace.parameters.get(node.name)
@@ -126,6 +133,22 @@ class Propagation:
         self.normalised[node] = (argument, tuple(dims))
         for dim in dims:
             mark(self.axis(node.args[argument], dim), "normalised")
+
+
+_UNREAD = "what it returns could not be read"
+
+
+def _fits(label: Any, value: Any) -> bool:
+    """Whether a label has the sizes of the value it stands for."""
+    if isinstance(value, Tensor):
+        return (
+            isinstance(label, list)
+            and all(isinstance(axis, Axis) for axis in label)
+            and [axis.size for axis in label] == [int(size) for size in value.shape]
+        )
+    if isinstance(value, list | tuple):
+        return len(label) == len(value) and all(map(_fits, label, value))
+    return True
 
 
 def _is_tensor(value: Any) -> bool:

@@ -155,8 +155,8 @@ class Space(Mapping[str, Choice]):
         """From OFM's keys `atten_out_space`, `inter_hidden_space`, `residual_hidden_space`.
 
         Lists of one value and `["None"]` fix nothing. A list concerns the groups whose full
-        size is its largest value; where there are none, those that are larger. `atten_out_space` means heads
-        of unchanged size here (there, a smaller size of each head).
+        size is its largest value; where there are none, those that are larger.
+        `atten_out_space` means heads of unchanged size here (there, a smaller size of each).
         """
         choices: dict[str, Choice] = {}
         for prefix, part in _towers(data):
