@@ -302,6 +302,18 @@ def test_load_state_dict_takes_open_clip_s_names(monkeypatch: pytest.MonkeyPatch
     assert same_bits(wrapped["model"].state_dict(), ours.state_dict())
 
 
+def test_load_state_dict_takes_what_openai_s_archives_hold() -> None:
+    model = make("openai")
+    state = from_native(model.state_dict(), model.config, "openai")
+    other = CLIP(model.config)
+    other.load_state_dict(state)
+    assert same_bits(other.state_dict(), model.state_dict())
+    text = dataclasses.replace(model.config.text, activation="gelu")
+    plain = CLIP(dataclasses.replace(model.config, text=text))
+    with pytest.raises(CheckpointError, match=r"quick_gelu, .* take the model's name with -quick"):
+        plain.load_state_dict(state)
+
+
 def test_load_state_dict_takes_a_separate_text_tower_and_scales_of_one_entry() -> None:
     model = make("clip")
     state = {

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from clip_models.compact_resnet import CompactResNet
 from clip_models.config import CLIPConfig, ModifiedResNetConfig, ViTConfig
-from clip_models.converters import open_clip
+from clip_models.converters import open_clip, openai
 from clip_models.layouts import Packed, Padded
 from clip_models.modified_resnet import ModifiedResNet
 from clip_models.randomness import Randomness
@@ -54,7 +54,7 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(config.init_logit_scale))
         bias = config.init_logit_bias
         self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(bias))
-        self.register_load_state_dict_pre_hook(_take_open_clip_names)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_take_others_names)  # type: ignore[no-untyped-call]
 
     def encode_image(
         self, images: Tensor, *, normalize: bool = False, generator: Randomness = None
@@ -245,10 +245,17 @@ class CLIP(nn.Module):
         return x @ self.text_projection
 
 
-def _take_open_clip_names(
+def _take_others_names(
     module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object
 ) -> None:
-    """Let `load_state_dict` take open_clip's names of timm trunks and of separate text towers."""
+    """Let `load_state_dict` take open_clip's names of timm trunks and of separate text towers.
+
+    And the three numbers that OpenAI's archives hold beside weights of our names.
+    """
+    if any(prefix + name in state for name in openai.EXTRAS):
+        openai.require_activation(cast(CLIP, module).config)
+        for name in openai.EXTRAS:
+            state.pop(prefix + name, None)
     own = {key.removeprefix(prefix): key for key in state if key.startswith(prefix)}
     if open_clip.is_renamed(own):
         weights = {name: state.pop(key) for name, key in own.items()}

@@ -67,11 +67,8 @@ def to_native(
     if dialect == "open-clip":
         native = open_clip.to_our_names(state)
     elif dialect in ("openai", "clip-models"):
-        if dialect == "openai" and config.text.activation != "quick_gelu":
-            raise CheckpointError(
-                "these are OpenAI's weights, trained with the activation quick_gelu, but the "
-                f"config has {config.text.activation}; take the model's name with -quickgelu"
-            )
+        if dialect == "openai":
+            openai.require_activation(config)
         native = {key: value for key, value in state.items() if key not in openai.EXTRAS}
     else:
         rules, dropped = _rules(dialect, config)

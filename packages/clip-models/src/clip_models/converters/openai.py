@@ -22,6 +22,19 @@ def extras(config: CLIPConfig) -> dict[str, Tensor]:
     return {name: torch.tensor(value) for name, value in zip(EXTRAS, values, strict=True)}
 
 
+def require_activation(config: CLIPConfig) -> None:
+    """Check that a config has the activation that OpenAI's weights were trained with.
+
+    Raises:
+        CheckpointError: It has another one, with which features look plausible and are wrong.
+    """
+    if config.text.activation != "quick_gelu":
+        raise CheckpointError(
+            "these are OpenAI's weights, trained with the activation quick_gelu, but the "
+            f"config has {config.text.activation}; take the model's name with -quickgelu"
+        )
+
+
 def infer_config(state: Mapping[str, Tensor]) -> CLIPConfig:
     """The config of OpenAI's weights, which follows from their shapes.
 
