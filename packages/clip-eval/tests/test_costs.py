@@ -77,9 +77,12 @@ def test_a_page_of_a_family_and_one_without_its_data(
     read_json: Callable[[Path], Any],
 ) -> None:
     out = tmp_path / "out"
+    captions = tmp_path / "colours.csv"
+    captions.write_text("path,caption\ncolours/red/0.png,a red one\ncolours/blue/0.png,blue\n")
     for task, more in (("classify", ["--cost"]), ("retrieval", []), ("knn", ["--train", "x"])):
         more = [str(colour_folder) if word == "x" else word for word in more]
-        command = ["run", "--model", str(trained_directory), "--data", str(colour_folder)]
+        data = captions if task == "retrieval" else colour_folder
+        command = ["run", "--model", str(trained_directory), "--data", str(data)]
         command += ["--out", str(out / task), "--task", task, "--quiet", *more]
         assert main(command) == 0
     assert main(["report", str(out), "--out", str(tmp_path / "page.html")]) == 0

@@ -6,6 +6,7 @@ from clip_eval.metrics import (
     average_precision,
     caption_retrieval,
     mean_average_precision,
+    mean_average_precision_interval,
     mean_per_class_recall,
     retrieval_recall,
     top_confusions,
@@ -99,6 +100,14 @@ def test_mean_average_precision_of_classes_without_positives() -> None:
     assert mean_average_precision(np.zeros((3, 2)), np.zeros((3, 2))) is None
     with pytest.raises(ValueError, match=r"must both be \(N, C\)"):
         mean_average_precision(np.zeros((3, 2)), np.zeros((2, 3)))
+
+
+def test_average_precision_of_equal_and_of_infinite_scores() -> None:
+    truth = np.array([[1], [0], [0], [0]])
+    for scores in (np.zeros((4, 1)), np.full((4, 1), -np.inf)):
+        assert average_precision(scores[:, 0], truth[:, 0]) == 1 / 4
+        low, high = mean_average_precision_interval(scores, truth) or (1, 0)
+        assert low <= 1 / 4 <= high < 1  # whatever their order, the scores do not tell them apart
 
 
 def recall_by_sorting(scores: np.ndarray, positives: list[list[int]], k: int) -> float:

@@ -50,7 +50,13 @@ def batch_of(labels: Any = None, targets: Any = None) -> ImageBatch:
         for n in range(len(rows))
     )
     return ImageBatch(
-        number=0, samples=samples, images=torch.empty(0), rows=(), skipped=(), contents=()
+        number=0,
+        samples=samples,
+        images=torch.empty(0),
+        places=tuple(range(len(samples))),
+        rows=(),
+        skipped=(),
+        contents=(b"",) * len(samples),
     )
 
 

@@ -45,11 +45,17 @@ def test_two_processes_give_the_result_of_one(
     for number in range(4, 9):
         (colour_folder / "red" / f"{number}.png").write_bytes(encode((200, 90, 90), seed=number))
     more = ("--task", task)
+    data = colour_folder
+    if task == "retrieval":
+        data = tmp_path / "captions.csv"
+        paths = sorted(path.relative_to(tmp_path) for path in colour_folder.rglob("*.png"))
+        rows = [f"{path},a {path.parent.name} thing {n}" for n, path in enumerate(paths)]
+        data.write_text("\n".join(["path,caption", *rows]))
     more += ("--train", str(colour_folder)) if task == "knn" else ()
     records = []
     for processes in (1, 2):
         out = tmp_path / str(processes)
-        code = evaluate(colour_folder, trained_directory, out, processes=processes, more=more)
+        code = evaluate(data, trained_directory, out, processes=processes, more=more)
         assert code == 0
         records.append(json.loads((out / "result.json").read_text()))
         records[-1]["predictions"] = (out / "predictions.jsonl").read_text()

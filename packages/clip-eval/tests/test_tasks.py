@@ -130,6 +130,59 @@ def test_choice_of_the_caption(run: Callable[..., Result]) -> None:
         run(Listed([Sample("x", red, ("one", "two"), label=5)]), "select")
 
 
+def test_a_group_that_may_have_lost_an_image_is_left_out(run: Callable[..., Result]) -> None:
+    red, blue = picture(COLOURS["red"]), picture(COLOURS["blue"])
+    pairs = [("a red thing", "a blue thing"), ("red", "blue"), ("one red", "one blue")]
+    samples = [Sample(f"{pair}", image, pair) for pair in pairs for image in (red, blue)]
+    for batch_size in (1, 2, 4, 6):
+        assert run(Listed(samples), "select", batch_size=batch_size).metrics["acc"] == 1.0
+        lost = [*samples[:2], Sample("lost", b"no image", pairs[1]), *samples[3:]]
+        result = run(Listed(lost), "select", batch_size=batch_size)
+        # the blue image that is left of the second pair is not taken for the first of its group
+        assert (result.metrics["acc"], result.n, result.n_skipped) == (1.0, 1, 1)
+        assert any("2 groups beside skipped" in warning for warning in result.warnings)
+    named = [Sample(s.key, s.image, s.captions, label=n % 2) for n, s in enumerate(lost)]
+    assert run(Listed(named), "select").n == 3
+
+
+@pytest.mark.parametrize("task", ["retrieval", "select"])
+def test_class_names_in_templates_are_no_captions(
+    run: Callable[..., Result], colour_folder: Path, colour_shards: Path, task: str
+) -> None:
+    for place in (colour_folder, colour_shards):
+        with pytest.raises(EvaluationError, match=f"no captions, which {task} needs"):
+            run(open_source(place), task)
+
+
+def test_an_embedding_that_is_not_finite_has_no_class(
+    run: Callable[..., Result], colour_model: Any
+) -> None:
+    names = ("red", "green", "blue")
+    samples = [Sample(name, picture(COLOURS[name]), targets=(n,)) for n, name in enumerate(names)]
+    original = colour_model.encode_image
+
+    def broken(images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = original(images)
+        features[:2] = float("nan")
+        return features
+
+    colour_model.encode_image = broken
+    result = run(Listed(samples, names), "multilabel", templates=["{c}"])
+    records = list(result.prediction_records())
+    assert [(r["correct"], len(r["guesses"])) for r in records] == [(False, 0)] * 2 + [(True, 3)]
+    # both rank last, and together: red and green are each found at the third of three places
+    assert [score.accuracy for score in result.per_class] == pytest.approx([1 / 3, 1 / 3, 1.0])
+
+
+def test_equal_names_and_equal_samples_are_told(run: Callable[..., Result]) -> None:
+    train, test = labelled(30, 0), labelled(14, 1)
+    assert not run(test, "knn", train=train).warnings
+    assert "the training samples are the test samples" in run(test, "knn", train=test).warnings[0]
+    test.classnames = ("red", "red", "blue")
+    result = run(test, "classify", templates=["{c}"])
+    assert any("several classes share a name: red" in warning for warning in result.warnings)
+
+
 def labelled(n: int, seed: int) -> Listed:
     draw = np.random.default_rng(seed)
     labels = draw.integers(0, 3, n).tolist()
@@ -151,10 +204,14 @@ def test_learning_from_a_training_set(
     assert result.templates == ()
     assert len(result.per_class) == 3
     assert result.details
+    assert result.metrics[f"{metric[:-1]}5"] is None
     again = run(test, task, train=train, cache=tmp_path)
     assert again.predictions == result.predictions
     with pytest.raises(EvaluationError, match="needs a training set"):
         run(test, task)
+    broken = Listed([Sample("x", b"no image", label=0)], test.classnames)
+    with pytest.raises(EvaluationError, match="none of the training images"):
+        run(test, task, train=broken)
     other = labelled(4, 2)
     other.classnames = ("green", "red", "blue")
     with pytest.raises(EvaluationError, match="the same names in another order"):

@@ -24,6 +24,8 @@ from clip_eval.samples import Source, source_faults, source_warnings
 from clip_eval.tasks.features import CollectFeatures, stack
 from clip_eval.tasks.task import Task, TaskName
 
+SAME_SAMPLES = "the training samples are the test samples, so the number says nothing"
+
 
 def evaluate(
     model: ImageTextModel,
@@ -133,13 +135,14 @@ def _evaluate_group(
     indices: Sequence[int] | None,
 ) -> Iterator[Result]:
     started = time.perf_counter()
-    tasks = _tasks(encoders, questions, reading)
+    tasks, learned_from = _tasks(encoders, questions, reading)
     found = _gather(encoders, tasks, source, reading, indices)
     seconds = time.perf_counter() - started
     for position, (encoder, task, question) in enumerate(
         zip(encoders, tasks, questions, strict=True)
     ):
         result = task.result(found.rows[position])
+        leaked = (SAME_SAMPLES,) if learned_from.get(position) == found.content else ()
         yield replace(
             result,
             dataset=source.name,
@@ -148,7 +151,7 @@ def _evaluate_group(
             skipped=found.skipped,
             templates=question.shown_templates(),
             faults=tuple(map(str, source_faults(source))),
-            warnings=(*source_warnings(source), *question.warnings, *result.warnings),
+            warnings=(*source_warnings(source), *question.warnings, *leaked, *result.warnings),
             details={**question.details(), **result.details},
             content=found.content,
             seconds=seconds,
@@ -157,21 +160,23 @@ def _evaluate_group(
 
 def _tasks(
     encoders: Sequence[Encoder], questions: Sequence[Question], reading: Reading
-) -> list[Task]:
-    """The task of each encoder, with its classifier built or learned."""
+) -> tuple[list[Task], dict[int, str]]:
+    """The task of each encoder, its classifier built or learned, and the content learned from."""
     learned: dict[int, Any] = {}
+    contents: dict[int, str] = {}
     for train in {id(q.train): q.train for q in questions if q.learns}.values():
         assert train is not None
         users = [i for i, q in enumerate(questions) if q.learns and q.train is train]
         collectors = [CollectFeatures(len(questions[i].names)) for i in users]
         found = _gather([encoders[i] for i in users], collectors, train, reading, None)
         learned |= {i: stack(rows) for i, rows in zip(users, found.rows, strict=True)}
+        contents |= dict.fromkeys(users, found.content)
     tasks = []
     for position, (encoder, question) in enumerate(zip(encoders, questions, strict=True)):
         with evaluation_mode(encoder.model):
             tasks.append(make_task(encoder, question, learned.get(position)))
             encoder.flush()
-    return tasks
+    return tasks, contents
 
 
 @dataclass(frozen=True)

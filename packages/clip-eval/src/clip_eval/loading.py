@@ -94,6 +94,7 @@ class ImageBatch:
         number: Which batch of the source it is.
         samples: One per usable image.
         images: Preprocessed images (R, 3, H, W) of the ``rows``; R is 0 if there is none.
+        places: Position of each sample in the batch, which the skipped ones are counted in.
         rows: Positions in ``samples`` of the images that were decoded; the others were not
             needed.
         skipped: The other samples of the batch.
@@ -103,6 +104,7 @@ class ImageBatch:
     number: int
     samples: tuple[LoadedSample, ...]
     images: Tensor
+    places: tuple[int, ...]
     rows: tuple[int, ...]
     skipped: tuple[Skipped, ...]
     contents: tuple[bytes, ...]
@@ -186,6 +188,7 @@ def _collate(number: int, items: list[Item]) -> ImageBatch:
         number=number,
         samples=tuple(sample for sample, _ in good),
         images=torch.stack([image for _, image in decoded]) if decoded else torch.empty(0),
+        places=tuple(place for place, item in enumerate(items) if item.sample is not None),
         rows=tuple(row for row, _ in decoded),
         skipped=tuple(item.skipped for item in items if item.skipped is not None),
         contents=tuple(item.content for item in items),

@@ -142,10 +142,15 @@ def average_precision(scores: ArrayLike, relevant: ArrayLike) -> float | None:
         return None
     order = np.argsort(-values, kind="stable")
     values, found = values[order], np.cumsum(hits[order])
-    ends = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)  # last item of each tie
+    ends = _last_of_ties(values)
     precision = found[ends] / (ends + 1)
     gained = np.diff(found[ends], prepend=0)
     return float((precision * gained).sum() / found[-1])
+
+
+def _last_of_ties(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Where each run of equal values ends; infinite ones are equal too."""
+    return np.append(np.flatnonzero(values[1:] != values[:-1]), len(values) - 1)
 
 
 def mean_average_precision(
@@ -203,7 +208,9 @@ def mean_average_precision_interval(
         order = np.argsort(-table[:, c], kind="stable")
         drawn = weights[:, order]
         hits = drawn * truth[order, c]
-        precision = hits.cumsum(axis=1) / np.maximum(drawn.cumsum(axis=1), 1)
+        ends = _last_of_ties(table[order, c])
+        last = ends[np.searchsorted(ends, np.arange(len(order)))]  # equal scores rank together
+        precision = (hits.cumsum(axis=1) / np.maximum(drawn.cumsum(axis=1), 1))[:, last]
         total = hits.sum(axis=1)
         each[row] = np.where(
             total > 0, (precision * hits).sum(axis=1) / np.maximum(total, 1), np.nan

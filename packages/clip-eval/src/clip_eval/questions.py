@@ -12,7 +12,7 @@ from clip_eval.class_names import ClassList
 from clip_eval.encoder import Encoder
 from clip_eval.faults import BadSample, EvaluationError
 from clip_eval.prompts import DEFAULT_TEMPLATES, PromptsOfClasses, Templates, check
-from clip_eval.samples import Source
+from clip_eval.samples import Sample, Source, describe, source_warnings
 from clip_eval.tasks import (
     TASKS,
     Classify,
@@ -78,7 +78,9 @@ class Question:
         """The settings that belong to the task."""
         if self.task == "linear-probe":
             return {"shots": self.shots, "seed": self.seed}
-        return {"neighbours": self.neighbours, "shots": self.shots} if self.task == "knn" else {}
+        if self.task == "knn":
+            return {"neighbours": self.neighbours, "shots": self.shots, "seed": self.seed}
+        return {}
 
 
 def check_question(question: Question, source: Source) -> Question:
@@ -93,8 +95,13 @@ def check_question(question: Question, source: Source) -> Question:
     if question.task == "auto":
         question = replace(question, task=recognise_task(source))
     if question.task in ("retrieval", "select"):
+        _check_captions(question.task, source)
         return question
     question = replace(question, names=_class_names(source, question.classnames))
+    repeated = ClassList(question.names, question.names).duplicates()
+    if repeated and not any("share a name" in warning for warning in source_warnings(source)):
+        note = f"several classes share a name: {', '.join(repeated[:8])}"
+        question = replace(question, warnings=(*question.warnings, note))
     if question.learns:
         return replace(question, train=_checked_train(question, source))
     if question.templates is None and source.templates is not None:
@@ -114,21 +121,39 @@ def recognise_task(source: Source) -> TaskName:
     Raises:
         EvaluationError: No sample can be read, or it has neither classes nor captions.
     """
-    for index in range(len(source)):
-        try:
-            sample = source.read(index)
-        except BadSample:
-            continue
+    sample = _first_sample(source)
+    if sample is not None:
         if sample.targets is not None:
             return "multilabel"
         if sample.label is not None:
             return "classify"
         if sample.captions:
             return "retrieval"
-        break
     raise EvaluationError(
         f"{source.name}: its samples have neither labels nor captions; nothing can be measured"
     )
+
+
+def _first_sample(source: Source) -> Sample | None:
+    """The first sample that can be read."""
+    for index in range(len(source)):
+        try:
+            return source.read(index)
+        except BadSample:
+            continue
+    return None
+
+
+def _check_captions(task: str, source: Source) -> None:
+    """A labelled image without captions comes with its class name in templates; that is none."""
+    sample, names = _first_sample(source), source.classnames or ()
+    if sample is None or sample.label is None or not 0 <= sample.label < len(names):
+        return
+    if sample.captions == describe(names[sample.label], source.templates or DEFAULT_TEMPLATES):
+        raise EvaluationError(
+            f"{source.name}: its images have labels and no captions, which {task} needs; "
+            "--task classify fits"
+        )
 
 
 def make_task(encoder: Encoder, question: Question, learned: tuple[Tensor, Tensor] | None) -> Task:
@@ -146,12 +171,17 @@ def make_task(encoder: Encoder, question: Question, learned: tuple[Tensor, Tenso
         if question.task == "knn":
             device = encoder.device
             return NearestNeighbours(
-                names, features.to(device), labels.to(device), k=question.neighbours
+                names,
+                features.to(device),
+                labels.to(device),
+                k=question.neighbours,
+                ks=question.ks,
             )
         penalty = question.penalty
         if penalty is None:
             penalty = choose_penalty(features, labels, len(names), seed=question.seed)
-        return LinearProbe(names, fit_probe(features, labels, len(names), penalty), encoder.device)
+        probe = fit_probe(features, labels, len(names), penalty)
+        return LinearProbe(names, probe, encoder.device, question.ks)
     assert question.templates is not None
     classifier = encoder.groups(PromptsOfClasses(names, question.templates))
     if question.task == "multilabel":

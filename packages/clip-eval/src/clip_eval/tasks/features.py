@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clip_eval.faults import EvaluationError
 from clip_eval.loading import ImageBatch
 from clip_eval.results import Result
 from clip_eval.tasks.task import checked_label
@@ -42,7 +43,13 @@ class CollectFeatures:
 
 
 def stack(rows: Sequence[LabelledFeature]) -> tuple[Tensor, Tensor]:
-    """Features (N, D) and labels (N,)."""
+    """Features (N, D) and labels (N,).
+
+    Raises:
+        EvaluationError: There is no row.
+    """
+    if not rows:
+        raise EvaluationError("none of the training images could be used")
     features = torch.from_numpy(np.stack([row.feature for row in rows]))
     return features, torch.tensor([row.label for row in rows])
 

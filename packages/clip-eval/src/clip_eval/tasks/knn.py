@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clip_eval.loading import ImageBatch
 from clip_eval.results import Prediction, Result
-from clip_eval.tasks.classify import MAX_GUESSES, classification_result
+from clip_eval.tasks.classify import KS, MAX_GUESSES, classification_result
 from clip_eval.tasks.task import checked_label
 
 TEMPERATURE = 0.07
@@ -58,17 +58,27 @@ class NearestNeighbours:
         train: Unit vectors (N, D), on the device of the features.
         labels: Of the training images (N,), on the same device.
         k: How many vote.
+        ks: The values of k of top-k accuracy.
     """
 
-    def __init__(self, names: Sequence[str], train: Tensor, labels: Tensor, *, k: int = 20) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        train: Tensor,
+        labels: Tensor,
+        *,
+        k: int = 20,
+        ks: Sequence[int] = KS,
+    ) -> None:
         self.names, self.train, self.labels, self.k = tuple(names), train, labels, k
+        self.ks = tuple(ks)
 
     def rows(self, batch: ImageBatch, features: Tensor) -> list[Prediction]:
         """The classes with most of the vote."""
         if not batch.samples:
             return []
         shares = vote(features, self.train, self.labels, len(self.names), k=self.k)
-        best = shares.topk(min(MAX_GUESSES, len(self.names)), dim=1)
+        best = shares.topk(min(max(MAX_GUESSES, *self.ks), len(self.names)), dim=1)
         finite = shares.isfinite().all(dim=1).tolist()
         return [
             Prediction(
@@ -85,4 +95,4 @@ class NearestNeighbours:
 
     def result(self, rows: Sequence[Prediction]) -> Result:
         """Top-k accuracy, mean per-class recall, each class, the confusions."""
-        return classification_result(rows, self.names, task="knn", prefix="knn_")
+        return classification_result(rows, self.names, ks=self.ks, task="knn", prefix="knn_")

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from clip_eval.faults import EvaluationError
 from clip_eval.results import Prediction, Result
-from clip_eval.tasks.classify import Classify
+from clip_eval.tasks.classify import KS, Classify
 
 COARSE = tuple(10.0**power for power in range(-6, 4))
 FINE_STEPS = (10**-0.5, 10**-0.25, 10**0.25, 10**0.5)
@@ -124,14 +124,18 @@ class LinearProbe(Classify):
         names: Class names in label order.
         probe: Fitted on the training set.
         device: Of the features.
+        ks: The values of k of top-k accuracy.
     """
 
-    def __init__(self, names: Sequence[str], probe: Probe, device: torch.device) -> None:
+    def __init__(
+        self, names: Sequence[str], probe: Probe, device: torch.device, ks: Sequence[int] = KS
+    ) -> None:
         super().__init__(
             names,
             probe.weight.float().to(device),
             scale=1.0,
             bias=probe.bias.float().to(device),
+            ks=ks,
             task="linear_probe",
             prefix="lp_",
         )

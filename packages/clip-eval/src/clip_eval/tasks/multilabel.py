@@ -101,12 +101,15 @@ class MultiLabel:
 
 
 def _record(row: ScoredImage, names: Sequence[str]) -> dict[str, object]:
-    best = torch.from_numpy(row.scores).topk(min(5, len(names))).indices.tolist()
-    own = average_precision(row.scores, np.isin(np.arange(len(names)), row.targets))
+    best: list[int] = []  # for an embedding that is not finite
+    own = None
+    if np.isfinite(row.scores).all():
+        best = torch.from_numpy(row.scores).topk(min(5, len(names))).indices.tolist()
+        own = average_precision(row.scores, np.isin(np.arange(len(names)), row.targets))
     return {
         "key": row.key,
         "labels": [names[label] for label in row.targets],
         "guesses": [names[label] for label in best],
         "average_precision": own,
-        "correct": best[0] in row.targets,
+        "correct": bool(best) and best[0] in row.targets,
     }

@@ -6,7 +6,7 @@ its caption number i, or to the one that its label names.  I images, T captions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -30,16 +30,25 @@ class CandidateImage(NamedTuple):
     scores: NDArray[np.float32]
 
 
+SKIPPED = CandidateImage("", (), None, np.zeros(0, dtype=np.float32))
+"""Stands where a sample was skipped: a group beside it may have lost an image."""
+
+
 class Select:
-    """Choice among the captions of a group, and among its images."""
+    """Choice among the captions of a group, and among its images.
+
+    A group beside a skipped sample is left out unless its images have labels: which of them is
+    number i cannot be told.
+    """
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
 
     def rows(self, batch: ImageBatch, features: Tensor) -> list[CandidateImage]:
         """Similarity of each image to each of its captions."""
-        found = []
-        for sample, image in zip(batch.samples, features, strict=True):
+        found: list[CandidateImage] = []
+        for place, sample, image in zip(batch.places, batch.samples, features, strict=True):
+            found += [SKIPPED] * (place - len(found))
             if len(sample.captions) < 2:
                 raise EvaluationError(
                     f"{sample.key} has {len(sample.captions)} captions; a choice needs two or more"
@@ -47,13 +56,20 @@ class Select:
             texts = self.encoder.texts(sample.captions)  # (T, D)
             scores = (texts @ image).cpu().numpy()
             found.append(CandidateImage(sample.key, sample.captions, sample.label, scores))
-        return found
+        return found + [SKIPPED] * (len(batch.contents) - len(found))
 
     def result(self, rows: Sequence[CandidateImage]) -> Result:
         """Share of groups with every caption right, every image right, both."""
-        records = []
-        for _, members in groupby(rows, key=lambda row: row.captions):
-            group = list(members)
+        records, left_out = [], 0
+        groups = [list(group) for _, group in groupby(rows, key=lambda row: row.captions)]
+        for place, group in enumerate(groups):
+            if not group[0].captions:
+                continue
+            beside = [*groups[max(0, place - 1) : place], *groups[place + 1 : place + 2]]
+            lost = any(not other[0].captions for other in beside)
+            if lost and any(row.label is None for row in group):
+                left_out += 1
+                continue
             scores = np.stack([row.scores for row in group])  # (I, T)
             image, text = selection_correct(scores, _truth(group))
             records.append(
@@ -74,7 +90,17 @@ class Select:
             n=n,
             ci95={name: wilson_interval(hits, n) for name, hits in right.items()},
             records=tuple(records),
-            warnings=() if n else ("no sample could be used, so there is no number",),
+            warnings=tuple(_diagnose(n, left_out)),
+        )
+
+
+def _diagnose(n: int, left_out: int) -> Iterator[str]:
+    if not n:
+        yield "no sample could be used, so there is no number"
+    if left_out:
+        yield (
+            f"{left_out} groups beside skipped samples are left out: which caption belongs to "
+            "which of their images cannot be told"
         )
 
 
