@@ -183,7 +183,7 @@ def test_a_locked_tower_stays_as_it_is(short: Config, plain: Path, tmp_path: Pat
     found = train(
         short,
         tmp_path / "run",
-        model={"pretrained": str(plain), "lock_image": True, "lock_text": True}
+        model={"name": "", "pretrained": str(plain), "lock_image": True, "lock_text": True}
         | {"unlocked_text_groups": 1},
         tokenizer={"kind": "directory", "path": str(plain)},
     )
@@ -193,7 +193,7 @@ def test_a_locked_tower_stays_as_it_is(short: Config, plain: Path, tmp_path: Pat
 
 
 def test_training_goes_on_from_given_weights(short: Config, plain: Path, tmp_path: Path) -> None:
-    given = {"pretrained": str(plain), "vision": {}, "text": {}, "name": "ViT-B-32"}
+    given = {"name": "", "pretrained": str(plain), "vision": {}, "text": {}}
     tokenizer = {"kind": "directory", "path": str(plain)}
     optim = {"lr": 1e-12, "warmup_steps": 0}
     found = train(short, tmp_path / "run", model=given, tokenizer=tokenizer, optim=optim)
@@ -244,7 +244,7 @@ def test_the_sigmoid_loss_trains_the_bias(short: Config, tmp_path: Path) -> None
         short,
         tmp_path / "run",
         loss={"kind": "sigmoid", "tile": 3},
-        model={"pretrained": str(model)},
+        model={"name": "", "pretrained": str(model)},
         tokenizer={"kind": "directory", "path": str(model)},
     )
     assert found["logit_bias"] != -10
