@@ -108,9 +108,11 @@ def test_a_model_that_breaks_does_not_stop_the_one_beside_it(
         "def good(): return Good(), tokens, pixels\n"
         "def bad(device): return Bad(), tokens, pixels\n"
         "def wrong(): return Good()\n"
+        "def broken(): raise TypeError('no weights')\n"
     )
     monkeypatch.chdir(tmp_path)
     names = ["colour_models:good", "colour_models:bad", "colour_models:wrong", "no_module:f"]
+    names.append("colour_models:broken")
     assert (
         main(
             [
@@ -130,6 +132,7 @@ def test_a_model_that_breaks_does_not_stop_the_one_beside_it(
     assert "RuntimeError: out of memory" in errors
     assert "must return (model, tokenizer, preprocess), got Good" in errors
     assert "cannot be imported" in errors
+    assert "TypeError: no weights" in errors
     (found,) = (tmp_path / "out").rglob("result.json")
     assert json.loads(found.read_text())["model"] == "colour_models:good"
 
@@ -258,3 +261,76 @@ def test_an_evaluation_and_a_reading_agree_on_the_content(
     assert run("--data", colour_folder, "--batch-size", "5") == 0
     content = read_json(tmp_path / "out" / "result.json")["content"]
     assert content == source_content(open_source(colour_folder))
+
+
+def test_a_training_set_is_read_once_for_all_models(
+    two_models: tuple[Path, Path],
+    colour_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from clip_eval import loading
+
+    decoded: list[Any] = []
+    decode = loading.decode_image
+    monkeypatch.setattr(loading, "decode_image", lambda data: decoded.append(data) or decode(data))
+    command = ["run", "--model", *map(str, two_models), "--data", str(colour_folder), "--quiet"]
+    command += ["--train", str(colour_folder), "--task", "knn", "--no-cache"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    assert len(decoded) == 12 + 12
+
+
+def test_a_result_that_cannot_be_written_does_not_measure_the_others_again(
+    two_models: tuple[Path, Path],
+    colour_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from clip_eval import campaign
+
+    write, places = campaign.write_result, []
+
+    def full(place: Path, *more: Any, **options: Any) -> None:
+        places.append(place)
+        if place.parent.name.endswith("other-run"):
+            raise OSError(28, "No space left on device")
+        write(place, *more, **options)
+
+    monkeypatch.setattr(campaign, "write_result", full)
+    command = ["run", "--model", *map(str, two_models), "--data", str(colour_folder), "--quiet"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 1
+    captured = capsys.readouterr()
+    assert "other-run on colours: [Errno 28] No space left" in captured.err
+    assert len(places) == 2
+    assert captured.out.count("| colours-run |") == 1
+
+
+def test_a_result_with_its_cost_serves_a_run_that_asks_for_none(
+    run: Callable[..., int], colour_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--data", colour_folder, "--cost") == 0
+    assert run("--data", colour_folder) == 0
+    assert "same weights, prompts and samples" in capsys.readouterr().out
+    assert run("--data", colour_folder, "--force") == 0
+    assert run("--data", colour_folder, "--cost") == 2
+
+
+def test_a_page_shows_no_picture_of_data_that_has_changed(
+    run: Callable[..., int],
+    colour_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("--data", colour_folder) == 0
+    page = tmp_path / "page.html"
+    report = ["report", str(tmp_path / "out"), "--out"]
+    assert main([*report, str(page)]) == 0
+    assert page.read_text().count('title="blue/0.png"') == 1
+    (colour_folder / "blue" / "0.png").rename(colour_folder / "blue" / "00.png")
+    assert main([*report, str(page)]) == 0
+    assert page.read_text().count('title="blue/0') == 0
+    assert page.read_text().count('title="red/0.png"') == 1
+    capsys.readouterr()
+    assert main([*report, str(tmp_path / "page.md")]) == 2
+    assert "expected the page" in capsys.readouterr().err

@@ -30,6 +30,9 @@ def test_an_empty_line_in_the_middle_is_refused(tmp_path: Path) -> None:
     path.write_text("a\n\nb\n")
     with pytest.raises(DataError, match="line 2 is empty"):
         ClassList.read(path)
+    path.write_text("x\tcat\ny\tdog\nx\tcow\n")
+    with pytest.raises(DataError, match="names 'x' more than once"):
+        ClassList.read(path)
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"a": 1}', "3"])

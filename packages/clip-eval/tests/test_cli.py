@@ -148,9 +148,52 @@ def test_every_expected_error_is_one_line_and_exit_code_2(
     assert run(colour_folder, "--templates", str(given), "--force") == 0
 
 
+def test_a_file_name_that_is_no_text(
+    run: Callable[..., int],
+    colour_folder: Path,
+    tmp_path: Path,
+    encode: Callable[..., bytes],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = os.fsdecode(b"caf\xe9.png")  # Latin-1, as an old archive leaves it
+    (colour_folder / "red" / name).write_bytes(encode((250, 10, 10)))
+    (colour_folder / "red" / f"x{name}").write_bytes(b"no image")
+    assert run(colour_folder) == 0
+    lines = (tmp_path / "out" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert f"red/{name}" in [json.loads(line)["key"] for line in lines]
+    record = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+    assert [s["key"] for s in record["skipped"]] == [f"red/x{name}"]
+    assert main(["inspect", str(colour_folder), "--quiet"]) == 0
+    assert "broken: red/xcaf" in capsys.readouterr().out
+    assert main(["report", str(tmp_path / "out")]) == 0
+
+
+def test_k_of_a_probe_and_of_neighbours(
+    run: Callable[..., int], colour_folder: Path, tmp_path: Path, read_json: Callable[[Path], Any]
+) -> None:
+    for task, prefix in (("knn", "knn_"), ("linear-probe", "lp_")):
+        out = tmp_path / task
+        more = ("--task", task, "--train", str(colour_folder), "--k", "2,1", "--penalty", "0.1")
+        assert run(colour_folder, *more, out=out) == 0
+        metrics = read_json(out / "result.json")["metrics"]
+        assert list(metrics)[:2] == [f"{prefix}acc2", f"{prefix}acc1"]
+
+
 @pytest.mark.parametrize(
-    "arguments", [["run"], ["run", "--batch-size", "0"], ["inspect"], ["nonsense"], []]
+    ("option", "value"),
+    [("--batch-size", "0"), ("--penalty", "inf"), ("--penalty", "-1"), ("--k", "1,x")],
 )
+def test_a_number_out_of_range_is_named(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "--model", "m", "--data", "d", "--out", "o", option, value])
+    message = capsys.readouterr().err
+    assert f"argument {option}: expected" in message
+    assert value.rpartition(",")[2] in message
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["inspect"], ["nonsense"], []])
 def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
@@ -179,7 +222,7 @@ def test_an_interruption_is_one_line_and_leaves_no_result(
 
     monkeypatch.setattr("clip_eval.campaign.evaluate_together", interrupted)
     assert run(colour_folder) == 130
-    assert capsys.readouterr().err == "clip-eval: interrupted; no result was written\n"
+    assert capsys.readouterr().err == "clip-eval: interrupted; nothing unfinished was written\n"
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -207,5 +250,5 @@ def test_ctrl_c_while_workers_decode(
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert errors.rstrip().endswith("clip-eval: interrupted; no result was written")
+    assert errors.rstrip().endswith("clip-eval: interrupted; nothing unfinished was written")
     assert not (out / "result.json").exists()

@@ -127,6 +127,18 @@ def test_what_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "two samples are called '1'" in capsys.readouterr().err
 
 
+def test_other_data_under_the_same_names_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = write_result(tmp_path / "a", {"1": 0, "2": 1}, content="ab")
+    for name, content, same in (("b", "ab", True), ("c", "cd", False), ("d", "", True)):
+        second = write_result(tmp_path / name, {"1": 0, "2": 0}, content=content)
+        assert main(["compare", str(first), str(second)]) == 0
+        assert ("warning: the data differs" not in capsys.readouterr().out) is same
+        assert main(["compare", str(first), str(second), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)[0]["same_data"] is same
+
+
 def test_directories_of_several_results_are_paired(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

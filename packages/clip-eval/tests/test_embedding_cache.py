@@ -204,3 +204,14 @@ def test_embeddings_that_are_not_finite_are_not_remembered(
     made = encoder()
     assert made.groups([("red",), ("blue",)]).isnan().any(dim=1).sum() == 1
     assert len(made.text_store or ()) == 1
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(
+    colour_model: Any, colour_tokenizer: Any, colour_preprocess: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("x")
+    parts = (colour_model.eval(), colour_tokenizer, colour_preprocess)
+    made = Encoder(*parts, cache=tmp_path / "file" / "below")
+    with pytest.warns(UserWarning, match="embeddings are not kept"):
+        found = made.groups([("red",), ("blue",)])
+    assert torch.equal(found, Encoder(*parts).groups([("red",), ("blue",)]))

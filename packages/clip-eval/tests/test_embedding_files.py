@@ -56,3 +56,6 @@ def test_another_suffix_is_refused(
     assert embed("--texts", tmp_path / "texts.txt", "--out", tmp_path / "t.csv") == 2
     assert ".npz or .parquet" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["texts.txt"]
+    (tmp_path / "texts.txt").write_text("\n\n")
+    assert embed("--texts", tmp_path / "texts.txt", "--out", tmp_path / "t.npz") == 2
+    assert "expected at least one text" in capsys.readouterr().err

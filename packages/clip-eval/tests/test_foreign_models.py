@@ -13,6 +13,7 @@ import pytest
 import torch
 from clip_eval import EvaluationError, load_for_evaluation
 from clip_eval.cli import main
+from clip_eval.foreign_models import ForeignTowers
 from clip_tokenizer import HFTokenizer, Tokenizer
 from PIL import Image
 
@@ -230,3 +231,15 @@ def test_a_directory_of_ours_with_a_tokenizer_of_another_kind(
     HFTokenizer(backend, context_length=24, clean="canonicalize").save(directory)
     loaded = load_for_evaluation(directory)
     assert loaded.tokenizer(["a CAT!"])[0, :3].tolist() == [2, 3, 0]
+
+
+def test_a_temperature_is_a_scale() -> None:
+    class Tempered(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.temperature = torch.nn.Parameter(torch.tensor(0.05))
+
+    towers = ForeignTowers(
+        Tempered(), lambda images: images, lambda ids: ids.float(), lambda texts: torch.ones(2, 3)
+    )
+    assert towers.logit_scale.exp().item() == pytest.approx(1 / 0.05)  # ALIGN's way to say it

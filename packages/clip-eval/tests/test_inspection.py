@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from clip_eval import open_source
 from clip_eval.inspection import format_inspection, inspect_source
 
@@ -45,3 +47,16 @@ def test_a_label_outside_the_class_list_is_shown(
     path = write_tar(tmp_path / "a.tar", {"0.png": png, "0.cls": b"7", "0.txt": b"caption"})
     found = inspect_source(open_source(path, classnames=["a", "b"]))
     assert "label 7 is in no class: 1 samples" in format_inspection(found)
+
+
+def test_several_labels_an_image_are_counted(
+    tmp_path: Path, write_tar: Callable[..., Path], encode: Callable[..., bytes]
+) -> None:
+    files = {}
+    for n, marks in enumerate(([1, 1], [0, 1], [0, 0])):
+        out = io.BytesIO()
+        np.save(out, np.array(marks))
+        files |= {f"{n}.png": encode((9, 9, 9)), f"{n}.npy": out.getvalue()}
+    path = write_tar(tmp_path / "a.tar", files)
+    found = inspect_source(open_source(path, classnames=["a", "b"]))
+    assert (found.per_class, found.unlabelled) == ({0: 1, 1: 2}, 0)

@@ -56,6 +56,13 @@ def test_what_is_missing_or_damaged_is_named(run_directory: Path, tmp_path: Path
     fails(run_directory, "damaged")
     (run_directory / "clip_config.json").unlink()
     fails(run_directory, "no clip_config.json")
+    for other, prefix in (
+        ("config.json", "hf:"),
+        ("open_clip_config.json", "open_clip:local-dir:"),
+    ):
+        (run_directory / other).write_text("{}")
+        fails(run_directory, f"holds {other} and no clip_config.json; give {prefix}{run_directory}")
+    fails(Path("openai/clip-vit-base-patch32"), "does not exist; give .* hf:ID")
 
 
 def test_a_tokenizer_must_be_there_and_belong_to_the_model(run_directory: Path) -> None:

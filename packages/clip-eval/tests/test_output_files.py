@@ -32,16 +32,10 @@ def test_what_was_there_survives_a_failure(tmp_path: Path, monkeypatch: pytest.M
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_an_existing_result_is_kept_unless_forced(tmp_path: Path) -> None:
-    prepare_output(tmp_path / "new" / "deep", force=False)
-    (tmp_path / "result.json").write_text("{}")
-    with pytest.raises(EvaluationError, match=r"exists already.*--force"):
-        prepare_output(tmp_path, force=False)
-    prepare_output(tmp_path, force=True)
-
-
 def test_an_output_that_cannot_be_written_is_said_before_any_work(tmp_path: Path) -> None:
+    prepare_output(tmp_path / "new" / "deep")
+    assert list((tmp_path / "new" / "deep").iterdir()) == []
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere")):
         with pytest.raises(EvaluationError, match="cannot be written"):
-            prepare_output(path, force=False)
+            prepare_output(path)

@@ -77,7 +77,9 @@ def test_the_command(
     assert main([*command, "--out", str(page)]) == 2
     assert "exists already" in capsys.readouterr().err
     assert main([*command, "--out", str(page), "--force", "--json"]) == 0
-    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    captured = capsys.readouterr()
+    assert captured.err == f"skipped: {images[2]}: empty: the file has no bytes\n"
+    records = [json.loads(line) for line in captured.out.splitlines()]
     assert [record["labels"][0] for record in records] == ["red", "blue"]
 
     assert main(["predict", str(images[2]), *model, "--labels", "a,b"]) == 2

@@ -11,6 +11,7 @@ import platform
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -144,21 +145,19 @@ def run_campaign(
             report(outcome)
 
     if campaign.single:
-        prepare_output(campaign.out, force=True)
+        prepare_output(campaign.out)
     templates, origin = given_templates(campaign.templates)
     first = _open_for(campaign, campaign.data[0]) if campaign.single else None
     subjects = _load(campaign, done)
     for spec, directory in zip(campaign.data, _slugs(campaign.data), strict=True):
         try:
             source, usual = first or _open_for(campaign, spec)
-        except USER_ERRORS as error:
+        except Exception as error:
             if campaign.single:
                 raise
             for subject in subjects:
-                place = campaign.out / subject.directory / directory
-                done(
-                    Outcome(model=subject.loaded.name, data=spec, directory=place, error=str(error))
-                )
+                place, name = campaign.out / subject.directory / directory, subject.loaded.name
+                done(Outcome(model=name, data=spec, directory=place, error=_in_words(error)))
             continue
         work = _Work(campaign, processes, spec, directory, source, usual, templates, origin)
         work.run(subjects, done)
@@ -181,12 +180,12 @@ def _load(campaign: Campaign, done: Callable[[Outcome], None]) -> list[_Subject]
                 cache=campaign.cache,
             )
             cost = measure_cost(encoder) if campaign.cost else None
-        except USER_ERRORS as error:
+        except Exception as error:
             if campaign.single:
                 raise
             for data in campaign.data:
                 place = campaign.out / directory
-                done(Outcome(model=spec, data=data, directory=place, error=str(error)))
+                done(Outcome(model=spec, data=data, directory=place, error=_in_words(error)))
             continue
         subjects.append(
             _Subject(spec=spec, loaded=loaded, encoder=encoder, directory=directory, cost=cost)
@@ -213,7 +212,7 @@ class _Work:
         for subject in subjects:
             try:
                 found = self._prepare(subject)
-            except USER_ERRORS as error:
+            except Exception as error:
                 self._failed(subject, error, done)
                 continue
             if isinstance(found, Outcome):
@@ -240,28 +239,27 @@ class _Work:
     def _failed(self, subject: _Subject, error: Exception, done: Callable[[Outcome], None]) -> None:
         if self.campaign.single:
             raise error
-        text = str(error) if isinstance(error, USER_ERRORS) else f"{type(error).__name__}: {error}"
-        name = subject.loaded.name
-        done(Outcome(model=name, data=self.source.name, directory=self._place(subject), error=text))
+        name, place = subject.loaded.name, self._place(subject)
+        done(Outcome(model=name, data=self.source.name, directory=place, error=_in_words(error)))
 
     def _prepare(self, subject: _Subject) -> tuple[Question, str] | Outcome:
         """What to ask and where the templates are from, or the result that is there already."""
         templates, origin = self._templates(subject.loaded)
-        train = self._train()
         question = replace(
             self.campaign.question,
             task=self.campaign.task,
             templates=templates,
             classnames=self.source.classnames,
-            train=train,
+            train=self.train,
             warnings=subject.loaded.warnings,
         )
         question = check_question(question, self.source)
         place = self._place(subject)
         if (place / RESULT_FILE).exists() and not self.campaign.force:
             record = read_json(place / RESULT_FILE)
-            content = source_content(self.source)
-            if record.get("settings", {}).get("key") == self._key(subject, question, content):
+            key = self._key(subject, question, self.content)
+            measured = bool(record.get("cost")) or not self.campaign.cost
+            if measured and record.get("settings", {}).get("key") == key:
                 name = subject.loaded.name
                 return Outcome(
                     model=name,
@@ -274,8 +272,7 @@ class _Work:
                 f"{place / RESULT_FILE} exists already and was made otherwise; choose another "
                 "--out, or --force to replace it"
             )
-        if self.processes.first:
-            prepare_output(place, force=True)
+        prepare_output(place)  # by every process, so that all of them go on or none
         return question, origin
 
     def _templates(self, loaded: LoadedModel) -> tuple[Templates | None, str]:
@@ -290,17 +287,28 @@ class _Work:
             return self.usual.templates, f"usual for {self.usual.name}"
         return None, f"default {DEFAULT_TEMPLATES[0]!r}"
 
-    def _train(self) -> Source | None:
+    @cached_property
+    def content(self) -> str:
+        """Hash of the samples, read once for all models."""
+        return source_content(self.source)
+
+    @cached_property
+    def train(self) -> Source | None:
+        """What probes and neighbours learn from: one source, so that it is read once."""
         campaign = self.campaign
         if campaign.train is None and campaign.train_split is None:
             return None
         spec = campaign.train or self.spec
         return open_data(spec, classnames=campaign.classnames, split=campaign.train_split)[0]
 
+    @cached_property
+    def train_content(self) -> str:
+        """Hash of the training samples; empty without any."""
+        return "" if self.train is None else source_content(self.train)
+
     def _key(self, subject: _Subject, question: Question, content: str) -> str:
         """Hash of all that decides the numbers."""
         encoder = subject.encoder
-        train = source_content(question.train) if question.train is not None else ""
         settings = {
             name: value
             for name, value in vars(question).items()
@@ -314,8 +322,7 @@ class _Work:
             encoder.device.type,
             settings,
             content,
-            train,
-            "cost" if self.campaign.cost else "",
+            self.train_content,
         )
 
     def _measure(
@@ -355,15 +362,19 @@ class _Work:
             }
             result = replace(result, settings=settings, cost=subject.cost)
             place = self._place(subject)
-            if processes.first:
-                write_result(
-                    place,
-                    result,
-                    self.source,
-                    run_directory=subject.loaded.path,
-                    samples=campaign.samples,
-                    seed=campaign.seed,
-                )
+            try:
+                if processes.first:
+                    write_result(
+                        place,
+                        result,
+                        self.source,
+                        run_directory=subject.loaded.path,
+                        samples=campaign.samples,
+                        seed=campaign.seed,
+                    )
+            except USER_ERRORS as error:  # a full disk; the others have been measured too
+                self._failed(subject, error, done)
+                continue
             done(
                 Outcome(
                     model=result.model,
@@ -373,6 +384,11 @@ class _Work:
                     record=result.to_dict(),
                 )
             )
+
+
+def _in_words(error: Exception) -> str:
+    """The message; with its kind where it is not one of those meant for users."""
+    return str(error) if isinstance(error, USER_ERRORS) else f"{type(error).__name__}: {error}"
 
 
 def _open_for(campaign: Campaign, spec: str) -> tuple[Source, PromptSet | None]:

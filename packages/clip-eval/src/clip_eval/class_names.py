@@ -69,7 +69,11 @@ class ClassList:
                 )
         if all("\t" in line for line in lines):
             pairs = [line.split("\t", 1) for line in lines]
-            return cls.of({folder.strip(): name.strip() for folder, name in pairs})
+            folders = [folder.strip() for folder, _ in pairs]
+            repeated = [folder for folder, count in Counter(folders).items() if count > 1]
+            if repeated:
+                raise DataError(f"{path}: names {_quote(repeated)} more than once")
+            return cls.of(dict(zip(folders, (name.strip() for _, name in pairs), strict=True)))
         return cls.of(lines)
 
     @classmethod

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -34,6 +36,9 @@ DATA_HELP = f"{', '.join(FORMS)}, or a path that is recognised"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code (0, 2 for a user's error, 130 when interrupted)."""
     arguments = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name may be no text of this terminal's
+            stream.reconfigure(errors="backslashreplace")
     try:
         code: int = arguments.command(arguments)
         return code
@@ -48,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"clip-eval: {place}{error.strerror or error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        print("clip-eval: interrupted; no result was written", file=sys.stderr)
+        print("clip-eval: interrupted; nothing unfinished was written", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -189,7 +194,7 @@ def _fraction(text: str) -> float:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not value >= 0:
+    if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
     return value
 

@@ -14,7 +14,7 @@ from clip_eval.comparison import compare_results, format_comparison, pair_result
 from clip_eval.data_sets import open_data
 from clip_eval.embedding import Reading
 from clip_eval.embedding_cache import cache_directory
-from clip_eval.embedding_files import embed_source, embed_texts, write_embeddings
+from clip_eval.embedding_files import embed_source, embed_texts, write_embeddings, writer_of
 from clip_eval.encoder import Encoder, Precision
 from clip_eval.exchange import export_csv, export_json, import_results
 from clip_eval.family_report import render_family
@@ -122,6 +122,8 @@ def predict_command(arguments: argparse.Namespace) -> int:
     if arguments.json:
         for image in found.images:
             print(json.dumps(image.to_dict(), ensure_ascii=False, allow_nan=False))
+        for s in found.skipped:
+            print(f"skipped: {s.key}: {s.reason}: {s.detail}", file=sys.stderr)
     else:
         print(format_predictions(found))
     if not found.images:
@@ -133,6 +135,7 @@ def embed_command(arguments: argparse.Namespace) -> int:
     """Write embeddings."""
     if arguments.out.exists() and not arguments.force:
         raise EvaluationError(f"{arguments.out} exists already; choose another --out, or --force")
+    writer_of(arguments.out)  # before any work
     device = _device(arguments.device)
     loaded = load_for_evaluation(arguments.model, device=device)
     encoder = Encoder(
@@ -144,6 +147,8 @@ def embed_command(arguments: argparse.Namespace) -> int:
     )
     if arguments.texts is not None:
         lines = [line for line in read_text(arguments.texts).splitlines() if line.strip()]
+        if not lines:
+            raise EvaluationError(f"{arguments.texts}: expected at least one text, got none")
         found = embed_texts(encoder, lines)
     else:
         reading = Reading(batch_size=arguments.batch_size, progress=not arguments.quiet)
@@ -172,6 +177,8 @@ def report_command(arguments: argparse.Namespace) -> int:
     """Put results on one page."""
     stored = find_results(arguments.directory)
     out = arguments.out or arguments.directory / FAMILY_FILE
+    if out.suffix == ".md":
+        raise EvaluationError(f"--out {out}: expected the page, FILE.html; its table is FILE.md")
     title = f"Results in {arguments.directory.resolve().name}"
     page = render_family(stored, title=title, samples=arguments.samples, seed=arguments.seed)
     table = format_table([one.record for one in stored])

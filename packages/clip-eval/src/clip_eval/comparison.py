@@ -112,6 +112,7 @@ class Comparison:
         worse: Predictions (first, second) of samples that only the first has right.
         better: Of samples that only the second has right.
         only_one: Samples that are in one of the results alone.
+        same_data: Whether both read the same content, as far as the results say.
     """
 
     first: Mapping[str, Any]
@@ -120,6 +121,7 @@ class Comparison:
     worse: tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...]
     better: tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...]
     only_one: int
+    same_data: bool
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for strict JSON."""
@@ -130,6 +132,7 @@ class Comparison:
             "second": {name: self.second.get(name) for name in names},
             **test,
             "only_in_one_result": self.only_one,
+            "same_data": self.same_data,
             "worse": [{"key": a["key"], "first": a, "second": b} for a, b in self.worse],
             "better": [{"key": a["key"], "first": a, "second": b} for a, b in self.better],
         }
@@ -167,7 +170,13 @@ def compare_results(first: StoredResult, second: StoredResult) -> Comparison:
         worse=tuple((a, b) for a, b in pairs if a["correct"] and not b["correct"]),
         better=tuple((a, b) for a, b in pairs if b["correct"] and not a["correct"]),
         only_one=len(ours) + len(theirs) - 2 * len(common),
+        same_data=_same_data(first.record, second.record),
     )
+
+
+def _same_data(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    contents = {record["content"] for record in (first, second) if record.get("content")}
+    return len(contents) < 2
 
 
 def _by_key(result: StoredResult) -> dict[str, dict[str, Any]]:
@@ -214,6 +223,11 @@ def format_comparison(found: Comparison) -> str:
     ]
     if found.only_one:
         lines.append(f"warning: {found.only_one} samples are in one of the results alone")
+    if not found.same_data:
+        lines.append(
+            "warning: the data differs (images, labels or class names); what is called the same "
+            "is compared"
+        )
     for word, flips in (("worse", found.worse), ("better", found.better)):
         lines += [_flip(word, *pair) for pair in flips[:SHOWN_FLIPS]]
         if len(flips) > SHOWN_FLIPS:

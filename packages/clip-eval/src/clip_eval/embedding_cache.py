@@ -11,6 +11,7 @@ import hashlib
 import os
 import time
 import uuid
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -98,10 +99,21 @@ class EmbeddingStore:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is new, in one step."""
+        """Write what is new, in one step; where that cannot be, warn and only remember it."""
         self._written = time.monotonic()
         if not self._new:
             return
+        try:
+            self._write()
+        except OSError as error:
+            warnings.warn(
+                f"{self.directory}: embeddings are not kept ({error.strerror}); choose another "
+                "cache directory",
+                stacklevel=2,
+            )
+        self._new.clear()
+
+    def _write(self) -> None:
         width = len(self._new[0][1])
         kind = np.dtype([("digest", np.uint8, DIGEST_BYTES), ("feature", np.float32, width)])
         table = np.zeros(len(self._new), dtype=kind)
@@ -113,7 +125,6 @@ class EmbeddingStore:
         with temporary.open("wb") as file:
             np.save(file, table)
         os.replace(temporary, self.directory / f"{name}.npy")
-        self._new.clear()
 
 
 def cache_directory() -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,16 +58,28 @@ def write_embeddings(path: Path, embeddings: Embeddings) -> None:
     Raises:
         EvaluationError: Another suffix, or Parquet without pyarrow.
     """
+    write = writer_of(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
-    write = {".npz": _write_npz, ".parquet": _write_parquet}.get(path.suffix)
-    if write is None:
-        raise EvaluationError(f"{path}: expected a name that ends in .npz or .parquet")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary, embeddings)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def writer_of(path: Path) -> Callable[[Path, Embeddings], None]:
+    """What writes a file of that suffix.
+
+    Raises:
+        EvaluationError: Another suffix, or Parquet without pyarrow.
+    """
+    if path.suffix == ".npz":
+        return _write_npz
+    if path.suffix != ".parquet":
+        raise EvaluationError(f"{path}: expected a name that ends in .npz or .parquet")
+    _pyarrow("pyarrow")
+    return _write_parquet
 
 
 def _write_npz(path: Path, embeddings: Embeddings) -> None:

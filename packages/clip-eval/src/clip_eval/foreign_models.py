@@ -96,8 +96,8 @@ class ForeignTowers(nn.Module):
     @property
     def logit_scale(self) -> Tensor:
         """Log of the factor on cosine similarity."""
-        scale: Tensor = self.model.get_parameter("logit_scale")
-        return scale
+        own = dict(self.model.named_parameters(recurse=False))
+        return own["logit_scale"] if "logit_scale" in own else -own["temperature"].log()  # ALIGN
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Features (B, D) of normalised pixels (B, 3, H, W)."""

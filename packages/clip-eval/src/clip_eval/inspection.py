@@ -69,10 +69,9 @@ def inspect_source(source: Source, *, progress: bool = False) -> Inspection:
         widths.append(size[0])
         heights.append(size[1])
         with_captions += bool(sample.captions)
-        if sample.label is None:
+        if sample.label is None and sample.targets is None:
             unlabelled += 1
-        else:
-            per_class[sample.label] += 1
+        per_class.update(sample.targets or (() if sample.label is None else (sample.label,)))
     return Inspection(
         name=source.name,
         layout=type(source).__name__,

@@ -24,6 +24,8 @@ from clip_eval.prompts import find_templates
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "clip_config.json"
 CHECKPOINTS = "checkpoints"
+OTHERS = {"open_clip_config.json": "open_clip:local-dir:", "config.json": "hf:"}
+"""Files that other libraries' directories hold, and how such a directory is given."""
 OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -108,8 +110,15 @@ def _load_directory(directory: Path, device: str | torch.device) -> LoadedModel:
     if not directory.is_dir():
         found = "is a file" if directory.exists() else "does not exist"
         raise EvaluationError(
-            f"model directory {directory} {found}; give the directory that a training run wrote"
+            f"model directory {directory} {found}; give the directory that a training run wrote, "
+            "open_clip:NAME[:TAG-OR-FILE], hf:ID, hf-hub:REPOSITORY or module:factory"
         )
+    if not (directory / CONFIG_FILE).is_file():
+        for other, prefix in OTHERS.items():
+            if (directory / other).is_file():
+                raise EvaluationError(
+                    f"{directory} holds {other} and no {CONFIG_FILE}; give {prefix}{directory}"
+                )
     if not (directory / WEIGHTS_FILE).is_file():
         raise EvaluationError(_what_is_missing(directory))
     places = [directory]

@@ -20,17 +20,12 @@ PREDICTIONS_FILE = "predictions.jsonl"
 REPORT_FILE = "report.html"
 
 
-def prepare_output(directory: Path, *, force: bool) -> None:
+def prepare_output(directory: Path) -> None:
     """Make the directory and see that it can be written, before any work is done.
 
     Raises:
-        EvaluationError: It cannot be written, or holds a result and ``force`` is not set.
+        EvaluationError: It cannot be written.
     """
-    if not force and (directory / RESULT_FILE).exists():
-        raise EvaluationError(
-            f"{directory / RESULT_FILE} exists already; choose another --out, or --force to "
-            "replace it"
-        )
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
@@ -48,8 +43,12 @@ def write_result(
     samples: int,
     seed: int,
 ) -> None:
-    """Write predictions, page and, last, the record that says that all is there."""
+    """Write predictions, page and, last, the record that says that all is there.
+
+    A record from before goes first, so that none lies beside what it does not speak of.
+    """
     page = render_report(result, source, run_directory=run_directory, samples=samples, seed=seed)
+    (directory / RESULT_FILE).unlink(missing_ok=True)
     write_json_lines(directory / PREDICTIONS_FILE, result.prediction_records())
     write_text(directory / REPORT_FILE, page)
     write_json(directory / RESULT_FILE, result.to_dict())
@@ -73,13 +72,15 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_text(path: Path, text: str) -> None:
     """Write a file in one step: beside its place, flushed to disk, then renamed.
 
+    A file name that is no UTF-8 comes as surrogates, which JSON and pages show as ``\\udcXX``.
+
     Raises:
         EvaluationError: It cannot be written; what was there before is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

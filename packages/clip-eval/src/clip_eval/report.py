@@ -19,7 +19,7 @@ from clip_eval.sample_pictures import (
     surest_mistakes,
 )
 from clip_eval.samples import Source
-from clip_eval.table import metric_name, percent
+from clip_eval.table import metric_name, percent, shown_prompts
 
 CURVES_FILE = "curves.png"
 MANY_CLASSES = 60
@@ -173,7 +173,9 @@ def _tiles(result: Result) -> str:
         for name, value in result.metrics.items()
         if name != result.main_metric
     ]
-    cells = "".join(f'<div class="tile"><b>{v}</b><span>{name}</span></div>' for v, name in tiles)
+    cells = "".join(
+        f'<div class="tile"><b>{v}</b><span>{escape(name)}</span></div>' for v, name in tiles
+    )
     return f'<div class="tiles">{cells}</div>'
 
 
@@ -255,7 +257,8 @@ def _curves(run_directory: Path | None) -> str:
     """The run's own picture of its training; a checkpoint's run lies two folders above it."""
     if run_directory is None:
         return ""
-    places = [run_directory, *run_directory.resolve().parents[:2]]
+    resolved = run_directory.resolve()
+    places = [resolved, *(resolved.parents[1:2] if resolved.parent.name == "checkpoints" else ())]
     found = [place / CURVES_FILE for place in places if (place / CURVES_FILE).is_file()]
     if not found:
         return ""
@@ -301,7 +304,7 @@ def _method(result: Result) -> str:
         f"<tr><td>{escape(key.replace('_', ' '))}</td><td><code>{escape(value)}</code></td></tr>"
         for key, value in settings
     )
-    templates = list(result.templates)
+    templates = shown_prompts(result.templates)
     prompts = "".join(f"<p><code>{escape(t)}</code></p>" for t in templates[:20])
     if prompts:
         prompts = f"<h3>Templates</h3>{prompts}"

@@ -54,8 +54,11 @@ def load_pictures(source: Source, predictions: Sequence[Prediction]) -> list[Pic
     pictures = []
     for prediction in predictions:
         try:
-            image = decode_image(source.read(prediction.index).image)
-        except BadSample:
+            sample = source.read(prediction.index)
+            image = decode_image(sample.image)
+        except (BadSample, IndexError):
+            continue
+        if sample.key != prediction.key:  # the data has changed since
             continue
         small = max(image.size) <= SMALL
         pictures.append(Picture(prediction=prediction, address=picture_address(image), small=small))

@@ -50,6 +50,13 @@ def metric_name(key: str) -> str:
     return METRIC_NAMES.get(key, key)
 
 
+def shown_prompts(templates: Sequence[str] | Mapping[str, Sequence[str]]) -> list[str]:
+    """Templates as they are; of prompts by class, all of them with their class."""
+    if isinstance(templates, Mapping):
+        return [f"{name}: {text}" for name, texts in templates.items() for text in texts]
+    return list(templates)
+
+
 def format_result(result: Result) -> str:
     """The result as lines: what was measured, the numbers, and what to beware of."""
     rows = [("model", result.model), ("data", result.dataset)]
@@ -64,7 +71,7 @@ def format_result(result: Result) -> str:
             rows.append(("chance", f"{percent(result.chance)}{classes}"))
     rows += [
         ("images", f"{result.n:,} used, {result.n_skipped:,} skipped{_reasons(result)}"),
-        ("templates", _shorten(list(result.templates))),
+        ("templates", _shorten(shown_prompts(result.templates))),
         ("time", _speed(result)),
     ]
     rows += _cost(result)
@@ -88,8 +95,8 @@ def format_table(records: Sequence[Mapping[str, Any]]) -> str:
                 metric_name(name),
                 percent(value),
                 f"{percent(interval[0])} to {percent(interval[1])}" if interval else "–",
-                f"{record['n']:,}" if "n" in record else "–",
-                f"{record['n_skipped']:,}" if "n_skipped" in record else "–",
+                _count(record.get("n")),
+                _count(record.get("n_skipped")),
             )
         )
     widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
@@ -104,6 +111,10 @@ def format_table(records: Sequence[Mapping[str, Any]]) -> str:
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
+
+
+def _count(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else "–"
 
 
 def main_metric(record: Mapping[str, Any]) -> tuple[str, float | None]:
