@@ -30,7 +30,7 @@ def argument(node: fx.Node, position: int, name: str, default: Any = None) -> An
     return node.kwargs.get(name, default)
 
 
-@rule("pointwise", "where", "__and__", "__or__", "__xor__")
+@rule("pointwise", "where", "masked_fill", "__and__", "__or__", "__xor__")
 def _pointwise(p: Propagation, node: fx.Node) -> Label:
     return broadcast([p.label(a) for a in node.all_input_nodes])
 
