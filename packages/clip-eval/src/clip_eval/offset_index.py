@@ -177,7 +177,7 @@ class IndexedShards:
             return count  # its identity is in the name of the index
         local = shard.local()
         found = local.stat()
-        if found.st_mtime_ns > bytes_of_index.st_mtime_ns:
+        if found.st_mtime_ns >= bytes_of_index.st_mtime_ns:  # clocks of files are coarse
             return None
         with path.open("rb") as file:
             file.seek(8 * count)
