@@ -20,6 +20,10 @@ nox.options.error_on_missing_interpreters = True
 ROOT = Path(__file__).parent
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
 TORCH = ("torch", "torchvision")  # together and unpinned, so that the resolver pairs them
+# Two test processes of one thread each: tiny tensors gain nothing from more, and lose much when
+# threads wait for each other.
+PYTEST = ("pytest", "-n", "2", "--dist", "loadfile")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def metadata(package: Path) -> dict:
@@ -44,9 +48,11 @@ def install_all(session: nox.Session, *extra: str, torch: tuple[str, ...] = TORC
 
 
 def test_requirements() -> list[str]:
-    """The union of the packages' `test` dependency groups."""
+    """The union of the packages' `test` dependency groups, and what runs them side by side."""
     groups = (metadata(package).get("dependency-groups", {}) for package in PACKAGES)
-    return sorted({line for group in groups for line in group.get("test", [])})
+    return sorted(
+        {"pytest-xdist>=3.6", *(line for group in groups for line in group.get("test", []))}
+    )
 
 
 @nox.session
@@ -61,28 +67,28 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All packages together in one environment, with the newest torch."""
     install_all(session, *test_requirements())
-    session.run("pytest", "-m", "not slow and not browser", *session.posargs)
+    session.run(*PYTEST, "-m", "not slow and not browser", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
 def slow(session: nox.Session) -> None:
     """The tests that take minutes."""
     install_all(session, *test_requirements())
-    session.run("pytest", "-m", "slow", *session.posargs)
+    session.run(*PYTEST, "-m", "slow", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
 def browser(session: nox.Session) -> None:
     """The pages of clip-eval in a headless Chromium, which the machine must have."""
     install_all(session, *test_requirements())
-    session.run("pytest", "-m", "browser", *session.posargs)
+    session.run(*PYTEST, "-m", "browser", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
 def lowest(session: nox.Session) -> None:
     """The same tests with the oldest torch that is supported."""
     install_all(session, *test_requirements(), torch=("torch==2.9.*", "torchvision==0.24.*"))
-    session.run("pytest", "-m", "not slow and not browser", *session.posargs)
+    session.run(*PYTEST, "-m", "not slow and not browser", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
@@ -92,6 +98,18 @@ def xla(session: nox.Session) -> None:
     install_all(session, *test_requirements(), "torch_xla==2.9.0", torch=torch)
     tests = "packages/clip-train/tests/test_xla.py"
     session.run("pytest", tests, *session.posargs, env={"PJRT_DEVICE": "CPU"})
+
+
+@nox.session
+def notebook(session: nox.Session) -> None:
+    """The example notebook, executed from its first cell to its last, with little training."""
+    install_all(session, "nbconvert", "ipykernel", "pymoo", "matplotlib")
+    notebook = "examples/clip_image_classification.ipynb"
+    session.run(
+        *("jupyter", "nbconvert", "--to", "notebook", "--execute", notebook),
+        *("--output-dir", session.create_tmp()),
+        env={"QUICK": "1"},
+    )
 
 
 @nox.session

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from osf_supernet.training import (
     recalibrated,
     train,
 )
-from torch import distributed, multiprocessing, nn
+from torch import distributed, nn
 from torch.nn import functional as F
 
 
@@ -254,7 +256,9 @@ def one_rank(rank, world, folder):
 
 
 def test_two_processes_equal_one(tmp_path):
-    multiprocessing.spawn(one_rank, (2, str(tmp_path)), nprocs=2)
+    command = [sys.executable, __file__]
+    ranks = [subprocess.Popen([*command, str(rank), str(tmp_path)]) for rank in range(2)]
+    assert [rank.wait() for rank in ranks] == [0, 0]
     for name in TASKS:
         expected = trained(name, 0, 1)
         for rank in range(2):
@@ -338,3 +342,7 @@ def test_tasks_score_what_they_say():
 def test_settings_that_mean_nothing_are_refused(task, arguments, message):
     with pytest.raises(ValueError, match=message):
         task(**arguments)
+
+
+if __name__ == "__main__":  # one process of `test_two_processes_equal_one`
+    one_rank(int(sys.argv[1]), 2, sys.argv[2])
