@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from clip_eval.faults import BadSample, DataError, Fault
-from clip_eval.offset_index import IndexedShards, Scan
+from clip_eval.offset_index import IndexedShards, IndexedSource, Scan
 from clip_eval.prompts import check_templates
 from clip_eval.restricted_pickle import UnsafePickle, load_plain
 from clip_eval.samples import Sample
@@ -26,7 +26,7 @@ from clip_eval.tar_index import BLOCK, TarDamage, iter_members
 METADATA = "metadata.pkl"
 
 
-class CoreNetTars:
+class CoreNetTars(IndexedSource):
     """Samples of a CoreNet image–text set, by index.
 
     Args:
@@ -50,24 +50,13 @@ class CoreNetTars:
         base = str(root).rstrip("/")
         self.name = base.rpartition("/")[2]
         self.templates = None if templates is None else check_templates(templates)
-        self.warnings: tuple[str, ...] = ()
         shards = [
             ShardFile(f"{base}/{name}", cache or ShardCache(), unzip=name.endswith(".gz"))
             for name in _tar_names(base)
         ]
-        self._index = IndexedShards(shards, _scan, _ends_at)
-        self.faults: tuple[Fault, ...] = self._index.faults
-        self.shard_sizes = self._index.sizes
+        super().__init__(IndexedShards(shards, _scan, _ends_at))
         if not len(self):
             raise DataError(f"{base}: no sample in its {len(shards)} tars")
-
-    def __len__(self) -> int:
-        """Number of samples."""
-        return len(self._index)
-
-    def place(self, index: int) -> str:
-        """The tar of a sample and its number in it."""
-        return self._index.name(index)
 
     def read(self, index: int) -> Sample:
         """Sample number ``index``, in the order of the tars.

@@ -185,6 +185,30 @@ class IndexedShards:
         return count if self._is_whole(local, end, found.st_size) else None
 
 
+class IndexedSource:
+    """What sources of indexed shards have in common.
+
+    Attributes:
+        faults: Damage of the shards.
+        warnings: What else a user should know; none.
+        shard_sizes: Number of samples of each shard.
+    """
+
+    def __init__(self, index: IndexedShards) -> None:
+        self._index = index
+        self.faults: tuple[Fault, ...] = index.faults
+        self.warnings: tuple[str, ...] = ()
+        self.shard_sizes = index.sizes
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self._index)
+
+    def place(self, index: int) -> str:
+        """The file of a sample and its number in it, without reading anything."""
+        return self._index.name(index)
+
+
 def _own_order(count: int) -> list[int]:
     """All numbers, in an order of this process: several that start together share the indexing."""
     numbers = list(range(count))

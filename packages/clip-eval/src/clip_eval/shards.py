@@ -14,7 +14,7 @@ import numpy as np
 
 from clip_eval.class_names import ClassList
 from clip_eval.faults import BadSample, DataError, Fault
-from clip_eval.offset_index import IndexedShards, Scan
+from clip_eval.offset_index import IndexedShards, IndexedSource, Scan
 from clip_eval.prompts import DEFAULT_TEMPLATES, check_templates
 from clip_eval.samples import Sample, describe
 from clip_eval.shard_files import ShardCache, ShardFile
@@ -25,7 +25,7 @@ from clip_eval.tar_index import BLOCK, Member, TarDamage, iter_members
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
 
 
-class WebDataset:
+class WebDataset(IndexedSource):
     """Samples in tar shards, by index.
 
     Of each sample the first image is used, with ``.txt`` (one caption a line), ``.cls`` (label)
@@ -64,23 +64,12 @@ class WebDataset:
         self.shards = layout.shards
         self.templates = check_templates(templates) if templates else layout.templates
         self.classnames = _choose_names(layout.classnames, classnames, layout.name)
-        self.warnings: tuple[str, ...] = ()
         self._image_key, self._caption_key = image_key, caption_key
         files = [ShardFile(path, cache or ShardCache()) for path in layout.shards]
-        self._index = IndexedShards(files, _scan_tar, _tar_ends_at)
-        self.faults: tuple[Fault, ...] = self._index.faults
-        self.shard_sizes = self._index.sizes
+        super().__init__(IndexedShards(files, _scan_tar, _tar_ends_at))
         if not len(self):
             found = "; ".join(map(str, self.faults[:3])) or "the shards are empty"
             raise DataError(f"{self.name}: no sample in its shards ({found})")
-
-    def __len__(self) -> int:
-        """Number of samples."""
-        return len(self._index)
-
-    def place(self, index: int) -> str:
-        """The shard of a sample and its number in it, without reading anything."""
-        return self._index.name(index)
 
     def read(self, index: int) -> Sample:
         """Sample number ``index``, in the order of the shards.

@@ -16,7 +16,7 @@ import numpy as np
 from clip_eval.class_names import ClassList
 from clip_eval.crc32c import masked_crc32c
 from clip_eval.faults import BadSample, DataError, Fault
-from clip_eval.offset_index import IndexedShards, Place, Scan
+from clip_eval.offset_index import IndexedShards, IndexedSource, Place, Scan
 from clip_eval.prompts import DEFAULT_TEMPLATES, check_templates, find_templates
 from clip_eval.samples import Sample, describe
 from clip_eval.shard_files import ShardCache, ShardFile, is_url
@@ -32,7 +32,7 @@ FROM_ONE = "image/class/label"  # counted from 1 in TensorFlow's older ImageNet 
 NUMBERED = re.compile(r"-(\d{5})-of-(\d{5})$")
 
 
-class TFRecordSource:
+class TFRecordSource(IndexedSource):
     """Samples in TFRecord files, by index.
 
     Features are found by their usual names: those of img2dataset (``jpg``/``png``/``webp``,
@@ -69,10 +69,7 @@ class TFRecordSource:
         self._image_keys = (image_key,) if image_key else IMAGE_KEYS
         self._caption_keys = (caption_key,) if caption_key else CAPTION_KEYS
         shards = [ShardFile(file, cache or ShardCache()) for file in files]
-        self._index = IndexedShards(shards, _scan, _ends_at)
-        self.faults: tuple[Fault, ...] = self._index.faults
-        self.warnings: tuple[str, ...] = ()
-        self.shard_sizes = self._index.sizes
+        super().__init__(IndexedShards(shards, _scan, _ends_at))
         labels = folder / "label.labels.txt"
         found = ClassList.read(labels).names if labels.is_file() else None
         self.classnames = tuple(classnames) if classnames else found
@@ -85,14 +82,6 @@ class TFRecordSource:
         self.templates = check_templates(templates) if templates else own
         if not len(self):
             raise DataError(f"{self.name}: no record in its {len(files)} files")
-
-    def __len__(self) -> int:
-        """Number of records."""
-        return len(self._index)
-
-    def place(self, index: int) -> str:
-        """The file of a sample and its number in it."""
-        return self._index.name(index)
 
     def read(self, index: int) -> Sample:
         """Sample number ``index``.
