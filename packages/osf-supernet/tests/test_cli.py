@@ -155,3 +155,23 @@ def test_a_graph_is_drawn_as_svg(model, capsys):
     drawing = ElementTree.fromstring(capsys.readouterr().out)
     texts = [element.text for element in drawing.iter() if element.tag.endswith("text")]
     assert "mlp (32)" in texts
+
+
+def test_a_saved_clip_is_built_with_its_weights(tmp_path):
+    import clip_models
+
+    config = clip_models.CLIPConfig(
+        embed_dim=8,
+        vision=clip_models.ViTConfig(
+            image_size=16, patch_size=8, width=16, num_layers=1, num_heads=2
+        ),
+        text=clip_models.TextConfig(
+            context_length=6, vocab_size=32, width=16, num_layers=1, num_heads=2
+        ),
+    )
+    saved = clip_models.CLIP(config)
+    clip_models.save_model(tmp_path, saved, clip_models.PreprocessConfig(size=16))
+    model, (images, texts) = build_model(f"clip-models:{tmp_path}")
+    for name, value in saved.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    assert model(images, texts).image_features.shape == (len(images), 8)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -69,11 +68,7 @@ def _open_clip(name: str, image_size: int | None) -> Made:
 
 def _clip_models(name: str, image_size: int | None) -> Made:
     library = importlib.import_module("clip_models")
-    if Path(name).is_dir():
-        model = library.load_model(name)
-        model = getattr(model, "model", model)
-    else:
-        model = library.CLIP(library.get_config(name))
+    model = library.create_model(name)
     config = model.config
     texts = _texts(config.text.context_length, config.text.vocab_size, config.text.eot_token_id)
     return model, (_images(image_size or config.vision.image_size), texts)
