@@ -85,6 +85,28 @@ def test_openai_s_file_needs_no_name(directory: Path, tmp_path: Path, suffix: st
     assert same_weights(tmp_path / "back", directory)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_numbers_in_half_the_bytes(
+    directory: Path, tmp_path: Path, dtype: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["convert", str(directory), str(tmp_path / "out"), "--to", "clip-models"]
+    assert main([*command, "--dtype", dtype]) == 0
+    stored, _ = load_model(tmp_path / "out", dtype=None)
+    for key, value in load_model(directory)[0].state_dict().items():
+        assert torch.equal(stored.state_dict()[key], value.to(getattr(torch, dtype)))
+
+    model, preprocess = load_model(directory)
+    with torch.no_grad():
+        model.visual.conv1.weight[0, 0, 0, 0] = 1e5
+    save_model(tmp_path / "large", model, preprocess)
+    command[1:3] = [str(tmp_path / "large"), str(tmp_path / "large-half")]
+    assert main([*command, "--dtype", dtype]) == (dtype == "float16")
+    if dtype == "float16":
+        words = "visual.conv1.weight holds 100000, which float16 cannot"
+        assert words in capsys.readouterr().err
+        assert not (tmp_path / "large-half").exists()
+
+
 def test_a_file_of_a_named_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = create_model("Compact-32")
     state = {f"module.{key}": value for key, value in model.state_dict().items()}

@@ -22,6 +22,7 @@ from clip_models import (
     ModifiedResNetConfig,
     TextConfig,
     ViTConfig,
+    build_model,
     detect_dialect,
     from_native,
     read_weights,
@@ -222,6 +223,36 @@ def test_openai_archive(name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         assert_close(ours.encode_image(images), theirs.encode_image(images))
         assert_close(ours.encode_text(tokens), theirs.encode_text(tokens))
+
+
+@pytest.mark.parametrize("name", ["openai", "openai resnet"])
+def test_build_model_reads_the_config_off_the_shapes(name: str) -> None:
+    state = {key: value.double() for key, value in make(name).state_dict().items()}
+    with_numbers = from_native(state, make(name).config, "openai")
+    theirs = open_clip.openai.build_model_from_openai_state_dict(
+        dict(with_numbers), cast_dtype=torch.float32
+    ).double()
+    theirs.load_state_dict(state)  # which its builder has rounded to float16
+    for given in (state, with_numbers):
+        kept = dict(given)
+        ours = build_model(given, dtype=None)
+        assert given.keys() == kept.keys()
+        assert all(given[key] is kept[key] for key in kept)
+        assert not ours.training
+        images, tokens = inputs(ours.config)
+        with torch.no_grad():
+            assert_close(ours.encode_image(images.double()), theirs.encode_image(images.double()))
+            assert_close(ours.encode_text(tokens), theirs.encode_text(tokens))
+    assert build_model(state).text_projection.dtype == torch.float32
+
+
+def test_build_model_with_a_config_takes_every_dialect() -> None:
+    model = make("clip").eval()
+    state = from_native(model.state_dict(), model.config, "hugging-face")
+    built = build_model(state, model.config)
+    assert same_bits(built.state_dict(), model.state_dict())
+    with pytest.raises(CheckpointError, match="give build_model their config"):
+        build_model(state)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from clip_models.hub import from_pretrained, push_to_hub
 from clip_models.open_clip_dialect import from_open_clip, to_open_clip
 from clip_models.patch_reduction import PatchReducer
 from clip_models.preprocess import EvaluationTransform, Preprocess, TrainTransform
-from clip_models.pretrained import load_model
+from clip_models.pretrained import build_model, load_model
 from clip_models.registry import get_config, list_models
 from clip_models.strict_config import ConfigError, from_dict, nearest, to_dict
 from clip_models.subnet import config_of
@@ -65,6 +65,7 @@ __all__ = [
     "TowerOutput",
     "TrainTransform",
     "ViTConfig",
+    "build_model",
     "config_of",
     "create_model",
     "create_model_and_transforms",

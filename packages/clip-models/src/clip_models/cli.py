@@ -23,11 +23,14 @@ from clip_models.registry import get_config, list_models
 from clip_models.strict_config import ConfigError, to_dict
 from clip_models.weight_files import CheckpointError
 
+_TYPES = ("float32", "float16", "bfloat16")
+
 _EXAMPLES = """examples:
   clip-models convert ViT-B-32.pt vit-b-32 --to clip-models
   clip-models convert vit-b-32 for-transformers --to hugging-face
   clip-models convert epoch_6.pt out --to open-clip --model ViT-L-14-CL32-GAP-BigVision
   clip-models convert hf-hub:google/siglip-base-patch16-224 siglip --to clip-models
+  clip-models convert vit-b-32 vit-b-32-half --to clip-models --dtype float16
   clip-models info vit-b-32
   clip-models list "ViT-L-*"
 """
@@ -60,13 +63,14 @@ def _parser() -> argparse.ArgumentParser:
         help="write weights in another library's names and files",
         description="Write weights in another library's names and files. "
         f"{', '.join(FILE_DIALECTS)} are single files; the others are directories with configs. "
-        "Numbers keep their bits.",
+        "Numbers keep their bits unless --dtype says otherwise.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     convert.add_argument("source", metavar="IN", help="weight file, directory or hf-hub:org/name")
     convert.add_argument("out", metavar="OUT", type=Path, help="directory or file to write")
     convert.add_argument("--to", choices=DIALECTS, required=True, help="whose files to write")
+    convert.add_argument("--dtype", choices=_TYPES, help="type of the numbers (default: as stored)")
     convert.add_argument("--overwrite", action="store_true", help="replace files that are there")
     info = commands.add_parser("info", help="say what weights or a named model are")
     info.add_argument(
@@ -83,7 +87,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _convert(options: argparse.Namespace) -> None:
     stored = read_stored(options.source, model=options.model)
-    for path in write_stored(stored, options.out, options.to, overwrite=options.overwrite):
+    dtype = None if options.dtype is None else getattr(torch, options.dtype)
+    for path in write_stored(
+        stored, options.out, options.to, overwrite=options.overwrite, dtype=dtype
+    ):
         print(path)
 
 

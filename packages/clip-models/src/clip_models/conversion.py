@@ -85,7 +85,12 @@ def read_stored(source: str | Path, *, model: str | None = None) -> StoredModel:
 
 
 def write_stored(
-    stored: StoredModel, out: str | Path, to: Dialect, *, overwrite: bool = False
+    stored: StoredModel,
+    out: str | Path,
+    to: Dialect,
+    *,
+    overwrite: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> list[Path]:
     """Write a model in a dialect; the files written.
 
@@ -95,9 +100,10 @@ def write_stored(
             `.npz` or anything else for a pickle of tensors.
         to: The dialect.
         overwrite: Replace the file or the model that is there.
+        dtype: What the numbers become; None keeps their bits.
 
     Raises:
-        CheckpointError: A file is in the way.
+        CheckpointError: A file is in the way, or a number is too large for the type.
         ConfigError: The dialect has no such model.
     """
     out = Path(out)
@@ -108,6 +114,8 @@ def write_stored(
             f"{'file' if single else 'directory'}, give its name"
         )
     tensors = from_native(stored.state, stored.config, to)
+    if dtype is not None:
+        tensors = {name: _cast(name, value, dtype) for name, value in tensors.items()}
     if single:
         refuse_to_replace(out.parent, () if overwrite else [out.name])
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -139,6 +147,19 @@ def write_stored(
     if overwrite and out.resolve() != stored.weights.parent.resolve():
         remove_others(out, names)
     return [out / file for file in names]
+
+
+def _cast(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in another type; integers keep theirs."""
+    if not value.is_floating_point():
+        return value
+    cast = value.to(dtype)
+    if not torch.equal(cast.isfinite(), value.isfinite()):
+        raise CheckpointError(
+            f"{name} holds {float(value.abs().max()):g}, which {str(dtype).removeprefix('torch.')} "
+            "cannot; take bfloat16 or float32"
+        )
+    return cast
 
 
 def _config_of(state: Mapping[str, Tensor], path: Path) -> tuple[CLIPConfig, PreprocessConfig]:

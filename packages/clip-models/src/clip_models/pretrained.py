@@ -11,10 +11,10 @@ from torch import Tensor
 from clip_models.checkpoint import load_state
 from clip_models.clip import CLIP
 from clip_models.config import CLIPConfig, ModifiedResNetConfig, PreprocessConfig, ViTConfig
-from clip_models.converters import to_native
+from clip_models.converters import detect_dialect, openai, to_native
 from clip_models.model_directory import read_model_directory
 from clip_models.positions import resize_grid, resize_sequence, sin_cos_table
-from clip_models.weight_files import read_weights
+from clip_models.weight_files import CheckpointError, read_weights
 
 
 def load_model(
@@ -36,6 +36,36 @@ def load_model(
     config, preprocess, weights = read_model_directory(directory)
     state = to_native(read_weights(weights), config)
     return build_with_weights(config, state, source=weights, dtype=dtype).to(device), preprocess
+
+
+def build_model(
+    state: Mapping[str, Tensor],
+    config: CLIPConfig | None = None,
+    *,
+    dtype: torch.dtype | None = torch.float32,
+) -> CLIP:
+    """The model of a state dict, in evaluation mode; the state dict stays as it is.
+
+    Args:
+        state: Weights in any dialect.
+        config: The model they are of.  None reads it off the shapes by the rules of OpenAI's
+            `build_model`, which shapes cannot confirm: heads of 64 and the activation `quick_gelu`.
+            Weights that come with a config are better opened by `load_model`.
+        dtype: What the numbers become: float32 where OpenAI's `build_model` always gives float16;
+            None keeps them as they are.
+
+    Raises:
+        CheckpointError: The weights are no CLIP's, or do not fit the config.
+    """
+    if config is None:
+        if detect_dialect(state) not in ("openai", "clip-models"):
+            raise CheckpointError(
+                f"a config is read only off OpenAI's names and ours, and these weights have "
+                f"{detect_dialect(state)}'s; give build_model their config"
+            )
+        config = openai.infer_config(state)
+    native = to_native(state, config)
+    return build_with_weights(config, native, source="the state dict", dtype=dtype)
 
 
 def build_with_weights(
