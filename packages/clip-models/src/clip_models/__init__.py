@@ -33,6 +33,7 @@ from clip_models.open_clip_dialect import from_open_clip, to_open_clip
 from clip_models.patch_reduction import PatchReducer
 from clip_models.preprocess import EvaluationTransform, Preprocess, TrainTransform
 from clip_models.pretrained import build_model, load_model
+from clip_models.randomness import hashed_uniform
 from clip_models.registry import get_config, list_models
 from clip_models.strict_config import ConfigError, from_dict, nearest, to_dict
 from clip_models.subnet import config_of
@@ -77,6 +78,7 @@ __all__ = [
     "from_open_clip",
     "from_pretrained",
     "get_config",
+    "hashed_uniform",
     "list_models",
     "load_config",
     "load_model",

@@ -27,7 +27,18 @@ def row_uniform(generator: Randomness, batch: int, count: int, device: torch.dev
         ValueError: Keys are not int64 (B,).
     """
     keys = _mix(_row_keys(generator, batch).to(device) ^ _MIX_1)  # a stream of its own
-    places = torch.arange(1, count + 1, device=device) * _WEYL
+    return hashed_uniform(keys, count)
+
+
+def hashed_uniform(keys: Tensor, count: int, *, start: int = 0) -> Tensor:
+    """(B, count) float32 in the open interval (0, 1): numbers `start`, `start + 1`, … of each key.
+
+    Args:
+        keys: (B,) int64, all of whose bits matter.
+        count: Numbers of each key.
+        start: Place of the first of them.
+    """
+    places = torch.arange(start + 1, start + count + 1, device=keys.device) * _WEYL
     top = _shift(_mix(keys[:, None] + places), 41)  # 23 bits: adding a half is exact in float32
     return (top.float() + 0.5) * 2.0**-23
 
