@@ -89,8 +89,8 @@ def _draw(count: int, generator: torch.Generator | None) -> Tensor:
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift of int64."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    """Logical right shift of int64; the sign goes its own way, because XLA divides to shift."""
+    return ((x & (2**63 - 1)) >> bits) + (x < 0).long() * (1 << (63 - bits))
 
 
 def _mix(x: Tensor) -> Tensor:
