@@ -4,9 +4,10 @@
     python examples/does_it_help.py --table
 
 Every recipe is a set of flags over the preset `cifar10-cpu`, trained with `clip-train` on one
-thread.  The budget is processor time, which other work on the machine does not inflate: a short run
-finds what a step costs, and the length of the run follows.  One line of `results.jsonl` a run; runs
-that are there are not repeated, so an interrupted comparison goes on.
+thread.  The budget is processor time, which other work on the machine does not inflate: two short
+runs find what a step of a recipe costs, and the number of steps follows; a tenth of them warm up.
+Start and evaluation do not count.  `step_costs.json` and a line of `results.jsonl` for each run
+stay: what is there is not repeated, so an interrupted comparison goes on.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ VIT = (
     "--model.vision.kind=vit",
     "--model.vision.image_size=32",
     "--model.vision.patch_size=4",
-    "--model.vision.width=128",
+    "--model.vision.width=64",
     "--model.vision.num_layers=6",
-    "--model.vision.num_heads=4",
-    "--optim.lr=2e-3",
+    "--model.vision.num_heads=2",
+    "--train.batch_size=64",
+    "--optim.lr=1e-3",
 )
 LONG = (  # captions that a short context cannot hold
     "--data.templates",
@@ -58,7 +60,8 @@ def context(length: int, reduction: str) -> tuple[str, ...]:
 RECIPES: dict[str, tuple[str, ...]] = {
     "vit": VIT,
     "vit, 24 px": (*VIT, "--model.vision.image_size=24"),
-    "vit, 24 px then 32 px": (*VIT, "--optim.lr=5e-4"),
+    "vit, 24 px then 32 px": (*VIT, "--optim.lr=3e-4"),
+    "vit, random 25% then all": (*VIT, "--optim.lr=3e-4"),
     **{
         f"vit, {kind} {ratio:.0%}": patches(kind, ratio)
         for ratio in (0.5, 0.25)
@@ -72,11 +75,15 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "vit, variable sizes": (*VIT, *SIZES),
     "vit, RangeAugment": (*VIT, *RANGE),
     "resnet": (),
+    "resnet, variable sizes": SIZES,
     "resnet, RangeAugment": RANGE,
 }
 
 
-PHASES: dict[str, tuple[str, float]] = {"vit, 24 px then 32 px": ("vit, 24 px", 0.75)}
+PHASES: dict[str, tuple[str, float]] = {
+    "vit, 24 px then 32 px": ("vit, 24 px", 0.75),
+    "vit, random 25% then all": ("vit, random 25%", 0.75),
+}
 """Recipes that go on from another one's weights, which took that share of the budget."""
 
 
@@ -85,7 +92,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", help="training source, as for --data.train")
     parser.add_argument("--val", help="evaluation source, as for --data.val")
-    parser.add_argument("--seconds", type=float, default=90, help="processor time of a run")
+    parser.add_argument("--seconds", type=float, default=45, help="processor time of a run")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--recipes", nargs="*", default=list(RECIPES), choices=list(RECIPES))
     parser.add_argument("--out", type=Path, default=Path("does-it-help"))
@@ -108,20 +115,24 @@ def run_once(name: str, seed: int, options: argparse.Namespace) -> None:
     done = [(row["recipe"], row["seed"], row["seconds_wanted"]) for row in read(results)]
     if (name, seed, options.seconds) in done:
         return
-    data = (f"--data.train={options.train}", f"--data.val={options.val}", f"--train.seed={seed}")
-    seconds, flags = options.seconds, (*data, *RECIPES[name])
+    data = (f"--data.train={options.train}", f"--data.val={options.val}")
+    seconds, flags = options.seconds, (*data, f"--train.seed={seed}", *RECIPES[name])
+    samples_before = 0
     if name in PHASES:
         first, share = PHASES[name]
         before = options.out / "first-phase"
-        train(before, (*data, *RECIPES[first]), steps_in(share * seconds, (*data, *RECIPES[first])))
+        first_steps = round(share * seconds / step_cost(first, data, options.out))
+        given = (*data, f"--train.seed={seed}", *RECIPES[first])
+        _, _, samples_before = train(before, given, first_steps)
         seconds, flags = (1 - share) * seconds, (*flags, f"--model.pretrained={before}")
-    steps = steps_in(seconds, flags)
-    spent, accuracy = train(options.out / "run", flags, steps)
+    steps = max(10, round(seconds / step_cost(name, data, options.out)))
+    spent, accuracy, samples = train(options.out / "run", flags, steps)
     row = {
         "recipe": name,
         "seed": seed,
         "accuracy": accuracy,
         "steps": steps,
+        "samples": samples_before + samples,
         "seconds_wanted": options.seconds,
         "seconds_in_all": round(spent, 1),
     }
@@ -130,26 +141,34 @@ def run_once(name: str, seed: int, options: argparse.Namespace) -> None:
     print(json.dumps(row), flush=True)
 
 
-def steps_in(seconds: float, flags: tuple[str, ...]) -> int:
-    """Steps of a recipe that processor time pays for; start and evaluation do not count."""
-    with tempfile.TemporaryDirectory() as directory:
-        unevaluated = (*flags, "--data.val=")
-        short, long = (train(Path(directory, "run"), unevaluated, steps)[0] for steps in (4, 24))
-    return max(10, round(seconds * 20 / (long - short)))
+def step_cost(name: str, data: tuple[str, ...], out: Path) -> float:
+    """Processor seconds of a training step of a recipe, measured once."""
+    path = out / "step_costs.json"
+    costs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if name not in costs:
+        flags = (*data, *RECIPES[name], "--data.val=")
+        with tempfile.TemporaryDirectory() as directory:
+            short, long = (train(Path(directory, "run"), flags, steps)[0] for steps in (5, 45))
+        costs[name] = (long - short) / 40
+        path.write_text(json.dumps(costs, indent=1) + "\n", encoding="utf-8")
+    return costs[name]
 
 
-def train(directory: Path, flags: tuple[str, ...], steps: int) -> tuple[float, float | None]:
-    """Processor time of a run, evaluation included, and its accuracy."""
+def train(directory: Path, flags: tuple[str, ...], steps: int) -> tuple[float, float | None, int]:
+    """Processor time of a run, evaluation included, its accuracy, and the samples it saw."""
     shutil.rmtree(directory, ignore_errors=True)
     script = Path(sys.executable).with_name("clip-train")
     command = [str(script), "run", "cifar10-cpu", *flags, f"--train.steps={steps}"]
-    command += ["--data.cache_images=False", "--eval.every_steps=1000000", "--out", str(directory)]
+    command += ["--data.cache_images=False", f"--optim.warmup_steps={steps // 10}"]
+    command += ["--eval.every_steps=1000000", "--out", str(directory)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     before = children_seconds()
     subprocess.run(command, check=True, env=environment, capture_output=True)
     lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [row for row in map(json.loads, lines) if "acc1" in row]
-    return children_seconds() - before, rows[-1]["acc1"] if rows else None
+    rows = list(map(json.loads, lines))
+    accuracies = [row["acc1"] for row in rows if "acc1" in row]
+    samples = max(row.get("samples", 0) for row in rows)
+    return children_seconds() - before, accuracies[-1] if accuracies else None, samples
 
 
 def children_seconds() -> float:
@@ -170,15 +189,15 @@ def table(out: Path) -> str:
     rows = defaultdict(list)
     for row in read(out / "results.jsonl"):
         rows[row["recipe"]].append(row)
-    lines = ["| recipe | steps | accuracy, mean ± sd | runs |", "|---|---|---|---|"]
+    lines = ["| recipe | images seen | accuracy, mean ± sd | runs |", "|---|---|---|---|"]
     for name in RECIPES:
         if name in rows:
             values = [100 * row["accuracy"] for row in rows[name]]
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            steps = round(statistics.mean(row["steps"] for row in rows[name]))
+            samples = round(statistics.mean(row["samples"] for row in rows[name]))
             runs = ", ".join(f"{value:.1f}" for value in values)
             mean = statistics.mean(values)
-            lines.append(f"| {name} | {steps:,} | {mean:.1f} %{spread} | {runs} |")
+            lines.append(f"| {name} | {samples:,} | {mean:.1f} %{spread} | {runs} |")
     return "\n".join(lines)
 
 
