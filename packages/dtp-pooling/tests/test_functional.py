@@ -251,6 +251,27 @@ def test_low_precision_accumulates_in_float32_and_counts_in_integers():
     assert torch.equal(coarse, exact.bfloat16())
 
 
+def test_long_segments_round_as_little_as_the_dense_formula():
+    generator = torch.Generator().manual_seed(0)
+    h = 5 + torch.randn(2, 2048, 3, generator=generator)
+    b = torch.zeros(2, 2048)
+    b[:, 1500] = 1
+    values = pool(h, b).values
+    torch.testing.assert_close(values.double(), pool(h.double(), b).values, rtol=0, atol=2e-6)
+    alone = pool(h[:1, :1501], b[:1, :1501]).values  # the parts of a segment are its own
+    assert torch.equal(alone[0, 0], values[0, 0])
+    read = pool(h, b).segment_of
+    read[:, ::3] = -1
+    leaf = values.detach().requires_grad_()
+    gradient = 5 + torch.randn(2, 2048, 3, generator=generator)
+    unpool(leaf, read).backward(gradient)
+    exact = leaf.detach().double().requires_grad_()
+    unpool(exact, read).backward(gradient.double())
+    assert leaf.grad is not None
+    assert exact.grad is not None
+    torch.testing.assert_close(leaf.grad.double(), exact.grad, rtol=5e-7, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float16, torch.bfloat16])
 def test_boundaries_of_every_dtype_agree(dtype):
     h, b, _ = case("random")
@@ -270,11 +291,15 @@ def test_one_segment_per_token_is_the_identity():
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
-@pytest.mark.parametrize("shape", [(0, 3, 2), (2, 0, 2)])
-def test_empty_inputs(shape, layout):
+@pytest.mark.parametrize("with_null", [False, True])
+@pytest.mark.parametrize("shape", [(0, 3, 2), (2, 0, 2), (2, 3, 0)])
+def test_empty_inputs(shape, layout, with_null):
     h = torch.zeros(shape, requires_grad=True)
-    pooled = pool(h, torch.zeros(shape[:2]), layout=layout)
-    assert pooled.values.numel() == 0
+    b = torch.zeros(shape[:2], requires_grad=True)
+    null = torch.zeros(shape[2]) if with_null else None
+    pooled = pool(h, b, null=null, layout=layout)
+    assert pooled.values.shape[-1] == shape[2]
+    assert pooled.mask.sum() == pooled.lengths.sum()
     assert pooled.segment_of.shape == shape[:2]
     cu = pooled.cu_seqlens if layout == "packed" else None
     out = unpool(pooled.values, pooled.segment_of, cu)
@@ -325,3 +350,12 @@ def test_unpool_wants_cu_seqlens_exactly_for_packed_values():
         unpool(torch.zeros(3, 4), index)
     with pytest.raises(ValueError, match="need cu_seqlens exactly when they are packed"):
         unpool(torch.zeros(1, 3, 4), index, torch.tensor([0, 3]))
+
+
+def test_unpool_refuses_segments_that_a_row_does_not_have():
+    h, b, _ = case("random")
+    own = pool(h, b, tail="drop")
+    with pytest.raises(ValueError, match="counts a null segment"):
+        unpool(own.values, closed_segment_of(b))
+    with pytest.raises(ValueError, match="4 rows, segment_of has 2"):
+        unpool(own.values, own.segment_of[:2])

@@ -54,7 +54,7 @@ class Pooled(NamedTuple):
     @property
     def mask(self) -> Tensor:
         """(B, S) bool, True where a padded row has a segment; S is that of the padded layout."""
-        size = self.values.shape[1] if self.values.dim() == 3 else int(self.lengths.max())
+        size = self.values.shape[1] if self.values.dim() == 3 else _longest(self.lengths)
         return torch.arange(size, device=self.values.device) < self.lengths[:, None]
 
 
@@ -95,7 +95,7 @@ def pool(
         sums, sizes = PoolSegments.apply(h, boundaries, plan, reduce == "mean")
     else:
         chosen = _chosen(plan, reduce)
-        only = h.reshape(-1, h.shape[-1]).masked_fill(~chosen[:, None], 0)
+        only = h.flatten(0, 1).masked_fill(~chosen[:, None], 0)
         unused = torch.zeros_like(boundaries, dtype=torch.bool)
         sums, sizes = PoolSegments.apply(only.view_as(h), unused, plan, False)
     values, counts = _crop(sums, plan, layout), _crop(sizes, plan, layout)
@@ -113,6 +113,9 @@ def unpool(values: Tensor, segment_of: Tensor, cu_seqlens: Tensor | None = None)
         segment_of: (B, L) the row's segment that each token reads: `Pooled.segment_of` for its
             own segment, `closed_segment_of(boundaries)` for the newest finished one (causal).
         cu_seqlens: (B + 1,) of the packed layout; None for the padded one.
+
+    Raises:
+        ValueError: Shapes disagree, or a row has no segment of a given number.
     """
     if segment_of.dim() != 2:
         raise ValueError(f"segment_of must be (B, L), got shape {tuple(segment_of.shape)}")
@@ -122,16 +125,27 @@ def unpool(values: Tensor, segment_of: Tensor, cu_seqlens: Tensor | None = None)
             "(T, D); pass Pooled.cu_seqlens with packed values and nothing with padded ones"
         )
     batch, length = segment_of.shape
+    rows = values.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1
+    if rows != batch:
+        raise ValueError(f"values have {rows} rows, segment_of has {batch}; pass those of one pool")
     if cu_seqlens is None:
         start = torch.arange(batch, device=values.device) * values.shape[1]
+        has: Tensor | int = values.shape[1]
     else:
         start = cu_seqlens[:-1].long()
+        has = cu_seqlens.diff()[:, None]
+    _require(
+        (segment_of < has).all(),
+        "segment_of names a segment that its row does not have; closed_segment_of counts a null "
+        "segment, which pool adds when it is given one",
+    )
     read = segment_of >= 0
     slot = torch.where(read, start[:, None] + segment_of, 0).reshape(-1)
-    flat = values.reshape(-1, values.shape[-1])
+    flat = values if cu_seqlens is not None else values.flatten(0, 1)
     if flat.shape[0] == 0:  # every row is empty: nothing to read, but keep the graph
         return flat.sum() + values.new_zeros(batch, length, values.shape[-1])
-    return cast(Tensor, GatherSegments.apply(flat, slot, read.reshape(-1))).view(batch, length, -1)
+    tokens = cast(Tensor, GatherSegments.apply(flat, slot, read.reshape(-1)))
+    return tokens.view(batch, length, flat.shape[1])
 
 
 def closed_segment_of(boundaries: Tensor) -> Tensor:
@@ -215,16 +229,25 @@ def _plan(
 
 def _padded_size(per_row: Tensor, max_segments: int | None) -> int:
     if max_segments is None:
-        return int(per_row.max()) if per_row.numel() else 0
-    fits = (per_row <= max_segments).all()
-    if per_row.device.type != "cpu" or torch.compiler.is_compiling():
-        torch._assert_async(fits, "a row has more segments than max_segments")
-    elif not bool(fits):
-        raise ValueError(
-            f"max_segments={max_segments} is too small: a row has {int(per_row.max())} segments "
-            "(null included); raise it or leave it out"
-        )
+        return _longest(per_row)
+    _require(
+        (per_row <= max_segments).all(),
+        f"max_segments={max_segments} is too small: a row has more segments (null included); "
+        "raise it or leave it out",
+    )
     return max_segments
+
+
+def _require(holds: Tensor, message: str) -> None:
+    """Raise ValueError unless a tensor of one bool holds; off CPU without waiting for it."""
+    if holds.device.type != "cpu" or torch.compiler.is_compiling():
+        torch._assert_async(holds, message)
+    elif not bool(holds):
+        raise ValueError(message)
+
+
+def _longest(lengths: Tensor) -> int:
+    return int(lengths.max()) if lengths.numel() else 0
 
 
 def _chosen(plan: SegmentPlan, which: str) -> Tensor:

@@ -27,17 +27,37 @@ class SegmentPlan(NamedTuple):
     size: int  # S of the padded layout, or T of the packed one
 
 
+_PART = 64  # rows added one after another; longer segments are sums of such sums
+
+
 def segment_sum(flat: Tensor, slot: Tensor, sizes: Tensor) -> Tensor:
     """(slots, D) sums of the rows of `flat` (N, D) with equal `slot`; the same bits every run.
 
-    `slot` is non-decreasing and `sizes` says how often each occurs. On CPU rows are added in
-    order; elsewhere `index_add_` would add atomically in any order, so segments are reduced one
-    thread each.
+    `sizes` says how often each slot occurs. On CPU rows are added in order, those of long segments
+    in parts, which keeps rounding small; elsewhere `index_add_` would add atomically in any order,
+    so segments are reduced one thread each, and `slot` must not decrease.
     """
-    if flat.device.type == "cpu":
-        sums = flat.new_zeros(sizes.numel(), flat.shape[1])
-        return sums.index_add_(0, slot, flat)
-    return torch.segment_reduce(flat, "sum", lengths=sizes, unsafe=True, initial=0.0)
+    if flat.device.type != "cpu":
+        return torch.segment_reduce(flat, "sum", lengths=sizes, unsafe=True, initial=0.0)
+    known = sizes.numel() > 0 and not torch.compiler.is_compiling()
+    if known and int(sizes.max()) > _PART:
+        return _sum_of_parts(flat, slot, sizes)
+    sums = flat.new_zeros(sizes.numel(), flat.shape[1])
+    return sums.index_add_(0, slot, flat)
+
+
+def _sum_of_parts(flat: Tensor, slot: Tensor, sizes: Tensor) -> Tensor:
+    """`segment_sum` by way of the sums of at most `_PART` rows each, in any order of slots."""
+    if bool((slot[1:] < slot[:-1]).any()):
+        slot, order = slot.sort(stable=True)
+        flat = flat.index_select(0, order)
+    first = sizes.cumsum(0) - sizes
+    place = torch.arange(len(slot)) - first[slot]  # of each row in its segment
+    begins = place % _PART == 0
+    part = begins.cumsum(0) - 1
+    sums = segment_sum(flat, part, torch.bincount(part))
+    slot = slot[begins]
+    return segment_sum(sums, slot, torch.bincount(slot, minlength=sizes.numel()))
 
 
 class PoolSegments(torch.autograd.Function):
@@ -54,7 +74,7 @@ class PoolSegments(torch.autograd.Function):
         wide = torch.promote_types(h.dtype, torch.float32)
         sizes = torch.zeros(plan.total, dtype=torch.long, device=h.device)
         sizes.index_add_(0, plan.slot, torch.ones_like(plan.slot))
-        values = segment_sum(h.reshape(-1, h.shape[-1]).to(wide), plan.slot, sizes)
+        values = segment_sum(h.flatten(0, 1).to(wide), plan.slot, sizes)
         if mean:
             values.div_(sizes.clamp(min=1)[:, None])
         straight_through = ctx.needs_input_grad[1]
