@@ -64,6 +64,17 @@ def test_decoding_equals_the_full_forward(kind, attention, prompt):
         logits = step(model, tokens[rows, at + 1], state)
 
 
+def test_a_long_unfinished_segment_is_summed_in_float32():
+    model = build("whitespace", "rotary").bfloat16()
+    tokens = torch.randint(3, V, (1, 400), generator=torch.Generator().manual_seed(1))  # no space
+    _, state = prefill(model, tokens[:, :1])
+    for t in range(1, 400):
+        step(model, tokens[:, t], state)
+    _, whole = prefill(model, tokens)
+    torch.testing.assert_close(state.open_sum, whole.open_sum, rtol=0.02, atol=0.02)
+    assert state.open_sum.dtype == torch.float32
+
+
 @pytest.mark.parametrize("kind", ["none", "gumbel", "whitespace"])
 def test_greedy_generation_is_the_argmax_of_the_full_forward(kind):
     model, tokens = build(kind, "rotary"), text(2, 5)

@@ -115,7 +115,11 @@ class RelativeAttention(nn.Module):
         assert relative is not None
         length = x.shape[1]
         q, k, v = _heads(self.qkv(x), self.num_heads)  # each (B, H, L, C)
-        r = self.position(relative.table).view(length, self.num_heads, -1).permute(1, 2, 0)
+        r = (
+            self.position(relative.table)
+            .view(length, self.num_heads, self.head_dim)
+            .permute(1, 2, 0)
+        )
         distance = (q + relative.position_bias[:, None]) @ r  # (B, H, L, P = L), far to near
         bias = _shift(distance) * self.head_dim**-0.5
         future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
@@ -177,8 +181,9 @@ def sinusoids(size: int, width: int, like: Tensor) -> Tensor:
 
 def _heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """(B, L, 3 H C) to three (B, H, L, C)."""
-    batch, length, _ = qkv.shape
-    q, k, v = qkv.view(batch, length, 3, num_heads, -1).permute(2, 0, 3, 1, 4)
+    batch, length, width = qkv.shape
+    split = qkv.view(batch, length, 3, num_heads, width // (3 * num_heads))
+    q, k, v = split.permute(2, 0, 3, 1, 4)
     return q, k, v
 
 

@@ -28,7 +28,7 @@ class DecodingState:
         shortened: Caches of the layers on segments.
         post: Caches of the layers after unpooling.
         length: (B,) tokens seen.
-        open_sum: (B, D) sum of the unfinished segment.
+        open_sum: (B, D) sum of the unfinished segment, in at least float32.
         open_count: (B,) tokens in it.
         segment: (B, D) output of the newest finished segment.
         previous: (B, D) hidden state of the last token before pooling.
@@ -76,7 +76,8 @@ def prefill(
         segment = y[rows, pooled.lengths - 1]
         valid = torch.arange(length, device=tokens.device) < lengths[:, None]
         unfinished = valid & (pooled.segment_of < 0)
-        open_sum = (hidden * unfinished[..., None]).sum(1)
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        open_sum = (hidden * unfinished[..., None]).sum(1, dtype=wide)
         open_count = unfinished.sum(1)
     x, post = _run(model, model.post, x, lengths)
     state = DecodingState(
@@ -110,7 +111,7 @@ def step(model: DynamicPoolingLM, tokens: Tensor, state: DecodingState) -> Tenso
         closing = rows[b[:, 0] > 0.5]
         if len(closing):
             mean = state.open_sum[closing] / state.open_count[closing, None]
-            y = model.pooled_norm(mean)
+            y = model.pooled_norm(mean.to(hidden.dtype))
             segment = _advance(model, model.shortened, y, state.shortened, closing)
             state.segment = state.segment.index_copy(0, closing, segment)
             state.open_sum = state.open_sum.index_fill(0, closing, 0)

@@ -32,6 +32,8 @@ from dtp_pooling.noise import Generators
 from dtp_pooling.segmenter import CausalSegmenter, Segmentation
 from dtp_pooling.strict_config import from_dict
 
+_MULTIPLE = 16
+
 
 class LanguageModelOutput(NamedTuple):
     """What the language model says of a batch.
@@ -135,10 +137,10 @@ class DynamicPoolingLM(nn.Module):
             generators: Randomness of boundaries in training; see `noise.row_keys`.
             boundaries: (B, L) to use instead of the model's own.
             targets: (B, L) boundaries for `unigram` to learn; its loss is zero without them.
-            max_segments: Segments to pad every row to, null included; None for the longest row's.
-                With a given number all shapes are known beforehand, and a text's logits are the
-                same bits whatever its future holds; without, matrix products of other sizes may
-                round differently.
+            max_segments: Segments to pad every row to, null included; None for the longest row's,
+                up to a multiple of 16. With a given number all shapes are known beforehand, and
+                a text's logits are the same bits whatever its future holds; without, they are as
+                long as the multiple is the same, and attention over another may round differently.
         """
         x = self.dropout(self.embedding(tokens))  # (B, L, D)
         x = self._run(self.pre, x)
@@ -168,7 +170,7 @@ class DynamicPoolingLM(nn.Module):
             tail="drop",
             null=self.null,
             lengths=lengths,
-            max_segments=max_segments,
+            max_segments=_padded_segments(boundaries) if max_segments is None else max_segments,
         )  # (B, S, D)
         # a shorter row's padding comes after its segments: causal attention never reads it
         y = self._run(self.shortened, self.pooled_norm(pooled.values))
@@ -202,6 +204,15 @@ class DynamicPoolingLM(nn.Module):
         model = cls(from_dict(LanguageModelConfig, values))
         model.load_state_dict(load_file(folder / "model.safetensors"))
         return model.eval()
+
+
+def _padded_segments(boundaries: Tensor) -> int:
+    """Segments of the longest row, null included, up to a multiple of what kernels vectorise by.
+
+    What is left over after whole vectors rounds differently, and would tell how long the rest is.
+    """
+    longest = int((boundaries > 0.5).sum(1).max()) if len(boundaries) else 0
+    return (longest // _MULTIPLE + 1) * _MULTIPLE
 
 
 def _without_padding(boundaries: Tensor, lengths: Tensor | None) -> Tensor:
