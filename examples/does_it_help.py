@@ -124,7 +124,9 @@ def run_once(name: str, seed: int, options: argparse.Namespace) -> None:
         first_steps = round(share * seconds / step_cost(first, data, options.out))
         given = (*data, f"--train.seed={seed}", *RECIPES[first])
         _, _, samples_before = train(before, given, first_steps)
-        seconds, flags = (1 - share) * seconds, (*flags, f"--model.pretrained={before}")
+        tokenizer = ("--tokenizer.kind=directory", f"--tokenizer.path={before}")
+        seconds = (1 - share) * seconds
+        flags = (*flags, f"--model.pretrained={before}", *tokenizer)
     steps = max(10, round(seconds / step_cost(name, data, options.out)))
     spent, accuracy, samples = train(options.out / "run", flags, steps)
     row = {
@@ -163,7 +165,7 @@ def train(directory: Path, flags: tuple[str, ...], steps: int) -> tuple[float, f
     command += ["--eval.every_steps=1000000", "--out", str(directory)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     before = children_seconds()
-    subprocess.run(command, check=True, env=environment, capture_output=True)
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = list(map(json.loads, lines))
     accuracies = [row["acc1"] for row in rows if "acc1" in row]

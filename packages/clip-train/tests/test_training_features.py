@@ -200,13 +200,13 @@ def test_training_goes_on_from_given_weights(short: Config, plain: Path, tmp_pat
     before = load_tensors(plain / "model.safetensors")
     for name in before:
         torch.testing.assert_close(found[name], before[name], rtol=0, atol=1e-7)
-    with pytest.raises(ConfigError, match="was trained with 514 tokens and end token"):
-        train(
-            short,
-            tmp_path / "other",
-            model=given,
-            tokenizer={"kind": "train", "vocab_size": 600, "path": ""},
-        )
+    named = {"pretrained": str(plain)}  # the config's own name and towers, the weights' vocabulary
+    again = train(short, tmp_path / "named", model=named, tokenizer=tokenizer, optim=optim)
+    assert all(torch.equal(found[name], again[name]) for name in found)
+    for kind, words in (("openai", "was trained with 514 tokens and end"), ("train", "learns a")):
+        other = {"kind": kind, "vocab_size": 514, "path": ""}
+        with pytest.raises(ConfigError, match=words):
+            train(short, tmp_path / "other", model=given, tokenizer=other)
 
 
 def test_distillation_brings_the_student_to_the_teacher(

@@ -83,7 +83,7 @@ def build(
         preprocess = resolve_preprocess(config.model, PreprocessConfig(size=size))
     else:
         model, preprocess = pretrained
-        _check_vocabulary(config.model.pretrained, model, tokenizer)
+        _check_vocabulary(config, model, tokenizer)
     model = model.to(device or choose_device(config.train.device))
     model = model.to(memory_format=torch.channels_last)
     return Parts(
@@ -114,15 +114,19 @@ def make_plan(config: Config, source: Source, *, image_size: int) -> SamplePlan:
     return SamplePlan(order, schedule)
 
 
-def _check_vocabulary(path: str, model: CLIP, tokenizer: Tokenizer) -> None:
+def _check_vocabulary(config: Config, model: CLIP, tokenizer: Tokenizer) -> None:
     """Find out now whether the model was trained with another tokenizer."""
-    text = model.config.text
+    text, path = model.config.text, config.model.pretrained
     end = text.vocab_size - 1 if text.eot_token_id is None else text.eot_token_id
+    remedy = "give the model's own, as in --tokenizer.kind directory --tokenizer.path DIR"
+    if config.tokenizer.kind == "train":  # ids of another vocabulary of the same size would fit
+        raise ConfigError(
+            f"tokenizer.kind 'train' learns a vocabulary that {path} was not trained with; {remedy}"
+        )
     if (tokenizer.vocab_size, tokenizer.eot_token_id) != (text.vocab_size, end):
         raise ConfigError(
             f"{path} was trained with {text.vocab_size} tokens and end token {end}, "
-            f"the tokenizer has {tokenizer.vocab_size} and {tokenizer.eot_token_id}; give the "
-            "model's own, as in --tokenizer.kind directory --tokenizer.path DIR"
+            f"the tokenizer has {tokenizer.vocab_size} and {tokenizer.eot_token_id}; {remedy}"
         )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from clip_models import (
@@ -16,6 +18,7 @@ from clip_models import (
     get_config,
     to_dict,
 )
+from clip_models.model_directory import read_configs
 
 from clip_train.config import ModelConfig
 
@@ -35,20 +38,31 @@ def resolve_model(model: ModelConfig) -> CLIPConfig:
 def load_pretrained(model: ModelConfig) -> tuple[CLIP, PreprocessConfig]:
     """The model with the weights of `model.pretrained`, and its preprocessing.
 
-    Without a name, the config is the one that came with the weights.
+    Without a name, the config is the one that came with the weights; with one, only the vocabulary
+    is, where the weights are in a model directory.
 
     Raises:
         ConfigError: There is no such model, field or value.
         CheckpointError: The weights cannot be read, or do not fit.
     """
     if model.name:
-        made = create_model_and_transforms(resolve_model(model), model.pretrained)
+        config = _with_vocabulary_of(model.pretrained, resolve_model(model))
+        made = create_model_and_transforms(config, model.pretrained)
     else:
         made = create_model_and_transforms(model.pretrained)
         if model.vision or model.text:
             config = _with_towers(made.model.config, model)
             made = create_model_and_transforms(config, model.pretrained)
     return made.model, resolve_preprocess(model, made.evaluate.config)
+
+
+def _with_vocabulary_of(pretrained: str, config: CLIPConfig) -> CLIPConfig:
+    """The config for the ids that the weights of a model directory know."""
+    if not Path(pretrained).is_dir():
+        return config
+    stored = read_configs(Path(pretrained))[0].text
+    text = replace(config.text, vocab_size=stored.vocab_size, eot_token_id=stored.eot_token_id)
+    return replace(config, text=text)
 
 
 def _with_towers(config: CLIPConfig, model: ModelConfig) -> CLIPConfig:
