@@ -61,7 +61,7 @@ SPACES = {
     "vit": TRANSFORMER,
     "resnet": TRANSFORMER | {"channel": ratios(0.5, 0.625, 0.75, 0.875, 1, multiple_of=4)},
 }
-LEARNING_RATES = {"vit": 1e-3, "resnet": 4e-3}  # of the CLIP; half of it for all that follows
+LEARNING_RATES = {"vit": 2e-3, "resnet": 6e-3}  # of the CLIP; half of it for all that follows
 Config = dict[str, int]
 
 
@@ -273,10 +273,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--towers", nargs="+", choices=sorted(TOWERS), default=sorted(TOWERS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1000, help="of the CLIP")
-    parser.add_argument("--supernet-steps", type=int, default=500)
-    parser.add_argument("--tune-steps", type=int, default=150)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=450, help="of the CLIP")
+    parser.add_argument("--supernet-steps", type=int, default=180)
+    parser.add_argument("--tune-steps", type=int, default=50)
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--candidates", type=int, default=12, help="of the chosen subnet")
     parser.add_argument("--population", type=int, default=10, help="of the search")
     parser.add_argument("--latency", action="store_true", help="measure milliseconds, no more")

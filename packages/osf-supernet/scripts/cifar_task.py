@@ -24,8 +24,8 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 END = 13  # ids: 0 padding, 1-10 class, 11 and 12 words of a template, 13 the end token
 TEMPLATES = 2
 TOWERS = {
-    "vit": ViTConfig(image_size=32, patch_size=8, width=128, num_layers=4, num_heads=4),
-    "resnet": CompactResNetConfig(image_size=32, widths=(32, 64, 128)),
+    "vit": ViTConfig(image_size=32, patch_size=8, width=64, num_layers=4, num_heads=4),
+    "resnet": CompactResNetConfig(image_size=32, widths=(16, 32, 64)),
 }
 
 
