@@ -1,21 +1,23 @@
-"""Does it help?  Recipes compared at an equal budget of computing time on CIFAR-10.
+"""Does it help?  Recipes compared at equal seconds of training on CIFAR-10.
 
     python examples/does_it_help.py --train imagefolder:cifar/train --val imagefolder:cifar/val
+    python examples/does_it_help.py --train … --costs
     python examples/does_it_help.py --table
 
 Every recipe is a set of flags over the preset `cifar10-cpu`, trained with `clip-train` on one
-thread.  The budget is processor time, which other work on the machine does not inflate: two short
-runs find what a step of a recipe costs, and the number of steps follows; a tenth of them warm up.
-Start and evaluation do not count.  `step_costs.json` and a line of `results.jsonl` for each run
-stay: what is there is not repeated, so an interrupted comparison goes on.
+thread.  A short run finds what a step of a recipe costs, and the number of steps in the budget
+follows; start and evaluation do not count.  Measure that on an otherwise idle machine, with
+`--costs`; training itself may then share it.  A tenth of the steps warm up.  `step_costs.json` and
+a line of `results.jsonl` for each run stay: what is there is not repeated, so an interrupted
+comparison goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -24,6 +26,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
+RESNET = ("--model.vision.widths=[16, 32, 64]",)
 VIT = (
     "--model.vision.kind=vit",
     "--model.vision.image_size=32",
@@ -74,9 +77,9 @@ RECIPES: dict[str, tuple[str, ...]] = {
     },
     "vit, variable sizes": (*VIT, *SIZES),
     "vit, RangeAugment": (*VIT, *RANGE),
-    "resnet": (),
-    "resnet, variable sizes": SIZES,
-    "resnet, RangeAugment": RANGE,
+    "resnet": RESNET,
+    "resnet, variable sizes": (*RESNET, *SIZES),
+    "resnet, RangeAugment": (*RESNET, *RANGE),
 }
 
 
@@ -92,16 +95,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", help="training source, as for --data.train")
     parser.add_argument("--val", help="evaluation source, as for --data.val")
-    parser.add_argument("--seconds", type=float, default=45, help="processor time of a run")
+    parser.add_argument("--seconds", type=float, default=45, help="of training, in a run")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--recipes", nargs="*", default=list(RECIPES), choices=list(RECIPES))
     parser.add_argument("--out", type=Path, default=Path("does-it-help"))
+    parser.add_argument("--costs", action="store_true", help="measure what steps cost, no more")
     parser.add_argument("--table", action="store_true", help="print the table of what is there")
     options = parser.parse_args()
     if not options.table:
         if not (options.train and options.val):
             parser.error("--train and --val are needed; --table alone prints what is there")
         options.out.mkdir(parents=True, exist_ok=True)
+        if options.costs:
+            for name in options.recipes:
+                print(name, step_cost(name, (f"--data.train={options.train}",), options.out))
+            return 0
         for seed in range(options.seeds):
             for name in options.recipes:
                 run_once(name, seed, options)
@@ -117,26 +125,24 @@ def run_once(name: str, seed: int, options: argparse.Namespace) -> None:
         return
     data = (f"--data.train={options.train}", f"--data.val={options.val}")
     seconds, flags = options.seconds, (*data, f"--train.seed={seed}", *RECIPES[name])
-    samples_before = 0
+    samples = 0
     if name in PHASES:
         first, share = PHASES[name]
         before = options.out / "first-phase"
-        first_steps = round(share * seconds / step_cost(first, data, options.out))
         given = (*data, f"--train.seed={seed}", *RECIPES[first])
-        _, _, samples_before = train(before, given, first_steps)
+        rows = train(before, given, round(share * seconds / step_cost(first, data, options.out)))
+        samples = max(row.get("samples", 0) for row in rows)
         tokenizer = ("--tokenizer.kind=directory", f"--tokenizer.path={before}")
         seconds = (1 - share) * seconds
         flags = (*flags, f"--model.pretrained={before}", *tokenizer)
     steps = max(10, round(seconds / step_cost(name, data, options.out)))
-    spent, accuracy, samples = train(options.out / "run", flags, steps)
+    rows = train(options.out / "run", flags, steps)
     row = {
         "recipe": name,
         "seed": seed,
-        "accuracy": accuracy,
-        "steps": steps,
-        "samples": samples_before + samples,
+        "accuracy": rows[-1]["acc1"],
+        "samples": samples + max(row.get("samples", 0) for row in rows),
         "seconds_wanted": options.seconds,
-        "seconds_in_all": round(spent, 1),
     }
     with results.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
@@ -144,39 +150,31 @@ def run_once(name: str, seed: int, options: argparse.Namespace) -> None:
 
 
 def step_cost(name: str, data: tuple[str, ...], out: Path) -> float:
-    """Processor seconds of a training step of a recipe, measured once."""
+    """Seconds of a training step of a recipe, measured once: those of the steps 11 to 40."""
     path = out / "step_costs.json"
     costs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if name not in costs:
-        flags = (*data, *RECIPES[name], "--data.val=")
         with tempfile.TemporaryDirectory() as directory:
-            short, long = (train(Path(directory, "run"), flags, steps)[0] for steps in (5, 45))
-        costs[name] = (long - short) / 40
+            rows = train(Path(directory, "run"), (*data, *RECIPES[name], "--data.val="), 40)
+        seconds = [
+            (row["samples"] - before["samples"]) / row["samples_per_s"]
+            for before, row in itertools.pairwise(rows)
+        ]
+        costs[name] = sum(seconds) / (rows[-1]["step"] - rows[0]["step"])
         path.write_text(json.dumps(costs, indent=1) + "\n", encoding="utf-8")
     return costs[name]
 
 
-def train(directory: Path, flags: tuple[str, ...], steps: int) -> tuple[float, float | None, int]:
-    """Processor time of a run, evaluation included, its accuracy, and the samples it saw."""
+def train(directory: Path, flags: tuple[str, ...], steps: int) -> list[dict]:
+    """The lines of metrics.jsonl of a run on one thread."""
     shutil.rmtree(directory, ignore_errors=True)
     script = Path(sys.executable).with_name("clip-train")
     command = [str(script), "run", "cifar10-cpu", *flags, f"--train.steps={steps}"]
     command += ["--data.cache_images=False", f"--optim.warmup_steps={steps // 10}"]
     command += ["--eval.every_steps=1000000", "--out", str(directory)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    before = children_seconds()
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-    lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = list(map(json.loads, lines))
-    accuracies = [row["acc1"] for row in rows if "acc1" in row]
-    samples = max(row.get("samples", 0) for row in rows)
-    return children_seconds() - before, accuracies[-1] if accuracies else None, samples
-
-
-def children_seconds() -> float:
-    """Processor time of all finished child processes."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+    return read(directory / "metrics.jsonl")
 
 
 def read(results: Path) -> list[dict]:
