@@ -151,6 +151,7 @@ def run_once(name: str, seed: int, options: argparse.Namespace) -> None:
 
 def step_cost(name: str, data: tuple[str, ...], out: Path) -> float:
     """Seconds of a training step of a recipe, measured once: those of the steps 11 to 40."""
+    name = "vit" if name in PHASES else name  # whose steps a second phase takes
     path = out / "step_costs.json"
     costs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if name not in costs:
