@@ -275,6 +275,7 @@ def test_save_and_load(tmp_path, kind, attention):
     model = build(kind, attention)
     model.save(tmp_path / "model")
     loaded = DynamicPoolingLM.load(tmp_path / "model")
+    assert len({path.stat().st_mode for path in (tmp_path / "model").iterdir()}) == 1
     assert loaded.config == model.config
     assert torch.equal(loaded(text()).logits, model(text()).logits)
 

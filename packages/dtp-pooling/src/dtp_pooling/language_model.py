@@ -193,7 +193,11 @@ class DynamicPoolingLM(nn.Module):
         """Write `model.safetensors` and `config.json` into the folder."""
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: value.contiguous() for name, value in self.state_dict().items()}
-        save_file(state, folder / "model.safetensors")
+        weights = folder / "model.safetensors"
+        weights.touch()
+        mode = weights.stat().st_mode
+        save_file(state, weights)
+        weights.chmod(mode)  # safetensors lets nobody but the owner read
         text = json.dumps(dataclasses.asdict(self.config), indent=2)
         (folder / "config.json").write_text(text + "\n", encoding="utf-8")
 
