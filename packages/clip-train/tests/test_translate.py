@@ -91,10 +91,39 @@ def test_corenet_s_recipe(tmp_path: Path) -> None:
 
 
 def test_osf_s_command_line() -> None:
-    found = translate("osf", ["--lr", "3e-5", "--spp", "--elastic-config", "space.json"])
+    """Every flag of its script, as it is written there."""
+    words = "--model clip --dataset cifar10 --num_shards 20 --lr 3e-5 --batch_size 32 "
+    words += "--log_interval 5 --elastic_config space.json --save_dir out/ --huggingface_token T"
+    found = translate("osf", words.split(), processes=2)
     config = parse_config(found.toml, source="translated")
+    assert config.model.pretrained == "hf-hub:openai/clip-vit-base-patch32"
+    assert (config.data.train, config.data.val) == ("cifar10", "cifar10")
     assert (config.optim.lr, config.train.batch_size, config.train.epochs) == (3e-5, 64, 500.0)
-    assert any("read by no script" in line for line in found.without_counterpart)
+    assert config.log.every_steps == 5
+    assert found.command == "clip-train supernet THIS.toml --out out/ --space space.json"
+    assert f"# Start it with: {found.command}\n" in found.text()
+    left = "\n".join(found.without_counterpart)
+    assert "num-shards 20: each step trains several subnets here" in left
+    assert "--token T" in left
+    assert len(found.without_counterpart) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "message"),
+    [
+        ("--model vit", "", "model vit: `osf train`"),
+        ("--model org/clip", 'pretrained = "hf-hub:org/clip"', ""),
+        ("--model ./run", 'pretrained = "./run"', ""),
+        ("--dataset Food101", "", "dataset Food101: give class folders"),
+        ("--dataset sst2", "", "dataset sst2: a text task"),
+        ("--spp", "", "spp True: read by no script"),
+    ],
+)
+def test_values_of_osf_s_flags(words: str, key: str, message: str) -> None:
+    found = translate("osf", words.split())
+    assert key in found.toml
+    assert message in "\n".join(found.without_counterpart)
+    assert found.command.endswith("--out ckpts/")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from clip_models import CheckpointError, ConfigError, nearest
 from clip_tokenizer import TokenizerError
 from osf_supernet import count_parameters
 
-from clip_train import runs
+from clip_train import runs, supernet
 from clip_train.backends import BackendError
 from clip_train.config import Config
 from clip_train.cost import Accelerators
@@ -29,6 +29,8 @@ from clip_train.model_settings import DEFAULT_MODEL, merge, split_tower_flags
 from clip_train.presets import list_presets, load_config, preset_text
 from clip_train.run_directory import RunDirectory, RunDirectoryError
 from clip_train.shapes_dataset import ShapesError
+from clip_train.supernet_cli import add_supernet_command, base_config, settings_of, space_of
+from clip_train.supernet_settings import SupernetRecord
 from clip_train.training_error import Interrupted, TrainingError
 from clip_train.translate import translate
 from clip_train.translation_tables import SYSTEMS
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         at = arguments.index("--")
         arguments, foreign = arguments[:at], arguments[at + 1 :]
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command != "run":
+    if rest and options.command not in ("run", "supernet"):
         parser.error(f"unknown argument {rest[0]!r}")
     try:
         options.function(options, rest + foreign)
@@ -188,6 +190,7 @@ def _parser() -> argparse.ArgumentParser:
         "--num-samples", type=int, metavar="N", help="size of the data set, for epochs"
     )
     plan.set_defaults(function=_plan)
+    add_supernet_command(commands, _supernet)
     add_data_commands(commands)
     return parser
 
@@ -232,7 +235,17 @@ def _run(options: argparse.Namespace, flags: list[str]) -> None:
 
 
 def _resume(options: argparse.Namespace, flags: list[str]) -> None:
-    _report(runs.resume(options.directory), options.directory)
+    known = SupernetRecord.read(options.directory) is not None
+    _report((supernet if known else runs).resume(options.directory), options.directory)
+
+
+def _supernet(options: argparse.Namespace, flags: list[str]) -> None:
+    settings, space = settings_of(options), space_of(options)
+    config = parse_flags(flags, base_config(options.start))
+    result = supernet.start(config, options.out, settings, space, overwrite=options.overwrite)
+    _report(result, options.out)
+    for folder in sorted((Path(options.out) / supernet.SUBNETS).iterdir()):
+        print(f"subnet: {supernet.describe_subnet(folder)}")
 
 
 def _translate(options: argparse.Namespace, flags: list[str]) -> None:

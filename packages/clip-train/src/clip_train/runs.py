@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +23,17 @@ from clip_train.run_directory import RunDirectory, RunDirectoryError
 
 
 def start(
-    config: Config, out: str | Path, *, overwrite: bool = False, progress: bool = True
+    config: Config,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: bool = True,
+    make_trainer: Callable[..., Trainer] = Trainer,
 ) -> Result | None:
     """Train from the beginning into the directory `out`; the final evaluation, if any.
 
-    Under torchrun every process calls it; the first one writes.
+    Under torchrun every process calls it; the first one writes.  `make_trainer` takes what
+    `Trainer` takes.
 
     Raises:
         ConfigError, DataError: The config or the data cannot be used; nothing was written.
@@ -38,13 +44,15 @@ def start(
         on_first_rank(backend, lambda: _check_out(out, overwrite=overwrite))
         parts = build(config, device=backend.device)
         directory = RunDirectory(Path(out), writes=backend.rank == 0)
-        trainer = Trainer(config, directory, parts, backend, progress=progress)
+        trainer = make_trainer(config, directory, parts, backend, progress=progress)
         on_first_rank(backend, lambda: _fill(directory, config, parts, overwrite=overwrite))
         on_first_rank(backend, lambda: directory.follow(config))
         return trainer.run()
 
 
-def resume(path: str | Path, *, progress: bool = True) -> Result | None:
+def resume(
+    path: str | Path, *, progress: bool = True, make_trainer: Callable[..., Trainer] = Trainer
+) -> Result | None:
     """Go on with an interrupted run from its newest checkpoint, on any number of processes.
 
     Raises:
@@ -58,7 +66,7 @@ def resume(path: str | Path, *, progress: bool = True) -> Result | None:
         directory = RunDirectory(Path(path), writes=backend.rank == 0)
         tokenizer = Tokenizer.from_pretrained(directory.path)
         parts = build(config, device=backend.device, tokenizer=tokenizer)
-        trainer = Trainer(config, directory, parts, backend, progress=progress)
+        trainer = make_trainer(config, directory, parts, backend, progress=progress)
         on_first_rank(backend, lambda: directory.follow(config))
         trainer.resume()
         return trainer.run()

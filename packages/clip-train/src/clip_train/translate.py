@@ -12,19 +12,21 @@ import yaml
 from clip_models import ConfigError, from_dict, nearest
 
 from clip_train.config import Config, OptimConfig
-from clip_train.translation_tables import DEFAULTS, SYSTEMS, Rule
+from clip_train.translation_tables import COMMANDS, DEFAULTS, SYSTEMS, Rule
 
 
 class Translation(NamedTuple):
-    """A config as TOML, and what could not be said in it."""
+    """A config as TOML, options of the command that takes it, and what could not be said."""
 
     toml: str
     without_counterpart: list[str]  # `flag value: reason`
+    command: str = ""  # with THIS.toml for the file; empty for `clip-train run`
 
     def text(self) -> str:
         """The TOML with the rest as comments below."""
+        start = f"\n# Start it with: {self.command}\n" if self.command else ""
         notes = "".join(f"# {line}\n" for line in self.without_counterpart)
-        return self.toml + (f"\n# Without counterpart:\n{notes}" if notes else "")
+        return self.toml + start + (f"\n# Without counterpart:\n{notes}" if notes else "")
 
 
 def translate(system: str, words: Sequence[str], *, processes: int = 1) -> Translation:
@@ -44,7 +46,8 @@ def translate(system: str, words: Sequence[str], *, processes: int = 1) -> Trans
         given = _read_file(Path(words[0]))
     else:
         given = _read_flags(words)
-    return _apply(SYSTEMS[system], {**DEFAULTS[system], **given}, given, processes)
+    found = _apply(SYSTEMS[system], {**DEFAULTS[system], **given}, given, processes)
+    return found._replace(command=f"{COMMANDS[system]} {found.command}" if found.command else "")
 
 
 def _apply(
@@ -52,7 +55,8 @@ def _apply(
 ) -> Translation:
     """Config values by the rules; what the user gave and no rule takes is left over."""
     config: dict[str, Any] = {}
-    rest = []
+    rest: list[str] = []
+    options: list[str] = []
     for name, value in values.items():
         rule = rules.get(name)
         if rule is None:
@@ -66,8 +70,14 @@ def _apply(
             found = rule(value)
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{name} {value!r} cannot be understood: {error}") from None
+        if isinstance(found, str):
+            rest.append(f"{name} {value}: {found}")
+            continue
         for key, ours in found.items():
-            _put(config, key.split("."), ours)
+            if key.startswith("--"):
+                options += [key, shlex.quote(str(ours))]
+            else:
+                _put(config, key.split("."), ours)
     train = config.setdefault("train", {})
     parts = train.get("accumulation", 1)
     if "batch_size" in train:
@@ -79,7 +89,7 @@ def _apply(
         usual = OptimConfig().betas
         config["optim"]["betas"] = [betas.get("0", usual[0]), betas.get("1", usual[1])]
     from_dict(Config, config)  # whatever cannot be is found now
-    return Translation(tomli_w.dumps(config), rest)
+    return Translation(tomli_w.dumps(config), rest, " ".join(options))
 
 
 def _put(config: dict[str, Any], path: list[str], value: Any) -> None:

@@ -1,6 +1,7 @@
 """What the flags and keys of other systems are called here.
 
-A rule turns a value into our keys; a text says why there is none.  Names and defaults are those of
+A rule turns a value into our keys, and options of the command (`--out`); a text says why there is
+none.  Names and defaults are those of
 open_clip 3.3, CLIPA (torch), OFM and CoreNet 0.1.
 """
 
@@ -10,7 +11,7 @@ import ast
 from collections.abc import Callable, Mapping
 from typing import Any
 
-Rule = Callable[[Any], dict[str, Any]] | str
+Rule = Callable[[Any], dict[str, Any] | str] | str
 
 _NOTHING = "nothing to say: it is so here"
 _ALWAYS_EXACT = "the gradient is that of the whole batch here, always"
@@ -186,26 +187,49 @@ CORENET: Mapping[str, Rule] = {
     "ddp.enable": "start the run with torchrun",
 }
 
+_OSF_COMMAND = "`osf train` (osf-supernet) trains supernets of models that are no CLIP"
+
+
+def _osf_model(value: str) -> dict[str, Any] | str:
+    """OFM's names; a CLIP is also any directory or repository that holds one."""
+    if value == "clip":
+        return {"model.pretrained": "hf-hub:openai/clip-vit-base-patch32"}
+    if "/" in value or value.startswith("hf-hub:"):
+        local = value.startswith((".", "/", "hf-hub:"))
+        return {"model.pretrained": value if local else f"hf-hub:{value}"}
+    return _OSF_COMMAND
+
+
+def _osf_data(value: str) -> dict[str, Any] | str:
+    if value in ("cifar10", "cifar100"):
+        return {"data.train": value, "data.val": value}
+    if value in ("imagenet-1k", "flowers102", "Caltech101", "Food101"):
+        return "give class folders: data.train = 'imagefolder:DIR/train', and data.val"
+    return f"a text task; {_OSF_COMMAND}"
+
+
 OSF: Mapping[str, Rule] = {
+    "model": _osf_model,
+    "dataset": _osf_data,
     "lr": _as("optim.lr", float),
     "batch-size": _as("train.batch_size", int),
     "epochs": _as("train.epochs", float),
     "log-interval": _as("log.every_steps", int),
     "fp16": _flag(train__precision="fp16"),
-    "save-dir": "--out DIR",
+    "elastic-config": _as("--space"),
+    "save-dir": _as("--out"),
     "resume-ckpt": "`clip-train resume DIR`",
-    "elastic-config": "a space of `osf`: see `osf --help`",
-    "model": "model.name names a CLIP model; supernets of others are trained by `osf`",
-    "dataset": "data.train names a source",
+    "num-shards": "each step trains several subnets here, on all data: --num-random N",
+    "huggingface-token": "a run sends nothing; a model of it is sent by `osf extract "
+    "clip-models:DIR --supernet DIR --push-to-hub OWNER/NAME --token T`",
+    "push-to-hub": "`osf extract clip-models:DIR --supernet DIR --push-to-hub OWNER/NAME`",
     **dict.fromkeys(
         (
-            "num-shards",
             "spp",
             "grad-beta",
             "patience",
             "step-size",
             "peft",
-            "push-to-hub",
             "epoch-eval-size",
             "k-shot",
             "num-local-epochs",
@@ -222,6 +246,9 @@ SYSTEMS: Mapping[str, Mapping[str, Rule]] = {
     "corenet": CORENET,
 }
 
+# The command that takes the TOML, where it is not `clip-train run`.
+COMMANDS: Mapping[str, str] = {"osf": "clip-train supernet THIS.toml"}
+
 # What the original does when a flag is not given, where we would do otherwise.
 _OPEN_CLIP_DEFAULTS = {
     "loss": "infonce",
@@ -233,6 +260,6 @@ _OPEN_CLIP_DEFAULTS = {
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "open_clip": _OPEN_CLIP_DEFAULTS,
     "clipa": _OPEN_CLIP_DEFAULTS,
-    "osf": {"lr": 5e-5, "batch-size": 64, "epochs": 500},
+    "osf": {"lr": 5e-5, "batch-size": 64, "epochs": 500, "log-interval": 10, "save-dir": "ckpts/"},
     "corenet": {"loss.category": "clip"},
 }

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from osf_supernet.training.batch_norm import recalibrate, recalibrated
+from osf_supernet.training.batch_norm import frozen_statistics, recalibrate, recalibrated
 from osf_supernet.training.experiment import Experiment, from_factory, from_image_folder
 from osf_supernet.training.loop import Progress, train
-from osf_supernet.training.sandwich import Sandwich, average_gradients
+from osf_supernet.training.sandwich import Sandwich, average_gradients, sandwich_configs
 from osf_supernet.training.tasks import (
     Classification,
     Contrastive,
@@ -27,8 +27,10 @@ __all__ = [
     "average_gradients",
     "from_factory",
     "from_image_folder",
+    "frozen_statistics",
     "last_word_accuracy",
     "recalibrate",
     "recalibrated",
+    "sandwich_configs",
     "train",
 ]

@@ -57,11 +57,13 @@ class Sandwich:
 
     def configs(self, step: int) -> list[Config]:
         """The subnets of a step, the largest first."""
-        random = [
-            self.net.sample(seed=f"{self.seed}/{step}/{index}", max_params=self.max_params)
-            for index in range(self.num_random)
-        ]
-        return [self.net.largest, self.net.smallest, *random]
+        return sandwich_configs(
+            self.net,
+            step,
+            num_random=self.num_random,
+            seed=self.seed,
+            max_params=self.max_params,
+        )
 
     def backward(
         self, batch: Any, step: int, backward: Callable[[Tensor], object] = Tensor.backward
@@ -91,6 +93,17 @@ class Sandwich:
             losses.append(loss.detach())
         average_gradients(self.net.model)
         return losses
+
+
+def sandwich_configs(
+    net: Supernet, step: int, *, num_random: int, seed: int = 0, max_params: float | None = None
+) -> list[Config]:
+    """The subnets of a step: largest, smallest, random ones; a function of seed and step alone."""
+    random = [
+        net.sample(seed=f"{seed}/{step}/{index}", max_params=max_params)
+        for index in range(num_random)
+    ]
+    return [net.largest, net.smallest, *random]
 
 
 def average_gradients(model: nn.Module) -> None:
