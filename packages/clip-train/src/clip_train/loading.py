@@ -63,6 +63,7 @@ class Batch(NamedTuple):
     step: int
     images: Tensor  # uint8 (B, 3, S, S), in channels-last memory
     tokens: Tensor  # int64 (U, T)
+    captions: list[str]  # U, what the tokens were made of
     caption_of: Tensor  # int64 (B,) row of `tokens` of each image
     uniform: Tensor  # float32 (B, 3) random numbers for augmentation on the device
     keys: list[str]  # B
@@ -192,6 +193,7 @@ class BatchReader(Dataset[Batch]):
             step=step,
             images=images.permute(0, 3, 1, 2),
             tokens=tokens,
+            captions=distinct,
             caption_of=caption_of,
             uniform=torch.from_numpy(uniform).float(),
             keys=[sample.key for sample in samples],
@@ -322,6 +324,7 @@ def sort_by_length(batch: Batch) -> Batch:
     return batch._replace(
         images=batch.images[rows].contiguous(memory_format=torch.channels_last),
         tokens=batch.tokens[order],
+        captions=[batch.captions[row] for row in order.tolist()],
         caption_of=caption_of[rows],
         uniform=batch.uniform[rows],
         keys=[batch.keys[row] for row in rows.tolist()],

@@ -36,7 +36,7 @@ from clip_train.run_directory import RunDirectory
 from clip_train.setup import make_augmentation, make_training_state, wrap_towers
 from clip_train.step_inputs import InputMaker
 from clip_train.stop_signals import stop_signals
-from clip_train.teacher import Teacher
+from clip_train.teacher import open_teacher
 from clip_train.training_error import Interrupted, TrainingError
 from clip_train.training_objective import make_objective
 from clip_train.utilization import Utilization
@@ -73,7 +73,7 @@ class Trainer:
             autocast=PRECISIONS[config.train.precision],
         )
         self.inputs = InputMaker(config, backend, parts.preprocess, self.model)
-        self.teacher = Teacher.open(config, parts, backend)
+        self.teacher = open_teacher(config, parts, backend)
         self.state = make_training_state(self.model, self.augmentation, config, parts, backend)
         self.store = open_store(config.checkpoint.directory, directory.checkpoints)
         self.utilization = Utilization(config, self.model.config, backend)
@@ -127,7 +127,7 @@ class Trainer:
             self.augmentation.set_step(self.steps_done)
         self.model.train()
         inputs = self.inputs(batch)
-        teacher = self.teacher.embed(inputs) if self.teacher else None
+        teacher = self.teacher.embed(batch, inputs) if self.teacher else None
         objective = make_objective(config.loss, self.backend, teacher)
         state.optimizers.zero_grad()
         scale = state.loss_scale.value if state.loss_scale else 1.0

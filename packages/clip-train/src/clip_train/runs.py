@@ -137,18 +137,23 @@ def with_absolute_paths(config: Config) -> Config:
             train=absolute_spec(data.train),
             val=absolute_spec(data.val),
             classnames=str(Path(data.classnames).absolute()) if data.classnames else "",
-            image_root=_absolute_directory(data.image_root),
-            cache_dir=_absolute_directory(data.cache_dir),
+            image_root=_absolute(data.image_root),
+            cache_dir=_absolute(data.cache_dir),
         ),
         tokenizer=replace(
             tokenizer, path=str(Path(tokenizer.path).absolute()) if tokenizer.path else ""
         ),
         model=replace(model, pretrained=absolute_spec(model.pretrained)),
-        loss=replace(loss, teacher=absolute_spec(loss.teacher)),
-        checkpoint=replace(checkpoint, directory=_absolute_directory(checkpoint.directory)),
+        loss=replace(
+            loss,
+            teacher=absolute_spec(loss.teacher),
+            teacher_images=_absolute(loss.teacher_images),
+            teacher_texts=_absolute(loss.teacher_texts),
+        ),
+        checkpoint=replace(checkpoint, directory=_absolute(checkpoint.directory)),
     )
 
 
-def _absolute_directory(path: str) -> str:
-    """A directory that need not exist yet, made absolute; URLs are."""
+def _absolute(path: str) -> str:
+    """A path that need not exist yet, made absolute; URLs are."""
     return str(Path(path).absolute()) if path and "://" not in path else path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clip_models import CLIP, ConfigError
+from clip_models import CLIP, ConfigError, ViTConfig
 from torch import nn
 
 from clip_train.backends import Backend
@@ -40,17 +40,42 @@ def wrap_towers(
                 "statistics of each part, twice; use accumulation = 1, or a model without them"
             )
         synchronise_norms(model, backend)
-    if backend.fixed_shapes and config.loss.kind == "multi_positive":
-        raise ConfigError(
-            "loss.kind 'multi_positive' has as many candidates as a batch has distinct captions, "
-            f"and backend {backend.name!r} compiles every new shape; use 'infonce' or 'sigmoid'"
-        )
+    if backend.fixed_shapes:
+        _refuse_what_xla_cannot(model, config)
     if train.gradient_checkpointing:
         model.set_gradient_checkpointing(True)
     towers = Towers(model, augmentation)
     if train.compile:
         towers.compile(backend=train.compile)
     return backend.wrap(towers)
+
+
+def _refuse_what_xla_cannot(model: CLIP, config: Config) -> None:
+    """Shapes that follow the data would be compiled again and again; the rest has not run there."""
+    train, vision = config.train, model.config.vision
+    pooled = vision.pooling.stages if isinstance(vision, ViTConfig) and vision.pooling else ()
+    reasons = {
+        "loss.kind 'multi_positive' has as many candidates as a batch has distinct captions, and "
+        "XLA compiles every new shape; use 'infonce' or 'sigmoid'": (
+            config.loss.kind == "multi_positive"
+        ),
+        "token pooling makes as many segments as the data says, and XLA compiles every new shape; "
+        "in the image tower give args.max_segments, in the text tower use none": (
+            any(stage.args.get("max_segments") is None for stage in pooled)
+            or model.config.text.pooling is not None
+        ),
+        "train.gradient_checkpointing does not work on XLA; use train.accumulation": (
+            train.gradient_checkpointing
+        ),
+        "train.compile is for other backends: XLA compiles every step": bool(train.compile),
+        "train.precision 'fp16' has not been tried on XLA; use 'bf16' or 'fp32'": (
+            train.precision == "fp16"
+        ),
+        "optim.name 'muon' has not been tried on XLA; use 'adamw'": config.optim.name == "muon",
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            raise ConfigError(reason)
 
 
 def make_augmentation(config: Config, parts: Parts, backend: Backend) -> LearnedAugmentation | None:

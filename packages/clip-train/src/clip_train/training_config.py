@@ -179,8 +179,17 @@ class LossConfig:
     """Compute the pairs of the batch in tiles of that side, and again in the backward pass, instead
     of keeping all of them: memory grows with the batch, not with its square."""
     teacher: str = ""
-    """A model to distil from: a model directory, or whatever else clip-models reads.  It sees the
-    same images and the same tokens."""
+    """A model to distil from: a model directory, `hf-hub:org/name`, or with a `teacher_name` a file
+    of weights in any dialect.  It sees the same images and the same tokens."""
+    teacher_name: str = ""
+    """The registered model that `teacher` has the weights of, where it does not say so itself."""
+    teacher_images: str = ""
+    """Distil from embeddings of the training images instead: a file of `clip-eval embed --data`,
+    .npz or .parquet, whose keys are the samples'."""
+    teacher_texts: str = ""
+    """The same of all captions: a file of `clip-eval embed --texts`."""
+    teacher_logit_scale: float = 100.0
+    """Inverse temperature of embeddings in files."""
     teacher_weight: float = 1.0
     """Factor of the distillation loss, which is added to the loss of `kind`."""
 
@@ -195,9 +204,21 @@ class LossConfig:
         )
         require(self.tile is None or self.tile >= 1, f"tile must be positive, got {self.tile}")
         require(
-            self.kind != "none" or bool(self.teacher),
-            "kind 'none' leaves no loss without a teacher",
+            bool(self.teacher_images) == bool(self.teacher_texts),
+            "teacher_images and teacher_texts go together, got "
+            f"{self.teacher_images!r} and {self.teacher_texts!r}",
         )
         require(
-            self.teacher_weight > 0, f"teacher_weight must be positive, got {self.teacher_weight}"
+            not (self.teacher and self.teacher_images),
+            "give a teacher or its embeddings, got both teacher and teacher_images",
         )
+        require(
+            bool(self.teacher) or not self.teacher_name,
+            f"teacher_name goes with teacher, got {self.teacher_name!r} alone",
+        )
+        require(
+            self.kind != "none" or bool(self.teacher or self.teacher_images),
+            "kind 'none' leaves no loss without a teacher",
+        )
+        for name in ("teacher_weight", "teacher_logit_scale"):
+            require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")

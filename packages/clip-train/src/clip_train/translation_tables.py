@@ -119,7 +119,7 @@ OPEN_CLIP: Mapping[str, Rule] = {
     "loss-dist-impl": _ALWAYS_EXACT,
     "siglip": _flag(loss__kind="sigmoid"),
     "distill-pretrained": _as("loss.teacher"),
-    "distill-model": "a teacher's directory says which model it is",
+    "distill-model": _as("loss.teacher_name"),
     "use-bn-sync": "BatchNorm layers are always synchronised here",
     "ddp-static-graph": "nothing to set",
     "save-frequency": "counted in epochs there; give checkpoint.every_steps",

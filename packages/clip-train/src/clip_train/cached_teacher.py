@@ -1,0 +1,122 @@
+"""Embeddings that a teacher made before.  n images and u texts of this rank, K width."""
+
+from __future__ import annotations
+
+import importlib
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from clip_models import ConfigError
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clip_train.backends import Backend
+from clip_train.gradients import Embeddings, StepInputs
+from clip_train.loading import Batch
+from clip_train.training_config import LossConfig
+from clip_train.training_error import TrainingError
+
+
+class CachedTeacher:
+    """Looks images up by their samples' keys, and texts by what they say.
+
+    The teacher saw neither augmentation nor shortened captions, and may have had any tokenizer.
+    """
+
+    def __init__(self, config: LossConfig, backend: Backend) -> None:
+        """Read both files.
+
+        Raises:
+            ConfigError: A file cannot be read, or they are not of one teacher.
+        """
+        self.backend = backend
+        self.images = EmbeddingTable(Path(config.teacher_images))
+        self.texts = EmbeddingTable(Path(config.teacher_texts))
+        widths = [table.features.shape[1] for table in (self.images, self.texts)]
+        if widths[0] != widths[1]:
+            raise ConfigError(
+                f"loss.teacher_images and loss.teacher_texts must be of one teacher, got "
+                f"embeddings of {widths[0]} and {widths[1]} numbers"
+            )
+        self.logit_scale = torch.tensor(config.teacher_logit_scale, device=backend.device)
+
+    def embed(self, batch: Batch, inputs: StepInputs) -> Embeddings:
+        """Normalised features (n, K) and (u, K).
+
+        Raises:
+            TrainingError: On all ranks, if one of them finds no embedding of a sample.
+        """
+        missing = self.images.missing(batch.keys) + self.texts.missing(batch.captions)
+        if self.backend.any_of([bool(missing)])[0]:
+            told = [text for part in self.backend.objects(missing[:1]) for text in part]
+            raise TrainingError(
+                f"{told[0]}; embed the training images with `clip-eval embed --data …` and every "
+                "caption with `clip-eval embed --texts …`"
+            )
+        device = self.backend.device
+        return Embeddings(
+            self.images.rows(batch.keys).to(device),
+            self.texts.rows(batch.captions).to(device),
+            self.logit_scale,
+            None,
+        )
+
+
+class EmbeddingTable:
+    """A file of `clip-eval embed`, in memory: features (N, K) by key."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        keys, self.features = _read(file)
+        if self.features.ndim != 2 or len(keys) != len(self.features):
+            raise ConfigError(
+                f"{file}: expected a row of features for each of {len(keys)} keys, got an array of "
+                f"shape {self.features.shape}"
+            )
+        if not np.isfinite(self.features).all():
+            raise ConfigError(f"{file}: expected finite features, got some that are not")
+        self.row_of = {key: row for row, key in enumerate(keys)}
+        if len(self.row_of) < len(keys):
+            raise ConfigError(
+                f"{file}: expected every key once, got {len(keys)} rows of {len(self.row_of)} "
+                "different keys; write each sample or text once"
+            )
+
+    def missing(self, keys: Sequence[str]) -> list[str]:
+        """A message for each of the keys that the file does not have."""
+        return [f"{self.file} has no embedding of {k!r}" for k in keys if k not in self.row_of]
+
+    def rows(self, keys: Sequence[str]) -> Tensor:
+        """Unit features (len(keys), K)."""
+        rows = self.features[[self.row_of[key] for key in keys]]
+        return F.normalize(torch.from_numpy(rows), dim=-1)
+
+
+def _read(file: Path) -> tuple[list[str], NDArray[np.float32]]:
+    """Keys (N) and features (N, K) of a `.npz` or `.parquet` file."""
+    try:
+        if file.suffix == ".npz":
+            with np.load(file, allow_pickle=False) as arrays:
+                return arrays["keys"].tolist(), arrays["features"].astype(np.float32)
+        if file.suffix == ".parquet":
+            return _read_parquet(file)
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{file} is not a file of `clip-eval embed`: {reason}") from None
+    raise ConfigError(f"{file}: expected a file of `clip-eval embed`, .npz or .parquet")
+
+
+def _read_parquet(file: Path) -> tuple[list[str], NDArray[np.float32]]:
+    try:
+        parquet: Any = importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        raise ConfigError(f"{file} needs pyarrow; pip install pyarrow, or write .npz") from None
+    table = parquet.read_table(file, columns=["key", "embedding"])
+    keys: list[str] = table["key"].to_pylist()
+    flat = table["embedding"].combine_chunks().flatten().to_numpy()
+    return keys, flat.astype(np.float32).reshape(len(keys), -1)
