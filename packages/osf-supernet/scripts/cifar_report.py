@@ -20,6 +20,7 @@ MODELS = (
     "subnet",
     "subnet, tuned",
     "torch-pruning",
+    "torch-pruning, for the seconds of the tuning",
     "from scratch",
     "CLIP, trained on",
 )

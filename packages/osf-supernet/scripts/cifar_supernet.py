@@ -14,7 +14,8 @@ ResNet) the script
    the token embedding, chosen on held-out training images, and tunes it;
 5. searches the Pareto front, whose subnets are measured as they are, without tuning;
 6. gives what 3 and 4 took in processor seconds to torch-pruning on the same CLIP at as many
-   parameters, to a narrow CLIP from scratch of as many, and, last, to the CLIP itself.
+   parameters, to a narrow CLIP from scratch of as many, and, last, to the CLIP itself; and to
+   torch-pruning also the seconds of the tuning alone, which is what one more subnet costs.
 
 Every accuracy is over the whole `val`. Numbers go to DIR/results.json as soon as they are there;
 what is started again goes on behind the last phase that was finished. `--latency` adds measured
@@ -37,7 +38,6 @@ from cifar_rivals import narrow, pruned
 from cifar_task import (
     TOWERS,
     Data,
-    Results,
     accuracy,
     captions,
     correct,
@@ -50,6 +50,7 @@ from cifar_task import (
 from clip_models import CLIP
 from osf_supernet import Supernet, load, ratios, save
 from osf_supernet.training import Contrastive, Sandwich, recalibrate, recalibrated, train
+from results import Results
 from torch import nn
 
 TRANSFORMER = {
@@ -68,13 +69,15 @@ Config = dict[str, int]
 class Run:
     """One seed of one tower: its phases, each with weights on disk and rows in the results."""
 
-    def __init__(self, tower: str, seed: int, options: argparse.Namespace, data: Data) -> None:
+    def __init__(
+        self, tower: str, seed: int, options: argparse.Namespace, data: Data, results: Results
+    ) -> None:
         self.tower, self.seed, self.options, self.data = tower, seed, options, data
+        self.results = results
         self.name = f"{tower} {seed}"
         self.lr = LEARNING_RATES[tower]
         self.folder = options.output / f"{tower}-{seed}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.results = Results(options.output)
 
     @property
     def calibration(self) -> list[Any]:
@@ -165,9 +168,9 @@ class Run:
         rows = self.results.data[self.name]
         return seconds + rows["subnet"]["choice_seconds"] + rows["subnet, tuned"]["seconds"]
 
-    def rivals(self, seconds: float) -> None:
+    def rivals(self, seconds: float, name: str = "") -> None:
         """torch-pruning, and a narrow model from scratch, at as many parameters and seconds."""
-        most = sum(self.results.data[self.name]["subnet"]["parts"])
+        most, clip = sum(self.results.data[self.name]["subnet"]["parts"]), self.clip()
 
         def trained(make: Callable[[], nn.Module], lr: float, offset: int) -> dict[str, Any]:
             try:
@@ -177,13 +180,11 @@ class Run:
             took = fit(other, self.data, lr, seconds=seconds, offset=offset)
             return self.measured(other, **took)
 
-        clip = self.clip()
-        make = {
-            "torch-pruning": (lambda: pruned(clip, self.data, most), self.lr / 2, 6_000_000),
-            "from scratch": (lambda: narrow(clip, most, self.seed), self.lr, 7_000_000),
-        }
-        for name, arguments in make.items():
-            self.once(name, lambda arguments=arguments: trained(*arguments))
+        make = {"torch-pruning" + name: (lambda: pruned(clip, self.data, most), self.lr / 2, 6)}
+        if not name:
+            make["from scratch"] = (lambda: narrow(clip, most, self.seed), self.lr, 7)
+        for row, (build, lr, number) in make.items():
+            self.once(row, lambda b=build, r=lr, n=number: trained(b, r, n * 1_000_000))
 
     def continued(self, seconds: float) -> None:
         """The CLIP itself, trained on for as many seconds: what the time alone brings."""
@@ -298,6 +299,8 @@ def main() -> None:
     for run in [] if options.latency else runs:
         data.seed = run.seed
         run.once("importance", lambda run=run: compare_importance(run.clip(), data))
+        tuning = run.results.data[run.name]["subnet, tuned"]["seconds"]
+        run.rivals(tuning, ", for the seconds of the tuning")
         run.continued(seconds[run.name])
 
 
