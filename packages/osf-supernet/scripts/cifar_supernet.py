@@ -284,8 +284,11 @@ def main() -> None:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     data = Data(options.folder, options.output, options.batch)
+    results = Results(options.output)
     runs = [
-        Run(tower, seed, options, data) for seed in range(options.seeds) for tower in options.towers
+        Run(tower, seed, options, data, results)
+        for seed in range(options.seeds)
+        for tower in options.towers
     ]
     seconds = {}
     for run in runs:
