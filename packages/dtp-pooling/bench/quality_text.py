@@ -120,6 +120,7 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
         place = (row["shortening"], row["bits"])
         axes.errorbar(*place, yerr=row["bits_deviation"], fmt="o", capsize=3)
         axes.annotate(row["name"], place, textcoords="offset points", xytext=(6, 4), fontsize=8)
+    axes.margins(x=0.15)
     axes.set(xlabel="characters per segment", ylabel="bits per character")
     figure.savefig(path, dpi=150)
 
