@@ -161,3 +161,18 @@ def test_importance_lost_follows_the_sorting(net):
     assert parts == sorted(parts, reverse=True)
     assert sum(parts) == pytest.approx(1)
     assert net.importance_between("blocks.depth", 0, 3) == pytest.approx(1)
+
+
+def test_a_search_ranks_what_nothing_has_sorted_and_moves_nothing(net):
+    """As a supernet that was trained and loaded again: sorting would make other subnets of it."""
+    net.reorder("magnitude")
+    known = {name: net.importance_between(name, v[0], v[-1]) for name, v in net.choices.items()}
+    again = Supernet(net.model, net.inputs, net.space)
+    again.depth_orders = net.depth_orders
+    before = {name: tensor.clone() for name, tensor in net.model.state_dict().items()}
+    again.search(Score(), generations=0)
+    for name, values in again.choices.items():
+        found = again.importance_between(name, values[0], values[-1])
+        assert found == pytest.approx(known[name], rel=1e-12)
+    assert again.depth_orders == net.depth_orders
+    assert all(torch.equal(before[n], t) for n, t in net.model.state_dict().items())

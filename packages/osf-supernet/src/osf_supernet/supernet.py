@@ -244,11 +244,33 @@ class Supernet:
             self._rank_blocks(before)
         self._plans.clear()
 
+    def rank(
+        self,
+        method: str = "magnitude",
+        batches: Sequence[Any] = (),
+        loss: Callable[[Any], Tensor] | None = None,
+    ) -> None:
+        """Score groups and blocks as they stand, for the greedy path of `search`; nothing moves.
+
+        A supernet that was trained must not be sorted again: its subnets would become others.
+
+        Args:
+            method: as of `reorder`, like the next two.
+            batches: see there.
+            loss: see there.
+        """
+        scores = importance(self.model, self.graph, method, batches or [self.inputs], loss)
+        self._scores = {number: score.double() for number, score in scores.items()}
+        changes = self._changes_without(run(self.model, self.inputs))
+        for path, change in changes.items():
+            order = self._planner.depth_order[path]
+            self._block_changes[path] = [change[index] for index in order]
+
     def importance_between(self, name: str, smaller: int, larger: int) -> float:
         """The share of a group's (or depth list's) importance that shrinking it gives up.
 
-        By the scores of the last `reorder`; without one, or for lists that were not ranked,
-        every index counts alike.
+        By the scores of the last `reorder` or `rank`; without one, or for lists that were not
+        ranked, every index counts alike.
         """
         path = name.removesuffix(".depth")
         if path in self._block_changes:
@@ -278,7 +300,8 @@ class Supernet:
         """The best subnets under bounds: greedy by importance, then NSGA-II.
 
         The first bound that is given (in the order of the arguments; parameters without any)
-        is the cost of the Pareto front.
+        is the cost of the Pareto front. Importance is that of the last `reorder` or `rank`, or
+        else magnitude, as the supernet stands.
 
         Args:
             evaluate: model → score, higher is better; the model runs as the subnet meanwhile.
@@ -295,6 +318,8 @@ class Supernet:
         Raises:
             ValueError: even the smallest config exceeds a bound.
         """
+        if not self._scores:
+            self.rank()
         if max_latency_ms is not None and latency is None:
             latency = LatencyTable.measure(self)
         limits = {
@@ -321,10 +346,18 @@ class Supernet:
         return explain(self.graph, self.choices)
 
     def _rank_blocks(self, full: list[Any]) -> None:
+        for path, change in self._changes_without(full).items():
+            ranked = sorted(change, key=lambda index: -change[index])
+            self._planner.depth_order[path] = ranked
+            self._block_changes[path] = [change[index] for index in ranked]
+
+    def _changes_without(self, full: list[Any]) -> dict[str, dict[int, float]]:
+        """List path → unit → how much the outputs change without it."""
+        changes: dict[str, dict[int, float]] = {}
         for path, units in self.graph.units.items():
             if len(units) < 2:
                 continue
-            change = {}
+            order, change = self._planner.depth_order[path], {}
             for index in range(len(units)):
                 others = [i for i in range(len(units)) if i != index]
                 self._planner.depth_order[path] = [*others, index]
