@@ -57,17 +57,19 @@ def test_a_step_is_the_mean_of_the_subnets_steps(config: Config) -> None:
     losses = sandwich.compute(inputs, objective)
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    total = 0.0
-    configs = [net.largest, net.smallest, net.sample(seed="0/3/0")]
+    configs, each = [net.largest, net.smallest, net.sample(seed="0/3/0")], []
     for subnet in configs:
         with net.active(subnet):
             plain = WholeBatchGradient(Towers(model), backend)
-            total += float(plain.compute(inputs, objective, loss_scale=1 / 3)["contrastive"]) / 3
-    assert sum(map(float, losses.values())) == pytest.approx(total, abs=1e-9)
+            each.append(float(plain.compute(inputs, objective, loss_scale=1 / 3)["contrastive"]))
+    assert sum(map(float, losses.values())) == pytest.approx(sum(each) / 3, abs=1e-9)
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(found[name], parameter.grad, rtol=0, atol=1e-9)
-    assert sandwich.records["supernet/largest"] != sandwich.records["supernet/smallest"]
+    learning = SandwichGradient(net, Towers(model), backend, SupernetSettings(), lambda: 3)
+    learning.compute(inputs, objective)
+    for name, expected in zip(("largest", "smallest"), each, strict=False):
+        assert float(learning.records[f"supernet/{name}"]) == pytest.approx(expected, abs=1e-9)
 
 
 def _tokens(tokenizer: Tokenizer) -> torch.Tensor:

@@ -51,6 +51,7 @@ class SandwichGradient(WholeBatchGradient):
         """
         super().__init__(towers, backend, parts=parts, autocast=autocast)
         self.net, self.settings, self.step = net, settings, step
+        self._own = torch.tensor(0.0)  # () share of the last subnet's loss, without the largest's
 
     def compute(
         self, inputs: StepInputs, objective: Objective, *, loss_scale: float = 1.0
@@ -71,8 +72,7 @@ class SandwichGradient(WholeBatchGradient):
             for name, loss in losses.items():
                 means[name] = means.get(name, 0) + loss / len(configs)
             if number < 2:
-                which = ("largest", "smallest")[number]
-                records[f"supernet/{which}"] = losses[next(iter(losses))]
+                records[f"supernet/{('largest', 'smallest')[number]}"] = self._own
             if not number:
                 records |= self.records
         average_gradients(self.net.model)
@@ -87,17 +87,23 @@ class SandwichGradient(WholeBatchGradient):
                 images, texts, scale, bias = student
                 known = images.detach(), texts.detach(), scale.detach()
                 found.append(Embeddings(*known, None if bias is None else bias.detach()))
-                return objective(student, candidates)
+                return self._noted(objective(student, candidates))
 
             return watched
         (teacher,), share = found, self.settings.distill
 
         def learning(student: Embeddings, candidates: Candidates) -> dict[str, Tensor]:
-            losses = {n: (1 - share) * x for n, x in objective(student, candidates).items()}
+            own = self._noted(objective(student, candidates))
+            losses = {name: (1 - share) * loss for name, loss in own.items()}
             losses["in_place"] = share * self._distillation(student, teacher, candidates)
             return losses
 
         return learning
+
+    def _noted(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The losses as they are; their sum is kept, to be logged."""
+        self._own = torch.stack([loss.detach() for loss in losses.values()]).sum()
+        return losses
 
     def _distillation(
         self, student: Embeddings, teacher: Embeddings, candidates: Candidates
