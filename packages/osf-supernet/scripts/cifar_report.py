@@ -19,6 +19,7 @@ MODELS = (
     "supernet's largest",
     "subnet",
     "subnet, tuned",
+    "subnet, tuned as long as torch-pruning",
     "torch-pruning",
     "torch-pruning, for the seconds of the tuning",
     "from scratch",
