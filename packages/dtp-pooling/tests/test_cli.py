@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 
 import pytest
 from dtp_pooling.cli import main, override
+from dtp_pooling.training import Trainer
 from dtp_pooling.training_config import PRESETS
 
 TEXT = "one two three four five six seven eight nine ten eleven twelve " * 40
@@ -63,8 +66,32 @@ def test_resume_goes_on_and_keeps_its_configuration(run, capsys):
     assert (out / "metrics.jsonl").read_text() == before  # it was at its last step
     with pytest.raises(SystemExit, match="keeps its configuration"):
         main(["train", str(data), "--out", str(out), "--resume", "--set", "steps=9"])
+    with pytest.raises(SystemExit, match="keeps its configuration"):
+        main(["train", str(data), "--out", str(out), "--resume", "--preset", "cpu-random"])
     with pytest.raises(SystemExit, match=r"dtp-lm: .* holds a run; resume it"):
         main(["train", str(data), "--out", str(out), "--preset", "cpu-gumbel"])
+
+
+def test_the_first_signal_saves_and_stops(run, tmp_path, monkeypatch, capsys):
+    data, _ = run
+    out = tmp_path / "stopped"
+    step = Trainer.step
+
+    def step_under_a_signal(trainer):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", step_under_a_signal)
+    before = signal.getsignal(signal.SIGTERM)
+    start = ["train", str(data), "--out", str(out), "--preset", "cpu-gumbel", "--device", "cpu"]
+    with pytest.raises(SystemExit, match=r"stopped and saved: .* is at step 1 of 4; --resume"):
+        main([*start, "--set", SMALL[0], "--set", *SMALL[1:]])
+    assert signal.getsignal(signal.SIGTERM) == before
+    monkeypatch.undo()
+    main(["train", str(data), "--out", str(out), "--resume", "--device", "cpu"])
+    assert capsys.readouterr().err.endswith("is at step 4 of 4\n")
+    ours, whole = (folder / "checkpoint" / "model.safetensors" for folder in (out, run[1]))
+    assert ours.read_bytes() == whole.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -94,6 +121,16 @@ def test_a_missing_extra_is_named(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(SystemExit, match=r"pip install 'dtp-pooling\[plot\]'"):
         main(["curves", str(out), "--out", str(tmp_path / "curves.png")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--batch", "0"], "expected at least 1, got 0"), (["--device", "abacus"], "cannot be used")],
+)
+def test_wrong_flags_are_refused(capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        main(["eval", "run", "text.txt", *arguments])
+    assert message in capsys.readouterr().err
 
 
 def test_presets_are_listed_and_printed(capsys):

@@ -25,3 +25,20 @@ def test_unknown_keys_name_the_nearest():
         from_dict(LanguageModelConfig, {"boundaries": {"rates": 0.1}})
     with pytest.raises(ValueError, match="known: "):
         from_dict(BoundaryConfig, {"zzz": 1})
+
+
+@pytest.mark.parametrize(
+    ("cls", "values", "message"),
+    [
+        (LanguageModelConfig, {"width": 16.5}, r"width must be int, got 16\.5"),
+        (LanguageModelConfig, {"width": True}, "width must be int, got True"),
+        (LanguageModelConfig, {"boundaries": 3}, "boundaries must be BoundaryConfig, got 3"),
+        (BoundaryConfig, {"rate": "much"}, "rate must be float, got 'much'"),
+        (BoundaryConfig, {"hidden": "4"}, r"hidden must be int \| None, got '4'"),
+        (BoundaryConfig, {"interval": [0.1]}, r"interval must be tuple\[float, float\], got"),
+    ],
+)
+def test_values_of_another_type_are_refused(cls, values, message):
+    with pytest.raises(ValueError, match=message):
+        from_dict(cls, values)
+    assert from_dict(BoundaryConfig, {"hidden": None, "weight": 2}).weight == 2

@@ -49,10 +49,24 @@ def test_read_text_from_every_container(tmp_path):
         read_text(tmp_path / "a.zip")
 
 
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "image.txt").write_bytes(b"\x89PNG\xff")
+    with pytest.raises(ValueError, match=r"image\.txt is no UTF-8 text"):
+        read_text(tmp_path / "image.txt")
+
+
 def test_split_is_that_of_text8():
     parts = split_text("x" * 1000)
     assert [len(part) for part in parts] == [900, 50, 50]
     assert "".join(split_text("abcdefghijk")) == "abcdefghijk"
+
+
+def test_split_by_bytes_may_cut_a_character():
+    text = "é" * 50 + "x"
+    parts = split_text(text, "bytes")
+    encoded = [Alphabet(characters=None).encode(part) for part in parts]
+    assert [len(ids) for ids in encoded] == [90, 5, 6]
+    assert bytes(torch.cat(encoded).tolist()).decode() == text
 
 
 def test_an_epoch_visits_every_chunk_once():

@@ -77,6 +77,35 @@ def test_a_save_that_was_cut_short_leaves_the_old_checkpoint(tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.glob("checkpoint*")) == ["checkpoint"]
 
 
+def test_a_line_of_metrics_that_was_cut_short_is_dropped(tmp_path, capsys):
+    train(tmp_path, small("none"), until=3)
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_text()
+    path.write_text(whole + '{"step": 4, "ki')
+    train(tmp_path, small("none"), until=0)
+    assert path.read_text() == whole
+
+
+def test_a_run_that_diverges_keeps_its_last_checkpoint(tmp_path, capsys):
+    trainer = train(tmp_path, small("none"), until=3)
+    trainer.model.head.bias.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="nan bits per character at step 4"):
+        trainer.run()
+    assert train(tmp_path, small("none")).step_number == 6
+
+
+def test_a_run_that_never_began_is_written_over(tmp_path):
+    unigram = small("unigram", alphabet="bytes")
+    start_run(tmp_path, unigram, TEXT + "é")
+    with pytest.raises(ValueError, match="marks characters"):
+        Trainer(tmp_path, TEXT + "é", TEXT, CPU)
+    start_run(tmp_path, small("none"), TEXT)
+    with pytest.raises(ValueError, match="validation text is empty"):
+        Trainer(tmp_path, TEXT, "", CPU)
+    with pytest.raises(ValueError, match="needs a text with spaces"):
+        start_run(tmp_path, small("whitespace", alphabet="characters"), "abc")
+
+
 def test_another_text_is_refused(tmp_path):
     start_run(tmp_path, small("none"), TEXT)
     with pytest.raises(ValueError, match="started on another training text"):
@@ -101,6 +130,7 @@ def test_run_is_fitted_to_the_alphabet_and_read_back(tmp_path):
     assert run.config.model.vocabulary == 256
     assert run.config.model.boundaries.space == 32
     assert read_run(tmp_path) == run
+    Trainer(tmp_path, TEXT, TEXT, CPU)
     with pytest.raises(FileExistsError, match="holds a run"):
         start_run(tmp_path, config, TEXT)
     with pytest.raises(FileNotFoundError, match="holds no run"):

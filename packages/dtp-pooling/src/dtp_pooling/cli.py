@@ -5,6 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +30,8 @@ EXTRAS = {
     "sentencepiece": "unigram",
     "torchao": "int8",
 }
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -49,24 +56,26 @@ def _parser() -> argparse.ArgumentParser:
     train = _command(commands, "train", _train, "train on a text, or resume a run")
     train.add_argument("data", type=Path, help="text8, enwik8 or any text; plain, .gz or .zip")
     train.add_argument("--out", type=Path, required=True, help="folder of the run")
-    train.add_argument("--preset", default="text8-gumbel", help="see `dtp-lm presets`")
+    train.add_argument("--preset", help="see `dtp-lm presets`; default: text8-gumbel")
     train.add_argument("--valid", type=Path, help="validation text; else 90/5/5 %% of the data")
-    train.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="model.width=64")
+    train.add_argument(
+        "--set", nargs="*", action="extend", default=[], metavar="KEY=VALUE", help="model.width=64"
+    )
     train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
-    train.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    _add_device(train)
     evaluate = _command(commands, "eval", _evaluate, "bits per character of a whole text")
     evaluate.add_argument("run", type=Path)
     evaluate.add_argument("data", type=Path)
     evaluate.add_argument("--split", choices=["train", "valid", "test", "all"], default="test")
-    evaluate.add_argument("--window", type=int, help="default: that of the run")
-    evaluate.add_argument("--stride", type=int, help="default: that of the run")
-    evaluate.add_argument("--batch", type=int, default=16)
+    evaluate.add_argument("--window", type=_count, help="default: that of the run")
+    evaluate.add_argument("--stride", type=_count, help="default: that of the run")
+    evaluate.add_argument("--batch", type=_count, default=16)
     evaluate.add_argument("--quantize", choices=["none", "int8"], help="default: that of the run")
-    evaluate.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    _add_device(evaluate)
     sample = _command(commands, "generate", _generate, "continue a prompt")
     sample.add_argument("run", type=Path)
     sample.add_argument("--prompt", required=True)
-    sample.add_argument("--length", type=int, default=200)
+    sample.add_argument("--length", type=_count, default=200)
     sample.add_argument("--temperature", type=float, default=1.0)
     sample.add_argument("--top-k", type=int)
     sample.add_argument("--seed", type=int, default=0)
@@ -85,24 +94,74 @@ def _command(commands: Any, name: str, function: Any, text: str) -> argparse.Arg
     return parser
 
 
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", type=_device, default=default)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise argparse.ArgumentTypeError(f"{name!r} cannot be used: {reason}") from error
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
+    return number
+
+
 def _train(options: argparse.Namespace) -> None:
+    if options.resume and (options.set or options.preset):
+        raise SystemExit("a resumed run keeps its configuration: leave --set and --preset out")
+    if options.resume:
+        config = read_run(options.out).config
+    else:
+        config = override(preset(options.preset or "text8-gumbel"), options.set)
     text = read_text(options.data)
     if options.valid is None:
-        train_text, valid_text, _ = split_text(text)
+        train_text, valid_text, _ = split_text(text, config.alphabet)
     else:
         train_text, valid_text = text, read_text(options.valid)
-    if options.resume and options.set:
-        raise SystemExit("a resumed run keeps its configuration: leave --set out")
     if not options.resume:
-        start_run(options.out, override(preset(options.preset), options.set), train_text)
-    Trainer(options.out, train_text, valid_text, torch.device(options.device)).run()
+        start_run(options.out, config, train_text)
+    trainer = Trainer(options.out, train_text, valid_text, options.device)
+    with _stop_on_signals() as stop:
+        trainer.run(stop=stop)
+    at = f"{options.out} is at step {trainer.step_number} of {config.steps}"
+    if trainer.step_number < config.steps:
+        raise SystemExit(f"dtp-lm: stopped and saved: {at}; --resume goes on from there")
+    print(at, file=sys.stderr)
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C or SIGTERM sets; a second one acts at once."""
+    stop = threading.Event()
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def ask(number: int, frame: object) -> None:
+        stop.set()
+        signal.signal(number, before[number])
+
+    try:
+        for number in _SIGNALS:
+            signal.signal(number, ask)
+        yield stop
+    finally:
+        for changed, handler in before.items():
+            signal.signal(changed, handler)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     config, alphabet, _ = read_run(options.run)
     text = read_text(options.data)
     if options.split != "all":
-        text = dict(zip(("train", "valid", "test"), split_text(text), strict=True))[options.split]
+        parts = split_text(text, config.alphabet)
+        text = parts[("train", "valid", "test").index(options.split)]
     model = read_model(options.run, alphabet).to(options.device)
     model = for_use(model, options.quantize or config.quantize)
     result = bits_per_character(

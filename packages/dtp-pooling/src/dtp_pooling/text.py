@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 TEXT8 = " abcdefghijklmnopqrstuvwxyz"
+_BYTES = ("utf-8", "surrogateescape")  # what holds a character cut in two
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,11 @@ class Alphabet:
         return 256 if self.characters is None else len(self.characters)
 
     @property
+    def has_space(self) -> bool:
+        """Whether one of its symbols is the space."""
+        return self.characters is None or " " in self.characters
+
+    @property
     def space(self) -> int:
         """Id of the space, 0 if the alphabet has none."""
         if self.characters is None:
@@ -43,7 +49,7 @@ class Alphabet:
     def encode(self, text: str) -> Tensor:
         """(N,) int64 ids; UTF-8 bytes for the byte alphabet."""
         if self.characters is None:
-            return _buffer(text.encode(), torch.uint8).long()
+            return _buffer(text.encode(*_BYTES), torch.uint8).long()
         codes = _buffer(text.encode("utf-32-le"), torch.int32)
         known, ids = torch.tensor([ord(character) for character in self.characters]).sort()
         place = torch.searchsorted(known, codes.long()).clamp(max=len(known) - 1)
@@ -90,12 +96,24 @@ def read_text(path: Path) -> str:
             raw = archive.read(names[0])
     else:
         raw = path.read_bytes()
-    text = raw.decode()
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text: {error}") from error
     return text[:-1] if text.endswith("\n") else text
 
 
-def split_text(text: str) -> tuple[str, str, str]:
-    """Train, validation and test: the first 90 %, the next 5 %, the rest, as for text8."""
+def split_text(text: str, alphabet: str = "text8") -> tuple[str, str, str]:
+    """Train, validation and test: the first 90 %, the next 5 %, the rest, as for text8 and enwik8.
+
+    They are shares of what the alphabet counts: `bytes`, as is usual for enwik8, or characters.
+    """
+    if alphabet == "bytes":
+        raw = text.encode(*_BYTES)
+        first, second = len(raw) * 90 // 100, len(raw) * 95 // 100
+        cuts = (raw[:first], raw[first:second], raw[second:])
+        train, valid, test = (part.decode(*_BYTES) for part in cuts)
+        return train, valid, test
     first, second = len(text) * 90 // 100, len(text) * 95 // 100
     return text[:first], text[first:second], text[second:]
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import shutil
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,13 +41,19 @@ class Run(NamedTuple):
 def start_run(folder: Path, config: TrainingConfig, train_text: str) -> Run:
     """Fit the configuration to the text's alphabet and write `run.json`.
 
+    A run that a mistake stopped before its first step is written over.
+
     Raises:
-        FileExistsError: The folder holds a run already.
+        FileExistsError: The folder holds a run that has begun.
+        ValueError: The run and the text do not go together.
     """
-    if (folder / "run.json").exists():
+    if (folder / "metrics.jsonl").exists():
         raise FileExistsError(f"{folder} holds a run; resume it or choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
     alphabet = make_alphabet(config.alphabet, train_text)
+    if config.model.boundaries.kind == "whitespace" and not alphabet.has_space:
+        raise ValueError("kind='whitespace' needs a text with spaces; use another kind")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "unigram.model").unlink(missing_ok=True)
     boundaries = dataclasses.replace(config.model.boundaries, space=alphabet.space)
     model = dataclasses.replace(config.model, vocabulary=len(alphabet), boundaries=boundaries)
     config = dataclasses.replace(config, model=model)
@@ -89,6 +96,9 @@ class Trainer:
             raise ValueError(f"{folder} was started on another training text; pass that one")
         self.train_ids = alphabet.encode(train_text).to(torch.int32)
         self.valid_ids = alphabet.encode(valid_text)
+        if not len(self.valid_ids):
+            raise ValueError("the validation text is empty; give a longer text, or one of its own")
+        self._chunks(0)  # says early that a text is too short
         self.targets = self._unigram_targets(train_text)
         torch.manual_seed(self.config.seed)
         self.model = self._first_model(alphabet).to(device)
@@ -99,8 +109,13 @@ class Trainer:
         self.step_number = 0
         self._load()
 
-    def run(self, until: int | None = None) -> None:
-        """Train to the last step, or up to step `until`; evaluate and save on the way."""
+    def run(self, until: int | None = None, stop: threading.Event | None = None) -> None:
+        """Train to the last step, or up to step `until`; evaluate and save on the way.
+
+        Args:
+            until: Step to return at; None for the last.
+            stop: Once set, the step under way is finished and saved, and `run` returns.
+        """
         last = self.config.steps if until is None else min(until, self.config.steps)
         started = time.perf_counter()
         while self.step_number < last:
@@ -113,6 +128,10 @@ class Trainer:
             if at % self.config.evaluate_every == 0 or final:
                 self._log("valid", self.evaluate())
                 self._save()
+            elif stop is not None and stop.is_set():
+                self._save()
+            if stop is not None and stop.is_set():
+                return
 
     def step(self) -> dict[str, Any]:
         """One optimizer step: forward, loss, backward, clip, update."""
@@ -138,11 +157,17 @@ class Trainer:
             "learning_rate": rate,
         }
 
+    def _chunks(self, step: int) -> Tensor:
+        """(B, L + 1) places in the text of a step's batch."""
+        config = self.config
+        return chunk_index(
+            len(self.train_ids), config.context, config.batch_size, config.seed, step
+        )
+
     def _forward(self, step: int) -> tuple[LanguageModelOutput, Tensor, Tensor | None]:
         """Output, cross-entropy, and divergence from the teacher, if there is one."""
-        config = self.config
-        size, batch = len(self.train_ids), config.batch_size
-        index = chunk_index(size, config.context, batch, config.seed, step)
+        config, batch = self.config, self.config.batch_size
+        index = self._chunks(step)
         chunks = self.train_ids[index].long().to(self.device)  # (B, L + 1)
         targets = None if self.targets is None else self.targets[index[:, :-1]].to(self.device)
         positions = range(step * batch, (step + 1) * batch)
@@ -177,7 +202,7 @@ class Trainer:
 
     def _first_model(self, alphabet: Alphabet) -> DynamicPoolingLM:
         """A new model, or a trained one's part."""
-        if self.config.pruned_from is None or self._checkpoint() is not None:
+        if self.config.pruned_from is None or _newest_checkpoint(self.folder) is not None:
             return DynamicPoolingLM(self.config.model)
         from dtp_pooling.pruning import pruned
 
@@ -192,6 +217,10 @@ class Trainer:
     def _unigram_targets(self, train_text: str) -> Tensor | None:
         if self.config.model.boundaries.kind != "unigram":
             return None
+        if len(train_text) != len(self.train_ids):
+            raise ValueError(
+                "kind='unigram' marks characters; use alphabet='characters', not bytes"
+            )
         path = self.folder / "unigram.model"
         if not path.exists():
             train_unigram(train_text, path, self.config.unigram_vocabulary)
@@ -199,6 +228,11 @@ class Trainer:
 
     def _log(self, kind: str, record: Mapping[str, Any]) -> None:
         plain = {name: float(value) for name, value in record.items()}
+        if not math.isfinite(plain["bits"]):
+            raise ValueError(
+                f"{plain['bits']} bits per character at step {self.step_number}; the last "
+                "checkpoint is from before; a new run with a lower learning_rate may go further"
+            )
         line = json.dumps({"step": self.step_number, "kind": kind, **plain})
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -217,12 +251,9 @@ class Trainer:
         new.rename(place)
         shutil.rmtree(old, ignore_errors=True)
 
-    def _checkpoint(self) -> Path | None:
-        places = [self.folder / "checkpoint", self.folder / "checkpoint.old"]
-        return next((place for place in places if place.exists()), None)
-
     def _load(self) -> None:
-        place = self._checkpoint()
+        """Go back to the newest checkpoint, if there is one."""
+        place = _newest_checkpoint(self.folder)
         if place is None:
             self._forget_after(0)
             return
@@ -233,12 +264,18 @@ class Trainer:
         self._forget_after(self.step_number)
 
     def _forget_after(self, step: int) -> None:
-        """Drop metrics of steps after the checkpoint: they are made again."""
-        path = self.folder / "metrics.jsonl"
-        if not path.exists():
-            return
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(x for x in lines if json.loads(x)["step"] <= step), "utf-8")
+        """Drop metrics of steps after the checkpoint, made again, and a line cut short."""
+        path, new = self.folder / "metrics.jsonl", self.folder / "metrics.jsonl.new"
+        lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
+        whole = (x for x in lines if x.endswith("\n"))
+        new.write_text("".join(x for x in whole if json.loads(x)["step"] <= step), "utf-8")
+        new.replace(path)
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    """A save that was cut short leaves the old one."""
+    places = [folder / "checkpoint", folder / "checkpoint.old"]
+    return next((place for place in places if place.exists()), None)
 
 
 def read_model(folder: Path, alphabet: Alphabet) -> DynamicPoolingLM:
@@ -250,9 +287,10 @@ def read_model(folder: Path, alphabet: Alphabet) -> DynamicPoolingLM:
     """
     if read_run(folder).alphabet != alphabet:
         raise ValueError(f"{folder} has another alphabet; train it on a text with the same one")
-    if not (folder / "checkpoint").exists():
+    place = _newest_checkpoint(folder)
+    if place is None:
         raise FileNotFoundError(f"{folder} has no checkpoint yet; train it to its end first")
-    return DynamicPoolingLM.load(folder / "checkpoint")
+    return DynamicPoolingLM.load(place)
 
 
 def for_use(model: DynamicPoolingLM, quantize: str) -> DynamicPoolingLM:
@@ -273,7 +311,7 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def _shortening(out: LanguageModelOutput) -> Tensor | float:
