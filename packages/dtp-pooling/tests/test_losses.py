@@ -19,6 +19,22 @@ def test_binomial_prior_equals_the_probability_mass():
         assert got.item() == pytest.approx(-math.log(mass) / n, abs=1e-6)
 
 
+def test_float64_stays_float64():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 7, dtype=torch.float64, generator=generator).requires_grad_()
+    n, k, lengths = 7, 3, torch.tensor([7, 5])
+    mass = math.comb(n, k) * 0.2**k * 0.8 ** (n - k)
+    got = binomial_prior(ones([k], n).double(), 0.2)
+    assert got.item() == pytest.approx(-math.log(mass) / n, abs=1e-14)
+    soft = ones([3, 2], 7).double()
+    for loss in (
+        lambda z: ratio_loss(soft, z, 4.0, lengths),
+        lambda z: boundary_bce(z, soft, "double_sigmoid", lengths),
+        lambda z: binomial_prior(z.sigmoid(), 0.3, lengths),
+    ):
+        assert torch.autograd.gradcheck(loss, logits)
+
+
 def test_binomial_prior_gradient_is_the_digamma_form():
     n, rate, k = 50, 0.3, 20
     b = ones([k], n).requires_grad_()

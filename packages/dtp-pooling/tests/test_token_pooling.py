@@ -373,3 +373,13 @@ def test_grid_orders_are_for_whole_images():
 def test_wrong_settings_are_refused(settings):
     with pytest.raises(ValueError, match=next(reversed(settings))):
         TokenPoolingConfig(**settings)
+
+
+@pytest.mark.parametrize("order", ["raster", "hilbert"])
+@pytest.mark.parametrize("kind", ["top_k", "gumbel", "fixed", "random", "dissimilarity"])
+def test_an_empty_batch_has_no_segments(kind, order):
+    out = build(kind, order=order, rate=0.5)(
+        torch.zeros(0, 5, D), keep_apart=torch.zeros(0, 5, dtype=torch.bool)
+    )
+    assert out.tokens.shape[0] == 0
+    assert out.segment_of.shape == (0, 5)

@@ -1,7 +1,8 @@
 """Auxiliary losses that decide how many boundaries there are, or where.
 
-B batch, L tokens. Every loss is computed per row over its valid tokens and averaged over the rows,
-so a row's loss does not depend on padding. `lengths` (B,) says how many tokens are valid.
+B batch, L tokens. Every loss is computed per row over its valid tokens, in at least float32, and
+averaged over the rows, so a row's loss does not depend on padding. `lengths` (B,) says how many
+tokens are valid.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def ratio_loss(
         raise ValueError(f"ratio must be above 1 token per segment, got {ratio}")
     n = _valid_count(logits, lengths).clamp(min=1)
     share = _masked(boundaries.detach(), lengths).sum(1) / n
-    mean = _masked(logits.float().sigmoid(), lengths).sum(1) / n
+    mean = _masked(_wide(logits).sigmoid(), lengths).sum(1) / n
     loss = (ratio - 1) * share * mean + (1 - share) * (1 - mean)
     return (loss * ratio / (ratio - 1)).mean()
 
@@ -87,23 +88,28 @@ def boundary_bce(
     """
     if mode not in get_args(BoundaryTarget):
         raise ValueError(f"mode must be one of {get_args(BoundaryTarget)}, got {mode!r}")
-    logits = logits.float()
+    logits = _wide(logits)
     scores = logits.sigmoid() if mode == "double_sigmoid" else logits
     each = F.binary_cross_entropy_with_logits(scores, targets.to(scores.dtype), reduction="none")
     n = _valid_count(logits, lengths).clamp(min=1)
     return (_masked(each, lengths).sum(1) / n).mean()
 
 
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def _valid_count(like: Tensor, lengths: Tensor | None) -> Tensor:
-    """(B,) float32 valid tokens of each row."""
+    """(B,) valid tokens of each row, in at least float32."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
     if lengths is None:
-        return torch.full((like.shape[0],), float(like.shape[1]), device=like.device)
-    return lengths.float()
+        return torch.full((like.shape[0],), like.shape[1], dtype=dtype, device=like.device)
+    return lengths.to(dtype)
 
 
 def _masked(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """(B, L) float32 with zeros beyond each row's length."""
-    x = x.float()
+    """(B, L) in at least float32, zeros beyond each row's length."""
+    x = _wide(x)
     if lengths is None:
         return x
     invalid = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]

@@ -20,6 +20,7 @@ from dtp_pooling import boundaries as rules
 from dtp_pooling import losses, noise
 from dtp_pooling.functional import Pooled, pool
 from dtp_pooling.strict_config import from_dict
+from dtp_pooling.token_cuts import Cuts, cuts_of, even_boundaries, free_count
 from dtp_pooling.token_order import grid_order
 from dtp_pooling.token_pooling_config import TokenPoolingConfig
 
@@ -45,14 +46,6 @@ class PooledTokens(NamedTuple):
     key_bias: Tensor | None
     loss: Tensor
     record: dict[str, Tensor]
-
-
-class _Cuts(NamedTuple):
-    """What is given before any score: each (B, L) bool, in sequence order."""
-
-    poolable: Tensor  # real tokens that may share a segment
-    forced: Tensor  # a segment must end here
-    candidates: Tensor  # a segment may end here
 
 
 class DynamicTokenPooling(nn.Module):
@@ -112,7 +105,7 @@ class DynamicTokenPooling(nn.Module):
         order = self._sequence(apart)
         if order is not None:
             tokens, compared, apart = tokens[:, order], compared[:, order], apart[:, order]
-        cuts = _cuts(apart, lengths)
+        cuts = cuts_of(apart, lengths)
         free, logits = self._decide(compared, cuts, lengths, causal, generator)
         boundaries = torch.where(cuts.candidates, free, cuts.forced.to(free.dtype))
         pooled = pool(tokens, boundaries, lengths=lengths, max_segments=self.config.max_segments)
@@ -150,7 +143,7 @@ class DynamicTokenPooling(nn.Module):
     def _decide(
         self,
         tokens: Tensor,
-        cuts: _Cuts,
+        cuts: Cuts,
         lengths: Tensor | None,
         causal: bool,
         generator: noise.Generators,
@@ -169,12 +162,12 @@ class DynamicTokenPooling(nn.Module):
             drawn = None if keys is None else noise.logistic(keys, length)
             return rules.gumbel_boundaries(logits, config.temperature, drawn), logits
         if config.kind == "fixed":
-            return _evenly(cuts.poolable, config.rate, causal), None
+            return even_boundaries(cuts.poolable, config.rate, causal), None
         if config.kind == "random":
             uniform = noise.uniform(self._keys(batch, generator, tokens.device), length)
             if causal:
                 return rules.random_boundaries(uniform, config.rate), None
-            count = _free_count(cuts, config.rate)
+            count = free_count(cuts, config.rate)
             return rules.top_k_boundaries(uniform, count, cuts.candidates), None
         drawn = None
         if logits is None:
@@ -183,7 +176,7 @@ class DynamicTokenPooling(nn.Module):
             ranking = logits
             if self.training and config.sample:
                 drawn = noise.logistic(self._keys(batch, generator, tokens.device), length)
-        count = _free_count(cuts, config.rate)
+        count = free_count(cuts, config.rate)
         free = rules.top_k_boundaries(ranking, count, cuts.candidates, config.temperature, drawn)
         return (free.detach() if logits is None else free), logits
 
@@ -192,7 +185,7 @@ class DynamicTokenPooling(nn.Module):
             return noise.row_keys(batch, generator, device)
         return torch.full((batch,), self.config.seed, device=device)
 
-    def _loss(self, boundaries: Tensor, logits: Tensor | None, cuts: _Cuts) -> Tensor:
+    def _loss(self, boundaries: Tensor, logits: Tensor | None, cuts: Cuts) -> Tensor:
         """Rate loss over the poolable tokens of each row; zero for exact kinds."""
         config = self.config
         if config.kind != "gumbel" or logits is None:
@@ -209,7 +202,7 @@ class DynamicTokenPooling(nn.Module):
 
     def _sequence(self, apart: Tensor) -> Tensor | None:
         """(L,) token at each place of the sequence; None for the order they came in."""
-        if self.config.order == "raster":
+        if self.config.order == "raster" or not len(apart):
             return None
         patches = (~apart[0]).nonzero().flatten()
         count = patches.numel()
@@ -284,36 +277,7 @@ def neighbour_dissimilarity(features: Tensor) -> Tensor:
     return nn.functional.pad(logits, (0, 1))[:, : features.shape[1]]
 
 
-def _cuts(apart: Tensor, lengths: Tensor | None) -> _Cuts:
-    real = torch.ones_like(apart)
-    if lengths is not None:
-        real = torch.arange(apart.shape[1], device=apart.device) < lengths[:, None]
-    apart = apart & real
-    poolable = real & ~apart
-    follows = torch.zeros_like(apart)  # the next token is poolable too
-    follows[:, :-1] = poolable[:, 1:]
-    return _Cuts(poolable, real & (apart | ~follows), poolable & follows)
-
-
-def _free_count(cuts: _Cuts, rate: float) -> Tensor:
-    """(B,) boundaries to choose among the candidates: round(rate * poolable) segments in all."""
-    poolable, candidates = cuts.poolable.sum(1), cuts.candidates.sum(1)
-    stretches = poolable - candidates  # each ends by force
-    wanted = (poolable * rate + 0.5).floor().long()
-    return (wanted - stretches).clamp(min=0)
-
-
-def _evenly(poolable: Tensor, rate: float, causal: bool) -> Tensor:
-    """(B, L) boundaries at even distances, counted over poolable tokens."""
-    rank = poolable.long().cumsum(1) - 1  # of each poolable token in its row
-    if causal:  # by position alone
-        return (((rank + 1) * rate).floor() > (rank * rate).floor()).float()
-    count = poolable.sum(1, keepdim=True).clamp(min=1)
-    wanted = (count * rate + 0.5).floor().long().clamp(min=1)
-    return ((rank + 1) * wanted // count > rank * wanted // count).float()
-
-
-def _record(counts: Tensor, segments: Tensor, boundaries: Tensor, cuts: _Cuts) -> dict[str, Tensor]:
+def _record(counts: Tensor, segments: Tensor, boundaries: Tensor, cuts: Cuts) -> dict[str, Tensor]:
     poolable = cuts.poolable.sum().clamp(min=1)
     real = (cuts.poolable | cuts.forced).sum()
     return {

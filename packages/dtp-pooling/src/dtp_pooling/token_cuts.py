@@ -1,0 +1,49 @@
+"""Where segments of a tower's tokens must end and may end.
+
+B batch, L tokens.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Cuts(NamedTuple):
+    """What is given before any score: each (B, L) bool, in sequence order."""
+
+    poolable: Tensor  # real tokens that may share a segment
+    forced: Tensor  # a segment must end here
+    candidates: Tensor  # a segment may end here
+
+
+def cuts_of(apart: Tensor, lengths: Tensor | None) -> Cuts:
+    """The cuts around the tokens that stay `apart` (B, L) and at the ends of rows (B,)."""
+    real = torch.ones_like(apart)
+    if lengths is not None:
+        real = torch.arange(apart.shape[1], device=apart.device) < lengths[:, None]
+    apart = apart & real
+    poolable = real & ~apart
+    follows = torch.zeros_like(apart)  # the next token is poolable too
+    follows[:, :-1] = poolable[:, 1:]
+    return Cuts(poolable, real & (apart | ~follows), poolable & follows)
+
+
+def free_count(cuts: Cuts, rate: float) -> Tensor:
+    """(B,) boundaries to choose among the candidates: round(rate * poolable) segments in all."""
+    poolable, candidates = cuts.poolable.sum(1), cuts.candidates.sum(1)
+    stretches = poolable - candidates  # each ends by force
+    wanted = (poolable * rate + 0.5).floor().long()
+    return (wanted - stretches).clamp(min=0)
+
+
+def even_boundaries(poolable: Tensor, rate: float, causal: bool) -> Tensor:
+    """(B, L) boundaries at even distances, counted over poolable tokens."""
+    rank = poolable.long().cumsum(1) - 1  # of each poolable token in its row
+    if causal:  # by position alone
+        return (((rank + 1) * rate).floor() > (rank * rate).floor()).float()
+    count = poolable.sum(1, keepdim=True).clamp(min=1)
+    wanted = (count * rate + 0.5).floor().long().clamp(min=1)
+    return ((rank + 1) * wanted // count > rank * wanted // count).float()
