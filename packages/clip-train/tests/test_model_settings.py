@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from clip_models import CompactResNetConfig, ConfigError, ViTConfig, get_config
 from clip_train.cli import parse_flags
 from clip_train.config import Config, ModelConfig
-from clip_train.model_settings import resolve_model, split_tower_flags
+from clip_train.model_settings import load_pretrained, resolve_model, split_tower_flags
 
 
 def test_nothing_replaced_is_the_registered_config() -> None:
@@ -75,3 +77,13 @@ def test_flags_override_the_file() -> None:
     config = parse_flags(["--model.vision.image_size", "32", "--train.seed", "3"], base)
     assert config.model.vision == {"image_size": 32, "patch_size": 8}
     assert config.train.seed == 3
+
+
+def test_weights_to_start_from_have_weights(tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").write_bytes(b"")
+    for pretrained, message in (
+        ("ViT-B-32", "is a model's name, without weights; give the name as model.name"),
+        (str(tmp_path / "weights.pt"), "is a file of weights; name its model with model.name"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_pretrained(ModelConfig(pretrained=pretrained))

@@ -137,7 +137,7 @@ def test_a_teacher_may_be_saved_in_any_way(recipe: Config, tmp_path: Path) -> No
         open_named(tmp_path / "weights.safetensors", "Compact-48"),
     ):
         assert torch.equal(found.model.text_projection, model.text_projection)
-    with pytest.raises(ConfigError, match="is a file of weights; name its model"):
+    with pytest.raises(ConfigError, match="is a file of weights; name its model with loss"):
         open_named(tmp_path / "weights.safetensors")
     with pytest.raises(ConfigError, match="is a model's name, without weights"):
         open_named("RN50")

@@ -12,10 +12,12 @@ from clip_models import (
     CLIP,
     CLIPConfig,
     ConfigError,
+    ModelAndTransforms,
     PreprocessConfig,
     create_model_and_transforms,
     from_dict,
     get_config,
+    list_models,
     to_dict,
 )
 from clip_models.model_directory import read_configs
@@ -49,11 +51,33 @@ def load_pretrained(model: ModelConfig) -> tuple[CLIP, PreprocessConfig]:
         config = _with_vocabulary_of(model.pretrained, resolve_model(model))
         made = create_model_and_transforms(config, model.pretrained)
     else:
-        made = create_model_and_transforms(model.pretrained)
+        made = load_saved(model.pretrained, "model.pretrained", "model.name")
         if model.vision or model.text:
             config = _with_towers(made.model.config, model)
             made = create_model_and_transforms(config, model.pretrained)
     return made.model, resolve_preprocess(model, made.evaluate.config)
+
+
+def load_saved(source: str, key: str, name_key: str) -> ModelAndTransforms:
+    """The model in a directory or on the hub, with its weights.
+
+    Args:
+        source: The value of `key`.
+        key: For messages.
+        name_key: The key beside it that names a model.
+
+    Raises:
+        ConfigError: It is a file of weights, or a model's name.
+        CheckpointError: The weights cannot be read.
+    """
+    if Path(source).is_file():
+        raise ConfigError(f"{key} {source} is a file of weights; name its model with {name_key}")
+    if source in list_models() and not Path(source).is_dir():
+        raise ConfigError(
+            f"{key} {source!r} is a model's name, without weights; give the name as {name_key} "
+            f"and weights as {key}"
+        )
+    return create_model_and_transforms(source)
 
 
 def _with_vocabulary_of(pretrained: str, config: CLIPConfig) -> CLIPConfig:

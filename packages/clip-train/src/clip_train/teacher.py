@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from clip_models import (
-    CLIP,
-    ConfigError,
-    ModelAndTransforms,
-    create_model_and_transforms,
-    list_models,
-)
+from clip_models import CLIP, ConfigError, create_model_and_transforms
 
 from clip_train.backends import Backend
 from clip_train.build import Parts
 from clip_train.cached_teacher import CachedTeacher
-from clip_train.config import Config, LossConfig
+from clip_train.config import Config
 from clip_train.gradients import Embeddings, StepInputs
 from clip_train.loading import Batch
 from clip_train.mixing import MixedSource
+from clip_train.model_settings import load_saved
 
 
 class Teacher(Protocol):
@@ -48,7 +42,11 @@ def open_teacher(config: Config, parts: Parts, backend: Backend) -> Teacher | No
         return CachedTeacher(loss, backend)
     if not loss.teacher:
         return None
-    made = _load(loss)
+    made = (
+        create_model_and_transforms(loss.teacher_name, loss.teacher)
+        if loss.teacher_name
+        else load_saved(loss.teacher, "loss.teacher", "loss.teacher_name")
+    )
     preprocess = made.evaluate.config
     student = parts.model.config
     ours = (student.text.vocab_size, student.text.context_length, parts.preprocess.config)
@@ -59,24 +57,6 @@ def open_teacher(config: Config, parts: Parts, backend: Backend) -> Teacher | No
             f"context length and preprocessing are {theirs}, the model's are {ours}"
         )
     return FrozenModel(made.model, backend, parts=config.train.accumulation)
-
-
-def _load(loss: LossConfig) -> ModelAndTransforms:
-    """A saved model: the one in a directory or on the hub, or a registered one and its weights."""
-    if loss.teacher_name:
-        return create_model_and_transforms(loss.teacher_name, loss.teacher)
-    where = Path(loss.teacher)
-    if where.is_file():
-        raise ConfigError(
-            f"loss.teacher {loss.teacher} is a file of weights; name its model, as in "
-            "--loss.teacher-name ViT-B-32"
-        )
-    if loss.teacher in list_models() and not where.is_dir():
-        raise ConfigError(
-            f"loss.teacher {loss.teacher!r} is a model's name, without weights; give those as "
-            "loss.teacher, and the name as loss.teacher_name"
-        )
-    return create_model_and_transforms(loss.teacher)
 
 
 class FrozenModel:
