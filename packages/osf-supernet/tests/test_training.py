@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import copy
+import os
+import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from osf_supernet import Supernet, ratios, sizes
@@ -18,6 +21,8 @@ from osf_supernet.training import (
     recalibrated,
     train,
 )
+from PIL import Image
+from safetensors.torch import load_file
 from torch import distributed, nn
 from torch.nn import functional as F
 
@@ -265,6 +270,41 @@ def test_two_processes_equal_one(tmp_path):
             got = torch.load(tmp_path / f"{rank}.pt", weights_only=True)[name]
             for key, value in expected.items():
                 torch.testing.assert_close(got[key], value, rtol=0, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_osf_train_under_torchrun_is_one_process_with_all_rows(tmp_path):
+    """Ranks begin with other weights of their own; images are noise, so that rows matter."""
+    for part in ("train", "val"):
+        for name in ("one", "two"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for index in range(4):
+                noise = np.random.default_rng(index).integers(0, 256, (8, 8, 3), np.uint8)
+                Image.fromarray(noise).save(tmp_path / part / name / f"{index}.png")
+    (tmp_path / "noise_model.py").write_text(
+        "import os, torch\nfrom torch import nn\n"
+        "def make():\n"
+        "    torch.manual_seed(int(os.environ.get('RANK', 0)))\n"
+        "    layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten()\n"
+        "    return nn.Sequential(*layers, nn.Linear(288, 2)), torch.randn(2, 3, 8, 8)\n"
+    )
+    script = "import sys; from osf_supernet.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = ["train", "noise_model:make", "--images", ".", "--steps", "4", "--lr", "0.01"]
+
+    def run(folder, batch, environment):
+        command = [sys.executable, "-c", script, *words, "--batch-size", batch, "--output", folder]
+        return subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **environment})
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    started = [run("two", "3", {**group, "RANK": str(rank)}) for rank in range(2)]
+    started.append(run("one", "6", {}))
+    assert [process.wait(timeout=240) for process in started] == [0, 0, 0]
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-5)
 
 
 class Convolutions(nn.Module):

@@ -29,6 +29,7 @@ from osf_supernet.training import (
     Sandwich,
     from_factory,
     from_image_folder,
+    process_group,
     recalibrated,
     train,
 )
@@ -184,25 +185,28 @@ def _experiment(net: Supernet, options: argparse.Namespace) -> Experiment:
 
 
 def _train(net: Supernet, options: argparse.Namespace) -> int:
-    experiment = _experiment(net, options)
     folder = Path(options.output)
-    if not (folder / "checkpoint" / "latest.json").exists():
-        net.reorder(options.importance)
+    with process_group() as rank:
+        experiment = _experiment(net, options)
+        if not (folder / "checkpoint" / "latest.json").exists():
+            net.reorder(options.importance)
 
-    def report(progress: Progress) -> None:
-        if (progress.step + 1) % options.log_interval == 0:
-            losses = " ".join(f"{loss:.4f}" for loss in progress.losses)
-            print(f"step {progress.step + 1} losses {losses}", flush=True)
+        def report(progress: Progress) -> None:
+            if rank == 0 and (progress.step + 1) % options.log_interval == 0:
+                losses = " ".join(f"{loss:.4f}" for loss in progress.losses)
+                print(f"step {progress.step + 1} losses {losses}", flush=True)
 
-    train(
-        Sandwich(net, experiment.task, num_random=options.num_random, seed=options.seed),
-        experiment.batch_of,
-        torch.optim.AdamW(net.model.parameters(), options.lr),
-        options.steps,
-        folder=folder / "checkpoint",
-        save_every=options.save_interval,
-        report=report,
-    )
+        train(
+            Sandwich(net, experiment.task, num_random=options.num_random, seed=options.seed),
+            experiment.batch_of,
+            torch.optim.AdamW(net.model.parameters(), options.lr),
+            options.steps,
+            folder=folder / "checkpoint",
+            save_every=options.save_interval,
+            report=report,
+        )
+    if rank:
+        return 0
     save_supernet(net, folder)
     for name, config in (("largest", net.largest), ("smallest", net.smallest)):
         print(f"{name}: score {_score(net, experiment, config):.4f}")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from osf_supernet.training.processes import own_rows, rank_and_world
 from osf_supernet.training.tasks import Classification, Task
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as most models expect
@@ -38,7 +39,8 @@ def from_image_folder(
 ) -> Experiment:
     """Classification of `train/CLASS/*` with random flips, scored on all of `val/CLASS/*`.
 
-    Needs torchvision. Class indices are the alphabetical order of the class folders.
+    Needs torchvision. Class indices are the alphabetical order of the class folders. In a process
+    group `batch_size` images of each rank are one batch.
     """
     sets: Any = importlib.import_module("torchvision.datasets")
     train, val = (sets.ImageFolder(Path(folder) / part) for part in ("train", "val"))
@@ -57,9 +59,10 @@ def from_image_folder(
 
     def batch_of(step: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(1_000_003 * seed + step)
-        rows = torch.randint(len(train), (batch_size,), generator=generator)
-        flip = torch.randint(2, (batch_size,), generator=generator)
-        return read(train, rows.tolist(), flip)
+        count = batch_size * rank_and_world()[1]
+        rows = torch.randint(len(train), (count,), generator=generator)
+        flip = torch.randint(2, (count,), generator=generator)
+        return read(train, own_rows(rows).tolist(), own_rows(flip))
 
     def evaluate(model: nn.Module) -> float:
         starts = range(0, len(val), batch_size)

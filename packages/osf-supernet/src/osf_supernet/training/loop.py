@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch.optim import Optimizer
 
+from osf_supernet.training.processes import rank_and_world, start_alike
 from osf_supernet.training.sandwich import Sandwich
 
 _STATE, _WEIGHTS = "training.pt", "supernet.safetensors"
@@ -40,6 +41,8 @@ def train(
 ) -> None:
     """Train a supernet; from a folder that holds a checkpoint, go on where it ends.
 
+    In a process group all ranks begin with the first one's weights, and it alone writes.
+
     A resumed run computes bit for bit what an uninterrupted one does, on the same machine and
     if `batch_of` is a function of the step.
 
@@ -57,6 +60,7 @@ def train(
     model = sandwich.net.model
     path = None if folder is None else Path(folder)
     start = 0 if path is None else _restore(path, sandwich, optimizer)
+    start_alike(sandwich.net)
     for step in range(start, steps):
         if learning_rate is not None:
             for group in optimizer.param_groups:
@@ -74,14 +78,9 @@ def train(
     model.eval()
 
 
-def _is_first() -> bool:
-    there = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return not there or torch.distributed.get_rank() == 0
-
-
 def _save(folder: Path, sandwich: Sandwich, optimizer: Optimizer, step: int) -> None:
     """Weights, optimizer, random state and step, renamed into place one after the other."""
-    if not _is_first():
+    if rank_and_world()[0]:
         return
     folder.mkdir(parents=True, exist_ok=True)
     state = {

@@ -1,0 +1,49 @@
+"""Training on the processes that torchrun started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, distributed
+
+from osf_supernet.graph import named_tensors
+from osf_supernet.supernet import Supernet
+
+
+@contextmanager
+def process_group() -> Iterator[int]:
+    """Join the other processes (gloo, as models are on the CPU); the rank, 0 without torchrun."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield 0
+        return
+    distributed.init_process_group("gloo")
+    try:
+        yield distributed.get_rank()
+    finally:
+        distributed.destroy_process_group()
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process and how many there are; (0, 1) without a process group."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def own_rows(rows: Tensor) -> Tensor:
+    """This rank's part (B, …) of the rows (B · world, …) of all ranks."""
+    rank, world = rank_and_world()
+    return rows.chunk(world)[rank]
+
+
+def start_alike(net: Supernet) -> None:
+    """Give every rank the first one's weights and order of blocks."""
+    if rank_and_world()[1] == 1:
+        return
+    for tensor in named_tensors(net.model).values():
+        distributed.broadcast(tensor.detach(), 0)
+    orders = [net.depth_orders]
+    distributed.broadcast_object_list(orders, 0)
+    net.depth_orders = orders[0]
