@@ -113,6 +113,13 @@ def test_top_k_never_leaves_the_likeliest_tokens():
     assert set(first[:, 0].tolist()) == set(best.tolist())
 
 
+def test_the_lowest_temperatures_are_greedy():
+    model, prompt = build("gumbel", "rotary"), text(2, 4)
+    greedy = generate(model, prompt, 5, temperature=0.0)
+    for temperature in (1e-10, 1e-42, 1e-60):
+        assert torch.equal(generate(model, prompt, 5, temperature=temperature), greedy)
+
+
 def test_wrong_use_is_refused():
     model = build("gumbel", "rotary")
     with pytest.raises(ValueError, match="temperature must be at least 0"):

@@ -147,3 +147,5 @@ def test_wrong_kind_and_unknown_names_are_refused():
         load_hourglass(state, BoundaryConfig(kind="whitespace"))
     with pytest.raises(ValueError, match="is no weight of the reference model"):
         load_hourglass(state | {"layers.0.0.mlp.weight": torch.zeros(1)}, BoundaryConfig())
+    with pytest.raises(ValueError, match="has no r_w_bias"):
+        load_hourglass({}, BoundaryConfig())

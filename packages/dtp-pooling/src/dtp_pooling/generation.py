@@ -150,6 +150,8 @@ def generate(
     """
     if temperature < 0:
         raise ValueError(f"temperature must be at least 0, got {temperature}; 0 is greedy")
+    if new_tokens < 0:
+        raise ValueError(f"new_tokens must be at least 0, got {new_tokens}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}; None samples among all")
     logits, state = prefill(model, prompt, lengths)
@@ -168,7 +170,8 @@ def _pick(logits: Tensor, temperature: float, top_k: int | None, u: Tensor | Non
     """(B,) tokens of (B, V) logits: where the cumulative probability passes u."""
     if u is None:
         return logits.argmax(-1)
-    scores, order = (logits.float() / temperature).sort(dim=-1, descending=True, stable=True)
+    scores, order = logits.float().sort(dim=-1, descending=True, stable=True)
+    scores = (scores - scores[:, :1]) / max(temperature, 1e-30)  # at most 0: nothing overflows
     cumulative = scores[:, :top_k].softmax(-1).cumsum(-1)
     place = torch.searchsorted(cumulative, u[:, None].contiguous()).clamp(
         max=cumulative.shape[1] - 1

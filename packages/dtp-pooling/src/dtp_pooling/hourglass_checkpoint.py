@@ -55,6 +55,9 @@ def load_hourglass(
     state = {_rename(name): value for name, value in model_state.items() if _is_weight(name)}
     if "null" in state:
         state["null"] = state["null"].reshape(-1)
+    for needed in ("r_w_bias", "word_emb.weight", "layers.0.0.pos_ff.CoreNet.0.weight"):
+        if _rename(needed) not in state:
+            raise ValueError(f"the checkpoint has no {needed}; pass its whole `model_state`")
     depths = {stage: _depth(state, stage) for stage in _STAGES}
     num_heads, head_dim = state["content_bias"].shape
     vocabulary, width = state["embedding.weight"].shape
