@@ -144,8 +144,13 @@ def _draw_seed(axes: Any, run: dict[str, Any], seed: int, cost: str) -> None:
     color, times = f"C{seed}", run.get("latency", {})
     rows = run["front"]["rows"]
     where = [sum(r["parts"]) / 1e3 for r in rows] if cost == "params" else times["front_ms"]
-    axes.plot(where, [r["accuracy"] for r in rows], "o-", color=color, ms=4, lw=1)
-    marks = {"CLIP": ("*", "full_ms"), "subnet, tuned": ("D", "subnet_ms")}
+    points = sorted(zip(where, (r["accuracy"] for r in rows), strict=True))
+    axes.plot(*zip(*points, strict=True), "o-", color=color, ms=4, lw=1)
+    marks = {
+        "CLIP": ("*", "full_ms"),
+        "supernet's largest": ("s", "full_ms"),
+        "subnet, tuned": ("D", "subnet_ms"),
+    }
     if cost == "params":
         marks |= {"torch-pruning": ("x", ""), "from scratch": ("+", "")}
     for name, (marker, key) in marks.items():

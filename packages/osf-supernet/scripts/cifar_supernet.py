@@ -50,6 +50,7 @@ from cifar_task import (
 )
 from clip_models import CLIP
 from osf_supernet import Supernet, load, ratios, save
+from osf_supernet.surgery import operate
 from osf_supernet.training import Contrastive, Sandwich, recalibrate, recalibrated, train
 from results import Results
 from torch import nn
@@ -225,9 +226,8 @@ class Run:
         """Milliseconds for one image and one text: CLIP, tuned subnet, and the front's subnets."""
         net, _ = self.supernet()
         small = load(self.folder / "subnet", make_model(self.tower)).eval()
-        front = [
-            net.extract(row["config"]) for row in self.results.data[self.name]["front"]["rows"]
-        ]
+        rows = self.results.data[self.name]["front"]["rows"]
+        front = [operate(net.model, net.plan(row["config"]).surgery).eval() for row in rows]
         example = (normalised(self.data.val[0][:1]), captions(self.data.val[1][:1], 0))
 
         def row() -> dict[str, Any]:
