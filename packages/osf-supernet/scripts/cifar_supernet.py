@@ -74,7 +74,8 @@ class Run:
     def __init__(
         self, tower: str, seed: int, options: argparse.Namespace, data: Data, results: Results
     ) -> None:
-        self.tower, self.seed, self.options, self.data = tower, seed, options, data
+        self.tower, self.seed, self.options = tower, seed, options
+        self.data = data.of_seed(seed)
         self.results = results
         self.name = f"{tower} {seed}"
         self.lr = LEARNING_RATES[tower]
@@ -296,19 +297,15 @@ def main() -> None:
         for run in runs:
             run.latency()
         return
-    seconds = {}
+    seconds = {run.name: run.subnet() for run in runs}
     for run in runs:
-        data.seed = run.seed
-        seconds[run.name] = run.subnet()
-        run.rivals(seconds[run.name])
         run.front()
+        run.once("importance", lambda run=run: compare_importance(run.clip(), run.data))
     for run in runs:
-        data.seed = run.seed
-        run.once("importance", lambda run=run: compare_importance(run.clip(), data))
+        run.rivals(seconds[run.name])
         tuning = results.data[run.name]["subnet, tuned"]["seconds"]
         run.rivals(tuning, ", for the seconds of the tuning")
     for run in runs:
-        data.seed = run.seed
         run.continued(seconds[run.name])
 
 

@@ -5,6 +5,7 @@ B batch, N images.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from pathlib import Path
@@ -79,6 +80,12 @@ class Data:
         self.held_out = images[::50], labels[::50]  # what searches see; never trained on
         self.val = read_split(folder / "val", cache / "val.pt")
         self.batch, self.seed = batch, 0
+
+    def of_seed(self, seed: int) -> Data:
+        """The same images in another order."""
+        other = copy.copy(self)
+        other.seed = seed
+        return other
 
     def __call__(self, step: int, batch: int | None = None) -> tuple[Tensor, Tensor]:
         """Shifted and flipped images (B, 3, 32, 32), and captions (B, 4)."""
