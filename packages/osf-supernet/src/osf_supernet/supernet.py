@@ -363,9 +363,9 @@ class Supernet:
                 self._planner.depth_order[path] = [*others, index]
                 plan = self._planner.plan({f"{path}.depth": len(units) - 1})
                 change[index] = difference(run_active(self.model, plan, self.inputs), full)
-            ranked = sorted(change, key=lambda index: -change[index])
-            self._planner.depth_order[path] = ranked
-            self._block_changes[path] = [change[index] for index in ranked]
+            self._planner.depth_order[path] = order
+            changes[path] = change
+        return changes
 
     def _references(self) -> tuple[list[Reference], list[str]]:
         if self._checks is None:
