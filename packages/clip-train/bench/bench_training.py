@@ -1,8 +1,10 @@
-"""A whole training run against open_clip's: the same model, weights, data and batch, two threads.
+"""A whole training run against open_clip's: the same model, weights, data and batch.
 
-Speed: both commands train ViT-B/32 at 224 px on the same table of JPEGs with captions as long as
-COCO's, each with one process that reads and one that trains; samples a second after the first step.
-Curves (`--curves N`): open_clip's own `train_one_epoch` and our loop see the same N batches.
+Speed: both commands train on the same table of JPEGs with captions as long as COCO's, each with one
+process that reads and one that trains: samples a second after the first step, for an idle machine,
+and the processor time of all of a command's processes from start to end, for a busy one.
+Curves (`--curves N`): open_clip's own `train_one_epoch` and our loop see the same N batches of
+drawn shapes, which can be learned.
 """
 
 from __future__ import annotations
@@ -12,17 +14,26 @@ import json
 import logging
 import random
 import re
+import resource
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tomli_w
 import torch
-from clip_models import PreprocessConfig, create_model, from_dict, save_model, to_dict
+from clip_models import (
+    PreprocessConfig,
+    create_model,
+    from_dict,
+    get_config,
+    save_model,
+    to_dict,
+)
 from clip_train import start
 from clip_train.build import build
 from clip_train.config import Config
@@ -56,60 +67,74 @@ def write_data(folder: Path, count: int) -> None:
             table.write(f"{file}\t{caption}\n")
 
 
-def config_for(folder: Path, options: argparse.Namespace, augment: str) -> Config:
+class Speed(NamedTuple):
+    """Of one command."""
+
+    samples_per_s: float  # after the first step
+    processor_s: float  # of all its processes
+
+
+def config_for(folder: Path, options: argparse.Namespace, data: str, augment: str) -> Config:
     """Our config of the run; the optimizer's numbers are open_clip's defaults."""
     weights = folder / "weights" / "model.safetensors"
     values = {
-        "data": {"train": f"csv:{folder / 'data' / 'data.csv'}"},
+        "data": {"train": data},
         "augment": {"kind": augment},
-        "model": {"name": "ViT-B-32", "pretrained": str(weights)},
+        "model": {"name": options.model, "pretrained": str(weights)},
         "train": {"steps": options.steps, "batch_size": options.batch, "device": "cpu"},
-        "optim": {"warmup_steps": max(1, options.steps // 5)},
+        "optim": {"lr": options.lr, "warmup_steps": max(1, options.steps // 5)},
         "loss": {"kind": "infonce"},
         "log": {"every_steps": 1},
     }
     return from_dict(Config, values)
 
 
-def our_speed(folder: Path, options: argparse.Namespace) -> float:
-    """Samples a second of `clip-train run`, after the first step."""
+def our_speed(folder: Path, options: argparse.Namespace) -> Speed:
+    """Of `clip-train run`."""
     config = folder / "ours.toml"
-    values = to_dict(config_for(folder, options, "random_resized_crop"))
+    data = f"csv:{folder / 'data' / 'data.csv'}"
+    values = to_dict(config_for(folder, options, data, "random_resized_crop"))
     config.write_text(tomli_w.dumps(values), encoding="utf-8")
     command = [sys.executable, "-m", "clip_train", "run", str(config), "--out", str(folder / "run")]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    _, processor_s = run(command)
     rows = map(json.loads, (folder / "run" / "metrics.jsonl").read_text().splitlines())
     speeds = [row["samples_per_s"] for row in rows if row["kind"] == "train"][1:]
-    return len(speeds) / sum(1 / speed for speed in speeds)
+    return Speed(len(speeds) / sum(1 / speed for speed in speeds), processor_s)
 
 
-def their_speed(folder: Path, options: argparse.Namespace) -> float:
-    """Samples a second of `open_clip_train.main`, after the first step."""
-    done = subprocess.run(
+def their_speed(folder: Path, options: argparse.Namespace) -> Speed:
+    """Of `open_clip_train.main`."""
+    log, processor_s = run(
         [
             *(sys.executable, "-m", "open_clip_train.main", "--dataset-type", "csv"),
-            *("--train-data", str(folder / "data" / "data.csv"), "--model", "ViT-B-32"),
+            *("--train-data", str(folder / "data" / "data.csv"), "--model", options.model),
             *("--batch-size", str(options.batch), "--epochs", "1", "--warmup", "1"),
             *("--workers", "1", "--precision", "fp32", "--device", "cpu"),
-            *("--log-every-n-steps", "1", "--lr", "5e-4", "--logs", str(folder / "logs")),
-        ],
-        check=True,
-        capture_output=True,
-        text=True,
+            *("--log-every-n-steps", "1", "--lr", str(options.lr), "--logs", str(folder / "logs")),
+        ]
     )
-    speeds = [float(x) for x in re.findall(r"Batch \(t\): [0-9.]+, ([0-9.]+)/s", done.stderr)][1:]
-    return len(speeds) / sum(1 / speed for speed in speeds)
+    speeds = [float(x) for x in re.findall(r"Batch \(t\): [0-9.]+, ([0-9.]+)/s", log)][1:]
+    return Speed(len(speeds) / sum(1 / speed for speed in speeds), processor_s)
 
 
-def their_losses(config: Config) -> list[float]:
-    """Losses of open_clip's `train_one_epoch` over the batches that our reader gives."""
+def run(command: list[str]) -> tuple[str, float]:
+    """What a command wrote to standard error, and the processor time of all its processes in s."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done.stderr, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def their_losses(config: Config) -> tuple[list[float], float]:
+    """Losses of open_clip's `train_one_epoch` over the batches that our reader gives, and the
+    processor time of that call in s."""
     import open_clip
     from open_clip_train.params import parse_args
     from open_clip_train.scheduler import cosine_lr
     from open_clip_train.train import train_one_epoch
 
     weights = config.model.pretrained
-    model = open_clip.create_model("ViT-B-32", pretrained=weights, output_dict=True)
+    model = open_clip.create_model(config.model.name, pretrained=weights, output_dict=True)
     parts = build(config)
     total = parts.total_steps
     reader = BatchReader(parts.source, parts.plan, config, parts.preprocess, parts.tokenizer)
@@ -142,8 +167,10 @@ def their_losses(config: Config) -> list[float]:
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger().addHandler(handler)
     logging.getLogger().setLevel(logging.INFO)
+    begun = time.process_time()
     train_one_epoch(model, data, open_clip.ClipLoss(), 0, optimizer, None, scheduler, None, args)
-    return [float(x) for line in lines for x in re.findall(r"Loss: ([0-9.]+) ", line)]
+    spent = time.process_time() - begun
+    return [float(x) for line in lines for x in re.findall(r"Loss: ([0-9.]+) ", line)], spent
 
 
 class _Loader(list[Any]):
@@ -154,33 +181,50 @@ class _Loader(list[Any]):
         self.num_batches, self.num_samples = len(batches), len(batches) * batch_size
 
 
+def compare_curves(folder: Path, options: argparse.Namespace) -> None:
+    """Print both losses of every step and the largest difference."""
+    size = get_config(options.model).vision.image_size
+    data = f"shapes:{options.steps * options.batch}@{size}"
+    config = config_for(folder, options, data, "none")
+    begun = time.process_time()
+    start(config, folder / "run", progress=False)
+    spent = time.process_time() - begun
+    rows = map(json.loads, (folder / "run" / "metrics.jsonl").read_text().splitlines())
+    ours = [row["loss"] for row in rows if row["kind"] == "train"]
+    theirs, their_spent = their_losses(config)
+    for step, pair in enumerate(zip(ours, theirs, strict=True), start=1):
+        print(f"{step:>4} {pair[0]:.5f} {pair[1]:.5f}")
+    worst = max(abs(a - b) / b for a, b in zip(ours, theirs, strict=True))
+    print(f"{options.model}, batch {options.batch}, largest relative difference of the losses")
+    print(f"over {options.steps} steps: {worst:.1e}")
+    print(f"processor time, theirs (the steps alone) / ours (the run): {their_spent / spent:.2f}")
+
+
+def compare_speeds(folder: Path, options: argparse.Namespace) -> None:
+    """Print the ratios of both measures."""
+    write_data(folder / "data", options.steps * options.batch)
+    ours, theirs = our_speed(folder, options), their_speed(folder, options)
+    print(f"{options.model}, batch {options.batch}, {options.steps} steps")
+    print(f"samples a second, ours / theirs: {ours.samples_per_s / theirs.samples_per_s:.2f}")
+    print(f"processor time, theirs / ours: {theirs.processor_s / ours.processor_s:.2f}")
+
+
 def main() -> None:
-    """Print the ratio of speeds, or the largest difference of losses."""
+    """Print the ratios of speeds, or the largest difference of losses."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="ViT-B-32", help="a name that both libraries know")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--curves", type=int, default=0, metavar="N")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         options.steps = options.curves or options.steps
-        write_data(folder / "data", options.steps * options.batch)
         torch.manual_seed(0)
-        save_model(folder / "weights", create_model("ViT-B-32"), PreprocessConfig())
-        if not options.curves:
-            ours, theirs = our_speed(folder, options), their_speed(folder, options)
-            print(f"ViT-B/32, batch {options.batch}, {options.steps} steps, samples a second")
-            print(f"clip-train {ours:.2f}, open_clip {theirs:.2f}: {ours / theirs:.2f} times")
-            return
-        config = config_for(folder, options, "none")
-        start(config, folder / "run", progress=False)
-        rows = map(json.loads, (folder / "run" / "metrics.jsonl").read_text().splitlines())
-        ours = [row["loss"] for row in rows if row["kind"] == "train"]
-        theirs = their_losses(config)
-        for step, pair in enumerate(zip(ours, theirs, strict=True), start=1):
-            print(f"{step:>4} {pair[0]:.5f} {pair[1]:.5f}")
-        worst = max(abs(a - b) / b for a, b in zip(ours, theirs, strict=True))
-        print(f"largest relative difference over {options.steps} steps: {worst:.1e}")
+        save_model(folder / "weights", create_model(options.model), PreprocessConfig())
+        compare = compare_curves if options.curves else compare_speeds
+        compare(folder, options)
 
 
 if __name__ == "__main__":
