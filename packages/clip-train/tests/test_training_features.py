@@ -61,6 +61,7 @@ def plain(short: Config, tmp_path: Path) -> Path:
         {"train": {"accumulation": 3}},
         {"train": {"gradient_checkpointing": True}},
         {"train": {"compile": "aot_eager"}},
+        pytest.param({"train": {"compile": "inductor"}}, marks=pytest.mark.slow),
         {"loss": {"tile": 3}},
         {"train": {"accumulation": 4, "gradient_checkpointing": True}, "loss": {"tile": 2}},
     ],

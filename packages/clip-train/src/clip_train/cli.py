@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import os
 import sys
 import typing
 import warnings
@@ -63,8 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command not in ("run", "supernet"):
         parser.error(f"unknown argument {rest[0]!r}")
+    others = os.environ.get("RANK", "0") != "0"  # under torchrun the first process speaks for all
     try:
-        options.function(options, rest + foreign)
+        with contextlib.redirect_stdout(io.StringIO()) if others else contextlib.nullcontext():
+            options.function(options, rest + foreign)
     except Interrupted as error:
         print(f"clip-train: {error}", file=sys.stderr)
         return 130

@@ -53,7 +53,7 @@ def start_processes(world: int, script: str, **values: Any) -> list[tuple[Any, C
     return started
 
 
-def run_processes(world: int, script: str, *, timeout: float = 240, **values: Any) -> list[Any]:
+def run_processes(world: int, script: str, *, timeout: float = 600, **values: Any) -> list[Any]:
     """What `main(**values)` of a script next to this file returns on each rank."""
     started = start_processes(world, script, **values)
     deadline = time.monotonic() + timeout

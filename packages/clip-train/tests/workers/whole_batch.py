@@ -30,9 +30,14 @@ CASES = [
     (kind, accumulation, tile)
     for kind, accumulation, tile in itertools.product(KINDS, (1, 4), (None, 3))
 ]
+UNEVEN = [
+    (kind, accumulation, tile)
+    for kind, accumulation, tile in itertools.product(KINDS, (5,), (5, 100))
+]
+"""Parts and tiles that divide nothing: some parts of a rank are empty."""
 CAPTION_NUMBERS = [0, 1, 0, 2, 3, 1, 4, 0, 5, 5, 6, 1]
 
-MODEL = {
+MODEL: dict[str, Any] = {
     "embed_dim": 6,
     "init_logit_bias": -1.5,
     "vision": {
@@ -42,7 +47,6 @@ MODEL = {
         "width": 8,
         "num_layers": 2,
         "num_heads": 2,
-        "patch_reduction": {"kind": "random", "keep_ratio": 0.5},
     },
     "text": {
         "context_length": TOKENS,
@@ -53,10 +57,23 @@ MODEL = {
     },
 }
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "dropping": {"patch_reduction": {"kind": "random", "keep_ratio": 0.5}},
+    "pooling": {
+        "patch_reduction": {"kind": "random", "keep_ratio": 0.75},
+        "pooling": {
+            "name": "dynamic",
+            "after_layer": 1,
+            "args": {"kind": "gumbel", "rate": 0.5, "hidden": 8},
+        },
+    },
+}
 
-def make_model() -> CLIP:
+
+def make_model(variant: str) -> CLIP:
     torch.manual_seed(0)
-    return CLIP(from_dict(CLIPConfig, MODEL)).double()
+    values = {**MODEL, "vision": {**MODEL["vision"], **VARIANTS[variant]}}
+    return CLIP(from_dict(CLIPConfig, values)).double()
 
 
 def global_batch(merge: bool) -> tuple[Tensor, Tensor, Tensor, list[int]]:
@@ -127,22 +144,25 @@ def gradients_of(
     return found
 
 
-def run(name: str) -> dict[Any, dict[str, Any]]:
-    """Everything that CASES ask for, as NumPy arrays."""
+def run(
+    name: str, variant: str = "dropping", cases: list[Any] = CASES
+) -> dict[Any, dict[str, Any]]:
+    """Everything that the cases ask for, as NumPy arrays."""
     if name == "single":
         backend: Backend = SingleBackend(torch.device("cpu"))
     else:
-        backend = open_backend(name, torch.device("cpu"), timeout_s=60)
-    model = make_model().train()
+        backend = open_backend(name, torch.device("cpu"), timeout_s=300)
+    model = make_model(variant).train()
+    model.set_gradient_checkpointing(variant == "pooling")
     step = WholeBatchGradient(backend.wrap(Towers(model)), backend)
     found = {}
-    for case in CASES:
+    for case in cases:
         values = gradients_of(model, step, backend, case)
         found[case] = {key: value.numpy() for key, value in values.items()}
     backend.close()
     return found
 
 
-def main(names: list[str]) -> list[dict[Any, dict[str, Any]]]:
+def main(names: list[str], **options: Any) -> list[dict[Any, dict[str, Any]]]:
     """`run` with every backend in turn."""
-    return [run(name) for name in names]
+    return [run(name, **options) for name in names]
