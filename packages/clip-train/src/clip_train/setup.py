@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clip_models import CLIP, ConfigError, ViTConfig
+from clip_models import CLIP, ConfigError, PoolingConfig
 from torch import nn
 
 from clip_train.backends import Backend
@@ -52,17 +52,15 @@ def wrap_towers(
 
 def _refuse_what_xla_cannot(model: CLIP, config: Config) -> None:
     """Shapes that follow the data would be compiled again and again; the rest has not run there."""
-    train, vision = config.train, model.config.vision
-    pooled = vision.pooling.stages if isinstance(vision, ViTConfig) and vision.pooling else ()
+    train, towers = config.train, (model.config.vision, model.config.text)
     reasons = {
         "loss.kind 'multi_positive' has as many candidates as a batch has distinct captions, and "
         "XLA compiles every new shape; use 'infonce' or 'sigmoid'": (
             config.loss.kind == "multi_positive"
         ),
         "token pooling makes as many segments as the data says, and XLA compiles every new shape; "
-        "in the image tower give args.max_segments, in the text tower use none": (
-            any(stage.args.get("max_segments") is None for stage in pooled)
-            or model.config.text.pooling is not None
+        "use model.vision.patch_reduction or tokenizer.reduction": any(
+            isinstance(getattr(tower, "pooling", None), PoolingConfig) for tower in towers
         ),
         "train.gradient_checkpointing does not work on XLA; use train.accumulation": (
             train.gradient_checkpointing
