@@ -150,6 +150,7 @@ def test_json_round_trip():
     [
         ({"mlp": {"ratio": [1]}}, "must have one of ratios, sizes, widths"),
         ({"mlp": {"ratios": [1], "sizes": [1]}}, "must have one of"),
+        ({"mlp": 3}, "must have one of .* got 3"),
         ({"mlp": {"ratios": [1.5]}}, r"in \(0, 1\], got 1.5"),
         ({"mlp": {"sizes": []}}, "positive and at least one"),
         ({"inter_hidden_space": [2, 1], "hidden": [1]}, "unknown key 'hidden'"),
@@ -171,3 +172,8 @@ def test_errors_name_the_nearest_legal_size_and_the_reason():
         Space({"mlp": sizes(4)}).resolve(frozen)
     with pytest.raises(ValueError, match="matches no elastic group; kinds here: heads"):
         Space({"mlp": sizes(4)}).resolve(heads)
+
+
+def test_numbers_are_no_choice():
+    with pytest.raises(TypeError, match=r"of 'mlp' must be ratios.* or sizes.*, got \[0\.5\]"):
+        Space({"mlp": [0.5]})

@@ -219,6 +219,8 @@ def test_sampling_is_keyed_by_the_seed_and_keeps_to_bounds(net):
 def test_a_config_that_does_not_fit_is_refused_with_the_reason(net):
     with pytest.raises(ValueError, match=r"must be 1\.\.40, got 41"):
         net.plan({"blocks.0.mlp": 41})
+    with pytest.raises(ValueError, match=r"must be 1\.\.40, got 12\.5"):
+        net.plan({"blocks.0.mlp": 12.5})
     with pytest.raises(KeyError, match=r"near names: .*blocks\.0\.mlp"):
         net.plan({"blocks.0.mpl": 4})
     frozen = next(g for g in net.graph.groups.values() if g.size == 5 and g.frozen)

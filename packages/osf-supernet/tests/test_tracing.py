@@ -75,12 +75,12 @@ class Rounding(nn.Module):
 def test_a_double_module_is_compared_without_rounding_inside():
     torch.manual_seed(0)
     model, x = Rounding().double(), torch.randn(4, 6, dtype=torch.float64)
-    small = Supernet(model, x, {"embed": sizes(5, 16)}).extract({"embed": 5})
+    small = Supernet(model, x, {"mlp": sizes(5, 16)}).extract({"mlp": 5})
     certificate = small.osf_record["certificate"]
     assert certificate["precision"] == "float64"
     assert certificate["max_error"] <= certificate["tolerance"] == 1e-9
     assert torch.get_default_dtype() == torch.float32
-    single = Supernet(model.float(), x.float(), {"embed": sizes(5, 16)}).extract({"embed": 5})
+    single = Supernet(model.float(), x.float(), {"mlp": sizes(5, 16)}).extract({"mlp": 5})
     assert single.osf_record["certificate"]["tolerance"] == 1e-4
 
 

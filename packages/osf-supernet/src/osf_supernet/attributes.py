@@ -3,9 +3,10 @@
 A sliced module also needs smaller `num_heads`, `normalized_shape`, and so on. Equal numbers
 collide (48 may be the hidden size and heads × head size at once), so an attribute's candidates
 are the expressions of its size that occur where the module computes. Modules of `torch.nn` are
-known by their parameters; for others a name suggests a first choice, and a search tries the
-rest until the subnet computes what the oracle says. What the search settles is one decision per
-class and attribute.
+known by their parameters; for others the first choice is an axis of a leaf's own parameter, or
+what a name suggests, and a search tries the rest until the subnet computes what the oracle says.
+What the search settles is one decision per class and attribute: a pattern of kinds, or an axis
+(`=weight.1`).
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Slot:
     entry: int | None
     value: int
     candidates: tuple[Expression, ...]
+    places: tuple[tuple[str, Expression], ...] = ()  # a leaf's own axes of that size
 
     @property
     def key(self) -> Key:
@@ -87,6 +89,10 @@ class AttributeTable:
                 suggestion = self._suggestion(slot)
                 if len(suggestion or "") >= len(self.decisions.get(slot.key) or ""):
                     self.decisions[slot.key] = suggestion
+        for key in self.decisions:
+            shared = self._shared_places(key)
+            if shared:
+                self.decisions[key] = shared[0]
 
     def values(self, sizes: Mapping[int, int]) -> dict[str, Any]:
         """`path.attribute` → value for the given group sizes, changed ones only."""
@@ -117,7 +123,8 @@ class AttributeTable:
             if slot in self.known:
                 continue
             affected = [e for e in slot.candidates if groups & set(groups_in(e))]
-            patterns = [pattern_of(e, self.kinds) for e in affected]
+            patterns = [place for place, e in slot.places if groups & set(groups_in(e))]
+            patterns += [pattern_of(e, self.kinds) for e in affected]
             if patterns:
                 key = slot.own if single else slot.key
                 current[key] = self.decisions.get(slot.own, self.decisions[slot.key])
@@ -144,11 +151,18 @@ class AttributeTable:
         wanted = self.decisions.get(slot.own, self.decisions[slot.key])
         if wanted is None:
             return None
+        if wanted.startswith("="):
+            return dict(slot.places).get(wanted)
         for pattern in _reduced(wanted):
             matching = [e for e in slot.candidates if pattern_of(e, self.kinds) == pattern]
             if matching:
                 return matching[0] if len(matching) == 1 else None
         return None
+
+    def _shared_places(self, key: Key) -> list[str]:
+        """The parameter axes that have the attribute's size in every module of a class."""
+        places = [dict(slot.places) for slot in self.slots if slot.key == key]
+        return [place for place in places[0] if all(place in other for other in places)]
 
     def _suggestion(self, slot: Slot) -> str | None:
         """The pattern that the attribute's name suggests, if a candidate has it."""
@@ -180,7 +194,7 @@ def _slots(module: nn.Module, graph: Graph) -> Iterator[Slot]:
     local = _local_expressions(graph)
     elastic = {group.number for group in graph.elastic()}
     for path, owner in module.named_modules():
-        integers = list(_integers(owner))
+        integers = list(integers_of(owner))
         if not integers:
             continue
         inside = {
@@ -197,10 +211,21 @@ def _slots(module: nn.Module, graph: Graph) -> Iterator[Slot]:
                 )
             )
             if candidates:
-                yield Slot(path, type(owner).__qualname__, attribute, entry, value, candidates)
+                places = tuple((p, e) for p, e in _axes_of(owner, path, graph) if e.size == value)
+                name = type(owner).__qualname__
+                yield Slot(path, name, attribute, entry, value, candidates, places)
 
 
-def _integers(owner: nn.Module) -> Iterator[tuple[str, int | None, int]]:
+def _axes_of(owner: nn.Module, path: str, graph: Graph) -> Iterator[tuple[str, Expression]]:
+    """The axes of a leaf module's own parameters, by place."""
+    if not owner._modules:
+        for name in owner._parameters:
+            tensor = graph.tensors.get(f"{path}.{name}" if path else name, ())
+            for axis, expression in enumerate(tensor):
+                yield f"={name}.{axis}", expression
+
+
+def integers_of(owner: nn.Module) -> Iterator[tuple[str, int | None, int]]:
     """The integers among a module's own plain attributes."""
     for name, value in vars(owner).items():
         if name.startswith("_") or isinstance(value, bool):

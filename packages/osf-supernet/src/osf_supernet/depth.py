@@ -79,9 +79,13 @@ def find_depth_units(
             units[path] = tuple(found)
         if reasons:
             refused[path] = "; ".join(reasons)
-    for path in list(units):  # stages of blocks: only the blocks
-        if any(other.startswith(f"{unit.path}.") for unit in units[path] for other in units):
-            refused[path] = "its members are stages, whose blocks can be left out instead"
+    lists = [f"{path}." for path in units]
+    for path, members in list(units.items()):  # of stages of blocks only the blocks
+        blocks = [u for u in members if not any(p.startswith(f"{u.path}.") for p in lists)]
+        if len(blocks) < len(members):
+            refused[path] = "its stages stay, whose blocks can be left out instead"
+            units[path] = tuple(blocks)
+        if not blocks:
             del units[path]
     return units, refused
 

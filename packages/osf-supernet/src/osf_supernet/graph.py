@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from osf_supernet import rules_compute, rules_structure
 from osf_supernet.costs import Cost, costs_of
 from osf_supernet.depth import DepthUnit, find_depth_units
-from osf_supernet.expressions import Compound, Expression, Numbering, groups_in
+from osf_supernet.expressions import Atom, Compound, Expression, Numbering, groups_in
 from osf_supernet.propagation import Propagation
 from osf_supernet.tracing import Inputs, Trace, trace
 
@@ -193,7 +193,7 @@ def _groups(
         reason = atom.frozen or (None if parameter else "it is in buffers only")
         if number in unreached:
             reason = reason or "a tensor that the traced call never used has it"
-        kind = _kind(number, atom.marks, [(tensors[name], axis) for name, axis in where])
+        kind = _kind(number, atom.marks, [(name, tensors[name], axis) for name, axis in where])
         if any(text in (atom.frozen or "") for text in _POSITIONAL):
             kind = "free"
         result[number] = DimGroup(
@@ -211,24 +211,34 @@ def _groups(
 _POSITIONAL = ("spatial", "of the input", "positions", "n-th", "runs along", "looked up")
 
 
-def _kind(number: int, marks: set[str], where: Sequence[tuple[tuple[Expression, ...], int]]) -> str:
+_Where = Sequence[tuple[str, tuple[Expression, ...], int]]  # name, its axes, which one
+
+
+def _kind(number: int, marks: set[str], where: _Where) -> str:
     """What a group is, from the operators that use it."""
     for kind in ("heads_per_group", "heads", "head_dim"):
         if kind in marks:
             return kind
-    whole = [
-        axis for axes, axis in where if len(axes) > 1 and set(groups_in(axes[axis])) == {number}
+    weights = [
+        (name, axis)
+        for name, axes, axis in where
+        if len(axes) > 1 and set(groups_in(axes[axis])) == {number}
     ]
+    produced_and_consumed = {axis for _, axis in weights} >= {0, 1}
     if "batch_norm" in marks or ("conv" in marks and "normalised" not in marks):
         return "channel"
     if "normalised" in marks:
-        return "embed"
+        owners = {name.rpartition(".")[0].rpartition(".")[0] for name, _ in weights}
+        merged = any(not isinstance(axes[1], Atom) for _, axes, axis in where if axis == 1)
+        inner = produced_and_consumed and len(owners) == 1 and not merged  # a norm in an MLP
+        return "mlp" if inner else "embed"
     if "conv_groups" in marks:
         return "ssm_inner"
     alone = all(
-        set(groups_in(axes[axis])) == {number} and not _is_part(axes[axis]) for axes, axis in where
+        set(groups_in(axes[axis])) == {number} and not _is_part(axes[axis])
+        for _, axes, axis in where
     )
-    return "mlp" if alone and {0, 1} <= set(whole) else "free"
+    return "mlp" if alone and produced_and_consumed else "free"
 
 
 def _is_part(expression: Expression) -> bool:

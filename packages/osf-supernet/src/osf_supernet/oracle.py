@@ -117,12 +117,14 @@ class _MaskedInterpreter(fx.Interpreter):
 
     def _contraction(self, node: fx.Node) -> Any:
         args, kwargs = self.fetch_args_kwargs_from_env(node)
-        changed = list(args)
+        listed = operator_name(node) == "einsum"  # its operands are a list behind the equation
+        nodes = arguments_of(node)[1] if listed else arguments_of(node)
+        changed = list(args[1] if listed else args)
         for position, dim in self.representation.propagation.contracted[node]:
-            label = self.representation.values[arguments_of(node)[position]]
+            label = self.representation.values[nodes[position]]
             dim %= len(label)
             changed[position] = _mask_dim(changed[position], dim, label[dim], self.kept)
-        return self._call(node, changed, kwargs)
+        return self._call(node, [args[0], changed] if listed else changed, kwargs)
 
     def _statistics(self, node: fx.Node) -> Any:
         position, dims = self.representation.propagation.normalised[node]

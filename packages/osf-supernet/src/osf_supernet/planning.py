@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from torch import nn
@@ -75,7 +77,7 @@ class Planner:
         result = {}
         for name, size in config.items():
             least = self.graph.least.get(name.removesuffix(".depth"), 1)
-            if not least <= size <= full[name]:
+            if not (isinstance(size, Integral) and least <= size <= full[name]):
                 raise ValueError(f"{name} must be {least}..{full[name]}, got {size}")
             if name in self.by_name and size < full[name]:
                 result[self.by_name[name].number] = size
@@ -126,10 +128,11 @@ def _overlap(one: str, two: str) -> int:
 
 @dataclass(frozen=True)
 class _Term:
-    """`factor` × the sizes of axes × whether the blocks around it are there."""
+    """`factor` × the sizes of axes × whether the blocks around it are there (see `Cost`)."""
 
     axes: tuple[Expression, ...]
     blocks: tuple[tuple[str, int], ...]
+    summed: tuple[Expression, ...] = ()
 
 
 class Counts:
@@ -150,7 +153,8 @@ class Counts:
             common = blocks[0] if len(set(blocks)) == 1 else ()
             self._add(self._parameters, graph.tensors[tied[0]], common, 1)
         for cost in graph.costs:
-            self._add(self._operations, cost.axes, self._blocks_of_node(cost.node), cost.factor)
+            around = self._blocks_of_node(cost.node)
+            self._add(self._operations, cost.axes, around, cost.factor, cost.summed)
 
     def parameters(self, config: Mapping[str, Any]) -> Any:
         """Parameters with these sizes (ints, or tensors of many candidates at once)."""
@@ -182,6 +186,7 @@ class Counts:
         axes: Sequence[Expression],
         blocks: tuple[tuple[str, int], ...],
         factor: int,
+        summed: tuple[Expression, ...] = (),
     ) -> None:
         elastic = {group.number for group in self.planner.graph.elastic()}
         changing = []
@@ -190,7 +195,7 @@ class Counts:
                 changing.append(axis)
             else:
                 factor *= axis.size
-        counter[_Term(tuple(sorted(changing, key=repr)), blocks)] += factor
+        counter[_Term(tuple(sorted(changing, key=repr)), blocks, summed)] += factor
 
     def _evaluate(self, counter: Counter[_Term], config: Mapping[str, Any]) -> Any:
         planner = self.planner
@@ -203,6 +208,8 @@ class Counts:
                 if axis not in cache:
                     cache[axis] = size_of(axis, sizes)
                 value = value * cache[axis]
+            if term.summed:
+                value = value * (math.prod(size_of(axis, sizes) for axis in term.summed) > 1)
             for path, index in term.blocks:
                 rank = planner.depth_order[path].index(index)
                 full = len(planner.graph.units[path])

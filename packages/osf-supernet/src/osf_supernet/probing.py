@@ -151,17 +151,19 @@ def half(size: int) -> int:
 
 
 def tied_by_force(graph: Graph) -> list[str]:
-    """Square weights that might have to stay square for frozen heads to become elastic.
+    """Square weights that might have to stay square for frozen groups to become elastic.
 
     A forward that computes the head size as width over heads, as that of `nn.MultiheadAttention`
-    does, can have fewer heads only together with a smaller width.
+    does, can have fewer heads only together with a smaller width; one that gives a convolution's
+    result the shape of its input needs as many channels there.
     """
     found = []
     for group in graph.groups.values():
-        if group.kind == "heads" and group.frozen and "no choice" in group.frozen:
+        if group.frozen and "no choice" in group.frozen:
             for name, _ in group.members:
                 axes = graph.tensors[name]
-                if len(axes) == 2 and axes[0].size == axes[1].size and axes[0] != axes[1]:
+                fitting = group.kind == "heads" if len(axes) == 2 else len(axes) > 2
+                if fitting and axes[0].size == axes[1].size and axes[0] != axes[1]:
                     found.append(name)
     return found
 

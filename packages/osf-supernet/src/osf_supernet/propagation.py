@@ -204,6 +204,15 @@ def shape_of(node: Any) -> tuple[int, ...]:
     return tuple(int(size) for size in node.meta["val"].shape)
 
 
+def contracted_letters(equation: str) -> list[str]:
+    """The letters of an einsum of two operands that both have and the result has not."""
+    left, right = equation.replace(" ", "").split("->")
+    first, *others = left.split(",")
+    if len(others) != 1:
+        return []
+    return [x for x in dict.fromkeys(first) if x in others[0] and x not in right]
+
+
 def broadcast(labels: Sequence[Label]) -> Label:
     """Unite right-aligned axes; of size 1 and n the one of size n remains."""
     result: Label = [Axis(1) for _ in range(max(map(len, labels), default=0))]

@@ -6,12 +6,13 @@ from typing import Any
 
 from torch import fx
 
-from osf_supernet.axes import Axis, atoms, freeze, mark, split_product, unite
+from osf_supernet.axes import Axis, atoms, freeze, mark, split_concat, split_product, unite
 from osf_supernet.propagation import (
     Label,
     Propagation,
     arguments_of,
     broadcast,
+    contracted_letters,
     rule,
     shape_of,
 )
@@ -94,11 +95,24 @@ def _attention(p: Propagation, node: fx.Node) -> Label:
     return [*q[:-1], v[-1]]
 
 
+@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def _transposed_convolution(p: Propagation, node: fx.Node) -> Any:
+    x, weight = p.label(node.args[0]), p.label(node.args[1])
+    if argument(node, 6, "groups", 1) != 1:
+        return p.unknown(node, "a transposed convolution of groups has no rule")
+    unite(x[1], weight[0])
+    p.contract(node, (0, 1), (1, 0))
+    mark(weight[1], "conv")
+    if argument(node, 2, "bias") is not None:
+        unite(weight[1], p.axis(argument(node, 2, "bias"), 0))
+    return [x[0], weight[1], *_run_along(x, weight, shape_of(node))]
+
+
 @rule("conv1d", "conv2d", "conv3d", "convolution")
 def _convolution(p: Propagation, node: fx.Node) -> Any:
     x, weight = p.label(node.args[0]), p.label(node.args[1])
     if argument(node, 6, "transposed", False) is True:
-        return p.unknown(node, "a transposed convolution has no rule")
+        return p.unknown(node, "this form of a transposed convolution has no rule")
     position = 8 if "convolution" in str(node.target) else 6
     groups = int(argument(node, position, "groups", 1))
     shape = shape_of(node)
@@ -112,15 +126,38 @@ def _convolution(p: Propagation, node: fx.Node) -> Any:
         unite(inner, weight[1])
         unite(outer, split_product(weight[0], [groups, shape[1] // groups])[0])
         outgoing = weight[0]
-        mark(outer, "conv_groups")
+        if len(shape) == 3:  # along a sequence, as in Mamba; in images it is one of many channels
+            mark(outer, "conv_groups")
         p.contract(node, (1, 1))
     bias = argument(node, 2, "bias")
     if bias is not None:
         unite(outgoing, p.axis(bias, 0))
-    spatial = [Axis(size, "it is a spatial dimension") for size in shape[2:]]
+    return [x[0], outgoing, *_run_along(x, weight, shape)]
+
+
+def _run_along(x: Label, weight: Label, shape: tuple[int, ...]) -> Label:
+    """The spatial axes of a convolution's result; its input's and kernel's must stay."""
     for axis in [*x[2:], *weight[2:]]:
         freeze(axis, "a convolution runs along it")
-    return [x[0], outgoing, *spatial]
+    return [Axis(size, "it is a spatial dimension") for size in shape[2:]]
+
+
+@rule("prelu")
+def _prelu(p: Propagation, node: fx.Node) -> Label:
+    x, weight = p.label(node.args[0]), p.label(node.args[1])
+    if len(x) > 1:
+        unite(x[1], weight[0])
+    return x
+
+
+@rule("glu")
+def _glu(p: Propagation, node: fx.Node) -> Label:
+    x = p.label(node.args[0])
+    dim = argument(node, 1, "dim", -1)
+    one, two = split_concat(x[dim], [x[dim].size // 2] * 2)
+    unite(one, two)
+    x[dim] = one
+    return x
 
 
 @rule("batch_norm", "instance_norm", "_native_batch_norm_legit_no_training")
@@ -202,7 +239,11 @@ def _along(p: Propagation, node: fx.Node) -> Any:
 
 
 _POOLS = [f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg") for n in (1, 2, 3)]
-_RESIZES = ["upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d"]
+_RESIZES = [
+    *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d"),
+    *("upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d"),
+    *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
+]
 
 
 @rule(*_POOLS, *_RESIZES)
@@ -222,14 +263,23 @@ def _einsum(p: Propagation, node: fx.Node) -> Any:
     operands = [p.label(item) for item in arguments_of(node)[1]]
     if "." in equation or "->" not in equation:
         return p.unknown(node, "an einsum with ... or without -> has no rule")
-    left, right = equation.split("->")
+    terms, right = equation.split("->")[0].split(","), equation.split("->")[1]
     letters: dict[str, Axis] = {}
-    for term, label in zip(left.split(","), operands, strict=True):
+    for term, label in zip(terms, operands, strict=True):
         for letter, axis in zip(term, label, strict=True):
             if letter in letters and letters[letter].size != 1:
                 unite(letters[letter], axis)
             else:
                 letters[letter] = axis
-    for letter in set(letters) - set(right):
+    summed = contracted_letters(equation)
+    for letter in set(letters) - set(right) - set(summed):
         freeze(letters[letter], "an einsum sums over it")
+    places = [(k, term.index(x)) for k, term in enumerate(terms) for x in summed]
+    p.contract(node, *places)
+    shared = [x for x in right if all(x in term for term in terms)]
+    if summed and shared and all(len(label) > 2 for label in operands):
+        for letter in shared:
+            mark(letters[letter], "heads")
+        for letter in summed:
+            mark(letters[letter], "head_dim")
     return [letters[letter] for letter in right]

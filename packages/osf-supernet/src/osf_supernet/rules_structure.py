@@ -30,7 +30,11 @@ def argument(node: fx.Node, position: int, name: str, default: Any = None) -> An
     return node.kwargs.get(name, default)
 
 
-@rule("pointwise", "where", "masked_fill", "__and__", "__or__", "__xor__")
+@rule(
+    *("pointwise", "where", "masked_fill", "__and__", "__or__", "__xor__", "hardswish"),
+    *("log_sigmoid", "true_divide", "floor_divide", "rsub", "special_expit", "polar"),
+    *("multiply", "subtract", "divide", "absolute", "negative", "greater", "less"),
+)
 def _pointwise(p: Propagation, node: fx.Node) -> Label:
     return broadcast([p.label(a) for a in node.all_input_nodes])
 
@@ -44,13 +48,16 @@ def _pointwise(p: Propagation, node: fx.Node) -> Label:
         "alpha_dropout",
         "detach_copy",
         "view_as_real_copy",
+        "_conj",
+        "resolve_conj",
+        "real",
     ),
 )
 def _same(p: Propagation, node: fx.Node) -> Label:
     return p.label(node.args[0])
 
 
-@rule("full_like", "zeros_like", "ones_like", "empty_like")
+@rule("full_like", "zeros_like", "ones_like", "empty_like", "fill", "zero")
 def _uniform_like(p: Propagation, node: fx.Node) -> Label:
     return p.label(node.args[0])
 
@@ -209,6 +216,9 @@ def _slice(p: Propagation, node: fx.Node) -> Label:
         start, step = int(arguments_of(node)[2]), 1
         end = start + int(arguments_of(node)[3])
     if (start, end, step) == (0, size, 1):
+        return label
+    if end <= start:  # what remains behind a whole rotary part
+        label[dim] = Axis(0)
         return label
     if step != 1 or size == 1:
         freeze(label[dim], "every n-th of its entries is taken")

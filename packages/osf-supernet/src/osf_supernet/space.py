@@ -112,6 +112,11 @@ class Space(Mapping[str, Choice]):
 
     def __init__(self, choices: Mapping[str, Choice]) -> None:
         self._choices = dict(choices)
+        for pattern, choice in self._choices.items():
+            if not isinstance(choice, Choice):
+                raise TypeError(
+                    f"the choice of {pattern!r} must be ratios(...) or sizes(...), got {choice!r}"
+                )
 
     def __getitem__(self, pattern: str) -> Choice:
         return self._choices[pattern]
@@ -262,11 +267,12 @@ def _choice(pattern: str, data: Any) -> Choice:
     if isinstance(data, Choice):
         return data
     known = {*_UNITS, "multiple_of", "only_full"}
-    units = [unit for unit in _UNITS if unit in data]
+    units = [unit for unit in _UNITS if isinstance(data, Mapping) and unit in data]
     if len(units) != 1 or set(data) - known:
+        got = sorted(data) if isinstance(data, Mapping) else data
         raise ValueError(
             f"the choice of {pattern!r} must have one of {', '.join(_UNITS)} and optionally "
-            f"multiple_of and only_full, got {sorted(data)}"
+            f"multiple_of and only_full, got {got}"
         )
     rest = {key: value for key, value in data.items() if key != units[0]}
     return Choice(unit=units[0], values=tuple(data[units[0]]), **rest)

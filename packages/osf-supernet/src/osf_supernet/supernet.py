@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from osf_supernet.attributes import AttributeTable
+from osf_supernet.attributes import AttributeTable, integers_of
 from osf_supernet.explanation import explain
 from osf_supernet.graph import Graph, build_graph
 from osf_supernet.importance import importance, permute
@@ -81,6 +81,7 @@ class Supernet:
         self._counts = Counts(self._planner)
         self._plans: dict[tuple[tuple[str, int], ...], Plan] = {}
         self._checks: tuple[list[Reference], list[str]] | None = None
+        self._checked_state: list[Any] = []
         self._scores: dict[int, Tensor] = {}
         self._block_changes: dict[str, list[float]] = {}
 
@@ -368,8 +369,14 @@ class Supernet:
         return changes
 
     def _references(self) -> tuple[list[Reference], list[str]]:
-        if self._checks is None:
+        """What to compare with; made anew when a call of the model changed its integers.
+
+        Swin keeps the window and shift of the smallest image it has seen.
+        """
+        state = [list(integers_of(child)) for child in self.model.modules()]
+        if self._checks is None or state != self._checked_state:
             self._checks = references(self.model, self.graph, self.inputs, self._more_inputs)
+            self._checked_state = state
         return self._checks
 
 
