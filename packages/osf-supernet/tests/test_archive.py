@@ -56,6 +56,12 @@ def test_round_trip_without_the_supernet(small, tmp_path):
     assert again.osf_record == json.loads(json.dumps(small.osf_record))
 
 
+def test_weights_are_as_readable_as_the_record(small, tmp_path):
+    save(small, tmp_path)
+    modes = {path.name: path.stat().st_mode for path in tmp_path.iterdir()}
+    assert modes["model.safetensors"] == modes["osf.json"]
+
+
 def test_a_model_on_the_meta_device_will_do(small, tmp_path):
     save(small, tmp_path)
     with torch.device("meta"):

@@ -8,6 +8,8 @@ the small one by what the JSON says about lists, integers and shapes.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,8 @@ def save(module: nn.Module, folder: str | Path) -> None:
             tensors[name] = tensor.detach().contiguous().cpu()
         else:
             aliases[name] = first
-    save_file(tensors, folder / _WEIGHTS)
+    with readable(folder / _WEIGHTS) as path:
+        save_file(tensors, path)
     text = json.dumps(record | {"aliases": aliases}, indent=2, sort_keys=True)
     (folder / _RECORD).write_text(text + "\n", encoding="utf-8")
 
@@ -86,7 +89,8 @@ def save_supernet(net: Supernet, folder: str | Path) -> None:
     """Write a supernet: the model's weights, its space and the order of its blocks."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_model(net.model, str(folder / _WEIGHTS))
+    with readable(folder / _WEIGHTS) as path:
+        save_model(net.model, str(path))
     record = {
         "format": 1,
         "class": type(net.model).__qualname__,
@@ -122,6 +126,15 @@ def load_supernet(folder: str | Path, model: nn.Module, example_inputs: Any) -> 
     net = Supernet(model, example_inputs, space, outputs=record["outputs"])
     net.depth_orders = record["depth_orders"]
     return net
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[Path]:
+    """A file that those can read who can read others made here: safetensors lets only the owner."""
+    path.touch()
+    mode = path.stat().st_mode
+    yield path
+    path.chmod(mode)
 
 
 def _integers(value: Any) -> Any:
