@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -18,6 +20,14 @@ def make():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 32), nn.GELU(), nn.Linear(32, 3))
     return model, torch.randn(2, 6)
+
+def words():
+    return "no module"
+
+def broken():
+    raise ValueError("my own fault")
+
+SIZE = 3
 """
 
 
@@ -175,3 +185,71 @@ def test_a_saved_clip_is_built_with_its_weights(tmp_path):
     for name, value in saved.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
     assert model(images, texts).image_features.shape == (len(images), 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nosuch_module:make"], "no module 'nosuch_module' in the current directory"),
+        (["osf_cli_example:mak"], "osf_cli_example has no callable 'mak'"),
+        (["osf_cli_example:SIZE"], "has no callable 'SIZE'"),
+        (["osf_cli_example:words"], "must return a torch module, or a tuple"),
+        (["torchvision:resnet81"], "near names: .*resnet18"),
+        (["timm:test_vti"], "near names: .*test_vit"),
+    ],
+)
+def test_a_model_that_is_not_there(model, arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        main(["explain", *arguments])
+
+
+def test_a_library_that_is_not_installed(model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(SystemExit, match="need open_clip_torch: pip install open_clip_torch"):
+        main(["explain", "open_clip:ViT-B-32"])
+
+
+def test_arguments_that_do_not_fit_are_told_in_a_line(model, capsys, tmp_path):
+    def told(*arguments):
+        assert main([*arguments]) == 1
+        text = capsys.readouterr().err
+        assert text.startswith("osf: ")
+        assert text.count("\n") == 1
+        return text
+
+    assert "raise the bound" in told("sample", model, "--max-params", "0.01")
+    assert "nothere.json" in told("explain", model, "--space", str(tmp_path / "nothere.json"))
+    (tmp_path / "space.json").write_text('{"mpl": {"ratios": [0.5]}}')
+    assert "kinds here: mlp" in told("explain", model, "--space", str(tmp_path / "space.json"))
+    (tmp_path / "config.json").write_text('{"mpl": 8}')
+    output = ["--output", str(tmp_path / "out")]
+    assert "near names: mlp" in told(
+        "extract", model, "--config", str(tmp_path / "config.json"), *output
+    )
+
+
+def test_faults_of_the_models_own_code_keep_their_traceback(model):
+    with pytest.raises(ValueError, match="my own fault"):
+        main(["explain", "osf_cli_example:broken"])
+
+
+def test_an_interrupt_ends_quietly(model, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("osf_supernet.cli._supernet", interrupted)
+    assert main(["explain", model]) == 130
+    assert capsys.readouterr().err == "osf: interrupted\n"
+
+
+def test_a_module_in_the_current_directory_is_found(tmp_path):
+    (tmp_path / "here.py").write_text(MODULE)
+    command = [sys.executable, "-c", "from osf_supernet.cli import main; main()"]
+    ran = subprocess.run(
+        [*command[:1], "-P", *command[1:], "sample", "here:make"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(json.loads(ran.stdout)) == {"mlp"}

@@ -1,14 +1,18 @@
-"""`osf explain|sample|extract|verify|train|search`: supernets on the command line.
+"""osf explain|sample|extract|verify|train|search: supernets on the command line.
 
-A model is `module:factory`, a callable without arguments that returns the module, or the module
-and its example inputs; or `torchvision:NAME`, `timm:NAME`, `open_clip:NAME`, `clip-models:NAME`,
-`transformers:NAME`.
+A model is module:factory, a callable without arguments that returns the module, or the module
+and its example inputs; or torchvision:NAME, timm:NAME, open_clip:NAME, clip-models:NAME,
+transformers:NAME (the last two also take a directory).
+
+  osf explain torchvision:resnet18
+  osf extract timm:vit_tiny_patch16_224 --max-params 0.5 --output small
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +27,7 @@ from osf_supernet.explanation import graph_to_dict, graph_to_dot
 from osf_supernet.sources import build_model
 from osf_supernet.space import Space
 from osf_supernet.supernet import Supernet
+from osf_supernet.tracing import TraceError
 from osf_supernet.training import (
     Experiment,
     Progress,
@@ -37,14 +42,30 @@ from osf_supernet.verification import VerificationError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 1 if a subnet fails its verification."""
+    """Run one command; 1 if a subnet fails its verification or an argument does not fit."""
     options = _parser().parse_args(arguments)
-    net = _supernet(options)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # where a newcomer's module:factory is
     try:
-        return int(_COMMANDS[options.command](net, options))
-    except VerificationError as error:
-        print(error, file=sys.stderr)
-        return 1
+        return int(_COMMANDS[options.command](_supernet(options), options))
+    except KeyboardInterrupt:
+        print("osf: interrupted", file=sys.stderr)
+        return 130
+    except (OSError, TraceError, VerificationError) as error:
+        print(f"osf: {error}", file=sys.stderr)
+    except (ImportError, KeyError, TypeError, ValueError) as error:
+        if not _is_ours(error):  # a fault of the model's or the data's code needs its traceback
+            raise
+        print(f"osf: {error.args[0]}", file=sys.stderr)
+    return 1
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether one of this package's own checks raised an error."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals["__name__"].startswith("osf_supernet.")
 
 
 _TEXTS = {
@@ -57,24 +78,34 @@ _TEXTS = {
 }
 
 
+_FORMATS = ("text", "json", "dot", "svg")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="osf", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="osf", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     made = {}
     for name, text in _TEXTS.items():
-        command = made[name] = commands.add_parser(name, help=text, description=text)
-        command.add_argument("model", help="module:factory or LIBRARY:NAME")
+        command = made[name] = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        command.add_argument("model", help="module:factory or LIBRARY:NAME, see osf --help")
         command.add_argument("--weights", help="safetensors file with the model's state dict")
         command.add_argument("--supernet", help="folder of a supernet that was trained before")
-        command.add_argument("--image-size", type=int, help="of the example image")
+        command.add_argument("--image-size", type=int, help="side of the example image")
         command.add_argument("--space", help="JSON file of a space, or a supernet folder of OFM")
-        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--seed", type=int, default=0, help="of everything random")
     for name in ("sample", "extract", "search"):
         made[name].add_argument("--max-params", type=float, help="number, or fraction up to 1")
         made[name].add_argument("--max-flops", type=float, help="number, or fraction up to 1")
-    made["explain"].add_argument("--format", choices=("text", "json", "dot", "svg"), default="text")
+    made["explain"].add_argument("--format", choices=_FORMATS, default="text", help="printed")
     made["extract"].add_argument("--config", help="JSON file of a config; sampled by default")
-    made["verify"].add_argument("--samples", type=int, default=3)
+    made["verify"].add_argument("--samples", type=int, default=3, help="random subnets")
     for name in ("extract", "train", "search"):
         made[name].add_argument("--output", required=True, help="folder to write")
     for name in ("extract", "train"):
@@ -84,16 +115,16 @@ def _parser() -> argparse.ArgumentParser:
         data = made[name].add_mutually_exclusive_group(required=True)
         data.add_argument("--images", help="folder with train/CLASS/* and val/CLASS/*")
         data.add_argument("--data", help="module:factory of an Experiment")
-        made[name].add_argument("--batch-size", type=int, default=64)
-    made["train"].add_argument("--steps", type=int, default=1000)
-    made["train"].add_argument("--lr", type=float, default=5e-5)
+        made[name].add_argument("--batch-size", type=int, default=64, help="samples a step")
+    made["train"].add_argument("--steps", type=int, default=1000, help="optimizer steps")
+    made["train"].add_argument("--lr", type=float, default=5e-5, help="of AdamW")
     made["train"].add_argument("--num-random", type=int, default=2, help="random subnets a step")
     made["train"].add_argument("--importance", default="magnitude", help="order of every group")
-    made["train"].add_argument("--log-interval", type=int, default=10)
-    made["train"].add_argument("--save-interval", type=int, default=500)
-    made["search"].add_argument("--max-latency-ms", type=float)
-    made["search"].add_argument("--population", type=int, default=24)
-    made["search"].add_argument("--generations", type=int, default=10)
+    made["train"].add_argument("--log-interval", type=int, default=10, help="in steps")
+    made["train"].add_argument("--save-interval", type=int, default=500, help="in steps")
+    made["search"].add_argument("--max-latency-ms", type=float, help="measured here")
+    made["search"].add_argument("--population", type=int, default=24, help="of NSGA-II")
+    made["search"].add_argument("--generations", type=int, default=10, help="of NSGA-II")
     return parser
 
 
@@ -104,7 +135,13 @@ def _supernet(options: argparse.Namespace) -> Supernet:
     if options.weights:
         from safetensors.torch import load_file
 
-        model.load_state_dict(load_file(options.weights))
+        try:
+            model.load_state_dict(load_file(options.weights))
+        except RuntimeError as error:
+            lines = [line.strip() for line in str(error).split("\n")]
+            raise ValueError(
+                f"{options.weights} does not fit {options.model}: {lines[1]}"
+            ) from error
     space = Space.read(options.space) if options.space else None
     return Supernet(model, inputs, space)
 

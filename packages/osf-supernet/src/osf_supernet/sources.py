@@ -8,6 +8,7 @@ the Hub where NAME is no directory); the others start from random ones unless we
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -28,13 +29,61 @@ def build_model(name: str, image_size: int | None = None) -> Made:
     library, _, rest = name.partition(":")
     if not rest:
         known = ", ".join(f"{prefix}:NAME" for prefix in _LIBRARIES)
-        raise SystemExit(f"expected module:factory or one of {known}; got {name!r}")
-    if library in _LIBRARIES:
-        model, inputs = _LIBRARIES[library](rest, image_size)
+        raise SystemExit(f"osf: expected module:factory or one of {known}; got {name!r}")
+    if library not in _LIBRARIES:
+        model, inputs = _made_by(library, rest, image_size)
     else:
-        made = getattr(importlib.import_module(library), rest)()
-        model, inputs = made if isinstance(made, tuple) else (made, _images(image_size or 224))
+        package = _imported(library)
+        try:
+            model, inputs = _LIBRARIES[library](package, rest, image_size)
+        except (KeyError, OSError, RuntimeError, ValueError) as error:  # each has its own
+            raise SystemExit(f"osf: {name}: {error}{_near(package, rest)}") from error
     return model.eval(), inputs
+
+
+def _imported(library: str) -> Any:
+    """The package of a library's models."""
+    package = _PACKAGES.get(library, library)
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if (error.name or "") not in (package, package.partition(".")[0]):
+            raise
+        install = _DISTRIBUTIONS.get(library, library)
+        raise SystemExit(
+            f"osf: models of {library} need {install}: pip install {install}"
+        ) from error
+
+
+def _near(package: Any, name: str) -> str:
+    """The names of a library's models that are like one that it does not have."""
+    names = package.list_models() if hasattr(package, "list_models") else []
+    near = difflib.get_close_matches(name, names, n=3)
+    return f"; near names: {', '.join(near)}" if near and name not in names else ""
+
+
+def _made_by(module: str, factory: str, image_size: int | None) -> Made:
+    """What a factory returns: a module, or a module and example inputs."""
+    try:
+        owner = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0] and error.name != module:
+            raise  # something that the module itself imports
+        known = ", ".join(_LIBRARIES)
+        raise SystemExit(
+            f"osf: no module {module!r} in the current directory or installed, and no library of "
+            f"that name; libraries: {known}"
+        ) from error
+    if not callable(getattr(owner, factory, None)):
+        raise SystemExit(f"osf: {module} has no callable {factory!r}")
+    made = getattr(owner, factory)()
+    model, inputs = made if isinstance(made, tuple) else (made, _images(image_size or 224))
+    if not isinstance(model, nn.Module):
+        raise SystemExit(
+            f"osf: {module}:{factory} must return a torch module, or a tuple of it and example "
+            f"inputs; got {type(model).__name__}"
+        )
+    return model, inputs
 
 
 def _images(size: int, channels: int = 3) -> Tensor:
@@ -47,35 +96,31 @@ def _texts(length: int, vocabulary: int, last: int | None = None) -> Tensor:
     return ids
 
 
-def _torchvision(name: str, image_size: int | None) -> Made:
-    models = importlib.import_module("torchvision.models")
-    return models.get_model(name), _images(image_size or 224)
+def _torchvision(library: Any, name: str, image_size: int | None) -> Made:
+    return library.get_model(name), _images(image_size or 224)
 
 
-def _timm(name: str, image_size: int | None) -> Made:
-    model = importlib.import_module("timm").create_model(name)
+def _timm(library: Any, name: str, image_size: int | None) -> Made:
+    model = library.create_model(name)
     channels, *sides = model.default_cfg.get("input_size", (3, 224, 224))
     return model, _images(image_size or sides[0], channels)
 
 
-def _open_clip(name: str, image_size: int | None) -> Made:
-    library = importlib.import_module("open_clip")
+def _open_clip(library: Any, name: str, image_size: int | None) -> Made:
     model = library.create_model(name)
     size = image_size or model.visual.image_size
     size = size if isinstance(size, int) else size[0]
     return model, (_images(size), _texts(model.context_length, model.vocab_size))
 
 
-def _clip_models(name: str, image_size: int | None) -> Made:
-    library = importlib.import_module("clip_models")
+def _clip_models(library: Any, name: str, image_size: int | None) -> Made:
     model = library.create_model(name)
     config = model.config
     texts = _texts(config.text.context_length, config.text.vocab_size, config.text.eot_token_id)
     return model, (_images(image_size or config.vision.image_size), texts)
 
 
-def _transformers(name: str, image_size: int | None) -> Made:
-    library = importlib.import_module("transformers")
+def _transformers(library: Any, name: str, image_size: int | None) -> Made:
     config = library.AutoConfig.from_pretrained(name)
     kind = (getattr(config, "architectures", None) or ["AutoModel"])[0]
     model = getattr(library, kind).from_pretrained(name)
@@ -102,7 +147,9 @@ def _parameters(model: Any) -> dict[str, Any]:
     return dict(inspect.signature(model.forward).parameters)
 
 
-_LIBRARIES: dict[str, Callable[[str, int | None], Made]] = {
+_PACKAGES = {"torchvision": "torchvision.models", "clip-models": "clip_models"}
+_DISTRIBUTIONS = {"open_clip": "open_clip_torch"}
+_LIBRARIES: dict[str, Callable[[Any, str, int | None], Made]] = {
     "torchvision": _torchvision,
     "timm": _timm,
     "open_clip": _open_clip,
