@@ -90,7 +90,7 @@ def losses(runs: list[dict[str, Any]]) -> str:
 def cuts(runs: list[dict[str, Any]]) -> str:
     """What the subnets lack, and their milliseconds."""
     lines = [
-        "| seed | fewer parameters: image tower, rest | milliseconds of one image: CLIP, subnet |",
+        "| seed | fewer parameters: image tower, rest | milliseconds of 32 images and ten texts: CLIP, subnet |",
         "|---|---|---|",
     ]
     for seed, run in enumerate(runs):
@@ -131,7 +131,7 @@ def draw_fronts(results: Rows, path: Path, cost: str) -> None:
         axes.set_xlabel(
             "parameters without the token embedding (thousands)"
             if cost == "params"
-            else "milliseconds of one image and one text"
+            else "time of 32 images and ten texts, the CLIP's is 1"
         )
         axes.set_ylabel("accuracy on val (%)")
         axes.grid(alpha=0.3)
@@ -140,10 +140,18 @@ def draw_fronts(results: Rows, path: Path, cost: str) -> None:
     figure.savefig(path)
 
 
+def _shares(times: dict[str, Any], key: str) -> list[float]:
+    """Times as shares of the full model's."""
+    found = times[key] if isinstance(times[key], list) else [times[key]]
+    return [value / times["full_ms"] for value in found]
+
+
 def _draw_seed(axes: Any, run: dict[str, Any], seed: int, cost: str) -> None:
     color, times = f"C{seed}", run.get("latency", {})
     rows = run["front"]["rows"]
-    where = [sum(r["parts"]) / 1e3 for r in rows] if cost == "params" else times["front_ms"]
+    where = (
+        [sum(r["parts"]) / 1e3 for r in rows] if cost == "params" else _shares(times, "front_ms")
+    )
     points = sorted(zip(where, (r["accuracy"] for r in rows), strict=True))
     axes.plot(*zip(*points, strict=True), "o-", color=color, ms=4, lw=1)
     marks = {
@@ -155,7 +163,7 @@ def _draw_seed(axes: Any, run: dict[str, Any], seed: int, cost: str) -> None:
         marks |= {"torch-pruning": ("x", ""), "from scratch": ("+", "")}
     for name, (marker, key) in marks.items():
         if "accuracy" in run.get(name, {}):
-            x = sum(run[name]["parts"]) / 1e3 if cost == "params" else times[key]
+            x = sum(run[name]["parts"]) / 1e3 if cost == "params" else _shares(times, key)[0]
             label = name if seed == 0 else None
             axes.plot(x, run[name]["accuracy"], marker, color=color, ms=8, label=label)
     if seed == 0:
