@@ -90,7 +90,7 @@ def losses(runs: list[dict[str, Any]]) -> str:
 def cuts(runs: list[dict[str, Any]]) -> str:
     """What the subnets lack, and their milliseconds."""
     lines = [
-        "| seed | fewer parameters: image tower, rest | milliseconds of 32 images and ten texts: CLIP, subnet |",
+        "| seed | fewer parameters: image tower, rest | milliseconds of a batch: CLIP, subnet |",
         "|---|---|---|",
     ]
     for seed, run in enumerate(runs):
