@@ -10,6 +10,7 @@ from typing import Any
 
 from clip_models import (
     CLIP,
+    CheckpointError,
     CLIPConfig,
     ConfigError,
     ModelAndTransforms,
@@ -18,9 +19,9 @@ from clip_models import (
     from_dict,
     get_config,
     list_models,
+    load_config,
     to_dict,
 )
-from clip_models.model_directory import read_configs
 
 from clip_train.config import ModelConfig
 
@@ -41,7 +42,7 @@ def load_pretrained(model: ModelConfig) -> tuple[CLIP, PreprocessConfig]:
     """The model with the weights of `model.pretrained`, and its preprocessing.
 
     Without a name, the config is the one that came with the weights; with one, only the vocabulary
-    is, where the weights are in a model directory.
+    is, where the weights are in a model directory of ours.
 
     Raises:
         ConfigError: There is no such model, field or value.
@@ -82,9 +83,10 @@ def load_saved(source: str, key: str, name_key: str) -> ModelAndTransforms:
 
 def _with_vocabulary_of(pretrained: str, config: CLIPConfig) -> CLIPConfig:
     """The config for the ids that the weights of a model directory know."""
-    if not Path(pretrained).is_dir():
+    try:
+        stored = load_config(pretrained)[0].text
+    except CheckpointError:  # another library's, or none, which reading the weights tells
         return config
-    stored = read_configs(Path(pretrained))[0].text
     text = replace(config.text, vocab_size=stored.vocab_size, eot_token_id=stored.eot_token_id)
     return replace(config, text=text)
 
