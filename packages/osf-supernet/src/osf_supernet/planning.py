@@ -74,13 +74,14 @@ class Planner:
         for name in config:
             if name not in full:
                 raise KeyError(self._unknown(name, full))
-        result = {}
-        for name, size in config.items():
+        result: dict[int, int] = {}
+        given: Mapping[str, Any] = config  # a file's numbers may be of any type
+        for name, size in given.items():
             least = self.graph.least.get(name.removesuffix(".depth"), 1)
-            if not (isinstance(size, Integral) and least <= size <= full[name]):
+            if not (isinstance(size, Integral) and least <= int(size) <= full[name]):
                 raise ValueError(f"{name} must be {least}..{full[name]}, got {size}")
-            if name in self.by_name and size < full[name]:
-                result[self.by_name[name].number] = size
+            if name in self.by_name and int(size) < full[name]:
+                result[self.by_name[name].number] = int(size)
         return result
 
     def _unknown(self, name: str, full: Config) -> str:
