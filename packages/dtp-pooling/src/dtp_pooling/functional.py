@@ -230,9 +230,10 @@ def _plan(
 def _padded_size(per_row: Tensor, max_segments: int | None) -> int:
     if max_segments is None:
         return _longest(per_row)
+    got = "more" if _is_deferred(per_row) else _longest(per_row)
     _require(
         (per_row <= max_segments).all(),
-        f"max_segments={max_segments} is too small: a row has more segments (null included); "
+        f"max_segments={max_segments} is too small: a row has {got} segments (null included); "
         "raise it or leave it out",
     )
     return max_segments
@@ -240,10 +241,15 @@ def _padded_size(per_row: Tensor, max_segments: int | None) -> int:
 
 def _require(holds: Tensor, message: str) -> None:
     """Raise ValueError unless a tensor of one bool holds; off CPU without waiting for it."""
-    if holds.device.type != "cpu" or torch.compiler.is_compiling():
+    if _is_deferred(holds):
         torch._assert_async(holds, message)
     elif not bool(holds):
         raise ValueError(message)
+
+
+def _is_deferred(values: Tensor) -> bool:
+    """Whether a tensor's numbers are not to be had now: off CPU without waiting, or in a graph."""
+    return values.device.type != "cpu" or torch.compiler.is_compiling()
 
 
 def _longest(lengths: Tensor) -> int:
