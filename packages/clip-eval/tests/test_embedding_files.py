@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clip_eval import EvaluationError, read_embeddings
 from clip_eval.cli import main
 
 
@@ -47,6 +48,21 @@ def test_texts_as_a_table(embed: Callable[..., int], tmp_path: Path) -> None:
     table = parquet.read_table(tmp_path / "t.parquet").to_pydict()
     assert table["key"] == ["a red thing", "a blue thing"]
     assert len(table["embedding"][0]) == 8
+
+
+def test_what_was_written_is_read(embed: Callable[..., int], tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("a red thing\na blue thing\n")
+    for suffix in ("npz", "parquet"):
+        out = tmp_path / f"t.{suffix}"
+        assert embed("--texts", tmp_path / "texts.txt", "--out", out) == 0
+    (keys, features), again = map(read_embeddings, sorted(tmp_path.glob("t.*")))
+    assert keys == again[0] == ["a red thing", "a blue thing"]
+    assert features.shape == (2, 8)
+    np.testing.assert_array_equal(features, again[1])
+    (tmp_path / "t.npz").write_bytes(b"no archive")
+    for name in ("t.npz", "t.csv"):
+        with pytest.raises(EvaluationError, match="a file of `clip-eval embed`"):
+            read_embeddings(tmp_path / name)
 
 
 def test_another_suffix_is_refused(

@@ -2,6 +2,7 @@
 
 from clip_eval.class_names import ClassList
 from clip_eval.classifier import ImageTextModel, build_classifier
+from clip_eval.embedding_files import read_embeddings
 from clip_eval.evaluation import evaluate
 from clip_eval.faults import BadImage, BadSample, DataError, EvaluationError
 from clip_eval.images import decode_image
@@ -43,6 +44,7 @@ __all__ = [
     "expand_shards",
     "load_for_evaluation",
     "open_source",
+    "read_embeddings",
     "read_templates",
     "sample_from_files",
     "source_faults",

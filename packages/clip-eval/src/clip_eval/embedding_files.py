@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,6 +69,25 @@ def write_embeddings(path: Path, embeddings: Embeddings) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def read_embeddings(path: Path) -> tuple[list[str], NDArray[np.float32]]:
+    """Keys (N) and features (N, D) of a file that `write_embeddings` wrote.
+
+    Raises:
+        EvaluationError: It is no such file, or Parquet without pyarrow.
+        FileNotFoundError: There is none.
+    """
+    read = {".npz": _read_npz, ".parquet": _read_parquet}.get(path.suffix)
+    if read is None:
+        raise EvaluationError(f"{path}: expected a file of `clip-eval embed`, .npz or .parquet")
+    try:
+        return read(path)
+    except EvaluationError:
+        raise
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0]
+        raise EvaluationError(f"{path} is not a file of `clip-eval embed`: {reason}") from None
+
+
 def writer_of(path: Path) -> Callable[[Path, Embeddings], None]:
     """What writes a file of that suffix.
 
@@ -91,6 +111,11 @@ def _write_npz(path: Path, embeddings: Embeddings) -> None:
     )
 
 
+def _read_npz(path: Path) -> tuple[list[str], NDArray[np.float32]]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays["keys"].tolist(), arrays["features"].astype(np.float32)
+
+
 def _write_parquet(path: Path, embeddings: Embeddings) -> None:
     arrow, parquet = _pyarrow("pyarrow"), _pyarrow("pyarrow.parquet")
     width = embeddings.features.shape[1]
@@ -103,6 +128,13 @@ def _write_parquet(path: Path, embeddings: Embeddings) -> None:
         }
     )
     parquet.write_table(table, path)
+
+
+def _read_parquet(path: Path) -> tuple[list[str], NDArray[np.float32]]:
+    table = _pyarrow("pyarrow.parquet").read_table(path, columns=["key", "embedding"])
+    keys: list[str] = table["key"].to_pylist()
+    flat = table["embedding"].combine_chunks().flatten().to_numpy()
+    return keys, flat.astype(np.float32).reshape(len(keys), -1)
 
 
 def _pyarrow(name: str) -> Any:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from clip_eval import EvaluationError, read_embeddings
 from clip_models import ConfigError
-from numpy.typing import NDArray
 from torch import Tensor
 
 from clip_train.backends import Backend
@@ -72,7 +69,10 @@ class EmbeddingTable:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        keys, self.features = _read(file)
+        try:
+            keys, self.features = read_embeddings(file)
+        except EvaluationError as error:
+            raise ConfigError(str(error)) from None
         if self.features.ndim != 2 or len(keys) != len(self.features):
             raise ConfigError(
                 f"{file}: expected a row of features for each of {len(keys)} keys, got an array of "
@@ -95,28 +95,3 @@ class EmbeddingTable:
         """Unit features (len(keys), K)."""
         rows = self.features[[self.row_of[key] for key in keys]]
         return F.normalize(torch.from_numpy(rows), dim=-1)
-
-
-def _read(file: Path) -> tuple[list[str], NDArray[np.float32]]:
-    """Keys (N) and features (N, K) of a `.npz` or `.parquet` file."""
-    try:
-        if file.suffix == ".npz":
-            with np.load(file, allow_pickle=False) as arrays:
-                return arrays["keys"].tolist(), arrays["features"].astype(np.float32)
-        if file.suffix == ".parquet":
-            return _read_parquet(file)
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{file} is not a file of `clip-eval embed`: {reason}") from None
-    raise ConfigError(f"{file}: expected a file of `clip-eval embed`, .npz or .parquet")
-
-
-def _read_parquet(file: Path) -> tuple[list[str], NDArray[np.float32]]:
-    try:
-        parquet: Any = importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise ConfigError(f"{file} needs pyarrow; pip install pyarrow, or write .npz") from None
-    table = parquet.read_table(file, columns=["key", "embedding"])
-    keys: list[str] = table["key"].to_pylist()
-    flat = table["embedding"].combine_chunks().flatten().to_numpy()
-    return keys, flat.astype(np.float32).reshape(len(keys), -1)
