@@ -9,7 +9,7 @@ import torch
 from clip_models import CLIP, CLIPConfig, ConfigError, from_dict
 from clip_train.backends import SingleBackend
 from clip_train.config import Config
-from clip_train.setup import wrap_towers
+from clip_train.setup import make_towers
 
 POOLED = {"name": "dynamic", "after_layer": 1}
 
@@ -27,7 +27,7 @@ def wrap(config: dict[str, Any], **towers: dict[str, Any]) -> None:
     text = {"vocab_size": 20, "context_length": 8, **shape, **towers.get("text", {})}
     model = CLIP(from_dict(CLIPConfig, {"embed_dim": 8, "vision": vision, "text": text}))
     given = from_dict(Config, {"loss": {"kind": "infonce"}, **config})
-    wrap_towers(model, None, given, Compiling(torch.device("cpu")))
+    make_towers(model, None, given, Compiling(torch.device("cpu")))
 
 
 @pytest.mark.parametrize(

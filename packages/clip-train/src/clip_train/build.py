@@ -6,10 +6,11 @@ import itertools
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
-from clip_eval import BadSample, Source, source_faults
+from clip_eval import TEMPLATES_FILE, BadSample, Source, source_faults
 from clip_models import (
     CLIP,
     CLIPConfig,
@@ -43,6 +44,13 @@ class Parts:
     preprocess: Preprocess
     plan: SamplePlan
     total_steps: int
+
+    def save_prompting(self, directory: Path) -> None:
+        """Write the tokenizer and the templates beside a model, with which it is evaluated."""
+        self.tokenizer.save(directory)
+        if self.templates:
+            text = "".join(f"{template}\n" for template in self.templates)
+            (directory / TEMPLATES_FILE).write_text(text, encoding="utf-8")
 
 
 def build(

@@ -33,10 +33,11 @@ from clip_train.peers import naming_lost_peers
 from clip_train.progress import progress_bar
 from clip_train.randomness import keyed_bits
 from clip_train.run_directory import RunDirectory
-from clip_train.setup import make_augmentation, make_training_state, wrap_towers
+from clip_train.setup import make_augmentation, make_towers, make_training_state
 from clip_train.step_inputs import InputMaker
 from clip_train.stop_signals import stop_signals
 from clip_train.teacher import open_teacher
+from clip_train.towers import Towers
 from clip_train.training_error import Interrupted, TrainingError
 from clip_train.training_objective import make_objective
 from clip_train.utilization import Utilization
@@ -65,10 +66,8 @@ class Trainer:
         self.progress = progress and backend.rank == 0
         self.model = parts.model
         self.augmentation = make_augmentation(config, parts, backend)
-        towers = wrap_towers(self.model, self.augmentation, config, backend)
-        self.gradient = WholeBatchGradient(
-            towers,
-            backend,
+        self.gradient = self.make_gradient(
+            make_towers(self.model, self.augmentation, config, backend),
             parts=config.train.accumulation,
             autocast=PRECISIONS[config.train.precision],
         )
@@ -87,6 +86,13 @@ class Trainer:
         self._saved_at = time.monotonic()
         self._stopping = self._overdue = False
         self._meter = Meter(backend)
+
+    def make_gradient(
+        self, towers: Towers, *, parts: int, autocast: torch.dtype | None
+    ) -> WholeBatchGradient:
+        """What computes a step's gradients; parameters may be other objects afterwards."""
+        wrapped = self.backend.wrap(towers)
+        return WholeBatchGradient(wrapped, self.backend, parts=parts, autocast=autocast)
 
     def run(self) -> Result | None:
         """Train to the end; the last evaluation, if there is data for one.

@@ -96,10 +96,7 @@ class RunDirectory:
     def rewind(self, step: int) -> None:
         """Drop metrics of later steps than `step`: they are about to be computed again."""
         kept = [row for row in self.metrics() if row["step"] <= step]
-        text = "".join(json.dumps(row) + "\n" for row in kept)
-        temporary = self.path / f".{METRICS_NAME}.partial"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.path / METRICS_NAME)
+        replace_text(self.path / METRICS_NAME, "".join(json.dumps(row) + "\n" for row in kept))
         self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
 
     def log(self, kind: str, step: int, values: dict[str, Any]) -> None:
@@ -185,3 +182,10 @@ def set_aside(path: Path) -> Path:
     while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1
     return path.rename(aside)
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Write a file in one step."""
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, file)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from clip_eval import TEMPLATES_FILE, Result, source_faults
+from clip_eval import Result, source_faults
 from clip_models import WEIGHTS_NAME, ConfigError
 from clip_tokenizer import Tokenizer
 
@@ -104,10 +104,7 @@ def _check_out(out: str | Path, *, overwrite: bool) -> None:
 def _fill(directory: RunDirectory, config: Config, parts: Parts, *, overwrite: bool) -> None:
     """Write what a run directory holds before the first step."""
     directory.create(config, overwrite=overwrite)
-    parts.tokenizer.save(directory.path)
-    if parts.templates:
-        text = "".join(f"{template}\n" for template in parts.templates)
-        (directory.path / TEMPLATES_FILE).write_text(text, encoding="utf-8")
+    parts.save_prompting(directory.path)
     faults = source_faults(parts.source)
     if faults:
         counts = Counter(fault.reason for fault in faults)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from clip_models import CLIP, ConfigError, PoolingConfig
-from torch import nn
 
 from clip_train.backends import Backend
 from clip_train.build import Parts
@@ -18,10 +17,10 @@ from clip_train.tower_groups import lock_tower
 from clip_train.towers import Towers
 
 
-def wrap_towers(
+def make_towers(
     model: CLIP, augmentation: LearnedAugmentation | None, config: Config, backend: Backend
-) -> nn.Module:
-    """The module to call in training; parameters may be other objects afterwards.
+) -> Towers:
+    """The module to call in training, which no backend has wrapped yet.
 
     Raises:
         ConfigError: The model and the config do not go together.
@@ -47,7 +46,7 @@ def wrap_towers(
     towers = Towers(model, augmentation)
     if train.compile:
         towers.compile(backend=train.compile)
-    return backend.wrap(towers)
+    return towers
 
 
 def _refuse_what_xla_cannot(model: CLIP, config: Config) -> None:

@@ -11,21 +11,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from clip_eval import TEMPLATES_FILE, Result
+from clip_eval import Result
 from clip_models import CLIP, ConfigError, load_model, save_model
-from clip_tokenizer import Tokenizer
 from osf_supernet import Supernet, count_parameters
-from osf_supernet.training import recalibrate, recalibrated
+from osf_supernet.training import recalibrate, recalibrated, start_alike
 from torch import Tensor
 
 from clip_train import runs
 from clip_train.backends import Backend, SingleBackend
-from clip_train.build import Parts, build, choose_device
+from clip_train.build import Parts, choose_device
 from clip_train.checkpoint import on_first_rank
 from clip_train.config import Config
 from clip_train.gradients import Embeddings, StepInputs
 from clip_train.loading import BatchReader
-from clip_train.loop import PRECISIONS, Trainer
+from clip_train.loop import Trainer
 from clip_train.run_directory import RunDirectory
 from clip_train.step_inputs import InputMaker
 from clip_train.supernet_settings import SupernetRecord, SupernetSettings, make_supernet
@@ -106,19 +105,27 @@ class SupernetTrainer(Trainer):
         net = make_supernet(parts.model, _example(parts), space)
         _check_shares(net, settings)
         net.reorder("magnitude")
-        net.depth_orders = orders or backend.objects(net.depth_orders)[0]
+        if orders is not None:
+            net.depth_orders = orders
+        start_alike(net)
+        self.net, self.settings = net, settings
         super().__init__(config, directory, parts, backend, progress=progress)
-        self.gradient = SandwichGradient(
-            net,
-            Towers(self.model),
-            backend,
-            settings,
-            lambda: self.steps_done,
-            parts=config.train.accumulation,
-            autocast=PRECISIONS[config.train.precision],
-        )
         self.record = SupernetRecord(
             settings=settings, space=net.space.to_dict(), depth_orders=net.depth_orders
+        )
+
+    def make_gradient(
+        self, towers: Towers, *, parts: int, autocast: torch.dtype | None
+    ) -> SandwichGradient:
+        """Of several subnets; no wrapper watches the towers, gradients are averaged at the end."""
+        return SandwichGradient(
+            self.net,
+            towers,
+            self.backend,
+            self.settings,
+            lambda: self.steps_done,
+            parts=parts,
+            autocast=autocast,
         )
 
     def run(self) -> Result | None:
@@ -129,7 +136,8 @@ class SupernetTrainer(Trainer):
     def finish(self) -> Result | None:
         """As `Trainer.finish`, and the subnets that the settings ask for."""
         result = super().finish()
-        on_first_rank(self.backend, lambda: write_subnets(self.directory.path))
+        write = partial(write_subnets, self.directory.path, self.config, self.parts, self.record)
+        on_first_rank(self.backend, write)
         return result
 
 
@@ -175,17 +183,19 @@ def _example(parts: Parts) -> tuple[Tensor, Tensor]:
     return images.to(device), tokens.to(device)
 
 
-def write_subnets(path: Path) -> None:
+def write_subnets(path: Path, config: Config, parts: Parts, record: SupernetRecord) -> None:
     """Choose subnets of a run that is over, and write each as a model directory of its own.
 
     Subnets are chosen by the loss on a few training batches, never by validation data; those with
     batch norms are recalibrated on the same batches.
+
+    Args:
+        path: The run directory, which holds the weights.
+        config: The run's.
+        parts: What it was made of.
+        record: Its supernet.
     """
-    config, record = RunDirectory.read_config(path), SupernetRecord.read(path)
-    assert record is not None
-    tokenizer = Tokenizer.from_pretrained(path)
     backend = SingleBackend(choose_device(config.train.device))
-    parts = build(runs.for_overfitting(config), device=backend.device, tokenizer=tokenizer)
     model, preprocess = load_model(path, device=backend.device)
     net = make_supernet(model, _example(replace(parts, model=model)), record.space)
     net.depth_orders = record.depth_orders
@@ -205,16 +215,13 @@ def write_subnets(path: Path) -> None:
         recalibrate(small, [(batch.images, batch.tokens) for batch in inputs])
         folder = path / SUBNETS / f"{share:g}"
         save_model(folder, small, preprocess)
-        tokenizer.save(folder)
-        if parts.templates:
-            text = "".join(f"{template}\n" for template in parts.templates)
-            (folder / TEMPLATES_FILE).write_text(text, encoding="utf-8")
+        parts.save_prompting(folder)
         _write_description(folder, net, found.best.config, found.best.score)
 
 
 def _some_inputs(config: Config, parts: Parts, backend: SingleBackend) -> list[StepInputs]:
-    """The first batches of training."""
-    config = runs.for_overfitting(config)
+    """The first batches of training; no image is cached for so few."""
+    config = replace(config, data=replace(config.data, cache_images=False))
     reader = BatchReader(parts.source, parts.plan, config, parts.preprocess, parts.tokenizer)
     make = InputMaker(config, backend, parts.preprocess, parts.model)
     count = min(TRIED_BATCHES, parts.plan.steps_per_epoch)

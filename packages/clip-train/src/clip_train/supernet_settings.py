@@ -11,6 +11,8 @@ from typing import Any
 from clip_models import CLIP, ConfigError, config_of, from_dict
 from osf_supernet import Space, Supernet, ratios
 
+from clip_train.run_directory import replace_text
+
 RECORD_NAME = "osf_supernet.json"  # beside model.safetensors, as `osf_supernet.load_supernet` wants
 DEFAULT_SPACE = {
     "mlp": ratios(0.25, 0.5, 0.75, 1, multiple_of=8),
@@ -103,9 +105,7 @@ class SupernetRecord:
             "outputs": ["*"],
             "settings": asdict(self.settings),
         }
-        partial = directory / f".{RECORD_NAME}.partial"
-        partial.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
-        partial.replace(directory / RECORD_NAME)
+        replace_text(directory / RECORD_NAME, json.dumps(text, indent=2) + "\n")
 
     @staticmethod
     def read(directory: str | Path) -> SupernetRecord | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from osf_supernet.training.batch_norm import frozen_statistics, recalibrate, recalibrated
 from osf_supernet.training.experiment import Experiment, from_factory, from_image_folder
 from osf_supernet.training.loop import Progress, train
-from osf_supernet.training.processes import process_group
+from osf_supernet.training.processes import process_group, start_alike
 from osf_supernet.training.sandwich import Sandwich, average_gradients, sandwich_configs
 from osf_supernet.training.tasks import (
     Classification,
@@ -34,5 +34,6 @@ __all__ = [
     "recalibrate",
     "recalibrated",
     "sandwich_configs",
+    "start_alike",
     "train",
 ]
