@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,71 @@ def test_a_cut_or_foreign_file_is_as_if_it_were_not_there(tmp_path: Path) -> Non
     assert len(EmbeddingStore(tmp_path)) == 0
 
 
+@pytest.fixture
+def many_files(tmp_path: Path) -> Path:
+    """A row in each of forty files, some of them in two; and two files that hold none."""
+    for n in range(40):
+        store = EmbeddingStore(tmp_path / str(n))
+        store.add([digest_of(str(n % 36))], torch.full((1, 3), float(n % 36)))
+        store.flush()
+        (path,) = (tmp_path / str(n)).glob("*.npy")
+        path.rename(tmp_path / path.name)
+        path.parent.rmdir()
+        data = (tmp_path / path.name).read_bytes()
+    (tmp_path / "cut.npy").write_bytes(data[:-1])
+    (tmp_path / "other.npy").write_bytes(b"no array")
+    return tmp_path
+
+
+def all_rows_are_there(store: EmbeddingStore) -> bool:
+    rows = store.get([digest_of(str(n)) for n in range(36)])
+    return len(store) == 36 and rows[:, 0].tolist() == list(range(36))
+
+
+def test_many_files_become_one(many_files: Path) -> None:
+    assert all_rows_are_there(EmbeddingStore(many_files))
+    names = {path.name for path in many_files.iterdir()}
+    assert {"cut.npy", "other.npy"} < names
+    assert len(names) == 3
+    assert all_rows_are_there(EmbeddingStore(many_files))
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace", "unlink"])
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, OSError])
+def test_merging_that_is_interrupted_loses_nothing(
+    step: str, kind: type[BaseException], many_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise kind
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path if step == "unlink" else os, step, stop)
+        if kind is OSError:
+            assert all_rows_are_there(EmbeddingStore(many_files))
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                EmbeddingStore(many_files)
+    assert all_rows_are_there(EmbeddingStore(many_files))
+    assert len(list(many_files.glob("*.npy"))) == 3
+
+
 def test_digests_tell_parts_apart() -> None:
     assert digest_of("ab", "c") != digest_of("a", "bc")
     assert image_digest(b"x") != image_digest(b"y")
     red, blue = Image.new("RGB", (2, 2), "red"), Image.new("RGB", (2, 2), "blue")
     assert image_digest(red) == image_digest(red.copy()) != image_digest(blue)
     assert image_digest(Image.new("RGB", (1, 4), "red")) != image_digest(red)
+
+
+def test_the_colours_of_a_palette_count() -> None:
+    found = set()
+    for palette, transparent in (([255, 0, 0], None), ([0, 0, 255], None), ([0, 0, 255], 0)):
+        image = Image.new("P", (2, 2), 0)
+        image.putpalette(palette)
+        if transparent is not None:
+            image.info["transparency"] = transparent
+        found.add(image_digest(image))
+    assert len(found) == 3
 
 
 class Gated(nn.Module):
@@ -166,9 +226,12 @@ def encoder(
 
 
 def test_prompts_are_remembered_by_class(
-    encoder: Callable[..., Encoder], colour_tokenizer: Any
+    encoder: Callable[..., Encoder], colour_tokenizer: Any, tmp_path: Path
 ) -> None:
-    first = encoder().groups([("a red one", "red"), ("blue",)])
+    one = encoder()
+    first = one.groups([("a red one", "red"), ("blue",)])
+    assert not list(tmp_path.rglob("*.npy"))  # not a file for each call
+    one.flush()
     seen = len(colour_tokenizer.seen)
     again = encoder()
     probes = len(colour_tokenizer.seen) - seen
@@ -183,11 +246,21 @@ def test_other_weights_or_precision_remember_nothing(
 ) -> None:
     one = encoder()
     one.groups([("red",)])
+    one.flush()
     assert len(encoder().text_store or ()) == 1
     assert len(encoder(precision="bf16").text_store or ()) == 0
     with torch.no_grad():
         colour_model.colours[1] += 0.1
     assert len(encoder().text_store or ()) == 0
+
+
+def test_other_decoding_remembers_no_image(
+    encoder: Callable[..., Encoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = [encoder().image_store]
+    monkeypatch.setattr("clip_eval.encoder.DECODING", "decoding 0, Pillow 1")
+    stores.append(encoder().image_store)
+    assert len({store.directory for store in stores if store is not None}) == 2
 
 
 def test_embeddings_that_are_not_finite_are_not_remembered(
@@ -212,6 +285,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(
     (tmp_path / "file").write_text("x")
     parts = (colour_model.eval(), colour_tokenizer, colour_preprocess)
     made = Encoder(*parts, cache=tmp_path / "file" / "below")
+    found = made.groups([("red",), ("blue",)])
     with pytest.warns(UserWarning, match="embeddings are not kept"):
-        found = made.groups([("red",), ("blue",)])
+        made.flush()
     assert torch.equal(found, Encoder(*parts).groups([("red",), ("blue",)]))

@@ -64,6 +64,14 @@ def test_palette_transparency_is_laid_over_white() -> None:
     assert decoded[0].tolist() == [[255, 255, 255], [40, 50, 60]]
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_transparent_grey_is_laid_over_white(bits: int) -> None:
+    top = 2**bits - 1
+    values = np.array([[0, 20 * top // 255, top]], dtype=f"u{bits // 8}")
+    data = file_of(Image.fromarray(values), "PNG", transparency=0)
+    assert np.asarray(decode_image(data))[0, :, 0].tolist() == [255, 20, 255]
+
+
 def test_first_frame_of_an_animation() -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     data = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])

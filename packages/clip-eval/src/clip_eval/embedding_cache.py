@@ -7,6 +7,7 @@ are another directory, an edited image is another row.  D width.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -22,6 +23,7 @@ from torch import Tensor
 
 DIGEST_BYTES = 16
 ROWS_PER_FILE = 4096
+MOST_FILES = 32
 SECONDS_PER_FILE = 20.0
 
 
@@ -36,16 +38,21 @@ def digest_of(*parts: str | bytes) -> bytes:
 
 
 def image_digest(image: bytes | Image.Image) -> bytes:
-    """A hash of an encoded image's bytes, or of a decoded image's pixels."""
-    if isinstance(image, Image.Image):
-        return digest_of(image.mode, str(image.size), image.tobytes())
-    return digest_of(bytes(image))
+    """A hash of an encoded image's bytes, or of a decoded image's pixels and their colours."""
+    if not isinstance(image, Image.Image):
+        return digest_of(bytes(image))
+    parts = [image.mode, str(image.size), image.tobytes()]
+    colours = (image.getpalette(), image.info.get("transparency"))
+    if colours != (None, None):
+        parts.append(repr(colours))
+    return digest_of(*parts)
 
 
 class EmbeddingStore:
     """Rows of float32 by digest, in files that are written once and only read afterwards.
 
-    A file that is cut or foreign is ignored: its rows are computed again.
+    A file that is cut or foreign is ignored: its rows are computed again.  Each file is mapped,
+    which holds a descriptor of it, so many files are merged into one.
 
     Args:
         directory: Holds the files; made at the first write.
@@ -56,16 +63,16 @@ class EmbeddingStore:
         self._rows: dict[bytes, np.ndarray] = {}
         self._new: list[tuple[bytes, np.ndarray]] = []
         self._written = time.monotonic()
-        for path in sorted(self.directory.glob("*.npy")):
-            try:
-                table = np.load(path, mmap_mode="r", allow_pickle=False)
-                features = table["feature"]
-            except (OSError, ValueError, IndexError, KeyError, EOFError):
-                continue
-            self._rows.update(
-                (digest.tobytes(), row)
-                for digest, row in zip(table["digest"], features, strict=True)
-            )
+        paths = self._files()
+        if len(paths) > MOST_FILES:
+            with contextlib.suppress(OSError):  # no place, or merged by another process meanwhile
+                self._merge(paths)
+            paths = self._files()
+        for path in paths:
+            table = _mapped(path)
+            if table is not None:
+                rows = zip(table["digest"], table["feature"], strict=True)
+                self._rows.update((digest.tobytes(), row) for digest, row in rows)
 
     def __len__(self) -> int:
         """How many embeddings are known."""
@@ -125,6 +132,57 @@ class EmbeddingStore:
         with temporary.open("wb") as file:
             np.save(file, table)
         os.replace(temporary, self.directory / f"{name}.npy")
+
+    def _files(self) -> list[Path]:
+        return sorted(self.directory.glob("*.npy"))
+
+    def _merge(self, paths: Sequence[Path]) -> None:
+        """One file of the rows of many, which go only once it is on disk.
+
+        It is named by theirs, so that processes that merge the same files make one file.
+        """
+        chosen: dict[Path, list[int]] = {}  # the rows of each file that no file before it has
+        kind, seen = None, set[bytes]()
+        for path in paths:
+            table = _mapped(path)
+            if table is None or table.dtype != (kind := kind or table.dtype):
+                continue
+            digests = [digest.tobytes() for digest in table["digest"]]
+            chosen[path] = [n for n, digest in enumerate(digests) if digest not in seen]
+            seen.update(digests)
+        if kind is None or len(chosen) < 2:
+            return
+        header = {
+            "descr": np.lib.format.dtype_to_descr(kind),
+            "fortran_order": False,
+            "shape": (sum(map(len, chosen.values())),),
+        }
+        name = digest_of(*(path.name for path in chosen)).hex()
+        temporary = self.directory / f".{uuid.uuid4().hex}.tmp"
+        try:
+            with temporary.open("wb") as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                for path, rows in chosen.items():
+                    table = np.load(path, mmap_mode="r", allow_pickle=False)
+                    for start in range(0, len(rows), ROWS_PER_FILE):
+                        file.write(table[rows[start : start + ROWS_PER_FILE]].tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.directory / f"{name}.npy")
+        finally:
+            temporary.unlink(missing_ok=True)
+        for path in chosen:
+            path.unlink(missing_ok=True)
+
+
+def _mapped(path: Path) -> np.ndarray | None:
+    """The digests and features of a file; None if it is cut or foreign."""
+    try:
+        table = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    ours = isinstance(table, np.ndarray) and table.dtype.names == ("digest", "feature")
+    return table if ours else None
 
 
 def cache_directory() -> Path:

@@ -22,6 +22,7 @@ from clip_eval.fingerprints import (
     preprocess_fingerprint,
     tokenizer_fingerprint,
 )
+from clip_eval.images import DECODING
 
 Precision = Literal["fp32", "bf16", "fp16"]
 GROUPS_AT_ONCE = 1024
@@ -57,7 +58,7 @@ class Encoder:
         self.model, self.tokenizer, self.preprocess = model, tokenizer, preprocess
         self.name, self.device, self.precision = name, torch.device(device), precision
         self.batch_size = batch_size
-        self.preprocess_key = preprocess_fingerprint(preprocess)
+        self.preprocess_key = f"{DECODING} {preprocess_fingerprint(preprocess)}"
         self.cache = None if cache is None else Path(cache)
         self.image_store: EmbeddingStore | None = None
         self.text_store: EmbeddingStore | None = None
@@ -93,7 +94,7 @@ class Encoder:
     def groups(self, groups: Sequence[Sequence[str]]) -> Tensor:
         """The direction of each group of prompts, (G, D) float32 on the device.
 
-        Groups that the store knows are not computed.
+        Groups that the store knows are not computed; the new ones are on disk after `flush`.
         """
         store = self.text_store
         if store is None:
@@ -110,7 +111,6 @@ class Encoder:
             rows = self._encode([groups[place[digest]] for digest in part]).cpu()
             store.add(part, rows)
             passing |= {d: row for d, row in zip(part, rows, strict=True) if d not in store}
-        store.flush()
         if not passing:
             return store.get(digests).to(self.device)
         found = [passing[d] if d in passing else store.get([d])[0] for d in digests]

@@ -2,7 +2,7 @@
 
 The rules, so that a number means the same on every machine:
 
-- grey, 1-bit and palette images become RGB; a palette's transparent colour counts as alpha
+- grey, 1-bit and palette images become RGB; a transparent colour counts as alpha
 - alpha is laid over white
 - CMYK, YCbCr, LAB and HSV are converted by Pillow without a colour profile
 - 16-bit grey is scaled to 8 bits (``value / 257``); 32-bit integers must fit into 16 bits
@@ -19,11 +19,14 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
+import PIL
 from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from clip_eval.faults import BadImage
 
+DECODING = f"decoding 1, Pillow {PIL.__version__}"
+"""Names what makes the pixels: other rules get another number, so that nothing old is taken."""
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
 ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
@@ -93,7 +96,10 @@ def _scale_to_eight_bits(image: Image.Image) -> Image.Image:
     pixels = np.asarray(image).astype(np.int64)
     if pixels.size and (pixels.min() < 0 or pixels.max() > 65535):
         raise BadImage("unsupported-mode", "32-bit pixels outside 0…65535 have no agreed range")
-    return Image.fromarray(((pixels + 128) // 257).astype(np.uint8))
+    scaled = ((pixels + 128) // 257).astype(np.uint8)
+    if "transparency" in image.info:
+        scaled[pixels == image.info["transparency"]] = 255  # laid over white
+    return Image.fromarray(scaled)
 
 
 def _speaks_of_truncation(message: str) -> bool:
