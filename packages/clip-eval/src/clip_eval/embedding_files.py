@@ -30,15 +30,19 @@ class Embeddings(NamedTuple):
 
 
 def embed_source(encoder: Encoder, source: Source, reading: Reading) -> Embeddings:
-    """The embeddings of a source's images, in order."""
+    """The embeddings of a source's images, in order; an image of several rows comes once."""
     rows: list[NDArray[np.float32]] = []
     keys: list[str] = []
     labels: list[int] = []
     skipped: list[Skipped] = []
+    seen: set[tuple[str, bytes]] = set()
     for batch, (features,) in embed_images([encoder], source, reading):
-        rows += list(features.cpu().numpy())
-        keys += [sample.key for sample in batch.samples]
-        labels += [-1 if sample.label is None else sample.label for sample in batch.samples]
+        for sample, row in zip(batch.samples, features.cpu().numpy(), strict=True):
+            if (sample.key, sample.digest) not in seen:
+                seen.add((sample.key, sample.digest))
+                rows.append(row)
+                keys.append(sample.key)
+                labels.append(-1 if sample.label is None else sample.label)
         skipped += batch.skipped
     if not rows:
         raise EvaluationError(f"{source.name}: none of its {len(source)} images could be used")
@@ -46,7 +50,8 @@ def embed_source(encoder: Encoder, source: Source, reading: Reading) -> Embeddin
 
 
 def embed_texts(encoder: Encoder, texts: list[str]) -> Embeddings:
-    """The embeddings of texts, in order."""
+    """The embeddings of the distinct texts, in order."""
+    texts = list(dict.fromkeys(texts))
     with evaluation_mode(encoder.model):
         features = encoder.texts(texts).cpu().numpy()
     encoder.flush()

@@ -17,9 +17,13 @@ from clip_eval.results import Result
 
 
 class CaptionedImage(NamedTuple):
-    """Features of an image (D,) and of its captions (number of captions, D)."""
+    """Features of an image (D,) and of its captions (number of captions, D).
+
+    The digest is that of the image's content.
+    """
 
     key: str
+    digest: bytes
     captions: tuple[str, ...]
     image: NDArray[np.float32]
     texts: NDArray[np.float32]
@@ -27,6 +31,11 @@ class CaptionedImage(NamedTuple):
 
 class Retrieve:
     """Retrieval both ways.
+
+    Rows of equal images are one image with the captions of all of them: a table often has a row
+    for each caption.  Equal content counts, not an equal name: a table of encoded images has no
+    name that its rows share, and copies have equal embeddings in every model, so that no query
+    could find the right one first.
 
     Args:
         encoder: Encodes the captions.
@@ -46,7 +55,11 @@ class Retrieve:
         ends = np.cumsum([len(sample.captions) for sample in batch.samples])
         return [
             CaptionedImage(
-                sample.key, sample.captions, image, texts[end - len(sample.captions) : end]
+                sample.key,
+                sample.digest,
+                sample.captions,
+                image,
+                texts[end - len(sample.captions) : end],
             )
             for sample, image, end in zip(
                 batch.samples, features.cpu().numpy(), ends.tolist(), strict=True
@@ -55,6 +68,7 @@ class Retrieve:
 
     def result(self, rows: Sequence[CaptionedImage]) -> Result:
         """Recall at each k, both ways."""
+        n_rows, rows = len(rows), _merged(rows)
         owner = [n for n, row in enumerate(rows) for _ in row.captions]
         if rows and not owner:
             raise EvaluationError(f"{rows[0].key} and the others have no caption to look for")
@@ -86,7 +100,7 @@ class Retrieve:
             n=len(rows),
             ci95=intervals,
             chance=1 / len(rows) if rows else None,
-            warnings=tuple(_diagnose(rows, images, texts)),
+            warnings=tuple(_diagnose(n_rows, rows, images, texts)),
             records=(
                 *_image_records(rows, text_rank),
                 *_text_records(rows, owner, image_rank),
@@ -95,10 +109,32 @@ class Retrieve:
         )
 
 
+def _merged(rows: Sequence[CaptionedImage]) -> list[CaptionedImage]:
+    """Each image once, with the captions of all its rows."""
+    found: dict[bytes, list[CaptionedImage]] = {}
+    for row in rows:
+        found.setdefault(row.digest, []).append(row)
+    return [
+        same[0]._replace(
+            captions=tuple(caption for row in same for caption in row.captions),
+            texts=np.concatenate([row.texts for row in same]),
+        )
+        for same in found.values()
+    ]
+
+
 def _diagnose(
-    rows: Sequence[CaptionedImage], images: NDArray[np.float32], texts: NDArray[np.float32]
+    n_rows: int,
+    rows: Sequence[CaptionedImage],
+    images: NDArray[np.float32],
+    texts: NDArray[np.float32],
 ) -> list[str]:
     warnings = []
+    if n_rows > len(rows):
+        warnings.append(
+            f"{n_rows} rows are of {len(rows)} images; the captions of equal images are taken "
+            "together"
+        )
     bare = sum(not row.captions for row in rows)
     if not rows:
         warnings.append("no sample could be used, so there is no number")
