@@ -74,6 +74,37 @@ def test_files_lie_deeper_are_sorted_and_others_are_listed(
         "red/a/b/X.JPG",
     ]
     assert source.ignored == ["red/notes.txt"]
+    assert source.warnings == ("1 files are no images by their suffix: red/notes.txt",)
+
+
+def test_images_of_other_suffixes(colour_folder: Path, encode: Callable[..., bytes]) -> None:
+    (colour_folder / "red" / "1.JFIF").write_bytes(encode((250, 0, 0), "JPEG"))
+    (colour_folder / "red" / "classnames.txt").write_text("what the reader knows is no surprise")
+    source = ImageFolder(colour_folder)
+    assert source.paths[-4] == "red/1.JFIF"
+    assert source.warnings == ()
+    for number in range(9):
+        (colour_folder / "red" / f"{number}.heic").write_bytes(b"x")
+    (warning,) = ImageFolder(colour_folder).warnings
+    assert warning.startswith("9 files are no images")
+    assert warning.endswith("red/6.heic, red/7.heic …")
+
+
+def test_links_that_loop_are_not_followed(colour_folder: Path) -> None:
+    inside, outside = colour_folder / "red" / "a", colour_folder.parent / "elsewhere"
+    outside.mkdir()
+    inside.symlink_to(outside)
+    (outside / "0.png").write_bytes((colour_folder / "red" / "0.png").read_bytes())
+    (outside / "back").symlink_to(colour_folder)
+    (outside / "self").symlink_to(outside)
+    (colour_folder / "red" / "loop").symlink_to("..")
+    (colour_folder / "blue" / "again").symlink_to(outside)  # the same folder twice is no loop
+    source = ImageFolder(colour_folder)
+    assert len(source) == 12 + 2
+    assert source.read(13).key == "red/a/0.png"
+    (warning,) = source.warnings
+    assert warning.startswith("5 links lead back to a folder above them")
+    assert "red/loop" in warning
 
 
 def test_unicode_folders_are_one_name(tmp_path: Path, encode: Callable[..., bytes]) -> None:

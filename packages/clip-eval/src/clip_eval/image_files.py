@@ -45,7 +45,8 @@ class ImageFiles:
 
 def _files_of(path: Path) -> list[Path]:
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        files = (p for p in path.iterdir() if not p.name.startswith("."))
+        found = sorted(p for p in files if p.suffix.lower() in IMAGE_SUFFIXES)
         if not found:
             raise DataError(f"{path}: no image in this directory")
         return found

@@ -6,14 +6,24 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from clip_eval.class_names import ClassList, match_folders, normal_form
 from clip_eval.faults import BadSample, DataError
-from clip_eval.prompts import DEFAULT_TEMPLATES, check_templates, find_templates
+from clip_eval.prompts import (
+    DEFAULT_TEMPLATES,
+    TEMPLATES_FILE,
+    check_templates,
+    find_templates,
+)
 from clip_eval.samples import Sample, describe
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif"),
+    *(".tif", ".tiff", ".ppm", ".pgm"),
+)
 CLASSES_FILE = "classnames.txt"
+COMPANIONS = (CLASSES_FILE, TEMPLATES_FILE, "Thumbs.db", "desktop.ini")
 SPLIT_NAMES = ("train", "val", "valid", "validation", "test")
 
 
@@ -54,17 +64,23 @@ class ImageFolder:
         self.paths: list[str] = []
         self.labels: list[int] = []
         self.ignored: list[str] = []
+        loops: list[str] = []
         for folder, label in label_of.items():
-            images, others = _files_below(self.directory / folder)
-            self.paths += [f"{folder}/{path}" for path in images]
-            self.labels += [label] * len(images)
-            self.ignored += [f"{folder}/{path}" for path in others]
+            found = _files_below(self.directory / folder)
+            self.paths += [f"{folder}/{path}" for path in found.images]
+            self.labels += [label] * len(found.images)
+            self.ignored += [f"{folder}/{path}" for path in found.others]
+            loops += [f"{folder}/{path}" for path in found.loops]
         if not self.paths:
             raise DataError(
                 f"{self.directory}: no images in its {len(folders)} folders; expected files such "
                 "as <class>/<name>.jpg"
             )
-        self.warnings = _list_warnings(classes, self.labels)
+        self.warnings = (
+            *_list_warnings(classes, self.labels),
+            *_told(self.ignored, "files are no images by their suffix"),
+            *_told(loops, "links lead back to a folder above them and are not followed"),
+        )
 
     def __len__(self) -> int:
         """Number of images."""
@@ -92,7 +108,7 @@ class ImageFolder:
 
 def holds_images(directory: Path) -> bool:
     """Whether some folder of the directory holds an image (stops at the first one)."""
-    return any(_files_below(folder, first=True)[0] for folder in _visible_folders(directory))
+    return any(_files_below(folder, first=True).images for folder in _visible_folders(directory))
 
 
 def _name(root: Path, split: str | None) -> str:
@@ -153,21 +169,52 @@ def _class_list(
     return ClassList.of(sorted(map(normal_form, folders)))
 
 
-def _files_below(folder: Path, *, first: bool = False) -> tuple[list[str], list[str]]:
-    """Paths relative to ``folder``, sorted: images, and everything else."""
-    images: list[str] = []
-    others: list[str] = []
+class _Found(NamedTuple):
+    """Paths relative to a folder, sorted."""
+
+    images: list[str]
+    others: list[str]
+    loops: list[str]
+
+
+def _files_below(folder: Path, *, first: bool = False) -> _Found:
+    """The images below a folder (or the first one), what else is there, and links that loop."""
+    found = _Found([], [], [])
+    parents = (folder, *folder.resolve().parents)
+    above = {str(folder): {_identity(parent) for parent in parents}}
     for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = Path(place).relative_to(folder)
+        way = above.pop(place)
+        entered = []
+        for name in sorted(name for name in folders if not name.startswith(".")):
+            path = os.path.join(place, name)
+            identity = _identity(path)
+            if identity in way:
+                found.loops.append((below / name).as_posix())
+            else:
+                above[path] = way | {identity}
+                entered.append(name)
+        folders[:] = entered
         for name in sorted(files):
-            if name.startswith("."):
+            if name.startswith(".") or name in COMPANIONS:
                 continue
             is_image = os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-            (images if is_image else others).append((below / name).as_posix())
+            (found.images if is_image else found.others).append((below / name).as_posix())
             if first and is_image:
-                return images, others
-    return sorted(images), sorted(others)
+                return found
+    return _Found(*map(sorted, found))
+
+
+def _identity(path: str | Path) -> tuple[int, int]:
+    """What tells a directory from others, by whatever name or link it is reached."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _told(paths: Sequence[str], what: str) -> list[str]:
+    if not paths:
+        return []
+    return [f"{len(paths)} {what}: {', '.join(paths[:8])}{' …' if len(paths) > 8 else ''"]
 
 
 def _list_warnings(classes: ClassList, labels: list[int]) -> tuple[str, ...]:
