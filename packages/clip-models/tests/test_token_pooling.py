@@ -37,9 +37,9 @@ class Pooled(NamedTuple):
 class Pairs(nn.Module):
     """Means of two neighbours that need not stay apart; `size` 1 keeps every token."""
 
-    def __init__(self, width: int, size: int = 2) -> None:
+    def __init__(self, width: int, size: int = 2, weigh: bool = False) -> None:
         super().__init__()
-        self.size = size
+        self.size, self.weigh = size, weigh
         self.scale = nn.Parameter(torch.ones(width))
         self.seen: list[tuple] = []
 
@@ -63,7 +63,8 @@ class Pairs(nn.Module):
         means = self.scale * means / sizes.clamp(min=1)[..., None]
         pooled_mask = None if bool((sizes > 0).all()) else sizes > 0
         loss = self.scale.sum() * 0.5
-        return Pooled(means, pooled_mask, segment_of, None, loss, {"counts": sizes})
+        bias = sizes.float().log() if self.weigh else None
+        return Pooled(means, pooled_mask, segment_of, bias, loss, {"counts": sizes})
 
 
 @pytest.fixture(autouse=True)
@@ -250,6 +251,29 @@ def test_a_key_bias_weighs_a_segment_as_its_tokens(causal: bool, read: bool) -> 
     bias = torch.cat([counts.float().log(), torch.zeros(1, 1)], dim=1)
     padded = Padded(causal, mask, bias, 2).attend(junk, read=read)
     torch.testing.assert_close(padded[:, : got.shape[1]], got, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_behind_two_poolings_a_segment_weighs_as_its_tokens_of_the_tower(first: bool) -> None:
+    stages = dataclasses.replace(pairs(0, weigh=first), then=pairs(1, weigh=True))
+    transformer, pooling = tiny().visual.transformer, module.PooledLayers(stages, 16)
+    x = torch.randn(1, 12, 16, generator=torch.Generator().manual_seed(0))
+    apart = torch.arange(12)[None] == 0
+    got = pooling(transformer, x, apart=apart)
+
+    def layer(number: int, segments: Tensor, sizes: Tensor) -> Tensor:
+        """One layer on as many copies of each segment as it has tokens, then one of each."""
+        copies = segments.repeat_interleave(sizes, dim=1)
+        after = transformer(copies, Padded(), start=number, stop=number + 1)
+        return after[:, sizes.cumsum(0) - sizes]
+
+    few = pooling[0](x, None, apart, False, None)
+    ones, pairs_of, fours = torch.ones(7).long(), [1, 2, 2, 2, 2, 2, 1], [1, 4, 4, 3]
+    few = layer(0, few.tokens, torch.tensor(pairs_of) if first else ones)
+    fewer = pooling[1](few, None, torch.arange(7)[None] == 0, False, None)
+    assert torch.bincount(got.segment_of[0]).tolist() == fours
+    want = layer(1, fewer.tokens, torch.tensor(fours))
+    torch.testing.assert_close(got.tokens, want, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])

@@ -21,6 +21,7 @@ from clip_models import (
     load_model,
     save_model,
 )
+from clip_models.transformer import Transformer
 from clip_models.vision_transformer import VisionTransformer
 from clip_tokenizer import get_tokenizer
 from osf_supernet import Supernet, sizes
@@ -169,6 +170,24 @@ def test_two_stages_halve_the_tokens_twice():
     scores = [p for name, p in model.named_parameters() if "pooling." in name]
     assert len(scores) == 12  # three predictors
     assert all(p.grad.abs().max() > 0 for p in scores)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_proportional_attention_counts_the_tokens_of_the_tower(monkeypatch, first):
+    stage = {"kind": "fixed", "rate": 0.5}
+    stages = two(pooling(1, proportional=first, **stage), pooling(3, proportional=True, **stage))
+    layouts = []
+    run = Transformer.forward
+
+    def forward(self, x, layout, **places):
+        layouts.append(layout)
+        return run(self, x, layout, **places)
+
+    monkeypatch.setattr(Transformer, "forward", forward)
+    build(stages).encode_image(images())
+    assert (layouts[1].key_bias is not None) == first
+    counts = layouts[2].key_bias.exp()  # the class token, and 16 patches halved twice
+    torch.testing.assert_close(counts, torch.tensor([[1.0, 4, 4, 4, 4]] * 3))
 
 
 @pytest.mark.parametrize("kind", ["fixed", "random"])

@@ -38,7 +38,11 @@ class PooledTokens(Protocol):
 
     @property
     def key_bias(self) -> Tensor | None:
-        """(B, S) added to the attention scores for each segment; None for zeros."""
+        """(B, S) added to the attention scores for each segment; None for zeros.
+
+        It may only know the tokens it was given. Behind an earlier pooling, where these stand for
+        several of the tower's, the tower adds the logarithm of how many, on average.
+        """
 
     @property
     def loss(self) -> Tensor:
@@ -156,7 +160,8 @@ class PooledLayers(nn.ModuleList):
             )
             apart = _moved(apart, pooled)
             segment_of = _followed(segment_of, pooled.segment_of)
-            x, mask, key_bias, start = pooled.tokens, pooled.mask, pooled.key_bias, place
+            key_bias = _biased(segment_of, pooled)
+            x, mask, start = pooled.tokens, pooled.mask, place
             name = "pooling" + (str(number + 1) if number else "")
             losses[name], records[name] = pooled.loss, pooled.record
         at = None if read is None else segment_of.gather(1, read[:, None]).squeeze(1)  # (B,)
@@ -176,3 +181,19 @@ def _followed(segment_of: Tensor, further: Tensor) -> Tensor:
     """(B, L) where each token is after one more pooling."""
     moved = further.gather(1, segment_of.clamp(min=0))
     return moved.masked_fill(segment_of < 0, -1)
+
+
+def _biased(segment_of: Tensor, pooled: PooledTokens) -> Tensor | None:
+    """(B, S) `key_bias` where each given token weighs as the tower's tokens it stands for."""
+    if pooled.key_bias is None:
+        return None
+    size = pooled.tokens.shape[1]
+    return pooled.key_bias + (_counts(segment_of, size) / _counts(pooled.segment_of, size)).log()
+
+
+def _counts(segment_of: Tensor, size: int) -> Tensor:
+    """(B, S) float32 tokens of each segment, 1 where there is none."""
+    place = torch.where(segment_of >= 0, segment_of, size)
+    ones = torch.ones_like(place, dtype=torch.float32)
+    counts = ones.new_zeros(len(place), size + 1).scatter_add(1, place, ones)
+    return counts[:, :size].clamp(min=1)

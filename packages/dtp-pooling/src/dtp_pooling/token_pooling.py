@@ -33,7 +33,8 @@ class PooledTokens(NamedTuple):
         mask: (B, S) bool, True for segments; None when every row has S.
         segment_of: (B, L) int64 segment of each token in the order they came; -1 where masked.
         key_bias: (B, S) to add to attention scores, or None. `proportional` gives the logarithm of
-            the counts (Bolya et al. 2023, "Token Merging", equation 1), minus infinity for none.
+            the counts (Bolya et al. 2023, "Token Merging", equation 1), minus infinity for none;
+            behind an earlier pooling, clip-models' towers make them counts of their own tokens.
         loss: Scalar to add to the task's loss.
         record: `counts` (B, S) tokens of each segment, 0 for none; scalars `rate`, segments per
             poolable token, `shortening`, tokens per segment with those kept apart, and `tokens`,
