@@ -214,7 +214,7 @@ def _identity(path: str | Path) -> tuple[int, int]:
 def _told(paths: Sequence[str], what: str) -> list[str]:
     if not paths:
         return []
-    return [f"{len(paths)} {what}: {', '.join(paths[:8])}{' …' if len(paths) > 8 else ''"]
+    return [f"{len(paths)} {what}: {', '.join(paths[:8])}{' …' if len(paths) > 8 else ''}"]
 
 
 def _list_warnings(classes: ClassList, labels: list[int]) -> tuple[str, ...]:
