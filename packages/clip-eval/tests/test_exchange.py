@@ -82,6 +82,13 @@ def test_what_is_no_result_is_refused(
         ("d.jsonl", '{"dataset": "x"}\n', "expected DataComp's keys"),
         ("e.jsonl", "[1]\n", "one JSON object a line"),
         ("f.json", json.dumps(THEIRS), "exists already"),
+        ("g.json", json.dumps(THEIRS | {"metrics": [1]}), "expected metrics to be an object"),
+        ("h.json", json.dumps(THEIRS | {"metrics": {"acc1": "x"}}), "acc1 to be a number, got 'x'"),
+        ("i.json", json.dumps(THEIRS | {"metrics": {"acc1": 63.2}}), "a share from 0 to 1, got 63"),
+        ("j.json", json.dumps(THEIRS | {"n": "many"}), "expected n to be a whole number"),
+        ("k.json", json.dumps(THEIRS | {"n": -1}), "expected n to be a whole number"),
+        ("l.json", json.dumps(THEIRS | {"settings": [1]}), "expected settings to be an object"),
+        ("m.json", json.dumps(THEIRS | {"skipped": [{"x": 1}]}), "is no result ("),
     ):
         (tmp_path / name).write_text(text)
         assert main(["import-results", str(tmp_path / name), "--out", str(imported)]) == 2
@@ -89,6 +96,17 @@ def test_what_is_no_result_is_refused(
     files = [str(tmp_path / "f.json")] * 2
     assert main(["import-results", *files, "--out", str(tmp_path / "twice")]) == 2
     assert "two of the files are of the same" in capsys.readouterr().err
+
+
+def test_names_from_elsewhere_are_escaped(tmp_path: Path) -> None:
+    script = "<script>alert(1)</script>"
+    fields = dict.fromkeys(("dataset", "model", "pretrained", "task", "language"), script)
+    theirs = {**fields, "metrics": {script: 0.5}, "settings": None}
+    (tmp_path / "theirs.json").write_text(json.dumps(theirs))
+    out = tmp_path / "ours"
+    assert main(["import-results", str(tmp_path / "theirs.json"), "--out", str(out)]) == 0
+    assert main(["report", str(out)]) == 0
+    assert "<script" not in (out / "family.html").read_text()
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -25,11 +25,12 @@ from clip_eval.faults import BadSample, DataError, EvaluationError
 from clip_eval.fingerprints import fingerprint, tokenizer_fingerprint
 from clip_eval.loading import source_content
 from clip_eval.model_directory import LoadedModel, load_for_evaluation
-from clip_eval.output_files import RESULT_FILE, prepare_output, read_json, write_result
+from clip_eval.output_files import RESULT_FILE, prepare_output, write_result
 from clip_eval.processes import Processes
 from clip_eval.prompt_sets import PromptSet
 from clip_eval.prompts import DEFAULT_TEMPLATES, Templates
 from clip_eval.questions import Question, check_question
+from clip_eval.result_files import read_result
 from clip_eval.results import Result
 from clip_eval.samples import Source
 from clip_eval.tasks import TaskName
@@ -256,10 +257,10 @@ class _Work:
         question = check_question(question, self.source)
         place = self._place(subject)
         if (place / RESULT_FILE).exists() and not self.campaign.force:
-            record = read_json(place / RESULT_FILE)
+            record = read_result(place / RESULT_FILE)
             key = self._key(subject, question, self.content)
             measured = bool(record.get("cost")) or not self.campaign.cost
-            if measured and record.get("settings", {}).get("key") == key:
+            if measured and (record.get("settings") or {}).get("key") == key:
                 name = subject.loaded.name
                 return Outcome(
                     model=name,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,17 +13,17 @@ from typing import Any
 from clip_eval.faults import EvaluationError
 from clip_eval.metrics import wilson_interval
 from clip_eval.output_files import RESULT_FILE, read_json, write_json
+from clip_eval.result_files import SHARES, check_record
 from clip_eval.results import SCHEMA_VERSION, finite
 
 FIRST_COLUMNS = ("dataset", "model", "pretrained", "task", "language", "model_fullname")
-SHARES = re.compile(r"(lp_|knn_)?acc\d*|(image|text)_acc|(image|text)_retrieval_recall@\d+")
 
 
 def read_foreign(path: str | Path) -> list[dict[str, Any]]:
     """Records in our form from a CLIP_benchmark JSON or a DataComp ``eval_results.jsonl``.
 
     Raises:
-        EvaluationError: The file cannot be read, or is neither.
+        EvaluationError: The file cannot be read, is neither, or holds values out of their range.
     """
     path = Path(path)
     if path.suffix == ".jsonl":
@@ -88,10 +87,8 @@ def export_json(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ours(record: Mapping[str, Any], path: Path, tool: str) -> dict[str, Any]:
-    metrics = {
-        name: value if isinstance(value, int | float) and math.isfinite(value) else None
-        for name, value in record["metrics"].items()
-    }
+    check_record(record, path)
+    metrics = finite(record["metrics"] or {})
     n = record.get("n")
     shares = {k: v for k, v in metrics.items() if SHARES.fullmatch(k) and v is not None}
     return finite(
@@ -105,7 +102,7 @@ def _ours(record: Mapping[str, Any], path: Path, tool: str) -> dict[str, Any]:
             "ci95": {name: wilson_interval(value * n, n) for name, value in shares.items()}
             if isinstance(n, int)
             else {},
-            "settings": {**record.get("settings", {}), "imported_from": f"{tool}: {path.name}"},
+            "settings": {**(record.get("settings") or {}), "imported_from": f"{tool}: {path.name}"},
         }
     )
 
@@ -128,7 +125,7 @@ def _from_datacomp(row: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
         rows = [json.loads(line, parse_constant=lambda _: None) for line in lines if line.strip()]
     except (OSError, ValueError) as error:
         raise EvaluationError(f"{path} cannot be read ({error})") from error

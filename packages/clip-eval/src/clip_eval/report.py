@@ -141,7 +141,7 @@ def _headline(result: Result) -> str:
         '<span class="label under" style="right:0">100 %</span>'
     )
     return f"""<h1>{escape(result.model)}</h1>
-<p class="soft">{TITLES.get(result.task, result.task)}: <b>{escape(result.dataset)}</b></p>
+<p class="soft">{escape(TITLES.get(result.task, result.task))}: <b>{escape(result.dataset)}</b></p>
 <div class="card headline">
 <div class="big">{percent(accuracy)}<small>{escape(metric_name(metric))} · {result.n:,} images · \
 {label}</small></div>

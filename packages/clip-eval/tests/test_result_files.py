@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clip_eval.cli import main
+
+RECORD = {
+    "dataset": "cars",
+    "model": "ViT-B-32",
+    "task": "zeroshot_classification",
+    "metrics": {"acc1": 0.5},
+}
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"metrics": 3}, "expected metrics to be an object, got 3"),
+        ({"metrics": {"acc1": 0.5}, "n": "many"}, "expected n to be a whole number"),
+        ({"metrics": {"acc1": 0.5}, "ci95": {"acc1": [0.1]}}, "interval of two numbers"),
+        ({"metrics": {"acc1": 0.5}, "warnings": [1]}, "expected warnings to be a list of texts"),
+        ({"metrics": {"acc1": 0.5}, "templates": 3}, "expected templates to be a list"),
+        ({"metrics": {"acc1": 0.5}, "per_class": 3}, "is no result ("),
+    ],
+)
+def test_a_damaged_result_is_one_clear_line(
+    record: dict[str, Any], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "result.json").write_text(json.dumps(record))
+    assert main(["report", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_a_result_that_is_there_twice_counts_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = RECORD | {"settings": {"key": "a"}}
+    others = ({"settings": {"key": "b"}}, {"model": "copy"}, {"settings": None}, {"settings": {}})
+    for number, changes in enumerate(({}, {}, *others)):
+        (tmp_path / "out" / str(number)).mkdir(parents=True)
+        place = tmp_path / "out" / str(number) / "result.json"
+        place.write_text(json.dumps(record | changes))
+    assert main(["report", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.count("| cars |") == 1 + len(others)
+
+
+def test_a_damaged_result_in_the_way_is_no_crash(
+    trained_directory: Path,
+    colour_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "out").mkdir()
+    place = tmp_path / "out" / "result.json"
+    run = ["run", "--model", str(trained_directory), "--data", str(colour_folder), "--quiet"]
+    for settings, words in ((None, "was made otherwise"), ([1], "expected settings to be an obj")):
+        place.write_text(json.dumps({"settings": settings}))
+        assert main([*run, "--out", str(place.parent)]) == 2
+        assert words in capsys.readouterr().err
+    assert main([*run, "--out", str(place.parent), "--force"]) == 0
