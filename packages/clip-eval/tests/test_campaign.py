@@ -334,3 +334,38 @@ def test_a_page_shows_no_picture_of_data_that_has_changed(
     capsys.readouterr()
     assert main([*report, str(tmp_path / "page.md")]) == 2
     assert "expected the page" in capsys.readouterr().err
+
+
+def test_two_factories_are_two_models(
+    tmp_path: Path,
+    colour_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "signed_models.py").write_text(
+        "import torch\n"
+        "class Signed(torch.nn.Module):\n"
+        "    logit_scale = torch.tensor(1.0)\n"
+        "    def __init__(self, sign):\n"
+        "        super().__init__()\n"
+        "        self.settings = {'sign': sign}\n"  # nothing that a fingerprint reads
+        "    def encode_image(self, x): return x.mean(dim=(2, 3)) * self.settings['sign']\n"
+        "    def encode_text(self, tokens): return torch.eye(3)[tokens[:, 0]]\n"
+        "class Pixels:\n"
+        "    def __call__(self, image):\n"
+        "        return torch.tensor(image.getpixel((0, 0)))[:, None, None]\n"
+        "    def normalize(self, images): return images / 255\n"
+        "def tokens(texts):\n"
+        "    return torch.tensor([[('green' in text) + 2 * ('blue' in text)] for text in texts])\n"
+        "def right(): return Signed(1), tokens, Pixels()\n"
+        "def wrong(): return Signed(-1), tokens, Pixels()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    command = ["run", "--data", str(colour_folder), "--templates", "t.txt", "--quiet", "--model"]
+    (tmp_path / "t.txt").write_text("{c}\n")
+    for name, accuracy in (("right", 1.0), ("wrong", 0.0)):
+        assert main([*command, f"signed_models:{name}", "--out", name]) == 0
+        record = json.loads((tmp_path / name / "result.json").read_text())
+        assert record["metrics"]["acc1"] == accuracy
+    assert main([*command, "signed_models:wrong", "--out", "right"]) == 2
+    assert "was made otherwise" in capsys.readouterr().err

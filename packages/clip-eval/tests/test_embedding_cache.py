@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from clip_eval import load_for_evaluation
 from clip_eval.embedding_cache import EmbeddingStore, digest_of, image_digest
 from clip_eval.encoder import Encoder
 from clip_eval.fingerprints import model_fingerprint, preprocess_fingerprint, tokenizer_fingerprint
@@ -117,8 +118,11 @@ def test_the_colours_of_a_palette_count() -> None:
 
 
 class Gated(nn.Module):
-    def __init__(self, act: str = "relu") -> None:
+    def __init__(self, act: str = "relu", **attributes: Any) -> None:
         super().__init__()
+        self.register_buffer("mask", torch.zeros(2), persistent=False)
+        for name, value in attributes.items():
+            setattr(self, name, value)
         self.layer = nn.Linear(2, 2)
         self.act: nn.Module = nn.ReLU() if act == "relu" else nn.GELU()
 
@@ -135,6 +139,39 @@ def test_a_fingerprint_is_of_weights_and_of_structure() -> None:
         changed.layer.bias[0] += 1e-6
     assert model_fingerprint(changed) != model_fingerprint(made())
     assert model_fingerprint(made().half()) != model_fingerprint(made())
+
+
+def test_what_no_weight_says_counts_in_every_part() -> None:
+    def made(**attributes: Any) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(Gated(**attributes))
+
+    settings: tuple[dict[str, Any], ...] = (
+        {},
+        {"mode": "first"},
+        {"mode": "last"},
+        {"mode": None},
+        {"sizes": (1, (2, 0.5))},
+        {"sizes": (1, (2, 0.25))},
+        {"config": {"end": 2}},
+        {"config": {"end": 7}},
+        {"mask": torch.ones(2)},
+        {"pool": torch.amax},
+        {"pool": torch.amin},
+    )
+    for own in settings:
+        assert model_fingerprint(made(**own)) == model_fingerprint(made(**own).train())
+    assert len({model_fingerprint(made(**own)) for own in settings}) == len(settings)
+
+
+def test_a_model_that_has_run_is_the_same_model(trained_directory: Path) -> None:
+    loaded = load_for_evaluation(trained_directory)
+    before = model_fingerprint(loaded.model)
+    with torch.no_grad():
+        loaded.model.encode_text(loaded.tokenizer(["a red thing"]))
+        loaded.model.encode_image(torch.zeros(1, 3, 16, 16))
+    assert model_fingerprint(loaded.model) == before
+    assert model_fingerprint(load_for_evaluation(trained_directory).model) == before
 
 
 def test_fingerprints_of_tokenizers_and_preprocessing() -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from clip_eval import EvaluationError, load_for_evaluation
 from clip_eval.cli import main
+from clip_eval.fingerprints import model_fingerprint
 from clip_eval.foreign_models import ForeignTowers
 from clip_tokenizer import HFTokenizer, Tokenizer
 from PIL import Image
@@ -58,6 +59,7 @@ def test_open_clip_by_name_and_weights(
     peer.eval()
     loaded = load_for_evaluation(f"open_clip:ViT-tiny-test:{tiny_clip}")
     assert (loaded.name, loaded.warnings) == ("ViT-tiny-test:weights.pt", ())
+    fingerprint = model_fingerprint(loaded.model)
     tokens = loaded.tokenizer(TEXTS)
     assert torch.equal(tokens, open_clip.get_tokenizer("ViT-tiny-test")(TEXTS))
     pixels = loaded.preprocess.normalize(loaded.preprocess(image)[None])
@@ -68,6 +70,7 @@ def test_open_clip_by_name_and_weights(
             torch.testing.assert_close(
                 loaded.model.encode_text(rows), peer.encode_text(rows), atol=1e-5, rtol=1e-5
             )
+    assert model_fingerprint(loaded.model) == fingerprint
     assert loaded.model.logit_scale is peer.logit_scale or torch.equal(
         loaded.model.logit_scale, peer.logit_scale
     )
@@ -150,6 +153,7 @@ def test_transformers_models(kind: str, tmp_path: Path, image: Image.Image) -> N
     peer = save_transformers(tmp_path / kind, kind)
     loaded = load_for_evaluation(f"hf:{tmp_path / kind}")
     assert loaded.name == kind
+    fingerprint = model_fingerprint(loaded.model)
     tokens = loaded.tokenizer(TEXTS)
     assert tokens.shape == (3, 64 if kind == "siglip" else 77)
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / kind)
@@ -163,6 +167,9 @@ def test_transformers_models(kind: str, tmp_path: Path, image: Image.Image) -> N
             torch.testing.assert_close(
                 loaded.model.encode_text(rows), expected, atol=1e-5, rtol=1e-5
             )
+    (tmp_path / kind).rename(tmp_path / "moved")
+    again = load_for_evaluation(f"hf:{tmp_path / 'moved'}")
+    assert fingerprint == model_fingerprint(loaded.model) == model_fingerprint(again.model)
 
 
 def test_other_transformers_models_are_refused(tmp_path: Path) -> None:

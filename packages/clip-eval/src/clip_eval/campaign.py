@@ -179,6 +179,7 @@ def _load(campaign: Campaign, done: Callable[[Outcome], None]) -> list[_Subject]
                 precision=campaign.precision,
                 batch_size=campaign.batch_size,
                 cache=campaign.cache,
+                factory=loaded.factory,
             )
             cost = measure_cost(encoder) if campaign.cost else None
         except Exception as error:

@@ -41,6 +41,8 @@ class Encoder:
         precision: ``fp32``, or ``bf16``/``fp16`` for a forward under autocast.
         batch_size: Prompts per forward.
         cache: Directory to remember embeddings in; None remembers nothing.
+        factory: Where the model came from, if only that tells it from others: part of what
+            embeddings are remembered by.
     """
 
     def __init__(
@@ -54,10 +56,11 @@ class Encoder:
         precision: Precision = "fp32",
         batch_size: int = 256,
         cache: str | Path | None = None,
+        factory: str = "",
     ) -> None:
         self.model, self.tokenizer, self.preprocess = model, tokenizer, preprocess
         self.name, self.device, self.precision = name, torch.device(device), precision
-        self.batch_size = batch_size
+        self.batch_size, self.factory = batch_size, factory
         self.preprocess_key = f"{DECODING} {preprocess_fingerprint(preprocess)}"
         self.cache = None if cache is None else Path(cache)
         self.image_store: EmbeddingStore | None = None
@@ -72,9 +75,9 @@ class Encoder:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the weights and the structure."""
+        """Hash of the weights, the structure and the factory."""
         if not self._fingerprint:
-            self._fingerprint = model_fingerprint(self.model)
+            self._fingerprint = fingerprint(model_fingerprint(self.model), self.factory)
         return self._fingerprint
 
     @property

@@ -25,10 +25,16 @@ PROBES = (
 PICTURES = ((97, 61), (320, 240), (40, 130))
 """Sizes of the noise images that tell preprocessings apart: wide, large, high."""
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+NO_SETTINGS = frozenset({*vars(nn.Module()), "name_or_path"})
+"""Attributes of every module, and where transformers found one: they change no embedding."""
 
 
 def model_fingerprint(model: object) -> str:
-    """A hash of a model's weights, structure and code.
+    """A hash of a model's weights and buffers, settings, structure and code.
+
+    The settings of a module are its ``config``, and each attribute that is a number, a text, None,
+    a tuple of those, or a function, which counts by its name.  A module that counts its calls in
+    such an attribute has another hash after each.
 
     An object that is no module counts with all its attributes; where one of them is neither a
     number, a text, an array nor a module, nothing tells two such objects apart, and the hash is
@@ -89,16 +95,38 @@ def _description(thing: object) -> str:
 
 def _structure(model: object) -> list[str]:
     """What is not in the weights: modules and settings, and the source files of their classes."""
-    lines = [f"{type(model).__module__}.{type(model).__qualname__}"]
-    classes: set[type] = {type(model)}
+    parts: dict[str, object] = {"": model}
+    lines = []
     if isinstance(model, nn.Module):
+        parts = dict(model.named_modules())
         lines.append(ADDRESS.sub("", repr(model)))
-        classes |= {type(module) for module in model.modules()}
-    config = getattr(model, "config", None)
-    if config is not None and _describes_itself(config):
-        lines.append(ADDRESS.sub("", repr(config)))
+    for name, part in parts.items():
+        lines.append(f"{name} {type(part).__module__}.{type(part).__qualname__}")
+        config = getattr(part, "config", None)
+        if config is not None and _describes_itself(config):
+            lines.append(ADDRESS.sub("", repr(config)))
+        if isinstance(part, nn.Module):
+            lines += _settings(part)
+    classes = {type(part) for part in parts.values()}
     files = {_source_file(kind) for kind in classes if not kind.__module__.startswith("torch.")}
     return lines + sorted(text for file in files for text in _text_of(file))
+
+
+def _settings(module: nn.Module) -> Iterator[str]:
+    """The attributes of a module that are plain values or functions."""
+    for name, value in sorted(vars(module).items()):
+        if name in NO_SETTINGS:
+            continue
+        if _is_plain(value):
+            yield f"{name} {value!r}"
+        elif inspect.isroutine(value):
+            yield f"{name} {value.__module__}.{value.__qualname__}"
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _source_file(kind: type) -> str:
@@ -118,7 +146,8 @@ def _text_of(file: str) -> list[str]:
 def _state(model: object) -> Iterator[tuple[str, Any]]:
     """Names and contents of a model's tensors, or of all attributes of what is no module."""
     if isinstance(model, nn.Module):
-        for name, tensor in sorted(model.state_dict().items()):
+        tensors = {**model.state_dict(), **dict(model.named_buffers(remove_duplicate=False))}
+        for name, tensor in sorted(tensors.items()):
             yield f"{name} {tensor.dtype} {tuple(tensor.shape)}\n", _bytes_of(tensor)
         return
     for name, value in sorted(getattr(model, "__dict__", {}).items()):

@@ -41,6 +41,7 @@ class LoadedModel:
         name: What to call it in a table.
         path: Its directory, where it has one of ours.
         warnings: What the reader of its numbers should know.
+        factory: The ``module:factory`` that made it; empty for any other.
     """
 
     model: ImageTextModel
@@ -50,6 +51,7 @@ class LoadedModel:
     name: str
     path: Path | None
     warnings: tuple[str, ...] = ()
+    factory: str = ""
 
 
 def load_for_evaluation(model: str | Path, *, device: str | torch.device = "cpu") -> LoadedModel:
@@ -76,7 +78,7 @@ def load_for_evaluation(model: str | Path, *, device: str | torch.device = "cpu"
             return replace(_load_directory(directory, device), name=rest)
         return _foreign(load_open_clip(f"local-dir:{directory}", device), rest)
     if OBJECT.fullmatch(spec) and not Path(spec).exists():
-        return _foreign(load_object(spec, device), spec)
+        return replace(_foreign(load_object(spec, device), spec), factory=spec)
     return _load_directory(Path(model), device)
 
 
