@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ import pytest
 import torch
 from clip_eval import EvaluationError, Result, Sample, evaluate, open_source
 from clip_eval.classification import guess_classes
+from clip_eval.embedding import Reading
+from clip_eval.encoder import Encoder
+from clip_eval.evaluation import evaluate_together
+from clip_eval.questions import Question
 from clip_eval.samples import Source
 from PIL import Image
 
@@ -40,11 +45,15 @@ class Listed:
 
 @pytest.fixture
 def run(colour_model: Any, colour_tokenizer: Any, colour_preprocess: Any) -> Callable[..., Result]:
-    def call(source: Source, task: str, **options: Any) -> Result:
+    def call(source: Source, task: str, question: Question | None = None, **options: Any) -> Result:
         parts = {"tokenizer": colour_tokenizer, "preprocess": colour_preprocess}
-        result = evaluate(
-            colour_model, source, task=task, **{**parts, "keep_predictions": True, **options}
-        )
+        if question is None:
+            result = evaluate(
+                colour_model, source, task=task, **{**parts, "keep_predictions": True, **options}
+            )
+        else:
+            encoder = Encoder(colour_model, **parts)
+            (result,) = evaluate_together([encoder], source, [question], Reading())
         json.dumps(result.to_dict(), allow_nan=False)
         assert result.content
         return result
@@ -174,6 +183,40 @@ def test_an_embedding_that_is_not_finite_has_no_class(
     assert [score.accuracy for score in result.per_class] == pytest.approx([1 / 3, 1 / 3, 1.0])
 
 
+def test_a_class_direction_that_is_not_finite_is_named(
+    run: Callable[..., Result], colour_model: Any
+) -> None:
+    original = colour_model.encode_text
+
+    def broken(tokens: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = original(tokens)
+        features[tokens[:, 0] == 2] = float("nan")  # green
+        return features
+
+    colour_model.encode_text = broken
+    with pytest.raises(
+        EvaluationError, match=r"of 1 of 3 classes are not finite, such as .*'green"
+    ):
+        run(labelled(4, 0), "classify", templates=["{c}"])
+
+
+def test_without_a_usable_sample_there_is_no_number(run: Callable[..., Result]) -> None:
+    broken = Listed([Sample("x", b"no image", targets=(0,))], ("red", "green"))
+    result = run(broken, "multilabel", templates=["{c}"])
+    assert set(result.metrics.values()) == {None}
+    assert result.warnings == ("no sample could be used, so there is no number",)
+
+
+def test_chance_is_that_of_the_first_metric(run: Callable[..., Result]) -> None:
+    test = labelled(5, 0)
+    for k, chance in ((1, 1 / 3), (2, 2 / 3), (4, 1.0)):
+        question = Question(task="classify", templates=["{c}"], ks=(k,), recall_ks=(k,))
+        assert run(test, "classify", question=question).chance == pytest.approx(chance)
+        captions = [Sample(s.key, s.image, (f"{s.key} red",)) for s in test.samples[:3]]
+        question = replace(question, task="retrieval")
+        assert run(Listed(captions), "retrieval", question=question).chance == pytest.approx(chance)
+
+
 def test_equal_names_and_equal_samples_are_told(run: Callable[..., Result]) -> None:
     train, test = labelled(30, 0), labelled(14, 1)
     assert not run(test, "knn", train=train).warnings
@@ -216,6 +259,24 @@ def test_learning_from_a_training_set(
     other.classnames = ("green", "red", "blue")
     with pytest.raises(EvaluationError, match="the same names in another order"):
         run(test, task, train=other)
+
+
+def test_a_class_without_a_vote_is_no_guess(run: Callable[..., Result]) -> None:
+    names = tuple(f"class {n}" for n in range(6))
+    train = Listed([Sample(str(n), picture(COLOURS["red"], n), label=n) for n in range(6)], names)
+    test = Listed(
+        [Sample(str(n), picture(COLOURS["red"], 50 + n), label=n) for n in range(6)], names
+    )
+    question = Question(task="knn", train=train, neighbours=1)
+    result = run(test, "knn", question=question)
+    assert result.metrics["knn_acc5"] == result.metrics["knn_acc1"]
+    assert all(p.probabilities == (1.0,) for p in result.predictions or ())
+
+
+def test_one_shot_chooses_no_penalty(run: Callable[..., Result]) -> None:
+    question = Question(task="linear-probe", train=labelled(9, 0), shots=1)
+    with pytest.raises(EvaluationError, match="give --penalty, or more --shots"):
+        run(labelled(4, 1), "linear-probe", question=question)
 
 
 def test_classes_come_in_pieces() -> None:

@@ -26,6 +26,7 @@ from clip_eval.tasks import (
 )
 from clip_eval.tasks.features import few_shots
 from clip_eval.tasks.linear_probe import choose_penalty, fit_probe
+from clip_eval.tasks.task import check_directions
 
 PROMPTED = ("classify", "multilabel")
 LEARNED = ("linear-probe", "knn")
@@ -184,6 +185,7 @@ def make_task(encoder: Encoder, question: Question, learned: tuple[Tensor, Tenso
         return LinearProbe(names, probe, encoder.device, question.ks)
     assert question.templates is not None
     classifier = encoder.groups(PromptsOfClasses(names, question.templates))
+    check_directions(names, classifier)
     if question.task == "multilabel":
         return MultiLabel(names, classifier)
     return Classify(names, classifier, scale=encoder.scale, ks=question.ks)

@@ -54,7 +54,8 @@ class Prediction:
         index: Its position in the source.
         key: Its name there.
         label: True class.
-        guesses: Up to five classes, best first; empty if the embedding was not finite.
+        guesses: Up to five classes, best first; empty if the embedding was not finite, fewer
+            where few neighbours voted.
         probabilities: Softmax over all classes at the model's logit scale, for the guesses.
     """
 
@@ -83,7 +84,7 @@ class Result:
         n_skipped: Samples that could not be used.
         skipped: Each of them, with its reason.
         ci95: 95 % interval of the metrics: Wilson's for shares, a bootstrap for average precision.
-        chance: What guessing gives: 1 / number of classes for classification.
+        chance: What guessing gives in the first metric: k / number of classes for ``acc<k>``.
         classnames: Class names in label order, where there are classes.
         templates: The caption templates used, or the prompts of each class.
         per_class: Scores in label order.

@@ -96,7 +96,7 @@ def classification_result(
     n, width = len(predictions), min(max(MAX_GUESSES, *ks), len(names))
     labels = torch.tensor([p.label for p in predictions], dtype=torch.long)
     guesses = torch.tensor(
-        [p.guesses or (-1,) * width for p in predictions], dtype=torch.long
+        [(*p.guesses, *(-1,) * width)[:width] for p in predictions], dtype=torch.long
     ).reshape(n, width)
     counts = torch.bincount(labels, minlength=len(names))
     right = torch.bincount(labels[guesses[:, 0] == labels], minlength=len(names))
@@ -113,7 +113,7 @@ def classification_result(
             },
             recall: mean_recall_interval(right, counts),
         },
-        chance=1 / len(names),
+        chance=min(1.0, ks[0] / len(names)),
         classnames=tuple(names),
         per_class=tuple(map(_score, names, counts.tolist(), right.tolist())),
         confusions=tuple(

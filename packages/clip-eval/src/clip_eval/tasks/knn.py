@@ -74,22 +74,22 @@ class NearestNeighbours:
         self.ks = tuple(ks)
 
     def rows(self, batch: ImageBatch, features: Tensor) -> list[Prediction]:
-        """The classes with most of the vote."""
+        """The classes with most of the vote; those without a vote are no guesses."""
         if not batch.samples:
             return []
         shares = vote(features, self.train, self.labels, len(self.names), k=self.k)
+        shares[~shares.isfinite().all(dim=1)] = 0
         best = shares.topk(min(max(MAX_GUESSES, *self.ks), len(self.names)), dim=1)
-        finite = shares.isfinite().all(dim=1).tolist()
         return [
             Prediction(
                 index=sample.index,
                 key=sample.key,
                 label=checked_label(sample, len(self.names)),
-                guesses=tuple(classes) if good else (),
-                probabilities=tuple(shares_of) if good else (),
+                guesses=tuple(c for c, share in zip(classes, own, strict=True) if share > 0),
+                probabilities=tuple(share for share in own if share > 0),
             )
-            for sample, classes, shares_of, good in zip(
-                batch.samples, best.indices.tolist(), best.values.tolist(), finite, strict=True
+            for sample, classes, own in zip(
+                batch.samples, best.indices.tolist(), best.values.tolist(), strict=True
             )
         ]
 

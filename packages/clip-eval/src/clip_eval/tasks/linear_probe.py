@@ -86,7 +86,8 @@ def choose_penalty(
     if not held.any():
         raise EvaluationError(
             f"a linear probe needs two samples of some class to choose its penalty, got "
-            f"{len(labels)} samples of {len(set(labels.tolist()))} classes"
+            f"{len(labels)} samples of {len(set(labels.tolist()))} classes; give --penalty, or "
+            "more --shots"
         )
     score: dict[float, float] = {}
     last: Probe | None = None

@@ -71,9 +71,11 @@ class MultiLabel:
         each = [average_precision(scores[:, c], truth[:, c]) for c in range(classes)]
         present = [value for value in each if value is not None]
         mean = float(np.mean(present)) if present else None
-        parity = sum(present) / classes
+        parity = sum(present) / classes if rows else None
         warnings = []
-        if len(present) < classes:
+        if not rows:
+            warnings.append("no sample could be used, so there is no number")
+        elif len(present) < classes:
             warnings.append(
                 f"{classes - len(present)} of {classes} classes have no image and are not in the "
                 "mean; mean_average_precision_all counts each of them as 0"

@@ -99,7 +99,7 @@ class Retrieve:
             metrics=metrics,
             n=len(rows),
             ci95=intervals,
-            chance=1 / len(rows) if rows else None,
+            chance=min(1.0, self.ks[0] / len(rows)) if rows else None,
             warnings=tuple(_diagnose(n_rows, rows, images, texts)),
             records=(
                 *_image_records(rows, text_rank),

@@ -29,6 +29,21 @@ class Task(Protocol):
         """The metrics; what all tasks have in common is filled in by the caller."""
 
 
+def check_directions(names: Sequence[str], classifier: Tensor) -> None:
+    """Refuse class directions (C, D) that are not finite: they would spoil every image's scores.
+
+    Raises:
+        EvaluationError: Some are not; the message names the first class.
+    """
+    finite = classifier.isfinite().all(dim=1).tolist()
+    bad = [name for name, good in zip(names, finite, strict=True) if not good]
+    if bad:
+        raise EvaluationError(
+            f"the text embeddings of {len(bad)} of {len(names)} classes are not finite, such as "
+            f"those of {bad[0]!r}; check the model's text tower, and its prompts for that class"
+        )
+
+
 def checked_label(sample: LoadedSample, n_classes: int) -> int:
     """The label of a sample.
 
