@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -44,7 +44,7 @@ def build_model(
     *,
     dtype: torch.dtype | None = torch.float32,
 ) -> CLIP:
-    """The model of a state dict, in evaluation mode; the state dict stays as it is.
+    """The model of a state dict, in evaluation mode; they share no memory.
 
     Args:
         state: Weights in any dialect.
@@ -65,7 +65,9 @@ def build_model(
             )
         config = openai.infer_config(state)
     native = to_native(state, config)
-    return build_with_weights(config, native, source="the state dict", dtype=dtype)
+    return build_with_weights(
+        config, native, source="the state dict", dtype=dtype, kept=state.values()
+    )
 
 
 def build_with_weights(
@@ -74,13 +76,17 @@ def build_with_weights(
     *,
     source: str | Path,
     dtype: torch.dtype | None = torch.float32,
+    kept: Iterable[Tensor] = (),
 ) -> CLIP:
     """A model in evaluation mode that holds the given weights, which are in our naming.
+
+    Tensors become its parameters as they are; only those that share memory with each other or with
+    the tensors `kept`, which somebody else goes on using, are copied.
 
     Raises:
         CheckpointError: The weights do not fit the config.
     """
-    state = _own_tensors(state, dtype)
+    state = _own_tensors(state, dtype, kept)
     with torch.device("meta"):
         model = CLIP(config)
     load_state(model, state, source=source, assign=True)
@@ -90,10 +96,12 @@ def build_with_weights(
     return model.eval()
 
 
-def _own_tensors(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+def _own_tensors(
+    state: Mapping[str, Tensor], dtype: torch.dtype | None, kept: Iterable[Tensor]
+) -> dict[str, Tensor]:
     """The tensors as parameters want them: contiguous, of one type, sharing no memory."""
     owned: dict[str, Tensor] = {}
-    seen: set[int] = set()
+    seen = {value.untyped_storage().data_ptr() for value in kept}
     for key, value in state.items():
         if dtype is not None and value.is_floating_point():
             value = value.to(dtype)
