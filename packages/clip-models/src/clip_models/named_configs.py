@@ -108,6 +108,7 @@ _CLIPA_V1 = {
     "ViT-H-14-CL8-SyntaxMask-GAP": ("ViT-H-14", 8, True, True),
     "ViT-H-14-CL32-GAP": ("ViT-H-14", 32, True, False),
 }
+# Its second version in its torch code, whose norms have torch's epsilon; its JAX code has 1e-6.
 _CLIPA_BIG_VISION = {
     "ViT-L-14-CL32-GAP-BigVision": "ViT-L-14",
     "ViT-H-14-CL32-GAP-BigVision": "ViT-H-14",

@@ -34,10 +34,11 @@ def resize_sequence(table: Tensor, new: int) -> Tensor:
     return (matrix @ table.to(matrix.dtype)).to(table.dtype)
 
 
-def sin_cos_table(width: int, grid: Grid) -> Tensor:
+def sin_cos_table(width: int, grid: Grid, *, endpoint: bool = False) -> Tensor:
     """(rows * columns, D) float32: sine and cosine of the column, then of the row.
 
     MoCo v3 (Chen et al. 2021) and MAE: frequencies 10000^(-4i/D), a quarter of the width each.
+    big_vision's end at 1/10000 itself: 10000^(-i/(D/4 - 1)), with `endpoint`.
     """
     rows, columns = torch.meshgrid(
         torch.arange(grid[0], dtype=torch.float64, device="cpu"),
@@ -45,7 +46,8 @@ def sin_cos_table(width: int, grid: Grid) -> Tensor:
         indexing="ij",
     )
     quarter = width // 4
-    frequencies = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64, device="cpu") / quarter)
+    steps = max(1, quarter - 1) if endpoint else quarter
+    frequencies = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64, device="cpu") / steps)
     angles = [side.reshape(-1, 1) * frequencies for side in (columns, rows)]  # 2 × (N, D/4)
     return torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1).float()
 

@@ -63,7 +63,7 @@ def to_native(
     """
     dialect = detect_dialect(state) if dialect is None else dialect
     if dialect == "clipa":
-        state = flax.prepare(state)
+        state = flax.prepare(state, config)
     if dialect == "open-clip":
         native = open_clip.to_our_names(state)
     elif dialect in ("openai", "clip-models"):
@@ -97,9 +97,10 @@ def from_native(
         if dialect == "openai":
             require_same(config, openai.infer_config(state), "OpenAI's CLIP")
             return {**state, **openai.extras(config)}
-        return rename(state, _rules(dialect, config)[0], to="foreign", what="the model")
+        foreign = rename(state, _rules(dialect, config)[0], to="foreign", what="the model")
     except CheckpointError as error:
         raise ConfigError(f"{dialect} has no such model: {error}") from None
+    return flax.without_computed_positions(foreign, config) if dialect == "clipa" else foreign
 
 
 def _rules(dialect: Dialect, config: CLIPConfig) -> tuple[list[Rule], tuple[str, ...]]:

@@ -2,7 +2,8 @@
 
 Kernels are (input, output) where torch's weights are (output, input); those of attention have the
 heads as a dimension of their own, which is why the way back needs a config.  Layers may also be
-stacked in one array each ("scanned").
+stacked in one array each ("scanned").  CLIPA's files have no positions of the image (its configs
+say "sincos2d"): they are computed here, and not written where they are the computed ones.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from torch import Tensor
 
 from clip_models.config import CLIPConfig, TransformerConfig, ViTConfig
 from clip_models.converters.renaming import Rule, leading, same, transposed
+from clip_models.positions import sin_cos_table
 from clip_models.strict_config import ConfigError
 from clip_models.weight_files import CheckpointError
 
 _ATTENTION = "MultiHeadDotProductAttention_0"
 _SCANNED = "/encoderblock/"
+_POSITIONS = "img/pos_embedding"
 
 
-def prepare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state without the root name `params/`, each layer with names of its own."""
+def prepare(state: Mapping[str, Tensor], config: CLIPConfig) -> dict[str, Tensor]:
+    """The state without the root name `params/`, with all positions, layers under their names."""
     plain: dict[str, Tensor] = {}
     for key, value in state.items():
         name = key.removeprefix("params/")
@@ -33,7 +36,34 @@ def prepare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise CheckpointError(f"{key} has no dimension of layers")
         for index, layer in enumerate(value):
             plain[name.replace(_SCANNED, f"/encoderblock_{index}/")] = layer
-    return plain
+    table = _computed_positions(plain, config)
+    return plain if table is None else {_POSITIONS: table, **plain}
+
+
+def without_computed_positions(
+    state: Mapping[str, Tensor], config: CLIPConfig
+) -> dict[str, Tensor]:
+    """The state without the image's positions if they are those that CLIPA's code computes."""
+    table, written = _computed_positions(state, config), state.get(_POSITIONS)
+    if table is None or written is None or written.dtype != table.dtype or written.is_meta:
+        return dict(state)
+    computed = torch.equal(written.cpu(), table)
+    return {key: value for key, value in state.items() if key != _POSITIONS or not computed}
+
+
+def _computed_positions(state: Mapping[str, Tensor], config: CLIPConfig) -> Tensor | None:
+    """(1, N, D) by CLIPA's formula, in the type of the patch embedding; None for SigLIP's learned.
+
+    A row of zeros for the class token goes first.
+    """
+    vision, kernel = config.vision, state.get("img/embedding/kernel")
+    if not isinstance(vision, ViTConfig) or kernel is None:
+        return None
+    if vision.readout == "map" or vision.width % 4:
+        return None
+    table = sin_cos_table(vision.width, (vision.grid, vision.grid), endpoint=True)
+    first = table.new_zeros(int(vision.class_token and vision.class_position), vision.width)
+    return torch.cat([first, table])[None].to(kernel.dtype)
 
 
 def clipa_rules(config: CLIPConfig) -> list[Rule]:
@@ -81,7 +111,7 @@ def _vision(config: ViTConfig, *, norm: str) -> list[Rule]:
         _kernel("visual.conv1.weight", "img/embedding/kernel"),
         same("visual.conv1.bias", "img/embedding/bias"),
         leading("visual.class_embedding", "img/cls", 2),
-        leading("visual.positional_embedding", "img/pos_embedding"),
+        leading("visual.positional_embedding", _POSITIONS),
         *_layers(config, "visual.transformer", "img/Transformer"),
         *_norm("visual.ln_post", norm),
     ]
