@@ -61,6 +61,27 @@ def test_numbers_as_labels_need_a_class_list(table: Path) -> None:
     assert [digits.read(n).label for n in range(2)] == [0, 1]
 
 
+def test_numbers_in_other_forms(table: Path) -> None:
+    def labels(*values: str, names: list[str] | None = None) -> list[int | None]:
+        write(table, "path,label", *(f"red/{n}.png,{value}" for n, value in enumerate(values)))
+        source = open_source(table, classnames=names)
+        return [source.label(n) for n in range(len(source))]
+
+    assert labels("1.0", "0.0", names=["x", "y"]) == [1, 0]
+    assert labels("1.0", "1.5") == [0, 1]  # two class names
+    assert labels("-1", "1", names=["1", "-1"]) == [1, 0]
+    with pytest.raises(DataError, match="a class list is needed"):
+        labels("1.0", "0.0")
+    with pytest.raises(DataError, match="a class list is needed"):
+        labels("-1", "0")
+    with pytest.raises(DataError, match="label -1 is in no class"):
+        labels("-1", "0", names=["x", "y"])
+    with pytest.raises(DataError, match="labels do not match the class list"):
+        labels("²", "1", names=["x", "y"])
+    with pytest.raises(DataError, match="1 rows have no label"):
+        labels("1.0", "", names=["x", "y"])
+
+
 def test_captions_with_separators_and_quotes(table: Path) -> None:
     write(
         table,

@@ -40,6 +40,14 @@ def test_shards_without_labels_and_with_a_cut(
     assert "damaged: a.tar" in text
 
 
+def test_classes_of_one_name_are_counted_apart(colour_folder: Path) -> None:
+    (colour_folder / "red" / "0.png").unlink()
+    names = {"red": "crane", "green": "crane", "blue": "bird"}
+    text = format_inspection(inspect_source(open_source(colour_folder, classnames=names)))
+    counts = [line.split()[1] for line in text.splitlines() if line.startswith("  ")]
+    assert counts == ["3", "4", "4"]
+
+
 def test_a_label_outside_the_class_list_is_shown(
     tmp_path: Path, write_tar: Callable[..., Path], encode: Callable[..., bytes]
 ) -> None:

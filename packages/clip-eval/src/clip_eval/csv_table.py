@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from clip_eval.samples import Sample, describe
 
 PATH_COLUMNS = ("filepath", "path", "image", "image_path", "file", "filename", "file_name")
 CAPTION_COLUMNS = ("caption", "title", "text")
+NUMBER = re.compile(r"(-?[0-9]+)(\.0+)?")
 LABEL_COLUMNS = ("label", "class", "classname", "class_name", "cls")
 
 
@@ -21,8 +23,9 @@ class CsvTable:
     """One sample per row: a path relative to the file, with a caption or a label or both.
 
     Columns are found by their usual names (``filepath``, ``caption``/``title``, ``label``/``class``
-    and the like).  Labels are class names, matched by name, or numbers into the class list.  The
-    separator is a tab if the header has one, else a semicolon or comma.
+    and the like).  Labels are class names, matched by name, or numbers into the class list (``2``,
+    or ``2.0``, as pandas writes it).  The separator is a tab if the header has one, else a
+    semicolon or comma.
 
     Args:
         path: The file, UTF-8 with a header line.
@@ -137,20 +140,23 @@ def _labels(
 ) -> tuple[tuple[str, ...] | None, list[int]]:
     if not found:
         return None if given is None else ClassList.of(given).names, []
-    numbers = all(value.isdigit() for value in found)
-    if given is None and numbers:
+    if "" in found:
+        raise DataError(f"{path}: {found.count('')} rows have no label; fill them in, or drop them")
+    numbers = [int(match[1]) for match in map(NUMBER.fullmatch, found) if match]
+    whole = len(numbers) == len(found)
+    if given is None and whole:
         raise DataError(
             f"{path}: labels are numbers, so a class list is needed; give class names in label "
             "order"
         )
     classes = ClassList.of(sorted({normal_form(v) for v in found}) if given is None else given)
-    if numbers and not set(found) <= set(classes.folders):
-        highest = max(map(int, found))
-        if highest >= len(classes.names):
-            raise DataError(
-                f"{path}: label {highest} is in no class; the class list has {len(classes.names)}"
-            )
-        return classes.names, [int(value) for value in found]
+    if whole and not set(found) <= set(classes.folders):
+        for label in (min(numbers), max(numbers)):
+            if not 0 <= label < len(classes.names):
+                raise DataError(
+                    f"{path}: label {label} is in no class; the class list has {len(classes.names)}"
+                )
+        return classes.names, numbers
     label_of = {folder: label for label, folder in enumerate(classes.folders)}
     unknown = sorted({value for value in found if normal_form(value) not in label_of})
     if unknown:

@@ -113,15 +113,15 @@ def format_inspection(found: Inspection) -> str:
 def _class_lines(found: Inspection) -> list[str]:
     if not found.classnames:
         return ["classes: none (no class list)"]
-    counts = {name: found.per_class.get(label, 0) for label, name in enumerate(found.classnames)}
+    counts = [found.per_class.get(label, 0) for label in range(len(found.classnames))]
     outside = {k: v for k, v in found.per_class.items() if not 0 <= k < len(found.classnames)}
     lines = [f"classes: {len(found.classnames)}"]
     width = max(display_width(name) for name in found.classnames)
-    most = max([1, *counts.values()])
-    for name in found.classnames[:MAX_ROWS]:
-        bar = "█" * round(24 * counts[name] / most)
+    most = max([1, *counts])
+    for name, count in zip(found.classnames[:MAX_ROWS], counts, strict=False):
+        bar = "█" * round(24 * count / most)
         space = " " * (width - display_width(name))
-        lines.append(f"  {name}{space}  {counts[name]:>7,}  {bar}".rstrip())
+        lines.append(f"  {name}{space}  {count:>7,}  {bar}".rstrip())
     if len(found.classnames) > MAX_ROWS:
         lines.append(f"  and {len(found.classnames) - MAX_ROWS} more classes")
     lines += [f"  label {label} is in no class: {n} samples" for label, n in outside.items()]
