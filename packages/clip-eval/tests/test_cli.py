@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from clip_eval import decode_image, open_source
+from clip_eval import decode_image, open_source, read_embeddings
 from clip_eval.cli import main
 from clip_models import Preprocess, load_model
 from clip_tokenizer import Tokenizer
@@ -181,7 +181,13 @@ def test_k_of_a_probe_and_of_neighbours(
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--batch-size", "0"), ("--penalty", "inf"), ("--penalty", "-1"), ("--k", "1,x")],
+    [
+        ("--batch-size", "0"),
+        ("--penalty", "inf"),
+        ("--penalty", "-1"),
+        ("--k", "1,x"),
+        ("--k", "²"),
+    ],
 )
 def test_a_number_out_of_range_is_named(
     option: str, value: str, capsys: pytest.CaptureFixture[str]
@@ -198,6 +204,16 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
+
+
+def test_a_text_is_a_line(trained_directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("one\u2028line\x0bof text\x85\r\n\ntwo\n", newline="")
+    out = tmp_path / "t.npz"
+    embed = ["embed", "--model", str(trained_directory), "--texts", str(tmp_path / "t.txt")]
+    assert main([*embed, "--out", str(out)]) == 0
+    keys, features = read_embeddings(out)
+    assert keys == ["one\u2028line\x0bof text\x85", "two"]
+    assert len(features) == 2
 
 
 def test_inspect_needs_no_model(

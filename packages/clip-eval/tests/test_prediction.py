@@ -87,3 +87,16 @@ def test_the_command(
     assert "none of the 1 images" in capsys.readouterr().err
     assert main(["predict", str(images[0]), *model, "--labels", "a,,b"]) == 2
     assert "between commas" in capsys.readouterr().err
+    assert main(["predict", str(images[0]), *model, "--labels", "red,blue, red"]) == 2
+    assert "expected each once, got red twice" in capsys.readouterr().err
+
+
+def test_usual_sets_by_their_names(
+    images: list[Path], trained_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["predict", str(images[0]), "--model", str(trained_directory), "--top", "10"]
+    assert main([*command, "--classnames", "eurosat", "--templates", "cifar10"]) == 0
+    assert "forest" in capsys.readouterr().out
+    for more in (["--classnames", "cifar11"], ["--templates", "cifar11", "--labels", "a"]):
+        assert main([*command, *more]) == 2
+        assert "neither a file nor a known set; did you mean cifar10" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torchvision.datasets
 from clip_eval.cli import main
 
 RECORD = {
@@ -63,3 +64,16 @@ def test_a_damaged_result_in_the_way_is_no_crash(
         assert main([*run, "--out", str(place.parent)]) == 2
         assert words in capsys.readouterr().err
     assert main([*run, "--out", str(place.parent), "--force"]) == 0
+
+
+def test_a_report_downloads_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def download(self: object) -> None:
+        raise AssertionError("nobody asked for it")
+
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", download)
+    record = RECORD | {"settings": {"data": f"cifar10:{tmp_path / 'gone'}"}}
+    (tmp_path / "result.json").write_text(json.dumps(record))
+    assert main(["report", str(tmp_path)]) == 0
+    assert "no pictures: cifar10: not found" in (tmp_path / "family.html").read_text()

@@ -59,6 +59,9 @@ def test_without_network_one_line_says_so(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", no_network)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for spec in ("cifar10", "cifar100", f"cifar10:{tmp_path}"):
+        with pytest.raises(DataError, match="not found in") as caught:
+            open_source(spec, download=False)
+        assert "download" not in str(caught.value)
         with pytest.raises(DataError, match="the download failed") as caught:
             open_source(spec)
         assert "Name or service not known" in str(caught.value)

@@ -30,6 +30,10 @@ MODEL_HELP = (
     "run or checkpoint directory, open_clip:NAME[:TAG-OR-FILE], hf:ID-OR-DIRECTORY, "
     "hf-hub:REPOSITORY, or module:factory"
 )
+TEMPLATES_HELP = (
+    "file of caption templates, {c} for the class; JSON of class to prompts; or a usual set such "
+    "as imagenet1k"
+)
 DATA_HELP = f"{', '.join(FORMS)}, or a path that is recognised"
 
 
@@ -70,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--model", required=True, help=MODEL_HELP)
     choice = predict.add_mutually_exclusive_group(required=True)
     choice.add_argument("--labels", help="what to choose from: a,b,c")
-    choice.add_argument("--classnames", type=Path, help="file of labels, one a line")
-    predict.add_argument("--templates", type=Path, help="file of caption templates")
+    choice.add_argument("--classnames", help="file of labels, one a line; or a usual set")
+    predict.add_argument("--templates", help=TEMPLATES_HELP)
     predict.add_argument("--top", type=_positive, default=5, help="labels per image")
     predict.add_argument("--out", type=Path, help="HTML page with the images and their labels")
     predict.add_argument("--force", action="store_true", help="replace an existing page")
@@ -94,11 +98,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--data", required=True, nargs="+", action="extend", help=DATA_HELP)
     run.add_argument("--out", required=True, type=Path, help="directory for the results")
     run.add_argument("--task", choices=TASKS, default="auto", help="default: what the data has")
-    run.add_argument(
-        "--templates",
-        help="file of caption templates, {c} for the class; JSON of class to prompts; or a "
-        "usual set such as imagenet1k",
-    )
+    run.add_argument("--templates", help=TEMPLATES_HELP)
     _add_data_options(run)
     run.add_argument("--train", help="data that linear-probe and knn learn from")
     run.add_argument("--train-split", help="or the split of the same data")
@@ -184,7 +184,7 @@ def _positive(text: str) -> int:
 
 
 def _not_negative(text: str) -> int:
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):  # int() reads no ²
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
     return int(text)
 

@@ -11,7 +11,7 @@ import torch
 from clip_eval.campaign import Campaign, Outcome, run_campaign
 from clip_eval.class_names import ClassList
 from clip_eval.comparison import compare_results, format_comparison, pair_results
-from clip_eval.data_sets import open_data
+from clip_eval.data_sets import given_classes, given_templates, open_data
 from clip_eval.embedding import Reading
 from clip_eval.embedding_cache import cache_directory
 from clip_eval.embedding_files import embed_source, embed_texts, write_embeddings, writer_of
@@ -31,7 +31,8 @@ from clip_eval.output_files import (
 )
 from clip_eval.prediction import format_predictions, predict, render_predictions
 from clip_eval.processes import joined_processes
-from clip_eval.prompts import DEFAULT_TEMPLATES, read_prompts, read_text
+from clip_eval.prompt_sets import PromptSet
+from clip_eval.prompts import DEFAULT_TEMPLATES, read_text
 from clip_eval.questions import Question
 from clip_eval.result_files import find_results
 from clip_eval.results import finite
@@ -101,16 +102,16 @@ def predict_command(arguments: argparse.Namespace) -> int:
     """Label single images."""
     if arguments.out is not None and arguments.out.exists() and not arguments.force:
         raise EvaluationError(f"{arguments.out} exists already; choose another --out, or --force")
-    given = None if arguments.templates is None else read_prompts(arguments.templates)
+    given, _ = given_templates(arguments.templates)
     source = ImageFiles(arguments.images)
-    labels = _labels(arguments)
+    classes, usual = _labels(arguments)
     device = _device(arguments.device)
     loaded = load_for_evaluation(arguments.model, device=device)
-    templates = given or loaded.templates
+    templates = given or loaded.templates or (usual and usual.templates)
     found = predict(
         loaded.model,
         source,
-        labels,
+        classes.names,
         tokenizer=loaded.tokenizer,
         preprocess=loaded.preprocess,
         templates=templates or DEFAULT_TEMPLATES,
@@ -146,7 +147,7 @@ def embed_command(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
     )
     if arguments.texts is not None:
-        lines = [line for line in read_text(arguments.texts).splitlines() if line.strip()]
+        lines = [line for line in read_text(arguments.texts).split("\n") if line.strip()]
         if not lines:
             raise EvaluationError(f"{arguments.texts}: expected at least one text, got none")
         found = embed_texts(encoder, lines)
@@ -209,13 +210,19 @@ def export_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _labels(arguments: argparse.Namespace) -> tuple[str, ...]:
+def _labels(arguments: argparse.Namespace) -> tuple[ClassList, PromptSet | None]:
     if arguments.classnames is not None:
-        return ClassList.read(arguments.classnames).names
-    labels = tuple(label.strip() for label in arguments.labels.split(","))
+        return given_classes(arguments.classnames)
+    labels = [label.strip() for label in arguments.labels.split(",")]
     if not all(labels):
         raise EvaluationError(f"--labels {arguments.labels!r}: expected names between commas")
-    return labels
+    classes = ClassList.of(labels)
+    if classes.duplicates():
+        twice = ", ".join(classes.duplicates())
+        raise EvaluationError(
+            f"--labels {arguments.labels!r}: expected each once, got {twice} twice"
+        )
+    return classes, None
 
 
 def inspect_command(arguments: argparse.Namespace) -> int:

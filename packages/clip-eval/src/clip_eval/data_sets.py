@@ -13,7 +13,7 @@ from clip_eval.sources import open_source
 
 
 def open_data(
-    spec: str, *, classnames: str | None = None, split: str | None = None
+    spec: str, *, classnames: str | None = None, split: str | None = None, download: bool = True
 ) -> tuple[Source, PromptSet | None]:
     """A source with the class names in use, and the usual set it is, if it is one.
 
@@ -23,19 +23,30 @@ def open_data(
         spec: As for `open_source`.
         classnames: A file of class names, or the name of a usual set.
         split: Which split, where the data has several.
+        download: Whether one of torchvision's sets is downloaded where it is not on disk.
     """
-    if classnames is not None and Path(classnames).is_file():
-        return open_source(spec, classnames=ClassList.read(classnames), split=split), None
     if classnames is not None:
-        usual = get_prompt_set(classnames)
-        return open_source(spec, classnames=usual.classes(), split=split), usual
-    source = open_source(spec, split=split)
+        classes, usual = given_classes(classnames)
+        return open_source(spec, classnames=classes, split=split, download=download), usual
+    source = open_source(spec, split=split, download=download)
     imagenet = recognise_imagenet(source.classnames or ())
     if imagenet is None:
         return source, find_prompt_set(str(getattr(source, "kind", "")))
-    usual, names = imagenet
+    known, names = imagenet
     classes = ClassList(names=names, folders=tuple(source.classnames or ()))
-    return open_source(spec, classnames=classes, split=split), usual
+    return open_source(spec, classnames=classes, split=split), known
+
+
+def given_classes(given: str) -> tuple[ClassList, PromptSet | None]:
+    """Class names from a file, or those of a usual set with the set.
+
+    Raises:
+        DataError: It is neither, or the set has none.
+    """
+    if Path(given).is_file():
+        return ClassList.read(given), None
+    usual = get_prompt_set(given)
+    return usual.classes(), usual
 
 
 def given_templates(given: str | None) -> tuple[Templates | None, str]:

@@ -124,11 +124,14 @@ def _detail(stored: StoredResult, samples: int, seed: int) -> str:
 
 
 def _reopen(result: Result) -> Source | None:
-    """The data of a result, from how its ``data`` was described."""
+    """The data of a result, from how its ``data`` was described; nothing is downloaded for it."""
     settings = result.settings
     if not settings.get("data"):
         return None
     source, _ = open_data(
-        settings["data"], classnames=settings.get("classnames_from"), split=settings.get("split")
+        settings["data"],
+        classnames=settings.get("classnames_from"),
+        split=settings.get("split"),
+        download=False,
     )
     return source

@@ -44,6 +44,7 @@ def open_source(
     caption_key: str = "",
     image_root: str | Path | None = None,
     cache: ShardCache | None = None,
+    download: bool = True,
 ) -> Source:
     """A random-access source from its description.
 
@@ -62,6 +63,7 @@ def open_source(
         caption_key: Column, feature, extension or JSON key of the captions.
         image_root: Directory that the paths of a table or of COCO's JSON are relative to.
         cache: Where shards behind a URL are kept, and how many bytes of them.
+        download: Whether one of torchvision's sets is downloaded where it is not on disk.
 
     Raises:
         DataError: The description is not understood, or the data cannot be used.
@@ -89,7 +91,12 @@ def open_source(
         reader = WebDataset if kind == "wds" else TFRecordSource
         return reader(path, classnames=names, templates=templates, split=split, cache=cache, **keys)
     return TorchvisionSet(
-        kind, path or None, classnames=names, templates=templates, split=split or default_split
+        kind,
+        path or None,
+        classnames=names,
+        templates=templates,
+        split=split or default_split,
+        download=download,
     )
 
 

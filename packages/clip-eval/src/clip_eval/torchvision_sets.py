@@ -29,6 +29,7 @@ class TorchvisionSet:
         classnames: Class names in label order, instead of torchvision's.
         templates: Caption templates.
         split: ``test`` (the default) or ``train``.
+        download: Whether it is downloaded where it is not on disk.
 
     Raises:
         DataError: Not on disk and not to be downloaded, or a wrong split or class list.
@@ -42,6 +43,7 @@ class TorchvisionSet:
         classnames: Sequence[str] | None = None,
         templates: Sequence[str] | None = None,
         split: str | None = None,
+        download: bool = True,
     ) -> None:
         self.split = "test" if split in (None, "val") else split
         if self.split not in ("train", "test"):
@@ -50,7 +52,7 @@ class TorchvisionSet:
         self.root = Path(root) if root else _cache_directory()
         self.name = f"{kind}/{self.split}"
         self.templates = None if templates is None else check_templates(templates)
-        self._data: Any = self._open()
+        self._data: Any = self._open(download)
         own = tuple(name.replace("_", " ") for name in self._data.classes)
         if classnames is not None and len(classnames) != len(own):
             raise DataError(
@@ -74,14 +76,14 @@ class TorchvisionSet:
     def read(self, index: int) -> Sample:
         """The image, already decoded; captions are the filled templates."""
         if self._data is None:
-            self._data = self._open()
+            self._data = self._open(download=False)
         label = self.labels[index]
         assert self.classnames is not None
         captions = describe(self.classnames[label], self.templates or DEFAULT_TEMPLATES)
         image = Image.fromarray(self._data.data[index])
         return Sample(f"{self.split}/{index:05d}", image, captions, label)
 
-    def _open(self) -> Any:
+    def _open(self, download: bool) -> Any:
         import torchvision.datasets
 
         build = getattr(torchvision.datasets, SETS[self.kind])
@@ -89,6 +91,8 @@ class TorchvisionSet:
         with contextlib.redirect_stdout(io.StringIO()):
             with contextlib.suppress(RuntimeError):  # torchvision's word for "not on disk"
                 return build(str(self.root), train=train, download=False)
+            if not download:
+                raise DataError(f"{self.kind}: not found in {self.root}")
             try:
                 return build(str(self.root), train=train, download=True)
             except (URLError, OSError, RuntimeError) as error:
