@@ -124,6 +124,8 @@ def test_wrong_use_is_refused():
     model = build("gumbel", "rotary")
     with pytest.raises(ValueError, match="temperature must be at least 0"):
         generate(model, text(), 1, temperature=-1.0)
+    with pytest.raises(ValueError, match="temperature must be at least 0, got nan"):
+        generate(model, text(), 1, temperature=float("nan"))
     with pytest.raises(ValueError, match="top_k must be at least 1"):
         generate(model, text(), 1, top_k=0)
     with pytest.raises(ValueError, match="L at least 1"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -288,6 +289,11 @@ def test_save_and_load(tmp_path, kind, attention):
         ({"rate": 1.0}, r"rate must be in \(0, 1\)"),
         ({"factor": 0}, "factor must be at least 1"),
         ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"temperature": math.inf}, "temperature must be above 0"),
+        ({"hidden": 0}, "hidden must be at least 1"),
+        ({"weight": math.nan}, "weight must be at least 0 and finite"),
+        ({"interval": (0.5, 0.1)}, "interval must rise"),
+        ({"seed": 2**63}, "seed must have 64 bits"),
         ({"spikes_left": 0}, "spikes_left must be at least 1"),
     ],
 )
@@ -297,7 +303,15 @@ def test_wrong_boundary_settings_are_refused(values, message):
 
 
 @pytest.mark.parametrize(
-    "values", [{"attention": "flash"}, {"norm": "none"}, {"head_dim": 7}, {"pre_layers": -1}]
+    "values",
+    [
+        {"attention": "flash"},
+        {"norm": "none"},
+        {"head_dim": 7},
+        {"pre_layers": -1},
+        {"dropout": 1.0},
+        {"attention_dropout": -0.1},
+    ],
 )
 def test_wrong_sizes_are_refused(values):
     with pytest.raises(ValueError, match=next(iter(values))):

@@ -368,6 +368,7 @@ def test_grid_orders_are_for_whole_images():
         {"rate": 0.0},
         {"kind": "gumbel", "rate": 1.0},
         {"temperature": 0.0},
+        {"hidden": -1},
     ],
 )
 def test_wrong_settings_are_refused(settings):

@@ -148,7 +148,7 @@ def generate(
         top_k: Sample among so many likeliest tokens; None for all.
         generators: Randomness of each row; see `noise.row_keys`.
     """
-    if temperature < 0:
+    if not temperature >= 0:
         raise ValueError(f"temperature must be at least 0, got {temperature}; 0 is greedy")
     if new_tokens < 0:
         raise ValueError(f"new_tokens must be at least 0, got {new_tokens}")

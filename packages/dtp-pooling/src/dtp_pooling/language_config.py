@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,6 +14,20 @@ RateLoss = Literal["binomial", "ratio", "interval"]
 
 LEARNED_FROM_TARGETS = ("unigram", "entropy")
 LEARNED = (*LEARNED_FROM_TARGETS, "gumbel")
+
+
+def require_ranges(
+    hidden: int | None, temperature: float, weight: float, interval: tuple[float, float], seed: int
+) -> None:
+    """Raise ValueError unless the settings that language models and towers share are in range."""
+    require(hidden is None or hidden >= 1, f"hidden must be at least 1 or None, got {hidden}")
+    require(
+        0 < temperature < math.inf, f"temperature must be above 0 and finite, got {temperature}"
+    )
+    require(0 <= weight < math.inf, f"weight must be at least 0 and finite, got {weight}")
+    low, high = interval
+    require(0 <= low <= high <= 1, f"interval must rise within [0, 1], got {low}, {high}")
+    require(-(2**63) <= seed < 2**63, f"seed must have 64 bits, got {seed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +83,9 @@ class BoundaryConfig:
         require_one_of("target_loss", self.target_loss, BoundaryTarget)
         require(self.factor >= 1, f"factor must be at least 1, got {self.factor}")
         require(0 < self.rate < 1, f"rate must be in (0, 1), got {self.rate}")
-        require(self.temperature > 0, f"temperature must be above 0, got {self.temperature}")
         require(self.spikes_left >= 1, f"spikes_left must be at least 1, got {self.spikes_left}")
         object.__setattr__(self, "interval", tuple(self.interval))
+        require_ranges(self.hidden, self.temperature, self.weight, self.interval, self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,3 +134,6 @@ class LanguageModelConfig:
             require(getattr(self, name) >= 0, f"{name} must be at least 0")
         require(self.head_dim % 2 == 0, f"head_dim must be even, got {self.head_dim}")
         require(self.width % 2 == 0, f"width must be even, got {self.width}")
+        for name in ("dropout", "attention_dropout"):
+            share = getattr(self, name)
+            require(0 <= share < 1, f"{name} must be in [0, 1), got {share}")

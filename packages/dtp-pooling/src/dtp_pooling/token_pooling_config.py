@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dtp_pooling.language_config import RateLoss
+from dtp_pooling.language_config import RateLoss, require_ranges
 from dtp_pooling.strict_config import require, require_one_of
 from dtp_pooling.token_order import TokenOrder
 
@@ -76,7 +76,7 @@ class TokenPoolingConfig:
             self.kind != "gumbel" or self.rate < 1,
             "kind='gumbel' needs a rate below 1: its prior is undefined there; use 'top_k'",
         )
-        require(self.temperature > 0, f"temperature must be above 0, got {self.temperature}")
         object.__setattr__(self, "interval", tuple(self.interval))
+        require_ranges(self.hidden, self.temperature, self.weight, self.interval, self.seed)
         if self.grid is not None:
             object.__setattr__(self, "grid", tuple(self.grid))

@@ -6,6 +6,7 @@ post-norm, 200,000 steps. Deviation: bfloat16 instead of float16 autocast.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -31,7 +32,7 @@ class TrainingConfig:
         log_every: Steps between lines of `metrics.jsonl`.
         evaluate_every: Steps between evaluations and checkpoints.
         evaluation_window: Characters the model sees in evaluation.
-        evaluation_stride: Characters scored per window.
+        evaluation_stride: Characters scored per window, at most `evaluation_window`.
         unigram_vocabulary: Pieces of the subword model for `unigram`.
         teacher: Folder of a trained run, such as an unpooled one, whose next-character
             probabilities are half of what is learned.
@@ -64,11 +65,18 @@ class TrainingConfig:
         require_one_of("quantize", self.quantize, Literal["none", "int8"])
         require_one_of("precision", self.precision, Literal["float32", "bfloat16"])
         counts = ("steps", "batch_size", "context", "log_every", "evaluate_every")
-        for name in counts:
+        for name in (*counts, "evaluation_stride", "unigram_vocabulary"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1")
+        require(
+            self.evaluation_stride <= self.evaluation_window,
+            f"evaluation_stride must be at most evaluation_window = {self.evaluation_window}, got "
+            f"{self.evaluation_stride}",
+        )
         require(self.warmup >= 0, f"warmup must be at least 0, got {self.warmup}")
-        require(self.learning_rate > 0, f"learning_rate must be above 0, got {self.learning_rate}")
+        rate = self.learning_rate
+        require(0 < rate < math.inf, f"learning_rate must be above 0 and finite, got {rate}")
         require(self.clip > 0, f"clip must be above 0, got {self.clip}")
+        require(0 <= self.seed < 2**32, f"seed must be within 0 and 2**32 - 1, got {self.seed}")
 
 
 _PUBLISHED = TrainingConfig(
