@@ -69,7 +69,7 @@ COLUMNS = ("bits", "shortening", "parameters", "seconds")
 def train(folder: Path, config: TrainingConfig, train_text: str, valid_text: str) -> dict[str, Any]:
     """Bits, shortening, parameters and training seconds (CPU time of the process) of one run."""
     if not (folder / "run.json").exists():
-        start_run(folder, config, train_text)
+        start_run(folder, config, train_text, valid_text)
     trainer = Trainer(folder, train_text, valid_text, torch.device("cpu"))
     start = time.process_time()
     trainer.run(until=config.steps - 1)  # what is timed has no evaluation

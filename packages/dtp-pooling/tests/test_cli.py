@@ -116,6 +116,66 @@ def test_what_is_wrong_is_said_in_one_line(run, tmp_path, monkeypatch, arguments
         main([argument.format(**places) for argument in arguments])
 
 
+def test_damaged_files_of_a_run_are_named(run):
+    data, out = run
+    files = ("run.json", "checkpoint/config.json", "checkpoint/model.safetensors")
+    evaluate = ["eval", str(out), str(data), "--device", "cpu"]
+    resume = ["train", str(data), "--out", str(out), "--resume", "--device", "cpu"]
+    for name in (*files, "checkpoint/optimizer.pt"):
+        path = out / name
+        whole = path.read_bytes()
+        for damaged in (b"{", b"{}", b"[]", whole[:-9]):
+            path.write_bytes(damaged)
+            for command in (evaluate, resume)[name.endswith("pt") :]:
+                with pytest.raises(SystemExit, match=r"dtp-lm: .*(run\.json|checkpoint)") as raised:
+                    main(command)
+                assert "weights_only" not in str(raised.value)
+        path.write_bytes(whole)
+    main(resume)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("evaluation_stride=600", "evaluation_stride must be at most evaluation_window = 512"),
+        ("model.attention_dropout=2", r"attention_dropout must be in \[0, 1\)"),
+        ("model.boundaries.hidden=-1", "hidden must be at least 1"),
+        ("model.boundaries.weight=NaN", "weight must be at least 0"),
+        ("seed=100000000000000", "seed must be within"),
+    ],
+)
+def test_settings_out_of_range_begin_no_run(tmp_path, setting, message):
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit, match=f"dtp-lm: {message}"):
+        main(["train", "x", "--out", str(out), "--preset", "cpu-gumbel", "--set", setting])
+    assert not out.exists()
+
+
+def test_other_texts_are_evaluated_whole(run, tmp_path, capsys):
+    data, out = run
+    valid, other = tmp_path / "valid.txt", tmp_path / "run2"
+    valid.write_text(TEXT[:300], encoding="utf-8")
+    start = ["train", str(data), "--out", str(other), "--valid", str(valid), "--device", "cpu"]
+    main([*start, "--preset", "cpu-gumbel", "--set", *SMALL])
+    capsys.readouterr()
+    for folder, text, note in ((out, valid, ""), (other, valid, ""), (other, data, "trained on")):
+        main(["eval", str(folder), str(text), "--device", "cpu"])
+        printed = capsys.readouterr()
+        assert json.loads(printed.out)["characters"] == len(text.read_text(encoding="utf-8"))
+        assert note in printed.err
+        assert bool(note) == bool(printed.err)
+
+
+def test_rare_characters_anywhere_belong_to_the_alphabet(tmp_path, capsys):
+    data, out = tmp_path / "text.txt", str(tmp_path / "run")
+    data.write_text(TEXT[:-200] + "é" + TEXT[-200:] + "ß", encoding="utf-8")
+    start = ["train", str(data), "--out", out, "--preset", "cpu-gumbel", "--device", "cpu"]
+    main([*start, "--set", *SMALL, "alphabet=characters"])
+    main(["eval", out, str(data), "--device", "cpu"])  # the last 5 %
+    with pytest.raises(SystemExit, match=r"outside the alphabet, \['E', 'H'\]; use only those"):
+        main(["generate", out, "--prompt", "HE"])
+
+
 def test_a_missing_extra_is_named(run, tmp_path, monkeypatch):
     _, out = run
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import zipfile
 
 import pytest
@@ -27,12 +28,14 @@ def test_any_text_goes_through(name):
 def test_unsorted_alphabets_and_unknown_characters():
     alphabet = Alphabet(characters="zab")
     assert alphabet.encode("abz").tolist() == [1, 2, 0]
-    with pytest.raises(ValueError, match=r"outside the alphabet, \['\?', 'c'\]"):
+    with pytest.raises(ValueError, match=r"outside the alphabet, \['\?', 'c'\]; use only .*'zab'"):
         alphabet.encode("abc?")
     with pytest.raises(ValueError, match="must differ"):
         Alphabet(characters="aa")
     with pytest.raises(ValueError, match="alphabet must be"):
         make_alphabet("utf8", "")
+    with pytest.raises(ValueError, match="use the alphabet 'characters'"):
+        make_alphabet("text8", "plain", "Z")
 
 
 def test_read_text_from_every_container(tmp_path):
@@ -53,6 +56,18 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
     (tmp_path / "image.txt").write_bytes(b"\x89PNG\xff")
     with pytest.raises(ValueError, match=r"image\.txt is no UTF-8 text"):
         read_text(tmp_path / "image.txt")
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zip"])
+def test_a_damaged_container_is_named(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    whole = io.BytesIO()
+    with gzip.open(whole, "wb") as file:
+        file.write(b"text" * 99)
+    for raw in (b"none", whole.getvalue()[:-9]):
+        path.write_bytes(raw)
+        with pytest.raises(ValueError, match=rf"a\.{suffix} is no whole \.{suffix} file"):
+            read_text(path)
 
 
 def test_split_is_that_of_text8():

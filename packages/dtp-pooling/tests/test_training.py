@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def small(kind: str, **changes: object) -> TrainingConfig:
 
 def train(folder, config, until=None) -> Trainer:
     if not (folder / "run.json").exists():
-        start_run(folder, config, TEXT)
+        start_run(folder, config, TEXT, TEXT[:200])
     trainer = Trainer(folder, TEXT, TEXT[:200], CPU)
     trainer.run(until)
     return trainer
@@ -96,20 +97,41 @@ def test_a_run_that_diverges_keeps_its_last_checkpoint(tmp_path, capsys):
 
 def test_a_run_that_never_began_is_written_over(tmp_path):
     unigram = small("unigram", alphabet="bytes")
-    start_run(tmp_path, unigram, TEXT + "é")
+    start_run(tmp_path, unigram, TEXT + "é", TEXT)
     with pytest.raises(ValueError, match="marks characters"):
         Trainer(tmp_path, TEXT + "é", TEXT, CPU)
-    start_run(tmp_path, small("none"), TEXT)
+    start_run(tmp_path, small("none"), TEXT, "")
     with pytest.raises(ValueError, match="validation text is empty"):
         Trainer(tmp_path, TEXT, "", CPU)
     with pytest.raises(ValueError, match="needs a text with spaces"):
-        start_run(tmp_path, small("whitespace", alphabet="characters"), "abc")
+        start_run(tmp_path, small("whitespace", alphabet="characters"), "abc", "abc")
+    start_run(tmp_path, small("none"), TEXT, TEXT)
+    Trainer(tmp_path, TEXT, TEXT, CPU)
+    start_run(tmp_path, small("none", steps=3), TEXT, TEXT)
+    assert Trainer(tmp_path, TEXT, TEXT, CPU).config.steps == 3
 
 
 def test_another_text_is_refused(tmp_path):
-    start_run(tmp_path, small("none"), TEXT)
+    start_run(tmp_path, small("none"), TEXT, TEXT[:200])
     with pytest.raises(ValueError, match="started on another training text"):
         Trainer(tmp_path, TEXT + "a", TEXT[:200], CPU)
+    with pytest.raises(ValueError, match="started on another validation text"):
+        Trainer(tmp_path, TEXT, TEXT[:199], CPU)
+
+
+def test_a_run_that_could_not_be_evaluated_does_not_begin(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(ModuleNotFoundError, match="torchao"):
+        train(tmp_path, small("none", quantize="int8"), until=1)
+    assert train(tmp_path / "plain", small("none"), until=1).step_number == 1
+
+
+def test_the_alphabet_is_that_of_all_texts(tmp_path):
+    config = small("none", alphabet="characters")
+    run = start_run(tmp_path, config, TEXT, TEXT + "é", "ß")
+    assert set(run.alphabet.characters) == set(TEXT + "éß")
+    with pytest.raises(ValueError, match=r"outside .*'é'.*use the alphabet 'characters'"):
+        start_run(tmp_path, small("none"), TEXT, TEXT + "é")
 
 
 def test_training_learns_a_repeating_text(tmp_path, capsys):
@@ -124,15 +146,15 @@ def test_training_learns_a_repeating_text(tmp_path, capsys):
         assert records[-1]["characters"] == 200
 
 
-def test_run_is_fitted_to_the_alphabet_and_read_back(tmp_path):
+def test_run_is_fitted_to_the_alphabet_and_read_back(tmp_path, capsys):
     config = small("whitespace", alphabet="bytes")
-    run = start_run(tmp_path, config, TEXT)
+    run = start_run(tmp_path, config, TEXT, TEXT)
     assert run.config.model.vocabulary == 256
     assert run.config.model.boundaries.space == 32
     assert read_run(tmp_path) == run
-    Trainer(tmp_path, TEXT, TEXT, CPU)
+    Trainer(tmp_path, TEXT, TEXT, CPU).run(until=1)
     with pytest.raises(FileExistsError, match="holds a run"):
-        start_run(tmp_path, config, TEXT)
+        start_run(tmp_path, config, TEXT, TEXT)
     with pytest.raises(FileNotFoundError, match="holds no run"):
         read_run(tmp_path / "nowhere")
 
@@ -167,7 +189,19 @@ def test_published_presets_hold_the_published_settings():
 
 
 @pytest.mark.parametrize(
-    "change", [{"steps": 0}, {"warmup": -1}, {"clip": 0.0}, {"precision": "float16"}]
+    "change",
+    [
+        {"steps": 0},
+        {"warmup": -1},
+        {"clip": 0.0},
+        {"precision": "float16"},
+        {"evaluation_stride": 0},
+        {"evaluation_stride": 33},
+        {"evaluation_window": 15},
+        {"unigram_vocabulary": 0},
+        {"learning_rate": float("inf")},
+        {"seed": 2**32},
+    ],
 )
 def test_wrong_settings_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
@@ -194,10 +228,10 @@ def test_a_teacher_is_half_of_what_is_learned(tmp_path, capsys):
 
 @pytest.mark.parametrize("key", ["teacher", "pruned_from"])
 def test_a_trained_run_of_another_alphabet_or_without_checkpoint_is_refused(tmp_path, key):
-    start_run(tmp_path / "bytes", small("none", alphabet="bytes"), TEXT)
+    start_run(tmp_path / "bytes", small("none", alphabet="bytes"), TEXT, TEXT)
     with pytest.raises(ValueError, match="has another alphabet"):
         train(tmp_path / "a", small("none", **{key: str(tmp_path / "bytes")}))
-    start_run(tmp_path / "fresh", small("none"), TEXT)
+    start_run(tmp_path / "fresh", small("none"), TEXT, TEXT)
     with pytest.raises(FileNotFoundError, match="no checkpoint yet"):
         train(tmp_path / "b", small("none", **{key: str(tmp_path / "fresh")}))
 

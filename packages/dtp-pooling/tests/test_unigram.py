@@ -41,6 +41,12 @@ def test_spaces_alone_and_empty_text(model):
     assert unigram_boundaries("", model).tolist() == []
 
 
+def test_too_few_pieces_are_refused_and_leave_no_file(tmp_path):
+    with pytest.raises(ValueError, match="no unigram model of 2 pieces"):
+        train_unigram(TEXT, tmp_path / "words.model", vocabulary=2)
+    assert not (tmp_path / "words.model").exists()
+
+
 def test_pieces_that_do_not_spell_the_word_are_refused():
     with pytest.raises(ValueError, match="do not spell"):
         _inner_ends("ﬁne", ["\u2581fine"])

@@ -20,8 +20,8 @@ from dtp_pooling.curves import plot_curves
 from dtp_pooling.generation import generate
 from dtp_pooling.noise import sample_generators
 from dtp_pooling.strict_config import from_dict
-from dtp_pooling.text import read_text, split_text
-from dtp_pooling.training import Trainer, for_use, read_model, read_run, start_run
+from dtp_pooling.text import digest, read_text, split_text
+from dtp_pooling.training import Run, Trainer, for_use, read_model, read_run, start_run
 from dtp_pooling.training_config import PRESETS, TrainingConfig
 
 EXTRAS = {
@@ -66,7 +66,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = _command(commands, "eval", _evaluate, "bits per character of a whole text")
     evaluate.add_argument("run", type=Path)
     evaluate.add_argument("data", type=Path)
-    evaluate.add_argument("--split", choices=["train", "valid", "test", "all"], default="test")
+    evaluate.add_argument(
+        "--split",
+        choices=["train", "valid", "test", "all"],
+        help="default: test of the text that the run was split from, all of another",
+    )
     evaluate.add_argument("--window", type=_count, help="default: that of the run")
     evaluate.add_argument("--stride", type=_count, help="default: that of the run")
     evaluate.add_argument("--batch", type=_count, default=16)
@@ -123,11 +127,11 @@ def _train(options: argparse.Namespace) -> None:
         config = override(preset(options.preset or "text8-gumbel"), options.set)
     text = read_text(options.data)
     if options.valid is None:
-        train_text, valid_text, _ = split_text(text, config.alphabet)
+        train_text, valid_text, test_text = split_text(text, config.alphabet)
     else:
-        train_text, valid_text = text, read_text(options.valid)
+        train_text, valid_text, test_text = text, read_text(options.valid), ""
     if not options.resume:
-        start_run(options.out, config, train_text)
+        start_run(options.out, config, train_text, valid_text, test_text)
     trainer = Trainer(options.out, train_text, valid_text, options.device)
     with _stop_on_signals() as stop:
         trainer.run(stop=stop)
@@ -157,11 +161,12 @@ def _stop_on_signals() -> Iterator[threading.Event]:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    config, alphabet, _ = read_run(options.run)
+    run = read_run(options.run)
+    config, alphabet = run.config, run.alphabet
     text = read_text(options.data)
-    if options.split != "all":
-        parts = split_text(text, config.alphabet)
-        text = parts[("train", "valid", "test").index(options.split)]
+    split = options.split or _split_of(run, text)
+    if split != "all":
+        text = split_text(text, config.alphabet)[("train", "valid", "test").index(split)]
     model = read_model(options.run, alphabet).to(options.device)
     model = for_use(model, options.quantize or config.quantize)
     result = bits_per_character(
@@ -174,8 +179,17 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(json.dumps(result._asdict()))
 
 
+def _split_of(run: Run, text: str) -> str:
+    """What to evaluate on of a text: what a run that was split from it has not seen, or all."""
+    if digest(split_text(text, run.config.alphabet)[0]) == run.text_sha256:
+        return "test"
+    if digest(text) == run.text_sha256:
+        print("dtp-lm: this is the text that the run was trained on", file=sys.stderr)
+    return "all"
+
+
 def _generate(options: argparse.Namespace) -> None:
-    config, alphabet, _ = read_run(options.run)
+    config, alphabet, *_ = read_run(options.run)
     model = for_use(read_model(options.run, alphabet), options.quantize or config.quantize)
     new = generate(
         model,

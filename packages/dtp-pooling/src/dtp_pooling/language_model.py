@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -203,10 +204,17 @@ class DynamicPoolingLM(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> DynamicPoolingLM:
-        """The model that `save` wrote, in evaluation mode."""
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        model = cls(from_dict(LanguageModelConfig, values))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        """The model that `save` wrote, in evaluation mode.
+
+        Raises:
+            ValueError: One of its files is damaged, or they do not fit each other.
+        """
+        try:
+            values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            model = cls(from_dict(LanguageModelConfig, values))
+            model.load_state_dict(load_file(folder / "model.safetensors"))
+        except (AttributeError, RuntimeError, SafetensorError, ValueError) as error:
+            raise ValueError(f"{folder} holds no whole model: {error}; save it anew") from error
         return model.eval()
 
 

@@ -6,7 +6,9 @@ N symbols of a text, B batch, L context.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,9 +57,10 @@ class Alphabet:
         place = torch.searchsorted(known, codes.long()).clamp(max=len(known) - 1)
         if not torch.equal(known[place], codes.long()):
             unknown = sorted(set(text) - set(self.characters))
+            shown = self.characters[:60] + ("…" if len(self.characters) > 60 else "")
             raise ValueError(
-                f"the text has characters outside the alphabet, {unknown[:10]}; use the alphabet "
-                "'characters', which is read from the text, or 'bytes'"
+                f"the text has characters outside the alphabet, {unknown[:10]}; use only those in "
+                f"it, {shown!r}"
             )
         return ids[place]
 
@@ -72,35 +75,57 @@ def _buffer(raw: bytes, dtype: torch.dtype) -> Tensor:
     return torch.frombuffer(bytearray(raw), dtype=dtype) if raw else torch.empty(0, dtype=dtype)
 
 
-def make_alphabet(name: str, text: str) -> Alphabet:
-    """`text8` (27 symbols), `bytes` (256), or `characters`: those that occur in the text."""
-    if name == "text8":
-        return Alphabet()
+def make_alphabet(name: str, *texts: str) -> Alphabet:
+    """`text8` (27 symbols), `bytes` (256), or `characters`: those that occur in the texts.
+
+    Raises:
+        ValueError: No such alphabet, or the texts have characters outside it.
+    """
     if name == "bytes":
         return Alphabet(characters=None)
+    if name not in ("text8", "characters"):
+        raise ValueError(f"alphabet must be 'text8', 'bytes' or 'characters', got {name!r}")
+    found = set().union(*texts)
     if name == "characters":
-        return Alphabet(characters="".join(sorted(set(text))))
-    raise ValueError(f"alphabet must be 'text8', 'bytes' or 'characters', got {name!r}")
+        return Alphabet(characters="".join(sorted(found)))
+    unknown = sorted(found.difference(TEXT8))
+    if unknown:
+        raise ValueError(
+            f"the text has characters outside the alphabet, {unknown[:10]}; use the alphabet "
+            "'characters', which is read from the text, or 'bytes'"
+        )
+    return Alphabet()
+
+
+def digest(text: str) -> str:
+    """SHA-256 of the text's UTF-8 bytes, in hexadecimal."""
+    return hashlib.sha256(text.encode(*_BYTES)).hexdigest()
 
 
 def read_text(path: Path) -> str:
     """The UTF-8 text of a plain, `.gz` or one-member `.zip` file, without a last line break."""
-    if path.suffix == ".gz":
-        with gzip.open(path) as file:
-            raw = file.read()
-    elif path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            if len(names) != 1:
-                raise ValueError(f"expected one member in {path}, got {names}; unpack it")
-            raw = archive.read(names[0])
-    else:
-        raw = path.read_bytes()
+    try:
+        raw = _read(path)
+    except (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"{path} is no whole {path.suffix} file: {error}") from error
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no UTF-8 text: {error}") from error
     return text[:-1] if text.endswith("\n") else text
+
+
+def _read(path: Path) -> bytes:
+    if path.suffix == ".gz":
+        with gzip.open(path) as file:
+            return file.read()
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if len(names) != 1:
+                raise ValueError(f"expected one member in {path}, got {names}; unpack it")
+            return archive.read(names[0])
+    return path.read_bytes()
 
 
 def split_text(text: str, alphabet: str = "text8") -> tuple[str, str, str]:

@@ -7,9 +7,9 @@ A run's folder holds `run.json` (the configuration and the alphabet), `metrics.j
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
+import pickle
 import shutil
 import threading
 import time
@@ -25,7 +25,7 @@ from dtp_pooling.bits_per_character import bits_per_character
 from dtp_pooling.language_model import DynamicPoolingLM, LanguageModelOutput
 from dtp_pooling.noise import sample_generators
 from dtp_pooling.strict_config import from_dict
-from dtp_pooling.text import Alphabet, chunk_index, make_alphabet
+from dtp_pooling.text import Alphabet, chunk_index, digest, make_alphabet
 from dtp_pooling.training_config import TrainingConfig
 from dtp_pooling.unigram import train_unigram, unigram_boundaries
 
@@ -36,20 +36,24 @@ class Run(NamedTuple):
     config: TrainingConfig
     alphabet: Alphabet
     text_sha256: str
+    valid_sha256: str
 
 
-def start_run(folder: Path, config: TrainingConfig, train_text: str) -> Run:
-    """Fit the configuration to the text's alphabet and write `run.json`.
+def start_run(
+    folder: Path, config: TrainingConfig, train_text: str, valid_text: str, test_text: str = ""
+) -> Run:
+    """Fit the configuration to the alphabet of all texts and write `run.json`.
 
-    A run that a mistake stopped before its first step is written over.
+    A run that a mistake stopped before its first metrics and checkpoint is written over.
 
     Raises:
         FileExistsError: The folder holds a run that has begun.
         ValueError: The run and the text do not go together.
     """
-    if (folder / "metrics.jsonl").exists():
+    metrics = folder / "metrics.jsonl"
+    if _newest_checkpoint(folder) or (metrics.exists() and metrics.stat().st_size):
         raise FileExistsError(f"{folder} holds a run; resume it or choose another folder")
-    alphabet = make_alphabet(config.alphabet, train_text)
+    alphabet = make_alphabet(config.alphabet, train_text, valid_text, test_text)
     if config.model.boundaries.kind == "whitespace" and not alphabet.has_space:
         raise ValueError("kind='whitespace' needs a text with spaces; use another kind")
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,24 +61,34 @@ def start_run(folder: Path, config: TrainingConfig, train_text: str) -> Run:
     boundaries = dataclasses.replace(config.model.boundaries, space=alphabet.space)
     model = dataclasses.replace(config.model, vocabulary=len(alphabet), boundaries=boundaries)
     config = dataclasses.replace(config, model=model)
-    run = Run(config, alphabet, _digest(train_text))
+    run = Run(config, alphabet, digest(train_text), digest(valid_text))
     values = {
         "config": dataclasses.asdict(config),
         "characters": alphabet.characters,
         "text_sha256": run.text_sha256,
+        "valid_sha256": run.valid_sha256,
     }
     (folder / "run.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     return run
 
 
 def read_run(folder: Path) -> Run:
-    """The run that `start_run` wrote."""
+    """The run that `start_run` wrote.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: `run.json` is damaged.
+    """
     path = folder / "run.json"
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no run: expected {path}; `dtp-lm train` makes one")
-    values = json.loads(path.read_text(encoding="utf-8"))
-    config = from_dict(TrainingConfig, values["config"])
-    return Run(config, Alphabet(characters=values["characters"]), values["text_sha256"])
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        config = from_dict(TrainingConfig, values["config"])
+        alphabet = Alphabet(characters=values["characters"])
+        return Run(config, alphabet, values["text_sha256"], values["valid_sha256"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} describes no run: {error!r}; `dtp-lm train` makes one") from error
 
 
 class Trainer:
@@ -91,9 +105,12 @@ class Trainer:
         self, folder: Path, train_text: str, valid_text: str, device: torch.device
     ) -> None:
         self.folder, self.device = folder, device
-        self.config, alphabet, digest = read_run(folder)
-        if _digest(train_text) != digest:
-            raise ValueError(f"{folder} was started on another training text; pass that one")
+        self.config, alphabet, *digests = read_run(folder)
+        for name, text, known in zip(
+            ("training", "validation"), (train_text, valid_text), digests, strict=True
+        ):
+            if digest(text) != known:
+                raise ValueError(f"{folder} was started on another {name} text; pass that one")
         self.train_ids = alphabet.encode(train_text).to(torch.int32)
         self.valid_ids = alphabet.encode(valid_text)
         if not len(self.valid_ids):
@@ -108,6 +125,7 @@ class Trainer:
         )
         self.step_number = 0
         self._load()
+        self.evaluate(self.valid_ids[: self.config.evaluation_window])  # says early what it lacks
 
     def run(self, until: int | None = None, stop: threading.Event | None = None) -> None:
         """Train to the last step, or up to step `until`; evaluate and save on the way.
@@ -189,12 +207,12 @@ class Trainer:
         distance = F.kl_div(logits.log_softmax(-1), taught, reduction="batchmean", log_target=True)
         return out, loss, distance
 
-    def evaluate(self) -> dict[str, Any]:
-        """Bits per character of the whole validation text."""
+    def evaluate(self, text: Tensor | None = None) -> dict[str, Any]:
+        """Bits per character of ids (N,), by default of the whole validation text."""
         config = self.config
         result = bits_per_character(
             for_use(self.model.eval(), config.quantize),
-            self.valid_ids,
+            self.valid_ids if text is None else text,
             window=config.evaluation_window,
             stride=config.evaluation_stride,
         )
@@ -258,9 +276,16 @@ class Trainer:
             self._forget_after(0)
             return
         self.model.load_state_dict(DynamicPoolingLM.load(place).state_dict())
-        state = torch.load(place / "optimizer.pt", map_location=self.device, weights_only=True)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step_number = state["step"]
+        path = place / "optimizer.pt"
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step_number = state["step"]
+        except (EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+            kind = type(error).__name__
+            raise ValueError(
+                f"{path} is damaged ({kind}); remove {place} to start from before it"
+            ) from error
         self._forget_after(self.step_number)
 
     def _forget_after(self, step: int) -> None:
@@ -308,10 +333,6 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
         return config.learning_rate * (step + 1) / config.warmup
     progress = (step - config.warmup) / max(1, config.steps - config.warmup)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def _shortening(out: LanguageModelOutput) -> Tensor | float:

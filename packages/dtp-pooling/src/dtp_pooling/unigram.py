@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import torch
@@ -15,14 +16,17 @@ def train_unigram(text: str, path: Path, vocabulary: int = 5000) -> None:
         text: Words separated by single spaces; characters are taken as they are.
         path: File to write.
         vocabulary: Most pieces the model may have; a small text gives fewer.
+
+    Raises:
+        ValueError: There are fewer pieces than the text has characters, or no words.
     """
     import sentencepiece
 
-    words = iter(text.split())
-    with path.open("wb") as file:
+    model = io.BytesIO()
+    try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=words,
-            model_writer=file,
+            sentence_iterator=iter(text.split()),
+            model_writer=model,
             model_type="unigram",
             vocab_size=vocabulary,
             hard_vocab_limit=False,
@@ -30,6 +34,9 @@ def train_unigram(text: str, path: Path, vocabulary: int = 5000) -> None:
             character_coverage=1.0,
             minloglevel=2,
         )
+    except RuntimeError as error:
+        raise ValueError(f"no unigram model of {vocabulary} pieces: {error}") from error
+    path.write_bytes(model.getvalue())
 
 
 def unigram_boundaries(text: str, path: Path) -> Tensor:
