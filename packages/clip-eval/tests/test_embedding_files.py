@@ -4,9 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 from clip_eval import EvaluationError, read_embeddings
 from clip_eval.cli import main
+from clip_eval.embedding_files import Embeddings, write_embeddings
+from pyarrow import parquet
 
 
 @pytest.fixture
@@ -41,8 +44,6 @@ def test_images(
 
 
 def test_texts_as_a_table(embed: Callable[..., int], tmp_path: Path) -> None:
-    import pyarrow.parquet as parquet
-
     (tmp_path / "texts.txt").write_text("a red thing\n\na blue thing\n")
     assert embed("--texts", tmp_path / "texts.txt", "--out", tmp_path / "t.parquet") == 0
     table = parquet.read_table(tmp_path / "t.parquet").to_pydict()
@@ -59,10 +60,35 @@ def test_what_was_written_is_read(embed: Callable[..., int], tmp_path: Path) -> 
     assert keys == again[0] == ["a red thing", "a blue thing"]
     assert features.shape == (2, 8)
     np.testing.assert_array_equal(features, again[1])
-    (tmp_path / "t.npz").write_bytes(b"no archive")
-    for name in ("t.npz", "t.csv"):
+    assert read_embeddings(str(tmp_path / "t.npz"))[0] == keys
+
+
+def test_files_that_are_none_of_ours(tmp_path: Path) -> None:
+    rows = np.zeros((2, 3), np.float32)
+    np.savez(tmp_path / "cut.npz", keys=["a", "b"], features=rows)
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:-40])
+    (tmp_path / "words.npz").write_bytes(b"no archive")
+    (tmp_path / "empty.npz").write_bytes(b"")
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, rows)
+    np.savez(tmp_path / "other.npz", weights=rows)
+    parquet.write_table(pyarrow.table({"key": ["a"], "embedding": [1.0]}), tmp_path / "1.parquet")
+    parquet.write_table(pyarrow.table({"key": ["a"]}), tmp_path / "2.parquet")
+    (tmp_path / "3.parquet").write_bytes(b"")
+    for path in [*tmp_path.iterdir(), tmp_path / "t.csv"]:
         with pytest.raises(EvaluationError, match="a file of `clip-eval embed`"):
-            read_embeddings(tmp_path / name)
+            read_embeddings(path)
+    for name, features in (("fewer", rows[:1]), ("more", np.zeros((5, 3))), ("flat", rows[:, 0])):
+        np.savez(tmp_path / f"{name}.npz", keys=["a", "b"], features=features)
+        with pytest.raises(EvaluationError, match="a row of features for each of 2 keys, got"):
+            read_embeddings(tmp_path / f"{name}.npz")
+
+
+def test_a_key_that_is_no_utf_8_is_written(tmp_path: Path) -> None:
+    found = Embeddings(np.ones((1, 3), np.float32), ["\udcff.png"], np.zeros(1, np.int64))
+    for suffix, key in (("npz", "\udcff.png"), ("parquet", "\\udcff.png")):
+        write_embeddings(tmp_path / f"e.{suffix}", found)
+        assert read_embeddings(tmp_path / f"e.{suffix}")[0] == [key]
 
 
 def test_another_suffix_is_refused(

@@ -61,6 +61,8 @@ def embed_texts(encoder: Encoder, texts: list[str]) -> Embeddings:
 def write_embeddings(path: Path, embeddings: Embeddings) -> None:
     """Write ``.npz`` (arrays ``features``, ``keys``, ``labels``) or ``.parquet``, in one step.
 
+    A file name that is no UTF-8 comes as surrogates, which Parquet gets as ``\\udcXX``.
+
     Raises:
         EvaluationError: Another suffix, or Parquet without pyarrow.
     """
@@ -74,23 +76,30 @@ def write_embeddings(path: Path, embeddings: Embeddings) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_embeddings(path: Path) -> tuple[list[str], NDArray[np.float32]]:
+def read_embeddings(path: str | Path) -> tuple[list[str], NDArray[np.float32]]:
     """Keys (N) and features (N, D) of a file that `write_embeddings` wrote.
 
     Raises:
         EvaluationError: It is no such file, or Parquet without pyarrow.
         FileNotFoundError: There is none.
     """
+    path = Path(path)
     read = {".npz": _read_npz, ".parquet": _read_parquet}.get(path.suffix)
     if read is None:
         raise EvaluationError(f"{path}: expected a file of `clip-eval embed`, .npz or .parquet")
     try:
-        return read(path)
+        keys, features = read(path)
     except EvaluationError:
         raise
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0]
         raise EvaluationError(f"{path} is not a file of `clip-eval embed`: {reason}") from None
+    if features.ndim != 2 or len(keys) != len(features):
+        raise EvaluationError(
+            f"{path}: expected a row of features for each of {len(keys)} keys, got an array of "
+            f"shape {features.shape}"
+        )
+    return keys, features
 
 
 def writer_of(path: Path) -> Callable[[Path, Embeddings], None]:
@@ -117,8 +126,8 @@ def _write_npz(path: Path, embeddings: Embeddings) -> None:
 
 
 def _read_npz(path: Path) -> tuple[list[str], NDArray[np.float32]]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return arrays["keys"].tolist(), arrays["features"].astype(np.float32)
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return arrays["keys"].reshape(-1).tolist(), arrays["features"].astype(np.float32)
 
 
 def _write_parquet(path: Path, embeddings: Embeddings) -> None:
@@ -127,7 +136,7 @@ def _write_parquet(path: Path, embeddings: Embeddings) -> None:
     flat = arrow.array(embeddings.features.reshape(-1))
     table = arrow.table(
         {
-            "key": embeddings.keys,
+            "key": [key.encode("utf-8", "backslashreplace").decode() for key in embeddings.keys],
             "label": embeddings.labels,
             "embedding": arrow.FixedSizeListArray.from_arrays(flat, width),
         }

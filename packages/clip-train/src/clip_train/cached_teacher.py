@@ -73,11 +73,6 @@ class EmbeddingTable:
             keys, self.features = read_embeddings(file)
         except EvaluationError as error:
             raise ConfigError(str(error)) from None
-        if self.features.ndim != 2 or len(keys) != len(self.features):
-            raise ConfigError(
-                f"{file}: expected a row of features for each of {len(keys)} keys, got an array of "
-                f"shape {self.features.shape}"
-            )
         if not np.isfinite(self.features).all():
             raise ConfigError(f"{file}: expected finite features, got some that are not")
         self.row_of = {key: row for row, key in enumerate(keys)}
