@@ -15,6 +15,7 @@ import uuid
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ def image_digest(image: bytes | Image.Image) -> bytes:
     """A hash of an encoded image's bytes, or of a decoded image's pixels and their colours."""
     if not isinstance(image, Image.Image):
         return digest_of(bytes(image))
-    parts = [image.mode, str(image.size), image.tobytes()]
+    parts: list[str | bytes] = [image.mode, str(image.size), image.tobytes()]
     colours = (image.getpalette(), image.info.get("transparency"))
     if colours != (None, None):
         parts.append(repr(colours))
@@ -142,11 +143,13 @@ class EmbeddingStore:
         It is named by theirs, so that processes that merge the same files make one file.
         """
         chosen: dict[Path, list[int]] = {}  # the rows of each file that no file before it has
-        kind, seen = None, set[bytes]()
+        kind: np.dtype[Any] | None = None
+        seen: set[bytes] = set()
         for path in paths:
             table = _mapped(path)
-            if table is None or table.dtype != (kind := kind or table.dtype):
+            if table is None or (kind is not None and table.dtype != kind):
                 continue
+            kind = table.dtype
             digests = [digest.tobytes() for digest in table["digest"]]
             chosen[path] = [n for n, digest in enumerate(digests) if digest not in seen]
             seen.update(digests)
