@@ -5,10 +5,14 @@ B batch, L tokens.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+Count = TypeVar("Count", int, Tensor)
+_ONE = 2**32
 
 
 class Cuts(NamedTuple):
@@ -31,19 +35,31 @@ def cuts_of(apart: Tensor, lengths: Tensor | None) -> Cuts:
     return Cuts(poolable, real & (apart | ~follows), poolable & follows)
 
 
+def segment_count(tokens: Count, rate: float) -> Count:
+    """round(rate * tokens), halves up: the same for an int and an int64 tensor of any shape.
+
+    In whole numbers, because a product such as 0.65 * 90 rounds to either side of its half.
+    """
+    return (tokens * _share(rate) + _ONE // 2) // _ONE
+
+
+def _share(rate: float) -> int:
+    """The rate in units of 2**-32, up, which keeps products that are whole numbers whole."""
+    return math.ceil(rate * _ONE)
+
+
 def free_count(cuts: Cuts, rate: float) -> Tensor:
     """(B,) boundaries to choose among the candidates: round(rate * poolable) segments in all."""
     poolable, candidates = cuts.poolable.sum(1), cuts.candidates.sum(1)
     stretches = poolable - candidates  # each ends by force
-    wanted = (poolable * rate + 0.5).floor().long()
-    return (wanted - stretches).clamp(min=0)
+    return (segment_count(poolable, rate) - stretches).clamp(min=0)
 
 
 def even_boundaries(poolable: Tensor, rate: float, causal: bool) -> Tensor:
     """(B, L) boundaries at even distances, counted over poolable tokens."""
     rank = poolable.long().cumsum(1) - 1  # of each poolable token in its row
     if causal:  # by position alone
-        return (((rank + 1) * rate).floor() > (rank * rate).floor()).float()
+        return ((rank + 1) * _share(rate) // _ONE > rank * _share(rate) // _ONE).float()
     count = poolable.sum(1, keepdim=True).clamp(min=1)
-    wanted = (count * rate + 0.5).floor().long().clamp(min=1)
+    wanted = segment_count(count, rate).clamp(min=1)
     return ((rank + 1) * wanted // count > rank * wanted // count).float()

@@ -20,7 +20,7 @@ from dtp_pooling import boundaries as rules
 from dtp_pooling import losses, noise
 from dtp_pooling.functional import Pooled, pool
 from dtp_pooling.strict_config import from_dict
-from dtp_pooling.token_cuts import Cuts, cuts_of, even_boundaries, free_count
+from dtp_pooling.token_cuts import Cuts, cuts_of, even_boundaries, free_count, segment_count
 from dtp_pooling.token_order import grid_order
 from dtp_pooling.token_pooling_config import TokenPoolingConfig
 
@@ -130,7 +130,8 @@ class DynamicTokenPooling(nn.Module):
         """
         batch, length, _ = tokens.shape
         apart = int(keep_apart is not None)
-        size = apart + int((length - apart) * self.config.rate + 0.5)
+        poolable = length - apart
+        size = apart + max(min(poolable, 1), segment_count(poolable, self.config.rate))
         values = tokens.narrow(1, 0, size)
         if self.scores is not None:
             values = values + self.scores(tokens).mean()  # so that the backward pass meets them
