@@ -35,15 +35,20 @@ def segment_sum(flat: Tensor, slot: Tensor, sizes: Tensor) -> Tensor:
 
     `sizes` says how often each slot occurs. On CPU rows are added in order, those of long segments
     in parts, which keeps rounding small; elsewhere `index_add_` would add atomically in any order,
-    so segments are reduced one thread each, and `slot` must not decrease.
+    so `slot` must not decrease.
     """
     if flat.device.type != "cpu":
-        return torch.segment_reduce(flat, "sum", lengths=sizes, unsafe=True, initial=0.0)
+        return _reduced(flat, sizes)
     known = sizes.numel() > 0 and not torch.compiler.is_compiling()
     if known and int(sizes.max()) > _PART:
         return _sum_of_parts(flat, slot, sizes)
     sums = flat.new_zeros(sizes.numel(), flat.shape[1])
     return sums.index_add_(0, slot, flat)
+
+
+def _reduced(flat: Tensor, sizes: Tensor) -> Tensor:
+    """`segment_sum` of rows in the order of their slots, one thread for each segment."""
+    return torch.segment_reduce(flat, "sum", lengths=sizes, unsafe=True, initial=0.0)
 
 
 def _sum_of_parts(flat: Tensor, slot: Tensor, sizes: Tensor) -> Tensor:
