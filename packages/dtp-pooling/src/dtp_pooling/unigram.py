@@ -35,7 +35,9 @@ def train_unigram(text: str, path: Path, vocabulary: int = 5000) -> None:
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise ValueError(f"no unigram model of {vocabulary} pieces: {error}") from error
+        raise ValueError(
+            f"no unigram model of {vocabulary} pieces; try more, or a longer text: {error}"
+        ) from error
     path.write_bytes(model.getvalue())
 
 
