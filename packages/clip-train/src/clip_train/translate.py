@@ -12,7 +12,7 @@ import yaml
 from clip_models import ConfigError, from_dict, nearest
 
 from clip_train.config import Config, OptimConfig
-from clip_train.translation_tables import COMMANDS, DEFAULTS, SYSTEMS, Rule
+from clip_train.translation_tables import COMMANDS, DEFAULTS, NOTE, SYSTEMS, Rule
 
 
 class Translation(NamedTuple):
@@ -67,14 +67,15 @@ def _apply(
                 rest.append(f"{name} {value}: {rule}")
             continue
         try:
-            found = rule(value)
-        except (ValueError, TypeError, KeyError) as error:
-            raise ConfigError(f"{name} {value!r} cannot be understood: {error}") from None
+            found = rule(value, values)
+        except (AttributeError, TypeError, ValueError) as error:
+            found = f"no counterpart; {error}"
         if isinstance(found, str):
-            rest.append(f"{name} {value}: {found}")
-            continue
+            found = {NOTE: found}
         for key, ours in found.items():
-            if key.startswith("--"):
+            if key == NOTE:
+                rest.append(f"{name} {value}: {ours}")
+            elif key.startswith("--"):
                 options += [key, shlex.quote(str(ours))]
             else:
                 _put(config, key.split("."), ours)
@@ -82,6 +83,9 @@ def _apply(
     parts = train.get("accumulation", 1)
     if "batch_size" in train:
         train["batch_size"] *= parts * processes
+    sizes = config.get("data", {}).get("variable_sizes")
+    if sizes is not None:
+        sizes["batch_multiple"] = parts * processes
     if "steps" in train:
         train.pop("epochs", None)
     betas = config.get("optim", {}).get("betas")

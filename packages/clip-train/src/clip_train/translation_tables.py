@@ -1,68 +1,108 @@
 """What the flags and keys of other systems are called here.
 
-A rule turns a value into our keys, and options of the command (`--out`); a text says why there is
-none.  Names and defaults are those of
-open_clip 3.3, CLIPA (torch), OFM and CoreNet 0.1.
+A rule turns a value, seen with all others, into our keys and options of the command (`--out`); a
+text says why there is none.  Names and defaults are those of open_clip 3.3, CLIPA (torch), OFM and
+CoreNet 0.1.
 """
 
 from __future__ import annotations
 
-import ast
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-Rule = Callable[[Any], dict[str, Any] | str] | str
+Rule = Callable[[Any, Mapping[str, Any]], dict[str, Any] | str] | str
 
+NOTE = "#"  # beside a rule's keys: what of the value they do not say
 _NOTHING = "nothing to say: it is so here"
 _ALWAYS_EXACT = "the gradient is that of the whole batch here, always"
 _STEPS_ONLY = "counted in epochs there; give eval.every_steps or eval.every_samples"
+_FORMATS = {"webdataset": "wds", "csv": "csv", "tfrecord": "tfrecord", "auto": ""}
+_SCHEDULES = {"cosine": "cosine", "const": "constant", "const-cooldown": "constant_cooldown"}
+_PRECISIONS = {
+    **dict.fromkeys(("fp32", "float32"), "fp32"),
+    **dict.fromkeys(("amp", "fp16", "float16"), "fp16"),
+    **dict.fromkeys(("amp_bf16", "amp_bfloat16", "bf16", "bfloat16"), "bf16"),
+}
+_AUGMENTATIONS = {
+    "scale": ("augment.scale", 2),
+    "color_jitter": ("augment.color_jitter", 4),
+    "color_jitter_prob": ("augment.color_jitter_probability", 0),
+    "gray_scale_prob": ("augment.grayscale_probability", 0),
+}
 
 
 def _as(key: str, kind: Callable[[Any], Any] = str) -> Rule:
-    return lambda value: {key: kind(value)}
+    return lambda value, values: {key: kind(value)}
 
 
 def _flag(**values: Any) -> Rule:
     """Keys that a flag without value stands for; two underscores are a dot."""
-    return lambda value: {key.replace("__", "."): ours for key, ours in values.items()}
+    return lambda value, _: {key.replace("__", "."): ours for key, ours in values.items()}
 
 
-def _precision(value: str) -> dict[str, Any]:
-    known = {"fp32": "fp32", "float32": "fp32", "amp": "fp16", "fp16": "fp16", "float16": "fp16"}
-    half = {"amp_bf16": "bf16", "amp_bfloat16": "bf16", "bf16": "bf16", "bfloat16": "bf16"}
-    return {"train.precision": (known | half)[value]}
+def _find(value: Any, names: Mapping[str, str]) -> str:
+    if value not in names:
+        raise ValueError(f"expected one of {', '.join(names)}")
+    return names[value]
 
 
-def _schedule(value: str) -> dict[str, Any]:
-    names = {"cosine": "cosine", "const": "constant", "const-cooldown": "constant_cooldown"}
-    return {"optim.schedule": names[value]}
+def _one_of(key: str, names: Mapping[str, str]) -> Rule:
+    return lambda value, values: {key: _find(value, names)}
 
 
-def _source(kind: str = "") -> Rule:
-    def rule(value: str) -> dict[str, Any]:
-        found = kind or ("csv" if value.endswith((".csv", ".tsv")) else "wds")
-        return {"data.train": f"{found}:{value}"}
-
-    return rule
+def _said_with(other: str) -> Rule:
+    """What another rule reads; alone it changes nothing there either."""
+    return lambda value, values: {} if other in values else f"of no effect without {other}"
 
 
-def _augmentation(value: str) -> dict[str, Any]:
-    """`key=value` pairs of open_clip's --aug-cfg."""
-    found: dict[str, Any] = {"augment.kind": "random_resized_crop"}
-    names = {
-        "scale": "augment.scale",
-        "color_jitter": "augment.color_jitter",
-        "color_jitter_prob": "augment.color_jitter_probability",
-        "gray_scale_prob": "augment.grayscale_probability",
-    }
-    for pair in value.split():
-        name, _, text = pair.partition("=")
-        number = ast.literal_eval(text)
-        found[names[name]] = list(number) if isinstance(number, tuple) else float(number)
+def _source(value: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """One or several sources, `A::B`."""
+    kind = _find(values.get("dataset-type", "auto"), _FORMATS)
+    kind = kind or ("csv" if value.endswith((".csv", ".tsv")) else "wds")
+    return {"data.train": "::".join(f"{kind}:{part}" for part in value.split("::"))}
+
+
+def _model(value: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A model, and what goes by its name: AdamW's numbers, and CLIPA's reduction of captions."""
+    found: dict[str, Any] = {"model.name": value}
+    if "vit" not in value.lower():
+        usual = {"beta2": ("optim.betas.1", 0.999), "eps": ("optim.eps", 1e-8)}
+        found |= dict(pair for flag, pair in usual.items() if flag not in values)
+    if "Syntax" in value:
+        found["tokenizer.reduction"] = "syntax"
     return found
 
 
-def _image_size(value: Any) -> dict[str, Any]:
+def _sigmoid(value: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {"loss.kind": "sigmoid"}
+    if "siglip" not in str(values["model"]).lower():
+        found[NOTE] = "give a model with a logit bias (…-SigLIP); there any model is given one"
+    return found
+
+
+def _augmentation(value: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`key=value` pairs of open_clip's --aug-cfg."""
+    found: dict[str, Any] = {"augment.kind": "random_resized_crop"}
+    left = []
+    for name, text in re.findall(r"(\w+)=(\([^)]*\)|\S+)", value):
+        try:
+            key, length = _AUGMENTATIONS[name]
+            numbers = [float(part) for part in text.strip("()").split(",")]
+            if len(numbers) != max(1, length):
+                raise ValueError
+        except (KeyError, ValueError):
+            left.append(f"{name}={text}")
+            continue
+        found[key] = numbers if length else numbers[0]
+    if "augment.color_jitter" in found:
+        found.setdefault("augment.color_jitter_probability", 0.0)
+    if left:
+        found[NOTE] = f"no counterpart of {', '.join(left)}"
+    return found
+
+
+def _image_size(value: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     sides = {int(word) for word in str(value).split()}
     if len(sides) != 1:
         raise ValueError("images are square here")
@@ -70,17 +110,17 @@ def _image_size(value: Any) -> dict[str, Any]:
 
 
 OPEN_CLIP: Mapping[str, Rule] = {
-    "train-data": _source(),
-    "dataset-type": "our readers recognise it, or take a prefix such as wds: or csv:",
+    "train-data": _source,
+    "dataset-type": _said_with("train-data"),
     "imagenet-val": _as("data.val", lambda value: f"imagefolder:{value}"),
     "csv-img-key": _as("data.image_key"),
     "csv-caption-key": _as("data.caption_key"),
     "train-num-samples": "samples are counted from the data",
     "workers": _as("data.workers", int),
-    "model": _as("model.name"),
+    "model": _model,
     "pretrained": _as("model.pretrained"),
     "force-image-size": _image_size,
-    "force-patch-dropout": lambda value: {
+    "force-patch-dropout": lambda value, _: {
         "model.vision.patch_reduction.kind": "random",
         "model.vision.patch_reduction.keep_ratio": 1 - float(value),
     },
@@ -89,7 +129,7 @@ OPEN_CLIP: Mapping[str, Rule] = {
     "lock-text": _flag(model__lock_text=True),
     "lock-text-unlocked-layers": _as("model.unlocked_text_groups", int),
     "aug-cfg": _augmentation,
-    "precision": _precision,
+    "precision": _one_of("train.precision", _PRECISIONS),
     "batch-size": _as("train.batch_size", int),
     "accum-freq": _as("train.accumulation", int),
     "epochs": _as("train.epochs", float),
@@ -104,7 +144,7 @@ OPEN_CLIP: Mapping[str, Rule] = {
     "eps": _as("optim.eps", float),
     "wd": _as("optim.weight_decay", float),
     "warmup": _as("optim.warmup_steps", int),
-    "lr-scheduler": _schedule,
+    "lr-scheduler": _one_of("optim.schedule", _SCHEDULES),
     "lr-cooldown-end": "a cooldown ends at zero here",
     "lr-cooldown-power": "a cooldown is linear here",
     "epochs-cooldown": "give optim.cooldown_steps or optim.cooldown_samples",
@@ -117,7 +157,7 @@ OPEN_CLIP: Mapping[str, Rule] = {
     "local-loss": _ALWAYS_EXACT,
     "gather-with-grad": _ALWAYS_EXACT,
     "loss-dist-impl": _ALWAYS_EXACT,
-    "siglip": _flag(loss__kind="sigmoid"),
+    "siglip": _sigmoid,
     "distill-pretrained": _as("loss.teacher"),
     "distill-model": _as("loss.teacher_name"),
     "use-bn-sync": "BatchNorm layers are always synchronised here",
@@ -130,7 +170,7 @@ OPEN_CLIP: Mapping[str, Rule] = {
     "logs": "--out DIR",
     "name": "--out DIR",
     "log-every-n-steps": _as("log.every_steps", int),
-    "report-to": lambda value: {"log.wandb_project": "open-clip"} if "wandb" in value else {},
+    "report-to": lambda value, _: {"log.wandb_project": "open-clip"} if "wandb" in value else {},
     "wandb-project-name": _as("log.wandb_project"),
     "zeroshot-frequency": _STEPS_ONLY,
     "val-frequency": _STEPS_ONLY,
@@ -143,30 +183,62 @@ CLIPA: Mapping[str, Rule] = {
     "train-num-samples": "train.samples, if epochs are of that many samples",
     "zeroshot-steps": _as("eval.every_steps", int),
     "val-steps": _as("eval.every_steps", int),
-    "pos-embed": lambda value: {
-        "model.vision.position": {"learnable": "learned", "sin_cos_2d": "sin_cos"}[value]
-    },
-    "interpolation": lambda value: {"model.preprocess.interpolation": value},
-    "square-resize-only": lambda value: {"model.preprocess.resize_mode": "squash"},
+    "pos-embed": _one_of(
+        "model.vision.position", {"learnable": "learned", "sin_cos_2d": "sin_cos"}
+    ),
+    "interpolation": _as("model.preprocess.interpolation"),
+    "square-resize-only": _flag(model__preprocess__resize_mode="squash"),
 }
+
+_VARIABLE = "variable_batch_sampler"
+
+
+def _variable(key: str) -> Rule:
+    """A number that CoreNet's variable batch sampler alone reads."""
+    return lambda value, values: (
+        {key: int(value)}
+        if str(values.get("sampler.name")).startswith(_VARIABLE)
+        else f"read by {_VARIABLE} alone"
+    )
+
+
+def _sampler(value: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    name = _find(value.removesuffix("_ddp"), {_VARIABLE: "variable", "batch_sampler": ""})
+    number = int(values.get("sampler.vbs.max_n_scales", 5))
+    return {"data.variable_sizes.num_sizes": number} if name else {}
+
+
+def _average(value: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"optim.ema_decay": 1 - float(values.get("ema.momentum", 1e-4))} if value else {}
+
+
+def _mixed_precision(value: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    name = values.get("common.mixed_precision_dtype", "float16") if value else "float32"
+    return {"train.precision": _find(name, _PRECISIONS)}
+
 
 CORENET: Mapping[str, Rule] = {
     "dataset.train_batch_size0": _as("train.batch_size", int),
-    "dataset.workers": lambda value: {} if int(value) < 0 else {"data.workers": int(value)},
-    "sampler.vbs.crop_size_width": _image_size,
-    "sampler.vbs.min_crop_size_width": _as("data.variable_sizes.min_size", int),
-    "image_augmentation.random_resized_crop.enable": lambda value: (
+    "dataset.workers": lambda value, _: {} if int(value) < 0 else {"data.workers": int(value)},
+    "sampler.name": _sampler,
+    "sampler.bs.crop_size_width": _image_size,
+    "sampler.vbs.crop_size_width": _variable("model.vision.image_size"),
+    "sampler.vbs.max_n_scales": _variable("data.variable_sizes.num_sizes"),
+    "sampler.vbs.min_crop_size_width": _variable("data.variable_sizes.min_size"),
+    "sampler.vbs.max_crop_size_width": _variable("data.variable_sizes.max_size"),
+    "sampler.vbs.check_scale": _variable("data.variable_sizes.divisor"),
+    "image_augmentation.random_resized_crop.enable": lambda value, _: (
         {"augment.kind": "random_resized_crop"} if value else {}
     ),
-    "image_augmentation.random_resized_crop.scale": lambda value: {"augment.scale": list(value)},
-    "loss.category": lambda value: {"loss.kind": "infonce"},
-    "optim.name": lambda value: {"optim.name": {"adamw": "adamw"}[value]},
+    "image_augmentation.random_resized_crop.scale": _as("augment.scale", list),
+    "loss.category": _flag(loss__kind="infonce"),
+    "optim.name": _one_of("optim.name", {"adamw": "adamw"}),
     "optim.weight_decay": _as("optim.weight_decay", float),
     "optim.adamw.beta1": _as("optim.betas.0", float),
     "optim.adamw.beta2": _as("optim.betas.1", float),
     "optim.adamw.eps": _as("optim.eps", float),
     "optim.no_decay_bn_filter_bias": _NOTHING,
-    "scheduler.name": lambda value: {"optim.schedule": {"cosine": "cosine"}[value]},
+    "scheduler.name": _one_of("optim.schedule", {"cosine": "cosine"}),
     "scheduler.max_iterations": _as("train.steps", int),
     "scheduler.max_epochs": _as("train.epochs", float),
     "scheduler.warmup_iterations": _as("optim.warmup_steps", int),
@@ -174,10 +246,10 @@ CORENET: Mapping[str, Rule] = {
     "scheduler.cosine.max_lr": _as("optim.lr", float),
     "scheduler.cosine.min_lr": _as("optim.final_lr", float),
     "scheduler.is_iteration_based": _NOTHING,
-    "ema.enable": lambda value: {"optim.ema_decay": 0.9995} if value else {},
-    "ema.momentum": lambda value: {"optim.ema_decay": 1 - float(value)},
-    "common.mixed_precision": lambda value: {"train.precision": "fp16"} if value else {},
-    "common.mixed_precision_dtype": _precision,
+    "ema.enable": _average,
+    "ema.momentum": _said_with("ema.enable"),
+    "common.mixed_precision": _mixed_precision,
+    "common.mixed_precision_dtype": _said_with("common.mixed_precision"),
     "common.grad_clip": _as("optim.clip_norm", float),
     "common.accum_freq": _as("train.accumulation", int),
     "common.seed": _as("train.seed", int),
@@ -190,7 +262,7 @@ CORENET: Mapping[str, Rule] = {
 _OSF_COMMAND = "`osf train` (osf-supernet) trains supernets of models that are no CLIP"
 
 
-def _osf_model(value: str) -> dict[str, Any] | str:
+def _osf_model(value: str, values: Mapping[str, Any]) -> dict[str, Any] | str:
     """OFM's names; a CLIP is also any directory or repository that holds one."""
     if value == "clip":
         return {"model.pretrained": "hf-hub:openai/clip-vit-base-patch32"}
@@ -200,7 +272,7 @@ def _osf_model(value: str) -> dict[str, Any] | str:
     return _OSF_COMMAND
 
 
-def _osf_data(value: str) -> dict[str, Any] | str:
+def _osf_data(value: str, values: Mapping[str, Any]) -> dict[str, Any] | str:
     if value in ("cifar10", "cifar100"):
         return {"data.train": value, "data.val": value}
     if value in ("imagenet-1k", "flowers102", "Caltech101", "Food101"):
@@ -251,6 +323,8 @@ COMMANDS: Mapping[str, str] = {"osf": "clip-train supernet THIS.toml"}
 
 # What the original does when a flag is not given, where we would do otherwise.
 _OPEN_CLIP_DEFAULTS = {
+    "model": "RN50",
+    "aug-cfg": "",
     "loss": "infonce",
     "batch-size": 64,
     "epochs": 32,
