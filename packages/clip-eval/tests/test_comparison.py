@@ -1,62 +1,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from clip_eval.cli import main
-from clip_eval.comparison import mcnemar, paired_test
-
-
-@pytest.mark.parametrize(("lost", "won"), [(0, 0), (1, 0), (5, 5), (3, 12), (40, 70), (700, 650)])
-def test_mcnemar_is_the_binomial_test(lost: int, won: int) -> None:
-    from scipy.stats import binomtest
-
-    n = lost + won
-    expected = binomtest(won, n, 0.5).pvalue if n else 1.0
-    assert mcnemar(lost, won) == pytest.approx(expected, rel=1e-9)
-    assert mcnemar(lost, won) == mcnemar(won, lost)
-
-
-@pytest.mark.parametrize(
-    ("both", "lost", "won", "neither", "expected"),
-    # Newcombe 1998 (Statistics in Medicine 17: 2635-2650), table II, method 10; and no flip at
-    # all, where it is the Wilson interval of 30 of 30
-    [
-        (36, 12, 2, 0, (0.0569, 0.3404)),
-        (30, 0, 0, 0, (-0.1135, 0.1135)),
-    ],
-)
-def test_the_interval_is_newcombes(
-    both: int, lost: int, won: int, neither: int, expected: tuple[float, float]
-) -> None:
-    second = [True] * (both + lost) + [False] * (won + neither)
-    first = [True] * both + [False] * lost + [True] * won + [False] * neither
-    found = paired_test(first, second)
-    assert found.difference == pytest.approx((lost - won) / len(first))
-    assert found.ci95 == pytest.approx(expected, abs=1e-4)
-
-
-def test_the_interval_covers_the_truth() -> None:
-    draw = np.random.default_rng(0)
-    inside = 0
-    for _ in range(400):
-        base = draw.random(200) < 0.6
-        other = np.where(draw.random(200) < 0.2, draw.random(200) < 0.9, base)
-        low, high = paired_test(base, other).ci95
-        inside += low <= 0.2 * 0.3 <= high
-    assert 0.92 <= inside / 400 <= 0.99
-
-
-def test_lists_must_fit() -> None:
-    with pytest.raises(ValueError, match="two lists of equal length"):
-        paired_test([True], [True, False])
-    with pytest.raises(ValueError, match="two lists of equal length"):
-        paired_test([], [])
 
 
 def write_result(place: Path, guesses: dict[str, int], *, model: str = "m", **more: Any) -> Path:
@@ -92,7 +42,8 @@ def test_what_flipped_is_named(
     assert main(["compare", str(first), str(second)]) == 0
     shown = capsys.readouterr().out
     assert "accuracy  60.0 % -> 75.0 %" in shown
-    assert "difference  +25.0 %" in shown
+    assert "difference in accuracy  +25.0 %" in shown
+    assert "McNemar, exact" in shown
     assert "flipped  2 better, 1 worse, of 4 samples" in shown
     assert "may be chance" in shown
     assert "worse: 2 (cat): cat -> dog" in shown
@@ -101,8 +52,8 @@ def test_what_flipped_is_named(
     assert main(["compare", str(first), str(second), "--json"]) == 0
     (record,) = json.loads(capsys.readouterr().out)
     assert [flip["key"] for flip in record["better"]] == ["3", "4"]
-    assert record["p_value"] == 1.0
-    assert math.isclose(record["difference"], 0.25)
+    assert record["tests"]["acc1"]["p_value"] == 1.0
+    assert record["tests"]["acc1"]["difference"] == pytest.approx(0.25)
 
 
 def test_what_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,3 +100,54 @@ def test_directories_of_several_results_are_paired(
     shown = capsys.readouterr().out
     assert "pets: old -> new" in shown
     assert "cars: old -> new" in shown
+
+
+def write_records(place: Path, task: str, rows: list[dict[str, Any]], **metrics: float) -> str:
+    place.mkdir(parents=True)
+    (place / "predictions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    record = {"task_name": task, "model": place.name, "dataset": "d", "metrics": metrics, "n": 1}
+    (place / "result.json").write_text(json.dumps(record))
+    return str(place)
+
+
+def test_retrieval_is_tested_in_each_direction_and_by_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rows(images: set[int], texts: set[int]) -> list[dict[str, Any]]:
+        found = [(f"image {n}", n in images) for n in range(6)]
+        found += [(f"text {n} {k}", n in texts) for n in range(6) for k in range(5)]
+        return [{"key": key, "rank": 0 if right else 3, "correct": right} for key, right in found]
+
+    first = write_records(tmp_path / "a", "zeroshot_retrieval", rows({0, 1, 2}, {0, 1}))
+    second = write_records(tmp_path / "b", "zeroshot_retrieval", rows({0, 1}, {0, 1, 2, 3}))
+    assert main(["compare", first, second]) == 0
+    shown = capsys.readouterr().out
+    assert "difference in image recall @1  +33.3 %" in shown
+    assert "difference in text recall @1  -16.7 %" in shown
+    assert shown.count("may be chance") == 2  # ten captions are better, but they are of two images
+    assert "flipped  10 better, 1 worse, of 36 queries" in shown
+    assert main(["compare", first, second, "--json"]) == 0
+    tests = json.loads(capsys.readouterr().out)[0]["tests"]
+    assert [test["n"] for test in tests.values()] == [30, 6]
+
+
+def test_several_labels_have_a_test_of_another_name_than_map(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rows(precision: float, right: bool) -> list[dict[str, Any]]:
+        row = {"labels": ["cat"], "guesses": ["cat"], "average_precision": precision}
+        found = [{**row, "key": str(n), "correct": right} for n in range(40)]
+        none = {"key": "none", "labels": [], "average_precision": None, "correct": False}
+        return [*found, {**row, **none}]
+
+    task = "zeroshot_multilabel"
+    first = write_records(tmp_path / "a", task, rows(0.75, False), mean_average_precision=0.9)
+    second = write_records(tmp_path / "b", task, rows(0.5, True), mean_average_precision=0.8)
+    assert main(["compare", first, second]) == 0
+    shown = capsys.readouterr().out
+    assert "difference in average precision of an image's classes  -25.0 %" in shown
+    assert "is not chance" in shown
+    assert "flipped  40 better, 0 worse, of 41 first guesses" in shown
+    other = write_records(tmp_path / "c", "zeroshot_classification", rows(0.5, True))
+    assert main(["compare", first, other]) == 2
+    assert "only equal tasks" in capsys.readouterr().err

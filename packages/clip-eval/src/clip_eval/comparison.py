@@ -2,103 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike
-
 from clip_eval.faults import EvaluationError
-from clip_eval.metrics import Z_95
+from clip_eval.paired_tests import PairedTest, grouped_test, paired_test
 from clip_eval.result_files import StoredResult
 from clip_eval.table import metric_name, percent
 
 SHOWN_FLIPS = 10
+RETRIEVAL, MULTILABEL = "zeroshot_retrieval", "zeroshot_multilabel"
+TESTED = {"linear_probe": "lp_acc1", "knn": "knn_acc1", "image_caption_selection": "acc"}
+"""The metric that the right answers of a task are of, where it is not ``acc1``."""
+FLIPPED = {RETRIEVAL: "queries", MULTILABEL: "first guesses"}
 
-
-@dataclass(frozen=True, kw_only=True)
-class PairedTest:
-    """Right and wrong answers of two models to the same questions.
-
-    Attributes:
-        n: Questions that both answered.
-        both: Both right.
-        only_first: Only the first right.
-        only_second: Only the second right.
-        difference: Share right of the second minus that of the first.
-        ci95: Its 95 % interval (Newcombe 1998, paired differences, method 10).
-        p_value: McNemar's exact test of no difference, two-sided.
-    """
-
-    n: int
-    both: int
-    only_first: int
-    only_second: int
-    difference: float
-    ci95: tuple[float, float]
-    p_value: float
-
-
-def paired_test(first: ArrayLike, second: ArrayLike) -> PairedTest:
-    """The comparison of two lists of right (True) and wrong answers, (N,) each.
-
-    Raises:
-        ValueError: The lists differ in length, or are empty.
-    """
-    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
-    if a.shape != b.shape or a.ndim != 1 or len(a) == 0:
-        raise ValueError(f"expected two lists of equal length, got {a.shape} and {b.shape}")
-    both, lost, won = int((a & b).sum()), int((a & ~b).sum()), int((~a & b).sum())
-    n = len(a)
-    return PairedTest(
-        n=n,
-        both=both,
-        only_first=lost,
-        only_second=won,
-        difference=(won - lost) / n,
-        ci95=_interval(n, both, lost, won),
-        p_value=mcnemar(lost, won),
-    )
-
-
-def mcnemar(lost: int, won: int) -> float:
-    """Two-sided exact probability of flips at least as uneven as these, if none were likelier."""
-    n, least = lost + won, min(lost, won)
-    if n == 0:
-        return 1.0
-    logs = [
-        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2)
-        for k in range(least + 1)
-    ]
-    return min(1.0, 2 * math.fsum(map(math.exp, logs)))
-
-
-def _interval(n: int, both: int, lost: int, won: int) -> tuple[float, float]:
-    """Newcombe's square-and-add interval from the Wilson intervals of the two shares."""
-    neither = n - both - lost - won
-    first, second = (both + lost) / n, (both + won) / n
-    low1, high1 = _wilson(first, n)
-    low2, high2 = _wilson(second, n)
-    product = (both + lost) * (won + neither) * (both + won) * (lost + neither)
-    phi = 0.0
-    if product:
-        cross = float(both * neither - lost * won)
-        cross = max(cross - n / 2, 0.0) if cross > 0 else cross
-        phi = cross / math.sqrt(product)
-    gap = second - first
-    down = (second - low2) ** 2 + (high1 - first) ** 2
-    down -= 2 * phi * (second - low2) * (high1 - first)
-    up = (high2 - second) ** 2 + (first - low1) ** 2
-    up -= 2 * phi * (high2 - second) * (first - low1)
-    return max(-1.0, gap - math.sqrt(max(0.0, down))), min(1.0, gap + math.sqrt(max(0.0, up)))
-
-
-def _wilson(share: float, n: int, z: float = Z_95) -> tuple[float, float]:
-    centre = share + z * z / (2 * n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
+Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +27,8 @@ class Comparison:
     Attributes:
         first: The baseline's record.
         second: The other's record.
-        test: Of the samples that both have.
+        n: Samples that both have; queries in retrieval.
+        tests: By the metric that is tested.
         worse: Predictions (first, second) of samples that only the first has right.
         better: Of samples that only the second has right.
         only_one: Samples that are in one of the results alone.
@@ -117,20 +37,21 @@ class Comparison:
 
     first: Mapping[str, Any]
     second: Mapping[str, Any]
-    test: PairedTest
-    worse: tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...]
-    better: tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...]
+    n: int
+    tests: Mapping[str, PairedTest]
+    worse: tuple[Pair, ...]
+    better: tuple[Pair, ...]
     only_one: int
     same_data: bool
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for strict JSON."""
-        test = vars(self.test) | {"ci95": list(self.test.ci95)}
         names = ("model", "dataset", "task", "metrics", "ci95", "n")
         return {
             "first": {name: self.first.get(name) for name in names},
             "second": {name: self.second.get(name) for name in names},
-            **test,
+            "n": self.n,
+            "tests": {name: asdict(test) for name, test in self.tests.items()},
             "only_in_one_result": self.only_one,
             "same_data": self.same_data,
             "worse": [{"key": a["key"], "first": a, "second": b} for a, b in self.worse],
@@ -144,10 +65,11 @@ def compare_results(first: StoredResult, second: StoredResult) -> Comparison:
     Raises:
         EvaluationError: They have no sample in common, or one sample has two truths.
     """
-    if first.record.get("task") != second.record.get("task"):
+    task, other = _task(first.record), _task(second.record)
+    if task != other:
         raise EvaluationError(
-            f"{first.directory} is of task {first.record.get('task')}, {second.directory} of "
-            f"{second.record.get('task')}; only equal tasks can be compared"
+            f"{first.directory} is of task {task}, {second.directory} of {other}; only equal tasks "
+            "can be compared"
         )
     ours, theirs = _by_key(first), _by_key(second)
     common = [key for key in ours if key in theirs]
@@ -166,12 +88,47 @@ def compare_results(first: StoredResult, second: StoredResult) -> Comparison:
     return Comparison(
         first=first.record,
         second=second.record,
-        test=paired_test([a["correct"] for a, _ in pairs], [b["correct"] for _, b in pairs]),
+        n=len(pairs),
+        tests=_tests(task, pairs),
         worse=tuple((a, b) for a, b in pairs if a["correct"] and not b["correct"]),
         better=tuple((a, b) for a, b in pairs if b["correct"] and not a["correct"]),
         only_one=len(ours) + len(theirs) - 2 * len(common),
         same_data=_same_data(first.record, second.record),
     )
+
+
+def _task(record: Mapping[str, Any]) -> str:
+    """Our name of the task: CLIP_benchmark's is the same for one and for several labels."""
+    return str(record.get("task_name") or record.get("task"))
+
+
+def _tests(task: str, pairs: Sequence[Pair]) -> dict[str, PairedTest]:
+    """What can be told from single samples, by metric.
+
+    Captions of one image go together.  Of several labels an image it is how the image ranks its
+    classes: mean average precision is of how a class ranks all images, which no sample says.
+    """
+    if task == MULTILABEL:
+        pairs = [pair for pair in pairs if pair[0]["labels"]]
+        values = [[pair[side]["average_precision"] or 0.0 for pair in pairs] for side in (0, 1)]
+        keys = [pair[0]["key"] for pair in pairs]
+        return {"average_precision": grouped_test(*values, keys)} if pairs else {}
+    if task != RETRIEVAL:
+        return {TESTED.get(task, "acc1"): paired_test(*_right(pairs))}
+    texts = [pair for pair in pairs if pair[0]["key"].startswith("text ")]
+    images = [pair for pair in pairs if not pair[0]["key"].startswith("text ")]
+    tests = {}
+    if texts:
+        owners = [pair[0]["key"].rpartition(" ")[0] for pair in texts]
+        tests["image_retrieval_recall@1"] = grouped_test(*_right(texts), owners)
+    if images:
+        tests["text_retrieval_recall@1"] = paired_test(*_right(images))
+    return tests
+
+
+def _right(pairs: Sequence[Pair]) -> list[list[bool]]:
+    """Whether the first is right, and whether the second is."""
+    return [[bool(pair[side]["correct"]) for pair in pairs] for side in (0, 1)]
 
 
 def _same_data(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
@@ -210,16 +167,13 @@ def _subject(result: StoredResult) -> tuple[Any, Any]:
 
 def format_comparison(found: Comparison) -> str:
     """The comparison as lines."""
-    test = found.test
     first, second = found.first.get("model"), found.second.get("model")
-    low, high = test.ci95
-    verdict = "may be chance" if test.p_value >= 0.05 else "is not chance"
     lines = [
         f"{found.second.get('dataset')}: {first} -> {second}",
         *(f"{metric_name(name)}  {row}" for name, row in _metric_rows(found)),
-        f"difference  {_signed(test.difference)}   95 % interval {_signed(low)} to {_signed(high)}",
-        f"flipped  {test.only_second} better, {test.only_first} worse, of {test.n:,} samples",
-        f"p = {test.p_value:.2g} (McNemar, exact): the difference {verdict}",
+        *(line for name, test in found.tests.items() for line in _test_lines(name, test)),
+        f"flipped  {len(found.better)} better, {len(found.worse)} worse, of {found.n:,} "
+        f"{FLIPPED.get(_task(found.first), 'samples')}",
     ]
     if found.only_one:
         lines.append(f"warning: {found.only_one} samples are in one of the results alone")
@@ -233,6 +187,16 @@ def format_comparison(found: Comparison) -> str:
         if len(flips) > SHOWN_FLIPS:
             lines.append(f"{word}: and {len(flips) - SHOWN_FLIPS} more")
     return "\n".join(lines)
+
+
+def _test_lines(name: str, test: PairedTest) -> tuple[str, str]:
+    low, high = map(_signed, test.ci95)
+    verdict = "may be chance" if test.p_value >= 0.05 else "is not chance"
+    return (
+        f"difference in {metric_name(name)}  {_signed(test.difference)}   95 % interval {low} to "
+        f"{high}",
+        f"p = {test.p_value:.2g} ({test.method}): the difference {verdict}",
+    )
 
 
 def _metric_rows(found: Comparison) -> list[tuple[str, str]]:

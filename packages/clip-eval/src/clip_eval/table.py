@@ -35,6 +35,7 @@ METRIC_NAMES = {
     "knn_mean_per_class_recall": "mean per class",
     "mean_average_precision": "mAP",
     "mean_average_precision_all": "mAP, all classes",
+    "average_precision": "average precision of an image's classes",
     "acc": "both right",
     "image_acc": "right image",
     "text_acc": "right caption",
