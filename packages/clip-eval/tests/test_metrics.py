@@ -5,6 +5,7 @@ import pytest
 from clip_eval.metrics import (
     average_precision,
     caption_retrieval,
+    grouped_share_interval,
     mean_average_precision,
     mean_average_precision_interval,
     mean_per_class_recall,
@@ -150,6 +151,22 @@ def test_retrieval_does_not_depend_on_chunks(chunk: int) -> None:
     positives = [[n, n + 1] for n in range(9)]
     expected = retrieval_recall(queries, items, positives)
     assert retrieval_recall(queries, items, positives, chunk=chunk) == expected
+
+
+def test_answers_in_groups_count_for_as_many_as_they_are_worth() -> None:
+    assert grouped_share_interval([], []) is None
+    draw = np.random.default_rng(0)
+    alone = (draw.random(100) < 0.7).astype(float)
+    single = wilson_interval(alone.sum(), 100)
+    assert grouped_share_interval(alone, np.ones(100)) == pytest.approx(single)
+    assert grouped_share_interval(alone * 5, np.full(100, 5)) == pytest.approx(single)  # copies
+    assert grouped_share_interval(np.full(9, 5), np.full(9, 5)) == wilson_interval(9, 9)
+    inside = 0
+    for _ in range(400):  # captions of an image are alike, and there are one to five of them
+        sizes, ease = draw.integers(1, 6, 150), draw.beta(2, 1, 150)
+        low, high = grouped_share_interval(draw.binomial(sizes, ease), sizes) or (1, 0)
+        inside += low <= 2 / 3 <= high
+    assert 0.92 <= inside / 400 <= 0.98
 
 
 def test_retrieval_of_constants_nan_and_nothing() -> None:

@@ -65,7 +65,7 @@ def mean_recall_interval(
     return max(0.0, mean - half), min(1.0, mean + half)
 
 
-def wilson_interval(correct: float, n: int, z: float = Z_95) -> tuple[float, float] | None:
+def wilson_interval(correct: float, n: float, z: float = Z_95) -> tuple[float, float] | None:
     """Wilson score interval of a share ``correct / n`` (95 % by default); None without samples."""
     if n == 0:
         return None
@@ -74,6 +74,27 @@ def wilson_interval(correct: float, n: int, z: float = Z_95) -> tuple[float, flo
     centre = (share + z * z / (2 * n)) / scale
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / scale
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def grouped_share_interval(correct: ArrayLike, counts: ArrayLike) -> tuple[float, float] | None:
+    """Interval of a share whose answers come in groups, such as the captions of an image.
+
+    Wilson's at the effective number of answers: theirs by Kish's design effect (how much more the
+    groups' sums vary than those of independent answers), at least the number of groups.
+
+    Args:
+        correct: Right answers per group, (G,).
+        counts: Answers per group, (G,).
+    """
+    right, n = np.asarray(correct, dtype=float), np.asarray(counts, dtype=float)
+    right, n = right[n > 0], n[n > 0]
+    if len(n) == 0:
+        return None
+    share = float(right.sum() / n.sum())
+    alone = share * (1 - share) * n.sum()
+    effect = float(((right - share * n) ** 2).sum() / alone) if alone else math.inf
+    effective = max(float(n.sum()) / max(1.0, effect), len(n))
+    return wilson_interval(share * effective, effective)
 
 
 class CalibrationBin(NamedTuple):

@@ -12,7 +12,7 @@ from torch import Tensor
 from clip_eval.encoder import Encoder
 from clip_eval.faults import EvaluationError
 from clip_eval.loading import ImageBatch
-from clip_eval.metrics import retrieval_ranks, wilson_interval
+from clip_eval.metrics import grouped_share_interval, retrieval_ranks
 from clip_eval.results import Result
 
 
@@ -84,16 +84,20 @@ class Retrieve:
         text_rank = retrieval_ranks(images, texts, texts_of)
         metrics: dict[str, float | None] = {}
         intervals: dict[str, tuple[float, float] | None] = {}
-        for direction, ranks, items in (
-            ("image", image_rank, len(rows)),
-            ("text", text_rank, len(owner)),
+        for direction, ranks, items, askers in (
+            ("image", image_rank, len(rows), owner),
+            ("text", text_rank, len(owner), range(len(rows))),
         ):
+            image_of = np.asarray(askers, dtype=np.int64)  # of each query
             for k in self.ks:
                 name = f"{direction}_retrieval_recall@{k}"
                 usable = len(ranks) > 0 and k <= items
-                hits = int((ranks < k).sum())
-                metrics[name] = hits / len(ranks) if usable else None
-                intervals[name] = wilson_interval(hits, len(ranks)) if usable else None
+                metrics[name] = float((ranks < k).mean()) if usable else None
+                intervals[name] = (
+                    grouped_share_interval(np.bincount(image_of, ranks < k), np.bincount(image_of))
+                    if usable
+                    else None
+                )
         return Result(
             task="zeroshot_retrieval",
             metrics=metrics,
