@@ -19,6 +19,8 @@ from clip_models import (
     ViTConfig,
 )
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call, grad, vmap
 
 SMALL = {"width": 16, "num_layers": 2, "num_heads": 2}
 CAUSAL = TextConfig(context_length=8, vocab_size=20, **SMALL)
@@ -103,6 +105,27 @@ def test_trimmed_captions_give_the_same_features_in_few_shapes() -> None:
         model.trim_tokens(whole, multiple=0)
     last, _ = small("siglip")
     assert last.trim_tokens(whole, multiple=1) is whole
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of torch's attention in vmap
+def test_gradients_of_each_row_by_vmap() -> None:
+    model, images = small("vit")
+    parameters = dict(model.named_parameters())
+
+    def loss(parameters: dict[str, Tensor], image: Tensor, tokens: Tensor) -> Tensor:
+        output = functional_call(model, parameters, (image[None], tokens[None]))
+        return (output.image_features * output.text_features).sum()
+
+    rows = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, images, TOKENS)
+    for row in range(2):
+        alone = grad(loss)(parameters, images[row], TOKENS[row])
+        assert all(torch.allclose(rows[key][row], alone[key], atol=1e-5) for key in alone)
+
+
+def test_shapes_without_numbers() -> None:
+    with FakeTensorMode():
+        output = CLIP(CONFIGS["vit"])(torch.empty(4, 3, 32, 32), torch.ones(4, 8, dtype=torch.long))
+        assert output.text_features.shape == (4, 8)
 
 
 class Features(nn.Module):

@@ -195,6 +195,26 @@ def test_too_long_text_is_named() -> None:
             tiny("vit").encode_text(torch.zeros(1, length, dtype=torch.long))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.int32])
+def test_tokens_are_integers_of_any_kind(dtype: torch.dtype) -> None:
+    model, ids = tiny("vit"), tokens(3, 7)
+    assert torch.equal(model.encode_text(ids.to(dtype)), model.encode_text(ids))
+    assert model.trim_tokens(ids.to(dtype), multiple=1).shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        (torch.tensor([[1, 40]]), "ids from 0 to 39, got 40; use the tokenizer"),
+        (torch.tensor([[-1, 39]]), "ids from 0 to 39, got -1"),
+        (torch.tensor([[1.0, 39.0]]), "must be integers, got torch.float32"),
+    ],
+)
+def test_what_are_no_ids_is_named(ids: torch.Tensor, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        tiny("vit").encode_text(ids)
+
+
 @pytest.mark.parametrize(
     ("name", "total"),
     [

@@ -7,7 +7,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from clip_models.positions import resize_grid, resize_sequence, sin_cos_table
+from clip_models.positions import (
+    interpolation_matrix,
+    resize_grid,
+    resize_sequence,
+    sin_cos_table,
+)
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 
@@ -54,6 +59,14 @@ def test_tensors_without_numbers_leave_no_matrix_behind() -> None:
     assert resize_grid(torch.ones(13 * 13, 4), (13, 13), (5, 5)).mean() == pytest.approx(1)
     with FakeTensorMode():
         assert resize_grid(torch.empty(13 * 13, 4), (13, 13), (5, 5)).shape == (25, 4)
+
+
+def test_function_transforms_leave_no_matrix_behind() -> None:
+    table = torch.randn(13 * 13, 4)
+    torch.func.grad(lambda t: resize_grid(t, (13, 13), (6, 6)).sum())(table)
+    assert not torch._C._functorch.is_functorch_wrapped_tensor(
+        interpolation_matrix(13, 6, "bicubic", table)
+    )
 
 
 def test_half_precision_is_interpolated_in_single() -> None:

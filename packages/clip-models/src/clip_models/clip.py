@@ -118,11 +118,12 @@ class CLIP(nn.Module):
         """Features (B, E), not normalised, with the tower's losses and records.
 
         A causal tower that reads the end token computes the captions without their padding, which
-        changes no feature; under `torch.compile` and export it computes all T positions, so that
-        shapes stay fixed (`trim_tokens` shortens them beforehand).
+        changes no feature; under `torch.compile`, export and `torch.func.vmap` it computes all T
+        positions, so that shapes stay fixed (`trim_tokens` shortens them beforehand).
 
         Raises:
-            ValueError: The tokens' shape does not fit the context.
+            ValueError: The tokens' shape does not fit the context, or they are no ids of the
+                vocabulary, which is looked up on the CPU only.
         """
         text = self.config.text
         if tokens.ndim != 2 or not 1 <= tokens.shape[1] <= text.context_length:
@@ -130,6 +131,7 @@ class CLIP(nn.Module):
                 f"tokens must be (B, T) with T from 1 to {text.context_length}, "
                 f"got {tuple(tokens.shape)}; tokenise with the model's context_length"
             )
+        tokens = self._as_ids(tokens)
         if self.pooling is not None:
             return self._run_pooled_text(tokens, generator)
         if self._may_depend_on_values(tokens):
@@ -151,7 +153,7 @@ class CLIP(nn.Module):
             raise ValueError(f"multiple must be positive, got {multiple}; 1 trims the most")
         if not text.causal or text.readout == "last" or not len(tokens):
             return tokens
-        longest = int(torch.as_tensor(self._read_at(tokens)).max()) + 1
+        longest = int(torch.as_tensor(self._read_at(self._as_ids(tokens))).max()) + 1
         return tokens[:, : -(-longest // multiple) * multiple]
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
@@ -181,6 +183,22 @@ class CLIP(nn.Module):
             nn.init.normal_(self.text_projection.weight, std=text.width**-0.5)
             nn.init.zeros_(self.text_projection.bias)
 
+    def _as_ids(self, tokens: Tensor) -> Tensor:
+        """Integers of any kind (B, T) as the embedding takes them."""
+        if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+            raise ValueError(f"tokens must be integers, got {tokens.dtype}; give a tokenizer's ids")
+        if tokens.dtype not in (torch.int32, torch.int64):
+            tokens = tokens.long()
+        if tokens.device.type == "cpu" and _has_values(tokens):
+            low, high = (int(bound) for bound in tokens.aminmax())
+            size = self.token_embedding.num_embeddings
+            if low < 0 or high >= size:
+                raise ValueError(
+                    f"tokens must be ids from 0 to {size - 1}, got {low if low < 0 else high}; "
+                    "use the tokenizer that the model was trained with"
+                )
+        return tokens
+
     def _read_at(self, tokens: Tensor) -> int | Tensor:
         """Position of the feature: one for all rows, or (B,)."""
         text = self.config.text
@@ -193,14 +211,7 @@ class CLIP(nn.Module):
     def _may_depend_on_values(self, tokens: Tensor) -> bool:
         """Whether shapes may follow these captions' lengths: not in a graph of fixed shapes."""
         text = self.config.text
-        return (
-            text.causal
-            and text.readout == "end_token"
-            and len(tokens) > 0
-            and tokens.device.type not in ("meta", "xla")
-            and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        )
+        return text.causal and text.readout == "end_token" and _has_values(tokens)
 
     def _encode_packed(self, tokens: Tensor) -> Tensor:
         """(B, E), computing N = sum of lengths positions; a caption ends at its end token."""
@@ -243,6 +254,18 @@ class CLIP(nn.Module):
         if isinstance(self.text_projection, nn.Linear):
             return self.text_projection(x)
         return x @ self.text_projection
+
+
+def _has_values(tokens: Tensor) -> bool:
+    """Whether numbers are there that Python may ask for: not in a graph or a function transform."""
+    return (
+        type(tokens) is Tensor
+        and len(tokens) > 0
+        and tokens.device.type not in ("meta", "xla")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tokens)
+    )
 
 
 def _take_others_names(

@@ -57,8 +57,12 @@ def interpolation_matrix(
 ) -> Tensor:
     """(new, old) weights of one side, on the device of `like` and in at least float32."""
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    if torch.compiler.is_compiling() or type(like) not in (Tensor, nn.Parameter):
-        # a tensor without numbers, or one that is traced, makes a matrix that must not be kept
+    if (
+        torch.compiler.is_compiling()
+        or type(like) not in (Tensor, nn.Parameter)
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    ):
+        # without numbers, traced or in a function transform it is a matrix that must not be kept
         return _matrix(old, new, mode, like.device, dtype)
     return _kept_matrix(old, new, mode, like.device, dtype)
 
