@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from osf_supernet.tracing import split_inputs
 
-_Norm = nn.modules.batchnorm._BatchNorm
+_Norm = nn.modules.batchnorm._NormBase  # batch norms, and instance norms that keep statistics
+_InstanceNorm = nn.modules.instancenorm._InstanceNorm
 
 
 def _norms(model: nn.Module) -> list[_Norm]:
@@ -38,7 +39,7 @@ def _count(norm: _Norm) -> int | None:
     return None if norm.num_batches_tracked is None else int(norm.num_batches_tracked)
 
 
-def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
+def recalibrate(model: nn.Module, batches: Collection[Any]) -> None:
     """Replace the running statistics by the averages over some batches.
 
     For an extracted module, or, inside `Supernet.active`, for the subnet that is active (the
@@ -47,12 +48,18 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
     Args:
         model: left in the modes it was in; without batch norms nothing happens.
         batches: what the model is called with: tensors, tuples or dicts of keywords.
+
+    Raises:
+        ValueError: there is no batch, and there are statistics to replace.
+        TypeError: the batches can be gone through only once.
     """
     norms = _norms(model)
     if not norms:
         return
+    _check(batches)
     modes = [(module, module.training) for module in model.modules()]
     momenta = [(norm, norm.momentum) for norm in norms]
+    before = _statistics(norms)
     model.eval()
     for norm in norms:
         norm.reset_running_stats()
@@ -60,9 +67,15 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
         norm.train()
     try:
         with torch.no_grad():
-            for batch in batches:
+            for index, batch in enumerate(batches):
+                for norm in norms:
+                    if isinstance(norm, _InstanceNorm):  # takes None for zero
+                        norm.momentum = 1 / (index + 1)
                 args, kwargs = split_inputs(batch)
                 model(*args, **kwargs)
+    except BaseException:
+        _put_back(before)
+        raise
     finally:
         for module, mode in modes:
             module.training = mode
@@ -70,16 +83,35 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
             norm.momentum = momentum
 
 
+def _check(batches: Collection[Any]) -> None:
+    """Refuse what would leave the statistics reset, now or the second time."""
+    if isinstance(batches, Iterator):
+        raise TypeError(
+            "recalibration wants a list of batches, got something that can be gone through only "
+            "once; pass list(...) of it"
+        )
+    if not len(batches):
+        raise ValueError(
+            "recalibration needs at least one batch, got none: the running statistics would be lost"
+        )
+
+
+def _statistics(norms: list[_Norm]) -> list[tuple[Tensor, Tensor]]:
+    """Buffers and what they hold."""
+    return [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+
+
+def _put_back(statistics: list[tuple[Tensor, Tensor]]) -> None:
+    for buffer, value in statistics:
+        buffer.copy_(value)
+
+
 @contextmanager
-def recalibrated(model: nn.Module, batches: Iterable[Any]) -> Iterator[None]:
+def recalibrated(model: nn.Module, batches: Collection[Any]) -> Iterator[None]:
     """Statistics recalibrated inside the block, the previous ones back after it."""
-    norms = _norms(model)
-    before = [
-        (buffer, buffer.clone()) for norm in norms for buffer in norm.buffers() if buffer.numel()
-    ]
+    before = _statistics(_norms(model))
+    recalibrate(model, batches)
     try:
-        recalibrate(model, batches)
         yield
     finally:
-        for buffer, value in before:
-            buffer.copy_(value)
+        _put_back(before)
