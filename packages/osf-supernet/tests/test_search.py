@@ -85,9 +85,11 @@ def test_the_same_seed_gives_the_same_result_and_a_restart_evaluates_nothing_twi
     result = net.search(first, **arguments, folder=tmp_path)
     assert first.calls == len(result.candidates)
     file = tmp_path / "evaluated.jsonl"
-    file.write_text("".join(line + "\n" for line in file.read_text().splitlines()[:7]))
+    lines = file.read_text().splitlines(keepends=True)  # the first says of what supernet
+    file.write_text("".join(lines[:8]) + lines[8][:20])  # killed in the middle of a line
     assert net.search(again, **arguments, folder=tmp_path) == result
     assert again.calls == first.calls - 7
+    assert sorted(file.read_text().splitlines()) == sorted("".join(lines).splitlines())
     assert net.search(fresh, **arguments) == result
 
 
@@ -112,6 +114,10 @@ def test_latency_is_interpolated_and_left_out_blocks_cost_nothing(net):
     assert table.predict(net.largest | {"blocks.2.mlp": 48}) == 8.5
     assert table.predict(net.largest | {"blocks.2.mlp": 16, "blocks.depth": 2}) == 5
     assert table.predict(net.largest | {"blocks.depth": 1}) == 3
+    shallow = Supernet(net.model, net.inputs, {"depth": sizes(1, 2)})
+    table = LatencyTable(shallow, 10.0, {}, {"blocks": [2.0, 2.0, 5.0]})
+    assert table.predict(shallow.largest) == 10  # what was timed had two blocks
+    assert table.predict(shallow.smallest) == 8
 
 
 def test_latency_is_measured(net):
@@ -149,9 +155,24 @@ def test_the_front_by_hand():
     assert pareto_front([d, c, b, a], "params") == [a, c]
 
 
-def test_a_score_that_is_no_number_is_refused(net):
+def test_a_score_that_is_no_number_is_refused(net, tmp_path):
     with pytest.raises(ValueError, match="evaluate must return a finite number, got nan"):
-        net.search(lambda model: float("nan"), generations=0)
+        net.search(lambda model: float("nan"), generations=0, folder=tmp_path)
+    net.search(Score(), generations=0, folder=tmp_path)  # and was not written down
+
+
+def test_scores_of_other_weights_are_not_taken_over(net, tmp_path):
+    net.search(Score(), generations=0, folder=tmp_path)
+    with torch.no_grad():
+        net.model.head.bias.add_(1)
+    with pytest.raises(ValueError, match=r"holds scores of another supernet, or of other weights"):
+        net.search(Score(), generations=0, folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["population", "generations", "greedy"])
+def test_numbers_that_make_no_search(net, name):
+    with pytest.raises(ValueError, match=f"{name} must be at least"):
+        net.search(Score(), **{name: -1})
 
 
 def test_importance_lost_follows_the_sorting(net):

@@ -87,8 +87,9 @@ class LatencyTable:
         total = self.largest_ms
         gone: list[str] = []
         for path, units in self._net.graph.units.items():
-            count = config.get(f"{path}.depth", len(units))
-            for index in self._net.depth_orders[path][count:]:
+            largest = self._net.largest.get(f"{path}.depth", len(units))  # the timed one's
+            count = config.get(f"{path}.depth", largest)
+            for index in self._net.depth_orders[path][count:largest]:
                 if path in self.block_ms:
                     total -= self.block_ms[path][index]
                     gone.append(f"{units[index].path}.")

@@ -8,6 +8,7 @@ are in the first population, so that the search starts from them and can only im
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import random
@@ -16,6 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from osf_supernet.graph import named_tensors
 from osf_supernet.latency import LatencyTable
 from osf_supernet.planning import Config
 
@@ -85,6 +89,15 @@ class SearchResult:
         draw_front(self, path, score_name)
 
 
+def digest(net: Supernet) -> str:
+    """Of the weights, the sizes to choose from and the order of blocks: what scores depend on."""
+    found = hashlib.sha256(json.dumps([net.choices, net.depth_orders], sort_keys=True).encode())
+    for name, tensor in sorted(named_tensors(net.model).items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
 def pareto_front(candidates: Sequence[Candidate], cost: str) -> list[Candidate]:
     """Candidates that no other matches at lower cost, the cheapest first."""
     found: list[Candidate] = []
@@ -112,6 +125,7 @@ class Search:
         self.fixed = {name: v[0] for name, v in net.choices.items() if len(v) == 1}
         self.candidates: dict[str, Candidate] = {}
         self._file = None if folder is None else folder / "evaluated.jsonl"
+        self._digest = "" if folder is None else digest(net)
         self._known = self._read()
         for name, limit in self.limits.items():
             least = self.costs(net.smallest)[name]
@@ -152,26 +166,39 @@ class Search:
             score = self._known.get(key)
             if score is None:
                 score = float(self.evaluate(config))
-                self._append(config, score)
-            if not math.isfinite(score):
-                raise ValueError(f"evaluate must return a finite number, got {score}")
+                if not math.isfinite(score):
+                    raise ValueError(f"evaluate must return a finite number, got {score}")
+                self._append({"config": config, "score": score})
             self.candidates[key] = Candidate(
                 config=dict(config), score=score, origin=origin, **self.costs(config)
             )
         return self.candidates[key]
 
     def _read(self) -> dict[str, float]:
-        if self._file is None or not self._file.exists():
+        """Scores of an earlier run; a last line that it was killed in is dropped."""
+        if self._file is None:
             return {}
-        rows = [json.loads(line) for line in self._file.read_text(encoding="utf-8").splitlines()]
+        text = self._file.read_text(encoding="utf-8") if self._file.exists() else ""
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        if len(text) > text.rfind("\n") + 1:
+            self._file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        if not lines:
+            self._append({"supernet": self._digest})
+            return {}
+        first, *rows = map(json.loads, lines)
+        if first != {"supernet": self._digest}:
+            raise ValueError(
+                f"{self._file} holds scores of another supernet, or of other weights; expected "
+                f"this one's: choose another folder, or delete the file"
+            )
         return {json.dumps(row["config"], sort_keys=True): row["score"] for row in rows}
 
-    def _append(self, config: Config, score: float) -> None:
+    def _append(self, row: dict[str, Any]) -> None:
         if self._file is None:
             return
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"config": config, "score": score}) + "\n")
+            file.write(json.dumps(row) + "\n")
 
     def greedy_path(self) -> list[Config]:
         """From the largest to the smallest, each step what loses least importance per cost."""
@@ -193,6 +220,13 @@ class Search:
 
     def run(self, population: int, generations: int, seed: int, greedy: int) -> SearchResult:
         """Score part of the greedy path, then let NSGA-II go on from it."""
+        for name, value, least in (
+            ("population", population, 1),
+            ("generations", generations, 0),
+            ("greedy", greedy, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
         fitting = [config for config in self.greedy_path() if self.fits(config)]
         stride = max(1, -(-len(fitting) // greedy))
         first = [*fitting[::stride], fitting[-1]]
