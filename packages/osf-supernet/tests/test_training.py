@@ -17,8 +17,6 @@ from osf_supernet.training import (
     Progress,
     Sandwich,
     last_word_accuracy,
-    recalibrate,
-    recalibrated,
     train,
 )
 from PIL import Image
@@ -250,12 +248,32 @@ def trained(name, rank, world):
     return net.model.state_dict()
 
 
+def resumed(rank, world, folder, *lengths):
+    """Weights after runs of so many steps, each rank with its own dropout."""
+    for steps in lengths:
+        net = supernet(dropout=0.25)
+        torch.manual_seed(rank if steps == lengths[0] else 99)
+        train(
+            Sandwich(net, Classification()),
+            lambda step: tuple(x.chunk(world)[rank] for x in batch_of(step)),
+            torch.optim.SGD(net.model.parameters(), lr=0.1),
+            steps,
+            folder=folder,
+        )
+        distributed.barrier()
+    return net.model.state_dict()
+
+
 def one_rank(rank, world, folder):
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world
     )
     try:
-        torch.save({name: trained(name, rank, world) for name in TASKS}, f"{folder}/{rank}.pt")
+        found = {name: trained(name, rank, world) for name in TASKS}
+        for lengths in ((4,), (2, 4)):
+            name = f"steps {lengths[-1]} in {len(lengths)}"
+            found[name] = resumed(rank, world, f"{folder}/{name}", *lengths)
+        torch.save(found, f"{folder}/{rank}.pt")
     finally:
         distributed.destroy_process_group()
 
@@ -264,12 +282,15 @@ def test_two_processes_equal_one(tmp_path):
     command = [sys.executable, __file__]
     ranks = [subprocess.Popen([*command, str(rank), str(tmp_path)]) for rank in range(2)]
     assert [rank.wait() for rank in ranks] == [0, 0]
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for name in TASKS:
         expected = trained(name, 0, 1)
-        for rank in range(2):
-            got = torch.load(tmp_path / f"{rank}.pt", weights_only=True)[name]
+        for got in found:
             for key, value in expected.items():
-                torch.testing.assert_close(got[key], value, rtol=0, atol=1e-9)
+                torch.testing.assert_close(got[name][key], value, rtol=0, atol=1e-9)
+    for got in found:  # each rank goes on with its own random numbers
+        for key, value in got["steps 4 in 1"].items():
+            assert torch.equal(got["steps 4 in 2"][key], value)
 
 
 @pytest.mark.slow
@@ -305,45 +326,6 @@ def test_osf_train_under_torchrun_is_one_process_with_all_rows(tmp_path):
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-5)
-
-
-class Convolutions(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.one, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
-        self.two = nn.Conv2d(8, 4, 1)
-
-    def forward(self, x):
-        return self.two(F.relu(self.norm(self.one(x)))).mean((2, 3))
-
-
-def test_running_statistics_are_the_largest_nets_and_recalibrate_per_subnet():
-    torch.manual_seed(0)
-    model = Convolutions().double()
-    x = torch.randn(16, 3, 4, 4, dtype=torch.float64) + 1
-    net = Supernet(model, x[:2], {"channel": sizes(4, 8)})
-    labels = torch.arange(16) % 4
-    plain = copy.deepcopy(model).train()
-    plain(x)
-    model.train()
-    Sandwich(net, Classification()).backward((x, labels), 0)
-    torch.testing.assert_close(model.norm.running_mean, plain.norm.running_mean)
-    assert int(model.norm.num_batches_tracked) == 1
-
-    before = copy.deepcopy(model.state_dict())
-    model.eval()
-    with net.active({"channel": 4}) if "channel" in net.choices else net.active(net.smallest):
-        with recalibrated(net.model, x.split(8)):
-            features = model.one(x)
-            expected = torch.stack([p.mean((0, 2, 3)) for p in features.split(8)]).mean(0)
-            torch.testing.assert_close(model.norm.running_mean, expected)
-        assert not model.norm.training
-    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-
-    small = net.extract(net.smallest)
-    recalibrate(small, [x])
-    torch.testing.assert_close(small.norm.running_mean, small.one(x).mean((0, 2, 3)))
-    assert small.norm.momentum == 0.1
 
 
 def test_tasks_score_what_they_say():

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from osf_supernet.training.processes import rank_and_world, start_alike
+from osf_supernet.training.processes import of_all_ranks, rank_and_world, start_alike
 from osf_supernet.training.sandwich import Sandwich
 
 _STATE, _WEIGHTS = "training.pt", "supernet.safetensors"
@@ -43,8 +44,8 @@ def train(
 
     In a process group all ranks begin with the first one's weights, and it alone writes.
 
-    A resumed run computes bit for bit what an uninterrupted one does, on the same machine and
-    if `batch_of` is a function of the step.
+    A resumed run computes bit for bit what an uninterrupted one does, on the same machine, with
+    as many ranks, and if `batch_of` is a function of the step.
 
     Args:
         sandwich: the supernet, its task and its sampling.
@@ -79,14 +80,15 @@ def train(
 
 
 def _save(folder: Path, sandwich: Sandwich, optimizer: Optimizer, step: int) -> None:
-    """Weights, optimizer, random state and step, renamed into place one after the other."""
+    """Weights, optimizer, every rank's random states and step, renamed into place in turn."""
+    random = of_all_ranks(_random_states(sandwich.net.model))
     if rank_and_world()[0]:
         return
     folder.mkdir(parents=True, exist_ok=True)
     state = {
         "optimizer": optimizer.state_dict(),
         "step": step,
-        "random": torch.get_rng_state(),
+        "random": random,
         "orders": sandwich.net.depth_orders,
     }
     made = folder / f"step-{step}"
@@ -103,6 +105,13 @@ def _save(folder: Path, sandwich: Sandwich, optimizer: Optimizer, step: int) -> 
             other.rmdir()
 
 
+def _random_states(model: nn.Module) -> dict[str, Tensor]:
+    """Type of device → state of its generator: the CPU's, and that of the model's device."""
+    others = {parameter.device.type for parameter in model.parameters()} - {"cpu"}
+    states = {device: torch.get_device_module(device).get_rng_state() for device in others}
+    return {"cpu": torch.get_rng_state()} | states
+
+
 def _restore(folder: Path, sandwich: Sandwich, optimizer: Optimizer) -> int:
     """Put a checkpoint's state back; the step to go on with."""
     pointer = folder / "latest.json"
@@ -112,6 +121,10 @@ def _restore(folder: Path, sandwich: Sandwich, optimizer: Optimizer) -> int:
     load_model(sandwich.net.model, str(made / _WEIGHTS))
     state = torch.load(made / _STATE, map_location="cpu", weights_only=True)
     optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["random"])
+    rank = rank_and_world()[0]
+    if rank < len(state["random"]):
+        for device, value in state["random"][rank].items():
+            owner = torch if device == "cpu" else torch.get_device_module(device)
+            owner.set_rng_state(value)
     sandwich.net.depth_orders = state["orders"]
     return int(state["step"])

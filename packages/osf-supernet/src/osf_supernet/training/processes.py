@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, distributed
 
@@ -36,6 +37,16 @@ def own_rows(rows: Tensor) -> Tensor:
     """This rank's part (B, …) of the rows (B · world, …) of all ranks."""
     rank, world = rank_and_world()
     return rows.chunk(world)[rank]
+
+
+def of_all_ranks(own: Any) -> list[Any]:
+    """What every rank has, in the order of ranks."""
+    world = rank_and_world()[1]
+    if world == 1:
+        return [own]
+    found: list[Any] = [None] * world
+    distributed.all_gather_object(found, own)
+    return found
 
 
 def start_alike(net: Supernet) -> None:
