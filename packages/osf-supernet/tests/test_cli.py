@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from osf_supernet import load
-from osf_supernet.cli import main
+from osf_supernet.cli import _COMMANDS, main
 from osf_supernet.sources import build_model
 from osf_supernet.verification import run
 from torch import Tensor, nn
@@ -23,6 +23,15 @@ def make():
 
 def words():
     return "no module"
+
+def three():
+    return nn.Linear(2, 2), 1, 2
+
+def pair():
+    return nn.Bilinear(2, 2, 2), (torch.zeros(2, 2), torch.zeros(2, 2))
+
+def bare():
+    return nn.Sequential(nn.Linear(6, 32), nn.GELU(), nn.Linear(32, 3)), torch.zeros(2, 6)
 
 def broken():
     raise ValueError("my own fault")
@@ -193,7 +202,8 @@ def test_a_saved_clip_is_built_with_its_weights(tmp_path):
         (["nosuch_module:make"], "no module 'nosuch_module' in the current directory"),
         (["osf_cli_example:mak"], "osf_cli_example has no callable 'mak'"),
         (["osf_cli_example:SIZE"], "has no callable 'SIZE'"),
-        (["osf_cli_example:words"], "must return a torch module, or a tuple"),
+        (["osf_cli_example:words"], "must return a torch module, or a tuple.* got str"),
+        (["osf_cli_example:three"], r"must return a torch module.* got \(Linear, int, int\)"),
         (["torchvision:resnet81"], "near names: .*resnet18"),
         (["timm:test_vti"], "near names: .*test_vit"),
     ],
@@ -226,6 +236,60 @@ def test_arguments_that_do_not_fit_are_told_in_a_line(model, capsys, tmp_path):
     assert "near names: mlp" in told(
         "extract", model, "--config", str(tmp_path / "config.json"), *output
     )
+
+    for name, text, message in (
+        ("space", "{", "expected a JSON object, but Expecting"),
+        ("space", "[1]", "expected a JSON object, got a list"),
+        ("space", '{"mlp": {"ratios": 0.5}}', "ratios of 'mlp' must be a list of numbers"),
+        ("space", '{"mlp": {"ratios": ["a"]}}', "ratios of 'mlp' must be a list of numbers"),
+        ("config", "[]", "expected a JSON object, got a list"),
+        ("weights", "junk", "is no safetensors file"),
+    ):
+        file = tmp_path / name
+        file.write_text(text)
+        assert message in told("extract", model, f"--{name}", str(file), *output)
+    (tmp_path / "osf_cli_bad_data.py").write_text("def data(batch_size):\n    return 1, 2\n")
+    for name, message in (
+        ("nosuch:data", "no module 'nosuch'"),
+        ("osf_cli_bad_data:nosuch", "has no callable 'nosuch'"),
+        ("osf_cli_bad_data:data", r"must return a tuple (task, batch_of, evaluate, calibration)"),
+    ):
+        assert message in told("train", model, "--data", name, *output)
+    assert "called with one image" in told(
+        "train", "osf_cli_example:pair", "--images", "x", *output
+    )
+    both = ["--supernet", "x", "--space", "y"]
+    assert "leave out --weights and --space" in told("verify", model, *both)
+    both = ["--config", "x", "--max-params", "0.5"]
+    assert "leave out --max-params" in told("extract", model, *both, *output)
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value"),
+    [
+        ("sample", "--max-params", "nan"),
+        ("sample", "--max-flops", "-1"),
+        ("verify", "--samples", "-1"),
+        ("explain", "--image-size", "0"),
+        ("train", "--log-interval", "0"),
+        ("train", "--save-interval", "0"),
+        ("train", "--importance", "taylor"),
+        ("search", "--population", "0"),
+    ],
+)
+def test_numbers_out_of_range_are_told_before_anything_runs(model, command, option, value, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([command, model, option, value])
+    assert f"argument {option}: " in capsys.readouterr().err
+
+
+def test_the_seed_is_that_of_weights_too(model, monkeypatch):
+    found = []
+    monkeypatch.setitem(_COMMANDS, "explain", lambda net, _: found.append(net.model[0].weight) or 0)
+    for seed in ("1", "1", "2"):
+        main(["explain", "osf_cli_example:bare", "--seed", seed])
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
 
 
 def test_faults_of_the_models_own_code_keep_their_traceback(model):

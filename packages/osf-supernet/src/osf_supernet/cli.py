@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from osf_supernet.counting import count_parameters
 from osf_supernet.drawing import graph_to_svg
 from osf_supernet.explanation import graph_to_dict, graph_to_dot
 from osf_supernet.sources import build_model
-from osf_supernet.space import Space
+from osf_supernet.space import Space, read_object
 from osf_supernet.supernet import Supernet
 from osf_supernet.tracing import TraceError
 from osf_supernet.training import (
@@ -44,6 +45,7 @@ from osf_supernet.verification import VerificationError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 1 if a subnet fails its verification or an argument does not fit."""
     options = _parser().parse_args(arguments)
+    torch.manual_seed(options.seed)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # where a newcomer's module:factory is
     try:
@@ -97,15 +99,15 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("model", help="module:factory or LIBRARY:NAME, see osf --help")
         command.add_argument("--weights", help="safetensors file with the model's state dict")
         command.add_argument("--supernet", help="folder of a supernet that was trained before")
-        command.add_argument("--image-size", type=int, help="side of the example image")
+        command.add_argument("--image-size", type=_positive, help="side of the example image")
         command.add_argument("--space", help="JSON file of a space, or a supernet folder of OFM")
         command.add_argument("--seed", type=int, default=0, help="of everything random")
     for name in ("sample", "extract", "search"):
-        made[name].add_argument("--max-params", type=float, help="number, or fraction up to 1")
-        made[name].add_argument("--max-flops", type=float, help="number, or fraction up to 1")
+        made[name].add_argument("--max-params", type=_bound, help="number, or fraction up to 1")
+        made[name].add_argument("--max-flops", type=_bound, help="number, or fraction up to 1")
     made["explain"].add_argument("--format", choices=_FORMATS, default="text", help="printed")
     made["extract"].add_argument("--config", help="JSON file of a config; sampled by default")
-    made["verify"].add_argument("--samples", type=int, default=3, help="random subnets")
+    made["verify"].add_argument("--samples", type=_count, default=3, help="random subnets")
     for name in ("extract", "train", "search"):
         made[name].add_argument("--output", required=True, help="folder to write")
     for name in ("extract", "train"):
@@ -115,28 +117,68 @@ def _parser() -> argparse.ArgumentParser:
         data = made[name].add_mutually_exclusive_group(required=True)
         data.add_argument("--images", help="folder with train/CLASS/* and val/CLASS/*")
         data.add_argument("--data", help="module:factory of an Experiment")
-        made[name].add_argument("--batch-size", type=int, default=64, help="samples a step")
-    made["train"].add_argument("--steps", type=int, default=1000, help="optimizer steps")
+        made[name].add_argument("--batch-size", type=_positive, default=64, help="samples a step")
+    made["train"].add_argument("--steps", type=_positive, default=1000, help="optimizer steps")
     made["train"].add_argument("--lr", type=float, default=5e-5, help="of AdamW")
-    made["train"].add_argument("--num-random", type=int, default=2, help="random subnets a step")
-    made["train"].add_argument("--importance", default="magnitude", help="order of every group")
-    made["train"].add_argument("--log-interval", type=int, default=10, help="in steps")
-    made["train"].add_argument("--save-interval", type=int, default=500, help="in steps")
-    made["search"].add_argument("--max-latency-ms", type=float, help="measured here")
-    made["search"].add_argument("--population", type=int, default=24, help="of NSGA-II")
-    made["search"].add_argument("--generations", type=int, default=10, help="of NSGA-II")
+    made["train"].add_argument("--num-random", type=_count, default=2, help="subnets a step")
+    made["train"].add_argument(
+        "--importance",
+        choices=("magnitude", "random"),
+        default="magnitude",
+        help="order of every group; methods that need data are in Python",
+    )
+    made["train"].add_argument("--log-interval", type=_positive, default=10, help="in steps")
+    made["train"].add_argument("--save-interval", type=_positive, default=500, help="in steps")
+    made["search"].add_argument("--max-latency-ms", type=_above_zero, help="measured here")
+    made["search"].add_argument("--population", type=_positive, default=24, help="of NSGA-II")
+    made["search"].add_argument("--generations", type=_count, default=10, help="of NSGA-II")
     return parser
 
 
+def _count(text: str) -> int:
+    """A whole number from 0."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text}")
+    return number
+
+
+def _positive(text: str) -> int:
+    """A whole number from 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text}")
+    return number
+
+
+def _above_zero(text: str) -> float:
+    """A finite number above 0."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return number
+
+
+def _bound(text: str) -> float:
+    """A fraction up to 1, or a whole number."""
+    number = _above_zero(text)
+    return number if number <= 1 else int(number)
+
+
 def _supernet(options: argparse.Namespace) -> Supernet:
+    if options.supernet and (options.weights or options.space):
+        raise ValueError("--supernet has weights and a space: leave out --weights and --space")
     model, inputs = build_model(options.model, options.image_size)
     if options.supernet:
         return load_supernet(options.supernet, model, inputs)
     if options.weights:
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
             model.load_state_dict(load_file(options.weights))
+        except SafetensorError as error:
+            raise ValueError(f"{options.weights} is no safetensors file: {error}") from error
         except RuntimeError as error:
             lines = [line.strip() for line in str(error).split("\n")]
             raise ValueError(
@@ -149,13 +191,9 @@ def _supernet(options: argparse.Namespace) -> Supernet:
 def _sampled(net: Supernet, options: argparse.Namespace) -> dict[str, int]:
     return net.sample(
         seed=options.seed,
-        max_params=_bound(options.max_params),
-        max_flops=_bound(options.max_flops),
+        max_params=options.max_params,
+        max_flops=options.max_flops,
     )
-
-
-def _bound(value: float | None) -> float | None:
-    return value if value is None or value <= 1 else int(value)
 
 
 def _explain(net: Supernet, options: argparse.Namespace) -> int:
@@ -176,10 +214,9 @@ def _sample(net: Supernet, options: argparse.Namespace) -> int:
 
 
 def _extract(net: Supernet, options: argparse.Namespace) -> int:
-    if options.config:
-        config = json.loads(Path(options.config).read_text(encoding="utf-8"))
-    else:
-        config = _sampled(net, options)
+    if options.config and (options.max_params or options.max_flops):
+        raise ValueError("--config says all sizes: leave out --max-params and --max-flops")
+    config = read_object(options.config) if options.config else _sampled(net, options)
     small = net.extract(config)
     save(small, options.output)
     full, count = count_parameters(net.model), count_parameters(small)
@@ -212,7 +249,7 @@ def _experiment(net: Supernet, options: argparse.Namespace) -> Experiment:
         return from_factory(options.data, options.batch_size)
     image: Any = net.inputs if isinstance(net.inputs, torch.Tensor) else None
     if image is None:
-        raise SystemExit("--images needs a model that is called with one image tensor; use --data")
+        raise ValueError("--images needs a model that is called with one image tensor; use --data")
     return from_image_folder(
         options.images,
         image_size=image.shape[-1],
@@ -266,8 +303,8 @@ def _search(net: Supernet, options: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     result = net.search(
         evaluate,
-        max_params=_bound(options.max_params),
-        max_flops=_bound(options.max_flops),
+        max_params=options.max_params,
+        max_flops=options.max_flops,
         max_latency_ms=options.max_latency_ms,
         population=options.population,
         generations=options.generations,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ def build_model(name: str, image_size: int | None = None) -> Made:
         known = ", ".join(f"{prefix}:NAME" for prefix in _LIBRARIES)
         raise SystemExit(f"osf: expected module:factory or one of {known}; got {name!r}")
     if library not in _LIBRARIES:
-        model, inputs = _made_by(library, rest, image_size)
+        model, inputs = _made_by(name, image_size)
     else:
         package = _imported(library)
         try:
@@ -62,28 +62,48 @@ def _near(package: Any, name: str) -> str:
     return f"; near names: {', '.join(near)}" if near and name not in names else ""
 
 
-def _made_by(module: str, factory: str, image_size: int | None) -> Made:
-    """What a factory returns: a module, or a module and example inputs."""
+def find_factory(name: str, what: str) -> Callable[..., Any]:
+    """The callable that `module:factory` names.
+
+    Raises:
+        ValueError: there is none.
+    """
+    module, _, factory = name.partition(":")
+    if not factory:
+        raise ValueError(f"{what} must be module:factory, got {name!r}")
     try:
         owner = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module.partition(".")[0] and error.name != module:
             raise  # something that the module itself imports
-        known = ", ".join(_LIBRARIES)
+        raise ValueError(f"no module {module!r} in the current directory or installed") from error
+    found: Any = getattr(owner, factory, None)
+    if not callable(found):
+        raise ValueError(f"{module} has no callable {factory!r}")
+    return cast(Callable[..., Any], found)
+
+
+def _made_by(name: str, image_size: int | None) -> Made:
+    """What a factory returns: a module, or a module and example inputs."""
+    try:
+        factory = find_factory(name, "a model")
+    except ValueError as error:
+        raise SystemExit(f"osf: {error}; libraries: {', '.join(_LIBRARIES)}") from error
+    made = factory()
+    pair = made if isinstance(made, tuple) else (made, _images(image_size or 224))
+    if len(pair) != 2 or not isinstance(pair[0], nn.Module):
         raise SystemExit(
-            f"osf: no module {module!r} in the current directory or installed, and no library of "
-            f"that name; libraries: {known}"
-        ) from error
-    if not callable(getattr(owner, factory, None)):
-        raise SystemExit(f"osf: {module} has no callable {factory!r}")
-    made = getattr(owner, factory)()
-    model, inputs = made if isinstance(made, tuple) else (made, _images(image_size or 224))
-    if not isinstance(model, nn.Module):
-        raise SystemExit(
-            f"osf: {module}:{factory} must return a torch module, or a tuple of it and example "
-            f"inputs; got {type(model).__name__}"
+            f"osf: {name} must return a torch module, or a tuple of it and example inputs; "
+            f"got {described(made)}"
         )
-    return model, inputs
+    return pair
+
+
+def described(made: Any) -> str:
+    """The types of what a factory returned, for a message."""
+    if isinstance(made, tuple):
+        return f"({', '.join(type(part).__name__ for part in made)})"
+    return type(made).__name__
 
 
 def _images(size: int, channels: int = 3) -> Tensor:

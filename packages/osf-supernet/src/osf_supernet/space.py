@@ -150,7 +150,7 @@ class Space(Mapping[str, Choice]):
         """From a JSON file, or from the `config.json` of a supernet folder."""
         path = Path(path)
         path = path / "config.json" if path.is_dir() else path
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_object(path)
         if path.name == "config.json" and "elastic_config" not in data:
             raise ValueError(f"{path} has no elastic_config; expected the folder of a supernet")
         return cls.from_dict(data)
@@ -241,6 +241,22 @@ def width_of(graph: Graph, number: int) -> int:
     return group.size
 
 
+def read_object(path: str | Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        ValueError: it holds something else.
+        OSError: it cannot be read.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no text
+        raise ValueError(f"{path}: expected a JSON object, but {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: expected a JSON object, got a {type(data).__name__}")
+    return data
+
+
 _ELASTIC = {
     "atten_out_space": ("widths", ("heads",)),
     "inter_hidden_space": ("sizes", ("mlp", "ssm_inner")),
@@ -274,8 +290,15 @@ def _choice(pattern: str, data: Any) -> Choice:
             f"the choice of {pattern!r} must have one of {', '.join(_UNITS)} and optionally "
             f"multiple_of and only_full, got {got}"
         )
+    values = data[units[0]]
+    if not isinstance(values, list | tuple) or not all(_is_number(value) for value in values):
+        raise ValueError(f"{units[0]} of {pattern!r} must be a list of numbers, got {values!r}")
     rest = {key: value for key, value in data.items() if key != units[0]}
     return Choice(unit=units[0], values=tuple(data[units[0]]), **rest)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _matches(pattern: str, name: str, kind: str) -> bool:

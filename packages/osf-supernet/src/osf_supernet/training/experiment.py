@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from osf_supernet.sources import described, find_factory
 from osf_supernet.training.processes import own_rows, rank_and_world
 from osf_supernet.training.tasks import Classification, Task
 
@@ -27,11 +28,11 @@ class Experiment(NamedTuple):
 
 def from_factory(name: str, batch_size: int) -> Experiment:
     """What `module:factory` returns when called with the batch size."""
-    module, _, factory = name.partition(":")
-    if not factory:
-        raise ValueError(f"data must be module:factory, got {name!r}")
-    made = getattr(importlib.import_module(module), factory)(batch_size)
-    return made if isinstance(made, Experiment) else Experiment(*made)
+    made = find_factory(name, "data")(batch_size)
+    if not isinstance(made, tuple) or len(made) != len(Experiment._fields):
+        fields = ", ".join(Experiment._fields)
+        raise ValueError(f"{name} must return a tuple ({fields}), got {described(made)}")
+    return Experiment(*made)
 
 
 def from_image_folder(
