@@ -48,6 +48,12 @@ def test_encode_to_an_array(captions, tmp_path, openai):
     assert np.array_equal(found, openai.encode_batch(texts, 8))
 
 
+def test_an_array_always_has_start_and_end(captions, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["encode", captions, "--special", "--array", str(tmp_path / "ids.npy")])
+    assert "not allowed with" in capsys.readouterr().err
+
+
 def test_count(captions, capsys):
     assert main(["count", captions]) == 0
     assert capsys.readouterr().out == (
@@ -80,7 +86,7 @@ def test_special_tokens_are_text_unless_allowed(monkeypatch, capsys):
     ("arguments", "data", "message"),
     [
         (["decode"], b"1 2\nx\n", "line 2 must be ids, got 'x'"),
-        (["decode"], b"99999\n", r"ids\[0\] must be in"),
+        (["decode"], b"99999\n", r"line 1: ids\[0\] must be in"),
         (["encode"], b"ok\n\xff\n", "-, line 2 is not UTF-8"),
         (["encode", "absent.txt"], b"", "No such file"),
         (["count", "--tokenizer", "absent"], b"", "neither a directory"),

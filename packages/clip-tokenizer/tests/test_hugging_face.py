@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -117,6 +118,84 @@ def test_an_open_clip_directory_says_which_tokenizer_it_wants(bert_directory, tm
     assert np.array_equal(found.encode_batch(TEXTS), expected.encode_batch(TEXTS))
 
 
+CASED = ["A photo of a Cat", "it’s a naïve café", "東京の猫", "CAT cat", "a " * 20]
+
+
+@pytest.mark.parametrize("file", ["vocab.txt", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"do_lower_case": False},
+        {"strip_accents": False},
+        {"do_lower_case": False, "strip_accents": True},
+        {"tokenize_chinese_chars": False},
+        {"padding_side": "left"},
+        {"padding_side": "left", "truncation_side": "left"},
+    ],
+)
+def test_the_options_of_a_directory_count(bert_directory, tmp_path, peer, file, options):
+    (tmp_path / file).write_bytes((bert_directory / file).read_bytes())
+    config = {"tokenizer_class": "BertTokenizer", **options}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    theirs = peer.HFTokenizer(str(tmp_path), context_length=9)
+    ours = HFTokenizer.from_directory(tmp_path, context_length=9)
+    assert torch.equal(ours(CASED), theirs(CASED))
+    plain = HFTokenizer.from_directory(bert_directory, context_length=9)
+    assert not torch.equal(ours(CASED), plain(CASED))
+    ours.save(tmp_path / "saved")
+    again = HFTokenizer.from_directory(tmp_path / "saved")
+    assert torch.equal(again(CASED), ours(CASED))
+    theirs = peer.HFTokenizer(str(tmp_path / "saved"), context_length=9)
+    assert torch.equal(again(CASED), theirs(CASED))
+
+
+def test_the_side_in_tokenizer_json_counts(siglip_directory, tmp_path, peer):
+    (tmp_path / "tokenizer_config.json").write_bytes(
+        (siglip_directory / "tokenizer_config.json").read_bytes()
+    )
+    backend = tokenizers.Tokenizer.from_file(str(siglip_directory / "tokenizer.json"))
+    backend.enable_padding(direction="left", pad_id=1, pad_token="</s>")
+    backend.enable_truncation(4, direction="left")
+    backend.save(str(tmp_path / "tokenizer.json"))
+    theirs = peer.HFTokenizer(str(tmp_path), context_length=9)
+    ours = HFTokenizer.from_directory(tmp_path, context_length=9)
+    assert torch.equal(ours(TEXTS), theirs(TEXTS))
+
+
+def test_the_backend_is_never_changed(bert_directory):
+    backend = tokenizers.Tokenizer.from_file(str(bert_directory / "tokenizer.json"))
+    backend.enable_truncation(3)
+    backend.enable_padding(length=3)
+    before = backend.to_str()
+    ours = HFTokenizer(backend, context_length=30)
+    assert ours.lengths(["a " * 20]).tolist() == [22]
+    ours.encode_batch(TEXTS)
+    assert backend.to_str() == before
+
+
+def test_threads_may_share_a_tokenizer(bert_directory):
+    ours = HFTokenizer.from_directory(bert_directory, context_length=8)
+    texts = ["the cat " * 20] * 8
+    expected = {width: ours.encode_batch(texts, width) for width in (8, 16)}
+
+    def work(width):
+        for _ in range(50):
+            assert np.array_equal(ours.encode_batch(texts, width), expected[width])
+            assert ours.lengths(texts[:1]).tolist() == [42]
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, [8, 16, 8, 16]))
+
+
+def test_the_special_tokens_must_fit(bert_directory, siglip_directory):
+    bert = HFTokenizer.from_directory(bert_directory, context_length=8)
+    assert bert.encode_batch(["a cat"], 2).tolist() == [[2, 3]]
+    with pytest.raises(TokenizerError, match="at least 2, the tokenizer's special tokens, got 1"):
+        bert.encode_batch("a cat", 1)
+    siglip = HFTokenizer.from_directory(siglip_directory, context_length=8)
+    assert siglip.encode_batch(["a cat"], 1).tolist() == [[1]]
+
+
 def test_saving_and_loading_keeps_everything(bert_directory, tmp_path):
     saved = HFTokenizer.from_directory(
         bert_directory, context_length=9, clean="canonicalize", strip_sep=True
@@ -165,5 +244,9 @@ def test_mistakes_are_explained(bert_directory, siglip_directory, tmp_path):
         HFTokenizer.from_directory(bert_directory)
     with pytest.raises(TokenizerError, match=r"must hold tokenizer.json or vocab.txt"):
         HFTokenizer.from_directory(tmp_path, context_length=8)
+    with pytest.raises(TokenizerError, match="a side must be 'left' or 'right', got 'up'"):
+        HFTokenizer.from_directory(bert_directory, context_length=8, padding_side="up")
+    with pytest.raises(TokenizerError, match=r"pad_token_id must be in \[0, "):
+        HFTokenizer.from_directory(bert_directory, context_length=8, pad_token_id=-1)
     with pytest.raises(TokenizerError, match=r"no token '\[SEP\]'"):
         HFTokenizer.from_directory(siglip_directory, context_length=8, strip_sep=True)

@@ -105,5 +105,6 @@ def test_our_settings_stand_apart(saved):
         "truncate": "eot",
         "allow_special": False,
         "pad_token_id": 0,
+        "reduction": "truncate",
         "extra_special_tokens": [],
     }

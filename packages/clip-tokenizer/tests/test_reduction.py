@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from clip_tokenizer import OpenClipGenerator, SyntaxOrder, TokenizerError, TokenRows
+from clip_tokenizer import OpenClipGenerator, SyntaxOrder, Tokenizer, TokenizerError, TokenRows
 from clip_tokenizer.reduction import REDUCTIONS, find_reduction
 
 TEXTS = [
@@ -119,6 +119,15 @@ def test_stable_syntax_keeps_the_earliest_of_a_class(openai):
     )
 
 
+def test_a_tokenizer_may_have_a_reduction_of_its_own(openai):
+    own = Tokenizer.openai(context_length=8, reduction="block")
+    found = own.encode_batch(TEXTS, generator=np.random.default_rng(0))
+    expected = openai.encode_batch(TEXTS, 8, reduction="block", generator=np.random.default_rng(0))
+    assert np.array_equal(found, expected)
+    cut = own.encode_batch(TEXTS, reduction="truncate")
+    assert np.array_equal(cut, openai.encode_batch(TEXTS, 8))
+
+
 def test_a_plug_in_is_called_with_the_budget(openai):
     class Reverse:
         def __call__(self, tokenizer, texts, budget, generator):
@@ -152,8 +161,11 @@ def test_a_context_of_one_or_two_holds_no_ids(openai):
 
 
 def test_mistakes_are_explained(openai, monkeypatch):
-    with pytest.raises(TokenizerError, match="needs a generator"):
-        openai.encode_batch(TEXTS, 8, reduction="random")
+    for wrong in (None, 0, torch.Generator()):
+        with pytest.raises(
+            TokenizerError, match=r"default_rng\(seed\) or OpenClipGenerator.*, got"
+        ):
+            openai.encode_batch(TEXTS, 8, reduction="random", generator=wrong)
     with pytest.raises(TokenizerError, match="got 'shufle'; nearest is 'shuffle'"):
         find_reduction("shufle")
 

@@ -102,7 +102,7 @@ def test_what_is_no_text_is_named_by_position(openai, value, message):
         openai.encode_batch(["a", "b", value])
 
 
-@pytest.mark.parametrize("value", [None, 3, b"bytes", math.nan])
+@pytest.mark.parametrize("value", [None, 3, b"bytes", math.nan, np.array("a"), {"a": 1}])
 def test_a_batch_must_be_text(openai, value):
     with pytest.raises(TokenizerError, match="texts must be a str or a sequence"):
         openai.encode_batch(value)
@@ -112,9 +112,11 @@ def test_a_batch_must_be_text(openai, value):
     ("options", "message"),
     [
         ({"context_length": 0}, "context_length"),
+        ({"context_length": True}, "context_length must be a positive int, got True"),
         ({"clean": "upper"}, "clean must be one of lower, whitespace, canonicalize"),
         ({"truncate": "tail"}, "truncate"),
         ({"pad_token_id": 49408}, "pad_token_id"),
+        ({"reduction": "shufle"}, "nearest is 'shuffle'"),
         ({"cache_size": 0}, "cache_size"),
     ],
 )
@@ -170,6 +172,19 @@ def test_decoding(openai):
     assert openai.decode(openai.encode("😀")[:1]) in {"\ufffd", "😀"}
     with pytest.raises(TokenizerError, match=r"ids\[1\] must be in \[0, 49408\), got 49408"):
         openai.decode([320, 49408])
+
+
+def test_one_row_is_decoded_at_a_time(openai):
+    batch = openai.encode_batch(["a cat"])
+    for ids in (batch, torch.from_numpy(batch)):
+        with pytest.raises(
+            TokenizerError, match=r"one row of ints, got shape \(1, 77\); decode each"
+        ):
+            openai.decode(ids)
+    for ids in (320, [[320]], ["a"], np.array([0.5])):
+        with pytest.raises(TokenizerError, match=r"one row of ints, got .*; decode each row"):
+            openai.decode(ids)
+    assert openai.decode(iter([np.uint16(320), torch.tensor(2368)])) == "a cat"
 
 
 def test_offsets_point_into_the_cleaned_text(openai):
@@ -237,15 +252,17 @@ def test_saving_and_loading_keeps_everything(tmp_path, clean):
         context_length=11,
         clean=clean,
         truncate="error",
+        reduction="syntax",
         allow_special=True,
         extra_special_tokens=["<x>"],
         pad_token_id=2,
     )
     saved.save(tmp_path / "tokenizer")
     loaded = Tokenizer.from_pretrained(tmp_path / "tokenizer")
-    for name in ("context_length", "clean", "truncate", "allow_special", "pad_token_id"):
+    names = ("context_length", "clean", "truncate", "allow_special", "pad_token_id", "reduction")
+    for name in names:
         assert getattr(loaded, name) == getattr(saved, name)
     assert loaded.vocabulary == saved.vocabulary
     assert loaded.all_special_ids == saved.all_special_ids
-    wide = {"context_length": 40}
+    wide = {"context_length": 40, "reduction": "truncate"}
     assert np.array_equal(loaded.encode_batch(texts, **wide), saved.encode_batch(texts, **wide))

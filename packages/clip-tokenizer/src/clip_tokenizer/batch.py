@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable, Iterator
+import operator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -29,9 +30,16 @@ def check_truncate_mode(truncate: str) -> TruncateMode:
 
 def check_context_length(context_length: object) -> int:
     """`context_length` as a positive int."""
-    if isinstance(context_length, (int, np.integer)) and context_length > 0:
+    is_int = isinstance(context_length, (int, np.integer)) and not isinstance(context_length, bool)
+    if is_int and context_length > 0:
         return int(context_length)
     raise TokenizerError(f"context_length must be a positive int, got {context_length!r}")
+
+
+def check_pad_token_id(pad_token_id: object, vocab_size: int) -> None:
+    """Refuse a padding that is no id."""
+    if not isinstance(pad_token_id, (int, np.integer)) or not 0 <= pad_token_id < vocab_size:
+        raise TokenizerError(f"pad_token_id must be in [0, {vocab_size}), got {pad_token_id!r}")
 
 
 def check_dtype(dtype: npt.DTypeLike, vocab_size: int) -> np.dtype[Any]:
@@ -69,7 +77,8 @@ def as_batch(texts: object) -> list[str]:
     """
     if isinstance(texts, str):
         return [texts]
-    if isinstance(texts, (bytes, bytearray)) or not isinstance(texts, Iterable):
+    no_batch = isinstance(texts, (bytes, bytearray, Mapping)) or getattr(texts, "ndim", 1) == 0
+    if no_batch or not isinstance(texts, Iterable):
         raise TokenizerError(
             f"texts must be a str or a sequence of str, got {type(texts).__name__}"
         )
@@ -96,6 +105,21 @@ def _describe(value: object) -> str:
     if isinstance(value, (bytes, bytearray)):
         return f"{type(value).__name__}; decode it first"
     return f"{type(value).__name__} ({value!r:.40})"
+
+
+def as_row(ids: object) -> list[int]:
+    """The ids of one row as a list of int.
+
+    Raises:
+        TokenizerError: If they are no row of integers.
+    """
+    values: Any = getattr(ids, "tolist", lambda: ids)()
+    try:
+        return [operator.index(index) for index in values]
+    except TypeError:
+        shape = tuple(getattr(ids, "shape", (0,)))
+        got = f"shape {shape}" if len(shape) != 1 else f"{ids!r:.40}"
+        raise TokenizerError(f"ids must be one row of ints, got {got}; decode each row") from None
 
 
 def to_tensor(array: npt.NDArray[np.int64]) -> torch.LongTensor:

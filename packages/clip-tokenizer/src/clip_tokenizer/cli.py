@@ -41,10 +41,11 @@ def _build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     encode = _add_command(commands, "encode", _encode, "one line of ids per line of text")
-    encode.add_argument(
+    form = encode.add_mutually_exclusive_group()
+    form.add_argument(
         "--array", type=Path, metavar="FILE.npy", help="write the padded (N, T) array instead"
     )
-    encode.add_argument("--special", action="store_true", help="print start and end ids too")
+    form.add_argument("--special", action="store_true", help="print start and end ids too")
     _add_command(commands, "decode", _decode, "one line of text per line of ids")
     count = _add_command(commands, "count", _count, "lines, tokens, and how many do not fit")
     count.add_argument("--each", action="store_true", help="print the tokens of every line instead")
@@ -145,7 +146,11 @@ def _decode(options: argparse.Namespace) -> int:
             ids = [int(word) for word in line.split()]
         except ValueError as error:
             raise TokenizerError(f"line {number} must be ids, got {line!r:.60}") from error
-        print(tokenizer.decode(ids))
+        try:
+            text = tokenizer.decode(ids)
+        except TokenizerError as error:
+            raise TokenizerError(f"line {number}: {error}") from error
+        print(text)
     return 0
 
 

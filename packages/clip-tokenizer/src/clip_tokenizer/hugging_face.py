@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,34 +19,52 @@ import numpy.typing as npt
 from clip_tokenizer.batch import (
     TruncateMode,
     as_batch,
+    as_row,
     check_context_length,
     check_dtype,
     check_fit,
+    check_pad_token_id,
     check_truncate_mode,
     to_tensor,
 )
 from clip_tokenizer.cleaning import CleanMode, check_clean_mode, clean_text
 from clip_tokenizer.errors import TokenizerError
+from clip_tokenizer.vocabulary_files import (
+    CONFIG_FILE,
+    TOKENIZER_FILE,
+    WORDPIECE_FILE,
+    own_settings,
+    read_json,
+    refusing,
+)
 
 if TYPE_CHECKING:
     import tokenizers
     import torch
 
-TOKENIZER_FILE = "tokenizer.json"
-CONFIG_FILE = "tokenizer_config.json"
-WORDPIECE_FILE = "vocab.txt"
+Side = Literal["left", "right"]
+OPTIONS = ("context_length", "clean", "truncate", "pad_token_id", "blank_token_id")
+"""What stands under `clip_tokenizer` in a config."""
+BERT_SWITCHES = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+"""BERT's normalisation in a config, and in the `tokenizers` library."""
 
 
 class HFTokenizer:
     """A tokenizer of the `tokenizers` library with open_clip's cleaning, truncation and padding.
 
     Args:
-        backend: The tokenizer; its own truncation and padding are switched off.
+        backend: The tokenizer. It is never changed; its own truncation and padding do not count.
         context_length: Columns of a batch when a call does not say.
         clean: `lower`, `whitespace` or `canonicalize`, before the backend's own normalisation.
         truncate: As for `Tokenizer`; the backend's special tokens are kept.
         pad_token_id: Id behind the last token.
         blank_token_id: An id to replace by 0 in a batch: CLIPA's towers never saw BERT's `[SEP]`.
+        padding_side: Where the padding goes: `right` or `left`.
+        truncation_side: Where a text that is too long is cut.
     """
 
     def __init__(
@@ -58,15 +76,25 @@ class HFTokenizer:
         truncate: TruncateMode = "eot",
         pad_token_id: int = 0,
         blank_token_id: int | None = None,
+        padding_side: Side = "right",
+        truncation_side: Side = "right",
     ) -> None:
-        backend.no_truncation()
-        backend.no_padding()
+        if backend.truncation or backend.padding:
+            backend = type(backend).from_str(backend.to_str())
+            backend.no_truncation()
+            backend.no_padding()
         self._backend = backend
         self.context_length = check_context_length(context_length)
         self.clean = check_clean_mode(clean)
         self.truncate = check_truncate_mode(truncate)
+        check_pad_token_id(pad_token_id, self.vocab_size)
         self.pad_token_id = pad_token_id
         self.blank_token_id = blank_token_id
+        for side in (padding_side, truncation_side):
+            if side not in get_args(Side):
+                raise TokenizerError(f"a side must be 'left' or 'right', got {side!r}")
+        self.padding_side = padding_side
+        self.truncation_side = truncation_side
 
     @classmethod
     def from_directory(
@@ -86,13 +114,22 @@ class HFTokenizer:
             options: As for `HFTokenizer`; they win over what the directory says.
 
         Raises:
-            TokenizerError: If the directory holds neither file.
+            TokenizerError: If the directory holds neither file, or a file is damaged.
             ImportError: If `tokenizers` is not installed.
         """
         folder = Path(directory)
         backend = _load_backend(folder)
         config = _read_config(folder)
-        own = dict(config.get("clip_tokenizer", {}))
+        own = own_settings(config, folder / CONFIG_FILE, OPTIONS)
+        with refusing(folder / CONFIG_FILE):
+            _set_bert_switches(backend, config)
+        padding, truncation = backend.padding or {}, backend.truncation or {}
+        own["padding_side"] = config.get("padding_side") or padding.get("direction", "right")
+        own["truncation_side"] = config.get("truncation_side") or truncation.get(
+            "direction", "right"
+        )
+        backend.no_padding()
+        backend.no_truncation()
         if strip_sep:
             own["blank_token_id"] = _token_id(backend, config.get("sep_token", "[SEP]"))
         if "pad_token_id" not in {**own, **options}:
@@ -112,6 +149,8 @@ class HFTokenizer:
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": self.context_length,
             "pad_token": self._backend.id_to_token(self.pad_token_id),
+            "padding_side": self.padding_side,
+            "truncation_side": self.truncation_side,
             "clip_tokenizer": {
                 "context_length": self.context_length,
                 "clean": self.clean,
@@ -150,25 +189,31 @@ class HFTokenizer:
         """(N, T) array of ids and padding; a str is a batch of one.
 
         Raises:
-            TokenizerError: If an element is not a str, or a text does not fit and
-                `truncate="error"`.
+            TokenizerError: If an element is not a str, a text does not fit and
+                `truncate="error"`, or the special tokens alone do not fit.
         """
         batch = self._clean(texts)
         width = check_context_length(
             self.context_length if context_length is None else context_length
         )
         kind = check_dtype(dtype, self.vocab_size)
+        num_special = self._backend.num_special_tokens_to_add(False)
+        if width < num_special:
+            raise TokenizerError(
+                f"context_length must be at least {num_special}, the tokenizer's special tokens, "
+                f"got {width}"
+            )
+        encoded = self._backend.encode_batch_fast(batch, add_special_tokens=False)
         if self.truncate == "error":
-            encoded = self._backend.encode_batch_fast(batch)
-            check_fit(np.array([len(found.ids) for found in encoded], dtype=np.int64), width)
-        self._backend.enable_truncation(width)
-        self._backend.enable_padding(length=width, pad_id=self.pad_token_id)
-        try:
-            encoded = self._backend.encode_batch_fast(batch)
-        finally:
-            self._backend.no_truncation()
-            self._backend.no_padding()
-        ids = np.array([found.ids for found in encoded], dtype=kind).reshape(len(batch), width)
+            lengths = [len(found.ids) + num_special for found in encoded]
+            check_fit(np.array(lengths, dtype=np.int64), width)
+        rows = []
+        for found in encoded:
+            found.truncate(width - num_special, direction=self.truncation_side)
+            whole = self._backend.post_process(found)
+            whole.pad(width, direction=self.padding_side, pad_id=self.pad_token_id)
+            rows.append(whole.ids)
+        ids = np.array(rows, dtype=kind).reshape(len(batch), width)
         if self.blank_token_id is not None:
             ids[ids == self.blank_token_id] = 0
         return ids
@@ -189,8 +234,7 @@ class HFTokenizer:
 
     def decode(self, ids: Iterable[int], *, keep_special: bool = False) -> str:
         """The text that ids spell, as the backend writes it."""
-        row = [int(index) for index in getattr(ids, "tolist", lambda: ids)()]
-        text: str = self._backend.decode(row, skip_special_tokens=not keep_special)
+        text: str = self._backend.decode(as_row(ids), skip_special_tokens=not keep_special)
         return text
 
     def _clean(self, texts: str | Sequence[str]) -> list[str]:
@@ -206,13 +250,15 @@ def _load_backend(folder: Path) -> tokenizers.Tokenizer:
         raise ImportError(
             f"the tokenizer in {folder} needs the tokenizers library; install clip-tokenizer[hf]"
         ) from error
-    if (folder / TOKENIZER_FILE).is_file():
-        return tokenizers.Tokenizer.from_file(str(folder / TOKENIZER_FILE))
-    if (folder / WORDPIECE_FILE).is_file():
-        vocabulary = str(folder / WORDPIECE_FILE)
-        backend: tokenizers.Tokenizer = BertWordPieceTokenizer(
-            vocabulary, lowercase=True
-        )._tokenizer
+    path = folder / TOKENIZER_FILE
+    if path.is_file():
+        with refusing(path):
+            backend: tokenizers.Tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        return backend
+    path = folder / WORDPIECE_FILE
+    if path.is_file():
+        with refusing(path):
+            backend = BertWordPieceTokenizer(str(path))._tokenizer
         return backend
     raise TokenizerError(
         f"{folder} must hold {TOKENIZER_FILE} or {WORDPIECE_FILE}; a SentencePiece model alone can "
@@ -226,8 +272,16 @@ def _read_config(folder: Path) -> dict[str, Any]:
     for name in ("special_tokens_map.json", CONFIG_FILE):
         path = folder / name
         if path.is_file():
-            config.update(json.loads(path.read_text(encoding="utf-8")))
+            config.update(read_json(path))
     return config
+
+
+def _set_bert_switches(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
+    """Normalise as BERT's config says; it wins over `tokenizer.json`, as in transformers."""
+    if type(backend.normalizer).__name__ == "BertNormalizer":
+        for name, switch in BERT_SWITCHES.items():
+            if name in config:
+                setattr(backend.normalizer, switch, config[name])
 
 
 def _token_id(backend: tokenizers.Tokenizer, token: object) -> int:

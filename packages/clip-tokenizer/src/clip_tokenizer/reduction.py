@@ -211,9 +211,10 @@ def _word_class(tag: str) -> int:
 
 
 def _require(generator: Generator | None) -> Generator:
-    if generator is None:
+    if generator is None or not all(hasattr(generator, d) for d in ("permutation", "integers")):
         raise TokenizerError(
-            "a random reduction needs a generator; pass generator=numpy.random.default_rng(seed)"
+            "a random reduction needs a generator; pass generator=numpy.random.default_rng(seed) "
+            f"or OpenClipGenerator(seed), got {type(generator).__name__}"
         )
     return generator
 

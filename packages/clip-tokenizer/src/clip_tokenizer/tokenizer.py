@@ -15,9 +15,11 @@ from clip_tokenizer.alphabet import BASE_SYMBOLS, END_OF_WORD, symbol_bytes
 from clip_tokenizer.batch import (
     TruncateMode,
     as_batch,
+    as_row,
     check_context_length,
     check_dtype,
     check_fit,
+    check_pad_token_id,
     check_truncate_mode,
     checked,
     to_tensor,
@@ -54,6 +56,7 @@ class Tokenizer:
             text is encoded as the letters it is made of.
         pad_token_id: Id behind the end token. CLIP pads with 0, which is also the id of `!` inside
             a word.
+        reduction: Name of how a text that is too long is made to fit when a call does not say.
         cache_size: Chunks of text in each of the cache's two generations.
     """
 
@@ -66,12 +69,11 @@ class Tokenizer:
         truncate: TruncateMode = "eot",
         allow_special: bool = False,
         pad_token_id: int = 0,
+        reduction: str = "truncate",
         cache_size: int = CACHE_SIZE,
     ) -> None:
-        if not 0 <= pad_token_id < vocabulary.size:
-            raise TokenizerError(
-                f"pad_token_id must be in [0, {vocabulary.size}), got {pad_token_id}"
-            )
+        check_pad_token_id(pad_token_id, vocabulary.size)
+        find_reduction(str(reduction))
         if cache_size < 1:
             raise TokenizerError(f"cache_size must be at least 1, got {cache_size}")
         self.vocabulary = vocabulary
@@ -80,6 +82,7 @@ class Tokenizer:
         self.truncate = check_truncate_mode(truncate)
         self.allow_special = allow_special
         self.pad_token_id = pad_token_id
+        self.reduction = reduction
         self.cache_size = cache_size
         self._prepare()
 
@@ -107,7 +110,7 @@ class Tokenizer:
                 inside the package. The environment variable `CLIP_TOKENIZER_MERGES` does the same.
             extra_special_tokens: Tokens that take the ids from 49,408 on.
             options: `context_length`, `clean`, `truncate`, `allow_special`, `pad_token_id`,
-                `cache_size`, as for `Tokenizer`.
+                `reduction`, `cache_size`, as for `Tokenizer`.
         """
         chosen = merges_path(path)
         vocabulary = (
@@ -175,7 +178,8 @@ class Tokenizer:
 
         Args:
             source: A directory with `vocab.json` and `merges.txt`, with `tokenizer.json` or with
-                one `.txt.gz`; or a repository of the Hugging Face hub (`org/name`).
+                one `.txt.gz`; or a repository of the Hugging Face hub (`org/name`,
+                with `@revision` if wanted).
             options: As for `Tokenizer`; they win over what the files say.
 
         Raises:
@@ -195,14 +199,7 @@ class Tokenizer:
                 f"{source} holds no tokenizer; expected vocab.json with merges.txt, or "
                 "tokenizer.json, or one .txt.gz"
             )
-        vocabulary, config = found
-        own = {
-            key: value
-            for key, value in config.get("clip_tokenizer", {}).items()
-            if key != "extra_special_tokens"
-        }
-        if "context_length" not in own and 0 < config.get("model_max_length", 0) < 1_000_000:
-            own["context_length"] = config["model_max_length"]
+        vocabulary, own = found
         return cls(vocabulary, **{**own, **options})
 
     def save(self, directory: str | os.PathLike[str]) -> None:
@@ -217,6 +214,7 @@ class Tokenizer:
             "truncate": self.truncate,
             "allow_special": self.allow_special,
             "pad_token_id": self.pad_token_id,
+            "reduction": self.reduction,
             "extra_special_tokens": list(self.vocabulary.extra),
         }
         write_directory(
@@ -267,7 +265,7 @@ class Tokenizer:
         texts: str | Sequence[str],
         context_length: int | None = None,
         *,
-        reduction: str | Reduction = "truncate",
+        reduction: str | Reduction | None = None,
         generator: Generator | None = None,
     ) -> torch.LongTensor:
         """(N, T) int64 tensor of start, ids, end and padding; a str is a batch of one.
@@ -276,7 +274,8 @@ class Tokenizer:
             texts: The batch.
             context_length: T; the tokenizer's own by default.
             reduction: How a text that is too long is made to fit: `truncate`, `random`, `shuffle`,
-                `block`, `syntax`, `syntax-clipa`, or a `Reduction` of your own.
+                `block`, `syntax`, `syntax-clipa`, or a `Reduction` of your own; by default as the
+                tokenizer's option says.
             generator: Source of the draws of `random`, `shuffle` and `block`.
 
         Raises:
@@ -294,7 +293,7 @@ class Tokenizer:
         context_length: int | None = None,
         *,
         dtype: npt.DTypeLike = np.int64,
-        reduction: str | Reduction = "truncate",
+        reduction: str | Reduction | None = None,
         generator: Generator | None = None,
     ) -> npt.NDArray[Any]:
         """(N, T) array of start, ids, end and padding; a str is a batch of one.
@@ -316,7 +315,7 @@ class Tokenizer:
         out = np.zeros((len(batch), width), check_dtype(dtype, self.vocab_size))
         if self.pad_token_id:
             out.fill(self.pad_token_id)
-        reduce = find_reduction(reduction)
+        reduce = find_reduction(self.reduction if reduction is None else reduction)
         for start in range(0, len(batch), BLOCK):
             rows = reduce(self, batch[start : start + BLOCK], max(width - 2, 0), generator)
             if self.truncate == "error":
@@ -350,9 +349,9 @@ class Tokenizer:
                 text ends at the first end token.
 
         Raises:
-            TokenizerError: If an id is not in the vocabulary.
+            TokenizerError: If `ids` are not one row, or an id is not in the vocabulary.
         """
-        row: list[int] = [int(index) for index in getattr(ids, "tolist", lambda: ids)()]
+        row = as_row(ids)
         symbols = self.vocabulary.symbols
         for at, index in enumerate(row):
             if not 0 <= index < len(symbols):

@@ -32,7 +32,7 @@ class Vocabulary:
     """The ids of a byte-level BPE tokenizer with end-of-word symbols.
 
     Attributes:
-        ids: Id of every symbol, special tokens included.
+        ids: Id of every symbol, special tokens included; no two are the same.
         merges: The pair of ids each rank merges, lowest rank first.
         sot: The start-of-text token.
         eot: The end-of-text token.
@@ -47,6 +47,18 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "merges", tuple(self.merges))
+        wrong = [symbol for symbol, at in self.ids.items() if type(at) is not int or at < 0]
+        if wrong:
+            raise TokenizerError(
+                f"the id of {wrong[0]!r} must be an int >= 0, got {self.ids[wrong[0]]!r}"
+            )
+        symbol_of = {index: symbol for symbol, index in self.ids.items()}
+        twice = [symbol for symbol, index in self.ids.items() if symbol_of[index] != symbol]
+        if twice:
+            raise TokenizerError(
+                f"{twice[0]!r} and {symbol_of[self.ids[twice[0]]]!r} have the same id, "
+                f"{self.ids[twice[0]]}; ids must differ"
+            )
         missing = [symbol for symbol in BASE_SYMBOLS if symbol not in self.ids]
         if missing:
             raise TokenizerError(

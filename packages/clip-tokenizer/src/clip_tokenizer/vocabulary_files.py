@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ VOCAB_FILE = "vocab.json"
 MERGES_FILE = "merges.txt"
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
+WORDPIECE_FILE = "vocab.txt"
 
+OPTIONS = ("context_length", "clean", "truncate", "allow_special", "pad_token_id", "reduction")
+"""What stands under `clip_tokenizer` in a config, besides `extra_special_tokens`."""
 KNOWN_SPECIAL_PAIRS = (OPENAI_SPECIAL_TOKENS, ("<|startoftext|>", "<|endoftext|>"))
 
 
@@ -56,46 +60,110 @@ def read_merges_file(path: Path, *, extra: Sequence[str] = ()) -> Vocabulary:
 
     OpenAI's file lists more merges than CLIP uses; those past the 48,894th are left out.
     """
-    try:
+    with refusing(path):
         merges = read_merges_text(path.read_bytes(), limit=NUM_OPENAI_MERGES)
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"{path} cannot be read as a merges file: {error}") from error
     return Vocabulary.from_merges(merges, extra=extra)
 
 
 def read_directory(directory: Path) -> tuple[Vocabulary, dict[str, Any]] | None:
-    """The vocabulary and the settings in a directory, or None if it holds no known file.
+    """The vocabulary and the options in a directory, or None if it holds no known file.
 
     Looked for in this order: `vocab.json` with `merges.txt`, `tokenizer.json`, one `*.txt.gz`.
-    The settings are the content of `tokenizer_config.json`, empty without one.
+    The options are those of `tokenizer_config.json`, empty without one.
+
+    Raises:
+        TokenizerError: If a file is damaged; the message names it.
     """
-    config = _read_json(directory / CONFIG_FILE) if (directory / CONFIG_FILE).is_file() else {}
+    path = directory / CONFIG_FILE
+    config = read_json(path) if path.is_file() else {}
+    own = own_settings(config, path, (*OPTIONS, "extra_special_tokens"))
+    with refusing(path):
+        length = config.get("model_max_length")
+        if length is not None and 0 < length < 1_000_000:
+            own.setdefault("context_length", length)
+    own.pop("extra_special_tokens", None)
+    vocabulary = _read_vocabulary(directory, config)
+    return None if vocabulary is None else (vocabulary, own)
+
+
+def _read_vocabulary(directory: Path, config: Mapping[str, Any]) -> Vocabulary | None:
     vocab_file, merges_file = directory / VOCAB_FILE, directory / MERGES_FILE
     if vocab_file.is_file() and merges_file.is_file():
-        ids = _read_json(vocab_file)
-        merges = read_merges_text(merges_file.read_bytes())
-        return _assemble(ids, merges, config), config
-    if (directory / TOKENIZER_FILE).is_file():
-        return _from_tokenizer_json(_read_json(directory / TOKENIZER_FILE), config), config
+        with refusing(merges_file):
+            merges = read_merges_text(merges_file.read_bytes())
+        ids = read_json(vocab_file)
+        with refusing(vocab_file):
+            vocabulary = _assemble(ids, merges, config)
+        return vocabulary
+    path = directory / TOKENIZER_FILE
+    if path.is_file():
+        content = read_json(path)
+        with refusing(path):
+            vocabulary = _from_tokenizer_json(content, config)
+        return vocabulary
     archives = sorted(directory.glob("*.txt.gz"))
-    if len(archives) == 1:
-        return read_merges_file(archives[0]), config
-    return None
+    return read_merges_file(archives[0]) if len(archives) == 1 else None
+
+
+def own_settings(config: Mapping[str, Any], path: Path, known: Sequence[str]) -> dict[str, Any]:
+    """What stands under `clip_tokenizer` in the config read from `path`.
+
+    Raises:
+        TokenizerError: If it is no table of known names.
+    """
+    own = config.get("clip_tokenizer", {})
+    if not isinstance(own, dict) or own.keys() - set(known):
+        raise TokenizerError(
+            f"clip_tokenizer in {path} must be a table of {', '.join(known)}, got {own!r:.80}"
+        )
+    return dict(own)
+
+
+def holds_tokenizer(directory: Path) -> bool:
+    """Whether a directory holds a file of a tokenizer of any kind."""
+    names = (TOKENIZER_FILE, MERGES_FILE, WORDPIECE_FILE)
+    return any((directory / name).is_file() for name in names) or any(directory.glob("*.txt.gz"))
 
 
 def holds_bpe(directory: Path) -> bool:
     """Whether the tokenizer files of a directory, if any, are those of a byte-level BPE."""
-    if (directory / TOKENIZER_FILE).is_file():
-        model = _read_json(directory / TOKENIZER_FILE).get("model", {})
-        return bool(model.get("end_of_word_suffix") == END_OF_WORD)
+    path = directory / TOKENIZER_FILE
+    if path.is_file():
+        content = read_json(path)
+        with refusing(path):
+            suffix = content["model"].get("end_of_word_suffix")
+        return bool(suffix == END_OF_WORD)
     return (directory / MERGES_FILE).is_file() or any(directory.glob("*.txt.gz"))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def is_ours(directory: Path) -> bool:
+    """Whether the tokenizer files of a directory were saved by this package."""
+    path = directory / CONFIG_FILE
+    return path.is_file() and "clip_tokenizer" in read_json(path)
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Whatever a damaged file makes its reader raise becomes a TokenizerError that names it."""
     try:
+        yield
+    except TokenizerError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().split("\n", maxsplit=1)[0]
+        raise TokenizerError(
+            f"{path} cannot be read ({type(error).__name__}: {reason:.120}); is it damaged?"
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        TokenizerError: If it holds something else.
+    """
+    with refusing(path):
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TokenizerError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
         raise TokenizerError(f"{path} must hold a JSON object, got {type(content).__name__}")
     return content
@@ -103,7 +171,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _from_tokenizer_json(content: Mapping[str, Any], config: Mapping[str, Any]) -> Vocabulary:
     """The vocabulary inside a Hugging Face `tokenizer.json` of the BPE kind."""
-    model = content.get("model", {})
+    model = content["model"]
     if model.get("end_of_word_suffix") != END_OF_WORD:
         raise TokenizerError(
             f"tokenizer.json must hold a BPE model with end_of_word_suffix {END_OF_WORD!r}, got "
