@@ -71,8 +71,7 @@ def test_a_tokenizer_must_be_there_and_belong_to_the_model(run_directory: Path) 
     with pytest.raises(EvaluationError, match="do not belong together"):
         load_for_evaluation(run_directory)
     Tokenizer.from_bytes(context_length=25).save(run_directory)
-    with pytest.raises(EvaluationError, match="makes 25 tokens and the model reads 24"):
-        load_for_evaluation(run_directory)
+    assert load_for_evaluation(run_directory).tokenizer(["a"]).shape == (1, 24)
     for name in ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"):
         (run_directory / name).unlink(missing_ok=True)
     with pytest.raises(EvaluationError, match="no tokenizer"):

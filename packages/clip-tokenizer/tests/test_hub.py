@@ -1,24 +1,32 @@
 from __future__ import annotations
 
+import json
 import sys
 
 import huggingface_hub
 import pytest
-from clip_tokenizer import Tokenizer, TokenizerError, get_tokenizer, hub
+from clip_tokenizer import HFTokenizer, Tokenizer, TokenizerError, get_tokenizer, hub
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 
 @pytest.fixture
-def fake_hub(monkeypatch, tmp_path):
-    """A hub of one repository, `org/name`, in a folder."""
+def broken():
+    return {}
+
+
+@pytest.fixture
+def fake_hub(monkeypatch, tmp_path, broken):
+    """A hub of one repository, `org/name`, in a folder; it cannot send what is `broken`."""
     folder = tmp_path / "snapshot"
     folder.mkdir()
     asked = []
 
-    def download(repository, name):
-        asked.append((repository, name))
+    def download(repository, name, *, revision=None):
+        asked.append((repository, name) if revision is None else (repository, name, revision))
         if repository != "org/name":
             raise LocalEntryNotFoundError("the hub cannot be reached")
+        if name in broken:
+            raise broken[name]
         if not (folder / name).is_file():
             raise EntryNotFoundError(f"404 {name}")
         return str(folder / name)
@@ -45,6 +53,46 @@ def test_the_error_names_what_was_tried(fake_hub):
         Tokenizer.from_pretrained("other/name")
 
 
+def test_a_revision_is_asked_for(fake_hub):
+    folder, asked = fake_hub
+    Tokenizer.train(["abc abc"] * 3, 520, context_length=5).save(folder)
+    assert get_tokenizer("hf-hub:org/name@v1.0").context_length == 5
+    assert ("org/name", "tokenizer.json", "v1.0") in asked
+
+
+@pytest.mark.parametrize("error", [OSError, LocalEntryNotFoundError])
+def test_a_file_that_could_not_be_fetched_is_not_taken_for_absent(fake_hub, broken, error):
+    folder, _ = fake_hub
+    Tokenizer.train(["abc abc"] * 3, 520, context_length=5).save(folder)
+    broken["tokenizer_config.json"] = error("timed out")
+    with pytest.raises(
+        TokenizerError, match=r"in part only; .*tokenizer_config.json \(.*timed out"
+    ):
+        get_tokenizer("org/name")
+
+
+def test_what_the_cache_holds_is_enough_when_the_hub_is_out_of_reach(fake_hub, broken):
+    folder, _ = fake_hub
+    Tokenizer.train(["abc abc"] * 3, 520, context_length=5).save(folder)
+    for name in hub.CONFIG_FILES + hub.VOCABULARY_FILES:
+        if not (folder / name).is_file():
+            broken[name] = LocalEntryNotFoundError("offline")
+    assert get_tokenizer("org/name").context_length == 5
+
+
+def test_a_config_without_files_beside_it_reads_the_repository_it_names(fake_hub, tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    folder, _ = fake_hub
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "[UNK]": 1}, "[UNK]"))
+    HFTokenizer(backend, context_length=5).save(folder)
+    named = {"hf_tokenizer_name": "org/name"}, {"tokenizer": {"name": "org/name"}}
+    for text, file in zip(named, ("open_clip_config.json", "clip_config.json"), strict=True):
+        config = {"text": {"context_length": 3, **text}}
+        (tmp_path / file).write_text(json.dumps(config), encoding="utf-8")
+        assert get_tokenizer(tmp_path).encode_batch("a").tolist() == [[0, 0, 0]]
+        (tmp_path / file).unlink()
+
+
 def test_a_config_alone_is_no_tokenizer(fake_hub):
     folder, _ = fake_hub
     (folder / "tokenizer_config.json").write_text("{}", encoding="utf-8")
@@ -63,6 +111,7 @@ def test_without_the_client_the_extra_is_named(monkeypatch):
     [
         ("org/name", "org/name"),
         ("hf-hub:org/na.me-1", "org/na.me-1"),
+        ("org/name@a/branch", "org/name@a/branch"),
         ("name", None),
         ("a/b/c", None),
         ("./folder", None),

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from clip_tokenizer import Tokenizer, TokenizerError, get_tokenizer
-from clip_tokenizer.registry import tokenizer_spec
+from clip_tokenizer.registry import named_text
 
 
 def open_clip_configs():
@@ -31,25 +31,20 @@ def test_the_table_agrees_with_open_clips_configs():
     known = 0
     for name, config in configs.items():
         text = config["text_cfg"]
-        repository = text.get("hf_tokenizer_name")
         try:
-            spec = tokenizer_spec(name)
+            found = named_text(name)
         except TokenizerError:
             # only families with a tokenizer of their own that we do not claim
-            assert repository or text["vocab_size"] != 49408, name
+            assert text.get("hf_tokenizer_name") or text["vocab_size"] != 49408, name
             assert "SigLIP" not in name
             assert "CLIPA" not in name
             continue
         known += 1
-        assert spec.context_length == text.get("context_length", 77), name
-        if spec.repository is None:
-            assert not repository, name
-            assert text["vocab_size"] == 49408, name
-        else:
-            options = text.get("tokenizer_kwargs", {})
-            assert spec.repository.format(name=name) == repository
-            assert spec.clean == options.get("clean", "whitespace")
-            assert spec.strip_sep == options.get("strip_sep_token", False)
+        assert found == {
+            "context_length": text.get("context_length", 77),
+            "hf_tokenizer_name": text.get("hf_tokenizer_name"),
+            "tokenizer_kwargs": text.get("tokenizer_kwargs", {}),
+        }, name
     assert known > 120
 
 
@@ -78,9 +73,32 @@ def test_a_config(config):
     assert get_tokenizer(config, context_length=5).context_length == 5
 
 
-def test_cleaning_in_a_config_is_kept():
-    config = {"text_cfg": {"vocab_size": 49408, "tokenizer_kwargs": {"clean": "canonicalize"}}}
-    assert get_tokenizer(config).clean == "canonicalize"
+@pytest.mark.parametrize("words", ["open_clip", "ours", "object"])
+def test_options_in_a_config_count(words):
+    options = {"clean": "canonicalize", "reduction_mask": "simple"}
+    text = {"vocab_size": 49408, "tokenizer_kwargs": options}
+    if words != "open_clip":
+        text = {"vocab_size": 49408, "tokenizer": {"name": "clip", "options": options}}
+    config = {"text": text}
+    if words == "object":
+        tokenizer = SimpleNamespace(name="clip", options=options)
+        config = SimpleNamespace(text=SimpleNamespace(vocab_size=49408, tokenizer=tokenizer))
+    found = get_tokenizer(config)
+    assert (found.clean, found.reduction) == ("canonicalize", "block")
+    assert get_tokenizer(config, clean="lower").clean == "lower"
+
+
+@pytest.mark.parametrize("name", ["additional_special_tokens", "strip_sep_token", "nonsense"])
+def test_an_option_of_a_config_that_is_not_known_is_refused(name):
+    with pytest.raises(
+        TokenizerError, match=f"asks for {name}, .* known are clean, reduction_mask"
+    ):
+        get_tokenizer({"text_cfg": {"vocab_size": 49408, "tokenizer_kwargs": {name: ["<x>"]}}})
+
+
+def test_a_tokenizer_mode_is_refused():
+    with pytest.raises(TokenizerError, match="asks for tokenizer_mode"):
+        get_tokenizer({"text_cfg": {"vocab_size": 49408, "tokenizer_mode": "clips"}})
 
 
 def test_a_directory_of_ours_and_of_open_clip(tmp_path):
@@ -103,11 +121,36 @@ def test_a_clip_models_directory(tmp_path):
     assert repr(get_tokenizer(tmp_path)) == repr(saved)
 
 
+def test_files_that_we_saved_tell_how_they_are_read(tmp_path):
+    saved = Tokenizer.train(["abc abc"] * 3, 520, context_length=7)
+    saved.save(tmp_path)  # as after a training that began with another model's config
+    tokenizer = {"name": "timm/ViT-B-16-SigLIP", "options": {"clean": "canonicalize"}}
+    config = {"model": {"text": {"context_length": 5, "tokenizer": tokenizer}}}
+    (tmp_path / "clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+    found = get_tokenizer(tmp_path)
+    assert (found.clean, found.context_length) == ("lower", 5)
+    assert found.vocabulary == saved.vocabulary
+
+
 def test_an_open_clip_directory_without_tokenizer_files_means_openais(tmp_path):
     config = {"model_cfg": {"text_cfg": {"context_length": 7, "vocab_size": 49408}}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
     found = get_tokenizer(tmp_path)
     assert (found.context_length, found.vocab_size) == (7, 49408)
+
+
+def test_our_own_names():
+    assert get_tokenizer("Compact-32").context_length == 32
+    shortened = get_tokenizer("ViT-L-16-CL8-Syntax-GAP")
+    assert (shortened.context_length, shortened.reduction) == (8, "syntax-clipa")
+
+
+def test_a_typing_error_is_no_name():
+    with pytest.raises(TokenizerError, match=r"'ViT-B-16-SigLp'; did you mean 'ViT-B-16-SigLIP'"):
+        get_tokenizer("ViT-B-16-SigLp")
+    with pytest.raises(TokenizerError) as caught:
+        get_tokenizer("ViT-H-14-worldwide")  # not misspelled: its tokenizer is not known here
+    assert "did you mean" not in str(caught.value)
 
 
 def test_what_is_not_known_is_refused(tmp_path):

@@ -23,6 +23,7 @@ from clip_eval.prompts import find_templates
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "clip_config.json"
+TOKENIZER_FILES = ("tokenizer.json", "merges.txt", "vocab.txt", "*.txt.gz")
 CHECKPOINTS = "checkpoints"
 OTHERS = {"open_clip_config.json": "open_clip:local-dir:", "config.json": "hf:"}
 """Files that other libraries' directories hold, and how such a directory is given."""
@@ -160,11 +161,8 @@ def _what_is_missing(directory: Path) -> str:
 def _load_tokenizer(places: list[Path]) -> Tokenizer | HFTokenizer:
     """From the first place with the files of one, else what the model's config asks for."""
     for place in places:
-        for kind in (Tokenizer.from_pretrained, HFTokenizer.from_directory):
-            try:
-                return kind(place)
-            except TokenizerError:
-                continue
+        if any(any(place.glob(pattern)) for pattern in TOKENIZER_FILES):
+            return get_tokenizer(place)
     return get_tokenizer(places[0])
 
 

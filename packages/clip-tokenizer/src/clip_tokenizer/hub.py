@@ -9,7 +9,7 @@ from pathlib import Path
 from clip_tokenizer.errors import TokenizerError
 
 SCHEME = "hf-hub:"
-_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 
 CONFIG_FILES = (
     "tokenizer_config.json",
@@ -21,42 +21,54 @@ VOCABULARY_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt")
 
 
 def repository_of(source: str) -> str | None:
-    """The repository that `org/name` or `hf-hub:org/name` means, or None for anything else."""
+    """`org/name`, with `@revision` if given, of that or of `hf-hub:org/name`; else None."""
     name = source.removeprefix(SCHEME)
     return name if _REPOSITORY.fullmatch(name) else None
 
 
 def download(repository: str, files: Sequence[str] = CONFIG_FILES + VOCABULARY_FILES) -> Path:
-    """The local folder that holds those of the files that the repository has.
+    """The local folder that holds those of the files that the repository (`@revision`) has.
 
     Files in the hub's cache are used as they are when the hub cannot be reached.
 
     Raises:
         TokenizerError: If none of the files could be had; the message says what happened to each.
+            Or if one could not although the hub answers for others: it may well be there.
         ImportError: If huggingface_hub is not installed.
     """
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     except ImportError as error:
         raise ImportError(
             f"reading {repository} from the hub needs huggingface_hub; install "
             "clip-tokenizer[hub], or download the files and give their folder"
         ) from error
+    name, _, revision = repository.partition("@")
     folder: Path | None = None
-    tried: list[str] = []
-    for name in files:
+    absent: list[str] = []
+    failed: list[str] = []
+    unreachable: list[str] = []
+    for file in files:
         try:
-            path = Path(hf_hub_download(repository, name))
+            path = Path(hf_hub_download(name, file, revision=revision or None))
         except (EntryNotFoundError, OSError, ValueError) as error:
             reason = str(error).strip().split("\n", maxsplit=1)[0]
-            tried.append(f"{name} ({type(error).__name__}: {reason:.120})")
+            kind = failed
+            if isinstance(error, EntryNotFoundError):
+                kind = unreachable if isinstance(error, LocalEntryNotFoundError) else absent
+            kind.append(f"{file} ({type(error).__name__}: {reason:.120})")
         else:
-            if name in VOCABULARY_FILES or folder is None:
+            if file in VOCABULARY_FILES or folder is None:
                 folder = path.parent
     if folder is None:
         raise TokenizerError(
             f"no tokenizer could be read from the hub repository {repository}; tried "
-            + ", ".join(tried)
+            + ", ".join([*absent, *failed, *unreachable])
+        )
+    if failed or (absent and unreachable):
+        raise TokenizerError(
+            f"the hub repository {repository} could be read in part only; try again: "
+            + ", ".join([*failed, *unreachable])
         )
     return folder

@@ -2,95 +2,127 @@
 
 from __future__ import annotations
 
-import fnmatch
-import json
+import difflib
+import itertools
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clip_tokenizer import hub
-from clip_tokenizer.cleaning import CleanMode, check_clean_mode
 from clip_tokenizer.errors import TokenizerError
-from clip_tokenizer.hugging_face import WORDPIECE_FILE, HFTokenizer
+from clip_tokenizer.hugging_face import HFTokenizer
 from clip_tokenizer.tokenizer import CONTEXT_LENGTH, Tokenizer
 from clip_tokenizer.vocabulary import NUM_OPENAI_MERGES
-from clip_tokenizer.vocabulary_files import MERGES_FILE, TOKENIZER_FILE, holds_bpe
+from clip_tokenizer.vocabulary_files import holds_bpe, holds_tokenizer, is_ours, read_json
 
-TOKENIZER_FILES = (TOKENIZER_FILE, MERGES_FILE, WORDPIECE_FILE)
 OPENAI_VOCAB_SIZE = 512 + NUM_OPENAI_MERGES + 2
 MODEL_CONFIGS = ("open_clip_config.json", "clip_config.json")
 """Where open_clip and clip-models keep a model's config, beside its weights."""
+CLIP_NAME = "clip"
+"""How clip-models' configs name CLIP's own tokenizer."""
+BPE_OPTIONS = {"clean": "clean", "reduction_mask": "reduction"}
+HF_OPTIONS = {"clean": "clean", "strip_sep_token": "strip_sep"}
+"""open_clip's names of the options of either kind, and ours."""
+OPEN_CLIP_REDUCTIONS = {"simple": "block", "syntax": "syntax-clipa"}
+"""Those that are called otherwise here."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenizerSpec:
-    """Which tokenizer a family of models reads.
-
-    Attributes:
-        context_length: Columns of a batch.
-        repository: Hub repository of a tokenizer that is not CLIP's BPE; None means BPE. `{name}`
-            stands for the model's name.
-        clean: Cleaning mode.
-        strip_sep: Whether the separator token becomes 0.
-    """
-
-    context_length: int = CONTEXT_LENGTH
-    repository: str | None = None
-    clean: CleanMode = "lower"
-    strip_sep: bool = False
+def _text(
+    context_length: int = CONTEXT_LENGTH, repository: str | None = None, **options: Any
+) -> dict[str, Any]:
+    """What a model's text config says of its tokenizer, in open_clip's words."""
+    return {
+        "context_length": context_length,
+        "hf_tokenizer_name": repository,
+        "tokenizer_kwargs": options,
+    }
 
 
-def _siglip(repository: str, context_length: int = 64) -> TokenizerSpec:
-    return TokenizerSpec(context_length=context_length, repository=repository, clean="canonicalize")
+def _siglip(repository: str, context_length: int = 64) -> dict[str, Any]:
+    return _text(context_length, repository, clean="canonicalize")
 
 
-_CLIPA = TokenizerSpec(
-    context_length=32, repository="bert-base-uncased", clean="whitespace", strip_sep=True
+_BPE = _text()
+_CLIPA = _text(32, "bert-base-uncased", strip_sep_token=True)
+FAMILIES: tuple[tuple[str, dict[str, Any] | None], ...] = (
+    ("RN{50,101,50x4,50x16,50x64}{,-quickgelu}", _BPE),
+    ("ViT-{S,M}-{32,16}{,-alt}", _BPE),
+    ("ViT-B-{32,32-256,32-plus-256,16,16-plus,16-plus-240}", _BPE),
+    ("ViT-L-{14,14-280,14-336,16,16-320}", _BPE),
+    ("ViT-H-{14,14-378,16}", _BPE),
+    ("ViT-{g,bigG,e}-14", _BPE),
+    ("ViT-{B-32,B-16,L-14,L-14-336,H-14,H-14-378,bigG-14}-quickgelu", _BPE),
+    ("ViTamin-{S,S-LTT,B,B-LTT,L,L-256,L-336,L-384,L2,L2-256,L2-336,L2-384}", _BPE),
+    ("ViTamin-XL-{256,336,384}", _BPE),
+    ("EVA01-g-14{,-plus}", _BPE),
+    ("EVA02-{B-16,L-14,L-14-336,E-14,E-14-plus}", _BPE),
+    ("MobileCLIP-{S1,S2,B}", _BPE),
+    ("MobileCLIP2-{S0,S2,S3,S4,B,L-14}", _BPE),
+    ("convnext_{tiny,small,base,base_w,base_w_320,large,large_d,large_d_320,xlarge}", _BPE),
+    ("convnext_xxlarge{,_320}", _BPE),
+    ("swin_base_patch4_window7_224", _BPE),
+    ("vit_{medium_patch16_gap_256,relpos_medium_patch16_cls_224}", _BPE),
+    ("coca_ViT-{B-32,L-14}", _text(76)),
+    ("PE-Core-{T-16-384,S-16-384,B-16,L-14-336}", _text(32)),
+    ("PE-Core-bigG-14-448", _text(72)),
+    ("CIFAR-RN", _BPE),
+    ("CoreNet-ViT-B-16", _BPE),
+    ("Compact-32", _text(32)),
+    ("Compact-48", _text(48)),
+    ("ViT-B-16-CL16", _text(16)),
+    ("ViT-{L-16,H-14}-CL32-GAP", _text(32)),
+    ("ViT-L-16-CL8-Syntax-GAP", _text(8, reduction_mask="syntax")),
+    ("ViT-L-16-CL16-Syntax-GAP", _text(16, reduction_mask="syntax")),
+    ("ViT-H-14-CL8-SyntaxMask-GAP", _text(8, reduction_mask="syntax")),
+    ("ViT-{L,H}-14-CL32-GAP-BigVision", _CLIPA),
+    ("ViT-{L,H,bigG}-14-CLIPA{,-336}", _CLIPA),
+    ("ViT-B-16-SigLIP{,-256,-384,-512}", _siglip("timm/ViT-B-16-SigLIP")),
+    ("ViT-L-16-SigLIP-{256,384}", _siglip("timm/ViT-B-16-SigLIP")),
+    ("ViT-SO400M-14-SigLIP", _siglip("timm/ViT-B-16-SigLIP", 16)),
+    ("ViT-SO400M-14-SigLIP-{378,384}", _siglip("timm/ViT-B-16-SigLIP")),
+    ("ViT-{B,SO400M}-16-SigLIP-i18n-256", _siglip("timm/ViT-B-16-SigLIP-i18n-256")),
+    ("ViT-B-{32-SigLIP2-256,16-SigLIP2}", _siglip("timm/{name}")),
+    ("ViT-{B,L,SO400M}-16-SigLIP2-{256,384,512}", _siglip("timm/{name}")),
+    ("ViT-SO400M-14-SigLIP2{,-378}", _siglip("timm/{name}")),
+    ("ViT-gopt-16-SigLIP2-{256,384}", _siglip("timm/{name}")),
+    ("ViT-{L,H,bigG}-14-worldwide{,-378,-quickgelu}", None),
+    ("{roberta,xlm-roberta-base,mt5-base,coca_roberta}-ViT-B-32", None),
+    ("{xlm-roberta-large,mt5-xl}-ViT-H-14", None),
+    ("nllb-clip-{base,large}{,-siglip}", None),
 )
-_BPE = TokenizerSpec()
-FAMILIES: tuple[tuple[str, TokenizerSpec | None], ...] = (
-    ("*-CLIPA", _CLIPA),
-    ("*-CLIPA-*", _CLIPA),
-    ("nllb-*", None),
-    ("*-SigLIP2", _siglip("timm/{name}")),
-    ("*-SigLIP2-*", _siglip("timm/{name}")),
-    ("*-SigLIP-i18n-*", _siglip("timm/ViT-B-16-SigLIP-i18n-256")),
-    ("ViT-SO400M-14-SigLIP", _siglip("timm/ViT-B-16-SigLIP", context_length=16)),
-    ("*-SigLIP", _siglip("timm/ViT-B-16-SigLIP")),
-    ("*-SigLIP-*", _siglip("timm/ViT-B-16-SigLIP")),
-    ("*-worldwide*", None),
-    ("coca_ViT-*", TokenizerSpec(context_length=76)),
-    ("PE-Core-bigG-14-448", TokenizerSpec(context_length=72)),
-    ("PE-Core-*", TokenizerSpec(context_length=32)),
-    ("RN[0-9]*", _BPE),
-    ("ViT-*", _BPE),
-    ("ViTamin-*", _BPE),
-    ("EVA0[12]-*", _BPE),
-    ("MobileCLIP*", _BPE),
-    ("convnext_*", _BPE),
-    ("swin_*", _BPE),
-    ("vit_*", _BPE),
-)
-"""First match wins; None is a family whose tokenizer this package does not know."""
+"""Names of open_clip's and clip-models' models, `{a,b}` for a choice, and what their text configs
+say of the tokenizer, `{name}` for the model's own name; None is a tokenizer that this package does
+not know."""
 
 
-def tokenizer_spec(name: str) -> TokenizerSpec:
-    """The row of the table for a model's name, as open_clip spells it.
+def _expand(pattern: str) -> list[str]:
+    """The names that a pattern stands for."""
+    parts = re.split(r"\{(.*?)\}", pattern)  # every second one is a choice
+    choices = [part.split(",") if at % 2 else [part] for at, part in enumerate(parts)]
+    return ["".join(chosen) for chosen in itertools.product(*choices)]
+
+
+_TEXTS = {name: text for pattern, text in FAMILIES for name in _expand(pattern)}
+
+
+def named_text(name: str) -> dict[str, Any]:
+    """What the text config of the model of that name says of its tokenizer, in open_clip's words.
 
     Raises:
-        TokenizerError: If no row fits.
+        TokenizerError: If the table lacks the name; the message names the nearest.
     """
-    for pattern, spec in FAMILIES:
-        if fnmatch.fnmatchcase(name, pattern):
-            if spec is not None:
-                return spec
-            break
-    raise TokenizerError(
-        f"no tokenizer is known for the model {name!r}; give the directory or hub repository that "
-        "holds its tokenizer files"
-    )
+    text = _TEXTS.get(name)
+    if text is None:
+        near = [] if name in _TEXTS else difflib.get_close_matches(name, _TEXTS, cutoff=0.8)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise TokenizerError(
+            f"no tokenizer is known for the model {name!r}{hint}; give the directory or hub "
+            "repository that holds its tokenizer files"
+        )
+    repository = text["hf_tokenizer_name"]
+    return {**text, "hf_tokenizer_name": repository and repository.format(name=name)}
 
 
 def get_tokenizer(
@@ -102,14 +134,16 @@ def get_tokenizer(
     """The tokenizer a model wants, whatever its kind.
 
     Args:
-        model: A directory with tokenizer files; a hub repository (`org/name`); a model's name as
-            open_clip spells it; an open_clip or clip-models config, as a mapping or as an object
-            with a `text` part. A name whose tokenizer is not BPE is read from the hub.
+        model: A directory with tokenizer files, a model's config, or both; a hub repository
+            (`org/name`, with `@revision` if wanted); the name of a model of open_clip or
+            clip-models; a config of either, as a mapping or as an object with a `text` part. A
+            tokenizer that is not BPE, and lies in no directory, is read from the hub.
         context_length: By default what the model says.
         options: As for the tokenizer's constructor.
 
     Raises:
-        TokenizerError: If nothing says which tokenizer it is.
+        TokenizerError: If nothing says which tokenizer it is, a config asks for an option that
+            is not known here, or a file is damaged.
     """
     if context_length is not None:
         options["context_length"] = context_length
@@ -121,34 +155,20 @@ def get_tokenizer(
     repository = hub.repository_of(name)
     if repository is not None:
         return _from_directory(hub.download(repository), options)
-    spec = tokenizer_spec(name)
-    if spec.repository is None:
-        return Tokenizer.openai(
-            **{"context_length": spec.context_length, "clean": spec.clean, **options}
-        )
-    folder = hub.download(spec.repository.format(name=name))
-    return HFTokenizer.from_directory(
-        folder,
-        **{
-            "context_length": spec.context_length,
-            "clean": spec.clean,
-            "strip_sep": spec.strip_sep,
-            **options,
-        },
-    )
+    return _from_config(named_text(name), None, options)
 
 
 def _from_directory(directory: Path, options: dict[str, Any]) -> Tokenizer | HFTokenizer:
     """The tokenizer whose files, or whose model's config, lie in a directory."""
     for name in MODEL_CONFIGS:
         if (directory / name).is_file():
-            config = json.loads((directory / name).read_text(encoding="utf-8"))
+            config = read_json(directory / name)
             return _from_config(_text_config(config), directory, options)
     return _from_files(directory, options)
 
 
 def _from_files(directory: Path, options: dict[str, Any]) -> Tokenizer | HFTokenizer:
-    """The tokenizer whose files lie in a directory."""
+    """The tokenizer whose files lie in a directory, with the options they tell."""
     if holds_bpe(directory):
         return Tokenizer.from_pretrained(directory, **options)
     return HFTokenizer.from_directory(directory, **options)
@@ -169,28 +189,57 @@ def _text_config(config: object) -> dict[str, Any]:
             "a config must have a text part with context_length or vocab_size, got "
             f"{type(config).__name__} with the keys {', '.join(map(str, found)) or '(none)'}"
         )
+    tokenizer = found.pop("tokenizer", None)
+    if tokenizer is not None:  # clip-models' words for the same
+        named = {"name": tokenizer}
+        own = tokenizer if isinstance(tokenizer, Mapping) else getattr(tokenizer, "__dict__", named)
+        name = own.get("name", CLIP_NAME)
+        found.setdefault("hf_tokenizer_name", None if name == CLIP_NAME else name)
+        found.setdefault("tokenizer_kwargs", own.get("options"))
     return found
 
 
 def _from_config(
     text: Mapping[str, Any], directory: Path | None, options: dict[str, Any]
 ) -> Tokenizer | HFTokenizer:
-    """The tokenizer that a text config asks for, from the directory's files if there is one."""
-    wanted = {"context_length": text.get("context_length", CONTEXT_LENGTH)}
-    chosen = dict(text.get("tokenizer_kwargs") or {})
-    if "clean" in chosen:
-        wanted["clean"] = check_clean_mode(chosen["clean"])
+    """The tokenizer that a text config asks for, from the directory's files if it has any.
+
+    Files that this package saved tell the options they were used with; those count, not the
+    config's.
+    """
+    length = {"context_length": text.get("context_length", CONTEXT_LENGTH)}
+    if directory is not None and not holds_tokenizer(directory):
+        directory = None
+    if directory is not None and is_ours(directory):
+        return _from_files(directory, {**length, **options})
     repository = text.get("hf_tokenizer_name")
-    if repository:
-        folder = directory if directory is not None else hub.download(repository)
-        strip_sep = bool(chosen.get("strip_sep_token", False))
-        return HFTokenizer.from_directory(folder, **{**wanted, "strip_sep": strip_sep, **options})
-    if directory is not None and any((directory / name).is_file() for name in TOKENIZER_FILES):
-        return _from_files(directory, {**wanted, **options})
+    if repository and directory is None:
+        directory = hub.download(repository)
+    foreign = repository or (directory is not None and not holds_bpe(directory))
+    wanted = {**length, **_translate(text, HF_OPTIONS if foreign else BPE_OPTIONS), **options}
+    if directory is not None:
+        kind = HFTokenizer.from_directory if foreign else Tokenizer.from_pretrained
+        return kind(directory, **wanted)
     size = text.get("vocab_size", OPENAI_VOCAB_SIZE)
     if size != OPENAI_VOCAB_SIZE:
         raise TokenizerError(
             f"no tokenizer is known for a vocabulary of {size} ids; OpenAI's has "
             f"{OPENAI_VOCAB_SIZE}; give the directory of the tokenizer's files"
         )
-    return Tokenizer.openai(**{**wanted, **options})
+    return Tokenizer.openai(**wanted)
+
+
+def _translate(text: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Our options for the `tokenizer_kwargs` of a text config; what it leaves empty is left out."""
+    given = {**(text.get("tokenizer_kwargs") or {}), "tokenizer_mode": text.get("tokenizer_mode")}
+    given = {name: value for name, value in given.items() if value}
+    unknown = sorted(given.keys() - names.keys())
+    if unknown:
+        raise TokenizerError(
+            f"the config asks for {', '.join(unknown)}, which this kind of tokenizer does not "
+            f"have here; known are {', '.join(names)}"
+        )
+    if "reduction_mask" in given:
+        mask = given["reduction_mask"]
+        given["reduction_mask"] = OPEN_CLIP_REDUCTIONS.get(mask, mask)
+    return {names[name]: value for name, value in given.items()}
