@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -244,6 +245,20 @@ def test_what_cannot_be_read_is_refused(changes: dict[str, Any], words: str) -> 
 def test_a_tower_that_is_no_table_is_refused() -> None:
     with pytest.raises(ConfigError, match="vision_config must be a table, got 3"):
         from_hugging_face_config({"model_type": "clip", "vision_config": 3})
+
+
+def test_a_tower_given_twice_is_the_one_that_transformers_takes() -> None:
+    twice = changed(CLIP_TINY, vision_config_dict={"hidden_size": 48}, text_config_dict=None)
+    theirs = TheirCLIPConfig(**copy.deepcopy(twice)).to_dict()
+    assert theirs["vision_config"]["hidden_size"] == 48
+    assert theirs["vision_config"]["patch_size"] == 32  # a default goes before the other table
+    assert from_hugging_face_config({"model_type": "clip", **twice}) == (
+        from_hugging_face_config(theirs)
+    )
+    twice = changed(SIGLIP_TINY, text_config_dict={"hidden_size": 48}, vision_config_dict={})
+    assert from_hugging_face_config({"model_type": "siglip", **twice}) == (
+        from_hugging_face_config({"model_type": "siglip", **SIGLIP_TINY})
+    )
 
 
 def test_siglip_without_its_head_is_refused() -> None:

@@ -147,9 +147,16 @@ def test_images_that_are_not_normalised_are_named(tower: str) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: dataclasses.replace(TEXT, vocab_size=0), "vocab_size must be positive, got 0"),
-        (lambda: dataclasses.replace(TEXT, context_length=0), "context_length must be positive"),
-        (lambda: dataclasses.replace(TEXT, width=0), "width must be positive, got 0"),
+        (lambda: dataclasses.replace(TEXT, vocab_size=0), "vocab_size must be a positive integer"),
+        (
+            lambda: dataclasses.replace(TEXT, context_length=0),
+            "context_length must be a positive",
+        ),
+        (lambda: dataclasses.replace(TEXT, width=0), r"below 2\^31, got 0"),
+        (lambda: dataclasses.replace(TEXT, width="16"), r"width must be a positive .*, got '16'"),
+        (lambda: dataclasses.replace(TEXT, num_layers=10**9), "num_layers must be an integer from"),
+        (lambda: dataclasses.replace(TEXT, mlp_ratio=1e30), "mlp_ratio must give at least one"),
+        (lambda: dataclasses.replace(TEXT, layer_norm_eps="1"), "layer_norm_eps must be a posi"),
         (lambda: dataclasses.replace(TEXT, num_heads=[2, 2]), "integer or a tuple of them, got"),
         (lambda: dataclasses.replace(TEXT, mlp_ratio=-1.0), "mlp_ratio must give at least one"),
         (lambda: dataclasses.replace(TEXT, mlp_ratio=math.inf), "mlp_ratio must give at least one"),
@@ -159,16 +166,20 @@ def test_images_that_are_not_normalised_are_named(tower: str) -> None:
         ),
         (
             lambda: dataclasses.replace(TOWERS["vit"], readout="map", map_mlp_width=0),
-            "map_mlp_width must be positive, got 0",
+            "map_mlp_width must be a positive integer below",
         ),
         (
             lambda: dataclasses.replace(TOWERS["vit"], readout="map", num_layers=0),
             "readout 'map' needs a layer",
         ),
-        (lambda: CompactResNetConfig(image_size=0, widths=(4, 8)), "must be a multiple of 4"),
+        (lambda: CompactResNetConfig(image_size=0, widths=(4, 8)), "image_size must be a pos"),
+        (lambda: CompactResNetConfig(image_size=30, widths=(4, 8)), "must be a multiple of 4"),
         (lambda: CompactResNetConfig(image_size=32, widths=(4, 0)), "widths must be positive"),
         (lambda: ModifiedResNetConfig(width=1), "width must be at least 2"),
-        (lambda: CLIPConfig(embed_dim=0, vision=TOWERS["vit"], text=TEXT), "embed_dim must be pos"),
+        (lambda: CLIPConfig(embed_dim=0, vision=TOWERS["vit"], text=TEXT), "embed_dim must be a p"),
+        (lambda: CLIPConfig(embed_dim=2**31, vision=TOWERS["vit"], text=TEXT), "got 2147483648"),
+        (lambda: CLIPConfig(embed_dim=8, vision=None, text=TEXT), "vision is no tower: None"),
+        (lambda: create_model(None), "model must be a name, .*, got None"),
     ],
 )
 def test_impossible_sizes_are_named(make: Callable[[], object], words: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
@@ -13,6 +15,8 @@ import timm
 from clip_models import (
     ConfigError,
     PoolingConfig,
+    from_clipa,
+    from_hugging_face_config,
     get_config,
     list_models,
     to_hugging_face_config,
@@ -68,7 +72,7 @@ def changed(section: str, **values: object) -> dict:
         (changed("vision_cfg", pool_type="none"), "pool_type = 'none' is not computed here"),
         (changed("vision_cfg", image_size=[224, 112]), r"\[224, 112\] is not square"),
         (changed("vision_cfg", width="768"), "impossible value|must be an integer"),
-        (changed("text_cfg", context_length="77"), "must be an integer|impossible value"),
+        (changed("text_cfg", context_length="77"), "context_length must be a positive integer"),
         (changed("", vision_cfg=3), "vision_cfg must be a table, got 3"),
         ({"vision_cfg": {}, "text_cfg": {}}, "key 'embed_dim' is missing"),
         (changed("vision_cfg", head_width=0), "impossible value: integer division"),
@@ -81,6 +85,12 @@ def changed(section: str, **values: object) -> dict:
 def test_what_is_wrong_is_named(values: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         from_open_clip(values)
+
+
+@pytest.mark.parametrize("read", [from_open_clip, from_clipa, from_hugging_face_config])
+def test_a_config_is_a_table(read: Callable[[Any], object]) -> None:
+    with pytest.raises(ConfigError, match=r"config must be a table, got \[\] \(list\)"):
+        read([])
 
 
 def test_settings_of_no_named_model() -> None:
@@ -113,12 +123,16 @@ def test_settings_of_no_named_model() -> None:
 @pytest.mark.parametrize(
     ("tower", "change", "message"),
     [
-        ("vision", {"num_heads": (12,) * 11 + (6,), "head_width": 64}, "vision.num_heads = "),
-        ("vision", {"class_position": False}, "vision.class_position = False"),
-        ("vision", {"readout": "average"}, "vision.readout = 'average'"),
-        ("text", {"mlp_width": 100}, "text.mlp_width = 100"),
-        ("text", {"num_heads": (8,) * 11 + (4,)}, "text.num_heads = "),
-        ("text", {"pooling": PoolingConfig(name="dtp", after_layer=1)}, "text.pooling = "),
+        ("vision", {"num_heads": (12,) * 11 + (6,), "head_width": 64}, r"layer 11 is \(6, 64, "),
+        ("vision", {"class_position": False}, r"model: vision\.class_position is False, not True"),
+        ("vision", {"readout": "average"}, r"vision\.readout is average, not patch_average"),
+        ("text", {"mlp_width": (100,) * 11 + (99,)}, r"text\.layer 11 is \(8, 64, 99\), not "),
+        ("text", {"num_heads": (8,) * 11 + (4,)}, r"text\.layer 11 is \(4, 128, "),
+        (
+            "text",
+            {"pooling": PoolingConfig(name="dtp", after_layer=1)},
+            r"text\.pooling\.name is",
+        ),
     ],
 )
 def test_what_open_clip_cannot_say_is_named(
@@ -130,6 +144,17 @@ def test_what_open_clip_cannot_say_is_named(
     )
     with pytest.raises(ConfigError, match=message):
         to_open_clip(config)
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-16-SigLIP"])
+def test_equal_sizes_may_be_spelled_otherwise(name: str) -> None:
+    config = get_config(name)
+    same = {"head_width": 64, "mlp_width": (3072,) * 12, "num_heads": (12,) * 12, "mlp_ratio": 2.0}
+    spelled = dataclasses.replace(config, vision=dataclasses.replace(config.vision, **same))
+    assert to_open_clip(spelled) == to_open_clip(config)
+    text = dataclasses.replace(config.text, mlp_width=1001)
+    written = to_open_clip(dataclasses.replace(config, text=text))
+    assert from_open_clip(written).text.layers() == text.layers()
 
 
 def test_siglip_towers_are_all_of_timm_s() -> None:
@@ -145,7 +170,7 @@ def test_towers_open_clip_has_not() -> None:
         to_open_clip(get_config("Compact-32"))
     small = get_config("ViT-B-16-SigLIP")
     vision = dataclasses.replace(small.vision, map_num_heads=6)
-    with pytest.raises(ConfigError, match=r"vision\.map_num_heads = 6"):
+    with pytest.raises(ConfigError, match=r"vision\.map_num_heads is 6, not None"):
         to_open_clip(dataclasses.replace(small, vision=vision))
     with pytest.raises(ConfigError, match=r"vision\.map_num_heads is 6, not None"):
         to_hugging_face_config(dataclasses.replace(small, vision=vision))

@@ -111,7 +111,7 @@ def test_normalize_leaves_float_pixels_alone() -> None:
     ("values", "words"),
     [
         ({"std": (0.1, 0.0, 0.1)}, "std must be positive"),
-        ({"size": 0}, "size must be positive"),
+        ({"size": 0}, "size must be a positive integer"),
         ({"fill_color": 256}, "fill_color must be in 0 … 255, got 256"),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from clip_models.config import CLIPConfig, ViTConfig
 from clip_models.open_clip_dialect import from_open_clip
-from clip_models.strict_config import ConfigError
+from clip_models.strict_config import ConfigError, as_table
 
 _VISION_NAMES = {"pos_embed": "pos_embed_type", "n_queries": "attn_pooler_queries"}
 _TEXT_NAMES = {"proj": "hf_proj_type", "pooler_type": "hf_pooler_type"}
@@ -24,10 +24,10 @@ def from_clipa(values: Mapping[str, Any]) -> CLIPConfig:
     Raises:
         ConfigError: A key is unknown, or asks for something these modules do not compute.
     """
-    for name in ("vision_cfg", "text_cfg"):
-        if not isinstance(values.get(name, {}), Mapping):
-            raise ConfigError(f"{name} must be a table, got {values[name]!r}")
-    vision, text = dict(values.get("vision_cfg", {})), dict(values.get("text_cfg", {}))
+    vision, text = (
+        dict(as_table(as_table(values, "config").get(name, {}), name))
+        for name in ("vision_cfg", "text_cfg")
+    )
     style = vision.pop("pool_style", "open_clip")
     average = bool(vision.pop("global_average_pool", False))
     pools = {"open_clip": (False, True), "big_vision_tok": (False,), "big_vision_gap": (True,)}

@@ -10,6 +10,7 @@ from clip_models.strict_config import ConfigError, from_dict, to_dict
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 PerLayer = int | tuple[int, ...]
+_TOO_LARGE = 2**31
 
 
 def require(condition: bool, message: str) -> None:
@@ -96,6 +97,11 @@ class TransformerConfig:
     pooling: PoolingConfig | None = None
 
     def __post_init__(self) -> None:
+        _require_positive(self, "width")
+        require(
+            type(self.num_layers) is int and 0 <= self.num_layers < 2**16,
+            f"num_layers must be an integer from 0 to 65535, got {self.num_layers!r}",
+        )
         for name in ("num_heads", "head_width", "mlp_width"):
             sizes = getattr(self, name)
             given = sizes if isinstance(sizes, tuple) else (sizes,) * self.num_layers
@@ -105,13 +111,17 @@ class TransformerConfig:
                 f"got {len(given)}",
             )
             require(
-                all(size is None or (isinstance(size, int) and size >= 1) for size in given),
-                f"{name} must be a positive integer or a tuple of them, got {sizes}",
+                all(size is None or _is_size(size) for size in given),
+                f"{name} must be a positive integer or a tuple of them, got {sizes!r}",
             )
-        _require_positive(self, "width", "layer_norm_eps")
         require(
-            self.mlp_width is not None or 1 <= self.width * self.mlp_ratio < math.inf,
-            f"mlp_ratio must give at least one hidden unit, got {self.mlp_ratio}",
+            _is_number(self.layer_norm_eps) and 0 < self.layer_norm_eps < math.inf,
+            f"layer_norm_eps must be a positive number, got {self.layer_norm_eps!r}",
+        )
+        require(
+            self.mlp_width is not None
+            or (_is_number(self.mlp_ratio) and 1 <= self.width * self.mlp_ratio < _TOO_LARGE),
+            f"mlp_ratio must give at least one hidden unit, got {self.mlp_ratio!r}",
         )
         if self.head_width is None:
             for heads in _per_layer(self.num_heads, self.num_layers):
@@ -177,8 +187,9 @@ class ViTConfig(TransformerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require_positive(self, "image_size", "patch_size")
         require(
-            self.image_size >= self.patch_size >= 1,
+            self.image_size >= self.patch_size,
             f"image_size must be at least patch_size, got {self.image_size} and {self.patch_size}",
         )
         require(
@@ -195,11 +206,10 @@ class ViTConfig(TransformerConfig):
         )
         if self.readout == "map":
             require(self.num_layers >= 1, "readout 'map' needs a layer, got num_layers 0")
+            for name in ("map_num_heads", "map_mlp_width"):
+                if getattr(self, name) is not None:
+                    _require_positive(self, name)
             _require_heads(self.width, self.map_shape.num_heads)
-            require(
-                self.map_shape.mlp_width >= 1,
-                f"map_mlp_width must be positive, got {self.map_mlp_width}",
-            )
 
     @property
     def smallest_image(self) -> int:
@@ -231,12 +241,13 @@ class ModifiedResNetConfig:
     num_heads: int = 32
 
     def __post_init__(self) -> None:
+        _require_positive(self, "image_size", "width", "num_heads")
         require(
-            self.image_size >= 32 and self.image_size % 32 == 0,
+            self.image_size % 32 == 0,
             f"image_size must be a multiple of 32 (the network's stride), got {self.image_size}",
         )
         require(
-            self.width >= 2 and min(self.layers) >= 1,
+            self.width >= 2 and all(map(_is_size, self.layers)),
             f"width must be at least 2 and layers positive, got {self.width} and {self.layers}",
         )
         _require_heads(self.width * 32, self.num_heads)
@@ -262,11 +273,12 @@ class CompactResNetConfig:
     pooling: Literal["max", "flatten"] = "max"
 
     def __post_init__(self) -> None:
+        _require_positive(self, "image_size")
         require(len(self.widths) >= 2, f"widths must name the stem and a stage, got {self.widths}")
         stride = 2 ** len(self.widths)
-        require(min(self.widths) >= 1, f"widths must be positive, got {self.widths}")
+        require(all(map(_is_size, self.widths)), f"widths must be positive, got {self.widths}")
         require(
-            self.image_size >= stride and self.image_size % stride == 0,
+            self.image_size % stride == 0,
             f"image_size must be a multiple of {stride} for {len(self.widths)} widths, "
             f"got {self.image_size}",
         )
@@ -326,6 +338,8 @@ class CLIPConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "embed_dim")
+        require(isinstance(self.vision, VisionConfig), f"vision is no tower: {self.vision!r}")
+        require(isinstance(self.text, TextConfig), f"text must be a TextConfig, got {self.text!r}")
         for name, tower in (("vision", self.vision), ("text", self.text)):
             if isinstance(tower, TransformerConfig):
                 projection = getattr(tower, "projection", "linear")
@@ -363,7 +377,7 @@ class PreprocessConfig:
     fill_color: int = 0
 
     def __post_init__(self) -> None:
-        require(self.size >= 1, f"size must be positive, got {self.size}")
+        _require_positive(self, "size")
         require(min(self.std) > 0, f"std must be positive, got {self.std}")
         require(
             0 <= self.fill_color <= 255, f"fill_color must be in 0 … 255, got {self.fill_color}"
@@ -375,9 +389,18 @@ def _per_layer(sizes: PerLayer, num_layers: int) -> tuple[int, ...]:
 
 
 def _require_positive(config: object, *names: str) -> None:
+    """Check that these are sizes, which torch can count with."""
     for name in names:
         value = getattr(config, name)
-        require(value > 0, f"{name} must be positive, got {value}")
+        require(_is_size(value), f"{name} must be a positive integer below 2^31, got {value!r}")
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 0 < value < _TOO_LARGE
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
 
 
 def _require_heads(width: int, num_heads: int) -> None:

@@ -157,6 +157,10 @@ def _find(source: str | Path | CLIPConfig) -> tuple[CLIPConfig, PreprocessConfig
     """Config, preprocessing and, of a saved model, the weights."""
     if isinstance(source, CLIPConfig):
         return source, default_preprocess(source), None
+    if not isinstance(source, str | Path):
+        raise ConfigError(
+            f"model must be a name, a directory, 'hf-hub:org/name' or a CLIPConfig, got {source!r}"
+        )
     repository = hub.repository_of(source)
     if repository is not None:
         return read_model_directory(hub.download(repository))

@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from typing import Any, Literal
 
 from clip_models.config import (
@@ -18,9 +18,11 @@ from clip_models.config import (
     PatchReductionConfig,
     TextConfig,
     TokenizerConfig,
+    TransformerConfig,
     ViTConfig,
 )
-from clip_models.strict_config import ConfigError, nearest
+from clip_models.converters.equivalence import require_same
+from clip_models.strict_config import ConfigError, as_table, nearest
 
 # open_clip's defaults.  The second of each pair of tables is read by nobody here: any other value
 # asks for something these modules do not compute.
@@ -125,7 +127,7 @@ def from_open_clip(values: Mapping[str, Any]) -> CLIPConfig:
     Raises:
         ConfigError: A key is unknown, or asks for something these modules do not compute.
     """
-    values = values.get("model_cfg", values)
+    values = as_table(values, "config").get("model_cfg", values)
     model = _read(values, "", _MODEL, _MODEL_FIXED, _MODEL_ANY)
     for key in ("embed_dim", "vision_cfg", "text_cfg"):
         if key not in values:
@@ -153,8 +155,6 @@ def to_open_clip(config: CLIPConfig) -> dict[str, Any]:
     Raises:
         ConfigError: open_clip has no such model; the message names what it would read otherwise.
     """
-    if isinstance(config.vision, ViTConfig):
-        config = replace(config, vision=replace(config.vision, patch_reduction=None))
     text = config.text
     written: dict[str, Any] = {
         "embed_dim": config.embed_dim,
@@ -169,9 +169,7 @@ def to_open_clip(config: CLIPConfig) -> dict[str, Any]:
         written["init_logit_bias"] = config.init_logit_bias
     if text.projection != "linear" or "timm_model_name" in written["vision_cfg"]:
         written["custom_text"] = True
-    different = _differences(config, from_open_clip(written))
-    if different:
-        raise ConfigError(f"open_clip has no model with {', '.join(different)}")
+    require_same(config, from_open_clip(written), "open_clip's CLIP")
     return written
 
 
@@ -179,8 +177,7 @@ def _read(
     values: Any, where: str, read: dict[str, Any], fixed: dict[str, Any], ignored: tuple[str, ...]
 ) -> dict[str, Any]:
     """`read` with the given values; other keys must be known and say nothing new."""
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{where.rstrip('.') or 'config'} must be a table, got {values!r}")
+    as_table(values, where.rstrip(".") or "config")
     for key, value in values.items():
         if key not in read and key not in fixed and key not in ignored:
             known = [where + name for name in (*read, *fixed, *ignored)]
@@ -336,7 +333,7 @@ def _vision_to(config: CLIPConfig) -> dict[str, Any]:
         "layers": vision.num_layers,
         "width": vision.width,
         "head_width": vision.width // heads,
-        "mlp_ratio": vision.mlp_ratio,
+        "mlp_ratio": _mlp_ratio(vision),
         "ls_init_value": vision.layer_scale_init,
         "no_ln_pre": not vision.pre_norm,
         "pos_embed_type": "sin_cos_2d" if vision.position == "sin_cos" else "learnable",
@@ -352,12 +349,17 @@ def _vision_to(config: CLIPConfig) -> dict[str, Any]:
 
 
 def _siglip_to(vision: ViTConfig) -> dict[str, Any]:
-    sizes = (vision.width, vision.num_layers, vision.num_heads, vision.mlp_ratio)
-    named = [name for name, known in _SIGLIP_SIZES.items() if known == sizes]
+    heads, _, hidden = vision.layers()[0]
+    sizes = (vision.width, vision.num_layers, heads, hidden)
+    known = {
+        name: (width, layers, heads, int(width * ratio))
+        for name, (width, layers, heads, ratio) in _SIGLIP_SIZES.items()
+    }
+    named = [name for name in known if known[name] == sizes]
     if not named:
         raise ConfigError(
-            f"timm has no SigLIP tower with width, layers, heads and mlp ratio {sizes}; "
-            f"it has {list(_SIGLIP_SIZES.values())}"
+            f"timm has no SigLIP tower with width, layers, heads and mlp width {sizes}; "
+            f"it has {list(known.values())}"
         )
     tower = f"{named[0]}_patch{vision.patch_size}"
     sizes_of_images = _SIGLIP_IMAGES.get(tower, ())
@@ -388,7 +390,7 @@ def _text_to(text: TextConfig) -> dict[str, Any]:
         "width": text.width,
         "heads": text.layers()[0].num_heads if text.num_layers else 1,
         "layers": text.num_layers,
-        "mlp_ratio": text.mlp_ratio,
+        "mlp_ratio": _mlp_ratio(text),
         "ls_init_value": text.layer_scale_init,
         "eos_id": 2 if text.eot_token_id is None else text.eot_token_id,
         "no_causal_mask": not text.causal,
@@ -397,6 +399,16 @@ def _text_to(text: TextConfig) -> dict[str, Any]:
         "proj_type": "none" if text.projection == "none" else "linear",
         **_arguments(text.activation, text.layer_norm_eps),
     }
+
+
+def _mlp_ratio(config: TransformerConfig) -> float:
+    """What gives the MLP width of the layers: the config's own ratio, or one of four digits."""
+    if not config.num_layers:
+        return config.mlp_ratio
+    hidden = config.layers()[0].mlp_width
+    if int(config.width * config.mlp_ratio) == hidden:
+        return config.mlp_ratio
+    return math.ceil(hidden / config.width * 10_000) / 10_000
 
 
 def _arguments(activation: Activation, epsilon: float) -> dict[str, Any]:
@@ -409,16 +421,3 @@ def _arguments(activation: Activation, epsilon: float) -> dict[str, Any]:
 def _without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     always = ("context_length", "vocab_size", "width", "heads", "layers")
     return {k: value for k, value in values.items() if k in always or value != defaults[k]}
-
-
-def _differences(config: CLIPConfig, other: CLIPConfig) -> list[str]:
-    """`vision.stem = 'conv'` and the like, for every field that is not the other's."""
-    return [
-        f"{tower}.{field.name} = {getattr(ours, field.name)!r}"
-        for tower, ours, theirs in (
-            ("vision", config.vision, other.vision),
-            ("text", config.text, other.text),
-        )
-        for field in fields(ours)
-        if getattr(ours, field.name) != getattr(theirs, field.name)
-    ]

@@ -32,8 +32,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
     Raises:
         ConfigError: A key is unknown or missing, or a value has the wrong type.
     """
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{where or 'config'} must be a table, got {_show(values)}")
+    as_table(values, where or "config")
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
@@ -67,6 +66,17 @@ def to_dict(config: Any) -> dict[str, Any]:
         value = getattr(config, field.name)
         if value is not None:
             values[field.name] = _plain(value)
+    return values
+
+
+def as_table(values: Any, where: str) -> Mapping[str, Any]:
+    """The values, which must be a table.
+
+    Raises:
+        ConfigError: They are something else.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where} must be a table, got {_show(values)}")
     return values
 
 

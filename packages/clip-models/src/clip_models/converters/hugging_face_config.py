@@ -8,7 +8,7 @@ from typing import Any
 
 from clip_models.config import Activation, CLIPConfig, TextConfig, TransformerConfig, ViTConfig
 from clip_models.converters.equivalence import require_same
-from clip_models.strict_config import ConfigError
+from clip_models.strict_config import ConfigError, as_table
 
 _ACTIVATIONS: dict[str, Activation] = {
     "quick_gelu": "quick_gelu",
@@ -71,7 +71,7 @@ def from_hugging_face_config(values: Mapping[str, Any]) -> CLIPConfig:
     Raises:
         ConfigError: It describes another model, or a variant we do not have.
     """
-    kind = values.get("model_type")
+    kind = as_table(values, "config").get("model_type")
     if kind == "clip":
         vision, text = _sections(values, _CLIP_VISION, _CLIP_TEXT)
         return _clip(vision, text, values)
@@ -126,13 +126,15 @@ def to_hugging_face_config(config: CLIPConfig) -> dict[str, Any]:
 def _sections(
     values: Mapping[str, Any], vision: Mapping[str, Any], text: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both towers' values over what is assumed where the file is silent."""
+    """Both towers' values over what is assumed where the file is silent.
+
+    Older files of `CLIPModel` have a tower twice; transformers takes `text_config_dict`.
+    """
     sections = []
     for name, defaults in (("vision_config", vision), ("text_config", text)):
-        given = values.get(name) or {}
-        if not isinstance(given, Mapping):
-            raise ConfigError(f"{name} must be a table, got {given!r}")
-        sections.append({**defaults, **given})
+        given = values.get(f"{name}_dict") if values["model_type"] == "clip" else None
+        given = values.get(name) or {} if given is None else given
+        sections.append({**defaults, **as_table(given, name)})
     return sections[0], sections[1]
 
 
