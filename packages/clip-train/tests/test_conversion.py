@@ -78,6 +78,14 @@ def test_what_is_written_reads_back(kinds: Kinds, tmp_path: Path) -> None:
                      "000000007.jpg", "000000007.txt"]  # fmt: skip
 
 
+@pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85", "\v", "\f", "\x1c"])
+def test_only_line_ends_part_captions(kinds: Kinds, tmp_path: Path, sign: str) -> None:
+    captions = (f"one{sign}caption", "another")
+    kinds.read = lambda index: Sample(f"{index}", kinds.jpeg, captions)  # type: ignore[method-assign]
+    convert(kinds, tmp_path / "out", progress=False)
+    assert open_source(f"wds:{tmp_path / 'out'}").read(0).captions == captions
+
+
 def test_checking_leaves_out_what_cannot_be_decoded(kinds: Kinds, tmp_path: Path) -> None:
     counts = convert(kinds, tmp_path / "out", shard_size=4, check=True, progress=False)
     assert counts.written == 7

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from clip_eval.faults import BadSample
 
 CAPTION_KEYS = ("captions", "caption", "text")
+_LINE_END = re.compile(r"\r\n|\r|\n")  # splitlines() knows more, which captions may hold
 
 
 def captions_and_label(
@@ -35,7 +37,7 @@ def captions_and_label(
         if name in record:
             captions = _texts(record[name])
         elif name in parts and (caption_key or name == "txt"):
-            captions = _texts(_decoded(parts[name], key).splitlines())
+            captions = _texts(_LINE_END.split(_decoded(parts[name], key)))
     label = record.get("label", record.get("cls"))
     if not isinstance(label, int) or isinstance(label, bool):
         label = None
