@@ -97,6 +97,8 @@ def fast_clip(epochs: int, batch: int) -> dict[str, Any]:
         "train.epochs": epochs,
         "train.batch_size": batch,
         "optim.lr": 1e-4,
+        "optim.betas": (0.9, 0.999),  # open_clip's for all but ViT, and so is eps
+        "optim.eps": 1e-8,
         "optim.weight_decay": 0.1,
         "warmup": 50,
         "model.vision.layers": (3, 4, 6, 3),
