@@ -11,8 +11,9 @@ import tomli_w
 from clip_models import ConfigError, from_dict, get_config, to_dict
 from clip_train import Config, list_presets, load_config
 from clip_train.cli import parse_flags
+from clip_train.config import OptimConfig
 from clip_train.model_settings import resolve_model
-from clip_train.presets import preset_text
+from clip_train.presets import UNITS, preset_text
 
 
 def test_the_promised_presets_exist() -> None:
@@ -57,6 +58,28 @@ def test_equals_sign_works_too() -> None:
     assert parse_flags(["--train.seed=9"], Config()).train.seed == 9
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [["--data.cache_images", "true"], ["--data.cache-images=true"], ["--data.cache_images=True"]],
+)
+def test_switches_are_spelled_as_in_toml_too(flags: list[str]) -> None:
+    assert parse_flags(flags, Config()).data.cache_images is True
+    assert parse_flags(["--log.wandb_project", "true"], Config()).log.wandb_project == "true"
+
+
+@pytest.mark.parametrize(("section", "units"), UNITS)
+def test_a_flag_replaces_the_preset_s_unit(section: str, units: set[str]) -> None:
+    for unit in units:
+        base = Config(optim=OptimConfig(schedule="constant_cooldown"))
+        start = dataclasses.replace(getattr(base, section), **dict.fromkeys(units, 7))
+        base = dataclasses.replace(base, **{section: start})
+        found = getattr(parse_flags([f"--{section}.{unit}", "50"], base), section)
+        usual = getattr(Config(), section)
+        assert found == dataclasses.replace(
+            start, **{key: 50 if key == unit else getattr(usual, key) for key in units}
+        )
+
+
 def test_a_length_in_epochs_replaces_one_in_steps() -> None:
     base = dataclasses.replace(Config(), train=dataclasses.replace(Config().train, steps=5))
     assert parse_flags(["--train.epochs", "2"], base).train.steps is None
@@ -71,6 +94,8 @@ def test_a_length_in_epochs_replaces_one_in_steps() -> None:
         (["--optim.lr", "fast"], "optim.lr"),
         (["--optim.lr", "-1"], "lr must be positive, got -1.0"),
         (["--train.batch-size", "1.5"], "batch-size"),
+        (["--train.epochs", "inf"], "epochs must be positive and finite, got inf"),
+        (["--optim.lr", "inf"], "lr must be finite, got inf"),
         (["--loss.kind", "hinge"], "loss.kind"),
         (["--data.templates", "no slot"], "templates need a {c} slot"),
         (["--augment.scale", "0.9", "0.3"], "scale must satisfy"),
@@ -81,7 +106,8 @@ def test_wrong_flags_are_one_clear_line(flags: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_flags(flags, Config())
     assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    for noise in ("\n", "--- ", "For full helptext", ".py"):
+        assert noise not in str(caught.value)
 
 
 def test_a_file_extends_a_preset(tmp_path: Path) -> None:
@@ -116,6 +142,7 @@ def test_unknown_preset_names_the_nearest() -> None:
         ("[train]\nsteps = '3'\n", "train.steps must be an integer, got '3' (str)"),
         ("[trian]\n", "unknown key 'trian'; did you mean 'train'?"),
         ("[train\n", "run.toml: "),
+        ("extends = 'shapes'\noptim = 3\n", "optim must be a table, got 3"),
         ("[data]\ncache_images = true\n[augment]\nkind = 'random_resized_crop'\n", "crop from"),
     ],
 )

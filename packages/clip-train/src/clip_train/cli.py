@@ -10,7 +10,7 @@ import os
 import sys
 import typing
 import warnings
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from clip_train.cost import Accelerators
 from clip_train.cost_table import NATURAL_CAPTION, cost_table, plan_run
 from clip_train.data_cli import add_data_commands
 from clip_train.model_settings import DEFAULT_MODEL, merge, split_tower_flags
-from clip_train.presets import list_presets, load_config, preset_text
+from clip_train.presets import UNITS, list_presets, load_config, preset_text
 from clip_train.run_directory import RunDirectory, RunDirectoryError
 from clip_train.shapes_dataset import ShapesError
 from clip_train.supernet_cli import add_supernet_command, base_config, settings_of, space_of
@@ -93,36 +93,55 @@ def parse_flags(flags: Sequence[str], base: Config) -> Config:
         base, model=dataclasses.replace(base.model, vision=vision, text=text)
     )
     known = _keys(Config)
+    flags = _capitalised(flags, {key for key, kind in known.items() if kind is bool})
     given = [flag[2:].split("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")]
     for key in given:
         if key not in known:
             raise ConfigError(f"unknown key {key!r}{nearest(key, known)}")
-    lengths = ("steps", "samples", "epochs")  # the first that is set counts
-    asked = [name for name in lengths if f"train.{name}" in given]
-    if asked:
-        dropped: dict[str, Any] = dict.fromkeys(lengths[: lengths.index(asked[0])])
-        base = dataclasses.replace(base, train=dataclasses.replace(base.train, **dropped))
+    for name, units in UNITS:
+        if not units.isdisjoint(key.removeprefix(f"{name}.") for key in given):
+            section = getattr(base, name)
+            usual = {f.name: f.default for f in dataclasses.fields(section) if f.name in units}
+            base = dataclasses.replace(base, **{name: dataclasses.replace(section, **usual)})
     stderr = io.StringIO()
     try:
         with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(stderr):
             return tyro.cli(
-                Config, default=base, args=list(flags), config=(tyro.conf.FlagConversionOff,)
+                Config,
+                prog="clip-train run",
+                default=base,
+                args=flags,
+                config=(tyro.conf.FlagConversionOff,),
             )
     except SystemExit:
-        words = stderr.getvalue().translate({ord(c): " " for c in "─│╭╮╰╯├┤"}).split()
+        text = stderr.getvalue().translate({ord(c): " " for c in "─│╭╮╰╯├┤"})
+        words = [word for word in text.split("For full helptext")[0].split() if set(word) != {"-"}]
         raise ConfigError(" ".join(words)) from None
 
 
-def _keys(cls: type, prefix: str = "") -> list[str]:
-    """Dotted names of all values of a config tree."""
+def _capitalised(flags: Sequence[str], switches: Set[str]) -> list[str]:
+    """`true` and `false`, as TOML spells them, in the way that the parser of flags knows."""
+    words: list[str] = []
+    name = ""
+    for word in flags:
+        flag, equals, value = word.partition("=")
+        name = flag if flag.startswith("--") else name
+        if name[2:].replace("-", "_") in switches and (value or word) in ("true", "false"):
+            word = flag + equals + value.capitalize() if equals else word.capitalize()
+        words.append(word)
+    return words
+
+
+def _keys(cls: type, prefix: str = "") -> dict[str, Any]:
+    """Types of all values of a config tree by their dotted names."""
     hints = typing.get_type_hints(cls)
-    keys = []
+    keys: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         nested = hints[field.name]
         if dataclasses.is_dataclass(nested):
-            keys += _keys(typing.cast(type, nested), f"{prefix}{field.name}.")
+            keys |= _keys(typing.cast(type, nested), f"{prefix}{field.name}.")
         else:
-            keys.append(prefix + field.name)
+            keys[prefix + field.name] = nested
     return keys
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from clip_models import ConfigError, from_dict, nearest
 from clip_train.config import Config
 from clip_train.model_settings import merge
 
-_UNITS = (
+UNITS = (
     ("train", {"epochs", "samples", "steps"}),
     ("optim", {"warmup_samples", "warmup_steps"}),
     ("optim", {"cooldown_samples", "cooldown_steps"}),
@@ -75,8 +76,9 @@ def _with_base(values: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(name, str):
         raise ConfigError(f"extends must be the name of a preset, got {name!r}")
     base = _with_base(tomllib.loads(preset_text(name)))
-    for section, keys in _UNITS:
-        if keys & values.get(section, {}).keys():
+    for section, keys in UNITS:
+        given = values.get(section)
+        if isinstance(given, Mapping) and keys & given.keys():
             kept = base.get(section, {})
             base[section] = {key: kept[key] for key in kept if key not in keys}
     return merge(base, values)

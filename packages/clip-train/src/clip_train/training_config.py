@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -92,7 +93,8 @@ class TrainConfig:
         )
         require(self.steps is None or self.steps >= 1, f"steps must be positive, got {self.steps}")
         require(
-            self.epochs is None or self.epochs > 0, f"epochs must be positive, got {self.epochs}"
+            self.epochs is None or 0 < self.epochs < math.inf,
+            f"epochs must be positive and finite, got {self.epochs}",
         )
         require(0 <= self.seed < 2**63, f"seed must be 0 or more, got {self.seed}")
 
@@ -144,6 +146,9 @@ class OptimConfig:
     def __post_init__(self) -> None:
         for name in ("lr", "eps", "lr_batch_size", "image_layer_decay", "text_layer_decay"):
             require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("lr", "eps", "first_lr", "final_lr", "weight_decay"):
+            value = getattr(self, name)
+            require(math.isfinite(value), f"{name} must be finite, got {value}")
         require(
             all(0 <= beta < 1 for beta in self.betas), f"betas must be in [0, 1), got {self.betas}"
         )
