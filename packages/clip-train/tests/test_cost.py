@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from clip_models import CLIP, CLIPConfig, ConfigError, PatchReductionConfig, TextConfig, ViTConfig
+from clip_models import (
+    CLIP,
+    CLIPConfig,
+    ConfigError,
+    PatchReductionConfig,
+    PreprocessConfig,
+    TextConfig,
+    ViTConfig,
+    save_model,
+)
 from clip_train.cost import Accelerators, pair_cost, run_cost
 from clip_train.cost_table import cost_table, plan_run
+from clip_train.model_settings import resolve_model
 from torch.utils.flop_counter import FlopCounterMode
 
 SMALL = CLIPConfig(
@@ -91,7 +103,69 @@ def test_table_of_a_preset_in_epochs() -> None:
         plan_run("cifar10-cpu", accelerators)
 
 
-@pytest.mark.parametrize("wrong", [{"number": 0}, {"peak_tflops": -1}, {"utilization": 40}])
+VARIABLE = """
+[model]
+name = "Compact-48"
+text = { width = 16, num_layers = 1, num_heads = 2 }
+[model.vision]
+kind = "vit"
+image_size = 32
+patch_size = 8
+width = 16
+num_layers = 1
+num_heads = 2
+[data.variable_sizes]
+num_sizes = 2
+min_size = 16
+max_size = 64
+divisor = 16
+[train]
+steps = 30
+batch_size = 64
+"""
+
+
+def test_image_sizes_and_accumulation_are_counted(tmp_path: Path) -> None:
+    """Batches of 256 images of 16 px, 64 of 32 and 16 of 64, ten of each."""
+    file = tmp_path / "run.toml"
+    file.write_text(VARIABLE)
+    run = plan_run(str(file), Accelerators())
+    model = resolve_model(run.config.model)
+    costs = {
+        10 * batch: pair_cost(model, image_size=size, caption_tokens=17)
+        for size, batch in ((16, 256), (32, 64), (64, 16))
+    }
+    once = sum(pairs * cost.training_flops for pairs, cost in costs.items())
+    assert run.run.training_flops == pytest.approx(once)
+    assert run.pair.training_flops == pytest.approx(once / 3360)
+    file.write_text(f"{VARIABLE}accumulation = 2\n")
+    again = sum(pairs * (cost.image_flops + cost.text_flops) for pairs, cost in costs.items())
+    twice = plan_run(str(file), Accelerators())
+    assert twice.run.training_flops == pytest.approx(once + again)
+    assert twice.activation_bytes == pytest.approx(run.activation_bytes / 2)
+
+
+def test_the_model_of_a_directory(tmp_path: Path) -> None:
+    save_model(tmp_path / "model", CLIP(SMALL), PreprocessConfig(size=32))
+    file = tmp_path / "run.toml"
+    file.write_text(f"[model]\npretrained = '{tmp_path}/model'\n[train]\nsteps = 1\n")
+    run = plan_run(str(file), Accelerators())
+    assert run.run.parameters == sum(p.numel() for p in CLIP(SMALL).parameters())
+    file.write_text("[model]\npretrained = 'hf-hub:org/name'\n[train]\nsteps = 1\n")
+    with pytest.raises(ConfigError, match=r"or name the model .* with model\.name"):
+        plan_run(str(file), Accelerators())
+
+
+@pytest.mark.parametrize("wrong", [{"caption_tokens": 0}, {"num_samples": -5}])
+def test_impossible_numbers(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(wrong))} must be 1 or more"):
+        plan_run("cifar10-cpu", Accelerators(), **wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"number": 0}, {"peak_tflops": math.nan}, {"utilization": 40}, {"price_per_hour": -1}],
+)
 def test_impossible_accelerators(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Accelerators(**wrong)

@@ -192,6 +192,20 @@ def make_schedule(
     """
     if not sizes.num_sizes:
         return ConstantBatches(num_samples, batch_size)
+    first, *grown = _all_sizes(batch_size, image_size, sizes)
+    growth = tuple(zip(sizes.growth_epochs, grown, strict=True))
+    return VariableBatches(num_samples, first, seed, growth)
+
+
+def size_table(batch_size: int, image_size: int, sizes: VariableSizesConfig) -> list[SizedBatch]:
+    """The sizes of a config's first epoch with their batches; arguments as of `make_schedule`."""
+    if not sizes.num_sizes:
+        return [SizedBatch(image_size, batch_size)]
+    return _all_sizes(batch_size, image_size, sizes)[0].table()
+
+
+def _all_sizes(batch_size: int, image_size: int, sizes: VariableSizesConfig) -> list[BatchSizes]:
+    """Those of the first epoch, and of each growth."""
     smallest, largest = sizes.min_size, sizes.max_size
     tables = []
     for _ in range(len(sizes.growth_epochs) + 1):
@@ -208,8 +222,7 @@ def make_schedule(
         )
         smallest += int(smallest * sizes.min_growth)
         largest += int(largest * sizes.max_growth)
-    growth = tuple(zip(sizes.growth_epochs, tables[1:], strict=True))
-    return VariableBatches(num_samples, tables[0], seed, growth)
+    return tables
 
 
 def round_to_multiple(value: float, divisor: int) -> int:

@@ -7,6 +7,7 @@ work, norms and softmax are not counted), and the tensors that autograd keeps ar
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -58,8 +59,10 @@ class Accelerators:
     def __post_init__(self) -> None:
         for name in ("number", "peak_tflops", "memory_gb"):
             value = getattr(self, name)
-            if value <= 0:
+            if not 0 < value < math.inf:
                 raise ConfigError(f"{name} of accelerators must be positive, got {value}")
+        if not 0 <= self.price_per_hour < math.inf:
+            raise ConfigError(f"price_per_hour must be 0 or more, got {self.price_per_hour}")
         if not 0 < self.utilization <= 1:
             raise ConfigError(f"utilization must be in (0, 1], got {self.utilization}")
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 from clip_models import ConfigError
 
+from clip_train.batch_schedule import SizedBatch, size_table
 from clip_train.config import Config
 from clip_train.cost import Accelerators, PairCost, RunCost, pair_cost, run_cost
 from clip_train.model_settings import resolve_model
 from clip_train.presets import load_config
+from clip_train.requirement import require
 
 NATURAL_CAPTION = 17
 """Tokens of an average caption of the web, start and end included."""
@@ -35,6 +38,9 @@ def plan_run(
 ) -> PlannedRun:
     """The cost of one preset or TOML file.
 
+    Images of several sizes are drawn equally often, as long as they have not grown; with
+    `train.accumulation` every embedding is computed a second time.
+
     Args:
         name: The preset, or the path of a TOML file.
         accelerators: What it would run on.
@@ -42,24 +48,32 @@ def plan_run(
         num_samples: Size of the data set, for lengths in epochs.
 
     Raises:
-        ConfigError: The config is wrong, or its length needs `num_samples`.
+        ConfigError: The config or a number is wrong, or its length needs `num_samples`.
     """
+    for key, number in (("caption_tokens", caption_tokens), ("num_samples", num_samples)):
+        require(number is None or number >= 1, f"{key} must be 1 or more, got {number}")
     config = load_config(name)
     model, train = resolve_model(config.model), config.train
-    cost = pair_cost(
-        model,
-        image_size=model.vision.image_size,
-        caption_tokens=min(caption_tokens, model.text.context_length),
-        gradient_checkpointing=train.gradient_checkpointing,
-    )
-    part = train.batch_size / accelerators.number / train.accumulation
+    batches = size_table(train.batch_size, model.vision.image_size, config.data.variable_sizes)
+    costs = [
+        pair_cost(
+            model,
+            image_size=batch.image_size,
+            caption_tokens=min(caption_tokens, model.text.context_length),
+            gradient_checkpointing=train.gradient_checkpointing,
+        )
+        for batch in batches
+    ]
+    cost = _mean(costs, batches, twice=train.accumulation > 1)
+    pairs = _pairs(config, fmean(batch.batch_size for batch in batches), num_samples)
+    kept = max(c.activation_bytes * b.batch_size for c, b in zip(costs, batches, strict=True))
     size = 1.0 if train.precision == "fp32" else 0.5
     return PlannedRun(
         name,
         config,
         cost,
-        run_cost(model, cost, pairs=_pairs(config, num_samples), accelerators=accelerators),
-        cost.activation_bytes * part * size,
+        run_cost(model, cost, pairs=pairs, accelerators=accelerators),
+        kept / accelerators.number / train.accumulation * size,
     )
 
 
@@ -123,12 +137,24 @@ def _spent(run: PlannedRun) -> tuple[float, float]:
     return run.run.accelerator_hours, run.run.price
 
 
-def _pairs(config: Config, num_samples: int | None) -> float:
+def _mean(costs: Sequence[PairCost], batches: Sequence[SizedBatch], *, twice: bool) -> PairCost:
+    """A pair's cost on average; `twice` if both towers run forward once more."""
+    weights = [batch.batch_size for batch in batches]
+    mean = PairCost(*(fmean(column, weights) for column in zip(*costs, strict=True)))
+    return mean._replace(
+        image_tokens=round(mean.image_tokens),
+        text_tokens=costs[0].text_tokens,
+        training_flops=mean.training_flops + twice * (mean.image_flops + mean.text_flops),
+    )
+
+
+def _pairs(config: Config, batch: float, num_samples: int | None) -> float:
+    """Pairs of the run at `batch` a step; a length in samples is one in batches of the config."""
     train = config.train
     if train.steps is not None:
-        return train.steps * train.batch_size
+        return train.steps * batch
     if train.samples is not None:
-        return train.samples
+        return train.samples / train.batch_size * batch
     if train.epochs is None:
         raise ConfigError("the length of the run is not set; give train.steps or train.samples")
     if num_samples is None:

@@ -32,10 +32,20 @@ _TABLES = ("vision", "text", "preprocess")
 def resolve_model(model: ModelConfig) -> CLIPConfig:
     """The registered config with `model.vision` and `model.text` laid over it.
 
+    Without a name, that in the directory of `model.pretrained`, where there is one.
+
     Raises:
-        ConfigError: The name is not registered, or a tower has no such field or value.
+        ConfigError: The name is not registered, the directory has no config that can be read, or a
+            tower has no such field or value.
     """
-    return _with_towers(get_config(model.name or DEFAULT_MODEL), model)
+    if model.name or not model.pretrained:
+        return _with_towers(get_config(model.name or DEFAULT_MODEL), model)
+    try:
+        return _with_towers(load_config(model.pretrained)[0], model)
+    except CheckpointError as error:
+        raise ConfigError(
+            f"{error}; or name the model of model.pretrained with model.name"
+        ) from None
 
 
 def load_pretrained(model: ModelConfig) -> tuple[CLIP, PreprocessConfig]:
