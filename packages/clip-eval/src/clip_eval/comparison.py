@@ -110,25 +110,26 @@ def _tests(task: str, pairs: Sequence[Pair]) -> dict[str, PairedTest]:
     """
     if task == MULTILABEL:
         pairs = [pair for pair in pairs if pair[0]["labels"]]
-        values = [[pair[side]["average_precision"] or 0.0 for pair in pairs] for side in (0, 1)]
+        first, second = _values(pairs, "average_precision")
         keys = [pair[0]["key"] for pair in pairs]
-        return {"average_precision": grouped_test(*values, keys)} if pairs else {}
+        return {"average_precision": grouped_test(first, second, keys)} if pairs else {}
     if task != RETRIEVAL:
-        return {TESTED.get(task, "acc1"): paired_test(*_right(pairs))}
+        return {TESTED.get(task, "acc1"): paired_test(*_values(pairs, "correct"))}
     texts = [pair for pair in pairs if pair[0]["key"].startswith("text ")]
     images = [pair for pair in pairs if not pair[0]["key"].startswith("text ")]
     tests = {}
     if texts:
         owners = [pair[0]["key"].rpartition(" ")[0] for pair in texts]
-        tests["image_retrieval_recall@1"] = grouped_test(*_right(texts), owners)
+        first, second = _values(texts, "correct")
+        tests["image_retrieval_recall@1"] = grouped_test(first, second, owners)
     if images:
-        tests["text_retrieval_recall@1"] = paired_test(*_right(images))
+        tests["text_retrieval_recall@1"] = paired_test(*_values(images, "correct"))
     return tests
 
 
-def _right(pairs: Sequence[Pair]) -> list[list[bool]]:
-    """Whether the first is right, and whether the second is."""
-    return [[bool(pair[side]["correct"]) for pair in pairs] for side in (0, 1)]
+def _values(pairs: Sequence[Pair], name: str) -> tuple[list[float], list[float]]:
+    """What the first and what the second have; nothing, of an embedding not finite, is 0."""
+    return [float(a[name] or 0) for a, _ in pairs], [float(b[name] or 0) for _, b in pairs]
 
 
 def _same_data(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
