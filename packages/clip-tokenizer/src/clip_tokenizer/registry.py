@@ -116,7 +116,7 @@ def named_text(name: str) -> dict[str, Any]:
     text = _TEXTS.get(name)
     if text is None:
         near = [] if name in _TEXTS else difflib.get_close_matches(name, _TEXTS, cutoff=0.8)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
         raise TokenizerError(
             f"no tokenizer is known for the model {name!r}{hint}; give the directory or hub "
             "repository that holds its tokenizer files"
@@ -237,7 +237,7 @@ def _translate(text: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, A
     if unknown:
         raise TokenizerError(
             f"the config asks for {', '.join(unknown)}, which this kind of tokenizer does not "
-            f"have here; known are {', '.join(names)}"
+            f"have; known here are {', '.join(names)}"
         )
     if "reduction_mask" in given:
         mask = given["reduction_mask"]
