@@ -176,8 +176,13 @@ def test_nothing_is_replaced_unasked(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["info", "absent"], "absent is not a file"),
-        (["convert", "{model}", "out", "--to", "corenet"], "corenet has no such model"),
+        (["info", "absent.pt"], "absent.pt is not a file"),
+        (["info", "ViT-B-23"], "unknown model 'ViT-B-23'; did you mean 'ViT-B-"),
+        (["convert", "{model}", "out.pt", "--to", "corenet"], "corenet has no such model"),
+        (
+            ["convert", "{model}", "out.onnx", "--to", "openai"],
+            "out.onnx has a suffix that is not written; openai is written to .pt, .pth, .bin, .s",
+        ),
         (
             ["convert", "{model}", "out", "--to", "clip-models", "--model", "ViT-B32"],
             "did you mean",
@@ -207,7 +212,7 @@ def test_refusals(
     assert shown.err.startswith("clip-models: ")
     assert words in shown.err
     assert not shown.out
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_weights_that_do_not_fit_write_nothing(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from clip_models import hub
 from clip_models.clip import CLIP
 from clip_models.config import CLIPConfig
 from clip_models.conversion import FILE_DIALECTS, read_stored, write_stored
@@ -95,7 +96,7 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
-    if options.model is None and options.source in list_models():
+    if options.model is None and _is_name(options.source):
         _describe(get_config(options.source))
         return
     stored = read_stored(options.source, model=options.model)
@@ -103,6 +104,13 @@ def _info(options: argparse.Namespace) -> None:
     shown = ", ".join(f"{count} {name}" for name, count in sorted(types.items()))
     print(f"weights     {stored.weights}\nnames       {stored.dialect}\ntensors     {shown}")
     _describe(stored.config)
+
+
+def _is_name(source: str) -> bool:
+    """Whether a model's name is meant: a registered one, or a mere word that is on no disk."""
+    path = Path(source)
+    mere = path.name == source and not path.suffix and not path.exists()
+    return source in list_models() or (mere and not source.startswith(hub.SCHEME))
 
 
 def _describe(config: CLIPConfig) -> None:

@@ -42,6 +42,8 @@ from clip_models.weight_files import CheckpointError, read_weights
 
 FILE_DIALECTS = ("openai", "clipa", "corenet")
 """Dialects of single files; the others are directories with configs."""
+_PICKLES = (".pt", ".pth", ".bin")
+_FILES = (*_PICKLES, ".safetensors", ".npz")
 
 
 class StoredModel(NamedTuple):
@@ -97,13 +99,14 @@ def write_stored(
     Args:
         stored: What to write.
         out: A directory, or for OpenAI's, CLIPA's and CoreNet's dialects a file: `.safetensors`,
-            `.npz` or anything else for a pickle of tensors.
+            `.npz`, or `.pt`, `.pth` or `.bin` for a pickle of tensors.
         to: The dialect.
         overwrite: Replace the file or the model that is there.
         dtype: What the numbers become; None keeps their bits.
 
     Raises:
-        CheckpointError: A file is in the way, or a number is too large for the type.
+        CheckpointError: A file is in the way, its suffix is another, or a number is too large for
+            the type.
         ConfigError: The dialect has no such model.
     """
     out = Path(out)
@@ -112,6 +115,10 @@ def write_stored(
         raise CheckpointError(
             f"{out} is a {'directory' if single else 'file'}; {to} is written to a "
             f"{'file' if single else 'directory'}, give its name"
+        )
+    if single and out.suffix not in _FILES:
+        raise CheckpointError(
+            f"{out.name} has a suffix that is not written; {to} is written to {', '.join(_FILES)}"
         )
     tensors = from_native(stored.state, stored.config, to)
     if dtype is not None:
