@@ -295,6 +295,14 @@ def test_mixed_precision() -> None:
             assert torch.allclose(ours.float(), exact, atol=0.05)
 
 
+def test_configs_are_hashed_and_no_one_changes_the_registered() -> None:
+    name = "ViT-B-16-SigLIP"
+    config = get_config(name)
+    assert hash(config) == hash(get_config(name))
+    config.text.tokenizer.options["clean"] = "lower"
+    assert get_config(name).text.tokenizer.options == {"clean": "canonicalize"}
+
+
 def test_list_models_filters() -> None:
     assert list_models("ViT-L-14-336*") == ["ViT-L-14-336", "ViT-L-14-336-quickgelu"]
     assert set(list_models("RN*")) < set(list_models())

@@ -55,7 +55,7 @@ class PoolingConfig:
 
     name: str
     after_layer: int
-    args: dict[str, Any] = field(default_factory=dict)
+    args: dict[str, Any] = field(default_factory=dict, hash=False)
     then: PoolingConfig | None = None
 
     @property
@@ -73,7 +73,7 @@ class TokenizerConfig:
     """
 
     name: str = "clip"
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 
 from clip_models.config import CLIPConfig
@@ -17,11 +18,11 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def get_config(name: str) -> CLIPConfig:
-    """The registered config of that name.
+    """The registered config of that name, a copy of its own.
 
     Raises:
         ConfigError: There is no such model; the message names the nearest.
     """
     if name not in _CONFIGS:
         raise ConfigError(f"unknown model {name!r}{nearest(name, _CONFIGS)}")
-    return _CONFIGS[name]
+    return copy.deepcopy(_CONFIGS[name])
