@@ -17,7 +17,7 @@ from clip_models.converters.preprocessing import (
     to_hugging_face_preprocess,
     to_open_clip_preprocess,
 )
-from clip_models.model_card import model_card
+from clip_models.model_card import MARK, model_card
 from clip_models.model_directory import (
     CONFIG_NAMES,
     HUGGING_FACE_CONFIG,
@@ -81,13 +81,14 @@ def save_pretrained(
         directory: Made if it does not exist.
         model: Its weights are written in the types they have.
         preprocess: Its preprocessing.
-        files: More files to put there, such as the tokenizer's.
+        files: More files to put there, such as the tokenizer's; those that are there stay.
         license: For the model card.
         description: For the model card.
         overwrite: Replace the model that is there.
 
     Returns:
-        The files written: `clip_config.json`, `model.safetensors` and a model card; with
+        The files written: `clip_config.json`, `model.safetensors` and a model card, unless a
+        `README.md` that is no card of ours is there, which stays; with
         `open_clip_config.json` and `open_clip_model.safetensors` for open_clip; with `config.json`
         and `preprocessor_config.json` for transformers, whose names `model.safetensors` then has.
 
@@ -95,10 +96,11 @@ def save_pretrained(
         CheckpointError: A file is in the way and `overwrite` is not set.
     """
     directory, extra = Path(directory), [Path(file) for file in files]
+    new = [file for file in extra if not _is_in(directory, file)]
     config = measured_config(model)
     foreign = foreign_configs(config, preprocess)
     card = model_card(model, config, preprocess, foreign, license=license, description=description)
-    texts = {CARD_NAME: card}
+    texts = {} if _is_somebody_s(directory / CARD_NAME) else {CARD_NAME: card}
     for name, values in (
         (OPEN_CLIP_CONFIG, foreign.open_clip),
         (HUGGING_FACE_CONFIG, foreign.hugging_face),
@@ -111,7 +113,7 @@ def save_pretrained(
     }
     if foreign.open_clip:
         weights[OPEN_CLIP_WEIGHTS] = "open-clip"
-    names = [CONFIG_NAME, *weights, *texts, *(file.name for file in extra)]
+    names = [CONFIG_NAME, *weights, *texts, *(file.name for file in new)]
     refuse_to_replace(directory, () if overwrite else names)
     directory.mkdir(parents=True, exist_ok=True)
     save_config(directory, config, preprocess)
@@ -120,11 +122,21 @@ def save_pretrained(
     for name, text in texts.items():
         with replacing(directory / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    for file in extra:
+    for file in new:
         shutil.copyfile(file, directory / file.name)
     if overwrite:
-        remove_others(directory, names)
+        remove_others(directory, [*names, *(file.name for file in extra)])
     return [directory / name for name in names]
+
+
+def _is_in(directory: Path, file: Path) -> bool:
+    """Whether the file is the directory's of that name."""
+    return (directory / file.name).exists() and file.samefile(directory / file.name)
+
+
+def _is_somebody_s(card: Path) -> bool:
+    """Whether there is a model card that this package did not write."""
+    return card.is_file() and MARK not in card.read_text(encoding="utf-8", errors="replace")
 
 
 def remove_others(directory: Path, names: Iterable[str]) -> None:

@@ -10,6 +10,9 @@ from clip_models.config import CLIPConfig, PreprocessConfig
 if TYPE_CHECKING:
     from clip_models.export_directory import ForeignConfigs
 
+MARK = "<!-- written anew with the model; without this line, the file is yours and stays -->"
+"""What tells our cards from others'."""
+
 
 def model_card(
     model: CLIP,
@@ -28,6 +31,7 @@ def model_card(
         header.append(f"license: {license}")
     parts = [
         "\n".join(["---", *header, "---"]),
+        MARK,
         "# CLIP model",
         description.strip(),
         _table(model, config, preprocess),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clip_models.config import PreprocessConfig
-from clip_models.strict_config import ConfigError, from_dict
+from clip_models.strict_config import ConfigError, as_table, from_dict
 
 _RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers, which transformers writes."""
@@ -49,6 +49,8 @@ def from_hugging_face_preprocess(values: Mapping[str, Any], image_size: int) -> 
     Raises:
         ConfigError: It does something to images that a `PreprocessConfig` cannot say.
     """
+    if as_table(values, "preprocessor_config").get("do_resize", True) is not True:
+        raise ConfigError("do_resize must be true; images become as large as the tower's input")
     if (
         values.get("do_rescale", True) is not True
         or abs(values.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-9
@@ -57,9 +59,12 @@ def from_hugging_face_preprocess(values: Mapping[str, Any], image_size: int) -> 
     if values.get("resample", 3) not in _RESAMPLING:
         raise ConfigError(f"resample must be one of {_RESAMPLING}, got {values['resample']!r}")
     size = values.get("size", image_size)
-    whole = isinstance(size, Mapping) and "height" in size and not values.get("do_center_crop")
-    scaled, cropped = _side("size", size), _side("crop_size", values.get("crop_size", size))
-    if not whole and scaled != cropped:
+    whole = isinstance(size, Mapping) and "height" in size
+    crops = values.get("do_center_crop", not whole)
+    if not whole and not crops:
+        raise ConfigError("do_center_crop must be true where size is the shortest edge")
+    scaled, cropped = _side("size", size), _side("crop_size", values.get("crop_size") or size)
+    if crops and scaled != cropped:
         raise ConfigError(
             f"size is {scaled} and crop_size {cropped}; they must be equal, for the crop here is "
             "as large as the shorter side"
