@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import clip_train.utilization
 import pytest
 import torch
 from clip_models import (
@@ -18,9 +20,14 @@ from clip_models import (
     ViTConfig,
     save_model,
 )
+from clip_train.backends import SingleBackend
+from clip_train.config import Config, LogConfig, TrainConfig
 from clip_train.cost import Accelerators, pair_cost, run_cost
 from clip_train.cost_table import cost_table, plan_run
+from clip_train.gradients import StepInputs
 from clip_train.model_settings import resolve_model
+from clip_train.objectives import separate_candidates
+from clip_train.utilization import Utilization
 from torch.utils.flop_counter import FlopCounterMode
 
 SMALL = CLIPConfig(
@@ -154,6 +161,27 @@ def test_the_model_of_a_directory(tmp_path: Path) -> None:
     file.write_text("[model]\npretrained = 'hf-hub:org/name'\n[train]\nsteps = 1\n")
     with pytest.raises(ConfigError, match=r"or name the model .* with model\.name"):
         plan_run(str(file), Accelerators())
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_utilisation_is_of_captions_without_padding(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two captions of 8 and 12 tokens, four images: 5 tokens a pair, or twice the context of 20."""
+    clock = SimpleNamespace(perf_counter=iter((0.0, 1.0)).__next__)
+    monkeypatch.setattr(clip_train.utilization, "time", clock)
+    backend = SingleBackend(torch.device("cpu"))
+    config = Config(
+        log=LogConfig(peak_tflops=1.0), train=TrainConfig(compile="inductor" if compiled else "")
+    )
+    captions = torch.zeros(2, 20, dtype=torch.long)
+    captions[0, :8] = captions[1, :12] = 7
+    candidates = separate_candidates(torch.tensor([0, 1, 1, 1]), backend)
+    inputs = StepInputs(torch.zeros(4, 3, 32, 32), captions, *torch.zeros(2, 4), candidates)
+    found = Utilization(config, SMALL, backend)
+    found.add(inputs, captions, 4)
+    cost = pair_cost(SMALL, image_size=32, caption_tokens=10 if compiled else 5)
+    assert found.read()["mfu"] * 1e12 == pytest.approx(4 * cost.training_flops, rel=0.01)
 
 
 @pytest.mark.parametrize("wrong", [{"caption_tokens": 0}, {"num_samples": -5}])

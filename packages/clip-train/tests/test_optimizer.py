@@ -108,7 +108,7 @@ def test_layers_learn_the_slower_the_further_from_the_output() -> None:
         optimizers.names[p]: group["lr"] for group in optimizers.groups for p in group["params"]
     }
     assert rates["visual.conv1.weight"] == pytest.approx(0.05)
-    assert rates["logit_scale"] == 0.8
+    assert rates["logit_scale"] == optimizers.rate == 0.8
 
 
 def test_muon_takes_the_matrices_of_blocks_and_adamw_the_rest() -> None:

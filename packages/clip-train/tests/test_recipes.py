@@ -56,6 +56,7 @@ def test_ranges_are_trained_logged_drawn_and_resumed(recipe: Config, tmp_path: P
     first, *_, last = rows(tmp_path / "run")
     assert first["range/target_psnr"] == pytest.approx(40)
     assert 20 < last["range/target_psnr"] < 40
+    assert first["lr"] == pytest.approx(recipe.optim.lr / recipe.optim.warmup_steps)  # no lr_scale
     assert last["loss/augment.range"] > 0
     assert first["range/brightness.high"] == pytest.approx(1.5, abs=0.2)
     assert last["range/brightness.high"] < first["range/brightness.high"]

@@ -145,7 +145,7 @@ class Trainer:
         self.steps_done += 1
         self.samples_done += samples
         self._meter.add(losses, norm, batch.keys, samples=samples, records=self.gradient.records)
-        self.utilization.add(inputs, samples)
+        self.utilization.add(inputs, batch.tokens, samples)
 
     def evaluate(self) -> None:
         """Zero-shot accuracy on `data.val`, into the metrics; nothing without `data.val`."""
@@ -364,7 +364,7 @@ class Trainer:
         speed = self._meter.speed()
         row = {
             **self._meter.means(),
-            "lr": float(max(group["lr"] for group in self.state.optimizers.groups)),
+            "lr": self.state.optimizers.rate,
             "logit_scale": self.model.logit_scale.exp().item(),
             "samples": self.samples_done,
             **speed,

@@ -49,6 +49,7 @@ class Optimizers:
             for name, parameter in augmentation.named_parameters():
                 self.names[parameter] = f"augmentation.{name}"
                 by_kind.setdefault(("adamw", False, scale), []).append(parameter)
+        self.rate = 0.0  # of the model's last groups, the augmentation's and earlier layers' aside
         self.parts: list[torch.optim.Optimizer] = []
         for optimizer in ("adamw", "muon"):
             groups = [
@@ -71,6 +72,7 @@ class Optimizers:
 
     def set_rate(self, rate: float) -> None:
         """The learning rate of the next step, times each group's factor."""
+        self.rate = rate
         for group in self.groups:
             value = rate * group["rate_factor"]
             if isinstance(group["lr"], Tensor):

@@ -7,6 +7,7 @@ import time
 
 import torch
 from clip_models import CLIPConfig
+from torch import Tensor
 
 from clip_train.backends import Backend
 from clip_train.config import Config
@@ -31,25 +32,45 @@ class Utilization:
     """Between two lines of metrics: FLOPs of the model over what the devices could have done.
 
     Only the work of the model counts, not what is computed twice to save memory (PaLM, Chowdhery
-    et al. 2022, appendix B).
+    et al. 2022, appendix B), nor padding, where the text tower leaves it out.
     """
 
     def __init__(self, config: Config, model: CLIPConfig, backend: Backend) -> None:
         self.model = model
         self.backend = backend
         self.peak = config.log.peak_tflops or _known_peak(config.train.precision, backend.device)
-        self._each: dict[tuple[int, int], float] = {}  # FLOPs of a pair by size and tokens
+        text = model.text
+        ends = text.causal and text.readout == "end_token" and text.pooling is None
+        self.packed = ends and not (config.train.compile or backend.fixed_shapes)
+        self._each: dict[int, tuple[float, float]] = {}  # FLOPs of a pair by size: see _pair
         self._flops = 0.0
         self._began = time.perf_counter()
 
-    def add(self, inputs: StepInputs, samples: int) -> None:
-        """One step of `samples` samples over all ranks."""
+    def add(self, inputs: StepInputs, captions: Tensor, samples: int) -> None:
+        """One step.
+
+        Args:
+            inputs: Of this rank.
+            captions: (u, T) its tokens on the CPU, where counting them waits for no device.
+            samples: Of all ranks.
+        """
         if self.peak is not None:
-            size, length = int(inputs.images.shape[-1]), int(inputs.tokens.shape[1])
-            if (size, length) not in self._each:
-                cost = pair_cost(self.model, image_size=size, caption_tokens=length)
-                self._each[size, length] = cost.training_flops
-            self._flops += samples * self._each[size, length]
+            tokens = captions.count_nonzero() if self.packed else inputs.tokens.numel()
+            each = float(tokens) / len(inputs.images)  # equal captions are computed once
+            self._flops += samples * self._pair(int(inputs.images.shape[-1]), each)
+
+    def _pair(self, size: int, tokens: float) -> float:
+        """FLOPs of a pair, on the line through a caption of half the context and of all of it."""
+        longest = self.model.text.context_length
+        half = max(1, longest // 2)
+        if size not in self._each:
+            some, most = (
+                pair_cost(self.model, image_size=size, caption_tokens=length).training_flops
+                for length in (half, longest)
+            )
+            self._each[size] = some, (most - some) / max(1, longest - half)
+        some, further = self._each[size]
+        return some + (tokens - half) * further
 
     def read(self) -> dict[str, float]:
         """`memory_gb` at its highest, and `mfu` since the last reading where a peak is known."""
