@@ -74,13 +74,6 @@ def _model(value: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _sigmoid(value: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {"loss.kind": "sigmoid"}
-    if "siglip" not in str(values["model"]).lower():
-        found[NOTE] = "give a model with a logit bias (…-SigLIP); there any model is given one"
-    return found
-
-
 def _augmentation(value: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """`key=value` pairs of open_clip's --aug-cfg."""
     found: dict[str, Any] = {"augment.kind": "random_resized_crop"}
@@ -157,7 +150,7 @@ OPEN_CLIP: Mapping[str, Rule] = {
     "local-loss": _ALWAYS_EXACT,
     "gather-with-grad": _ALWAYS_EXACT,
     "loss-dist-impl": _ALWAYS_EXACT,
-    "siglip": _sigmoid,
+    "siglip": _flag(loss__kind="sigmoid"),
     "distill-pretrained": _as("loss.teacher"),
     "distill-model": _as("loss.teacher_name"),
     "use-bn-sync": "BatchNorm layers are always synchronised here",
