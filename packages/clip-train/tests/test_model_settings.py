@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 from clip_models import CompactResNetConfig, ConfigError, ViTConfig, get_config
+from clip_tokenizer import Tokenizer
+from clip_train.build import make_tokenizer
 from clip_train.cli import parse_flags
-from clip_train.config import Config, ModelConfig
+from clip_train.config import Config, ModelConfig, TokenizerConfig
 from clip_train.model_settings import load_pretrained, resolve_model, split_tower_flags
+from clip_train.shapes_source import ShapesSource
 
 
 def test_nothing_replaced_is_the_registered_config() -> None:
@@ -87,3 +90,14 @@ def test_weights_to_start_from_have_weights(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             load_pretrained(ModelConfig(pretrained=pretrained))
+
+
+def test_a_new_model_takes_the_context_of_its_tokenizer_unless_one_is_given(tmp_path: Path) -> None:
+    Tokenizer.from_bytes(context_length=40).save(tmp_path)
+    saved, source = (
+        TokenizerConfig(kind="directory", path=str(tmp_path)),
+        ShapesSource.of("shapes:8"),
+    )
+    assert make_tokenizer(Config(tokenizer=saved), source, 16).context_length == 40
+    given = Config(tokenizer=saved, model=ModelConfig(text={"context_length": 16}))
+    assert make_tokenizer(given, source, 16).context_length == 16

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import tomli_w
 import torch
-from clip_models import CLIP, ConfigError, load_model, load_tensors, save_model, to_dict
+from clip_models import ConfigError, load_tensors, to_dict
+from clip_tokenizer import Tokenizer
 from clip_train import Config, Interrupted, TrainingError, resume, start
 from clip_train.cli import main
 from clip_train.gradients import WholeBatchGradient
@@ -204,6 +205,10 @@ def test_training_goes_on_from_given_weights(short: Config, plain: Path, tmp_pat
     named = {"pretrained": str(plain)}  # the config's own name and towers, the weights' vocabulary
     again = train(short, tmp_path / "named", model=named, tokenizer=tokenizer, optim=optim)
     assert all(torch.equal(found[name], again[name]) for name in found)
+    for length in (16, 90):
+        fitted = given | {"text": {"context_length": length}}
+        train(short, tmp_path / str(length), model=fitted, tokenizer=tokenizer, train={"steps": 1})
+        assert Tokenizer.from_pretrained(tmp_path / str(length)).context_length == length
     for kind, words in (("openai", "was trained with 514 tokens and end"), ("train", "learns a")):
         other = {"kind": kind, "vocab_size": 514, "path": ""}
         with pytest.raises(ConfigError, match=words):
@@ -237,29 +242,27 @@ def test_distillation_brings_the_student_to_the_teacher(
         train(short, tmp_path / "bad", loss={"teacher": str(plain)}, tokenizer={"kind": "openai"})
 
 
-def test_the_sigmoid_loss_trains_the_bias(short: Config, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="needs a model with a logit bias"):
-        train(short, tmp_path / "without", loss={"kind": "sigmoid"})
-    model = model_with_bias(short, tmp_path)
-    found = train(
-        short,
-        tmp_path / "run",
-        loss={"kind": "sigmoid", "tile": 3},
-        model={"name": "", "pretrained": str(model)},
-        tokenizer={"kind": "directory", "path": str(model)},
-    )
+def test_the_sigmoid_loss_trains_the_bias(short: Config, plain: Path, tmp_path: Path) -> None:
+    loss, path = {"kind": "sigmoid", "tile": 3}, tmp_path / "run"
+    found = train(short, path, loss=loss)
+    assert rows(path)[0]["logit_scale"] == pytest.approx(10, rel=0.01)
+    assert found["logit_bias"] == pytest.approx(-10, rel=0.01)
     assert found["logit_bias"] != -10
-    assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
-
-
-def model_with_bias(config: Config, path: Path) -> Path:
-    """A model directory of the config's model, with a logit bias."""
-    train(config, path / "base", train={"steps": 1})
-    model, preprocess = load_model(path / "base")
-    torch.manual_seed(0)
-    biased = CLIP(dataclasses.replace(model.config, init_logit_bias=-10.0))
-    save_model(path / "base", biased, preprocess)
-    return path / "base"
+    assert losses(path)[-1] < losses(path)[0]
+    for name in ("", short.model.name):  # the bias is part of the weights, as the vocabulary is
+        given = {"name": name, "pretrained": str(path)}
+        tokenizer = {"kind": "directory", "path": str(path)}
+        train(short, tmp_path / f"more {name}", loss=loss, model=given, tokenizer=tokenizer)
+        assert losses(tmp_path / f"more {name}")[0] < losses(path)[0]
+    with pytest.raises(ConfigError, match=r"needs a model with a logit bias, and .*plain has none"):
+        train(
+            short,
+            tmp_path / "without",
+            loss=loss,
+            model={"pretrained": str(plain)},
+            tokenizer={"kind": "directory", "path": str(plain)},
+        )
+    assert not (tmp_path / "without").exists()
 
 
 def test_one_batch_is_learned_by_heart(

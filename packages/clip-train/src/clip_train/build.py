@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -71,6 +72,8 @@ def build(
         raise ConfigError("data.train is not set; give one, as in --data.train imagefolder:DIR")
     pretrained = load_pretrained(config.model) if config.model.pretrained else None
     clip_config = pretrained[0].config if pretrained else resolve_model(config.model)
+    if config.loss.kind == "sigmoid" and clip_config.init_logit_bias is None:
+        clip_config = _with_logit_bias(config, clip_config)
     source = open_training_source(config.data)
     for fault in source_faults(source):
         warnings.warn(str(fault), stacklevel=2)
@@ -122,6 +125,16 @@ def make_plan(config: Config, source: Source, *, image_size: int) -> SamplePlan:
     return SamplePlan(order, schedule)
 
 
+def _with_logit_bias(config: Config, clip_config: CLIPConfig) -> CLIPConfig:
+    """SigLIP's first scale and bias (Zhai et al. 2023, section 3.2) for a model without a bias."""
+    if config.model.pretrained:
+        raise ConfigError(
+            f"loss.kind 'sigmoid' needs a model with a logit bias, and {config.model.pretrained} "
+            "has none; start from weights that have one, or without model.pretrained"
+        )
+    return replace(clip_config, init_logit_scale=math.log(10), init_logit_bias=-10.0)
+
+
 def _check_vocabulary(config: Config, model: CLIP, tokenizer: Tokenizer) -> None:
     """Find out now whether the model was trained with another tokenizer."""
     text, path = model.config.text, config.model.pretrained
@@ -163,7 +176,9 @@ def make_tokenizer(config: Config, source: Source, context_length: int) -> Token
     if kind == "bytes":
         return Tokenizer.from_bytes(context_length=context_length)
     if kind == "directory":
-        return Tokenizer.from_pretrained(config.tokenizer.path)
+        given = config.model.pretrained or "context_length" in config.model.text
+        options = {"context_length": context_length} if given else {}
+        return Tokenizer.from_pretrained(config.tokenizer.path, **options)
     return Tokenizer.train(
         _sample_captions(source, config.train.seed),
         config.tokenizer.vocab_size,

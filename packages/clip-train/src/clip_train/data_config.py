@@ -201,7 +201,8 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """How captions become ids.  The context length is the model's, or a saved tokenizer's own."""
+    """How captions become ids.  The context length is the model's; a saved tokenizer's own, where a
+    new model's is not given."""
 
     kind: Literal["openai", "train", "bytes", "directory"] = "openai"
     """CLIP's own vocabulary, one learned from the captions, bytes only, or a saved tokenizer."""

@@ -52,14 +52,14 @@ def load_pretrained(model: ModelConfig) -> tuple[CLIP, PreprocessConfig]:
     """The model with the weights of `model.pretrained`, and its preprocessing.
 
     Without a name, the config is the one that came with the weights; with one, only the vocabulary
-    is, where the weights are in a model directory of ours.
+    and the logit bias are, where the weights are in a model directory of ours.
 
     Raises:
         ConfigError: There is no such model, field or value.
         CheckpointError: The weights cannot be read, or do not fit.
     """
     if model.name:
-        config = _with_vocabulary_of(model.pretrained, resolve_model(model))
+        config = _fit_weights(model.pretrained, resolve_model(model))
         made = create_model_and_transforms(config, model.pretrained)
     else:
         made = load_saved(model.pretrained, "model.pretrained", "model.name")
@@ -91,14 +91,15 @@ def load_saved(source: str, key: str, name_key: str) -> ModelAndTransforms:
     return create_model_and_transforms(source)
 
 
-def _with_vocabulary_of(pretrained: str, config: CLIPConfig) -> CLIPConfig:
-    """The config for the ids that the weights of a model directory know."""
+def _fit_weights(pretrained: str, config: CLIPConfig) -> CLIPConfig:
+    """The config for the ids that the weights of a model directory know, and for their bias."""
     try:
-        stored = load_config(pretrained)[0].text
+        stored = load_config(pretrained)[0]
     except CheckpointError:  # another library's, or none, which reading the weights tells
         return config
-    text = replace(config.text, vocab_size=stored.vocab_size, eot_token_id=stored.eot_token_id)
-    return replace(config, text=text)
+    known = stored.text
+    text = replace(config.text, vocab_size=known.vocab_size, eot_token_id=known.eot_token_id)
+    return replace(config, text=text, init_logit_bias=stored.init_logit_bias)
 
 
 def _with_towers(config: CLIPConfig, model: ModelConfig) -> CLIPConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from clip_models import ConfigError
 from torch import Tensor
 
 from clip_train.communication import Communicator
@@ -36,11 +35,7 @@ def make_objective(
                 communicator=communicator,
             )
         elif config.kind == "sigmoid":
-            if bias is None:
-                raise ConfigError(
-                    "loss.kind 'sigmoid' needs a model with a logit bias; choose one whose config "
-                    "has init_logit_bias (SigLIP starts at -10)"
-                )
+            assert bias is not None  # `build` makes sure of it
             losses["sigmoid"] = sigmoid_loss(
                 images, texts, scale, bias, candidates, tile=config.tile, communicator=communicator
             )
