@@ -15,6 +15,7 @@ from clip_models import ConfigError, load_tensors, to_dict
 from clip_tokenizer import Tokenizer
 from clip_train import Config, Interrupted, TrainingError, resume, start
 from clip_train.cli import main
+from clip_train.config import RangeAugmentConfig
 from clip_train.gradients import WholeBatchGradient
 from clip_train.loop import Trainer
 from clip_train.loss_scale import GROWTH_INTERVAL, LossScale
@@ -40,6 +41,9 @@ def rows(path: Path, kind: str = "train") -> list[dict[str, Any]]:
 
 def losses(path: Path) -> list[float]:
     return [row["loss"] for row in rows(path)]
+
+
+RANGES = {"range": RangeAugmentConfig(enabled=True)}
 
 
 @pytest.fixture
@@ -99,8 +103,9 @@ def test_half_precision_follows_full_precision(
     assert {value.dtype for value in found.values() if value.is_floating_point()} == {torch.float32}
 
 
+@pytest.mark.parametrize("where", ["model", "augmentation"])
 def test_an_overflow_skips_the_step_and_halves_the_scale(
-    short: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where: str, short: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compute, before = WholeBatchGradient.compute, []
 
@@ -110,14 +115,32 @@ def test_an_overflow_skips_the_step_and_halves_the_scale(
         found = compute(self, inputs, objective, loss_scale=loss_scale)
         before.append(self.towers.model.text_projection.detach().clone())
         if len(before) == 2:
-            self.towers.model.text_projection.grad[0, 0] = torch.inf
+            next(iter(getattr(self.towers, where).parameters())).grad.view(-1)[0] = torch.inf
         return found
 
     monkeypatch.setattr(WholeBatchGradient, "compute", overflow)
-    train(short, tmp_path / "run", train={"precision": "fp16", "steps": 4})
+    train(short, tmp_path / "run", train={"precision": "fp16", "steps": 4}, augment=RANGES)
     assert [row["loss_scale"] for row in rows(tmp_path / "run")] == [65536.0] + [32768.0] * 3
     assert torch.equal(before[1], before[2])  # the second step was skipped
     assert not torch.equal(before[2], before[3])
+
+
+def test_ranges_have_the_same_gradient_in_half_precision(short: Config, tmp_path: Path) -> None:
+    found, update = [], Trainer._update
+
+    def note(self: Trainer, norm: torch.Tensor) -> None:
+        assert self.augmentation is not None
+        gradients = [parameter.grad for parameter in self.augmentation.parameters()]
+        found.append(torch.stack([gradient.clone() for gradient in gradients]))
+        update(self, norm)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_update", note)
+        for precision in ("fp32", "fp16"):
+            settings = {"steps": 1, "precision": precision}
+            train(short, tmp_path / precision, train=settings, augment=RANGES)
+    torch.testing.assert_close(found[1], found[0], rtol=0.02, atol=1e-4)
+    assert found[0].abs().max() > 0.01
 
 
 def test_the_loss_scale_grows_again() -> None:

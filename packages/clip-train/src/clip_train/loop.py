@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from clip_eval import Result, evaluate
 from clip_models import CheckpointError, save_model
+from torch import nn
 from tqdm import tqdm
 
 from clip_train.backends import Backend
@@ -231,10 +232,18 @@ class Trainer:
             self.evaluate()
 
     def _clip(self, scale: float) -> torch.Tensor:
-        """Undo the loss scale, shorten the gradient to `optim.clip_norm`; its norm () before."""
-        parameters = self.model.parameters()
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        """Undo the loss scale, shorten the gradient to `optim.clip_norm`; its norm () before.
+
+        Norm and shortening are of the model alone; where a learned augmentation's gradient is not
+        finite, the norm is not either.
+        """
+        gradients = _gradients(self.model)
         norm = self.backend.squared_norm(gradients).sqrt() / scale
+        if self.augmentation is not None:
+            others = _gradients(self.augmentation)
+            for gradient in others:
+                gradient.div_(scale)
+            norm = norm + 0 * self.backend.squared_norm(others)
         limit = self.config.optim.clip_norm
         if limit is not None or scale != 1:
             shorten = 1.0 if limit is None else (limit / (norm + 1e-6)).clamp(max=1.0)
@@ -399,3 +408,8 @@ class Trainer:
             unit="step",
             show=self.progress,
         )
+
+
+def _gradients(module: nn.Module) -> list[torch.Tensor]:
+    """Those of a module's parameters that have one."""
+    return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
