@@ -13,7 +13,8 @@ from clip_train.batch_schedule import (
     make_schedule,
     round_to_multiple,
 )
-from clip_train.config import VariableSizesConfig
+from clip_train.config import Config, DataConfig, TrainConfig, VariableSizesConfig
+from clip_train.runs import for_overfitting
 
 CORENET = BatchSizes(
     base_size=224, batch_size=256, min_size=160, max_size=320, num_sizes=5, divisor=32
@@ -130,3 +131,9 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
 def test_pixels_of_a_batch_never_exceed_the_base() -> None:
     for size, batch in CORENET.table():
         assert size * size * batch <= 224 * 224 * 256
+
+
+def test_the_one_batch_of_overfitting_has_the_models_size() -> None:
+    data = DataConfig(variable_sizes=VariableSizesConfig(num_sizes=2))
+    config = for_overfitting(Config(data=data, train=TrainConfig(overfit_batch=4)))
+    assert config.data.variable_sizes.num_sizes == 0

@@ -7,16 +7,18 @@ import errno
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import fsspec
 import pytest
 import torch
-from clip_models import CheckpointError, load_model, load_tensors
+from clip_models import CheckpointError, ConfigError, load_model, load_tensors
 from clip_train import Config, Interrupted, checkpoint, resume, start
 from clip_train.checkpoint_stores import LocalStore, RemoteStore, open_store
 from clip_train.cli import main
 from clip_train.loop import Trainer
+from clip_train.run_directory import RunDirectoryError
 
 
 def with_checkpoint(config: Config, **changes: object) -> Config:
@@ -179,3 +181,56 @@ def test_a_failed_upload_leaves_what_was_there(tmp_path: Path) -> None:
     assert store.steps() == [1]
     store.delete(1)
     assert store.steps() == []
+
+
+def test_checkpoints_of_another_run_are_refused_and_stay(
+    vit_config: Config, tmp_path: Path
+) -> None:
+    config = with_checkpoint(vit_config, directory=str(tmp_path / "shared"), every_steps=7)
+    start(config, tmp_path / "one", progress=False)
+    for out, overwrite in (("two", False), ("one", True)):
+        with pytest.raises(
+            RunDirectoryError, match=r"must hold no checkpoints of .* up to step 14"
+        ):
+            start(config, tmp_path / out, overwrite=overwrite, progress=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "shared"}
+    assert LocalStore(tmp_path / "shared").steps() == [7, 14]
+
+
+@pytest.mark.parametrize(("url", "said"), [("s3://b/x", "Install s3fs"), ("foo://b/x", "foo")])
+def test_a_url_that_nothing_here_reads(
+    url: str, said: str, vit_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(ConfigError, match=rf"checkpoint\.directory must be .*got {url}: .*{said}"):
+        start(with_checkpoint(vit_config, directory=url), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_run_began_with_is_not_needed_to_go_on(vit_config: Config, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    start(vit_config, first, progress=False)
+    model = dataclasses.replace(vit_config.model, pretrained=str(first))
+    tokenizer = dataclasses.replace(vit_config.tokenizer, kind="directory", path=str(first))
+    config = dataclasses.replace(vit_config, model=model, tokenizer=tokenizer)
+    start(config, tmp_path / "whole", progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(patch, 9)
+        with pytest.raises(Interrupted):
+            start(config, tmp_path / "stopped", progress=False)
+    shutil.rmtree(first)
+    resume(tmp_path / "stopped", progress=False)
+    assert_same_weights(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_faults_of_the_listing_count_no_more_after_a_resume_than_before(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[str]] = []
+    listed = {"kind": "fault", "step": 0, "counts": {"empty": 1}, "samples": ["0.tar: empty"]}
+    with open(stopped / "metrics.jsonl", "a") as file:
+        file.write(json.dumps(listed) + "\n")
+        file.write(json.dumps({**listed, "step": 3, "samples": ["a.jpg: empty"]}) + "\n")
+    monkeypatch.setattr(Trainer, "run", lambda self: seen.append(self.bad_samples))
+    resume(stopped, progress=False)
+    assert seen == [{"a.jpg: empty"}]

@@ -83,6 +83,23 @@ def test_dry_run_builds_everything_and_writes_nothing(
     assert list((tmp_path / "cwd").iterdir()) == []
 
 
+def test_dry_run_finds_what_the_run_would(
+    capsys: pytest.CaptureFixture[str], image_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoints" / "step-0000003").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-0000003" / "state.json").touch()
+    for flags, words in (
+        (("--loss.teacher", "nowhere"), "nowhere"),
+        (("--model.lock-image", "True", "--model.lock-text", "True"), "nothing is left to train"),
+        (("--checkpoint.directory", "foo://x"), "checkpoint.directory must be"),
+        (("--checkpoint.directory", tmp_path / "checkpoints"), "no checkpoints of another run"),
+    ):
+        data = ("--data.train", f"imagefolder:{image_folder}", "--data.val", "")
+        code, _, err = run(capsys, "run", "cifar10-cpu", "--dry-run", *SHORT, *data, *flags)
+        assert code == 2
+        assert_one_line(err, words)
+
+
 @pytest.mark.filterwarnings("always:1 training samples could not be read")
 def test_a_bare_path_is_recognised_and_a_corrupt_jpeg_is_named(
     capsys: pytest.CaptureFixture[str], image_folder: Path, tmp_path: Path

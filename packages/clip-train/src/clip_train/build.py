@@ -55,7 +55,11 @@ class Parts:
 
 
 def build(
-    config: Config, *, device: torch.device | None = None, tokenizer: Tokenizer | None = None
+    config: Config,
+    *,
+    device: torch.device | None = None,
+    tokenizer: Tokenizer | None = None,
+    pretrained: tuple[CLIP, PreprocessConfig] | None = None,
 ) -> Parts:
     """Open the data and make everything else; the same config gives the same parts.
 
@@ -63,6 +67,7 @@ def build(
         config: The whole configuration.
         device: Where the model goes; by default the config says where.
         tokenizer: A saved one, to go on with; by default the config says which.
+        pretrained: A model to go on with; by default what `model.pretrained` names, if anything.
 
     Raises:
         ConfigError: The config asks for something that does not exist or does not fit.
@@ -70,7 +75,8 @@ def build(
     """
     if not config.data.train:
         raise ConfigError("data.train is not set; give one, as in --data.train imagefolder:DIR")
-    pretrained = load_pretrained(config.model) if config.model.pretrained else None
+    if pretrained is None and config.model.pretrained:
+        pretrained = load_pretrained(config.model)
     clip_config = pretrained[0].config if pretrained else resolve_model(config.model)
     if config.loss.kind == "sigmoid" and clip_config.init_logit_bias is None:
         clip_config = _with_logit_bias(config, clip_config)

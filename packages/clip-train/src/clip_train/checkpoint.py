@@ -20,6 +20,7 @@ from clip_models import (
     WEIGHTS_NAME,
     CheckpointError,
     PreprocessConfig,
+    load_model,
     load_tensors,
     save_config,
     save_tensors,
@@ -124,6 +125,20 @@ def load_checkpoint(store: CheckpointStore, step: int, state: TrainingState) -> 
     if state.loss_scale is not None and record["loss_scale"] is not None:
         state.loss_scale.__dict__.update(LossScale(**record["loss_scale"]).__dict__)
     return Progress(**record["progress"])
+
+
+def load_newest_model(store: CheckpointStore) -> tuple[CLIP, PreprocessConfig] | None:
+    """The model of the newest checkpoint, and its preprocessing; None if there is no checkpoint.
+
+    Raises:
+        CheckpointError: A file is damaged.
+    """
+    steps = store.steps()
+    if not steps:
+        return None
+    with store.reading(steps[-1]) as directory:
+        _read_record(directory, store, steps[-1])
+        return load_model(directory)
 
 
 def whole_tensors(backend: Backend, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from clip_models import ConfigError
+
 STATE_NAME = "state.json"
 _NAME = re.compile(r"step-(\d{7,})")
 
@@ -40,9 +42,19 @@ class CheckpointStore(Protocol):
 
 
 def open_store(location: str, default: Path) -> CheckpointStore:
-    """The store at a path or URL; at `default` if it is empty."""
+    """The store at a path or URL; at `default` if it is empty.  Nothing is written.
+
+    Raises:
+        ConfigError: It is a URL of an unknown kind, or what reads such URLs is not installed.
+    """
     if "://" in location:
-        return RemoteStore(location)
+        try:
+            return RemoteStore(location)
+        except (ImportError, ValueError) as error:
+            raise ConfigError(
+                f"checkpoint.directory must be a path or a URL that fsspec knows here, got "
+                f"{location}: {error}"
+            ) from None
     return LocalStore(Path(location) if location else default)
 
 

@@ -226,7 +226,8 @@ class Trainer:
             self._check_same_run(progress)
         on_first_rank(self.backend, lambda: self.directory.rewind(self.steps_done))
         for row in self.directory.metrics("fault"):
-            self.bad_samples.update(row["samples"])
+            if row["step"]:  # those of step 0 were found before training, and never planned
+                self.bad_samples.update(row["samples"])
         evaluated = {row["step"] for row in self.directory.metrics("eval")}
         if found and self._due("eval") and self.steps_done not in evaluated:
             self.evaluate()

@@ -14,8 +14,9 @@ from clip_tokenizer import Tokenizer
 
 from clip_train.backends import Backend, open_backend
 from clip_train.build import Parts, build, choose_device
-from clip_train.checkpoint import on_first_rank
-from clip_train.config import AugmentConfig, Config
+from clip_train.checkpoint import load_newest_model, on_first_rank
+from clip_train.checkpoint_stores import open_store
+from clip_train.config import AugmentConfig, Config, VariableSizesConfig
 from clip_train.loading import Batch, BatchReader
 from clip_train.loop import Trainer
 from clip_train.opening import absolute_spec
@@ -37,11 +38,12 @@ def start(
 
     Raises:
         ConfigError, DataError: The config or the data cannot be used; nothing was written.
-        RunDirectoryError: `out` is in use and `overwrite` is false.
+        RunDirectoryError: `out` is in use and `overwrite` is false, or `checkpoint.directory` holds
+            checkpoints.
     """
     config = for_overfitting(with_absolute_paths(config))
     with _backend(config) as backend:
-        on_first_rank(backend, lambda: _check_out(out, overwrite=overwrite))
+        on_first_rank(backend, lambda: _check_out(config, out, overwrite=overwrite))
         parts = build(config, device=backend.device)
         directory = RunDirectory(Path(out), writes=backend.rank == 0)
         trainer = make_trainer(config, directory, parts, backend, progress=progress)
@@ -62,22 +64,37 @@ def resume(
     config = RunDirectory.read_config(path)
     if (Path(path) / WEIGHTS_NAME).is_file():
         raise RunDirectoryError(f"the run in {path} is finished; there is nothing to resume")
-    with _backend(config) as backend:
-        directory = RunDirectory(Path(path), writes=backend.rank == 0)
-        tokenizer = Tokenizer.from_pretrained(directory.path)
-        parts = build(config, device=backend.device, tokenizer=tokenizer)
+    with reopened(path, config) as (directory, parts, backend):
         trainer = make_trainer(config, directory, parts, backend, progress=progress)
         on_first_rank(backend, lambda: directory.follow(config))
         trainer.resume()
         return trainer.run()
 
 
+@contextmanager
+def reopened(path: str | Path, config: Config) -> Iterator[tuple[RunDirectory, Parts, Backend]]:
+    """What an existing run is made of, and its backend until the end of the block."""
+    with _backend(config) as backend:
+        directory = RunDirectory(Path(path), writes=backend.rank == 0)
+        tokenizer = Tokenizer.from_pretrained(directory.path)
+        model = None
+        if config.model.pretrained:  # which need not be there any more
+            store = open_store(config.checkpoint.directory, directory.checkpoints)
+            model = load_newest_model(store)
+        parts = build(config, device=backend.device, tokenizer=tokenizer, pretrained=model)
+        yield directory, parts, backend
+
+
 def dry_run(config: Config) -> tuple[Parts, Batch]:
     """Build everything and read the first batch; nothing is written, no image cached."""
-    config = replace(for_overfitting(config), data=replace(config.data, cache_images=False))
-    parts = build(config)
-    reader = BatchReader(parts.source, parts.plan, config, parts.preprocess, parts.tokenizer)
-    return parts, reader[0]
+    config = for_overfitting(config)
+    config = replace(config, data=replace(config.data, cache_images=False))
+    with _backend(config) as backend:
+        _check_store(config)
+        parts = build(config, device=backend.device)
+        Trainer(config, RunDirectory(Path(), writes=False), parts, backend, progress=False)
+        reader = BatchReader(parts.source, parts.plan, config, parts.preprocess, parts.tokenizer)
+        return parts, reader[0]
 
 
 @contextmanager
@@ -97,8 +114,20 @@ def _backend(config: Config) -> Iterator[Backend]:
         backend.close()
 
 
-def _check_out(out: str | Path, *, overwrite: bool) -> None:
+def _check_out(config: Config, out: str | Path, *, overwrite: bool) -> None:
     RunDirectory.check(out, overwrite=overwrite)
+    _check_store(config)
+
+
+def _check_store(config: Config) -> None:
+    """Refuse a place of another run's checkpoints: the newest by number would stay, of either."""
+    location = config.checkpoint.directory
+    steps = open_store(location, Path()).steps() if location else []
+    if steps:
+        raise RunDirectoryError(
+            f"checkpoint.directory must hold no checkpoints of another run, but {location} has "
+            f"{len(steps)}, up to step {steps[-1]}; give another one, or move them away"
+        )
 
 
 def _fill(directory: RunDirectory, config: Config, parts: Parts, *, overwrite: bool) -> None:
@@ -112,13 +141,14 @@ def _fill(directory: RunDirectory, config: Config, parts: Parts, *, overwrite: b
 
 
 def for_overfitting(config: Config) -> Config:
-    """With `train.overfit_batch`, a batch of that many samples and no augmentation."""
+    """With `train.overfit_batch`, a batch of that many samples, of one size, unaugmented."""
     count = config.train.overfit_batch
     if count is None:
         return config
     return replace(
         config,
         train=replace(config.train, batch_size=count),
+        data=replace(config.data, variable_sizes=VariableSizesConfig()),
         augment=AugmentConfig(),
     )
 

@@ -13,7 +13,7 @@ from clip_train.loss_scale import LossScale
 from clip_train.optimizer import Optimizers
 from clip_train.range_augment import LearnedAugmentation
 from clip_train.synchronised_norm import synchronise_norms, trains_batch_norm
-from clip_train.tower_groups import lock_tower
+from clip_train.tower_groups import SCALARS, lock_tower
 from clip_train.towers import Towers
 
 
@@ -30,7 +30,8 @@ def make_towers(
         lock_tower(model, "image", unlocked_groups=settings.unlocked_image_groups)
     if settings.lock_text:
         lock_tower(model, "text", unlocked_groups=settings.unlocked_text_groups)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if trained <= set(SCALARS):
         raise ConfigError("both towers are locked and nothing is left to train; unlock some groups")
     if trains_batch_norm(model):
         if train.accumulation > 1:

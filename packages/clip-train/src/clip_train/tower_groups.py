@@ -7,7 +7,7 @@ import types
 
 from torch import nn
 
-_SCALARS = ("logit_scale", "logit_bias")
+SCALARS = ("logit_scale", "logit_bias")
 # Parameters after a tower's last block, in any of the families.
 _HEAD = re.compile(
     r"^(ln_post|ln_final|proj|proj_bias|attnpool|attn_pool|head|text_projection|norm|fc_norm|pool)\b"
@@ -23,7 +23,7 @@ def tower_groups(model: nn.Module) -> dict[str, list[list[str]]]:
     """
     groups: dict[str, dict[int, list[str]]] = {"image": {}, "text": {}}
     for name, _ in model.named_parameters():
-        if name in _SCALARS:
+        if name in SCALARS:
             continue
         tower = "image" if name.startswith("visual.") else "text"
         depth = _depth(name.removeprefix("visual.").removeprefix("text."))
