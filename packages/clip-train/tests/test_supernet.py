@@ -6,6 +6,7 @@ import dataclasses
 import json
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli_w
@@ -13,13 +14,15 @@ import torch
 from clip_eval.cli import main as clip_eval
 from clip_models import ConfigError, from_dict, load_model, load_tensors, to_dict
 from clip_tokenizer import Tokenizer
-from clip_train import Config, runs, supernet
+from clip_train import Config, runs, supernet, supernet_step
 from clip_train.backends import SingleBackend
 from clip_train.build import build
 from clip_train.cli import main
 from clip_train.gradients import WholeBatchGradient
 from clip_train.loading import BatchReader
+from clip_train.run_directory import RunDirectory
 from clip_train.step_inputs import InputMaker
+from clip_train.supernet_cli import base_config
 from clip_train.supernet_settings import SupernetSettings, make_supernet
 from clip_train.supernet_step import SandwichGradient
 from clip_train.towers import Towers
@@ -118,6 +121,62 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(config: Config, tmp_p
     assert all(torch.equal(whole[name], part[name]) for name in whole)
     with pytest.raises(ConfigError, match="trains no supernet"):
         supernet.resume(tmp_path)
+
+
+def test_resume_writes_the_subnets_that_are_missing(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, path = SupernetSettings(num_random=1, keep=(0.9, 0.85)), tmp_path / "run"
+    train = dataclasses.replace(config.train, steps=2, seed=5)
+    data = dataclasses.replace(config.data, val="")
+    config = dataclasses.replace(config, train=train, data=data)
+    describe, sample, seeds = supernet._write_description, supernet_step.sandwich_configs, set()
+
+    def describe_one(folder: Path, *rest: Any) -> None:
+        if "0.85" in folder.name:
+            raise OSError("the disk is full")
+        describe(folder, *rest)
+
+    def note(*arguments: Any, seed: int, **options: Any) -> Any:
+        seeds.add(seed)
+        return sample(*arguments, seed=seed, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(supernet, "_write_description", describe_one)
+        patch.setattr(supernet_step, "sandwich_configs", note)
+        with pytest.raises(OSError, match="disk is full"):
+            supernet.start(config, path, settings, SPACE, progress=False)
+    assert seeds == {5}
+    assert {folder.name for folder in (path / "subnets").iterdir()} == {"0.9", ".0.85.partial"}
+    first = (path / "subnets" / "0.9" / "subnet.json").stat()
+    assert main(["resume", str(path)]) == 0
+    assert {folder.name for folder in (path / "subnets").iterdir()} == {"0.9", "0.85"}
+    assert (path / "subnets" / "0.9" / "subnet.json").stat() == first
+    load_model(path / "subnets" / "0.85")
+    assert main(["resume", str(path)]) == 2
+    assert "is finished" in capsys.readouterr().err
+
+
+def test_what_is_taken_from_a_run(config: Config, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    tokenizer = dataclasses.replace(config.tokenizer, reduction="random")
+    checkpoint = dataclasses.replace(config.checkpoint, directory="elsewhere")
+    config = dataclasses.replace(config, tokenizer=tokenizer, checkpoint=checkpoint)
+    RunDirectory(path).create(config, overwrite=False)
+    (path / "model.safetensors").touch()
+    found = base_config(str(path))
+    assert found.tokenizer == dataclasses.replace(tokenizer, kind="directory", path=str(path))
+    assert found.checkpoint == dataclasses.replace(checkpoint, directory="")
+    assert found.train == config.train
+
+
+def test_a_search_that_needs_pymoo_is_refused_before_training(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supernet, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="generations must be 0 without pymoo, got 2"):
+        supernet.start(config, tmp_path / "run", SupernetSettings(generations=2), progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

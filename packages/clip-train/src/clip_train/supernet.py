@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from clip_eval import Result
-from clip_models import CLIP, ConfigError, load_model, save_model
+from clip_models import CLIP, WEIGHTS_NAME, ConfigError, load_model, save_model
 from osf_supernet import Supernet, count_parameters
 from osf_supernet.training import recalibrate, recalibrated, start_alike
 from torch import Tensor
@@ -68,12 +71,21 @@ def start(
 def resume(path: str | Path, *, progress: bool = True) -> Result | None:
     """Go on with an interrupted run of `start`, bit for bit, as `runs.resume`.
 
+    Where the training is over and subnets are missing, they are written and nothing is evaluated.
+
     Raises:
         ConfigError: It trains no supernet.
     """
     record = SupernetRecord.read(path)
     if record is None:
         raise ConfigError(f"{path} trains no supernet; continue it with `clip-train resume {path}`")
+    path = Path(path)
+    written = all(_folder(path, share).is_dir() for share in record.settings.keep)
+    if (path / WEIGHTS_NAME).is_file() and not written:
+        config = RunDirectory.read_config(path)
+        with runs.reopened(path, config) as (_, parts, backend):
+            on_first_rank(backend, partial(write_subnets, path, config, parts, record))
+        return None
     make = partial(
         SupernetTrainer, settings=record.settings, space=record.space, orders=record.depth_orders
     )
@@ -101,7 +113,7 @@ class SupernetTrainer(Trainer):
         space: Their sizes.
         orders: Of the blocks of a run that goes on; a new one ranks them.
         """
-        _check(config, backend)
+        _check(config, backend, settings)
         net = make_supernet(parts.model, _example(parts), space)
         _check_shares(net, settings)
         net.reorder("magnitude")
@@ -124,6 +136,7 @@ class SupernetTrainer(Trainer):
             self.backend,
             self.settings,
             lambda: self.steps_done,
+            seed=self.config.train.seed,
             parts=parts,
             autocast=autocast,
         )
@@ -141,12 +154,17 @@ class SupernetTrainer(Trainer):
         return result
 
 
-def _check(config: Config, backend: Backend) -> None:
-    """Refuse what the gradients of subnets cannot go with.
+def _check(config: Config, backend: Backend, settings: SupernetSettings) -> None:
+    """Refuse what the gradients of subnets cannot go with, and a search that cannot be made.
 
     Raises:
-        ConfigError: The backend or a key of the config does not work.
+        ConfigError: The backend or a key of the config does not work, or pymoo is missing.
     """
+    if settings.generations and find_spec("pymoo") is None:
+        raise ConfigError(
+            f"generations must be 0 without pymoo, got {settings.generations}; "
+            "`pip install osf-supernet[search]`"
+        )
     if backend.name not in ("single", "ddp"):
         raise ConfigError(f"supernets train on backends 'single' and 'ddp', not {backend.name!r}")
     for key, is_set in {
@@ -186,8 +204,9 @@ def _example(parts: Parts) -> tuple[Tensor, Tensor]:
 def write_subnets(path: Path, config: Config, parts: Parts, record: SupernetRecord) -> None:
     """Choose subnets of a run that is over, and write each as a model directory of its own.
 
-    Subnets are chosen by the loss on a few training batches, never by validation data; those with
-    batch norms are recalibrated on the same batches.
+    A directory appears complete or not at all, and one that is there stays.  Subnets are chosen by
+    the loss on a few training batches, never by validation data; those with batch norms are
+    recalibrated on the same batches.
 
     Args:
         path: The run directory, which holds the weights.
@@ -202,21 +221,31 @@ def write_subnets(path: Path, config: Config, parts: Parts, record: SupernetReco
     inputs = _some_inputs(config, parts, backend)
     score = _score_by_loss(config, inputs, backend)
     for share in record.settings.keep:
+        folder = _folder(path, share)
+        if folder.is_dir():
+            continue
         found = net.search(
             score,
             max_params=float(share),
             population=record.settings.population,
             greedy=record.settings.population,
             generations=record.settings.generations,
-            seed=record.settings.seed,
+            seed=config.train.seed,
         )
         small = net.extract(found.best.config)
         assert isinstance(small, CLIP)
         recalibrate(small, [(batch.images, batch.tokens) for batch in inputs])
-        folder = path / SUBNETS / f"{share:g}"
-        save_model(folder, small, preprocess)
-        parts.save_prompting(folder)
-        _write_description(folder, net, found.best.config, found.best.score)
+        partial_folder = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        save_model(partial_folder, small, preprocess)
+        parts.save_prompting(partial_folder)
+        _write_description(partial_folder, net, found.best.config, found.best.score)
+        os.replace(partial_folder, folder)
+
+
+def _folder(path: Path, share: float) -> Path:
+    """Where the subnet of a share is, in a run directory."""
+    return path / SUBNETS / f"{share:g}"
 
 
 def _some_inputs(config: Config, parts: Parts, backend: SingleBackend) -> list[StepInputs]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from clip_models import WEIGHTS_NAME, ConfigError
 
-from clip_train.config import Config, TokenizerConfig
+from clip_train.config import Config
 from clip_train.presets import load_config
 from clip_train.run_directory import CONFIG_NAME, RunDirectory, RunDirectoryError
 from clip_train.supernet_settings import SupernetSettings
@@ -106,5 +106,6 @@ def base_config(start: str) -> Config:
         )
     config = RunDirectory.read_config(path)
     model = replace(config.model, name="", pretrained=str(path.absolute()), vision={}, text={})
-    tokenizer = TokenizerConfig(kind="directory", path=str(path.absolute()))
-    return replace(config, model=model, tokenizer=tokenizer)
+    tokenizer = replace(config.tokenizer, kind="directory", path=str(path.absolute()))
+    checkpoint = replace(config.checkpoint, directory="")  # it holds that run's
+    return replace(config, model=model, tokenizer=tokenizer, checkpoint=checkpoint)

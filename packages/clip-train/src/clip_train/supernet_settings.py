@@ -29,7 +29,6 @@ class SupernetSettings:
         num_random: Random subnets of a step, besides the largest and the smallest.
         distill: Share of the largest's outputs in the loss of the others.
         embedding: Weight of the distance to the largest's embeddings.
-        seed: Of the sampling.
         keep: For each subnet to take out in the end, which fraction of the parameters it may have.
         population: Subnets that are tried for each of them, by the loss on training batches.
         generations: Of NSGA-II, from those; 0 tries the path by importance only.
@@ -38,7 +37,6 @@ class SupernetSettings:
     num_random: int = 2
     distill: float = 0.5
     embedding: float = 1.0
-    seed: int = 0
     keep: tuple[float, ...] = (0.7,)
     population: int = 8
     generations: int = 0

@@ -37,6 +37,7 @@ class SandwichGradient(WholeBatchGradient):
         settings: SupernetSettings,
         step: Callable[[], int],
         *,
+        seed: int = 0,
         parts: int = 1,
         autocast: torch.dtype | None = None,
     ) -> None:
@@ -46,11 +47,12 @@ class SandwichGradient(WholeBatchGradient):
         backend: One process, or several that hold all parameters.
         settings: Which subnets, and how much they learn from the largest.
         step: The number of the step, which says what is sampled.
+        seed: The run's, which says the rest.
         parts: As of `WholeBatchGradient`.
         autocast: The same.
         """
         super().__init__(towers, backend, parts=parts, autocast=autocast)
-        self.net, self.settings, self.step = net, settings, step
+        self.net, self.settings, self.step, self.seed = net, settings, step, seed
         self._own = torch.tensor(0.0)  # () share of the last subnet's loss, without the largest's
 
     def compute(
@@ -58,7 +60,7 @@ class SandwichGradient(WholeBatchGradient):
     ) -> dict[str, Tensor]:
         """Gradients times `loss_scale` into `.grad`; this rank's share () of the mean losses."""
         configs = sandwich_configs(
-            self.net, self.step(), num_random=self.settings.num_random, seed=self.settings.seed
+            self.net, self.step(), num_random=self.settings.num_random, seed=self.seed
         )
         found: list[Embeddings] = []
         means: dict[str, Tensor] = {}
