@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from clip_train.augment import CROP_ATTEMPTS, crop_box, shift_and_flip
+from clip_train.randomness import as_float32
 
 IMAGES = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
 UNIFORM = torch.tensor(
@@ -32,6 +33,14 @@ def test_equals_the_slow_loop(pad: int, flip: bool) -> None:
 def test_the_middle_shift_without_flip_is_the_identity() -> None:
     uniform = torch.tensor([[0.5, 0.5, 0.9]]).expand(5, 3)
     assert torch.equal(shift_and_flip(IMAGES, uniform, pad=3, flip=True), IMAGES)
+
+
+@pytest.mark.parametrize("pad", range(1, 9))
+def test_the_largest_number_is_the_largest_shift(pad: int) -> None:
+    largest = torch.from_numpy(as_float32(np.full((5, 3), 1 - 2.0**-26)))
+    found = shift_and_flip(IMAGES, largest, pad=min(pad, 7), flip=True)
+    expected = shift_and_flip(IMAGES, torch.full((5, 3), 0.99), pad=min(pad, 7), flip=True)
+    assert torch.equal(found, expected)
 
 
 def test_a_sample_does_not_depend_on_its_batch_mates() -> None:

@@ -189,6 +189,8 @@ class Odd:
     def read(self, index: int) -> Sample:
         if index == 7 and self.what == "stall":
             time.sleep(100)
+        if index == 7 and self.what == "fail":
+            raise RuntimeError("a mistake in the code")
         if index == 7 and self.what == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         return Sample(str(index), Image.new("RGB", (48, 48)), ("grey",))
@@ -217,6 +219,12 @@ def test_a_shard_that_stalls_is_named_and_in_the_end_stops_the_run(tiny_config: 
 def test_a_worker_that_dies_is_explained(tiny_config: Config) -> None:
     with pytest.raises(DataError, match=r"a data worker died .*000012\.tar, sample 7"):
         batches(tiny_config, "die")
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_an_error_in_a_worker_is_no_death(tiny_config: Config) -> None:
+    with pytest.raises(RuntimeError, match="a mistake in the code"):
+        batches(tiny_config, "fail")
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")

@@ -106,3 +106,14 @@ def test_truncated_jpegs_are_noticed_at_any_scale() -> None:
             pixel_reader(decode).decode(sample(data[: len(data) // 2]), UNIFORM[0], 32)
         with pytest.raises(BadSample, match="k: no-caption"):
             pixel_reader(decode).decode(Sample("k", data), UNIFORM[0], 32)
+
+
+def test_a_line_is_not_blown_up() -> None:
+    for data, decode in ((photo(1, 300, "PNG"), "exact"), (photo(2, 500), "scaled")):
+        with pytest.raises(BadSample, match=r"k: too-large: \d x \d+, and larger with a shorter"):
+            pixel_reader(decode, "none").decode(sample(data), [], 112)
+    line = sample(photo(1, 300, "PNG"))
+    assert pixel_reader("exact").decode(line, UNIFORM[0], 112).shape == (112, 112, 3)
+    for mode in ("squash", "longest"):
+        reader = pixel_reader("exact", "none", resize_mode=mode)
+        assert reader.decode(line, [], 112).shape == (112, 112, 3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from clip_train.randomness import keyed_bits, keyed_permutation, keyed_uniform
+from clip_train.randomness import as_float32, keyed_bits, keyed_permutation, keyed_uniform
 
 PINNED_ORDER = [4, 1, 7, 5, 0, 3, 2, 6]
 PINNED_WORD = 4073641973805453896
@@ -65,3 +65,9 @@ def test_pinned_values() -> None:
     """The order of everyone's runs: a change here breaks resume and reproduction."""
     assert keyed_permutation(0, 0, 8, "order").tolist() == PINNED_ORDER
     assert keyed_bits(1, 2, np.array([3]), "crop").tolist() == [[PINNED_WORD]]
+
+
+def test_in_float32_a_number_stays_below_one() -> None:
+    found = as_float32(np.array([0.0, 0.3, 1 - 2.0**-26, 1 - 2.0**-53]))
+    assert found.dtype == np.float32
+    assert found.tolist() == [0.0, np.float32(0.3), 1 - 2.0**-24, 1 - 2.0**-24]

@@ -66,6 +66,9 @@ def test_the_same_start_gives_the_same_batches_and_another_others(
     ]
     assert keys[0] == keys[1]
     assert keys[0] != keys[2]
+    train = dataclasses.replace(tiny_config.train, seed=1)
+    other = reader(dataclasses.replace(tiny_config, train=train), spec, 0)
+    assert [batch.keys for batch in other.batches(0, 3, pin_memory=False)] != keys[0]
 
 
 def test_damage_and_bad_samples_are_faults(

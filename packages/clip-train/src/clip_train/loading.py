@@ -29,7 +29,7 @@ from clip_train.objectives import number_captions
 from clip_train.pixels import PixelReader
 from clip_train.plan import SamplePlan
 from clip_train.progress import progress_bar
-from clip_train.randomness import keyed_uniform
+from clip_train.randomness import as_float32, keyed_uniform
 from clip_train.stalls import ReadingBoard
 from clip_train.streaming import StreamedBatches
 
@@ -195,7 +195,7 @@ class BatchReader(Dataset[Batch]):
             tokens=tokens,
             captions=distinct,
             caption_of=caption_of,
-            uniform=torch.from_numpy(uniform).float(),
+            uniform=torch.from_numpy(as_float32(uniform)),
             keys=[sample.key for sample in samples],
             faults=faults,
             epoch=epoch,
@@ -270,9 +270,11 @@ class BatchReader(Dataset[Batch]):
             try:
                 batch = next(waiting, None)
             except RuntimeError as error:  # torch's word for a timeout and for a dead worker
-                if "timed out" not in str(error):
+                if "DataLoader worker (pid" in str(error):
                     where = "; ".join(self.board.stuck(0)) or "nothing was being read"
                     raise DataError(f"a data worker died ({error}); {where}") from error
+                if "DataLoader timed out" not in str(error):
+                    raise
                 stuck = self.board.stuck(STALLS_TO_STOP * seconds)
                 if stuck:
                     raise DataError(

@@ -21,6 +21,8 @@ from PIL import Image
 from clip_train.augment import Box, crop_box
 from clip_train.config import AugmentConfig, DataConfig
 
+MAX_ASPECT = 200  # of an image whose shorter side is resized
+
 
 @dataclass(frozen=True)
 class PixelReader:
@@ -58,7 +60,7 @@ class PixelReader:
         """Pixels (size, size, 3) of a sample.
 
         Raises:
-            BadSample: It has no caption, or its image cannot be decoded.
+            BadSample: It has no caption, or its image cannot be decoded or is a mere line.
         """
         if not sample.captions:
             raise BadSample("no-caption", "neither a caption nor a class", sample.key)
@@ -75,6 +77,9 @@ class PixelReader:
         filter = Image.Resampling[config.interpolation.upper()]
         if isinstance(part, _Crop):
             return np.asarray(image.resize((size, size), filter, box=part.within(image)))
+        if config.resize_mode == "shortest" and max(image.size) > MAX_ASPECT * min(image.size):
+            detail = f"{image.width} x {image.height}, and larger with a shorter side of {size}"
+            raise BadSample("too-large", detail, sample.key)
         if part.is_smaller(image):
             image = image.resize(part.target, filter, box=part.within(image))
         fitted = Preprocess(replace(config, size=size))(image)  # (3, size, size)

@@ -38,6 +38,11 @@ def keyed_uniform(
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+def as_float32(uniform: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Numbers in [0, 1) rounded to float32, where those nearest to 1 would become 1."""
+    return np.minimum(uniform.astype(np.float32), np.nextafter(np.float32(1), np.float32(0)))
+
+
 def keyed_permutation(seed: int, epoch: int, length: int, purpose: str) -> NDArray[np.int64]:
     """A uniform permutation of range(length): the order of keyed words."""
     words = keyed_bits(seed, epoch, np.arange(length), purpose)[:, 0]

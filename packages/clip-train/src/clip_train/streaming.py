@@ -20,7 +20,7 @@ from clip_eval import BadSample, DataError, Sample, Source, expand_shards, sampl
 from torch.utils.data import IterableDataset, get_worker_info
 from webdataset import tariterators
 
-from clip_train.config import DataConfig
+from clip_train.config import Config, DataConfig
 
 MAX_BUFFER = 2000  # encoded samples that a worker keeps to shuffle
 MAX_FAULTS_IN_A_ROW = 100
@@ -60,6 +60,7 @@ class Assembler(Protocol):
     """What a reader of batches offers to a stream."""
 
     source: Source
+    config: Config
     rank: int
 
     def assemble(self, step: int, read: Callable[..., Any]) -> Any:
@@ -80,7 +81,8 @@ class StreamedBatches(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        found = _Samples(self.stream, f"{self.first}/{self.reader.rank}/{worker}")
+        seed = self.reader.config.train.seed
+        found = _Samples(self.stream, f"{seed}/{self.first}/{self.reader.rank}/{worker}")
         for step in range(self.first + worker, self.stop, workers):
             try:
                 yield self.reader.assemble(step, functools.partial(self._read, found))
