@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from osf_supernet import Surgery, active, operate
+from osf_supernet.surgery import accumulating
 from torch import nn
 
 HIDDEN = Surgery(
@@ -146,3 +147,83 @@ def test_list_positions_must_ascend():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     with pytest.raises(ValueError, match="ascend"), active(model, Surgery(items={"": (1, 0)})):
         pass
+
+
+@pytest.mark.parametrize("second", [active, accumulating, operate])
+def test_blocks_neither_nest_nor_interleave(second):
+    """What two threads do at worst: the inner block would keep the outer one's cut tensors."""
+    model = mlp()
+    first = active(model, HIDDEN)
+    first.__enter__()
+    with pytest.raises(RuntimeError, match="runs as a smaller network already: leave that"):
+        second(model, Surgery()).__enter__()
+    first.__exit__(None, None, None)
+    assert type(model[0].weight) is nn.Parameter
+    assert model[0].weight.shape == (8, 4)
+    with active(model, HIDDEN):
+        pass
+
+
+@pytest.mark.parametrize("context", [active, accumulating])
+def test_gradients_arrive_when_backward_comes_after_the_block(context):
+    model, x = mlp(), torch.randn(6, 4, dtype=torch.float64)
+    for _ in range(2):
+        with context(model, HIDDEN):
+            loss = model(x).square().sum()
+        loss.backward()
+    got = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    (2 * by_hand(model, x).square().sum()).backward()
+    for one, parameter in zip(got, model.parameters(), strict=True):
+        torch.testing.assert_close(one, parameter.grad, rtol=0, atol=1e-12)
+
+
+def test_tensors_that_share_their_memory_are_tied():
+    model = nn.ModuleDict({"a": nn.Linear(4, 6), "b": nn.Linear(4, 6), "c": nn.Linear(4, 6)})
+    model["b"].weight.data = model["a"].weight.data
+    model["c"].bias.data = model["b"].bias.data
+    surgery = Surgery(keep={"a.weight": (range(2), None)})
+    with active(model, surgery):
+        assert model["b"].weight.shape == (2, 4)
+    small = operate(model, surgery)
+    assert small["b"].weight is small["a"].weight
+    assert small["c"].bias is small["b"].bias
+    assert small["c"].weight is not small["a"].weight
+
+
+class Remembering(nn.Module):
+    """Keeps an activation and replaces a buffer in its forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.register_buffer("mean", torch.zeros(6))
+
+    def forward(self, x):
+        self.last = [self.up(x)]
+        self.mean = (self.mean + self.last[0].detach().mean(0)) / 2
+        return self.down(self.last[0] - self.mean)
+
+
+def test_a_module_that_holds_what_autograd_computed_is_copied():
+    model = Remembering()
+    model(torch.randn(2, 4))
+    small = operate(model, Surgery())
+    assert not small.last[0].requires_grad
+    torch.testing.assert_close(small.last[0], model.last[0].detach())
+
+
+@pytest.mark.parametrize("kept", [range(3), (0, 2, 5)])
+def test_a_buffer_that_the_forward_assigns_is_written_through(kept):
+    model, x = Remembering(), torch.ones(2, 4)
+    surgery = Surgery(
+        keep={"up.weight": (kept, None), "up.bias": (kept,), "mean": (kept,)}
+        | {"down.weight": (None, kept)}
+    )
+    expected = torch.zeros(6)
+    expected[list(kept)] = model.up(x).detach().mean(0)[list(kept)] / 2
+    mean = model.mean
+    with active(model, surgery):
+        model(x)
+    assert model.mean is mean
+    torch.testing.assert_close(mean, expected)

@@ -7,14 +7,19 @@ tensors, and puts everything back; `operate` returns a plain smaller copy.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from osf_supernet.counting import storage_key
 
 AxisKeep = Sequence[int] | None  # kept indices of an axis; None keeps all
 
@@ -48,8 +53,7 @@ def active(module: nn.Module, surgery: Surgery) -> Iterator[ActiveReport]:
 
     Parameters and buffers become views (a copy only where the kept indices are not one
     stride; the report says how many bytes), so gradients land in the full parameters. The
-    previous state is restored on the way out, also after an exception. Not for use by two
-    threads on one module at once.
+    previous state is restored on the way out, also after an exception.
 
     Args:
         module: the full module; it is changed inside the block and restored after it.
@@ -61,6 +65,7 @@ def active(module: nn.Module, surgery: Surgery) -> Iterator[ActiveReport]:
     Raises:
         KeyError: a name is not one of the module's.
         ValueError: the kept indices do not fit the tensor or list they are for.
+        RuntimeError: the module runs as a smaller one already.
     """
     report = ActiveReport()
     write_back: list[tuple[Tensor, tuple[AxisKeep, ...], Tensor]] = []
@@ -83,13 +88,12 @@ def active(module: nn.Module, surgery: Surgery) -> Iterator[ActiveReport]:
 
 @contextmanager
 def accumulating(module: nn.Module, surgery: Surgery) -> Iterator[None]:
-    """Like `active`, for a forward and backward inside the block, with less work in backward.
+    """Like `active`, with less work in backward: nothing of full size is made for a small subnet.
 
-    The pieces are leaves, whose gradients are added to the full parameters' on the way out, so
-    that nothing of full size is made for a small subnet. Hooks on the parameters do not fire
-    for what is cut, and `torch.autograd.grad` does not reach it: use `active` where it matters.
+    The pieces are leaves, whose gradients are added to the full parameters' as they come. Hooks
+    on the parameters do not fire for what is cut, and `torch.autograd.grad` does not reach it:
+    use `active` where it matters.
     """
-    cut: list[tuple[Tensor, tuple[AxisKeep, ...], Tensor]] = []
     write_back: list[tuple[Tensor, tuple[AxisKeep, ...], Tensor]] = []
 
     def leaf(tensor: Tensor, keep: tuple[AxisKeep, ...], is_buffer: bool) -> Tensor:
@@ -97,9 +101,9 @@ def accumulating(module: nn.Module, surgery: Surgery) -> Iterator[None]:
         if is_buffer:
             if not shares_memory(piece, tensor):
                 write_back.append((tensor, keep, piece))
-            return piece
-        piece.requires_grad_(tensor.requires_grad)
-        cut.append((tensor, keep, piece))
+        elif tensor.requires_grad:
+            piece.requires_grad_()
+            piece.register_post_accumulate_grad_hook(partial(_hand_on, tensor, keep))
         return piece
 
     with _patched(module, surgery, leaf):
@@ -108,20 +112,19 @@ def accumulating(module: nn.Module, surgery: Surgery) -> Iterator[None]:
         finally:
             for tensor, keep, piece in write_back:
                 put(tensor, keep, piece)
-            for tensor, keep, piece in cut:
-                _add_gradient(tensor, keep, piece)
 
 
-def _add_gradient(tensor: Tensor, keep: tuple[AxisKeep, ...], piece: Tensor) -> None:
-    """Add a piece's gradient to the tensor's."""
-    if piece.grad is None:
-        return
+@torch.no_grad()
+def _hand_on(tensor: Tensor, keep: tuple[AxisKeep, ...], piece: Tensor) -> None:
+    """Add a piece's gradient to the tensor's, and leave it none."""
+    assert piece.grad is not None
     if tensor.grad is None:
         tensor.grad = torch.zeros_like(tensor)
     total = take(tensor.grad, keep)
     total += piece.grad
     if not shares_memory(total, tensor.grad):
         put(tensor.grad, keep, total)
+    piece.grad = None
 
 
 def operate(module: nn.Module, surgery: Surgery) -> nn.Module:
@@ -130,14 +133,43 @@ def operate(module: nn.Module, surgery: Surgery) -> nn.Module:
     Args:
         module: the full module, unchanged afterwards.
         surgery: what to keep.
+
+    Raises:
+        KeyError: as of `active`, like the others.
+        ValueError: see there.
+        RuntimeError: see there.
     """
+    made: dict[tuple[Hashable, bool], Tensor] = {}
 
     def own(tensor: Tensor, keep: tuple[AxisKeep, ...], is_buffer: bool) -> Tensor:
-        piece = take(tensor.detach(), keep).clone(memory_format=torch.contiguous_format)
-        return piece if is_buffer else nn.Parameter(piece, tensor.requires_grad)
+        key = (storage_key(tensor), is_buffer)
+        if key not in made:
+            piece = take(tensor.detach(), keep).clone(memory_format=torch.contiguous_format)
+            made[key] = piece if is_buffer else nn.Parameter(piece, tensor.requires_grad)
+        return made[key]
 
     with _patched(module, surgery, own):
-        return copy.deepcopy(module)
+        return copied(module)
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A deep copy, also of a module that holds what autograd computed: that becomes plain values.
+
+    Tensors that share their memory are one tensor in the copy.
+    """
+    memo: dict[int, Any] = {}
+    made: dict[tuple[Hashable, bool], Tensor] = {}
+    for child in module.modules():
+        for leaf in pytree.tree_leaves(list(vars(child).values())):
+            if isinstance(leaf, Tensor) and not leaf.is_leaf:
+                memo[id(leaf)] = leaf.detach().clone()
+        for tensor in (*child._parameters.values(), *child._buffers.values()):
+            if tensor is not None and id(tensor) not in memo:
+                key = (storage_key(tensor), isinstance(tensor, nn.Parameter))
+                if key not in made:
+                    made[key] = copy.deepcopy(tensor)
+                memo[id(tensor)] = made[key]
+    return copy.deepcopy(module, memo)
 
 
 def take(tensor: Tensor, keep: tuple[AxisKeep, ...]) -> Tensor:
@@ -184,12 +216,18 @@ def _as_run(kept: Sequence[int]) -> range | None:
 
 
 _Cut = Callable[[Tensor, tuple[AxisKeep, ...], bool], Tensor]
+_BUSY: WeakSet[nn.Module] = WeakSet()
+_LOCK = threading.Lock()
 
 
 @contextmanager
 def _patched(module: nn.Module, surgery: Surgery, cut: _Cut) -> Iterator[None]:
     """The module with tensors cut by `cut`, attributes set and lists shortened."""
     undo: list[Callable[[], None]] = []
+    modules = set(module.modules())
+    with _LOCK:
+        require_whole(module)
+        _BUSY.update(modules)
     try:
         _cut_tensors(module, surgery.keep, cut, undo)
         attributes = [
@@ -205,6 +243,21 @@ def _patched(module: nn.Module, surgery: Surgery, cut: _Cut) -> Iterator[None]:
     finally:
         for step in reversed(undo):
             step()
+        with _LOCK:
+            _BUSY.difference_update(modules)
+
+
+def require_whole(module: nn.Module) -> None:
+    """Refuse a module that runs as a smaller one.
+
+    Raises:
+        RuntimeError: it does, or a part of it.
+    """
+    if not _BUSY.isdisjoint(module.modules()):
+        raise RuntimeError(
+            f"{type(module).__name__} runs as a smaller network already: leave that `active` or "
+            "`training` block first (blocks do not nest; threads need a copy of the module each)"
+        )
 
 
 def _cut_tensors(
@@ -224,26 +277,34 @@ def _cut_tensors(
         for name, tensor in table.items():
             if tensor is not None:
                 named[f"{prefix}.{name}" if prefix else name] = tensor
-    pieces: dict[int, Tensor] = {}
+    wanted: dict[Hashable, tuple[AxisKeep, ...]] = {}
     for name, axes in keep.items():
         if name not in named:
             raise KeyError(f"keep names {name!r}, which is no parameter or buffer of the module")
-        tensor = named[name]
-        _check_axes(name, tensor, axes)
-        if id(tensor) not in pieces:
-            pieces[id(tensor)] = cut(tensor, axes, not isinstance(tensor, nn.Parameter))
+        _check_axes(name, named[name], axes)
+        wanted.setdefault(storage_key(named[name]), axes)
+    pieces: dict[int, tuple[Tensor, tuple[AxisKeep, ...]]] = {}
+    for tensor in named.values():
+        kept = wanted.get(storage_key(tensor)) if id(tensor) not in pieces else None
+        if kept is not None:
+            pieces[id(tensor)] = cut(tensor, kept, not isinstance(tensor, nn.Parameter)), kept
     for _, _, table in owners:
-        _swap(table, pieces, undo)
+        for name, current in list(table.items()):
+            if id(current) in pieces:
+                piece, axes = pieces[id(current)]
+                undo.append(partial(_restore, table, name, current, axes, piece))
+                table[name] = piece
 
 
-def _swap(
-    table: dict[str, Any], pieces: Mapping[int, Tensor], undo: list[Callable[[], None]]
+def _restore(
+    table: dict[str, Any], name: str, full: Tensor, keep: tuple[AxisKeep, ...], piece: Tensor
 ) -> None:
-    """Put the pieces into one module's table of tensors, as `torch.func` does."""
-    for name, current in list(table.items()):
-        if id(current) in pieces:
-            undo.append(partial(table.__setitem__, name, current))
-            table[name] = pieces[id(current)]
+    """Put the full tensor back, with what a forward assigned to a buffer in the piece's place."""
+    assigned = table.get(name)
+    fitting = isinstance(assigned, Tensor) and assigned.shape == piece.shape
+    if fitting and assigned is not piece and not isinstance(full, nn.Parameter):
+        put(full, keep, assigned.detach())
+    table[name] = full
 
 
 def _check_axes(name: str, tensor: Tensor, axes: tuple[AxisKeep, ...]) -> None:
