@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from osf_supernet import build_graph
+from osf_supernet import Supernet, build_graph, count_parameters, sizes
 from osf_supernet.expressions import Atom, Compound
 from osf_supernet.importance import METHODS, importance, permute, positions_of
 from torch import nn
@@ -102,3 +102,59 @@ def test_unknown_methods_and_missing_losses_are_refused(made):
         importance(model, graph, "magic")
     with pytest.raises(ValueError, match="taylor needs a loss"):
         importance(model, graph, "taylor")
+
+
+class Flat(nn.Module):
+    """Its graph holds the batch size."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.down(self.up(x).sigmoid().reshape(x.shape[0], 4, 16)).mean(1)
+
+
+def test_batches_of_a_shape_that_the_graph_cannot_run_are_refused():
+    model, x = Flat(), torch.randn(2, 4, 6)
+    graph = build_graph(model, x)
+    with pytest.raises(ValueError, match=r"the traced shapes \(2, 4, 6\), got \(5, 4, 6\)"):
+        importance(model, graph, "wanda", [torch.randn(5, 4, 6)])
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(10, 16), nn.Linear(16, 10, bias=False)
+        self.up, self.down = nn.Linear(16, 32), nn.Linear(32, 16)
+        self.head.weight.data = self.table.weight.data
+
+    def forward(self, ids):
+        x = self.table(ids)
+        return self.head(x + self.down(torch.relu(self.up(x))))
+
+
+def test_tensors_tied_by_their_memory_are_one_everywhere():
+    torch.manual_seed(0)
+    model, ids = Tied().double(), torch.arange(10).view(2, 5)  # .double() unties
+    model.head.weight.data = model.table.weight.data
+    graph = build_graph(model, ids)
+    assert graph.tensors["head.weight"] == graph.tensors["table.weight"]
+    before = model(ids).detach()
+    net = Supernet(model, ids, {"mlp": sizes(8, 16)})
+    for method in METHODS:
+        net.reorder(method, loss=loss)
+        torch.testing.assert_close(model(ids).detach(), before, rtol=0, atol=1e-12)
+    config = {name: max(1, size // 2) for name, size in net.largest.items()}
+    small = net.extract(config)
+    assert count_parameters(small) == net.parameters_of(config)
+    assert small.head.weight is small.table.weight
+    one, two = Tied().double(), Tied().double()
+    for copy in (one, two):
+        copy.head.weight.data = copy.table.weight.data
+        copy.load_state_dict(model.state_dict())
+    two.head.weight = two.table.weight
+    for method in ("magnitude", "taylor", "fisher"):
+        scores = [importance(m, build_graph(m, ids), method, [ids], loss) for m in (one, two)]
+        for number in scores[0]:
+            torch.testing.assert_close(scores[0][number], scores[1][number])

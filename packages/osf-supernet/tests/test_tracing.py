@@ -89,9 +89,13 @@ def test_a_forward_that_changes_its_module_leaves_no_trace():
         def __init__(self):
             super().__init__()
             self.window, self.linear = 8, nn.Linear(4, 4)
+            self.register_buffer("calls", torch.zeros(()))
+            self.register_buffer("last", torch.zeros(4))
 
         def forward(self, x):
             self.window = min(self.window, x.shape[-1])
+            self.calls.add_(1)
+            self.last = x[0]
             return self.linear(x)
 
     model = Adapting()
@@ -99,6 +103,40 @@ def test_a_forward_that_changes_its_module_leaves_no_trace():
         model(torch.ones(1, 4))
     assert model.window == 8
     assert model.training
+    assert model.calls == 0
+    assert model.last.tolist() == [0, 0, 0, 0]
+
+
+class Gate(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.value, self.gate, self.down = nn.Linear(6, 16), nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, *, value, gate):
+        return self.down(self.value(value) * self.gate(gate).sigmoid())
+
+
+def test_batches_are_read_by_name_and_must_have_the_form_of_the_example():
+    torch.manual_seed(0)
+    value, gate = torch.randn(2, 6), torch.randn(2, 6) * 9
+    model = Gate()
+    net = Supernet(model, {"gate": gate, "value": value}, {"mlp": sizes(8, 16)})
+    net.verify({"mlp": 8})
+    values = net.graph.trace.values_of({"value": value, "gate": gate})
+    assert values["value"] is value
+    assert values["gate"] is gate
+    with pytest.raises(ValueError, match=r"the entries \['gate'\], \['value'\]; got \['gate'\]"):
+        net.reorder("wanda", [{"gate": gate}])
+
+
+def test_a_dict_that_is_one_argument_says_how_to_pass_it():
+    class Batch(nn.Module):
+        def forward(self, batch):
+            return batch["x"] * 2
+
+    with pytest.raises(TraceError, match=r"pass `\(\{...\},\)` if forward takes one dict"):
+        build_graph(Batch(), {"x": torch.ones(2, 2)})
+    build_graph(Batch(), ({"x": torch.ones(2, 2)},))
 
 
 def test_inputs_of_other_shapes():

@@ -110,6 +110,15 @@ class AttributeTable:
             result[f"{path}.{attribute}" if path else attribute] = entries
         return result
 
+    def followed(self) -> dict[str, list[int]]:
+        """`path.attribute` → the integers in it that follow a dimension, at full size."""
+        found: dict[str, list[int]] = {}
+        for slot in self.slots:
+            if self._chosen(slot) is not None:
+                name = f"{slot.path}.{slot.attribute}" if slot.path else slot.attribute
+                found.setdefault(name, []).append(slot.value)
+        return found
+
     def alternatives(
         self, groups: set[int], limit: int = 60, *, single: bool = False
     ) -> Iterator[Decisions]:

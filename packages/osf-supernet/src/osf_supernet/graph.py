@@ -7,7 +7,7 @@ left out).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from osf_supernet import rules_compute, rules_structure
 from osf_supernet.costs import Cost, costs_of
+from osf_supernet.counting import storage_key
 from osf_supernet.depth import DepthUnit, find_depth_units
 from osf_supernet.expressions import Atom, Compound, Expression, Numbering, groups_in
 from osf_supernet.propagation import Propagation
@@ -61,6 +62,7 @@ class Graph:
         refused: list path → why its members cannot be left out.
         least: list path → the fewest units to keep: none where the list has other members.
         square: weights whose two axes were taken to be one.
+        unused: parameters that the traced call never used.
     """
 
     trace: Trace
@@ -73,6 +75,7 @@ class Graph:
     refused: dict[str, str] = field(default_factory=dict)
     least: dict[str, int] = field(default_factory=dict)
     square: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
     def elastic(self) -> list[DimGroup]:
         """The groups that can change."""
@@ -126,7 +129,8 @@ def build_graph(
         for node in traced.nodes
         if node.name in traced.parameters and node.users
     }
-    groups = _groups(numbering, used, expressions, called, tensors)
+    reached = {storage_key(tensors[name]) for name in called if name in tensors}
+    groups = _groups(numbering, used, expressions, reached, tensors)
     units, refused = find_depth_units(module, traced, propagation)
     return Graph(
         trace=traced,
@@ -139,6 +143,7 @@ def build_graph(
         refused=refused,
         least={path: _least(module, path, len(found)) for path, found in units.items()},
         square=square,
+        unused=tuple(n for n, p in module.named_parameters() if storage_key(p) not in reached),
     )
 
 
@@ -170,21 +175,20 @@ def _groups(
     numbering: Numbering,
     used: set[int],
     tensors: dict[str, tuple[Expression, ...]],
-    called: set[str],
+    reached: set[Hashable],
     named: dict[str, Tensor],
 ) -> dict[int, DimGroup]:
     """Kinds, names and members of every atom in a parameter or buffer."""
-    ties: dict[int, str] = {}
+    ties: dict[Hashable, str] = {}
     members: dict[int, list[tuple[str, int]]] = {number: [] for number in sorted(used)}
-    reached = {id(named[name]) for name in called if name in named}
     unreached: set[int] = set()
     for name, axes in tensors.items():
-        if ties.setdefault(id(named[name]), name) != name:
+        if ties.setdefault(storage_key(named[name]), name) != name:
             continue
         for axis, expression in enumerate(axes):
             for number in dict.fromkeys(groups_in(expression)):
                 members[number].append((name, axis))
-                if id(named[name]) not in reached:
+                if storage_key(named[name]) not in reached:
                     unreached.add(number)
     result = {}
     for number, where in members.items():

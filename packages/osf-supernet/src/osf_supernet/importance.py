@@ -8,12 +8,13 @@ shapes the graph was traced at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from osf_supernet.counting import storage_key
 from osf_supernet.expressions import Atom, Expression, groups_in, indices_of
 from osf_supernet.graph import Graph, named_tensors
 from osf_supernet.propagation import arguments_of
@@ -38,6 +39,10 @@ def importance(
         method: one of `METHODS`.
         batches: inputs in the form of the traced example.
         loss: outputs → scalar, for taylor and fisher.
+
+    Raises:
+        ValueError: no such method, no loss for one that needs it, or batches of another form
+            or, where the graph holds the traced one, of another shape.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -50,38 +55,38 @@ def importance(
     if method in ("wanda", "activation"):
         _score_features(module, graph, method, batches, scores)
         return scores
-    tensors = {n: t for n, t in named_tensors(module).items() if isinstance(t, nn.Parameter)}
-    seen: set[int] = set()
-    values = _parameter_scores(module, method, tensors, batches, loss)
-    for name, value in values.items():
-        if id(tensors[name]) not in seen:
-            seen.add(id(tensors[name]))
-            _add(scores, graph.tensors[name], value)
+    for name, value in _parameter_scores(module, method, batches, loss).items():
+        _add(scores, graph.tensors[name], value)
     return scores
 
 
 def _parameter_scores(
     module: nn.Module,
     method: str,
-    tensors: Mapping[str, Tensor],
     batches: Sequence[Any],
     loss: Callable[[Any], Tensor] | None,
 ) -> dict[str, Tensor]:
-    """Parameter name → a score of its shape."""
+    """Parameter name → a score of its shape; of tied ones the first."""
+    first: dict[Hashable, str] = {}
+    names = {n: first.setdefault(storage_key(p), n) for n, p in module.named_parameters()}
+    tensors = {n: p for n, p in module.named_parameters() if n in first.values()}
     if method == "magnitude" or loss is None:
         return {name: tensor.detach().double().square() for name, tensor in tensors.items()}
     total = {name: torch.zeros_like(t, dtype=torch.float64) for name, t in tensors.items()}
-    wanted = {name: t for name, t in tensors.items() if t.requires_grad}
+    wanted = {name: p for name, p in module.named_parameters() if p.requires_grad}
     with evaluation_mode(module), without_fused_attention(), torch.enable_grad():
         for batch in batches:
             args, kwargs = split_inputs(batch)
             value = loss(module(*args, **kwargs))
             grads = torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
-            for (name, tensor), grad in zip(wanted.items(), grads, strict=True):
+            summed: dict[str, Tensor] = {}
+            for name, grad in zip(wanted, grads, strict=True):
                 if grad is not None:
-                    grad = grad.detach().double()
-                    fisher = grad.square()
-                    total[name] += fisher if method == "fisher" else grad * tensor.detach()
+                    one = grad.detach().double()
+                    summed[names[name]] = summed.get(names[name], torch.zeros_like(one)) + one
+            for name, grad in summed.items():
+                weight = grad if method == "fisher" else tensors[name].detach()
+                total[name] += grad * weight
     return {name: value.abs() for name, value in total.items()}
 
 
@@ -129,16 +134,28 @@ def _score_features(
     """Scores from the features that weights multiply, on the traced graph."""
     trace, tensors = graph.trace, named_tensors(module)
     for batch in batches:
-        values = trace.values_of(batch) | trace.constants
+        values = trace.values_of(batch)
         arguments = [
             tensors[trace.parameters[n.name]].detach()
             if n.name in trace.parameters
-            else values[n.name]
+            else trace.constants.get(n.name, values.get(n.name))
             for n in trace.nodes
             if n.op == "placeholder"
         ]
-        with torch.no_grad():
-            _FeatureInterpreter(graph, method, scores).run(*arguments)
+        try:
+            with torch.no_grad():
+                _FeatureInterpreter(graph, method, scores).run(*arguments)
+        except RuntimeError as failure:
+            traced, got = _shapes(trace.inputs), _shapes(values)
+            if traced == got:
+                raise
+            raise ValueError(
+                f"batches must have the traced shapes {traced}, got {got}: the graph holds them"
+            ) from failure
+
+
+def _shapes(values: Mapping[str, Any]) -> str:
+    return ", ".join(str(tuple(x.shape)) for x in values.values() if isinstance(x, Tensor))
 
 
 class _FeatureInterpreter(fx.Interpreter):
@@ -173,12 +190,12 @@ class _FeatureInterpreter(fx.Interpreter):
 def permute(module: nn.Module, graph: Graph, order: Mapping[int, Tensor]) -> None:
     """Apply one permutation per group to every parameter and buffer that contains it, in place."""
     wanted = {number: index.tolist() for number, index in order.items()}
-    seen: set[int] = set()
+    seen: set[Hashable] = set()
     with torch.no_grad():
         for name, tensor in named_tensors(module).items():
-            if id(tensor) in seen:
+            if storage_key(tensor) in seen:
                 continue
-            seen.add(id(tensor))
+            seen.add(storage_key(tensor))
             for dim, axis in enumerate(graph.tensors[name]):
                 if any(number in wanted for number in groups_in(axis)):
                     index = torch.tensor(list(indices_of(axis, wanted)), device=tensor.device)

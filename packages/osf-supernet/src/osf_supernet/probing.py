@@ -2,34 +2,75 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from osf_supernet.attributes import AttributeTable
-from osf_supernet.graph import DimGroup, Graph
+from osf_supernet.graph import DimGroup, Graph, named_tensors
 from osf_supernet.planning import Planner
+from osf_supernet.surgery import active, copied
+from osf_supernet.tracing import split_inputs
 from osf_supernet.verification import (
     Reference,
+    VerificationError,
     difference,
+    first_line,
     oracle_outputs,
     precision_of,
+    reference_at,
     run_active,
+    tolerance_of,
+    training_failure,
 )
 
 
 class Prober:
-    """Runs subnets against the oracle to settle attributes and freeze what fails."""
+    """Runs subnets against the oracle to settle attributes and freeze what fails.
 
-    def __init__(self, module: nn.Module, graph: Graph, table: AttributeTable, inputs: object):
-        self.module = perturbed(module)
+    It does so in float64, where rounding hides no mistake. Where the traced call left parameters
+    out, subnets must run in training mode too, which may use them.
+
+    Attributes:
+        notes: what could not be tried, and why.
+    """
+
+    def __init__(self, module: nn.Module, graph: Graph, table: AttributeTable, inputs: Any):
         self.graph, self.table = graph, table
-        self.reference = Reference(graph, inputs, {n: n for n in graph.groups})
-        self.tolerance = 1e-8 if str(precision_of(graph)) == "torch.float64" else 1e-3
+        self.notes: list[str] = []
+        self.module, self.reference = self._subject(module, inputs)
+        self.tolerance = tolerance_of(self.reference.graph)
+        self.trains = bool(graph.unused)
+        if self.trains and (failure := training_failure(self.module, self.reference.inputs)):
+            self.trains = False
+            self.notes.append(
+                f"training mode, which may use {', '.join(graph.unused[:3])}, was not tried: "
+                f"the module fails in it ({failure})"
+            )
         self.reasons: dict[str, str] = {}
+        self._expected: dict[object, list[Any]] = {}
         self._settled: list[Mapping[str, int]] = []  # what holds; later changes must not break it
+
+    def _subject(self, module: nn.Module, inputs: Any) -> tuple[nn.Module, Reference]:
+        """A perturbed copy and its trace, in float64 where the module runs in it."""
+        subject = perturbed(module)
+        precision = precision_of(self.graph)
+        if precision != torch.float64:
+            args, kwargs = split_inputs(inputs)
+            wide: Any = pytree.tree_map_only(Tensor, _widened, kwargs or args)
+            try:
+                found = reference_at(subject.double(), self.graph, wide)
+            except Exception as failure:  # a device may have no float64
+                found = first_line(failure)
+            if isinstance(found, Reference):
+                return subject, found
+            self.notes.append(f"probed in {str(precision)[6:]} only: {found}")
+            subject = perturbed(module)
+        return subject, Reference(self.graph, inputs, {n: n for n in self.graph.groups})
 
     def settle(self) -> Graph:
         """The graph with every group frozen that no choice of attributes makes right."""
@@ -93,13 +134,24 @@ class Prober:
         try:
             got = run_active(self.module, plan, self.reference.inputs)
         except Exception as error:  # a model's own code may raise anything
-            return str(error).strip().split("\n")[0][:160] or type(error).__name__
-        distance = difference(got, oracle_outputs(self.module, self.reference, plan))
-        if distance <= self.tolerance:
-            if depth_order is None:
-                self._settled.append(config)
-            return None
-        return f"it differs from the oracle by {distance:.2g}"
+            return first_line(error)
+        key = (tuple(config.items()), str(depth_order))
+        try:
+            if key not in self._expected:
+                self._expected[key] = oracle_outputs(self.module, self.reference, plan)
+        except VerificationError as error:
+            return str(error)
+        distance = difference(got, self._expected[key])
+        if not distance <= self.tolerance:
+            return f"it differs from the oracle by {distance:.2g}"
+        if self.trains:
+            with active(self.module, plan.surgery):
+                failure = training_failure(self.module, self.reference.inputs)
+            if failure is not None:
+                return f"in training mode: {failure}"
+        if depth_order is None:
+            self._settled.append(config)
+        return None
 
     def _half(self, graph: Graph) -> dict[str, int]:
         sizes = {group.name: half(group.size) for group in graph.elastic()}
@@ -126,9 +178,35 @@ class Prober:
                 self._note(f"{path}.depth", f"together with other groups it fails ({error})")
 
 
+def require_plain(module: nn.Module) -> None:
+    """Refuse tensors that cannot be cut.
+
+    Raises:
+        ValueError: one has no values, is quantised, or is spread over processes.
+    """
+    for name, tensor in named_tensors(module).items():
+        if tensor.is_meta:
+            raise ValueError(
+                f"{name} is on the meta device, but the supernet tries subnets on the weights: "
+                "load them first (`to_empty` and `load_state_dict`)"
+            )
+        if tensor.is_quantized or is_traceable_wrapper_subclass(tensor):
+            raise ValueError(
+                f"{name} must be a plain tensor, got {type(tensor).__name__}: build the supernet "
+                "of the plain model; quantise or distribute what `extract` returns"
+            )
+    for path, child in module.named_modules():
+        origin = type(child).__module__
+        if origin.startswith(("torch.nn.", "torch.ao.nn.")) and "quantized" in origin:
+            raise ValueError(
+                f"{path or 'the module'} is quantised ({type(child).__name__}): build the "
+                "supernet of the float model and quantise what `extract` returns"
+            )
+
+
 def perturbed(module: nn.Module) -> nn.Module:
     """A copy whose zeros and ones are zeros and ones no more, so that they hide no mistake."""
-    module = copy.deepcopy(module)
+    module = copied(module)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for tensor in (*module.parameters(), *module.buffers()):
@@ -139,10 +217,18 @@ def perturbed(module: nn.Module) -> nn.Module:
     return module
 
 
-def _spread(tensor: torch.Tensor) -> float:
-    """A size for the noise: that of the finite entries, a little where they are all zero."""
+def _spread(tensor: Tensor) -> float:
+    """A size for the noise: that of the finite entries, and enough that signals stay alive."""
     finite = tensor[torch.isfinite(tensor)].float()
-    return float(finite.abs().mean()) + 0.05 if finite.numel() else 0.0
+    if not finite.numel():
+        return 0.0
+    weight = isinstance(tensor, nn.Parameter) and tensor.dim() > 1
+    least = max(0.05, 5 * tensor[0].numel() ** -0.5) if weight else 0.05
+    return float(finite.abs().mean()) + least
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def half(size: int) -> int:

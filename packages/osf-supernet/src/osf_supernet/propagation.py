@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import fnmatch
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from osf_supernet.axes import Axis, freeze, mark, product, split_product, unite
+from osf_supernet.counting import storage_key
 from osf_supernet.tracing import Trace
 
 Label = list[Axis]
@@ -58,9 +59,9 @@ class Propagation:
         self.contracted: dict[fx.Node, list[tuple[int, int]]] = {}
         self.normalised: dict[fx.Node, tuple[int, tuple[int, ...]]] = {}
         self.cuts: dict[tuple[Any, ...], Label] = {}
-        self._tied: dict[int, Label] = {}
+        self._tied: dict[Hashable, Label] = {}
         for name, tensor in tensors.items():
-            self.names[name] = self._tied.setdefault(id(tensor), fresh(tensor.shape))
+            self.names[name] = self._tied.setdefault(storage_key(tensor), fresh(tensor.shape))
         for name in square:
             unite(self.names[name][0], self.names[name][1])
         for node in trace.nodes:

@@ -10,26 +10,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from osf_supernet.attributes import AttributeTable, integers_of
 from osf_supernet.explanation import explain
-from osf_supernet.graph import Graph, build_graph
+from osf_supernet.graph import Graph, build_graph, named_tensors
 from osf_supernet.importance import importance, permute
 from osf_supernet.latency import LatencyTable
 from osf_supernet.planning import Config, Counts, Plan, Planner
-from osf_supernet.probing import Prober, tied_by_force
+from osf_supernet.probing import Prober, require_plain, tied_by_force
 from osf_supernet.search import Search, SearchResult
 from osf_supernet.space import Choice, Space, default_space
-from osf_supernet.surgery import ActiveReport, accumulating, active, operate
+from osf_supernet.surgery import ActiveReport, accumulating, active, operate, require_whole
 from osf_supernet.tracing import Inputs
 from osf_supernet.verification import (
     Certificate,
     Reference,
     difference,
-    precision_of,
     references,
     run,
     run_active,
+    tolerance_of,
     verify,
 )
 
@@ -69,12 +70,19 @@ class Supernet:
             outputs: patterns of outputs whose shape must stay; all by default.
             more_inputs: inputs of other shapes that verification checks as well; a larger
                 batch is always among the checks where the inputs share a first dimension.
+
+        Raises:
+            TraceError: the model could be neither exported nor recorded.
+            ValueError: its tensors hold no values that could be cut, or the space does not fit.
+            TypeError: the inputs have no such form.
         """
+        require_plain(model)
+        self._placement = _placement(model)
         self.model = model
         self.inputs = example_inputs
         self.outputs = tuple(outputs)
         self._more_inputs = list(more_inputs)
-        self.graph, self._table = _analyse(model, example_inputs, outputs)
+        self.graph, self._table, self._notes = _analyse(model, example_inputs, outputs)
         self.space = default_space(self.graph) if space is None else Space(dict(space))
         self.choices = self.space.resolve(self.graph)
         self._planner = Planner(model, self.graph, self._table)
@@ -150,11 +158,19 @@ class Supernet:
         """The exact number of parameters of a subnet, in closed form.
 
         Sizes may also be integer tensors, one entry per candidate; then so is the result.
+
+        Raises:
+            KeyError: a name is no elastic group's or depth list's.
+            ValueError: a size is not one it can have.
         """
         return self._counts.parameters(config)
 
     def flops_of(self, config: Mapping[str, Any]) -> Any:
-        """Floating point operations of a subnet at the example's shapes, as `FlopCounterMode`."""
+        """Floating point operations of a subnet at the example's shapes, as `FlopCounterMode`.
+
+        What has no closed form (recurrent cells, an einsum of three operands) counts as in the
+        full model. Sizes and errors are as of `parameters_of`.
+        """
         return self._counts.operations(config)
 
     def active(self, config: Mapping[str, int]) -> AbstractContextManager[ActiveReport]:
@@ -162,15 +178,28 @@ class Supernet:
 
         Gradients land in the full parameters. The model is restored afterwards, also after an
         exception.
+
+        Raises:
+            KeyError: a name is no elastic group's or depth list's.
+            ValueError: a size is not one it can have.
+            RuntimeError: the model runs as a subnet already; blocks do not nest.
         """
         return active(self.model, self.plan(config).surgery)
 
     def training(self, config: Mapping[str, int]) -> AbstractContextManager[None]:
-        """`active` for one forward and backward: gradients go straight into the full ones."""
+        """`active` with a cheaper backward: gradients go straight into the full parameters'.
+
+        Raises as `active` does.
+        """
         return accumulating(self.model, self.plan(config).surgery)
 
     def plan(self, config: Mapping[str, int]) -> Plan:
-        """What a config keeps: for the module and for the oracle."""
+        """What a config keeps: for the module and for the oracle.
+
+        Raises:
+            KeyError: a name is no elastic group's or depth list's.
+            ValueError: a size is not one it can have.
+        """
         key = tuple(sorted(config.items()))
         if key not in self._plans:
             if len(self._plans) > 256:
@@ -193,6 +222,9 @@ class Supernet:
         Its attribute `osf_record` holds the config, what `load` needs, and the certificate.
 
         Raises:
+            KeyError: as of `plan`, like the next two.
+            ValueError: see there.
+            RuntimeError: the model runs as a subnet.
             VerificationError: it does not compute what the oracle says.
         """
         plan = self.plan(config)
@@ -206,6 +238,10 @@ class Supernet:
             "attributes": dict(plan.surgery.attributes),
             "items": {path: list(kept) for path, kept in plan.surgery.items.items()},
             "certificate": certificate.to_dict(),
+            "full": {
+                "shapes": {n: list(p.shape) for n, p in self.model.named_parameters()},
+                "integers": self._table.followed(),
+            },
         }
         vars(module)["osf_record"] = record
         return module
@@ -226,19 +262,29 @@ class Supernet:
             method: magnitude, taylor, fisher, wanda, activation or random.
             batches: inputs in the form of `example_inputs`, for the methods that need data.
             loss: outputs → scalar, for taylor and fisher.
+
+        Raises:
+            ValueError: no such method, no loss for one that needs it, or batches of another form.
+            RuntimeError: the function changed (the weights are put back), the model runs as a
+                subnet, or its precision is another now.
         """
+        require_whole(self.model)
+        self._follow_model()
         before = run(self.model, self.inputs)
+        saved = {n: x.detach().clone() for n, x in named_tensors(self.model).items()}
         scores = importance(self.model, self.graph, method, batches or [self.inputs], loss)
         order = {n: score.argsort(descending=True, stable=True) for n, score in scores.items()}
         permute(self.model, self.graph, order)
         error = difference(run(self.model, self.inputs), before)
-        tolerance = 1e-9 if str(precision_of(self.graph)) == "torch.float64" else 1e-3
-        if error > tolerance:
-            inverse = {n: index.argsort() for n, index in order.items()}
-            permute(self.model, self.graph, inverse)
+        tolerance = tolerance_of(self.graph)
+        if not error <= tolerance:
+            with torch.no_grad():
+                for name, tensor in named_tensors(self.model).items():
+                    tensor.copy_(saved[name])
             raise RuntimeError(
-                f"sorting changed the model's function by {error:.3g}; it was put back. "
-                "This is a defect of the graph: please report the model"
+                f"sorting changed the model's function by {error:.3g}, allowed {tolerance:g}; it "
+                "was put back. If it does so in float64 too, this is a defect of the graph: "
+                "please report the model"
             )
         self._scores = {n: score[order[n]].double() for n, score in scores.items()}
         if method != "random":
@@ -260,6 +306,7 @@ class Supernet:
             batches: see there.
             loss: see there.
         """
+        self._follow_model()
         scores = importance(self.model, self.graph, method, batches or [self.inputs], loss)
         self._scores = {number: score.double() for number, score in scores.items()}
         changes = self._changes_without(run(self.model, self.inputs))
@@ -373,28 +420,62 @@ class Supernet:
 
         Swin keeps the window and shift of the smallest image it has seen.
         """
+        self._follow_model()
         state = [list(integers_of(child)) for child in self.model.modules()]
         if self._checks is None or state != self._checked_state:
-            self._checks = references(self.model, self.graph, self.inputs, self._more_inputs)
+            found, notes = references(self.model, self.graph, self.inputs, self._more_inputs)
+            self._checks = found, self._notes + notes
             self._checked_state = state
         return self._checks
 
+    def _follow_model(self) -> None:
+        """Bring the example and the graph to where the model was moved.
 
-def _analyse(model: nn.Module, inputs: Any, outputs: Sequence[str]) -> tuple[Graph, AttributeTable]:
+        Raises:
+            RuntimeError: it has another precision now, and the graph another one's operators.
+        """
+        devices, types = _placement(self.model)
+        known, made_in = self._placement
+        if types != made_in:
+            raise RuntimeError(
+                f"the supernet was made of a model in {', '.join(sorted(map(str, made_in)))}, now "
+                f"it is in {', '.join(sorted(map(str, types)))}: convert it back, or make another "
+                "Supernet of it"
+            )
+        if devices != known and len(devices) == 1:
+            (device,) = devices
+            self.graph.trace.move(device)
+            self.inputs, self._more_inputs = pytree.tree_map_only(
+                Tensor, lambda x: x.to(device), (self.inputs, self._more_inputs)
+            )
+            self._placement, self._checks = (devices, types), None
+
+
+def _placement(model: nn.Module) -> tuple[set[torch.device], set[torch.dtype]]:
+    """The devices and floating types of a model's parameters."""
+    parameters = list(model.parameters())
+    types = {p.dtype for p in parameters if p.is_floating_point()}
+    return {p.device for p in parameters}, types
+
+
+def _analyse(
+    model: nn.Module, inputs: Any, outputs: Sequence[str]
+) -> tuple[Graph, AttributeTable, list[str]]:
     """The graph with what does not hold frozen; once more with widths tied to heads if it helps."""
 
-    def settled(square: Sequence[str]) -> tuple[Graph, AttributeTable]:
+    def settled(square: Sequence[str]) -> tuple[Graph, AttributeTable, list[str]]:
         graph = build_graph(model, inputs, outputs=outputs, square=square)
         table = AttributeTable(model, graph)
-        return Prober(model, graph, table, inputs).settle(), table
+        prober = Prober(model, graph, table, inputs)
+        return prober.settle(), table, prober.notes
 
-    graph, table = settled(())
-    square = tied_by_force(graph)
+    first = settled(())
+    square = tied_by_force(first[0])
     if square:
-        other, other_table = settled(square)
-        if _elastic_share(other) > _elastic_share(graph):
-            return other, other_table
-    return graph, table
+        second = settled(square)
+        if _elastic_share(second[0]) > _elastic_share(first[0]):
+            return second
+    return first
 
 
 def _elastic_share(graph: Graph) -> int:

@@ -35,6 +35,7 @@ class Trace:
         buffers: which of those names are buffers.
         constants: placeholder name → tensor, for tensors the forward made from literals.
         inputs: placeholder names of the call's own inputs, in order, with their values.
+        paths: for each of them where it is in the call's arguments, such as `['pixel_values']`.
         outputs: for every graph output its path in the returned structure and its node.
         recorded: why the graph had to be recorded from a real call, or None where it was exported.
     """
@@ -44,6 +45,7 @@ class Trace:
     buffers: frozenset[str]
     constants: dict[str, Tensor]
     inputs: dict[str, Any]
+    paths: tuple[str, ...]
     outputs: list[tuple[str, fx.Node | None]]
     recorded: str | None = None
 
@@ -53,11 +55,45 @@ class Trace:
         return list(self.graph_module.graph.nodes)
 
     def values_of(self, example_inputs: Inputs | Tensor) -> dict[str, Any]:
-        """Placeholder names of the call's own inputs with other values of the same shapes."""
-        flat = pytree.tree_flatten(split_inputs(example_inputs))[0]
-        if self.recorded is not None:  # what is not a tensor is part of the graph
-            flat = [leaf for leaf in flat if isinstance(leaf, Tensor)]
-        return dict(zip(self.inputs, flat, strict=True))
+        """Placeholder names of the call's own inputs with other values of the same shapes.
+
+        Raises:
+            ValueError: the inputs are others than those of the example.
+        """
+        given = _leaves(split_inputs(example_inputs), only_tensors=self.recorded is not None)
+        if set(given) != set(self.paths):
+            raise ValueError(
+                "inputs must have the form of the example, that is the entries "
+                f"{', '.join(self.paths)}; got {', '.join(given)}"
+            )
+        return {name: given[path] for name, path in zip(self.inputs, self.paths, strict=True)}
+
+    def move(self, device: torch.device) -> None:
+        """Bring inputs and constants, and what the graph creates, to another device."""
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.to(device)
+            return device if isinstance(value, torch.device) else value
+
+        for table in (self.inputs, self.constants):
+            table.update({name: moved(value) for name, value in table.items()})
+        for node in self.nodes:
+            if node.op == "get_attr":
+                owner, _, name = str(node.target).rpartition(".")
+                holder = self.graph_module.get_submodule(owner)
+                setattr(holder, name, moved(getattr(holder, name)))
+            elif node.op == "call_function":
+                node.args, node.kwargs = fx.node.map_aggregate((node.args, node.kwargs), moved)
+
+
+def _leaves(arguments: Any, *, only_tensors: bool) -> dict[str, Any]:
+    """Path in (positional, keyword) arguments → what is there."""
+    return {
+        pytree.keystr(path[1:]): leaf
+        for path, leaf in pytree.tree_flatten_with_path(arguments)[0]
+        if isinstance(leaf, Tensor) or not only_tensors  # else what is none is in the graph
+    }
 
 
 def module_path(node: fx.Node) -> str:
@@ -81,19 +117,33 @@ def split_inputs(example_inputs: Inputs | Tensor) -> tuple[tuple[Any, ...], dict
 
 
 @contextmanager
-def evaluation_mode(module: nn.Module) -> Any:
-    """The module in `eval` mode; every submodule's own attributes are restored afterwards.
+def unchanged(module: nn.Module) -> Any:
+    """Every submodule's own attributes and buffers are restored afterwards.
 
-    Some forwards change their module (Swin's adapts its windows to the image it sees).
+    Some forwards change their module (Swin's adapts its windows to the image it sees). What they
+    append to a list or a dict stays there.
     """
-    attributes = [(child, dict(vars(child))) for child in module.modules()]
-    module.eval()
+    attributes = [(child, dict(vars(child)), dict(child._buffers)) for child in module.modules()]
+    values = [(x, x.detach().clone()) for x in module.buffers() if not x.is_inference()]
     try:
         yield module
     finally:
-        for child, before in attributes:
+        for child, before, buffers in attributes:
             vars(child).clear()
             vars(child).update(before)
+            child._buffers.update(buffers)
+        with torch.no_grad():
+            for tensor, value in values:
+                if not (tensor.is_meta or torch.equal(tensor, value)):
+                    tensor.copy_(value)
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Any:
+    """The module in `eval` mode, and `unchanged` by what it is called for."""
+    with unchanged(module):
+        module.eval()
+        yield module
 
 
 @contextmanager
@@ -160,10 +210,11 @@ def trace(module: nn.Module, example_inputs: Inputs | Tensor) -> Trace:
             buffers = frozenset(name for name, _ in module.named_buffers())
             return _read_recorded(record(module, args, kwargs), args, kwargs, reason, buffers)
         except Exception as error:
+            remedy = " (pass `({...},)` if forward takes one dict)" * bool(kwargs)
             raise TraceError(
-                f"torch.export could not trace {type(module).__name__}: {reason}. Recording a "
-                f"real call failed too: {error}. Returned caches are the usual cause; switch "
-                "them off in example_inputs (for example use_cache=False)."
+                f"torch.export could not trace {type(module).__name__}: {reason}{remedy}. "
+                f"Recording a real call failed too: {error}. Returned caches are the usual cause; "
+                "switch them off in example_inputs (for example use_cache=False)."
             ) from error
 
 
@@ -184,7 +235,7 @@ def _read_recorded(
     """The same facts from a recorded graph."""
     graph_module, names, structure = recorded
     placeholders = [n.name for n in graph_module.graph.nodes if n.op == "placeholder"]
-    flat = [x for x in pytree.tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+    given = _leaves((args, kwargs), only_tensors=True)
     own = dict(zip(placeholders, names, strict=False))
     output = next(n for n in graph_module.graph.nodes if n.op == "output")
     paths = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(structure)[0]]
@@ -194,7 +245,8 @@ def _read_recorded(
         parameters=own,
         buffers=buffers,
         constants={},
-        inputs=dict(zip(placeholders[len(names) :], flat, strict=True)),
+        inputs=dict(zip(placeholders[len(names) :], given.values(), strict=True)),
+        paths=tuple(given),
         outputs=list(zip(paths, leaves, strict=True)),
         recorded=reason,
     )
@@ -213,7 +265,7 @@ def _read(program: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
     free = [
         n.name for n in graph_module.graph.nodes if n.op == "placeholder" and n.name not in known
     ]
-    flat = pytree.tree_flatten((args, kwargs))[0]
+    given = _leaves((args, kwargs), only_tensors=False)
     output = next(n for n in graph_module.graph.nodes if n.op == "output")
     leaves = list(output.args[0])[len(signature.buffers_to_mutate) :]
     template = pytree.tree_unflatten(list(range(len(leaves))), program.call_spec.out_spec)
@@ -223,7 +275,8 @@ def _read(program: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
         parameters=parameters,
         buffers=frozenset(signature.inputs_to_buffers.values()),
         constants=constants,
-        inputs=dict(zip(free, flat, strict=True)),
+        inputs=dict(zip(free, given.values(), strict=True)),
+        paths=tuple(given),
         outputs=[
             (path, leaf if isinstance(leaf, fx.Node) else None)
             for path, leaf in zip(paths, leaves, strict=True)

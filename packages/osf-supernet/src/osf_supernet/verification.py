@@ -21,10 +21,9 @@ from osf_supernet.tracing import (
     evaluation_mode,
     full_precision,
     split_inputs,
+    unchanged,
     without_fused_attention,
 )
-
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 class VerificationError(RuntimeError):
@@ -91,7 +90,7 @@ def references(
     for what, candidates in wanted:
         reasons = []
         for other in candidates:
-            made = _reference(module, graph, other)
+            made = reference_at(module, graph, other)
             if isinstance(made, Reference):
                 found.append(made)
                 break
@@ -102,26 +101,29 @@ def references(
     return found, notes
 
 
-def _reference(module: nn.Module, graph: Graph, inputs: Any) -> Reference | str:
-    """The module traced at other shapes, or why that is no reference."""
+def reference_at(module: nn.Module, graph: Graph, inputs: Any) -> Reference | str:
+    """The module traced at other shapes or in another precision, or why that is no reference."""
     try:
         expected = run(module, inputs)
     except Exception as refusal:  # a model's own code may raise anything
-        return f"the module refuses it ({_first_line(refusal)})"
+        return f"the module refuses it ({first_line(refusal)})"
+    if (odd := _says_nothing(expected)) is not None:
+        return odd
     try:
         second = build_graph(module, inputs, square=graph.square)
         reference = Reference(second, inputs, correspondence(graph, second))
     except (TraceError, ValueError) as failure:
-        return _first_line(failure)
-    if set(second.units) < set(graph.units):
+        return first_line(failure)
+    if not set(graph.units) <= set(second.units):
         return "other blocks can be left out at this shape"
     error = difference(masked_outputs(module, second, {}, {}, inputs), expected)
-    if not error <= _TOLERANCE.get(precision_of(second), 3e-2):
+    if not error <= tolerance_of(second):
         return f"its graph does not compute what the module does ({error:.2g})"
     return reference
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an exception says, in short."""
     return (str(error).strip().split("\n")[0] or type(error).__name__)[:200]
 
 
@@ -133,6 +135,11 @@ def precision_of(graph: Graph) -> torch.dtype:
         if isinstance(value, Tensor) and value.is_floating_point():
             found.append(value.dtype)
     return min(found, key=lambda dtype: -torch.finfo(dtype).eps)
+
+
+def tolerance_of(graph: Graph) -> float:
+    """How far two ways to compute the same may differ, of an output's largest entry."""
+    return {torch.float64: 1e-9, torch.float32: 1e-4}.get(precision_of(graph), 3e-2)
 
 
 def run(module: nn.Module, inputs: Any) -> list[Any]:
@@ -153,8 +160,30 @@ def run_active(module: nn.Module, plan: Plan, inputs: Any) -> list[Any]:
         return run(module, inputs)
 
 
+def training_failure(module: nn.Module, inputs: Any) -> str | None:
+    """Why a call in training mode fails, or None; buffers and the random state stay."""
+    args, kwargs = split_inputs(inputs)
+    devices = {p.device.index for p in module.parameters() if p.is_cuda}
+    with (
+        unchanged(module),
+        full_precision(module),
+        torch.no_grad(),
+        torch.random.fork_rng(devices),
+    ):
+        module.train()
+        try:
+            module(*copy.copy(args), **copy.copy(kwargs))
+        except Exception as failure:  # a model's own code may raise anything
+            return first_line(failure)
+    return None
+
+
 def oracle_outputs(module: nn.Module, reference: Reference, plan: Plan) -> list[Any]:
-    """The flat outputs that the subnet must have."""
+    """The flat outputs that the subnet must have.
+
+    Raises:
+        VerificationError: they are such that nothing can be compared with them.
+    """
     kept = {reference.numbers[number]: kept for number, kept in plan.kept.items()}
     dropped = {
         unit.result: unit.source
@@ -162,7 +191,21 @@ def oracle_outputs(module: nn.Module, reference: Reference, plan: Plan) -> list[
         for unit in reference.graph.units[path]
         if unit.position in positions
     }
-    return masked_outputs(module, reference.graph, kept, dropped, reference.inputs)
+    outputs = masked_outputs(module, reference.graph, kept, dropped, reference.inputs)
+    if (odd := _says_nothing(outputs)) is not None:
+        raise VerificationError(f"{odd}; give example inputs and weights on which it is finite")
+    return outputs
+
+
+def _says_nothing(outputs: list[Any]) -> str | None:
+    """Why nothing can be compared with these outputs, or None."""
+    for position, output in enumerate(outputs):
+        if isinstance(output, Tensor) and output.is_floating_point() and output.numel():
+            if output.isnan().any():
+                return f"output {position} of the full computation has NaN"
+            if not output.isfinite().any():
+                return f"output {position} of the full computation has no finite entry"
+    return None
 
 
 def difference(got: list[Any], expected: list[Any]) -> float:
@@ -184,9 +227,10 @@ def _distance(one: Tensor, two: Tensor) -> float:
         return 0.0
     if not two.is_floating_point():
         return 0.0 if torch.equal(one, two) else float("inf")
+    for same in (torch.isnan, torch.isposinf, torch.isneginf):
+        if not torch.equal(same(one), same(two)):
+            return float("inf")
     finite = torch.isfinite(two)
-    if not torch.equal(finite, torch.isfinite(one)):
-        return float("inf")
     zero = torch.zeros_like(two)
     one, two = torch.where(finite, one, zero), torch.where(finite, two, zero)
     scale = float(two.abs().max())
@@ -208,7 +252,7 @@ def verify(
     """
     extracted = operate(module, plan.surgery) if extracted is None else extracted
     precision = precision_of(checks[0].graph)
-    tolerance = _TOLERANCE.get(precision, 3e-2)
+    tolerance = tolerance_of(checks[0].graph)
     worst, shapes = 0.0, []
     for check in checks:
         expected = oracle_outputs(module, check, plan)
