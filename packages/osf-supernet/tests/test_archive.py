@@ -95,6 +95,34 @@ def test_what_does_not_fit_is_refused(small, tmp_path):
             load(tmp_path, Tagger().double())
 
 
+class Heads(nn.Module):
+    def __init__(self, width=8, num_heads=4):
+        super().__init__()
+        self.num_heads, self.head_dim = num_heads, 8 // num_heads
+        self.up, self.mix = nn.Linear(width, 16), nn.Linear(width, 8)
+        self.down, self.out = nn.Linear(16, width), nn.Linear(8, width)
+
+    def forward(self, x):
+        y = self.mix(x).view(*x.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
+        y = F.scaled_dot_product_attention(y, y, y, scale=0.5).transpose(1, 2).flatten(2)
+        return self.down(F.gelu(self.up(x))) + self.out(y)
+
+
+def test_a_full_module_of_another_size_is_refused(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8, dtype=torch.float64)
+    net = Supernet(Heads().double(), x, {"mlp": sizes(4, 16)})
+    save(net.extract({"mlp": 4}), tmp_path)
+    with pytest.raises(ValueError, match=r"down\.bias has shape \[8\], got \[9\]"):
+        load(tmp_path, Heads(width=9))
+    with pytest.raises(ValueError, match=r"head_dim has \[2\], got \[4\]"):
+        load(tmp_path, Heads(num_heads=2))
+    record = json.loads((tmp_path / "osf.json").read_text())
+    del record["full"]  # as earlier versions wrote it
+    (tmp_path / "osf.json").write_text(json.dumps(record))
+    assert load(tmp_path, Heads().double()).up.out_features == 4
+
+
 def test_an_extracted_module_can_be_exported_and_compiled(small):
     expected = small(IDS)
     exported = torch.export.export(small, (IDS,)).module()

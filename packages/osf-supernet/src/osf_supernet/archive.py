@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
+from osf_supernet.attributes import integers_of
 from osf_supernet.counting import storage_key
 from osf_supernet.graph import named_tensors
 from osf_supernet.space import Space
@@ -69,6 +70,7 @@ def load(folder: str | Path, full: nn.Module) -> nn.Module:
         raise ValueError(f"osf.json must have format 1, got {record.get('format')!r}")
     if record["class"] != type(full).__qualname__:
         raise ValueError(f"the subnet is of class {record['class']}, got {type(full).__qualname__}")
+    _require_size(record.get("full", {}), full)
     surgery = Surgery(
         attributes={name: _integers(value) for name, value in record["attributes"].items()},
         items={path: tuple(kept) for path, kept in record["items"].items()},
@@ -126,6 +128,27 @@ def load_supernet(folder: str | Path, model: nn.Module, example_inputs: Any) -> 
     net = Supernet(model, example_inputs, space, outputs=record["outputs"])
     net.depth_orders = record["depth_orders"]
     return net
+
+
+def _require_size(recorded: dict[str, Any], full: nn.Module) -> None:
+    """Refuse a module of another size than the one the subnet was cut from."""
+    parameters = dict(full.named_parameters(remove_duplicate=False))
+    for name, shape in recorded.get("shapes", {}).items():
+        got = list(parameters[name].shape) if name in parameters else None
+        if got != shape:
+            raise ValueError(
+                f"the subnet was cut from a module whose {name} has shape {shape}, got {got}: "
+                "give a module of the size of the full one"
+            )
+    for name, expected in recorded.get("integers", {}).items():
+        path, _, attribute = name.rpartition(".")
+        owner = full.get_submodule(path)
+        found = [value for other, _, value in integers_of(owner) if other == attribute]
+        if any(value not in found for value in expected):
+            raise ValueError(
+                f"the subnet was cut from a module whose {name} has {expected}, got {found}: "
+                "give a module of the size of the full one"
+            )
 
 
 @contextmanager

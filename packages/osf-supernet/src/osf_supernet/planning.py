@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from osf_supernet.attributes import AttributeTable, set_entries
 from osf_supernet.counting import storage_key
@@ -48,11 +48,15 @@ class Planner:
         self.table = table
         self.by_name = {group.name: group for group in graph.groups.values()}
         self.depth_order = {path: list(range(len(u))) for path, u in graph.units.items()}
+        sizes = {group.name: group.size for group in graph.elastic()}
+        self._full = sizes | {f"{path}.depth": len(units) for path, units in graph.units.items()}
+        self._paths: dict[nn.Module, list[str]] = {}  # a module may have several
+        for path, child in module.named_modules(remove_duplicate=False):
+            self._paths.setdefault(child, []).append(path)
 
     def full_sizes(self) -> Config:
         """Every elastic group and depth list at its full size."""
-        sizes = {group.name: group.size for group in self.graph.elastic()}
-        return sizes | {f"{path}.depth": len(units) for path, units in self.graph.units.items()}
+        return dict(self._full)
 
     def plan(self, config: Mapping[str, int]) -> Plan:
         """What a config keeps; names that are missing stay whole."""
@@ -61,7 +65,7 @@ class Planner:
         items, dropped, gone = self._depth(config)
         keep = {}
         for name, axes in self.graph.tensors.items():
-            if any(name.startswith(f"{path}.") for path in gone):
+            if _inside(name, gone):
                 continue
             if any(group in kept for axis in axes for group in groups_in(axis)):
                 keep[name] = tuple(self._keep(axis, kept) for axis in axes)
@@ -70,19 +74,31 @@ class Planner:
 
     def sizes(self, config: Mapping[str, int]) -> dict[int, int]:
         """Group number → size, for groups that are not whole."""
-        full = self.full_sizes()
-        for name in config:
-            if name not in full:
-                raise KeyError(self._unknown(name, full))
-        result: dict[int, int] = {}
-        given: Mapping[str, Any] = config  # a file's numbers may be of any type
-        for name, size in given.items():
+        self.check(config)
+        return {
+            self.by_name[name].number: int(size)
+            for name, size in config.items()
+            if name in self.by_name and int(size) < self._full[name]
+        }
+
+    def check(self, config: Mapping[str, Any], *, many: bool = False) -> None:
+        """Refuse names and sizes that are none; `many`: sizes may be tensors of candidates.
+
+        Raises:
+            KeyError: a name is no elastic group's or depth list's.
+            ValueError: a size is not one it can have.
+        """
+        for name, size in config.items():
+            if name not in self._full:
+                raise KeyError(self._unknown(name, self._full))
             least = self.graph.least.get(name.removesuffix(".depth"), 1)
-            if not (isinstance(size, Integral) and least <= int(size) <= full[name]):
-                raise ValueError(f"{name} must be {least}..{full[name]}, got {size}")
-            if name in self.by_name and int(size) < full[name]:
-                result[self.by_name[name].number] = int(size)
-        return result
+            full = self._full[name]
+            if many and isinstance(size, Tensor) and not size.is_floating_point():
+                fits = bool(((least <= size) & (size <= full)).all())
+            else:
+                fits = isinstance(size, Integral) and least <= int(size) <= full
+            if not fits:
+                raise ValueError(f"{name} must be {least}..{full}, got {size}")
 
     def _unknown(self, name: str, full: Config) -> str:
         group = self.by_name.get(name)
@@ -116,23 +132,33 @@ class Planner:
         result = {}
         for name, entries in self.table.values(sizes).items():
             path, _, attribute = name.rpartition(".")
-            if any(path == p or path.startswith(f"{p}.") for p in gone):
-                continue
-            old = vars(self.module.get_submodule(path))[attribute]
-            result[name] = set_entries(old, entries)
+            owner = self.module.get_submodule(path)
+            if not all(_inside(f"{other}.", gone) for other in self._paths[owner]):
+                result[name] = set_entries(vars(owner)[attribute], entries)
         return result
+
+
+def _inside(name: str, paths: Sequence[str]) -> bool:
+    """Whether a dotted name begins with one of the paths."""
+    return any(name.startswith(f"{path}.") for path in paths)
 
 
 def _overlap(one: str, two: str) -> int:
     return len(set(one.split(".")) & set(two.split(".")))
 
 
+_Blocks = tuple[tuple[str, int], ...]  # (list path, index of the unit), each around the next
+
+
 @dataclass(frozen=True)
 class _Term:
-    """`factor` × the sizes of axes × whether the blocks around it are there (see `Cost`)."""
+    """`factor` × the sizes of axes × whether it is there (see `Cost`).
+
+    It is where all the blocks around one of its places are.
+    """
 
     axes: tuple[Expression, ...]
-    blocks: tuple[tuple[str, int], ...]
+    places: tuple[_Blocks, ...]
     summed: tuple[Expression, ...] = ()
 
 
@@ -150,12 +176,11 @@ class Counts:
             if isinstance(tensor, nn.Parameter):
                 names.setdefault(storage_key(tensor), []).append(name)
         for tied in names.values():
-            blocks = [self._block_of_name(name) for name in tied]
-            common = blocks[0] if len(set(blocks)) == 1 else ()
-            self._add(self._parameters, graph.tensors[tied[0]], common, 1)
+            places = tuple(sorted({self._block_of_name(name) for name in tied}))
+            self._add(self._parameters, graph.tensors[tied[0]], places, 1)
         for cost in graph.costs:
-            around = self._blocks_of_node(cost.node)
-            self._add(self._operations, cost.axes, around, cost.factor, cost.summed)
+            places = (self._blocks_of_node(cost.node),)
+            self._add(self._operations, cost.axes, places, cost.factor, cost.summed)
 
     def parameters(self, config: Mapping[str, Any]) -> Any:
         """Parameters with these sizes (ints, or tensors of many candidates at once)."""
@@ -165,7 +190,7 @@ class Counts:
         """Floating point operations with these sizes, at the traced input shapes."""
         return self._evaluate(self._operations, config)
 
-    def _block_of_name(self, name: str) -> tuple[tuple[str, int], ...]:
+    def _block_of_name(self, name: str) -> _Blocks:
         return tuple(
             (path, index)
             for path, units in self.planner.graph.units.items()
@@ -173,7 +198,7 @@ class Counts:
             if name.startswith(f"{unit.path}.")
         )
 
-    def _blocks_of_node(self, node: str) -> tuple[tuple[str, int], ...]:
+    def _blocks_of_node(self, node: str) -> _Blocks:
         return tuple(
             (path, index)
             for path, units in self.planner.graph.units.items()
@@ -185,7 +210,7 @@ class Counts:
         self,
         counter: Counter[_Term],
         axes: Sequence[Expression],
-        blocks: tuple[tuple[str, int], ...],
+        places: tuple[_Blocks, ...],
         factor: int,
         summed: tuple[Expression, ...] = (),
     ) -> None:
@@ -196,13 +221,15 @@ class Counts:
                 changing.append(axis)
             else:
                 factor *= axis.size
-        counter[_Term(tuple(sorted(changing, key=repr)), blocks, summed)] += factor
+        counter[_Term(tuple(sorted(changing, key=repr)), places, summed)] += factor
 
     def _evaluate(self, counter: Counter[_Term], config: Mapping[str, Any]) -> Any:
         planner = self.planner
+        planner.check(config, many=True)
         sizes = {planner.by_name[n].number: v for n, v in config.items() if n in planner.by_name}
         total: Any = 0
         cache: dict[Expression, Any] = {}
+        present: dict[tuple[_Blocks, ...], Any] = {}
         for term, factor in counter.items():
             value: Any = factor
             for axis in term.axes:
@@ -211,9 +238,18 @@ class Counts:
                 value = value * cache[axis]
             if term.summed:
                 value = value * (math.prod(size_of(axis, sizes) for axis in term.summed) > 1)
-            for path, index in term.blocks:
-                rank = planner.depth_order[path].index(index)
-                full = len(planner.graph.units[path])
-                value = value * (config.get(f"{path}.depth", full) > rank)
-            total = total + value
+            if term.places not in present:
+                present[term.places] = self._presence(term.places, config)
+            total = total + value * present[term.places]
         return total
+
+    def _presence(self, places: tuple[_Blocks, ...], config: Mapping[str, Any]) -> Any:
+        """1 where all the blocks around any of the places are there, else 0."""
+        nowhere: Any = 1
+        for blocks in places:
+            there: Any = 1
+            for path, index in blocks:
+                depth = config.get(f"{path}.depth", len(self.planner.graph.units[path]))
+                there = there * (depth > self.planner.depth_order[path].index(index))
+            nowhere = nowhere * (1 - there)
+        return 1 - nowhere
