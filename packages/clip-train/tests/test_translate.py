@@ -257,3 +257,14 @@ def test_the_command_prints_toml_with_comments(capsys: pytest.CaptureFixture[str
     assert tomllib.loads(printed)["train"]["batch_size"] == 128
     assert "# opt lamb: " in printed
     assert main(["translate", "nothing"]) == 2
+
+
+def test_the_file_may_follow_an_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "train.sh"
+    script.write_text("python -m training.main --model ViT-B-16 --batch-size 4\n")
+    for words in (["--processes", "2", str(script)], [str(script), "--processes", "2"]):
+        assert main(["translate", "clipa", *words]) == 0
+        assert tomllib.loads(capsys.readouterr().out)["train"]["batch_size"] == 8
+    with pytest.raises(SystemExit):
+        main(["translate", "clipa", "--model", "ViT-B-16"])
+    assert "unknown argument '--model'" in capsys.readouterr().err

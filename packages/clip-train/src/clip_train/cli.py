@@ -62,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         at = arguments.index("--")
         arguments, foreign = arguments[:at], arguments[at + 1 :]
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("run", "supernet"):
+    takes = {"run": rest, "supernet": rest, "translate": [w for w in rest if not w.startswith("-")]}
+    if rest != takes.get(options.command, []):  # a file behind an option is one of the rest
         parser.error(f"unknown argument {rest[0]!r}")
     others = os.environ.get("RANK", "0") != "0"  # under torchrun the first process speaks for all
     try:
@@ -114,8 +115,9 @@ def parse_flags(flags: Sequence[str], base: Config) -> Config:
                 config=(tyro.conf.FlagConversionOff,),
             )
     except SystemExit:
-        text = stderr.getvalue().translate({ord(c): " " for c in "─│╭╮╰╯├┤"})
-        words = [word for word in text.split("For full helptext")[0].split() if set(word) != {"-"}]
+        message, _, _ = stderr.getvalue().partition("For full helptext")
+        words = message.translate({ord(c): " " for c in "─│╭╮╰╯├┤"}).split()
+        words = [word for word in words if set(word) != {"-"}]
         raise ConfigError(" ".join(words)) from None
 
 

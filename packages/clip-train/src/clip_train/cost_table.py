@@ -140,12 +140,10 @@ def _spent(run: PlannedRun) -> tuple[float, float]:
 def _mean(costs: Sequence[PairCost], batches: Sequence[SizedBatch], *, twice: bool) -> PairCost:
     """A pair's cost on average; `twice` if both towers run forward once more."""
     weights = [batch.batch_size for batch in batches]
-    mean = PairCost(*(fmean(column, weights) for column in zip(*costs, strict=True)))
-    return mean._replace(
-        image_tokens=round(mean.image_tokens),
-        text_tokens=costs[0].text_tokens,
-        training_flops=mean.training_flops + twice * (mean.image_flops + mean.text_flops),
-    )
+    tokens, _, *others = (fmean(column, weights) for column in zip(*costs, strict=True))
+    mean = PairCost(round(tokens), costs[0].text_tokens, *others)
+    again = mean.image_flops + mean.text_flops if twice else 0.0
+    return mean._replace(training_flops=mean.training_flops + again)
 
 
 def _pairs(config: Config, batch: float, num_samples: int | None) -> float:
