@@ -30,8 +30,9 @@ def check_truncate_mode(truncate: str) -> TruncateMode:
 
 def check_context_length(context_length: object) -> int:
     """`context_length` as a positive int."""
-    is_int = isinstance(context_length, (int, np.integer)) and not isinstance(context_length, bool)
-    if is_int and context_length > 0:
+    if isinstance(context_length, bool):
+        pass  # an int to Python, a mistake here
+    elif isinstance(context_length, (int, np.integer)) and context_length > 0:
         return int(context_length)
     raise TokenizerError(f"context_length must be a positive int, got {context_length!r}")
 
