@@ -4,7 +4,7 @@ import pytest
 import torch
 from osf_supernet import Supernet, TraceError, build_graph, ratios, sizes
 from osf_supernet.oracle import masked_outputs
-from osf_supernet.shapes import larger_batch, other_images, other_lengths
+from osf_supernet.shapes import larger_batch, one_sample, other_images, other_lengths
 from osf_supernet.tracing import evaluation_mode
 from osf_supernet.verification import run
 from torch import nn
@@ -144,6 +144,8 @@ def test_inputs_of_other_shapes():
     inputs = {"pixels": images, "ids": text, "flag": False}
     assert larger_batch(inputs)["pixels"].shape == (3, 3, 8, 8)
     assert larger_batch((text, torch.ones(()))) is None
+    assert one_sample(inputs)["pixels"].shape == (1, 3, 8, 8)
+    assert one_sample((text[:1], images[:1])) is one_sample((text, images[:1])) is None
     assert [x["ids"].shape[1] for x in other_lengths(inputs)] == [6, 4]
     assert [x["pixels"].shape[2] for x in other_images(inputs)] == [4, 16]
     assert next(other_images(inputs))["flag"] is False

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from osf_supernet.attributes import AttributeTable
 from osf_supernet.graph import DimGroup, Graph, named_tensors
 from osf_supernet.planning import Planner
+from osf_supernet.shapes import one_sample
 from osf_supernet.surgery import active, copied
 from osf_supernet.tracing import split_inputs
 from osf_supernet.verification import (
@@ -42,10 +43,11 @@ class Prober:
     def __init__(self, module: nn.Module, graph: Graph, table: AttributeTable, inputs: Any):
         self.graph, self.table = graph, table
         self.notes: list[str] = []
+        self.batch = inputs
         self.module, self.reference = self._subject(module, inputs)
         self.tolerance = tolerance_of(self.reference.graph)
         self.trains = bool(graph.unused)
-        if self.trains and (failure := training_failure(self.module, self.reference.inputs)):
+        if self.trains and (failure := training_failure(self.module, self.batch)):
             self.trains = False
             self.notes.append(
                 f"training mode, which may use {', '.join(graph.unused[:3])}, was not tried: "
@@ -62,12 +64,17 @@ class Prober:
         if precision != torch.float64:
             args, kwargs = split_inputs(inputs)
             wide: Any = pytree.tree_map_only(Tensor, _widened, kwargs or args)
-            try:
-                found = reference_at(subject.double(), self.graph, wide)
-            except Exception as failure:  # a device may have no float64
-                found = first_line(failure)
-            if isinstance(found, Reference):
-                return subject, found
+            found: Reference | str = "no inputs"
+            for given in (one_sample(wide), wide):  # one sample is cheaper
+                if given is None:
+                    continue
+                try:
+                    found = reference_at(subject.double(), self.graph, given)
+                except Exception as failure:  # a device may have no float64
+                    found = first_line(failure)
+                if isinstance(found, Reference):
+                    self.batch = wide
+                    return subject, found
             self.notes.append(f"probed in {str(precision)[6:]} only: {found}")
             subject = perturbed(module)
         return subject, Reference(self.graph, inputs, {n: n for n in self.graph.groups})
@@ -146,7 +153,7 @@ class Prober:
             return f"it differs from the oracle by {distance:.2g}"
         if self.trains:
             with active(self.module, plan.surgery):
-                failure = training_failure(self.module, self.reference.inputs)
+                failure = training_failure(self.module, self.batch)
             if failure is not None:
                 return f"in training mode: {failure}"
         if depth_order is None:
@@ -184,7 +191,8 @@ def require_plain(module: nn.Module) -> None:
     Raises:
         ValueError: one has no values, is quantised, or is spread over processes.
     """
-    for name, tensor in named_tensors(module).items():
+    tensors: Mapping[str, Any] = named_tensors(module)
+    for name, tensor in tensors.items():
         if tensor.is_meta:
             raise ValueError(
                 f"{name} is on the meta device, but the supernet tries subnets on the weights: "

@@ -15,11 +15,19 @@ from osf_supernet.tracing import Inputs, split_inputs
 
 def larger_batch(inputs: Inputs | Tensor) -> Any:
     """The inputs with their first sample repeated, or None where no batch axis is shared."""
+    return _mapped(inputs, lambda x: torch.cat([x, x[:1]])) if _samples(inputs) else None
+
+
+def one_sample(inputs: Inputs | Tensor) -> Any:
+    """The first of several samples, or None where no batch axis is shared."""
+    return _mapped(inputs, lambda x: x[:1]) if _samples(inputs) > 1 else None
+
+
+def _samples(inputs: Inputs | Tensor) -> int:
+    """The first dimension that all tensors share, or 0."""
     leaves = pytree.tree_flatten(split_inputs(inputs))[0]
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    if not tensors or any(t.dim() == 0 or t.shape[0] != tensors[0].shape[0] for t in tensors):
-        return None
-    return _mapped(inputs, lambda x: torch.cat([x, x[:1]]))
+    found = {x.shape[0] if x.dim() else 0 for x in leaves if isinstance(x, Tensor)}
+    return found.pop() if len(found) == 1 else 0
 
 
 def other_lengths(inputs: Inputs | Tensor) -> Iterator[Any]:

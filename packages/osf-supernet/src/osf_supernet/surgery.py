@@ -102,8 +102,8 @@ def accumulating(module: nn.Module, surgery: Surgery) -> Iterator[None]:
             if not shares_memory(piece, tensor):
                 write_back.append((tensor, keep, piece))
         elif tensor.requires_grad:
-            piece.requires_grad_()
-            piece.register_post_accumulate_grad_hook(partial(_hand_on, tensor, keep))
+            hooked: Any = piece.requires_grad_()
+            hooked.register_post_accumulate_grad_hook(partial(_hand_on, tensor, keep))
         return piece
 
     with _patched(module, surgery, leaf):
@@ -301,8 +301,12 @@ def _restore(
 ) -> None:
     """Put the full tensor back, with what a forward assigned to a buffer in the piece's place."""
     assigned = table.get(name)
-    fitting = isinstance(assigned, Tensor) and assigned.shape == piece.shape
-    if fitting and assigned is not piece and not isinstance(full, nn.Parameter):
+    if (
+        isinstance(assigned, Tensor)
+        and assigned is not piece
+        and assigned.shape == piece.shape
+        and not isinstance(full, nn.Parameter)
+    ):
         put(full, keep, assigned.detach())
     table[name] = full
 
