@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -277,4 +278,5 @@ def representatives(graph: Graph) -> list[list[DimGroup]]:
 
 
 def _without_numbers(name: str) -> tuple[str, ...]:
-    return tuple(part for part in name.split(".") if not part.isdigit())
+    """Of the parts of a path, `3` goes, and of `encoder_layer_3` its number."""
+    return tuple(re.sub(r"_\d+$", "", part) for part in name.split(".") if not part.isdigit())
