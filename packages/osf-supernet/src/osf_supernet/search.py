@@ -94,7 +94,9 @@ def digest(net: Supernet) -> str:
     found = hashlib.sha256(json.dumps([net.choices, net.depth_orders], sort_keys=True).encode())
     for name, tensor in sorted(named_tensors(net.model).items()):
         found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        found.update(
+            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
     return found.hexdigest()
 
 
