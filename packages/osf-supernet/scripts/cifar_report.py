@@ -25,6 +25,25 @@ MODELS = (
     "from scratch",
     "CLIP, trained on",
 )
+COMPARED = (  # which subnet, how it is called, and what with
+    (
+        "subnet, tuned",
+        "the tuned subnet",
+        (
+            "CLIP",
+            "supernet's largest",
+            "torch-pruning, for the seconds of the tuning",
+            "torch-pruning",
+            "from scratch",
+            "CLIP, trained on",
+        ),
+    ),
+    (
+        "subnet, tuned as long as torch-pruning",
+        "the subnet tuned as long as torch-pruning",
+        ("torch-pruning", "from scratch", "CLIP, trained on"),
+    ),
+)
 STUDENT = {2: 6.314, 3: 2.920, 4: 2.353, 5: 2.132}  # one-sided 95 %, of so many seeds
 Rows = dict[str, dict[str, Any]]  # run → row name → what was measured
 
@@ -64,18 +83,22 @@ def _range(values: Any) -> str:
 
 
 def losses(runs: list[dict[str, Any]]) -> str:
-    """Paired differences to the tuned subnet, with the one-sided 95 % bound over seeds."""
+    """Paired differences to the tuned subnets, with the one-sided 95 % bound over seeds."""
+    return "\n\n".join(_against(runs, *comparison) for comparison in COMPARED)
+
+
+def _against(runs: list[dict[str, Any]], subnet: str, title: str, others: tuple[str, ...]) -> str:
     lines = [
-        "| the tuned subnet against | its loss per seed (points) | mean | 95 % upper bound |",
+        f"| {title} against | its loss per seed (points) | mean | 95 % upper bound |",
         "|---|---|---|---|",
     ]
-    for name in MODELS:
+    for name in others:
         paired = [
-            run[name]["accuracy"] - run["subnet, tuned"]["accuracy"]
+            run[name]["accuracy"] - run[subnet]["accuracy"]
             for run in runs
-            if "accuracy" in run.get(name, {}) and "subnet, tuned" in run
+            if "accuracy" in run.get(name, {}) and subnet in run
         ]
-        if name.startswith("subnet") or not paired:
+        if not paired:
             continue
         mean = statistics.mean(paired)
         bound = "one seed"

@@ -102,8 +102,8 @@ class Data:
         return images.permute(0, 3, 1, 2), captions(self.labels[rows], template)
 
 
-def correct(model: Any, images: Tensor, labels: Tensor) -> Tensor:
-    """(N,) bool: the nearest of the ten class embeddings, each the mean over the templates."""
+def cosines(model: Any, images: Tensor) -> Tensor:
+    """(N, 10): of images and the class embeddings, each the mean over the templates."""
     model.eval()
     with torch.no_grad():
         texts = [
@@ -111,11 +111,19 @@ def correct(model: Any, images: Tensor, labels: Tensor) -> Tensor:
             for t in range(TEMPLATES)
         ]
         classes = nn.functional.normalize(torch.stack(texts).sum(0), dim=-1)
-        guesses = [
-            (model.encode_image(normalised(part)) @ classes.T).argmax(-1)
-            for part in images.split(500)
-        ]
-    return torch.cat(guesses) == labels
+        features = [model.encode_image(normalised(part)) for part in images.split(500)]
+    return nn.functional.normalize(torch.cat(features), dim=-1) @ classes.T
+
+
+def correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """(N,) bool: the nearest class embedding is the right one."""
+    return cosines(model, images).argmax(-1) == labels
+
+
+def likelihood(model: Any, images: Tensor, labels: Tensor) -> float:
+    """Mean log-probability of the right class, at the model's own logit scale."""
+    logits = model.logit_scale.detach().exp() * cosines(model, images)
+    return -float(nn.functional.cross_entropy(logits, labels))
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
