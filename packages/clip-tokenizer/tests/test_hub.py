@@ -8,6 +8,8 @@ import pytest
 from clip_tokenizer import HFTokenizer, Tokenizer, TokenizerError, get_tokenizer, hub
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+online = []  # files that the hub was really asked for
+
 
 @pytest.fixture
 def broken():
@@ -20,9 +22,12 @@ def fake_hub(monkeypatch, tmp_path, broken):
     folder = tmp_path / "snapshot"
     folder.mkdir()
     asked = []
+    online.clear()
 
-    def download(repository, name, *, revision=None):
+    def download(repository, name, *, revision=None, local_files_only=False):
         asked.append((repository, name) if revision is None else (repository, name, revision))
+        if not local_files_only:
+            online.append(name)
         if repository != "org/name":
             raise LocalEntryNotFoundError("the hub cannot be reached")
         if name in broken:
@@ -51,6 +56,7 @@ def test_the_error_names_what_was_tried(fake_hub):
         Tokenizer.from_pretrained("org/name")
     with pytest.raises(TokenizerError, match=r"merges\.txt \(LocalEntryNotFoundError: the hub"):
         Tokenizer.from_pretrained("other/name")
+    assert online == [*hub.CONFIG_FILES, *hub.VOCABULARY_FILES, hub.CONFIG_FILES[0]]
 
 
 def test_a_revision_is_asked_for(fake_hub):

@@ -29,7 +29,8 @@ def repository_of(source: str) -> str | None:
 def download(repository: str, files: Sequence[str] = CONFIG_FILES + VOCABULARY_FILES) -> Path:
     """The local folder that holds those of the files that the repository (`@revision`) has.
 
-    Files in the hub's cache are used as they are when the hub cannot be reached.
+    Files in the hub's cache are used as they are when the hub cannot be reached, which is tried
+    for one file alone: its client tries long.
 
     Raises:
         TokenizerError: If none of the files could be had; the message says what happened to each.
@@ -51,7 +52,10 @@ def download(repository: str, files: Sequence[str] = CONFIG_FILES + VOCABULARY_F
     unreachable: list[str] = []
     for file in files:
         try:
-            path = Path(hf_hub_download(name, file, revision=revision or None))
+            local = bool(unreachable)
+            path = Path(
+                hf_hub_download(name, file, revision=revision or None, local_files_only=local)
+            )
         except (EntryNotFoundError, OSError, ValueError) as error:
             reason = str(error).strip().split("\n", maxsplit=1)[0]
             kind = failed
