@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from osf_supernet.attributes import AttributeTable
-from osf_supernet.graph import DimGroup, Graph, named_tensors
+from osf_supernet.graph import DimGroup, Graph, build_graph, named_tensors
 from osf_supernet.planning import Planner
 from osf_supernet.shapes import one_sample
 from osf_supernet.surgery import active, copied
@@ -29,6 +29,34 @@ from osf_supernet.verification import (
     tolerance_of,
     training_failure,
 )
+
+
+def settled_graph(
+    model: nn.Module, inputs: Any, outputs: Sequence[str]
+) -> tuple[Graph, AttributeTable, list[str]]:
+    """The graph with what does not hold frozen; once more with widths tied to heads if it helps.
+
+    With it the integers of modules that go with sizes, and what could not be tried, and why.
+    """
+
+    def settled(square: Sequence[str]) -> tuple[Graph, AttributeTable, list[str]]:
+        graph = build_graph(model, inputs, outputs=outputs, square=square)
+        table = AttributeTable(model, graph)
+        prober = Prober(model, graph, table, inputs)
+        return prober.settle(), table, prober.notes
+
+    first = settled(())
+    square = tied_by_force(first[0])
+    if square:
+        second = settled(square)
+        if _elastic_share(second[0]) > _elastic_share(first[0]):
+            return second
+    return first
+
+
+def _elastic_share(graph: Graph) -> int:
+    """How many axes of parameters can change."""
+    return sum(len(group.members) for group in graph.elastic())
 
 
 class Prober:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from osf_supernet.attributes import AttributeTable, integers_of
+from osf_supernet.attributes import integers_of
 from osf_supernet.explanation import explain
-from osf_supernet.graph import Graph, build_graph, named_tensors
+from osf_supernet.graph import named_tensors
 from osf_supernet.importance import importance, permute
 from osf_supernet.latency import LatencyTable
 from osf_supernet.planning import Config, Counts, Plan, Planner
-from osf_supernet.probing import Prober, require_plain, tied_by_force
+from osf_supernet.probing import require_plain, settled_graph
 from osf_supernet.search import Search, SearchResult
 from osf_supernet.space import Choice, Space, default_space
 from osf_supernet.surgery import ActiveReport, accumulating, active, operate, require_whole
@@ -82,7 +82,7 @@ class Supernet:
         self.inputs = example_inputs
         self.outputs = tuple(outputs)
         self._more_inputs = list(more_inputs)
-        self.graph, self._table, self._notes = _analyse(model, example_inputs, outputs)
+        self.graph, self._table, self._notes = settled_graph(model, example_inputs, outputs)
         self.space = default_space(self.graph) if space is None else Space(dict(space))
         self.choices = self.space.resolve(self.graph)
         self._planner = Planner(model, self.graph, self._table)
@@ -456,31 +456,6 @@ def _placement(model: nn.Module) -> tuple[set[torch.device], set[torch.dtype]]:
     parameters = list(model.parameters())
     types = {p.dtype for p in parameters if p.is_floating_point()}
     return {p.device for p in parameters}, types
-
-
-def _analyse(
-    model: nn.Module, inputs: Any, outputs: Sequence[str]
-) -> tuple[Graph, AttributeTable, list[str]]:
-    """The graph with what does not hold frozen; once more with widths tied to heads if it helps."""
-
-    def settled(square: Sequence[str]) -> tuple[Graph, AttributeTable, list[str]]:
-        graph = build_graph(model, inputs, outputs=outputs, square=square)
-        table = AttributeTable(model, graph)
-        prober = Prober(model, graph, table, inputs)
-        return prober.settle(), table, prober.notes
-
-    first = settled(())
-    square = tied_by_force(first[0])
-    if square:
-        second = settled(square)
-        if _elastic_share(second[0]) > _elastic_share(first[0]):
-            return second
-    return first
-
-
-def _elastic_share(graph: Graph) -> int:
-    """How many axes of parameters can change."""
-    return sum(len(group.members) for group in graph.elastic())
 
 
 def _limit(bound: float, full: int) -> float:
