@@ -181,9 +181,10 @@ class Search:
         if self._file is None:
             return {}
         text = self._file.read_text(encoding="utf-8") if self._file.exists() else ""
-        lines = text[: text.rfind("\n") + 1].splitlines()
-        if len(text) > text.rfind("\n") + 1:
-            self._file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        whole, end, cut = text.rpartition("\n")
+        if cut:
+            self._file.write_text(whole + end, encoding="utf-8")
+        lines = whole.splitlines()
         if not lines:
             self._append({"supernet": self._digest})
             return {}
