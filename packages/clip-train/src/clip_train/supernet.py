@@ -204,7 +204,7 @@ def _example(parts: Parts) -> tuple[Tensor, Tensor]:
 def write_subnets(path: Path, config: Config, parts: Parts, record: SupernetRecord) -> None:
     """Choose subnets of a run that is over, and write each as a model directory of its own.
 
-    A directory appears complete or not at all, and one that is there stays.  Subnets are chosen by
+    A directory appears complete or not at all, and one that is there stays. Subnets are chosen by
     the loss on a few training batches, never by validation data; those with batch norms are
     recalibrated on the same batches.
 

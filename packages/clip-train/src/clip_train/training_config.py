@@ -138,7 +138,7 @@ class OptimConfig:
     cooldown_samples: int | None = None
     """The same in samples; takes precedence."""
     clip_norm: float | None = None
-    """Largest norm of the whole gradient; None leaves it alone."""
+    """Largest norm of the model's whole gradient; None leaves it alone."""
     ema_decay: float | None = None
     """Keep an exponential moving average of the weights, with this decay a step; it is what is
     evaluated and what the run leaves as its model."""
