@@ -114,8 +114,10 @@ def test_the_page_of_a_result(
         assert heading in found["sections"]
 
 
-def test_the_page_of_many_results(results: Path, look: Callable[..., dict[str, Any]]) -> None:
-    assert main(["report", str(results)]) == 0
+def test_the_page_of_many_results(
+    results: Path, colour_folder: Path, look: Callable[..., dict[str, Any]]
+) -> None:
+    assert main(["report", str(results), "--data", str(colour_folder)]) == 0
     found = look(results / "family.html")
     sound(found)
     assert found["charts"] == 3 + 2  # three costs, and each result's reliability

@@ -324,7 +324,7 @@ def test_a_page_shows_no_picture_of_data_that_has_changed(
 ) -> None:
     assert run("--data", colour_folder) == 0
     page = tmp_path / "page.html"
-    report = ["report", str(tmp_path / "out"), "--out"]
+    report = ["report", str(tmp_path / "out"), "--data", str(colour_folder), "--out"]
     assert main([*report, str(page)]) == 0
     assert page.read_text().count('title="blue/0.png"') == 1
     (colour_folder / "blue" / "0.png").rename(colour_folder / "blue" / "00.png")

@@ -85,7 +85,8 @@ def test_a_page_of_a_family_and_one_without_its_data(
         command = ["run", "--model", str(trained_directory), "--data", str(data)]
         command += ["--out", str(out / task), "--task", task, "--quiet", *more]
         assert main(command) == 0
-    assert main(["report", str(out), "--out", str(tmp_path / "page.html")]) == 0
+    data_of = ["--data", str(colour_folder), "--data", str(captions)]
+    assert main(["report", str(out), "--out", str(tmp_path / "page.html"), *data_of]) == 0
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.count("<details") >= 3
     assert page.count('<svg class="chart"') == 3 + 2
@@ -94,7 +95,7 @@ def test_a_page_of_a_family_and_one_without_its_data(
     assert table.count("| colours |") == 3
 
     colour_folder.rename(tmp_path / "moved")
-    assert main(["report", str(out), "--out", str(tmp_path / "page.html")]) == 0
+    assert main(["report", str(out), "--out", str(tmp_path / "page.html"), *data_of]) == 0
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "no pictures:" in page
     assert "Images and their best captions" not in page

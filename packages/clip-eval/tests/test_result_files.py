@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torchvision.datasets
+from clip_eval import DataError
 from clip_eval.cli import main
 
 RECORD = {
@@ -75,5 +76,31 @@ def test_a_report_downloads_nothing(
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", download)
     record = RECORD | {"settings": {"data": f"cifar10:{tmp_path / 'gone'}"}}
     (tmp_path / "result.json").write_text(json.dumps(record))
-    assert main(["report", str(tmp_path)]) == 0
+    spec = f"cifar10:{tmp_path / 'gone'}"
+    assert main(["report", str(tmp_path), "--data", spec]) == 0
     assert "no pictures: cifar10: not found" in (tmp_path / "family.html").read_text()
+
+
+def test_a_report_opens_nothing_that_a_result_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_data(*arguments: object, **_: object) -> None:
+        opened.append(arguments[0])
+        raise DataError("not here")
+
+    opened: list[object] = []
+    monkeypatch.setattr("clip_eval.family_report.open_data", open_data)
+    specs = ("wds:http://127.0.0.1:9/x", "/etc", "csv:/etc/passwd", 7, ["a"], {})
+    for number, spec in enumerate(specs):
+        settings = {"data": spec, "classnames_from": "/etc/passwd", "split": "../x", "key": number}
+        (tmp_path / str(number)).mkdir()
+        record = json.dumps(RECORD | {"settings": settings})
+        (tmp_path / str(number) / "result.json").write_text(record)
+    assert main(["report", str(tmp_path)]) == 0
+    assert main(["report", str(tmp_path), "--data", "/etc"]) == 0
+    assert opened == []  # the one that is named has a split that leads out of it
+    assert "no pictures: the split of" in (tmp_path / "family.html").read_text()
+    settings = {"data": "/etc", "split": "val", "key": "k"}
+    (tmp_path / "1" / "result.json").write_text(json.dumps(RECORD | {"settings": settings}))
+    assert main(["report", str(tmp_path), "--data", "/etc"]) == 0
+    assert opened == ["/etc"]

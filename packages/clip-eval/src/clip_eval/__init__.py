@@ -18,7 +18,7 @@ from clip_eval.samples import (
     source_shards,
     source_warnings,
 )
-from clip_eval.shard_files import ShardCache
+from clip_eval.shard_files import ShardCache, check_url, open_location
 from clip_eval.shard_paths import expand_shards
 from clip_eval.shards import sample_from_files
 from clip_eval.sources import open_source
@@ -38,11 +38,13 @@ __all__ = [
     "ShardCache",
     "Source",
     "build_classifier",
+    "check_url",
     "decode_image",
     "describe",
     "evaluate",
     "expand_shards",
     "load_for_evaluation",
+    "open_location",
     "open_source",
     "read_embeddings",
     "read_templates",

@@ -149,6 +149,13 @@ def _add_result_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     report = commands.add_parser("report", help="one page and one table of many results")
     report.add_argument("directory", type=Path, help="holds results, at any depth")
     report.add_argument("--out", type=Path, help="the page (default: DIRECTORY/family.html)")
+    report.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="DATA",
+        help="data set of a result, as given to run, to show its pictures; may be repeated",
+    )
     report.add_argument("--samples", type=_not_negative, default=12, help="images per result")
     report.add_argument("--seed", type=int, default=0, help="which images")
     report.set_defaults(command=report_command)

@@ -181,12 +181,20 @@ def report_command(arguments: argparse.Namespace) -> int:
     if out.suffix == ".md":
         raise EvaluationError(f"--out {out}: expected the page, FILE.html; its table is FILE.md")
     title = f"Results in {arguments.directory.resolve().name}"
-    page = render_family(stored, title=title, samples=arguments.samples, seed=arguments.seed)
+    page = render_family(
+        stored,
+        title=title,
+        data=arguments.data,
+        samples=arguments.samples,
+        seed=arguments.seed,
+    )
     table = format_table([one.record for one in stored])
     write_text(out, page)
     write_text(out.with_suffix(".md"), f"# {title}\n\n{table}\n")
     print(table)
     print(f"\nwrote {out}, {out.with_suffix('.md').name}")
+    if not arguments.data:
+        print("without pictures: name the data of a result with --data to show its images")
     return 0
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from html import escape
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from clip_eval.charts import Point, cost_chart
@@ -24,22 +25,32 @@ COSTS = (
 
 
 def render_family(
-    stored: Sequence[StoredResult], *, title: str, samples: int = 12, seed: int = 0
+    stored: Sequence[StoredResult],
+    *,
+    title: str,
+    data: Sequence[str] = (),
+    samples: int = 12,
+    seed: int = 0,
 ) -> str:
     """One self-contained page of all results.
 
+    Nothing that a result names is opened: a result may be a stranger's.
+
     Args:
-        stored: The results; pictures are drawn from their data where that is still there.
+        stored: The results.
         title: Heading.
+        data: Data sets, as for `open_source`, from which the results made with a data set of the
+            same name get their pictures.
         samples: Images per result.
         seed: Which ones.
     """
+    named = set(data)
     parts = [f"<h1>{escape(title)}</h1>", _table(stored), *_cost_sections(stored)]
     for number, one in enumerate(stored):
         parts.append(
             f"<details{' open' if len(stored) == 1 else ''}>"
             f"<summary><b>{escape(one.title)}</b></summary>"
-            f'<div id="result-{number}">{_detail(one, samples, seed)}</div></details>'
+            f'<div id="result-{number}">{_detail(one, named, samples, seed)}</div></details>'
         )
     return page(title, parts)
 
@@ -109,7 +120,7 @@ def _point(record: Mapping[str, Any], cost: str) -> Point:
     return Point(str(record.get("model")), x or 0.0, value or 0.0, interval and tuple(interval))
 
 
-def _detail(stored: StoredResult, samples: int, seed: int) -> str:
+def _detail(stored: StoredResult, data: Set[str], samples: int, seed: int) -> str:
     try:
         predictions = stored.predictions()
     except EvaluationError:  # a result from elsewhere has none
@@ -117,21 +128,19 @@ def _detail(stored: StoredResult, samples: int, seed: int) -> str:
     result = result_from_record(stored.record, predictions)
     note, source = "", None
     try:
-        source = _reopen(result)
+        source = _open_named(result, data)
     except (DataError, OSError) as error:
         note = f'<div class="note"><p>no pictures: {escape(str(error))}</p></div>'
     return note + "\n".join(result_sections(result, source, samples=samples, seed=seed))
 
 
-def _reopen(result: Result) -> Source | None:
-    """The data of a result, from how its ``data`` was described; nothing is downloaded for it."""
+def _open_named(result: Result, data: Set[str]) -> Source | None:
+    """The data of a result if the user named it; nothing is downloaded for it."""
     settings = result.settings
-    if not settings.get("data"):
+    spec, split = settings.get("data"), settings.get("split")
+    if not isinstance(spec, str) or spec not in data:
         return None
-    source, _ = open_data(
-        settings["data"],
-        classnames=settings.get("classnames_from"),
-        split=settings.get("split"),
-        download=False,
-    )
+    if split is not None and (not isinstance(split, str) or Path(split).name != split):
+        raise DataError(f"the split of {result.dataset} is {split!r}; expected a folder's name")
+    source, _ = open_data(spec, split=split, download=False)
     return source

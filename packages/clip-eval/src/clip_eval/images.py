@@ -8,12 +8,13 @@ The rules, so that a number means the same on every machine:
 - 16-bit grey is scaled to 8 bits (``value / 257``); 32-bit integers must fit into 16 bits
 - of an animation or a multi-page file, the first frame
 - EXIF orientation is not applied, as in the usual training pipelines
-- refused: no bytes, not an image, cut short, floating point pixels, more pixels than Pillow's
-  ``Image.MAX_IMAGE_PIXELS`` (89 million)
+- refused: no bytes, not an image of a format in `FORMATS`, cut short, floating point pixels,
+  more pixels than Pillow's ``Image.MAX_IMAGE_PIXELS`` (89 million)
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import warnings
 from collections.abc import Callable
@@ -25,10 +26,32 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from clip_eval.faults import BadImage
 
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB"),
+    *("TIFF", "PPM", "JPEG2000", "QOI", "TGA", "ICO"),
+)
+"""Formats that are decoded, by Pillow's names.  The list is closed, whatever else Pillow reads:
+its PostScript reader, for one, starts Ghostscript on the file."""
 DECODING = f"decoding 1, Pillow {PIL.__version__}"
 """Names what makes the pixels: other rules get another number, so that nothing old is taken."""
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
 ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
+
+
+def open_image(data: bytes) -> Image.Image:
+    """A Pillow image of a file's bytes, in one of `FORMATS`, not decoded yet.
+
+    Raises:
+        UnidentifiedImageError: It is in none of them.
+    """
+    return Image.open(io.BytesIO(data), formats=_installed_formats())
+
+
+@functools.cache
+def _installed_formats() -> list[str]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def decode_image(
@@ -52,7 +75,7 @@ def decode_image(
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            image = data if isinstance(data, Image.Image) else Image.open(io.BytesIO(data))
+            image = data if isinstance(data, Image.Image) else open_image(data)
             if least_size is not None and isinstance(image, JpegImageFile):
                 image.draft(None, least_size(*image.size))
             return _to_rgb(_first_frame(image))
@@ -61,7 +84,7 @@ def decode_image(
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise BadImage("too-large", str(error)) from error
         except UnidentifiedImageError as error:
-            raise BadImage("not-an-image", "no known image format") from error
+            raise BadImage("not-an-image", f"expected one of {', '.join(FORMATS)}") from error
         except MemoryError as error:
             raise BadImage("too-large", "not enough memory to decode it") from error
         except Exception as error:  # Pillow's plugins raise nearly everything on broken files

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import importlib
 import os
+import re
 import shutil
 import time
 import zlib
@@ -18,12 +19,19 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
+from clip_eval.faults import DataError
+
 ATTEMPTS = 5
 FIRST_PAUSE = 0.5  # seconds; doubled after each failure
 TIMEOUT = 60.0  # seconds without a byte
 DEFAULT_CACHE_BYTES = 50 * 2**30
 COPY_BYTES = 1 << 20
 GZIP_WINDOW = 31  # zlib's word for a gzip header and the largest window
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+WEB_SCHEMES = ("http", "https", "file")
+OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "hf", "memory")
+"""Schemes read through fsspec.  The list is closed: others of its schemes start programs, open
+connections of their own or wrap a second URL."""
 
 
 def cache_directory() -> Path:
@@ -34,7 +42,65 @@ def cache_directory() -> Path:
 
 def is_url(text: str) -> bool:
     """Whether a text is a URL rather than a path."""
-    return "://" in text
+    return URL.match(text) is not None
+
+
+def check_url(url: str) -> str:
+    """The scheme of a URL, lower case.
+
+    Raises:
+        DataError: It is not one that is read here.
+    """
+    scheme = url.partition("://")[0].lower()
+    known = (*WEB_SCHEMES, *OBJECT_STORES)
+    if scheme not in known:
+        raise DataError(f"{url}: expected a URL of {', '.join(known)}, got {scheme}://")
+    if "::" in url:
+        raise DataError(f"{url}: expected one URL, got several joined by ::")
+    return scheme
+
+
+def refuse_command(location: str) -> None:
+    """Data are opened by path or URL, never by a command, as webdataset's ``pipe:`` is.
+
+    Raises:
+        DataError: The location is a command.
+    """
+    if location.lstrip().lower().startswith("pipe:"):
+        raise DataError(
+            f"{location}: expected a path or URL, got a command, which is never run; name the "
+            "object itself, as in s3://bucket/{000..099}.tar"
+        )
+
+
+def open_location(location: str) -> IO[bytes]:
+    """A file on disk or behind a URL as a stream of bytes; a name is never run as a command.
+
+    Args:
+        location: Path, or URL of a scheme in `WEB_SCHEMES` or `OBJECT_STORES`.
+
+    Raises:
+        DataError: The URL's scheme is not read here.
+        OSError: It cannot be opened.
+    """
+    if not is_url(location):
+        return open(location, "rb")
+    scheme = check_url(location)
+    if scheme in WEB_SCHEMES:
+        request = Request(location, headers={"User-Agent": "clip-eval"})
+        try:
+            stream: IO[bytes] = urlopen(request, timeout=TIMEOUT)
+        except URLError as error:
+            if isinstance(error.reason, OSError):
+                raise error.reason from error
+            raise
+        return stream
+    try:
+        fsspec: Any = importlib.import_module("fsspec")  # it has no types
+        opened: IO[bytes] = fsspec.open(location, "rb").open()
+    except ImportError as error:
+        raise OSError(f"{scheme}:// needs a package that is not installed: {error}") from error
+    return opened
 
 
 @dataclass(frozen=True)
@@ -174,7 +240,7 @@ def read_url(url: str) -> bytes | None:
         OSError: The server cannot be asked.
     """
     try:
-        with _open_url(url) as stream:
+        with open_location(url) as stream:
             content: bytes = stream.read()
             return content
     except FileNotFoundError:
@@ -187,7 +253,7 @@ def read_url(url: str) -> bytes | None:
 
 def _copy(url: str, target: Path) -> int:
     """Copy what is behind a URL or path into a file; the number of bytes written."""
-    with _open_url(url) as stream, target.open("wb") as file:
+    with open_location(url) as stream, target.open("wb") as file:
         expected = getattr(stream, "length", None)  # what http.client still expects
         shutil.copyfileobj(stream, file, COPY_BYTES)
         written = file.tell()
@@ -211,27 +277,6 @@ def _unzip(path: Path) -> int:
         size = file.tell()
     plain.replace(path)
     return size
-
-
-def _open_url(url: str) -> IO[Any]:
-    scheme = urlsplit(url).scheme if is_url(url) else ""
-    if not scheme:
-        return open(url, "rb")
-    if scheme in ("http", "https", "file"):
-        request = Request(url, headers={"User-Agent": "clip-eval"})
-        try:
-            stream: IO[Any] = urlopen(request, timeout=TIMEOUT)
-        except URLError as error:
-            if isinstance(error.reason, OSError):
-                raise error.reason from error
-            raise
-        return stream
-    try:
-        fsspec = importlib.import_module("fsspec")
-    except ImportError as error:
-        raise OSError(f"{scheme}:// needs fsspec; `pip install fsspec`") from error
-    opened: IO[Any] = fsspec.open(url, "rb").open()
-    return opened
 
 
 def _file_name(url: str, identity: str, unzip: bool) -> str:

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from clip_eval.class_names import ClassList
 from clip_eval.faults import DataError
 from clip_eval.prompts import TEMPLATES_FILE, find_templates
-from clip_eval.shard_files import is_url, read_url
+from clip_eval.shard_files import check_url, is_url, read_url, refuse_command
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -74,7 +74,10 @@ def find_shards(pattern: str, *, split: str | None = None) -> ShardLayout:
     Raises:
         DataError: Nothing matches, or a shard that should be there is missing.
     """
+    if not Path(pattern).exists():
+        refuse_command(pattern)
     if is_url(pattern):
+        check_url(pattern)
         return _find_behind_url(pattern, split)
     path = Path(pattern)
     if path.is_dir():

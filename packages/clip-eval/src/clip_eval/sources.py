@@ -14,7 +14,7 @@ from clip_eval.faults import DataError
 from clip_eval.image_folder import ImageFolder, holds_images
 from clip_eval.parquet_table import ParquetTable
 from clip_eval.samples import Source
-from clip_eval.shard_files import ShardCache, is_url
+from clip_eval.shard_files import ShardCache, check_url, is_url, refuse_command
 from clip_eval.shards import WebDataset
 from clip_eval.tfrecord import TFRecordSource
 from clip_eval.torchvision_sets import SETS, TorchvisionSet
@@ -108,7 +108,10 @@ def _split_spec(spec: str) -> tuple[str, str]:
         if not path and kind not in SETS:
             raise DataError(f"{spec!r}: expected a path after {kind}:")
         return kind, path
+    if not Path(spec).exists():
+        refuse_command(spec)
     if is_url(spec):
+        check_url(spec)
         return _recognise(spec), spec
     if colon and kind.isidentifier() and len(kind) > 1 and not Path(spec).exists():
         near = difflib.get_close_matches(kind, KINDS, n=1)

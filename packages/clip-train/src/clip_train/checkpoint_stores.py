@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from clip_eval import DataError, check_url
 from clip_models import ConfigError
 
 STATE_NAME = "state.json"
@@ -49,8 +50,9 @@ def open_store(location: str, default: Path) -> CheckpointStore:
     """
     if "://" in location:
         try:
+            check_url(location)
             return RemoteStore(location)
-        except (ImportError, ValueError) as error:
+        except (DataError, ImportError, ValueError) as error:
             raise ConfigError(
                 f"checkpoint.directory must be a path or a URL that fsspec knows here, got "
                 f"{location}: {error}"

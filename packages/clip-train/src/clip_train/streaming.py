@@ -16,7 +16,15 @@ from itertools import islice
 from typing import Any, Protocol
 
 import webdataset
-from clip_eval import BadSample, DataError, Sample, Source, expand_shards, sample_from_files
+from clip_eval import (
+    BadSample,
+    DataError,
+    Sample,
+    Source,
+    expand_shards,
+    open_location,
+    sample_from_files,
+)
 from torch.utils.data import IterableDataset, get_worker_info
 from webdataset import tariterators
 
@@ -149,8 +157,8 @@ class _Samples:
         """Each shard as a stream, closed when the next one is asked for."""
         for shard in shards:
             try:
-                stream = webdataset.gopen(shard["url"])
-            except Exception as error:  # webdataset's openers raise nearly everything
+                stream = open_location(shard["url"])
+            except Exception as error:  # the clients of object stores raise nearly everything
                 if self._note(error):
                     continue
                 return

@@ -14,6 +14,8 @@ from osf_supernet.sources import described, find_factory
 from osf_supernet.training.processes import own_rows, rank_and_world
 from osf_supernet.training.tasks import Classification, Task
 
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""By Pillow's names; its PostScript reader would start Ghostscript on a file of any name."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as most models expect
 
 
@@ -44,7 +46,9 @@ def from_image_folder(
     group `batch_size` images of each rank are one batch.
     """
     sets: Any = importlib.import_module("torchvision.datasets")
-    train, val = (sets.ImageFolder(Path(folder) / part) for part in ("train", "val"))
+    train, val = (
+        sets.ImageFolder(Path(folder) / part, loader=_load_image) for part in ("train", "val")
+    )
     if train.classes != val.classes:
         raise ValueError("train and val must have the same class folders")
     task = Classification()
@@ -72,6 +76,13 @@ def from_image_folder(
 
     calibration = [batch_of(-1 - index)[0] for index in range(4)]
     return Experiment(task, batch_of, evaluate, calibration)
+
+
+def _load_image(path: str) -> Any:
+    """An RGB image of one of `IMAGE_FORMATS`."""
+    image: Any = importlib.import_module("PIL.Image")
+    with image.open(path, formats=IMAGE_FORMATS) as opened:
+        return opened.convert("RGB")
 
 
 def _tensor(image: Any, size: int) -> Tensor:
