@@ -8,19 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clip_eval import load_for_evaluation
-from clip_models import (
-    CLIP,
-    CLIPConfig,
-    PreprocessConfig,
-    TextConfig,
-    TokenizerConfig,
-    ViTConfig,
-    get_config,
-    list_models,
-    save_config,
-    save_model,
-    to_open_clip,
-)
+from clip_models import CLIP, CLIPConfig, get_config, list_models, save_model
+from clip_models.config import PreprocessConfig, TextConfig, TokenizerConfig, ViTConfig
+from clip_models.converters import to_open_clip
+from clip_models.files import save_config
 from clip_tokenizer import HFTokenizer, Tokenizer, TokenizerError, get_tokenizer
 
 UNKNOWN = ("google/mt5-base", "facebook/xlm-v-base")

@@ -22,10 +22,12 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from clip_eval import build_classifier, evaluate, open_source
-from clip_eval.classification import guess_classes
-from clip_eval.prompt_sets import get_prompt_set
-from clip_models import CLIP, Preprocess, PreprocessConfig, get_config
+from clip_eval import build_classifier, evaluate
+from clip_eval.data import open_source
+from clip_eval.prompts.prompt_sets import get_prompt_set
+from clip_eval.tasks.classification import guess_classes
+from clip_models import CLIP, Preprocess, get_config
+from clip_models.config import PreprocessConfig
 from clip_tokenizer import Tokenizer
 from PIL import Image
 from torch import Tensor

@@ -11,15 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clip_models import (
-    CLIP,
-    CLIPConfig,
-    CompactResNetConfig,
-    Preprocess,
-    PreprocessConfig,
-    TextConfig,
-    save_model,
-)
+from clip_models import CLIP, CLIPConfig, Preprocess, save_model
+from clip_models.config import CompactResNetConfig, PreprocessConfig, TextConfig
 from clip_tokenizer import Tokenizer
 from PIL import Image
 from torch import Tensor, nn

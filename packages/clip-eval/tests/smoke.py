@@ -7,7 +7,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from clip_models import CLIP, PreprocessConfig, get_config, save_model
+from clip_models import CLIP, get_config, save_model
+from clip_models.config import PreprocessConfig
 from clip_tokenizer import Tokenizer
 from PIL import Image
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clip_eval.cli import main
+from clip_eval.cli.main import main
 
 pytestmark = pytest.mark.browser
 

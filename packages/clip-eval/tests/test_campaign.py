@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clip_eval import open_source
 from clip_eval.campaign import Campaign
-from clip_eval.cli import main
-from clip_eval.data_sets import open_data
+from clip_eval.cli.main import main
+from clip_eval.data import open_source
+from clip_eval.prompts.named_data import open_data
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_every_model_on_every_data_set_decodes_each_image_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     decoded: list[Any] = []
-    from clip_eval import loading
+    from clip_eval.encoding import batches as loading
 
     decode = loading.decode_image
     monkeypatch.setattr(loading, "decode_image", lambda data: decoded.append(data) or decode(data))
@@ -167,7 +167,7 @@ def test_an_edited_image_is_the_only_one_embedded_again(
     encode: Callable[..., bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from clip_eval import loading
+    from clip_eval.encoding import batches as loading
 
     decoded: list[Any] = []
     decode = loading.decode_image
@@ -256,7 +256,7 @@ def test_a_directory_for_each_description() -> None:
 def test_an_evaluation_and_a_reading_agree_on_the_content(
     run: Callable[..., int], colour_folder: Path, tmp_path: Path, read_json: Callable[[Path], Any]
 ) -> None:
-    from clip_eval.loading import source_content
+    from clip_eval.encoding.batches import source_content
 
     assert run("--data", colour_folder, "--batch-size", "5") == 0
     content = read_json(tmp_path / "out" / "result.json")["content"]
@@ -269,7 +269,7 @@ def test_a_training_set_is_read_once_for_all_models(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from clip_eval import loading
+    from clip_eval.encoding import batches as loading
 
     decoded: list[Any] = []
     decode = loading.decode_image

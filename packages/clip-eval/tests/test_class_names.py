@@ -4,8 +4,8 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from clip_eval import ClassList, DataError
-from clip_eval.class_names import match_folders
+from clip_eval.data import ClassList, DataError
+from clip_eval.data.class_names import match_folders
 
 
 def test_plain_list_keeps_its_order(tmp_path: Path) -> None:

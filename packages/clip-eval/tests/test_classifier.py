@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from clip_eval import DataError, EvaluationError, ImageTextModel, build_classifier
+from clip_eval import EvaluationError, ImageTextModel, build_classifier
+from clip_eval.data import DataError
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from clip_eval import decode_image, open_source, read_embeddings
-from clip_eval.cli import main
+from clip_eval import read_embeddings
+from clip_eval.cli.main import main
+from clip_eval.data import decode_image, open_source
 from clip_models import Preprocess, load_model
 from clip_tokenizer import Tokenizer
 from torch.nn.functional import normalize

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from clip_eval import BadSample, DataError, open_source
-from clip_eval.coco_captions import CocoCaptions
+from clip_eval.data import BadSample, DataError, open_source
+from clip_eval.data.coco_captions import CocoCaptions
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clip_eval.cli import main
+from clip_eval.cli.main import main
 
 
 def write_result(place: Path, guesses: dict[str, int], *, model: str = "m", **more: Any) -> Path:

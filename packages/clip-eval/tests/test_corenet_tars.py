@@ -10,10 +10,10 @@ from collections import OrderedDict
 from pathlib import Path
 
 import pytest
-from clip_eval import BadSample, DataError, open_source
-from clip_eval.corenet_tars import CoreNetTars
-from clip_eval.restricted_pickle import UnsafePickle, load_plain
-from clip_eval.shard_files import ShardCache
+from clip_eval.data import BadSample, DataError, open_source
+from clip_eval.data.corenet_tars import CoreNetTars
+from clip_eval.data.restricted_pickle import UnsafePickle, load_plain
+from clip_eval.data.shards.files import ShardCache
 
 
 class Hostile:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from clip_eval import load_for_evaluation
-from clip_eval.charts import Point, cost_chart, reliability_chart
-from clip_eval.cli import main
-from clip_eval.costs import count_flops, count_parameters, measure_cost
-from clip_eval.encoder import Encoder
-from clip_eval.metrics import calibration
+from clip_eval.cli.main import main
+from clip_eval.encoding.costs import count_flops, count_parameters, measure_cost
+from clip_eval.encoding.encoder import Encoder
+from clip_eval.metrics.functions import calibration
+from clip_eval.report.charts import Point, cost_chart, reliability_chart
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 

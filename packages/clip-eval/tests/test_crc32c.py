@@ -3,7 +3,7 @@ from __future__ import annotations
 import crc32c as native
 import numpy as np
 import pytest
-from clip_eval.crc32c import crc32c, masked_crc32c
+from clip_eval.data.shards.crc32c import crc32c, masked_crc32c
 
 
 def test_published_values() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clip_eval import BadSample, DataError, Source, evaluate, open_source
-from clip_eval.csv_table import CsvTable
+from clip_eval import evaluate
+from clip_eval.data import BadSample, DataError, Source, open_source
+from clip_eval.data.csv_table import CsvTable
 
 
 def write(path: Path, *lines: str) -> Path:

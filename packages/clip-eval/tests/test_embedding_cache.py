@@ -8,11 +8,16 @@ from typing import Any
 import pytest
 import torch
 from clip_eval import load_for_evaluation
-from clip_eval.embedding_cache import EmbeddingStore, digest_of, image_digest
-from clip_eval.encoder import Encoder
-from clip_eval.fingerprints import model_fingerprint, preprocess_fingerprint, tokenizer_fingerprint
-from clip_eval.foreign_models import as_preprocess
-from clip_models import Preprocess, PreprocessConfig
+from clip_eval.encoding.cache import EmbeddingStore, digest_of, image_digest
+from clip_eval.encoding.encoder import Encoder
+from clip_eval.models.fingerprints import (
+    model_fingerprint,
+    preprocess_fingerprint,
+    tokenizer_fingerprint,
+)
+from clip_eval.models.foreign import as_preprocess
+from clip_models import Preprocess
+from clip_models.config import PreprocessConfig
 from clip_tokenizer import Tokenizer
 from PIL import Image
 from torch import Tensor, nn
@@ -295,7 +300,7 @@ def test_other_decoding_remembers_no_image(
     encoder: Callable[..., Encoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stores = [encoder().image_store]
-    monkeypatch.setattr("clip_eval.encoder.DECODING", "decoding 0, Pillow 1")
+    monkeypatch.setattr("clip_eval.encoding.encoder.DECODING", "decoding 0, Pillow 1")
     stores.append(encoder().image_store)
     assert len({store.directory for store in stores if store is not None}) == 2
 

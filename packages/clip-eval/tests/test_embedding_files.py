@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow
 import pytest
 from clip_eval import EvaluationError, read_embeddings
-from clip_eval.cli import main
-from clip_eval.embedding_files import Embeddings, write_embeddings
+from clip_eval.cli.main import main
+from clip_eval.encoding.files import Embeddings, write_embeddings
 from pyarrow import parquet
 
 

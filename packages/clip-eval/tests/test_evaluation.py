@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from clip_eval import EvaluationError, Result, Sample, decode_image, evaluate, open_source
-from clip_eval.samples import Source
+from clip_eval import EvaluationError, Result, evaluate
+from clip_eval.data import Sample, decode_image, open_source
+from clip_eval.data.samples import Source
 from torch import Tensor
 from torch.nn.functional import normalize
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clip_eval.cli import main
+from clip_eval.cli.main import main
 
 THEIRS = {
     "dataset": "wds/cars",

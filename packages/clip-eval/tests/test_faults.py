@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clip_eval import embedding_cache, loading
-from clip_eval.cli import main
+from clip_eval.cli.main import main
+from clip_eval.encoding import batches as loading
+from clip_eval.encoding import cache as embedding_cache
 
 
 @pytest.fixture
@@ -127,8 +128,8 @@ def test_a_killed_run_leaves_what_it_had_embedded(
     pipe = colour_folder / "red" / "zz.png"  # the last image: its reader waits for ever
     os.mkfifo(pipe)
     cache, out = tmp_path / "cache", tmp_path / "out"
-    start = "import clip_eval.embedding_cache as c; c.SECONDS_PER_FILE = 0.0; "
-    start += "from clip_eval.cli import main; import sys; sys.exit(main())"
+    start = "import clip_eval.encoding.cache as c; c.SECONDS_PER_FILE = 0.0; "
+    start += "from clip_eval.cli.main import main; import sys; sys.exit(main())"
     command = ["run", "--model", trained_directory, "--data", colour_folder, "--out", out]
     command += ["--cache", cache, "--batch-size", "3", "--quiet", "--task", "classify"]
     process = subprocess.Popen([sys.executable, "-c", start, *map(str, command)])

@@ -12,9 +12,9 @@ import open_clip
 import pytest
 import torch
 from clip_eval import EvaluationError, load_for_evaluation
-from clip_eval.cli import main
-from clip_eval.fingerprints import model_fingerprint
-from clip_eval.foreign_models import ForeignTowers
+from clip_eval.cli.main import main
+from clip_eval.models.fingerprints import model_fingerprint
+from clip_eval.models.foreign import ForeignTowers
 from clip_tokenizer import HFTokenizer, Tokenizer
 from PIL import Image
 

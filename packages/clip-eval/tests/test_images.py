@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from clip_eval import BadImage, decode_image
+from clip_eval.data import BadImage, decode_image
 from PIL import Image
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from clip_eval import open_source
-from clip_eval.inspection import format_inspection, inspect_source
+from clip_eval.data import open_source
+from clip_eval.report.inspection import format_inspection, inspect_source
 
 
 def test_counts_and_broken_files(colour_folder: Path, encode: Callable[..., bytes]) -> None:

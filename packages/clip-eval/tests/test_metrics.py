@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from clip_eval.metrics import (
+from clip_eval.metrics.functions import (
     average_precision,
     caption_retrieval,
     grouped_share_interval,

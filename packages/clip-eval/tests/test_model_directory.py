@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from clip_eval import EvaluationError, ImageTextModel, evaluate, load_for_evaluation, open_source
+from clip_eval import EvaluationError, ImageTextModel, evaluate, load_for_evaluation
+from clip_eval.data import open_source
 from clip_tokenizer import Tokenizer
 
 

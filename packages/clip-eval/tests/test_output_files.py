@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from clip_eval import EvaluationError
-from clip_eval.output_files import prepare_output, write_json, write_json_lines, write_text
+from clip_eval.results.output_files import prepare_output, write_json, write_json_lines, write_text
 
 
 def test_files_are_whole_and_leave_nothing_beside_them(tmp_path: Path) -> None:

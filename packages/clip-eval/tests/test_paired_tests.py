@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from clip_eval.paired_tests import grouped_test, mcnemar, paired_test
+from clip_eval.metrics.paired_tests import grouped_test, mcnemar, paired_test
 
 
 @pytest.mark.parametrize(("lost", "won"), [(0, 0), (1, 0), (5, 5), (3, 12), (40, 70), (700, 650)])

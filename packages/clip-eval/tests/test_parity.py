@@ -14,18 +14,19 @@ from clip_benchmark.metrics import zeroshot_classification
 from clip_benchmark.metrics.zeroshot_classification import accuracy, average_precision_per_class
 from clip_benchmark.metrics.zeroshot_retrieval import batchify, recall_at_k
 from clip_eval import build_classifier
-from clip_eval.loading import ImageBatch, LoadedSample
-from clip_eval.metrics import (
+from clip_eval.encoding.batches import ImageBatch, LoadedSample
+from clip_eval.metrics.functions import (
     average_precision,
     caption_retrieval,
     mean_average_precision,
     selection_correct,
 )
-from clip_eval.prompt_sets import find_prompt_set, get_prompt_set, prompt_set_names
+from clip_eval.prompts.prompt_sets import find_prompt_set, get_prompt_set, prompt_set_names
 from clip_eval.tasks import Classify, LinearProbe, MultiLabel, NearestNeighbours
 from clip_eval.tasks.knn import TEMPERATURE, vote
 from clip_eval.tasks.linear_probe import choose_penalty, fit_probe
-from clip_models import CLIP, CLIPConfig, TextConfig, ViTConfig
+from clip_models import CLIP, CLIPConfig
+from clip_models.config import TextConfig, ViTConfig
 from clip_tokenizer import Tokenizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score

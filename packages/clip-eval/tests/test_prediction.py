@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clip_eval import DataError
-from clip_eval.cli import main
-from clip_eval.image_files import ImageFiles
+from clip_eval.cli.main import main
+from clip_eval.data import DataError
+from clip_eval.data.image_files import ImageFiles
 from clip_eval.prediction import predict, render_predictions
 from torch import nn
 

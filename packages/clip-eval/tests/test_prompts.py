@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from clip_eval import DataError, read_templates
-from clip_eval.prompts import check_templates, fill, find_templates
+from clip_eval.data import DataError, read_templates
+from clip_eval.data.templates import check_templates, fill, find_templates
 
 
 def test_only_the_slot_is_replaced_and_names_may_carry_braces() -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clip_eval import Result, evaluate, open_source
-from clip_eval.report import render_report
-from clip_eval.results import Prediction
-from clip_eval.sample_pictures import choose_predictions
-from clip_eval.samples import Source
-from clip_eval.table import format_result
+from clip_eval import Result, evaluate
+from clip_eval.data import open_source
+from clip_eval.data.samples import Source
+from clip_eval.report.page import render_report
+from clip_eval.report.sample_pictures import choose_predictions
+from clip_eval.report.table import format_result
+from clip_eval.results.result import Prediction
 
 VOID = {"meta", "link", "img", "br"}
 

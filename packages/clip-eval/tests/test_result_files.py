@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torchvision.datasets
-from clip_eval import DataError
-from clip_eval.cli import main
+from clip_eval.cli.main import main
+from clip_eval.data import DataError
 
 RECORD = {
     "dataset": "cars",
@@ -89,7 +89,7 @@ def test_a_report_opens_nothing_that_a_result_names(
         raise DataError("not here")
 
     opened: list[object] = []
-    monkeypatch.setattr("clip_eval.family_report.open_data", open_data)
+    monkeypatch.setattr("clip_eval.report.family.open_data", open_data)
     specs = ("wds:http://127.0.0.1:9/x", "/etc", "csv:/etc/passwd", 7, ["a"], {})
     for number, spec in enumerate(specs):
         settings = {"data": spec, "classnames_from": "/etc/passwd", "split": "../x", "key": number}

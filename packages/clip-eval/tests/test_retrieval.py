@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clip_eval import Result, evaluate, open_source, read_embeddings
-from clip_eval.cli import main
-from clip_eval.samples import Source
+from clip_eval import Result, evaluate, read_embeddings
+from clip_eval.cli.main import main
+from clip_eval.data import open_source
+from clip_eval.data.samples import Source
 
 COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250)}
 CAPTIONS = {name: [f"a {name} thing", f"some {name}", name] for name in COLOURS}

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from clip_eval import BadSample, DataError
-from clip_eval.shard_files import ShardCache, ShardFile
-from clip_eval.shards import WebDataset
+from clip_eval.data import BadSample, DataError
+from clip_eval.data.shards.files import ShardCache, ShardFile
+from clip_eval.data.shards.webdataset import WebDataset
 
 
 class Served(NamedTuple):
@@ -42,7 +42,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
             pass
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("clip_eval.shard_files.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("clip_eval.data.shards.files.FIRST_PAUSE", 0.01)
     handler = functools.partial(Handler, directory=str(root))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
         thread = threading.Thread(target=http.serve_forever, args=(0.02,))

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from clip_eval import DataError
-from clip_eval.shard_paths import expand_braces, find_shards
+from clip_eval.data import DataError
+from clip_eval.data.shards.paths import expand_braces, find_shards
 
 
 def test_braces_count_and_list() -> None:

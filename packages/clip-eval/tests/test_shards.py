@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import webdataset
-from clip_eval import BadSample, DataError, Source, decode_image, open_source
-from clip_eval.shards import WebDataset
+from clip_eval.data import BadSample, DataError, Source, decode_image, open_source
+from clip_eval.data.shards.webdataset import WebDataset
 from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
@@ -188,7 +188,7 @@ def test_given_names_replace_those_on_disk_if_equally_many(colour_shards: Path) 
 def test_pickles_after_reading_and_forgets_the_oldest_files(
     colour_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clip_eval.open_files.OPEN_FILES", 1)
+    monkeypatch.setattr("clip_eval.data.shards.open_files.OPEN_FILES", 1)
     source = WebDataset(colour_shards)
     before = [source.read(i) for i in (0, 11, 1)]
     again = pickle.loads(pickle.dumps(source))

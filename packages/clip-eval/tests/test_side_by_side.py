@@ -13,8 +13,8 @@ import open_clip
 import pytest
 import torch
 from clip_benchmark.metrics.zeroshot_classification import run_classification, zero_shot_classifier
-from clip_eval.cli import main
-from clip_eval.prompt_sets import get_prompt_set
+from clip_eval.cli.main import main
+from clip_eval.prompts.prompt_sets import get_prompt_set
 from PIL import Image
 from torchvision.datasets import ImageFolder
 

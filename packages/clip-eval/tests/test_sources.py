@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from clip_eval import DataError, open_source
-from clip_eval.image_folder import ImageFolder
-from clip_eval.shards import WebDataset
+from clip_eval.data import DataError, open_source
+from clip_eval.data.image_folder import ImageFolder
+from clip_eval.data.shards.webdataset import WebDataset
 
 
 def test_a_bare_path_is_recognised(colour_folder: Path, colour_shards: Path) -> None:

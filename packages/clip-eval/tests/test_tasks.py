@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clip_eval import EvaluationError, Result, Sample, evaluate, open_source
-from clip_eval.classification import guess_classes
-from clip_eval.embedding import Reading
-from clip_eval.encoder import Encoder
+from clip_eval import EvaluationError, Result, evaluate
+from clip_eval.data import Sample, open_source
+from clip_eval.data.samples import Source
+from clip_eval.encoding.embed import Reading
+from clip_eval.encoding.encoder import Encoder
 from clip_eval.evaluation import evaluate_together
-from clip_eval.questions import Question
-from clip_eval.samples import Source
+from clip_eval.tasks.classification import guess_classes
+from clip_eval.tasks.questions import Question
 from PIL import Image
 
 COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250)}

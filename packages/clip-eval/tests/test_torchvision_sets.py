@@ -8,7 +8,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torchvision.datasets
-from clip_eval import DataError, decode_image, open_source
+from clip_eval.data import DataError, decode_image, open_source
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 

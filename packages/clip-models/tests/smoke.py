@@ -3,7 +3,8 @@
 import tempfile
 
 import torch
-from clip_models import PreprocessConfig, create_model, load_model, save_model
+from clip_models import create_model, load_model, save_model
+from clip_models.config import PreprocessConfig
 
 model = create_model("Compact-32").eval()
 images, tokens = torch.zeros(2, 3, 32, 32), torch.tensor([[1, 49407], [2, 49407]])

@@ -7,20 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from clip_models import (
-    CLIP,
-    CheckpointError,
-    CLIPConfig,
-    CompactResNetConfig,
-    PreprocessConfig,
-    TextConfig,
-    create_model,
-    load_model,
-    load_state,
-    load_tensors,
-    save_model,
-    save_tensors,
-)
+from clip_models import CLIP, CheckpointError, CLIPConfig, create_model, load_model, save_model
+from clip_models.config import CompactResNetConfig, PreprocessConfig, TextConfig
+from clip_models.files import load_state, load_tensors, save_tensors
 
 CONFIG = CLIPConfig(
     embed_dim=8,

@@ -12,21 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clip_models import (
-    CLIP,
-    CLIPConfig,
-    PreprocessConfig,
-    TextConfig,
-    ViTConfig,
-    cli,
-    create_model,
-    load_model,
-    read_weights,
-    save_model,
-    save_tensors,
-    to_open_clip,
-)
+from clip_models import CLIP, CLIPConfig, cli, create_model, load_model, save_model
 from clip_models.cli import main
+from clip_models.config import PreprocessConfig, TextConfig, ViTConfig
+from clip_models.converters import to_open_clip
+from clip_models.files import read_weights, save_tensors
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -135,7 +125,7 @@ def test_flax_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["convert", str(tmp_path / "model"), str(tmp_path / "w.npz"), "--to", "clipa"]) == 0
     with np.load(tmp_path / "w.npz") as arrays:
         assert arrays["img/embedding/kernel"].shape == (8, 8, 3, 24)
-    monkeypatch.setitem(sys.modules["clip_models.registry"]._CONFIGS, "Tiny", config)
+    monkeypatch.setitem(sys.modules["clip_models.config.registry"]._CONFIGS, "Tiny", config)
     back = ["convert", str(tmp_path / "w.npz"), str(tmp_path / "back"), "--to", "clip-models"]
     assert main([*back, "--model", "Tiny"]) == 0
     stored = read_weights(tmp_path / "back" / "model.safetensors")

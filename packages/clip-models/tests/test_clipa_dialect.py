@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 from clip_models import ConfigError, get_config
-from clip_models.clipa_dialect import from_clipa
+from clip_models.converters.clipa_config import from_clipa
 
 LARGE = {"image_size": 224, "layers": 24, "width": 1024}
 HUGE = {"image_size": 224, "layers": 32, "width": 1280, "head_width": 80, "patch_size": 14}

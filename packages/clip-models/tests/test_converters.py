@@ -12,23 +12,11 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from clip_models import (
-    CLIP,
-    DIALECTS,
-    CheckpointError,
-    CLIPConfig,
-    ConfigError,
-    Dialect,
-    ModifiedResNetConfig,
-    TextConfig,
-    ViTConfig,
-    build_model,
-    detect_dialect,
-    from_native,
-    read_weights,
-    to_native,
-)
+from clip_models import CLIP, CheckpointError, CLIPConfig, ConfigError
+from clip_models.config import ModifiedResNetConfig, TextConfig, ViTConfig
+from clip_models.converters import DIALECTS, Dialect, detect_dialect, from_native, to_native
 from clip_models.converters.openai import infer_config
+from clip_models.files import build_model, read_weights
 from open_clip.model import CustomTextCLIP
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn

@@ -5,15 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from clip_models import (
-    CLIP,
-    CheckpointError,
-    CLIPConfig,
-    PreprocessConfig,
-    TextConfig,
-    ViTConfig,
-    save_pretrained,
-)
+from clip_models import CLIP, CheckpointError, CLIPConfig, save_pretrained
+from clip_models.config import PreprocessConfig, TextConfig, ViTConfig
 
 CONFIG = CLIPConfig(
     embed_dim=12,

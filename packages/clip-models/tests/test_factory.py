@@ -18,20 +18,22 @@ from clip_models import (
     CheckpointError,
     CLIPConfig,
     ConfigError,
+    create_model,
+    create_model_and_transforms,
+    get_config,
+    load_model,
+    save_model,
+    save_pretrained,
+)
+from clip_models.config import (
     ModifiedResNetConfig,
     PreprocessConfig,
     TextConfig,
     ViTConfig,
-    create_model,
-    create_model_and_transforms,
-    from_native,
-    get_config,
-    load_model,
     registry,
-    save_model,
-    save_pretrained,
-    save_tensors,
 )
+from clip_models.converters import from_native
+from clip_models.files import save_tensors
 from PIL import Image
 from torch import Tensor
 

@@ -9,16 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clip_models import (
-    CLIP,
-    CheckpointError,
-    CLIPConfig,
-    build_model,
-    from_native,
-    get_config,
-    read_weights,
-    to_native,
-)
+from clip_models import CLIP, CheckpointError, CLIPConfig, get_config
+from clip_models.converters import from_native, to_native
+from clip_models.files import build_model, read_weights
 from torch import Tensor
 
 

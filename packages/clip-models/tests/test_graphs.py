@@ -9,9 +9,8 @@ from pathlib import Path
 import onnxruntime
 import pytest
 import torch
-from clip_models import (
-    CLIP,
-    CLIPConfig,
+from clip_models import CLIP, CLIPConfig
+from clip_models.config import (
     CompactResNetConfig,
     ModifiedResNetConfig,
     PatchReductionConfig,

@@ -16,15 +16,13 @@ from clip_models import (
     CLIP,
     CheckpointError,
     CLIPConfig,
-    PreprocessConfig,
-    TextConfig,
-    ViTConfig,
     create_model_and_transforms,
     from_pretrained,
-    hub,
     push_to_hub,
     save_pretrained,
 )
+from clip_models.config import PreprocessConfig, TextConfig, ViTConfig
+from clip_models.files import hub
 
 _spec = importlib.util.spec_from_file_location(
     "hub_server", Path(__file__).with_name("hub_server.py")

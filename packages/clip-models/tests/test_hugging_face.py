@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from clip_models import CLIP, CheckpointError, CLIPConfig, ConfigError, get_config
-from clip_models.converters import from_native, to_native
+from clip_models.converters.dialects import from_native, to_native
 from clip_models.converters.hugging_face_config import (
     from_hugging_face_config,
     to_hugging_face_config,

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clip_models import ConfigError, EvaluationTransform
+from clip_models import ConfigError
 from clip_models.converters.preprocessing import from_hugging_face_preprocess
+from clip_models.preprocess import EvaluationTransform
 from PIL import Image
 
 with warnings.catch_warnings():  # what transformers imports warns of what is its own business

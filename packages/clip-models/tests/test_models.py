@@ -9,18 +9,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from clip_models import (
-    CLIP,
-    CLIPConfig,
-    CompactResNetConfig,
-    ConfigError,
-    ModifiedResNetConfig,
-    TextConfig,
-    ViTConfig,
-    create_model,
-    get_config,
-    list_models,
-)
+from clip_models import CLIP, CLIPConfig, ConfigError, create_model, get_config, list_models
+from clip_models.config import CompactResNetConfig, ModifiedResNetConfig, TextConfig, ViTConfig
 
 TEXT = TextConfig(context_length=12, vocab_size=40, width=16, num_layers=2, num_heads=2)
 TOWERS = {

@@ -14,8 +14,8 @@ import pytest
 import timm
 import torch
 from clip_models import CLIP, CLIPConfig, get_config, list_models
-from clip_models.converters import to_native
-from clip_models.open_clip_dialect import from_open_clip
+from clip_models.converters.dialects import to_native
+from clip_models.converters.open_clip_config import from_open_clip
 from open_clip.model import CLIP as PeerCLIP
 from open_clip.model import CustomTextCLIP
 from torch import Tensor, nn

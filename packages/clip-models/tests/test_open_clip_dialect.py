@@ -12,16 +12,10 @@ from typing import Any
 import open_clip
 import pytest
 import timm
-from clip_models import (
-    ConfigError,
-    PoolingConfig,
-    from_clipa,
-    from_hugging_face_config,
-    get_config,
-    list_models,
-    to_hugging_face_config,
-)
-from clip_models.open_clip_dialect import _SIGLIP_IMAGES, from_open_clip, to_open_clip
+from clip_models import ConfigError, get_config, list_models
+from clip_models.config import PoolingConfig
+from clip_models.converters import from_clipa, from_hugging_face_config, to_hugging_face_config
+from clip_models.converters.open_clip_config import _SIGLIP_IMAGES, from_open_clip, to_open_clip
 
 FILES = sorted((Path(open_clip.__file__).parent / "model_configs").glob("*.json"))
 PEER = {path.stem: json.loads(path.read_text()) for path in FILES}

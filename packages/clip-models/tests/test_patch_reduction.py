@@ -6,9 +6,10 @@ import dataclasses
 
 import pytest
 import torch
-from clip_models import CLIP, CLIPConfig, PatchReductionConfig, TextConfig, ViTConfig
-from clip_models.patch_reduction import make_patch_reducer
-from clip_models.randomness import row_uniform
+from clip_models import CLIP, CLIPConfig
+from clip_models.config import PatchReductionConfig, TextConfig, ViTConfig
+from clip_models.pooling.patch_reduction import make_patch_reducer
+from clip_models.pooling.randomness import row_uniform
 
 KINDS = ("random", "grid", "block")
 GRIDS = [(14, 14), (7, 9), (2, 2), (1, 1), (1, 6)]

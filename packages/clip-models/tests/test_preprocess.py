@@ -5,13 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from clip_models import (
-    ConfigError,
-    EvaluationTransform,
-    Preprocess,
-    PreprocessConfig,
-    TrainTransform,
-)
+from clip_models import ConfigError, Preprocess
+from clip_models.config import PreprocessConfig
+from clip_models.preprocess import EvaluationTransform, TrainTransform
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torchvision.transforms import v2

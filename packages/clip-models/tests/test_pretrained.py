@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from clip_models import CLIP, CLIPConfig, Dialect, TextConfig, ViTConfig, build_model, from_native
+from clip_models import CLIP, CLIPConfig
+from clip_models.config import TextConfig, ViTConfig
+from clip_models.converters import Dialect, from_native
+from clip_models.files import build_model
 
 CONFIG = CLIPConfig(
     embed_dim=12,

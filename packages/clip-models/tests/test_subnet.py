@@ -12,17 +12,14 @@ import torch
 from clip_models import (
     CLIP,
     CLIPConfig,
-    CompactResNetConfig,
     ConfigError,
-    PreprocessConfig,
-    TextConfig,
-    ViTConfig,
-    config_of,
     get_config,
     load_model,
     save_model,
     save_pretrained,
 )
+from clip_models.config import CompactResNetConfig, PreprocessConfig, TextConfig, ViTConfig
+from clip_models.model import config_of
 
 SIZES = {"width": 32, "num_layers": 3, "num_heads": 4}
 CONFIG = CLIPConfig(

@@ -8,18 +8,10 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from clip_models import (
-    CLIP,
-    CLIPConfig,
-    ConfigError,
-    PoolingConfig,
-    TextConfig,
-    ViTConfig,
-    from_dict,
-    to_dict,
-)
-from clip_models import token_pooling as module
-from clip_models.layouts import Padded
+from clip_models import CLIP, CLIPConfig, ConfigError
+from clip_models.config import PoolingConfig, TextConfig, ViTConfig, from_dict, to_dict
+from clip_models.model.layouts import Padded
+from clip_models.pooling import token_pooling as module
 from torch import Tensor, nn
 
 LOSSES = ("pooling", "pooling2")

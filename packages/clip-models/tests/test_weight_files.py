@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clip_models import CheckpointError, read_weights
+from clip_models import CheckpointError
+from clip_models.files import read_weights
 from safetensors.torch import save_file
 from torch import Tensor, nn
 

@@ -20,12 +20,13 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
-from clip_models import Preprocess, PreprocessConfig, from_dict
+from clip_models import Preprocess
+from clip_models.config import PreprocessConfig, from_dict
 from clip_tokenizer import Tokenizer
 from clip_train import Config
-from clip_train.build import make_plan
-from clip_train.loading import BatchReader
-from clip_train.opening import open_training_source
+from clip_train.data.batches import BatchReader
+from clip_train.data.sources import open_training_source
+from clip_train.engine.components import make_plan
 from open_clip_train import data as open_clip_data
 from PIL import Image
 from webdataset import TarWriter
@@ -145,7 +146,7 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from clip_eval import open_source
-from clip_train.order import ShardedOrder
+from clip_train.plan.sample_order import ShardedOrder
 def megabytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
 before = megabytes()
@@ -172,7 +173,7 @@ def ten_million(root: Path) -> None:
         for number in range(MANY // MANY_SHARDS):
             writer.write({"__key__": f"{number:06}", "jpg": b"x" * 100, "txt": b"a caption"})
     start = time.perf_counter()
-    from clip_eval import open_source
+    from clip_eval.data import open_source
 
     open_source(f"wds:{root / 'one.tar'}")
     print(

@@ -26,18 +26,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import tomli_w
 import torch
-from clip_models import (
-    PreprocessConfig,
-    create_model,
-    from_dict,
-    get_config,
-    save_model,
-    to_dict,
-)
+from clip_models import create_model, get_config, save_model
+from clip_models.config import PreprocessConfig, from_dict, to_dict
 from clip_train import start
-from clip_train.build import build
-from clip_train.config import Config
-from clip_train.loading import BatchReader
+from clip_train.config.run import Config
+from clip_train.data.batches import BatchReader
+from clip_train.engine.components import build
 from PIL import Image
 
 SIZE = (500, 375)

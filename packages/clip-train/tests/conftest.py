@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from clip_models import from_dict, to_dict
+from clip_models.config import from_dict, to_dict
 from clip_train import Config, write_shapes
 
 # torch_xla lives in the environment of `nox -s xla`, which names a device.

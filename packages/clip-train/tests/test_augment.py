@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from clip_train.augment import CROP_ATTEMPTS, crop_box, shift_and_flip
+from clip_train.augment.geometry import CROP_ATTEMPTS, crop_box, shift_and_flip
 from clip_train.randomness import as_float32
 
 IMAGES = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)

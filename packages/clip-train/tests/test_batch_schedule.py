@@ -6,15 +6,15 @@ from collections import Counter
 
 import pytest
 from clip_models import ConfigError
-from clip_train.batch_schedule import (
+from clip_train.config.run import Config, DataConfig, TrainConfig, VariableSizesConfig
+from clip_train.engine.runs import for_overfitting
+from clip_train.plan.batch_schedule import (
     BatchSizes,
     ConstantBatches,
     VariableBatches,
     make_schedule,
     round_to_multiple,
 )
-from clip_train.config import Config, DataConfig, TrainConfig, VariableSizesConfig
-from clip_train.runs import for_overfitting
 
 CORENET = BatchSizes(
     base_size=224, batch_size=256, min_size=160, max_size=320, num_sizes=5, divisor=32

@@ -13,12 +13,14 @@ from pathlib import Path
 import fsspec
 import pytest
 import torch
-from clip_models import CheckpointError, ConfigError, load_model, load_tensors
-from clip_train import Config, Interrupted, checkpoint, resume, start
-from clip_train.checkpoint_stores import LocalStore, RemoteStore, open_store
-from clip_train.cli import main
-from clip_train.loop import Trainer
-from clip_train.run_directory import RunDirectoryError
+from clip_models import CheckpointError, ConfigError, load_model
+from clip_models.files import load_tensors
+from clip_train import Config, Interrupted, resume, start
+from clip_train.checkpoints import state as checkpoint
+from clip_train.checkpoints.stores import LocalStore, RemoteStore, open_store
+from clip_train.cli.main import main
+from clip_train.engine.trainer import Trainer
+from clip_train.logs.run_directory import RunDirectoryError
 
 
 def with_checkpoint(config: Config, **changes: object) -> Config:
@@ -110,7 +112,7 @@ def test_a_full_disk_loses_nothing_that_was_written(
         patch.setattr(checkpoint, "save_tensors", save_some)
         if fails_at == "rename":
             patch.setattr(
-                "clip_train.checkpoint_stores.os.replace",
+                "clip_train.checkpoints.stores.os.replace",
                 lambda a, b: full() if "0000010" in str(b) else rename(a, b),
             )
         with pytest.raises(OSError, match="No space left"):
@@ -136,7 +138,7 @@ def test_a_checkpoint_is_due_by_samples_and_by_minutes(
     start(config, tmp_path / "samples", progress=False)
     assert LocalStore(tmp_path / "samples" / "checkpoints").steps() == [4, 8, 12, 14]
     now = iter(range(0, 100_000, 20))  # seconds: each step looks at the clock once
-    monkeypatch.setattr("clip_train.loop.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("clip_train.engine.trainer.time.monotonic", lambda: next(now))
     config = with_checkpoint(vit_config, every_steps=None, every_minutes=1.5, keep_last=9)
     start(config, tmp_path / "minutes", progress=False)
     steps = LocalStore(tmp_path / "minutes" / "checkpoints").steps()

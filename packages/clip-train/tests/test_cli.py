@@ -8,8 +8,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from clip_eval import DataError
-from clip_train.cli import main
+from clip_eval.data import DataError
+from clip_train.cli.main import main
 from PIL import Image
 
 
@@ -342,7 +342,7 @@ def test_a_named_set_may_be_downloaded_into_a_new_directory(
         asked.append((spec, default_split))
         raise DataError("no network")
 
-    monkeypatch.setattr("clip_train.opening.open_source", open_source)
+    monkeypatch.setattr("clip_train.data.sources.open_source", open_source)
     data = ("--data.train", f"cifar10:{tmp_path / 'new'}")
     code, _, err = run(capsys, "run", "cifar10-cpu", *data, "--out", tmp_path / "run")
     assert code == 2

@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from clip_eval import BadSample, DataError, Sample, open_source
-from clip_train.cli import main
-from clip_train.conversion import convert
-from clip_train.sampling import format_look, look_at, write_contact_sheet
+from clip_eval.data import BadSample, DataError, Sample, open_source
+from clip_train.cli.main import main
+from clip_train.data.convert import convert
+from clip_train.data.inspect import format_look, look_at, write_contact_sheet
 from PIL import Image
 
 

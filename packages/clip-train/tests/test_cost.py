@@ -7,27 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import clip_train.utilization
+import clip_train.logs.utilization
 import pytest
 import torch
-from clip_models import (
-    CLIP,
-    CLIPConfig,
-    ConfigError,
-    PatchReductionConfig,
-    PreprocessConfig,
-    TextConfig,
-    ViTConfig,
-    save_model,
-)
-from clip_train.backends import SingleBackend
-from clip_train.config import Config, LogConfig, TrainConfig
-from clip_train.cost import Accelerators, pair_cost, run_cost
-from clip_train.cost_table import cost_table, plan_run
-from clip_train.gradients import StepInputs
-from clip_train.model_settings import resolve_model
+from clip_models import CLIP, CLIPConfig, ConfigError, save_model
+from clip_models.config import PatchReductionConfig, PreprocessConfig, TextConfig, ViTConfig
+from clip_train.config.model import resolve_model
+from clip_train.config.run import Config, LogConfig, TrainConfig
+from clip_train.cost.flops import Accelerators, pair_cost, run_cost
+from clip_train.cost.table import cost_table, plan_run
+from clip_train.distributed import SingleBackend
+from clip_train.engine.gradients import StepInputs
+from clip_train.logs.utilization import Utilization
 from clip_train.objectives import separate_candidates
-from clip_train.utilization import Utilization
 from torch.utils.flop_counter import FlopCounterMode
 
 SMALL = CLIPConfig(
@@ -169,7 +161,7 @@ def test_utilisation_is_of_captions_without_padding(
 ) -> None:
     """Two captions of 8 and 12 tokens, four images: 5 tokens a pair, or twice the context of 20."""
     clock = SimpleNamespace(perf_counter=iter((0.0, 1.0)).__next__)
-    monkeypatch.setattr(clip_train.utilization, "time", clock)
+    monkeypatch.setattr(clip_train.logs.utilization, "time", clock)
     backend = SingleBackend(torch.device("cpu"))
     config = Config(
         log=LogConfig(peak_tflops=1.0), train=TrainConfig(compile="inductor" if compiled else "")

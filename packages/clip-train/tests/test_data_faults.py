@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clip_eval import DataError, Sample
-from clip_models import Preprocess, PreprocessConfig
+from clip_eval.data import DataError, Sample
+from clip_models import Preprocess
+from clip_models.config import PreprocessConfig
 from clip_tokenizer import Tokenizer
 from clip_train import Config, TrainingError, start
-from clip_train.build import make_plan
-from clip_train.loading import BatchReader
+from clip_train.data.batches import BatchReader
+from clip_train.engine.components import make_plan
 from PIL import Image
 
 LIMIT_SECONDS = 300

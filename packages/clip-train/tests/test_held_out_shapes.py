@@ -7,7 +7,13 @@ import re
 from dataclasses import fields, replace
 
 import pytest
-from clip_train.shapes import (
+from clip_train.shapes.dataset import (
+    held_out_scenes,
+    is_trainable,
+    training_caption,
+    training_scene,
+)
+from clip_train.shapes.scenes import (
     BACKGROUNDS,
     COLOURS,
     POSITIONS,
@@ -18,12 +24,6 @@ from clip_train.shapes import (
     Scene,
     SingleScene,
     differing_attributes,
-)
-from clip_train.shapes_dataset import (
-    held_out_scenes,
-    is_trainable,
-    training_caption,
-    training_scene,
 )
 
 # What a reader of the captions knows, written down again without looking at the writer.

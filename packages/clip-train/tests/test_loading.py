@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from clip_eval import DataError, open_source
-from clip_models import Preprocess, PreprocessConfig
+from clip_eval.data import DataError, open_source
+from clip_models import Preprocess
+from clip_models.config import PreprocessConfig
 from clip_tokenizer import Tokenizer
 from clip_train import Config
-from clip_train.build import make_plan
-from clip_train.config import TokenizerConfig, VariableSizesConfig
-from clip_train.loading import Batch, BatchReader
+from clip_train.config.run import TokenizerConfig, VariableSizesConfig
+from clip_train.data.batches import Batch, BatchReader
+from clip_train.engine.components import make_plan
 from PIL import Image
 
 

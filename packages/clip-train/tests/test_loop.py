@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from clip_models import CheckpointError, ConfigError, load_model, load_tensors
+from clip_models import CheckpointError, ConfigError, load_model
+from clip_models.files import load_tensors
 from clip_tokenizer import Tokenizer
 from clip_train import Config, Interrupted, TrainingError, resume, start
-from clip_train.checkpoint_stores import LocalStore
-from clip_train.loop import Trainer
-from clip_train.run_directory import RunDirectory, RunDirectoryError
+from clip_train.checkpoints.stores import LocalStore
+from clip_train.engine.trainer import Trainer
+from clip_train.logs.run_directory import RunDirectory, RunDirectoryError
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from clip_models import CompactResNetConfig, ConfigError, ViTConfig, get_config
+from clip_models import ConfigError, get_config
+from clip_models.config import CompactResNetConfig, ViTConfig
 from clip_tokenizer import Tokenizer
-from clip_train.build import make_tokenizer
-from clip_train.cli import parse_flags
-from clip_train.config import Config, ModelConfig, TokenizerConfig
-from clip_train.model_settings import load_pretrained, resolve_model, split_tower_flags
-from clip_train.shapes_source import ShapesSource
+from clip_train.cli.main import parse_flags
+from clip_train.config.model import load_pretrained, resolve_model, split_tower_flags
+from clip_train.config.run import Config, ModelConfig, TokenizerConfig
+from clip_train.engine.components import make_tokenizer
+from clip_train.shapes.source import ShapesSource
 
 
 def test_nothing_replaced_is_the_registered_config() -> None:

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from clip_eval import BadImage, Source, decode_image, open_source
-from clip_eval.cli import main as clip_eval
-from clip_models import to_dict
+from clip_eval.cli.main import main as clip_eval
+from clip_eval.data import BadImage, Source, decode_image, open_source
+from clip_models.config import to_dict
 from clip_train import Config, start
-from clip_train.cli import main as clip_train
+from clip_train.cli.main import main as clip_train
 
 KINDS = (
     *("", "wds:", "imagefolder:", "csv:", "parquet:", "coco:", "tfrecord:", "corenet:"),

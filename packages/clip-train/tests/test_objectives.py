@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from clip_train.communication import SOLO, gather_rows, sum_ranks
+from clip_train.distributed.communicator import SOLO, gather_rows, sum_ranks
 from clip_train.objectives import (
     Candidates,
     contrastive_loss,

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clip_eval import BadSample, DataError, Sample
+from clip_eval.data import BadSample, DataError, Sample
 from clip_models import ConfigError
-from clip_train.config import DataConfig
-from clip_train.mixing import MixedSource, make_order
-from clip_train.opening import absolute_spec, open_training_source, open_validation_source
-from clip_train.shapes_source import ShapesSource
+from clip_train.config.run import DataConfig
+from clip_train.data.mixing import MixedSource, make_order
+from clip_train.data.sources import absolute_spec, open_training_source, open_validation_source
+from clip_train.shapes.source import ShapesSource
 from PIL import Image
 
 

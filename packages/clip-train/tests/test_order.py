@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from clip_models import ConfigError
-from clip_train.order import MIX_BLOCK, MixedOrder, ShardedOrder
+from clip_train.plan.sample_order import MIX_BLOCK, MixedOrder, ShardedOrder
 from clip_train.randomness import SORTED_LENGTH, keyed_permutation, permuted
 
 

@@ -7,11 +7,12 @@ import io
 import numpy as np
 import pytest
 import torch
-from clip_eval import BadSample, Sample, decode_image
-from clip_models import Preprocess, PreprocessConfig
-from clip_train.augment import CROP_ATTEMPTS, crop_box
-from clip_train.config import AugmentConfig, DataConfig
-from clip_train.pixels import PixelReader, _Crop
+from clip_eval.data import BadSample, Sample, decode_image
+from clip_models import Preprocess
+from clip_models.config import PreprocessConfig
+from clip_train.augment.geometry import CROP_ATTEMPTS, crop_box
+from clip_train.config.run import AugmentConfig, DataConfig
+from clip_train.data.decoding import PixelReader, _Crop
 from PIL import Image
 
 UNIFORM = np.random.default_rng(3).random((8, 4 * CROP_ATTEMPTS)).tolist()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from clip_models import ConfigError
-from clip_train.batch_schedule import ConstantBatches
-from clip_train.order import ShardedOrder
-from clip_train.plan import SamplePlan
+from clip_train.plan.batch_schedule import ConstantBatches
+from clip_train.plan.sample_order import ShardedOrder
+from clip_train.plan.sample_plan import SamplePlan
 
 
 def make_plan(num_samples: int, batch_size: int, seed: int) -> SamplePlan:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from clip_models import ConfigError, from_dict, get_config, to_dict
+from clip_models import ConfigError, get_config
+from clip_models.config import from_dict, to_dict
 from clip_train import Config, list_presets, load_config
-from clip_train.cli import parse_flags
-from clip_train.config import OptimConfig
-from clip_train.model_settings import resolve_model
-from clip_train.presets import UNITS, preset_text
+from clip_train.cli.main import parse_flags
+from clip_train.config.model import resolve_model
+from clip_train.config.presets import UNITS, preset_text
+from clip_train.config.run import OptimConfig
 
 
 def test_the_promised_presets_exist() -> None:

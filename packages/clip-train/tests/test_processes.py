@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from clip_models import load_tensors
+from clip_models.files import load_tensors
 
 processes = runpy.run_path(str(Path(__file__).parent / "workers" / "processes.py"))
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 from clip_models import ConfigError
 from clip_train import keyed_noise
-from clip_train.config import RangeAugmentConfig
-from clip_train.range_augment import (
+from clip_train.augment.range_augment import (
     LIMITS,
     RangeAugment,
     mse_to_psnr,
@@ -17,6 +16,7 @@ from clip_train.range_augment import (
     psnr_to_mse,
     target_mse,
 )
+from clip_train.config.run import RangeAugmentConfig
 from torch import Tensor
 
 OPERATIONS = ["brightness", "contrast", "noise"]

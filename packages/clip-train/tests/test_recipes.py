@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from clip_models import ConfigError, load_tensors
+from clip_models import ConfigError
+from clip_models.files import load_tensors
 from clip_train import Config, resume, start
-from clip_train.config import (
+from clip_train.config.run import (
     RangeAugmentConfig,
     VariableSizesConfig,
 )

@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import webdataset
-from clip_models import Preprocess, PreprocessConfig, from_dict
+from clip_models import Preprocess
+from clip_models.config import PreprocessConfig, from_dict
 from clip_tokenizer import Tokenizer
 from clip_train import Config
-from clip_train.augment import shift_and_flip
-from clip_train.build import make_plan
-from clip_train.loading import Batch, BatchReader
-from clip_train.opening import open_training_source
+from clip_train.augment.geometry import shift_and_flip
+from clip_train.data.batches import Batch, BatchReader
+from clip_train.data.sources import open_training_source
+from clip_train.engine.components import make_plan
 from PIL import Image
 from tfrecord.writer import TFRecordWriter
 from torch import Tensor

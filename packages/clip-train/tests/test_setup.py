@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from clip_models import CLIP, CLIPConfig, ConfigError, from_dict
-from clip_train.backends import SingleBackend
-from clip_train.config import Config
-from clip_train.setup import make_towers
+from clip_models import CLIP, CLIPConfig, ConfigError
+from clip_models.config import from_dict
+from clip_train.config.run import Config
+from clip_train.distributed import SingleBackend
+from clip_train.engine.setup import make_towers
 
 POOLED = {"name": "dynamic", "after_layer": 1}
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from clip_train.shapes import (
+from clip_train.shapes.scenes import (
     BACKGROUNDS,
     COLOURS,
     POSITIONS,

@@ -10,11 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clip_train.shapes import (
-    Draws,
-    render,
-)
-from clip_train.shapes_dataset import (
+from clip_train.shapes.dataset import (
     TEMPLATES,
     ShapesError,
     ShapesSummary,
@@ -22,6 +18,10 @@ from clip_train.shapes_dataset import (
     training_caption,
     training_scene,
     write_shapes,
+)
+from clip_train.shapes.scenes import (
+    Draws,
+    render,
 )
 from PIL import Image
 from webdataset import tariterators
@@ -185,7 +185,7 @@ def test_an_interrupted_write_leaves_nothing_behind(
     def interrupt(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("clip_train.shapes_dataset._write_val", interrupt)
+    monkeypatch.setattr("clip_train.shapes.dataset._write_val", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_small(tmp_path / "set")
     assert list(tmp_path.iterdir()) == []

@@ -8,14 +8,15 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from clip_eval import DataError
-from clip_models import Preprocess, PreprocessConfig
+from clip_eval.data import DataError
+from clip_models import Preprocess
+from clip_models.config import PreprocessConfig
 from clip_tokenizer import Tokenizer
 from clip_train import Config, start
-from clip_train.build import make_plan
-from clip_train.loading import BatchReader
-from clip_train.opening import open_training_source
-from clip_train.runs import dry_run
+from clip_train.data.batches import BatchReader
+from clip_train.data.sources import open_training_source
+from clip_train.engine.components import make_plan
+from clip_train.engine.runs import dry_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
 

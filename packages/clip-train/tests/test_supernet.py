@@ -11,22 +11,27 @@ from typing import Any
 import pytest
 import tomli_w
 import torch
-from clip_eval.cli import main as clip_eval
-from clip_models import ConfigError, from_dict, load_model, load_tensors, to_dict
+from clip_eval.cli.main import main as clip_eval
+from clip_models import ConfigError, load_model
+from clip_models.config import from_dict, to_dict
+from clip_models.files import load_tensors
 from clip_tokenizer import Tokenizer
-from clip_train import Config, runs, supernet, supernet_step
-from clip_train.backends import SingleBackend
-from clip_train.build import build
-from clip_train.cli import main
-from clip_train.gradients import WholeBatchGradient
-from clip_train.loading import BatchReader
-from clip_train.run_directory import RunDirectory
-from clip_train.step_inputs import InputMaker
-from clip_train.supernet_cli import base_config
-from clip_train.supernet_settings import SupernetSettings, make_supernet
-from clip_train.supernet_step import SandwichGradient
-from clip_train.towers import Towers
-from clip_train.training_objective import make_objective
+from clip_train import Config
+from clip_train.cli.main import main
+from clip_train.cli.supernet import base_config
+from clip_train.data.batches import BatchReader
+from clip_train.distributed import SingleBackend
+from clip_train.engine import runs
+from clip_train.engine.components import build
+from clip_train.engine.gradients import WholeBatchGradient
+from clip_train.engine.step_inputs import InputMaker
+from clip_train.logs.run_directory import RunDirectory
+from clip_train.model.towers import Towers
+from clip_train.objectives.from_config import make_objective
+from clip_train.supernet import gradient as supernet_step
+from clip_train.supernet import run as supernet
+from clip_train.supernet.gradient import SandwichGradient
+from clip_train.supernet.settings import SupernetSettings, make_supernet
 from osf_supernet import count_parameters, load_supernet
 
 processes = runpy.run_path(str(Path(__file__).parent / "workers" / "processes.py"))

@@ -10,21 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clip_eval import open_source
-from clip_eval.cli import main as clip_eval
-from clip_models import (
-    ConfigError,
-    PreprocessConfig,
-    create_model,
-    load_model,
-    save_model,
-    save_tensors,
-)
+from clip_eval.cli.main import main as clip_eval
+from clip_eval.data import open_source
+from clip_models import ConfigError, create_model, load_model, save_model
+from clip_models.config import PreprocessConfig
+from clip_models.files import save_tensors
 from clip_train import Config, TrainingError, start
-from clip_train.backends import SingleBackend
-from clip_train.build import build
-from clip_train.cached_teacher import EmbeddingTable
-from clip_train.teacher import open_teacher
+from clip_train.distributed import SingleBackend
+from clip_train.engine.cached_teacher import EmbeddingTable
+from clip_train.engine.components import build
+from clip_train.engine.teacher import open_teacher
 
 
 def changed(config: Config, **sections: dict[str, Any]) -> Config:

@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 import tomli_w
 import torch
-from clip_models import ConfigError, load_tensors, to_dict
+from clip_models import ConfigError
+from clip_models.config import to_dict
+from clip_models.files import load_tensors
 from clip_tokenizer import Tokenizer
 from clip_train import Config, Interrupted, TrainingError, resume, start
-from clip_train.cli import main
-from clip_train.config import RangeAugmentConfig
-from clip_train.gradients import WholeBatchGradient
-from clip_train.loop import Trainer
-from clip_train.loss_scale import GROWTH_INTERVAL, LossScale
-from clip_train.run_directory import RunDirectoryError
+from clip_train.cli.main import main
+from clip_train.config.run import RangeAugmentConfig
+from clip_train.engine.gradients import WholeBatchGradient
+from clip_train.engine.trainer import Trainer
+from clip_train.logs.run_directory import RunDirectoryError
+from clip_train.optim.loss_scale import GROWTH_INTERVAL, LossScale
 
 
 def changed(config: Config, **sections: dict[str, Any]) -> Config:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from clip_models import ConfigError
-from clip_train.cli import main
-from clip_train.config import DataConfig, VariableSizesConfig
-from clip_train.presets import load_config, parse_config
-from clip_train.translate import translate
+from clip_train.cli.main import main
+from clip_train.config.presets import load_config, parse_config
+from clip_train.config.run import DataConfig, VariableSizesConfig
+from clip_train.translate.command import translate
 
 OPEN_CLIP = """
 --train-data shards/{0000..0099}.tar --dataset-type webdataset --imagenet-val /data/val

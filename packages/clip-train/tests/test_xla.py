@@ -13,10 +13,10 @@ import pytest
 import torch_xla.debug.metrics as metrics
 from clip_models import ConfigError
 from clip_train import Config, start
-from clip_train.gradients import StepInputs
-from clip_train.loading import Batch
-from clip_train.loop import Trainer
-from clip_train.step_inputs import InputMaker
+from clip_train.data.batches import Batch
+from clip_train.engine.gradients import StepInputs
+from clip_train.engine.step_inputs import InputMaker
+from clip_train.engine.trainer import Trainer
 
 
 def changed(config: Config, section: str, **values: object) -> Config:

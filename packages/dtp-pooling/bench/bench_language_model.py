@@ -16,7 +16,7 @@ import time
 import torch
 from bench_pooling import dense
 from dtp_pooling import BoundaryConfig, DynamicPoolingLM, LanguageModelConfig
-from dtp_pooling.attention import LayerCache, Relative, RelativeAttention
+from dtp_pooling.language_model.attention import LayerCache, Relative, RelativeAttention
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from clip_models import PoolingConfig, ViTConfig
-from clip_models.vision_transformer import VisionTransformer
+from clip_models.config import PoolingConfig, ViTConfig
+from clip_models.model.vision_transformer import VisionTransformer
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn

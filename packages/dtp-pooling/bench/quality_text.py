@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from dtp_pooling import BoundaryConfig, LanguageModelConfig
 from dtp_pooling.cli import override
-from dtp_pooling.text import read_text, split_text
-from dtp_pooling.training import Trainer, start_run
-from dtp_pooling.training_config import TrainingConfig
+from dtp_pooling.training.config import TrainingConfig
+from dtp_pooling.training.text import read_text, split_text
+from dtp_pooling.training.trainer import Trainer, start_run
 from matplotlib.figure import Figure
 
 KINDS = {

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from dtp_pooling.attention import (
+from dtp_pooling.language_model.attention import (
     Relative,
     RelativeAttention,
     RotaryAttention,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from dtp_pooling import BoundaryConfig, DynamicPoolingLM, LanguageModelConfig
-from dtp_pooling.bits_per_character import _windows, bits_per_character
+from dtp_pooling.language_model.bits_per_character import _windows, bits_per_character
 
 V = 27
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from dtp_pooling import pool
-from dtp_pooling.boundaries import (
+from dtp_pooling.pooling.boundaries import (
     CosineScores,
     MLPScores,
     dissimilarity_logits,
@@ -17,7 +17,7 @@ from dtp_pooling.boundaries import (
     top_k_boundaries,
     whitespace_boundaries,
 )
-from dtp_pooling.noise import logistic, row_keys, sample_generators, uniform
+from dtp_pooling.pooling.noise import logistic, row_keys, sample_generators, uniform
 
 CPU = torch.device("cpu")
 D = 6

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 from dtp_pooling.cli import main, override
-from dtp_pooling.training import Trainer
-from dtp_pooling.training_config import PRESETS
+from dtp_pooling.training.config import PRESETS
+from dtp_pooling.training.trainer import Trainer
 
 TEXT = "one two three four five six seven eight nine ten eleven twelve " * 40
 SMALL = [

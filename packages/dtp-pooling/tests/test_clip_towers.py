@@ -10,19 +10,12 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from clip_eval.model_directory import load_for_evaluation
-from clip_models import (
-    CLIP,
-    PoolingConfig,
-    PreprocessConfig,
-    from_dict,
-    from_open_clip,
-    get_config,
-    load_model,
-    save_model,
-)
-from clip_models.transformer import Transformer
-from clip_models.vision_transformer import VisionTransformer
+from clip_eval.models.directory import load_for_evaluation
+from clip_models import CLIP, get_config, load_model, save_model
+from clip_models.config import PoolingConfig, PreprocessConfig, from_dict
+from clip_models.converters import from_open_clip
+from clip_models.model.transformer import Transformer
+from clip_models.model.vision_transformer import VisionTransformer
 from clip_tokenizer import get_tokenizer
 from osf_supernet import Supernet, sizes
 from torch import Tensor

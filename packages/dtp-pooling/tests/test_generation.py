@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 from dtp_pooling import sample_generators
-from dtp_pooling.generation import generate, prefill, step
-from dtp_pooling.language_config import BoundaryConfig, LanguageModelConfig
-from dtp_pooling.language_model import DynamicPoolingLM
+from dtp_pooling.language_model.config import BoundaryConfig, LanguageModelConfig
+from dtp_pooling.language_model.generation import generate, prefill, step
+from dtp_pooling.language_model.model import DynamicPoolingLM
 
 V = 7
 KINDS = {

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from dtp_pooling.hourglass_checkpoint import load_hourglass
-from dtp_pooling.language_config import BoundaryConfig
+from dtp_pooling.language_model.config import BoundaryConfig
+from dtp_pooling.language_model.hourglass_checkpoint import load_hourglass
 from torch import Tensor
 from torch.nn import functional as F
 

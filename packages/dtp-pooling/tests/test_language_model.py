@@ -5,9 +5,10 @@ import math
 
 import pytest
 import torch
-from dtp_pooling import language_model, sample_generators
-from dtp_pooling.language_config import BoundaryConfig, LanguageModelConfig
-from dtp_pooling.language_model import DynamicPoolingLM
+from dtp_pooling import sample_generators
+from dtp_pooling.language_model import model as language_model
+from dtp_pooling.language_model.config import BoundaryConfig, LanguageModelConfig
+from dtp_pooling.language_model.model import DynamicPoolingLM
 
 V, L = 7, 24
 KINDS = {

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from dtp_pooling.losses import binomial_prior, boundary_bce, interval_loss, ratio_loss
+from dtp_pooling.pooling.losses import binomial_prior, boundary_bce, interval_loss, ratio_loss
 
 
 def ones(counts: list[int], length: int) -> torch.Tensor:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dtp_pooling.noise import logistic, row_keys, sample_generators, uniform
+from dtp_pooling.pooling.noise import logistic, row_keys, sample_generators, uniform
 
 CPU = torch.device("cpu")
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import torch
-from dtp_pooling.segment_autograd import _reduced, segment_sum
+from dtp_pooling.pooling.segment_autograd import _reduced, segment_sum
 
 
 def test_the_reduction_used_off_cpu_gives_the_same_sums():

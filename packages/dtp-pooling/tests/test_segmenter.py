@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from dtp_pooling import BoundaryConfig, sample_generators
-from dtp_pooling.segmenter import CausalSegmenter
+from dtp_pooling.language_model.segmenter import CausalSegmenter
 
 D, L = 6, 40
 KINDS = [

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from dtp_pooling.language_config import BoundaryConfig, LanguageModelConfig
+from dtp_pooling.language_model.config import BoundaryConfig, LanguageModelConfig
 from dtp_pooling.strict_config import from_dict
 
 

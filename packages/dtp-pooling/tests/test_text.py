@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 import torch
-from dtp_pooling.text import Alphabet, chunk_index, make_alphabet, read_text, split_text
+from dtp_pooling.training.text import Alphabet, chunk_index, make_alphabet, read_text, split_text
 
 
 def test_text8_alphabet_has_space_first():

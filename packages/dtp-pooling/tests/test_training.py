@@ -6,11 +6,12 @@ import sys
 
 import pytest
 import torch
-from dtp_pooling import BoundaryConfig, DynamicPoolingLM, LanguageModelConfig, pruning
-from dtp_pooling.language_model import Block
-from dtp_pooling.text import chunk_index
-from dtp_pooling.training import Trainer, learning_rate, read_run, start_run
-from dtp_pooling.training_config import PRESETS, TrainingConfig
+from dtp_pooling import BoundaryConfig, DynamicPoolingLM, LanguageModelConfig
+from dtp_pooling.language_model import pruning
+from dtp_pooling.language_model.model import Block
+from dtp_pooling.training.config import PRESETS, TrainingConfig
+from dtp_pooling.training.text import chunk_index
+from dtp_pooling.training.trainer import Trainer, learning_rate, read_run, start_run
 
 TEXT = "the cat sat on the mat and the dog sat on the log while a cow ate the hay " * 12
 CPU = torch.device("cpu")

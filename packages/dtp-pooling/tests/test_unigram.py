@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import sentencepiece
-from dtp_pooling.unigram import _inner_ends, train_unigram, unigram_boundaries
+from dtp_pooling.training.unigram import _inner_ends, train_unigram, unigram_boundaries
 
 TEXT = "the cat sat on the mat while the cats catch other cats in the other matter " * 20
 

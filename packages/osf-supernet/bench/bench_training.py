@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import torch
 from osf_supernet import Supernet, ratios
-from osf_supernet.surgery import operate, take
+from osf_supernet.subnets.surgery import operate, take
 from osf_supernet.training import Classification, Sandwich
 from torch import Tensor, nn
 from torchvision.models import vit_b_16

@@ -6,7 +6,7 @@ from typing import Any
 
 from cifar_task import Data, accuracy
 from osf_supernet import Supernet
-from osf_supernet.importance import METHODS
+from osf_supernet.subnets.importance import METHODS
 from osf_supernet.training import recalibrated
 from torch import Tensor, nn
 

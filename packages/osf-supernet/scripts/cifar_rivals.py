@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from cifar_task import Data, parts
-from clip_models import CLIP, ViTConfig
+from clip_models import CLIP
+from clip_models.config import ViTConfig
 from torch import nn
 
 

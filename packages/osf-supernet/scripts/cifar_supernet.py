@@ -51,7 +51,7 @@ from cifar_task import (
 )
 from clip_models import CLIP
 from osf_supernet import Supernet, load, ratios, save
-from osf_supernet.surgery import operate
+from osf_supernet.subnets.surgery import operate
 from osf_supernet.training import Contrastive, Sandwich, recalibrate, recalibrated, train
 from results import Results
 from torch import nn

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from clip_models import CLIP, CLIPConfig, CompactResNetConfig, TextConfig, ViTConfig
+from clip_models import CLIP, CLIPConfig
+from clip_models.config import CompactResNetConfig, TextConfig, ViTConfig
 from osf_supernet import count_parameters
 from osf_supernet.training import Contrastive
 from PIL import Image

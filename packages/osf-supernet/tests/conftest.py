@@ -210,7 +210,8 @@ def timm_efficientnet():
 
 
 def own_clip(vision):
-    from clip_models import CLIP, CLIPConfig, TextConfig
+    from clip_models import CLIP, CLIPConfig
+    from clip_models.config import TextConfig
 
     text = TextConfig(context_length=10, vocab_size=50, width=24, num_layers=3, num_heads=3)
     return CLIP(CLIPConfig(embed_dim=12, vision=vision, text=text))
@@ -224,14 +225,14 @@ def full_captions():
 
 
 def clip_vit():
-    from clip_models import ViTConfig
+    from clip_models.config import ViTConfig
 
     vision = ViTConfig(image_size=16, patch_size=8, width=32, num_layers=3, num_heads=4)
     return own_clip(vision), (images(16), full_captions())
 
 
 def clip_resnet():
-    from clip_models import ModifiedResNetConfig
+    from clip_models.config import ModifiedResNetConfig
 
     vision = ModifiedResNetConfig(image_size=32, layers=(1, 2, 3, 1), width=8, num_heads=4)
     return own_clip(vision), (images(32), full_captions())

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from osf_supernet.axes import (
+from osf_supernet.graph.axes import (
     Axis,
     atoms,
     concat,

@@ -9,7 +9,7 @@ import torch
 from osf_supernet import load
 from osf_supernet.cli import _COMMANDS, main
 from osf_supernet.sources import build_model
-from osf_supernet.verification import run
+from osf_supernet.subnets.verification import run
 from torch import Tensor, nn
 
 MODULE = """
@@ -181,15 +181,15 @@ def test_a_saved_clip_is_built_with_its_weights(tmp_path):
 
     config = clip_models.CLIPConfig(
         embed_dim=8,
-        vision=clip_models.ViTConfig(
+        vision=clip_models.config.ViTConfig(
             image_size=16, patch_size=8, width=16, num_layers=1, num_heads=2
         ),
-        text=clip_models.TextConfig(
+        text=clip_models.config.TextConfig(
             context_length=6, vocab_size=32, width=16, num_layers=1, num_heads=2
         ),
     )
     saved = clip_models.CLIP(config)
-    clip_models.save_model(tmp_path, saved, clip_models.PreprocessConfig(size=16))
+    clip_models.save_model(tmp_path, saved, clip_models.config.PreprocessConfig(size=16))
     model, (images, texts) = build_model(f"clip-models:{tmp_path}")
     for name, value in saved.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from osf_supernet import Supernet
-from osf_supernet.verification import run
+from osf_supernet.subnets.verification import run
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # exporters warn of their own future
 
@@ -68,7 +68,8 @@ def test_it_runs_in_onnxruntime(subject, tmp_path):
 
 
 def test_a_subnet_of_our_clip_is_a_plain_config_again(build):
-    from clip_models import CLIP, config_of
+    from clip_models import CLIP
+    from clip_models.model import config_of
 
     model, inputs = build("clip_vit")
     net = Supernet(model, inputs)

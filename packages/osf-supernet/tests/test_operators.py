@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from osf_supernet import Supernet, build_graph, count_parameters, ratios
-from osf_supernet.verification import run
+from osf_supernet.subnets.verification import run
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode

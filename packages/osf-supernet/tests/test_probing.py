@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 from osf_supernet import Supernet, VerificationError, sizes
-from osf_supernet.oracle import masked_outputs
-from osf_supernet.verification import difference
+from osf_supernet.subnets.oracle import masked_outputs
+from osf_supernet.subnets.verification import difference
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import prune

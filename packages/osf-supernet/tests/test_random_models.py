@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 from osf_supernet import Supernet, count_parameters
-from osf_supernet.verification import difference, run
+from osf_supernet.subnets.verification import difference, run
 
 IGNORED = "ignore:.*(falling back|is deprecated|Importing from timm).*"
 
@@ -118,7 +118,8 @@ def clip(draw):
 
 
 def own_clip(draw):
-    from clip_models import CLIP, CLIPConfig, TextConfig, ViTConfig
+    from clip_models import CLIP, CLIPConfig
+    from clip_models.config import TextConfig, ViTConfig
 
     def tower():
         size = sizes_of(draw, layers=(2, 3))

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 from osf_supernet import Supernet, ratios, sizes
-from osf_supernet.latency import LatencyTable
-from osf_supernet.search import Candidate, pareto_front
+from osf_supernet.search.latency import LatencyTable
+from osf_supernet.search.search import Candidate, pareto_front
 from torch import nn
 from torch.nn import functional as F
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 from osf_supernet import Choice, Space, ratios, sizes
-from osf_supernet.expressions import Atom, Compound
-from osf_supernet.graph import DimGroup
+from osf_supernet.graph.expressions import Atom, Compound
+from osf_supernet.graph.graph import DimGroup
 
 
 def graph(*groups, depth=None):

@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 from osf_supernet import Supernet, VerificationError, count_parameters, ratios, sizes
-from osf_supernet.expressions import FIXED, Atom, Compound
+from osf_supernet.graph.expressions import FIXED, Atom, Compound
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from osf_supernet import Surgery, active, operate
-from osf_supernet.surgery import accumulating
+from osf_supernet.subnets.surgery import accumulating
 from torch import nn
 
 HIDDEN = Surgery(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from osf_supernet import Supernet, build_graph, count_parameters, ratios
-from osf_supernet.oracle import masked_outputs
-from osf_supernet.surgery import take
-from osf_supernet.tracing import split_inputs
-from osf_supernet.verification import difference, run
+from osf_supernet.subnets.oracle import masked_outputs
+from osf_supernet.subnets.surgery import take
+from osf_supernet.subnets.verification import difference, run
+from osf_supernet.trace.tracing import split_inputs
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode

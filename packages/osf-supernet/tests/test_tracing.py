@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 from osf_supernet import Supernet, TraceError, build_graph, ratios, sizes
-from osf_supernet.oracle import masked_outputs
-from osf_supernet.shapes import larger_batch, one_sample, other_images, other_lengths
-from osf_supernet.tracing import evaluation_mode
-from osf_supernet.verification import run
+from osf_supernet.subnets.oracle import masked_outputs
+from osf_supernet.subnets.verification import run
+from osf_supernet.trace.shapes import larger_batch, one_sample, other_images, other_lengths
+from osf_supernet.trace.tracing import evaluation_mode
 from torch import nn
 from torch.nn import functional as F
 

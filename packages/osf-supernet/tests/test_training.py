@@ -137,7 +137,7 @@ def test_straight_gradients_equal_those_of_active(missing):
 
 def test_a_copied_piece_gets_its_gradient_too():
     """A fused projection is no single stride: its gradient is scattered back."""
-    from osf_supernet.surgery import Surgery, accumulating, active
+    from osf_supernet.subnets.surgery import Surgery, accumulating, active
 
     layer, x = nn.Linear(3, 6).double(), torch.randn(2, 3, dtype=torch.float64)
     surgery = Surgery(keep={"weight": ((0, 2, 5), None), "bias": ((0, 2, 5),)})

@@ -16,24 +16,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from clip_eval.costs import measure_cost
-from clip_eval.data_sets import given_templates, open_data
-from clip_eval.embedding import Reading
-from clip_eval.encoder import Encoder, Precision
+from clip_eval.data.faults import BadSample, DataError
+from clip_eval.data.samples import Source
+from clip_eval.data.templates import DEFAULT_TEMPLATES, Templates
+from clip_eval.encoding.batches import source_content
+from clip_eval.encoding.costs import measure_cost
+from clip_eval.encoding.embed import Reading
+from clip_eval.encoding.encoder import Encoder, Precision
+from clip_eval.errors import EvaluationError
 from clip_eval.evaluation import evaluate_together
-from clip_eval.faults import BadSample, DataError, EvaluationError
-from clip_eval.fingerprints import fingerprint, tokenizer_fingerprint
-from clip_eval.loading import source_content
-from clip_eval.model_directory import LoadedModel, load_for_evaluation
-from clip_eval.output_files import RESULT_FILE, prepare_output, write_result
+from clip_eval.models.directory import LoadedModel, load_for_evaluation
+from clip_eval.models.fingerprints import fingerprint, tokenizer_fingerprint
 from clip_eval.processes import Processes
-from clip_eval.prompt_sets import PromptSet
-from clip_eval.prompts import DEFAULT_TEMPLATES, Templates
-from clip_eval.questions import Question, check_question
-from clip_eval.result_files import read_result
-from clip_eval.results import Result
-from clip_eval.samples import Source
+from clip_eval.prompts.named_data import given_templates, open_data
+from clip_eval.prompts.prompt_sets import PromptSet
+from clip_eval.results.output_files import RESULT_FILE, prepare_output, write_result
+from clip_eval.results.result import Result
+from clip_eval.results.stored import read_result
 from clip_eval.tasks import TaskName
+from clip_eval.tasks.questions import Question, check_question
 
 SMALL_DATA = 2000
 USER_ERRORS = (DataError, EvaluationError, BadSample, OSError)

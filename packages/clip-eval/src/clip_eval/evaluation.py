@@ -11,17 +11,17 @@ from typing import Any
 import torch
 import torch.distributed
 
-from clip_eval.classification import evaluation_mode
-from clip_eval.classifier import ImagePreprocess, ImageTextModel, TextTokenizer
-from clip_eval.embedding import Reading, by_preprocessing, embed_images
-from clip_eval.encoder import Encoder, Precision
-from clip_eval.faults import EvaluationError
-from clip_eval.loading import content_hash
-from clip_eval.prompts import Templates
-from clip_eval.questions import Question, check_question, make_task
-from clip_eval.results import Result, Skipped
-from clip_eval.samples import Source, source_faults, source_warnings
+from clip_eval.data.samples import Source, source_faults, source_warnings
+from clip_eval.data.templates import Templates
+from clip_eval.encoding.batches import content_hash
+from clip_eval.encoding.embed import Reading, by_preprocessing, embed_images
+from clip_eval.encoding.encoder import Encoder, Precision
+from clip_eval.errors import EvaluationError
+from clip_eval.models.classifier import ImagePreprocess, ImageTextModel, TextTokenizer
+from clip_eval.results.result import Result, Skipped
+from clip_eval.tasks.classification import evaluation_mode
 from clip_eval.tasks.features import CollectFeatures, stack
+from clip_eval.tasks.questions import Question, check_question, make_task
 from clip_eval.tasks.task import Task, TaskName
 
 SAME_SAMPLES = "the training samples are the test samples, so the number says nothing"

@@ -9,19 +9,19 @@ from typing import Any
 
 import torch
 
-from clip_eval.class_names import ClassList
-from clip_eval.classification import evaluation_mode, guess_classes
-from clip_eval.classifier import ImagePreprocess, ImageTextModel, TextTokenizer
-from clip_eval.embedding import Reading, embed_images
-from clip_eval.encoder import Encoder
-from clip_eval.faults import BadSample
-from clip_eval.images import decode_image
-from clip_eval.prompts import PromptsOfClasses, Templates
-from clip_eval.report import guess_bar, page
-from clip_eval.results import Skipped
-from clip_eval.sample_pictures import SMALL, picture_address
-from clip_eval.samples import Source
-from clip_eval.table import display_width, percent
+from clip_eval.data.class_names import ClassList
+from clip_eval.data.faults import BadSample
+from clip_eval.data.images import decode_image
+from clip_eval.data.samples import Source
+from clip_eval.data.templates import PromptsOfClasses, Templates
+from clip_eval.encoding.embed import Reading, embed_images
+from clip_eval.encoding.encoder import Encoder
+from clip_eval.models.classifier import ImagePreprocess, ImageTextModel, TextTokenizer
+from clip_eval.report.page import guess_bar, page
+from clip_eval.report.sample_pictures import SMALL, picture_address
+from clip_eval.report.table import display_width, percent
+from clip_eval.results.result import Skipped
+from clip_eval.tasks.classification import evaluation_mode, guess_classes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import torch
 
-from clip_models import hub
-from clip_models.clip import CLIP
-from clip_models.config import CLIPConfig
-from clip_models.conversion import FILE_DIALECTS, read_stored, write_stored
-from clip_models.converters import DIALECTS
-from clip_models.registry import get_config, list_models
-from clip_models.strict_config import ConfigError, to_dict
-from clip_models.weight_files import CheckpointError
+from clip_models.config.clip_config import CLIPConfig
+from clip_models.config.registry import get_config, list_models
+from clip_models.config.strict import to_dict
+from clip_models.converters.dialects import DIALECTS
+from clip_models.errors import CheckpointError, ConfigError
+from clip_models.files import hub
+from clip_models.files.conversion import FILE_DIALECTS, read_stored, write_stored
+from clip_models.model.clip import CLIP
 
 _TYPES = ("float32", "float16", "bfloat16")
 

@@ -10,16 +10,17 @@ from typing import Any, NamedTuple
 
 import torch
 
-from clip_models import hub
-from clip_models.clip import CLIP
-from clip_models.config import CLIPConfig, PreprocessConfig
-from clip_models.converters import to_native
-from clip_models.model_directory import ModelFiles, default_preprocess, read_model_directory
+from clip_models.config.clip_config import CLIPConfig, PreprocessConfig
+from clip_models.config.registry import get_config
+from clip_models.config.strict import from_dict
+from clip_models.converters.dialects import to_native
+from clip_models.errors import CheckpointError, ConfigError
+from clip_models.files import hub
+from clip_models.files.model_directory import ModelFiles, default_preprocess, read_model_directory
+from clip_models.files.pretrained import build_with_weights, fit_positions
+from clip_models.files.weight_files import read_weights
+from clip_models.model.clip import CLIP
 from clip_models.preprocess import EvaluationTransform, TrainTransform
-from clip_models.pretrained import build_with_weights, fit_positions
-from clip_models.registry import get_config
-from clip_models.strict_config import ConfigError, from_dict
-from clip_models.weight_files import CheckpointError, read_weights
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _SQUASHED: dict[str, Any] = {**_IMAGENET, "interpolation": "bilinear", "resize_mode": "squash"}

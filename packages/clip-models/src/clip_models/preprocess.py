@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from clip_models.config import PreprocessConfig
+from clip_models.config.clip_config import PreprocessConfig
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -2,7 +2,7 @@
 
 import sys
 
-from clip_train.cli import main
+from clip_train.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
-from clip_models import hashed_uniform as uniform
+from clip_models.pooling import hashed_uniform as uniform
 from torch import Tensor
 
 __all__ = ["normal", "uniform"]

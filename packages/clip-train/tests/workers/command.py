@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from clip_train.cli import main as command
+from clip_train.cli.main import main as command
 
 
 def main(arguments: list[str], output: str) -> int:

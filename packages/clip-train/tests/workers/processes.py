@@ -30,7 +30,7 @@ def free_port() -> int:
 def start_processes(world: int, script: str, **values: Any) -> list[tuple[Any, Connection]]:
     """Processes and the connections on which they report."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["clip_train.runs", "clip_train.backends.torchrun"])
+    context.set_forkserver_preload(["clip_train.engine.runs", "clip_train.distributed.torchrun"])
     port = str(free_port())
     started = []
     for rank in range(world):

@@ -10,9 +10,11 @@ import itertools
 from typing import Any
 
 import torch
-from clip_models import CLIP, CLIPConfig, from_dict
-from clip_train.backends import Backend, SingleBackend, open_backend
-from clip_train.gradients import Embeddings, StepInputs, WholeBatchGradient
+from clip_models import CLIP, CLIPConfig
+from clip_models.config import from_dict
+from clip_train.distributed import Backend, SingleBackend, open_backend
+from clip_train.engine.gradients import Embeddings, StepInputs, WholeBatchGradient
+from clip_train.model.towers import Towers
 from clip_train.objectives import (
     Candidates,
     contrastive_loss,
@@ -21,7 +23,6 @@ from clip_train.objectives import (
     separate_candidates,
     sigmoid_loss,
 )
-from clip_train.towers import Towers
 from torch import Tensor
 
 BATCH, TOKENS, VOCABULARY = 12, 6, 20

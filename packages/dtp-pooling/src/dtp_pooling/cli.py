@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from dtp_pooling.bits_per_character import bits_per_character
-from dtp_pooling.curves import plot_curves
-from dtp_pooling.generation import generate
-from dtp_pooling.noise import sample_generators
+from dtp_pooling.language_model.bits_per_character import bits_per_character
+from dtp_pooling.language_model.generation import generate
+from dtp_pooling.pooling.noise import sample_generators
 from dtp_pooling.strict_config import from_dict
-from dtp_pooling.text import digest, read_text, split_text
-from dtp_pooling.training import Run, Trainer, for_use, read_model, read_run, start_run
-from dtp_pooling.training_config import PRESETS, TrainingConfig
+from dtp_pooling.training.config import PRESETS, TrainingConfig
+from dtp_pooling.training.curves import plot_curves
+from dtp_pooling.training.text import digest, read_text, split_text
+from dtp_pooling.training.trainer import Run, Trainer, for_use, read_model, read_run, start_run
 
 EXTRAS = {
     "matplotlib": "plot",

@@ -21,14 +21,15 @@ from typing import Any
 
 import torch
 
-from osf_supernet.archive import load_supernet, save, save_supernet
 from osf_supernet.counting import count_parameters
-from osf_supernet.drawing import graph_to_svg
-from osf_supernet.explanation import graph_to_dict, graph_to_dot
+from osf_supernet.files.archive import load_supernet, save, save_supernet
+from osf_supernet.graph.drawing import graph_to_svg
+from osf_supernet.graph.explanation import graph_to_dict, graph_to_dot
 from osf_supernet.sources import build_model
-from osf_supernet.space import Space, read_object
+from osf_supernet.subnets.space import Space, read_object
+from osf_supernet.subnets.verification import VerificationError
 from osf_supernet.supernet import Supernet
-from osf_supernet.tracing import TraceError
+from osf_supernet.trace.tracing import TraceError
 from osf_supernet.training import (
     Experiment,
     Progress,
@@ -39,7 +40,6 @@ from osf_supernet.training import (
     recalibrated,
     train,
 )
-from osf_supernet.verification import VerificationError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -226,7 +226,7 @@ def _extract(net: Supernet, options: argparse.Namespace) -> int:
 
 def _pushed(thing: Any, options: argparse.Namespace) -> int:
     if options.push_to_hub:
-        from osf_supernet.hub import push_to_hub
+        from osf_supernet.files.hub import push_to_hub
 
         print(push_to_hub(thing, options.push_to_hub, token=options.token))
     return 0

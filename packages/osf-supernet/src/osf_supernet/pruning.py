@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from osf_supernet.space import sizes
+from osf_supernet.subnets.space import sizes
 from osf_supernet.supernet import Supernet
 
 

@@ -12,18 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from osf_supernet.attributes import integers_of
-from osf_supernet.explanation import explain
-from osf_supernet.graph import named_tensors
-from osf_supernet.importance import importance, permute
-from osf_supernet.latency import LatencyTable
-from osf_supernet.planning import Config, Counts, Plan, Planner
-from osf_supernet.probing import require_plain, settled_graph
-from osf_supernet.search import Search, SearchResult
-from osf_supernet.space import Choice, Space, default_space
-from osf_supernet.surgery import ActiveReport, accumulating, active, operate, require_whole
-from osf_supernet.tracing import Inputs
-from osf_supernet.verification import (
+from osf_supernet.graph.explanation import explain
+from osf_supernet.graph.graph import named_tensors
+from osf_supernet.search.latency import LatencyTable
+from osf_supernet.search.search import Search, SearchResult
+from osf_supernet.subnets.attributes import integers_of
+from osf_supernet.subnets.importance import importance, permute
+from osf_supernet.subnets.planning import Config, Counts, Plan, Planner
+from osf_supernet.subnets.probing import require_plain, settled_graph
+from osf_supernet.subnets.space import Choice, Space, default_space
+from osf_supernet.subnets.surgery import ActiveReport, accumulating, active, operate, require_whole
+from osf_supernet.subnets.verification import (
     Certificate,
     Reference,
     difference,
@@ -33,6 +32,7 @@ from osf_supernet.verification import (
     tolerance_of,
     verify,
 )
+from osf_supernet.trace.tracing import Inputs
 
 
 class Supernet:

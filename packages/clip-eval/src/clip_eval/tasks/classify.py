@@ -10,16 +10,16 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from clip_eval.classification import guess_classes
-from clip_eval.loading import ImageBatch
-from clip_eval.metrics import (
+from clip_eval.encoding.batches import ImageBatch
+from clip_eval.metrics.functions import (
     mean_per_class_recall,
     mean_recall_interval,
     top_confusions,
     topk_accuracy,
     wilson_interval,
 )
-from clip_eval.results import ClassScore, Confusion, Prediction, Result
+from clip_eval.results.result import ClassScore, Confusion, Prediction, Result
+from clip_eval.tasks.classification import guess_classes
 from clip_eval.tasks.task import checked_label
 
 MAX_GUESSES = 5

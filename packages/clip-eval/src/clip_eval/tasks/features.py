@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clip_eval.faults import EvaluationError
-from clip_eval.loading import ImageBatch
-from clip_eval.results import Result
+from clip_eval.encoding.batches import ImageBatch
+from clip_eval.errors import EvaluationError
+from clip_eval.results.result import Result
 from clip_eval.tasks.task import checked_label
 
 

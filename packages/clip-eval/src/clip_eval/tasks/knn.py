@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clip_eval.loading import ImageBatch
-from clip_eval.results import Prediction, Result
+from clip_eval.encoding.batches import ImageBatch
+from clip_eval.results.result import Prediction, Result
 from clip_eval.tasks.classify import KS, MAX_GUESSES, classification_result
 from clip_eval.tasks.task import checked_label
 

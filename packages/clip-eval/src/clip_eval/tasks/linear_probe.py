@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from clip_eval.faults import EvaluationError
-from clip_eval.results import Prediction, Result
+from clip_eval.errors import EvaluationError
+from clip_eval.results.result import Prediction, Result
 from clip_eval.tasks.classify import KS, Classify
 
 COARSE = tuple(10.0**power for power in range(-6, 4))

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clip_eval.faults import EvaluationError
-from clip_eval.loading import ImageBatch
-from clip_eval.metrics import average_precision, mean_average_precision_interval
-from clip_eval.results import ClassScore, Result
+from clip_eval.encoding.batches import ImageBatch
+from clip_eval.errors import EvaluationError
+from clip_eval.metrics.functions import average_precision, mean_average_precision_interval
+from clip_eval.results.result import ClassScore, Result
 
 
 class ScoredImage(NamedTuple):

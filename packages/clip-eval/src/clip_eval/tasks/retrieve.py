@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clip_eval.encoder import Encoder
-from clip_eval.faults import EvaluationError
-from clip_eval.loading import ImageBatch
-from clip_eval.metrics import grouped_share_interval, retrieval_ranks
-from clip_eval.results import Result
+from clip_eval.encoding.batches import ImageBatch
+from clip_eval.encoding.encoder import Encoder
+from clip_eval.errors import EvaluationError
+from clip_eval.metrics.functions import grouped_share_interval, retrieval_ranks
+from clip_eval.results.result import Result
 
 
 class CaptionedImage(NamedTuple):

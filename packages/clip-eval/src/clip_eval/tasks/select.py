@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clip_eval.encoder import Encoder
-from clip_eval.faults import EvaluationError
-from clip_eval.loading import ImageBatch
-from clip_eval.metrics import selection_correct, wilson_interval
-from clip_eval.results import Result
+from clip_eval.encoding.batches import ImageBatch
+from clip_eval.encoding.encoder import Encoder
+from clip_eval.errors import EvaluationError
+from clip_eval.metrics.functions import selection_correct, wilson_interval
+from clip_eval.results.result import Result
 
 
 class CandidateImage(NamedTuple):

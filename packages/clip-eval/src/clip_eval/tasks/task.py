@@ -7,9 +7,9 @@ from typing import Any, Literal, Protocol, get_args
 
 from torch import Tensor
 
-from clip_eval.faults import EvaluationError
-from clip_eval.loading import ImageBatch, LoadedSample
-from clip_eval.results import Result
+from clip_eval.encoding.batches import ImageBatch, LoadedSample
+from clip_eval.errors import EvaluationError
+from clip_eval.results.result import Result
 
 TaskName = Literal["auto", "classify", "multilabel", "retrieval", "linear-probe", "knn", "select"]
 TASKS: tuple[str, ...] = get_args(TaskName)

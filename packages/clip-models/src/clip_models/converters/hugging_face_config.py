@@ -6,9 +6,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from clip_models.config import Activation, CLIPConfig, TextConfig, TransformerConfig, ViTConfig
+from clip_models.config.clip_config import (
+    Activation,
+    CLIPConfig,
+    TextConfig,
+    TransformerConfig,
+    ViTConfig,
+)
+from clip_models.config.strict import as_table
 from clip_models.converters.equivalence import require_same
-from clip_models.strict_config import ConfigError, as_table
+from clip_models.errors import ConfigError
 
 _ACTIVATIONS: dict[str, Activation] = {
     "quick_gelu": "quick_gelu",

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from clip_models.config import CLIPConfig, ModifiedResNetConfig, TextConfig, ViTConfig
-from clip_models.strict_config import ConfigError
-from clip_models.weight_files import CheckpointError
+from clip_models.config.clip_config import CLIPConfig, ModifiedResNetConfig, TextConfig, ViTConfig
+from clip_models.errors import CheckpointError, ConfigError
 
 EXTRAS = ("input_resolution", "context_length", "vocab_size")
 """What the archives hold beside the weights."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from clip_models.config import PreprocessConfig
-from clip_models.strict_config import ConfigError, as_table, from_dict
+from clip_models.config.clip_config import PreprocessConfig
+from clip_models.config.strict import as_table, from_dict
+from clip_models.errors import ConfigError
 
 _RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers, which transformers writes."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clip_models.weight_files import CheckpointError
+from clip_models.errors import CheckpointError
 
 Transform = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 

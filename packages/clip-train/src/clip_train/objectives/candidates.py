@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from clip_train.communication import SOLO, Communicator
+from clip_train.distributed.communicator import SOLO, Communicator
 
 
 @dataclass(frozen=True, kw_only=True)

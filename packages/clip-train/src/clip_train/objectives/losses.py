@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from clip_train.communication import SOLO, Communicator, sum_ranks
+from clip_train.distributed.communicator import SOLO, Communicator, sum_ranks
 from clip_train.objectives.candidates import Candidates
 from clip_train.objectives.logsumexp import LogSumExp, pairwise_logsumexp
 from clip_train.objectives.soft_targets import Teacher, expected_scores

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clip_train.communication import Communicator
+from clip_train.distributed.communicator import Communicator
 from clip_train.objectives.logsumexp import LogSumExp
 from clip_train.objectives.tiles import pairs, rotate
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clip_train.communication import Communicator
+from clip_train.distributed.communicator import Communicator
 from clip_train.objectives.tiles import pairs, rotate
 
 

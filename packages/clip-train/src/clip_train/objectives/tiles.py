@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from clip_train.communication import Communicator
+from clip_train.distributed.communicator import Communicator
 
 
 def pieces(rows: int, tile: int | None) -> Iterator[slice]:

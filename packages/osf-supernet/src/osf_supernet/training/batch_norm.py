@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from osf_supernet.tracing import split_inputs
+from osf_supernet.trace.tracing import split_inputs
 
 _Norm = nn.modules.batchnorm._NormBase  # batch norms, and instance norms that keep statistics
 _InstanceNorm = nn.modules.instancenorm._InstanceNorm

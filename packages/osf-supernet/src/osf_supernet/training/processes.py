@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, distributed
 
-from osf_supernet.graph import named_tensors
+from osf_supernet.graph.graph import named_tensors
 from osf_supernet.supernet import Supernet
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.utils import _pytree as pytree
 
-from osf_supernet.planning import Config
+from osf_supernet.subnets.planning import Config
 from osf_supernet.supernet import Supernet
 from osf_supernet.training.batch_norm import frozen_statistics
 from osf_supernet.training.tasks import Task

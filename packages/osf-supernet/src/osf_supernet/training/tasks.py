@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from osf_supernet.tracing import evaluation_mode, split_inputs
+from osf_supernet.trace.tracing import evaluation_mode, split_inputs
 from osf_supernet.training.gathering import gather_rows
 
 

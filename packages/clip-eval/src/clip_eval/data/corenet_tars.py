@@ -1,0 +1,151 @@
+"""CoreNet's image–text set: ``metadata.pkl`` and ``0.tar.gz``, ``1.tar.gz``, … of pickled samples.
+
+A tar.gz cannot be read by position, so each is decompressed once into the bounded cache of
+`clip_eval.data.shards.files`.  Members are ``<k>/<number>.pkl``: a dict of ``image`` (base64) and
+``text`` or ``texts``.  Pickles are read by `clip_eval.data.restricted_pickle`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from clip_eval.data.faults import BadSample, DataError, Fault
+from clip_eval.data.restricted_pickle import UnsafePickle, load_plain
+from clip_eval.data.samples import Sample
+from clip_eval.data.shards.files import ShardCache, ShardFile, is_url, read_url
+from clip_eval.data.shards.offset_index import IndexedShards, IndexedSource, Scan
+from clip_eval.data.shards.tar_index import BLOCK, TarDamage, iter_members
+from clip_eval.data.templates import check_templates
+
+METADATA = "metadata.pkl"
+
+
+class CoreNetTars(IndexedSource):
+    """Samples of a CoreNet image–text set, by index.
+
+    Args:
+        root: Directory (or URL of one) with ``metadata.pkl`` and the tars.
+        templates: Kept for prompts; captions are the samples' own.
+        cache: Where the decompressed tars are kept.
+
+    Raises:
+        DataError: No metadata, or it is no plain dict, or a tar is missing.
+    """
+
+    classnames: tuple[str, ...] | None = None
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        templates: Sequence[str] | None = None,
+        cache: ShardCache | None = None,
+    ) -> None:
+        base = str(root).rstrip("/")
+        self.name = base.rpartition("/")[2]
+        self.templates = None if templates is None else check_templates(templates)
+        shards = [
+            ShardFile(f"{base}/{name}", cache or ShardCache(), unzip=name.endswith(".gz"))
+            for name in _tar_names(base)
+        ]
+        super().__init__(IndexedShards(shards, _scan, _ends_at))
+        if not len(self):
+            raise DataError(f"{base}: no sample in its {len(shards)} tars")
+
+    def read(self, index: int) -> Sample:
+        """Sample number ``index``, in the order of the tars.
+
+        Raises:
+            BadSample: It is no pickle of plain values, or not of this layout.
+        """
+        where = self.place(index)
+        try:
+            data = self._index.read(self._index.place(index))
+            member = next(iter_members(data, whole=False), None)
+        except OSError as error:
+            raise BadSample("unreadable", error.strerror or str(error), where) from error
+        except TarDamage as error:
+            raise BadSample("changed", str(error), where) from error
+        if member is None:
+            raise BadSample("changed", "no file where its sample was", where)
+        shard = self._index.shards[self._index.shard_of(index)[0]]
+        key = f"{shard.name}/{member.name}"
+        try:
+            record = load_plain(data[member.offset : member.offset + member.size])
+        except UnsafePickle as error:
+            raise BadSample("unsafe-pickle", str(error), key) from error
+        return _to_sample(record, key)
+
+
+def _to_sample(record: object, key: str) -> Sample:
+    if not isinstance(record, dict) or not isinstance(record.get("image"), bytes | str):
+        raise BadSample("bad-record", "expected a dict with an image", key)
+    try:
+        image = base64.b64decode(record["image"], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadSample("bad-record", f"its image is no base64 ({error})", key) from error
+    texts = record.get("texts") or record.get("text") or ()
+    found = [texts] if isinstance(texts, str) else texts
+    if not isinstance(found, list | tuple):
+        raise BadSample("bad-record", "expected text to be a string or a list of them", key)
+    captions = tuple(text.strip() for text in found if isinstance(text, str) and text.strip())
+    return Sample(key, image, captions)
+
+
+def _tar_names(base: str) -> list[str]:
+    """File names of the tars: those that the metadata lists where they exist, else numbers."""
+    try:
+        path = f"{base}/{METADATA}"
+        content = read_url(path) if is_url(base) else Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{base}/{METADATA}: cannot be read ({error.strerror or error})") from error
+    try:
+        metadata = load_plain(content or b"")
+    except UnsafePickle as error:
+        raise DataError(f"{base}/{METADATA}: {error}") from error
+    count = metadata.get("total_tar_files") if isinstance(metadata, dict) else None
+    if not isinstance(count, int) or count < 1:
+        raise DataError(f"{base}/{METADATA}: expected a dict with total_tar_files of 1 or more")
+    listed = metadata.get("tar_file_names")
+    names = [f"{number}.tar.gz" for number in range(count)]
+    if is_url(base):
+        return names
+    if isinstance(listed, list | tuple) and len(listed) == count:
+        given = [str(name).rpartition("/")[2] for name in listed]
+        if all((Path(base) / name).is_file() for name in given):
+            names = given
+    missing = [name for name in names if not (Path(base) / name).is_file()]
+    if missing:
+        raise DataError(f"missing shard {base}/{missing[0]}, of the {count} in {METADATA}")
+    return names
+
+
+def _ends_at(path: Path, end: int, size: int) -> bool:
+    with path.open("rb") as file:
+        file.seek(end)
+        return file.read(BLOCK) == bytes(BLOCK)
+
+
+def _scan(path: Path) -> Scan:
+    """Where each pickle of a decompressed tar begins."""
+    starts: list[int] = []
+    end = 0
+    damage = "empty file" if path.stat().st_size == 0 else ""
+    if not damage:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            try:
+                for member in iter_members(view):
+                    hidden = member.name.rpartition("/")[2].startswith(".")
+                    if member.name.endswith(".pkl") and not hidden:
+                        starts.append(member.start)
+                    end = member.end
+            except TarDamage as error:
+                damage = f"{error}; {len(starts)} samples before it are kept"
+    faults = (Fault(where=path.name, reason="damaged-tar", detail=damage),) if damage else ()
+    return Scan(np.array([*starts, end], np.uint64), faults)

@@ -1,0 +1,55 @@
+"""Single image files, without labels, as a source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from clip_eval.data.faults import BadSample, DataError
+from clip_eval.data.image_folder import IMAGE_SUFFIXES
+from clip_eval.data.samples import Sample
+
+
+class ImageFiles:
+    """The files given, and the images directly in any directory given, in that order.
+
+    Raises:
+        DataError: A path does not exist, or there is no image at all.
+    """
+
+    classnames: tuple[str, ...] | None = None
+    templates: tuple[str, ...] | None = None
+
+    def __init__(self, paths: Iterable[str | Path]) -> None:
+        self.paths: Sequence[Path] = [file for path in paths for file in _files_of(Path(path))]
+        if not self.paths:
+            raise DataError("no images given")
+        self.name = f"{len(self.paths)} files"
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return len(self.paths)
+
+    def read(self, index: int) -> Sample:
+        """The encoded image, named by its path.
+
+        Raises:
+            BadSample: The file cannot be read.
+        """
+        path = self.paths[index]
+        try:
+            return Sample(str(path), path.read_bytes())
+        except OSError as error:
+            raise BadSample("unreadable", str(error.strerror), str(path)) from error
+
+
+def _files_of(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = (p for p in path.iterdir() if not p.name.startswith("."))
+        found = sorted(p for p in files if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not found:
+            raise DataError(f"{path}: no image in this directory")
+        return found
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
+    return [path]

@@ -1,0 +1,231 @@
+"""A folder of class folders: ``DIR/<class>/**/*.jpg``."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from clip_eval.data.class_names import ClassList, match_folders, normal_form
+from clip_eval.data.faults import BadSample, DataError
+from clip_eval.data.samples import Sample, describe
+from clip_eval.data.templates import (
+    DEFAULT_TEMPLATES,
+    TEMPLATES_FILE,
+    check_templates,
+    find_templates,
+)
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif"),
+    *(".tif", ".tiff", ".ppm", ".pgm"),
+)
+CLASSES_FILE = "classnames.txt"
+COMPANIONS = (CLASSES_FILE, TEMPLATES_FILE, "Thumbs.db", "desktop.ini")
+SPLIT_NAMES = ("train", "val", "valid", "validation", "test")
+
+
+class ImageFolder:
+    """Images whose class is the name of their folder.
+
+    Classes are the folder names in sorted order, unless a class list is given or a
+    ``classnames.txt`` lies in the directory; a list is matched by name, never by position.
+
+    Args:
+        directory: Holds one folder per class; images may lie deeper.
+        classnames: Class names in label order, or a mapping of folder to class name.
+        templates: Caption templates; those in ``zeroshot_classification_templates.txt`` if None.
+        split: A folder below ``directory`` to use instead, such as ``val``.
+
+    Raises:
+        DataError: No such directory, no image in it, or folders that match no class.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        classnames: ClassList | Sequence[str] | Mapping[str, str] | None = None,
+        templates: Sequence[str] | None = None,
+        split: str | None = None,
+    ) -> None:
+        root = _existing(Path(directory))
+        self.directory = _existing(root / split) if split else root
+        self.name = _name(root.resolve(), split)
+        folders = _class_folders(self.directory)
+        classes = _class_list(self.directory, root, folders, classnames)
+        self.classnames: tuple[str, ...] | None = classes.names
+        if templates is None:
+            templates = find_templates(self.directory) or find_templates(root)
+        self.templates = None if templates is None else check_templates(templates)
+        label_of = match_folders(folders, classes, where=str(self.directory))
+        self.paths: list[str] = []
+        self.labels: list[int] = []
+        self.ignored: list[str] = []
+        loops: list[str] = []
+        for folder, label in label_of.items():
+            found = _files_below(self.directory / folder)
+            self.paths += [f"{folder}/{path}" for path in found.images]
+            self.labels += [label] * len(found.images)
+            self.ignored += [f"{folder}/{path}" for path in found.others]
+            loops += [f"{folder}/{path}" for path in found.loops]
+        if not self.paths:
+            raise DataError(
+                f"{self.directory}: no images in its {len(folders)} folders; expected files such "
+                "as <class>/<name>.jpg"
+            )
+        self.warnings = (
+            *_list_warnings(classes, self.labels),
+            *_told(self.ignored, "files are no images by their suffix"),
+            *_told(loops, "links lead back to a folder above them and are not followed"),
+        )
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.paths)
+
+    def label(self, index: int) -> int:
+        """Label of one image, without opening it."""
+        return self.labels[index]
+
+    def read(self, index: int) -> Sample:
+        """The encoded image with its label; captions are the filled templates.
+
+        Raises:
+            BadSample: The file cannot be read.
+        """
+        path, label = self.paths[index], self.labels[index]
+        try:
+            data = (self.directory / path).read_bytes()
+        except OSError as error:
+            raise BadSample("unreadable", str(error.strerror), path) from error
+        assert self.classnames is not None
+        captions = describe(self.classnames[label], self.templates or DEFAULT_TEMPLATES)
+        return Sample(path, data, captions, label)
+
+
+def holds_images(directory: Path) -> bool:
+    """Whether some folder of the directory holds an image (stops at the first one)."""
+    return any(_files_below(folder, first=True).images for folder in _visible_folders(directory))
+
+
+def _name(root: Path, split: str | None) -> str:
+    """The directory's name, with the one above it where the name is only that of a split."""
+    above = [root.parent.name] if root.name in SPLIT_NAMES else []
+    return "/".join(part for part in (*above, root.name, split) if part)
+
+
+def _existing(directory: Path) -> Path:
+    if not directory.exists():
+        raise DataError(f"{directory}: no such directory")
+    if not directory.is_dir():
+        raise DataError(f"{directory}: expected a directory of class folders, got a file")
+    return directory
+
+
+def _visible_folders(directory: Path) -> list[Path]:
+    try:
+        entries = sorted(entry for entry in directory.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{directory}: cannot be listed ({error.strerror})") from error
+    return [entry for entry in entries if entry.is_dir()]
+
+
+def _class_folders(directory: Path) -> list[str]:
+    folders = [entry.name for entry in _visible_folders(directory)]
+    if not folders:
+        if any(path.suffix.lower() in IMAGE_SUFFIXES for path in directory.iterdir()):
+            raise DataError(
+                f"{directory}: holds images but no class folders; expected <class>/<name>.jpg"
+            )
+        raise DataError(f"{directory}: empty; expected one folder of images per class")
+    if set(folders) <= set(SPLIT_NAMES) and all(_visible_folders(directory / f) for f in folders):
+        choices = " or ".join(f"{directory / folder}" for folder in folders)
+        raise DataError(f"{directory}: holds splits rather than classes; give {choices}")
+    by_name: dict[str, str] = {}
+    for folder in folders:
+        other = by_name.setdefault(normal_form(folder), folder)
+        if other != folder:
+            raise DataError(
+                f"{directory}: folders {other!a} and {folder!a} are the same name in "
+                "Unicode NFC; merge them"
+            )
+    return folders
+
+
+def _class_list(
+    directory: Path,
+    root: Path,
+    folders: list[str],
+    given: ClassList | Sequence[str] | Mapping[str, str] | None,
+) -> ClassList:
+    if given is not None:
+        return ClassList.of(given)
+    for place in (directory, root):
+        if (place / CLASSES_FILE).is_file():
+            return ClassList.read(place / CLASSES_FILE)
+    return ClassList.of(sorted(map(normal_form, folders)))
+
+
+class _Found(NamedTuple):
+    """Paths relative to a folder, sorted."""
+
+    images: list[str]
+    others: list[str]
+    loops: list[str]
+
+
+def _files_below(folder: Path, *, first: bool = False) -> _Found:
+    """The images below a folder (or the first one), what else is there, and links that loop."""
+    found = _Found([], [], [])
+    parents = (folder, *folder.resolve().parents)
+    above = {str(folder): {_identity(parent) for parent in parents}}
+    for place, folders, files in os.walk(folder, followlinks=True):
+        below = Path(place).relative_to(folder)
+        way = above.pop(place)
+        entered = []
+        for name in sorted(name for name in folders if not name.startswith(".")):
+            path = os.path.join(place, name)
+            identity = _identity(path)
+            if identity in way:
+                found.loops.append((below / name).as_posix())
+            else:
+                above[path] = way | {identity}
+                entered.append(name)
+        folders[:] = entered
+        for name in sorted(files):
+            if name.startswith(".") or name in COMPANIONS:
+                continue
+            is_image = os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+            (found.images if is_image else found.others).append((below / name).as_posix())
+            if first and is_image:
+                return found
+    return _Found(*map(sorted, found))
+
+
+def _identity(path: str | Path) -> tuple[int, int]:
+    """What tells a directory from others, by whatever name or link it is reached."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _told(paths: Sequence[str], what: str) -> list[str]:
+    if not paths:
+        return []
+    return [f"{len(paths)} {what}: {', '.join(paths[:8])}{' …' if len(paths) > 8 else ''}"]
+
+
+def _list_warnings(classes: ClassList, labels: list[int]) -> tuple[str, ...]:
+    found = Counter(labels)
+    empty = [name for label, name in enumerate(classes.names) if not found[label]]
+    warnings = []
+    if empty:
+        warnings.append(
+            f"{len(empty)} of {len(classes.names)} classes have no image and are only wrong "
+            f"answers: {', '.join(empty[:8])}{' …' if len(empty) > 8 else ''}"
+        )
+    if classes.duplicates():
+        warnings.append(f"several classes share a name: {', '.join(classes.duplicates()[:8])}")
+    return tuple(warnings)

@@ -1,0 +1,247 @@
+"""Parquet files of paths and captions, or with the images inside.
+
+Needs pyarrow (`pip install "clip-eval[parquet]"`).  Row groups are the shards: a row is read by
+reading its row group, and as many of those are kept as `CACHE_BYTES` hold.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clip_eval.data.class_names import ClassList
+from clip_eval.data.csv_table import CAPTION_COLUMNS, LABEL_COLUMNS, PATH_COLUMNS, find_column
+from clip_eval.data.faults import BadSample, DataError
+from clip_eval.data.samples import Sample, describe
+from clip_eval.data.shards.paths import expand_braces
+from clip_eval.data.templates import DEFAULT_TEMPLATES, check_templates, find_templates
+
+CACHE_BYTES = 512 * 2**20
+IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
+MORE_CAPTION_COLUMNS = ("captions", "txt", "texts")
+NAME_COLUMNS = ("key", "__key__", "id", "image_id", "file_name", "filename")
+
+
+class RowGroup(NamedTuple):
+    """A stretch of rows that is read at once."""
+
+    file: int
+    number: int  # within the file
+
+
+class ParquetTable:
+    """One sample per row, by index.
+
+    The image is bytes, a struct with ``bytes`` (as Hugging Face's datasets write it), or a path
+    relative to the file; the caption a string or a list of them; the label a number.  Columns are
+    found by their usual names.
+
+    Args:
+        pattern: A file, a directory, a glob or a brace range.
+        classnames: Class names in label order; those in the file's own metadata if None.
+        templates: Caption templates; those beside the file if None.
+        image_key: Column of images or paths.
+        caption_key: Column of captions.
+        image_root: Directory that paths are relative to, instead of the file's own.
+
+    Raises:
+        DataError: No such file, no usable column, or no rows.
+    """
+
+    def __init__(
+        self,
+        pattern: str | Path,
+        *,
+        classnames: Sequence[str] | None = None,
+        templates: Sequence[str] | None = None,
+        image_key: str = "",
+        caption_key: str = "",
+        image_root: str | Path | None = None,
+    ) -> None:
+        self.files = _find_files(str(pattern))
+        folder = self.files[0].parent
+        self.name = self.files[0].stem if len(self.files) == 1 else folder.resolve().name
+        self.image_root = Path(image_root) if image_root else folder
+        arrow = _parquet()
+        groups: list[RowGroup] = []
+        sizes: list[int] = []
+        bytes_of: list[int] = []
+        schema: Any = None
+        for number, path in enumerate(self.files):
+            try:
+                opened = arrow.ParquetFile(path)
+            except Exception as error:  # pyarrow raises OSErrors and errors of its own
+                raise DataError(f"{path}: no Parquet file ({error})") from error
+            schema = opened.schema_arrow if schema is None else schema
+            for group in range(opened.metadata.num_row_groups):
+                found = opened.metadata.row_group(group)
+                groups.append(RowGroup(number, group))
+                sizes.append(found.num_rows)
+                bytes_of.append(found.total_byte_size)
+        self._groups = groups
+        self._first = list(accumulate(sizes, initial=0))
+        self._set_columns(schema, image_key, caption_key)
+        own = _class_names(schema, self.label_column)
+        self.classnames = tuple(classnames) if classnames is not None else own
+        if templates is None:
+            templates = find_templates(folder)
+        self.templates = None if templates is None else check_templates(templates)
+        self._cache: OrderedDict[int, Any] = OrderedDict()
+        if not len(self):
+            raise DataError(f"{pattern}: no rows")
+        self.shard_sizes: tuple[int, ...] | None = tuple(sizes)
+        self.working_set: int | None = max(
+            max(sizes), int(len(self) * CACHE_BYTES / 2 / max(1, sum(bytes_of)))
+        )
+        if not self.holds_images:  # short rows: all of them are kept, in any order
+            self.shard_sizes = self.working_set = None
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self._first[-1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the rows that were read."""
+        return {**self.__dict__, "_cache": OrderedDict()}
+
+    def place(self, index: int) -> str:
+        """The file of a row and its row group."""
+        group, row = self._find(index)
+        file, number = self._groups[group]
+        return f"{self.files[file].name}, row group {number}, row {row}"
+
+    def read(self, index: int) -> Sample:
+        """Sample number ``index``, in the order of the files.
+
+        Raises:
+            BadSample: The file or the image cannot be read, or the row has no image.
+        """
+        group, number = self._find(index)
+        where = self.place(index)
+        try:
+            row = {name: column[number].as_py() for name, column in self._rows(group).items()}
+        except Exception as error:  # of a damaged file, pyarrow raises nearly everything
+            raise BadSample("unreadable", " ".join(str(error).split())[:200], where) from error
+        named = row.get(self.name_column) if self.name_column else None
+        key = f"{where} ({named})" if named is not None else where
+        image = self._image(row[self.image_column], key)
+        text = row.get(self.caption_column) if self.caption_column else None
+        texts = [text] if isinstance(text, str) else text or ()
+        captions = tuple(t.strip() for t in texts if isinstance(t, str) and t.strip())
+        label = row.get(self.label_column) if self.label_column else None
+        if not captions and label is not None and self.classnames is not None:
+            if not 0 <= label < len(self.classnames):
+                raise BadSample("bad-label", f"{label} of {len(self.classnames)} classes", key)
+            captions = describe(self.classnames[label], self.templates or DEFAULT_TEMPLATES)
+        return Sample(key, image, captions, label)
+
+    def _image(self, value: Any, key: str) -> bytes:
+        path = value.get("path") if isinstance(value, dict) else value
+        content = value.get("bytes") if isinstance(value, dict) else value
+        if isinstance(content, bytes):
+            return content
+        if not isinstance(path, str) or not path:
+            raise BadSample("no-image", "the row has neither bytes nor a path", key)
+        try:
+            return (self.image_root / path).read_bytes()
+        except OSError as error:
+            raise BadSample("unreadable", str(error.strerror), path) from error
+
+    def _find(self, index: int) -> tuple[int, int]:
+        if index < 0 or index >= len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        group = bisect_right(self._first, index) - 1
+        return group, index - self._first[group]
+
+    def _rows(self, group: int) -> dict[str, Any]:
+        """The columns of a row group, kept as long as there is room."""
+        rows = self._cache.get(group)
+        if rows is None:
+            file, number = self._groups[group]
+            with _parquet().ParquetFile(self.files[file]) as opened:
+                table = opened.read_row_group(number, columns=list(self._columns))
+            rows = {name: table.column(name).combine_chunks() for name in self._columns}
+            self._cache[group] = rows
+            if self.holds_images:
+                while len(self._cache) > 1 and self._bytes_cached() > CACHE_BYTES:
+                    self._cache.popitem(last=False)
+        self._cache.move_to_end(group)
+        return rows
+
+    def _bytes_cached(self) -> int:
+        return sum(column.nbytes for rows in self._cache.values() for column in rows.values())
+
+    def _set_columns(self, schema: Any, image_key: str, caption_key: str) -> None:
+        names = list(schema.names)
+        where = self.files[0]
+        for key in filter(None, (image_key, caption_key)):
+            if key not in names:
+                raise DataError(f"{where}: no column {key!r}; its columns are {', '.join(names)}")
+        usual = (*IMAGE_COLUMNS, *PATH_COLUMNS)
+        image = image_key or find_column(names, usual)
+        if image is None:
+            hint = "; it has only addresses (`url`), download the images first" * ("url" in names)
+            raise DataError(
+                f"{where}: expected a column of images or paths called one of {', '.join(usual)}; "
+                f"its columns are {', '.join(names)}{hint}"
+            )
+        self.image_column = image
+        self.caption_column = caption_key or find_column(
+            names, (*CAPTION_COLUMNS, *MORE_CAPTION_COLUMNS)
+        )
+        label = find_column(names, LABEL_COLUMNS)
+        is_number = label is not None and str(schema.field(label).type).startswith(("int", "uint"))
+        self.label_column = label if is_number else None
+        name = find_column(names, NAME_COLUMNS)
+        self.name_column = name if name != image else None
+        if self.caption_column is None and self.label_column is None:
+            raise DataError(
+                f"{where}: expected a column of captions ({', '.join(CAPTION_COLUMNS)}) or label "
+                f"numbers ({', '.join(LABEL_COLUMNS)}); its columns are {', '.join(names)}"
+            )
+        found = (image, self.caption_column, self.label_column, self.name_column)
+        self._columns = tuple(dict.fromkeys(name for name in found if name))
+        self.holds_images = "string" not in str(schema.field(image).type).partition("<")[0]
+
+
+def _class_names(schema: Any, label: str | None) -> tuple[str, ...] | None:
+    """Names that Hugging Face's datasets keep in the metadata of a file."""
+    content = (schema.metadata or {}).get(b"huggingface")
+    if not content or not label:
+        return None
+    try:
+        names = json.loads(content)["info"]["features"][label]["names"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return ClassList.of([str(name) for name in names]).names if isinstance(names, list) else None
+
+
+def _find_files(pattern: str) -> tuple[Path, ...]:
+    path = Path(pattern)
+    if path.is_dir():
+        files = sorted(path.glob("*.parquet"))
+    elif "{" in pattern:
+        files = [Path(name) for name in expand_braces(pattern)]
+    elif any(mark in pattern for mark in "*?["):
+        files = sorted(path.parent.glob(path.name))
+    else:
+        files = [path]
+    missing = [file for file in files if not file.is_file()]
+    if missing or not files:
+        raise DataError(f"{missing[0] if missing else pattern}: no such Parquet file")
+    return tuple(files)
+
+
+def _parquet() -> Any:
+    try:
+        return importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise DataError(
+            'reading Parquet needs pyarrow; `pip install "clip-eval[parquet]"`'
+        ) from error

@@ -1,0 +1,1 @@
+"""Shards with random access: tars and TFRecords, indexed, on disk or behind a URL."""

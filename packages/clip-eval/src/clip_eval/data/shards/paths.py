@@ -1,0 +1,219 @@
+"""Which shards a directory, glob or brace range means, and what lies beside them."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from clip_eval.data.class_names import ClassList
+from clip_eval.data.faults import DataError
+from clip_eval.data.shards.files import check_url, is_url, read_url, refuse_command
+from clip_eval.data.templates import TEMPLATES_FILE, find_templates
+
+BRACES = re.compile(r"\{([^{}]*)\}")
+RANGE = re.compile(r"(\d+)\.\.(\d+)")
+GLOB = re.compile(r"[*?\[]")
+COUNT_FILE = "nshards.txt"
+CLASSES_FILE = "classnames.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardLayout:
+    """Shards in order, with the class names and templates of their directory."""
+
+    name: str
+    shards: tuple[str, ...]  # paths or URLs
+    classnames: tuple[str, ...] | None
+    templates: tuple[str, ...] | None
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Every path of a pattern: ``{000..012}`` counts with its zeros, ``{a,b}`` lists.
+
+    Raises:
+        DataError: Braces that are neither.
+    """
+    match = BRACES.search(pattern)
+    if match is None:
+        return [pattern]
+    before, inside, after = pattern[: match.start()], match[1], pattern[match.end() :]
+    numbers = RANGE.fullmatch(inside)
+    if numbers:
+        first, last = numbers.groups()
+        if int(first) > int(last):
+            raise DataError(f"{pattern}: the range {{{inside}}} is empty; write the smaller first")
+        width = len(first) if first.startswith("0") or len(first) == len(last) else 0
+        values = [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
+    elif "," in inside:
+        values = inside.split(",")
+    else:
+        raise DataError(f"{pattern}: expected a range {{000..012}} or a list {{a,b}} in braces")
+    return [path for value in values for path in expand_braces(before + value + after)]
+
+
+def expand_shards(pattern: str) -> tuple[str, ...]:
+    """Paths or URLs of the shards that a pattern means, in order.
+
+    Raises:
+        DataError: Nothing matches, or a shard that should be there is missing.
+    """
+    return find_shards(pattern).shards
+
+
+def find_shards(pattern: str, *, split: str | None = None) -> ShardLayout:
+    """The shards that a directory, file, glob or brace range means.
+
+    Args:
+        pattern: Path of a directory or a tar, or a pattern for tars.
+        split: Folder below the directory that holds the shards.
+
+    Raises:
+        DataError: Nothing matches, or a shard that should be there is missing.
+    """
+    if not Path(pattern).exists():
+        refuse_command(pattern)
+    if is_url(pattern):
+        check_url(pattern)
+        return _find_behind_url(pattern, split)
+    path = Path(pattern)
+    if path.is_dir():
+        return _find_in_directory(path, split)
+    if split is not None:
+        raise DataError(f"{pattern}: a split can be chosen only in a directory")
+    if "{" in pattern:
+        shards = [Path(name) for name in expand_braces(pattern)]
+        _require(shards, f"of {pattern}")
+    elif GLOB.search(pattern):
+        shards = _in_order(Path(name) for name in glob.glob(pattern, recursive=True))
+        if not shards:
+            raise DataError(f"{pattern}: no file matches")
+    else:
+        shards = [path]
+        _require(shards, "was asked for")
+    folder = shards[0].parent
+    return _layout(folder, folder.resolve().name, shards)
+
+
+def _find_in_directory(root: Path, split: str | None) -> ShardLayout:
+    folder = root / split if split else root
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such directory")
+    if not _tars(folder) and not (folder / COUNT_FILE).is_file():
+        splits = sorted(p.name for p in folder.iterdir() if p.is_dir() and _is_split(p))
+        if not splits:
+            raise DataError(f"{folder}: no .tar shards in it")
+        chosen = "test" if "test" in splits else splits[0]
+        if len(splits) > 1 and chosen != "test":
+            raise DataError(f"{root}: several splits ({', '.join(splits)}); name one of them")
+        folder, split = folder / chosen, chosen
+    shards = _tars(folder)
+    counted = folder / COUNT_FILE
+    if counted.is_file():
+        shards = _counted(folder, counted)
+    else:
+        _refuse_gaps(shards)
+    name = "/".join(part for part in (root.resolve().name, split) if part)
+    return _layout(folder, name, shards)
+
+
+def _find_behind_url(pattern: str, split: str | None) -> ShardLayout:
+    """Shards named one by one, or a directory in the layout of CLIP_benchmark."""
+    path = urlsplit(pattern.replace("{", "%7B").replace("}", "%7D")).path
+    if path.endswith(".tar") or "{" in pattern:
+        if split is not None:
+            raise DataError(f"{pattern}: a split can be chosen only in a directory")
+        name = unquote(path).rpartition("/")[2].removesuffix(".tar")
+        shards = tuple(expand_braces(pattern))
+        return ShardLayout(name=name, shards=shards, classnames=None, templates=None)
+    root, split = pattern.rstrip("/"), split or "test"
+    try:
+        count = read_url(f"{root}/{split}/{COUNT_FILE}")
+        names, prompts = (read_url(f"{root}/{file}") for file in (CLASSES_FILE, TEMPLATES_FILE))
+    except OSError as error:
+        raise DataError(f"{pattern}: cannot be read ({error})") from error
+    if count is None or not count.strip().isdigit():
+        raise DataError(
+            f"{pattern}: expected {split}/{COUNT_FILE} below it, or name the shards as in "
+            f"{root}/{{00000..00099}}.tar"
+        )
+    return ShardLayout(
+        name=f"{root.rpartition('/')[2]}/{split}",
+        shards=tuple(f"{root}/{split}/{number}.tar" for number in range(int(count))),
+        classnames=_lines(names),
+        templates=_lines(prompts),
+    )
+
+
+def _lines(content: bytes | None) -> tuple[str, ...] | None:
+    lines = [line.strip() for line in (content or b"").decode("utf-8").splitlines()]
+    return tuple(line for line in lines if line) or None
+
+
+def _is_split(folder: Path) -> bool:
+    return (folder / COUNT_FILE).is_file() or bool(_tars(folder))
+
+
+def _tars(folder: Path) -> list[Path]:
+    return _in_order(p for p in folder.glob("*.tar") if not p.name.startswith("."))
+
+
+def _in_order(paths: Iterable[Path]) -> list[Path]:
+    """Sorted, with numbers in names as numbers: 2.tar before 10.tar."""
+
+    def parts(path: Path) -> list[tuple[int, int, str]]:
+        pieces = re.split(r"(\d+)", str(path))
+        return [(1, int(p), p) if p.isdigit() else (0, 0, p) for p in pieces]
+
+    return sorted(paths, key=parts)
+
+
+def _counted(folder: Path, counted: Path) -> list[Path]:
+    text = counted.read_text(encoding="utf-8-sig").strip()
+    if not text.isdigit() or int(text) == 0:
+        raise DataError(f"{counted}: expected the number of shards, got {text[:40]!r}")
+    shards = [folder / f"{number}.tar" for number in range(int(text))]
+    if not any(shard.exists() for shard in shards) and len(_tars(folder)) == len(shards):
+        return _tars(folder)  # counted, but named otherwise
+    _require(shards, f"of the {text} that {counted.name} counts")
+    return shards
+
+
+def _require(shards: list[Path], which: str) -> None:
+    missing = [shard for shard in shards if not shard.is_file()]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise DataError(f"missing shard {missing[0]}{more}, {which}")
+
+
+def _refuse_gaps(shards: list[Path]) -> None:
+    """Numbered shards in a directory must have no gap; a glob takes what is there."""
+    numbered = [re.fullmatch(r"(.*?)(\d+)\.tar", shard.name) for shard in shards]
+    if len({match[1] for match in numbered if match}) != 1 or not all(numbered):
+        return
+    numbers = {int(match[2]): match[2] for match in numbered if match}
+    gaps = sorted(set(range(min(numbers), max(numbers))) - set(numbers))
+    if gaps:
+        first = numbered[0]
+        assert first is not None
+        missing = f"{first[1]}{str(gaps[0]).zfill(len(first[2]))}.tar"
+        more = f" and {len(gaps) - 1} more" if len(gaps) > 1 else ""
+        folder = shards[0].parent
+        raise DataError(
+            f"missing shard {folder / missing}{more}; restore it, or give {folder}/*.tar to use "
+            "the shards that are there"
+        )
+
+
+def _layout(folder: Path, name: str, shards: list[Path]) -> ShardLayout:
+    places = (folder, folder.resolve().parent)  # class names lie beside the shards or above them
+    lists = [place / CLASSES_FILE for place in places if (place / CLASSES_FILE).is_file()]
+    return ShardLayout(
+        name=name,
+        shards=tuple(map(str, shards)),
+        classnames=ClassList.read(lists[0]).names if lists else None,
+        templates=find_templates(places[0]) or find_templates(places[1]),
+    )

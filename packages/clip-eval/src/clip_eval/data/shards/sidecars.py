@@ -1,0 +1,94 @@
+"""The text files beside an image in a shard: captions and labels in .txt, .cls and .json."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from clip_eval.data.faults import BadSample
+
+CAPTION_KEYS = ("captions", "caption", "text")
+_LINE_END = re.compile(r"\r\n|\r|\n")  # splitlines() knows more, which captions may hold
+
+
+def captions_and_label(
+    parts: Mapping[str, bytes], key: str, caption_key: str = ""
+) -> tuple[tuple[str, ...], int | None]:
+    """Captions and label of a sample from its text, class and JSON files.
+
+    Args:
+        parts: Contents by extension.
+        key: Names the sample in an error.
+        caption_key: Extensions or JSON keys that may hold captions, separated by semicolons.
+
+    Raises:
+        BadSample: Text that is not UTF-8, JSON that is none, or a label that is no integer.
+    """
+    record = _json(parts["json"], key) if "json" in parts else {}
+    captions: list[str] = []
+    for name in caption_key.split(";") if caption_key else ("txt", *CAPTION_KEYS):
+        if captions:
+            break
+        if name in record:
+            captions = _texts(record[name])
+        elif name in parts and (caption_key or name == "txt"):
+            captions = _texts(_LINE_END.split(_decoded(parts[name], key)))
+    label = record.get("label", record.get("cls"))
+    if not isinstance(label, int) or isinstance(label, bool):
+        label = None
+    if "cls" in parts:
+        text = _decoded(parts["cls"], key)
+        try:
+            label = int(text)
+        except ValueError as error:
+            raise BadSample("bad-label", f".cls holds {text[:40]!r}", key) from error
+    return tuple(captions), label
+
+
+def targets_of(parts: Mapping[str, bytes], key: str) -> tuple[int, ...] | None:
+    """The classes of an image that may have several: where the array in ``.npy`` is not 0.
+
+    Args:
+        parts: Contents by extension.
+        key: Names the sample in an error.
+
+    Raises:
+        BadSample: The file holds no such array, (C,).
+    """
+    if "npy" not in parts:
+        return None
+    try:
+        marks = np.load(io.BytesIO(parts["npy"]), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise BadSample("bad-label", f".npy cannot be read ({error})", key) from error
+    if marks.ndim != 1 or marks.dtype.kind not in "biuf":
+        raise BadSample("bad-label", f".npy holds {marks.dtype} {marks.shape}, not (C,)", key)
+    return tuple(np.flatnonzero(marks).tolist())
+
+
+def _decoded(content: bytes, key: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadSample("bad-utf8", f"{error.reason} at byte {error.start}", key) from error
+
+
+def _json(content: bytes, key: str) -> dict[str, Any]:
+    try:
+        record = json.loads(_decoded(content, key))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, BadSample):
+            raise
+        raise BadSample("bad-json", str(error), key) from error
+    return record if isinstance(record, dict) else {}
+
+
+def _texts(value: object) -> list[str]:
+    """The texts in a value that is one, or a list with some; blank ones left out."""
+    found: Sequence[object] = value if isinstance(value, list | tuple) else [value]
+    return [item.strip() for item in found if isinstance(item, str) and item.strip()]

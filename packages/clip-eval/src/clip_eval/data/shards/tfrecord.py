@@ -1,0 +1,241 @@
+"""TFRecord files of images, without TensorFlow: as img2dataset and TFDS write them.
+
+A record is a length (8 bytes), its checksum, the message, its checksum (4 bytes each, CRC-32C).
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from clip_eval.data.class_names import ClassList
+from clip_eval.data.faults import BadSample, DataError, Fault
+from clip_eval.data.samples import Sample, describe
+from clip_eval.data.shards.crc32c import masked_crc32c
+from clip_eval.data.shards.files import ShardCache, ShardFile, is_url
+from clip_eval.data.shards.offset_index import IndexedShards, IndexedSource, Place, Scan
+from clip_eval.data.shards.paths import expand_braces
+from clip_eval.data.shards.tf_example import Values, WireError, parse_example
+from clip_eval.data.templates import DEFAULT_TEMPLATES, check_templates, find_templates
+
+HEADER, FOOTER = 12, 4
+IMAGE_KEYS = ("jpg", "jpeg", "png", "webp", "image", "image/encoded", "image_raw")
+CAPTION_KEYS = ("caption", "captions", "captions/text", "text", "txt")
+LABEL_KEYS = ("label", "image/class/label", "cls")
+NAME_KEYS = ("key", "__key__", "file_name", "image/filename", "image_id")
+FROM_ONE = "image/class/label"  # counted from 1 in TensorFlow's older ImageNet files
+NUMBERED = re.compile(r"-(\d{5})-of-(\d{5})$")
+
+
+class TFRecordSource(IndexedSource):
+    """Samples in TFRecord files, by index.
+
+    Features are found by their usual names: those of img2dataset (``jpg``/``png``/``webp``,
+    ``caption``, ``key``), of TFDS (``image``, ``label``, ``file_name``, ``captions/text``) and of
+    the older ImageNet files (``image/encoded``, ``image/class/label`` counted from 1).
+
+    Args:
+        pattern: A directory, a file, a glob or a brace range; URLs one by one or as a range.  In
+            a directory of TFDS, its version directory is found and ``label.labels.txt`` read.
+        classnames: Class names in label order.
+        templates: Caption templates.
+        split: Which split, where the file names tell several.
+        image_key: Feature that holds the image.
+        caption_key: Feature that holds the captions.
+        cache: Where files behind a URL are kept.
+
+    Raises:
+        DataError: No such files, some missing, or no record in them.
+    """
+
+    def __init__(
+        self,
+        pattern: str | Path,
+        *,
+        classnames: Sequence[str] | None = None,
+        templates: Sequence[str] | None = None,
+        split: str | None = None,
+        image_key: str = "",
+        caption_key: str = "",
+        cache: ShardCache | None = None,
+    ) -> None:
+        folder, files, chosen = _find_files(str(pattern), split)
+        self.name = "/".join(part for part in (folder.name, chosen) if part)
+        self._image_keys = (image_key,) if image_key else IMAGE_KEYS
+        self._caption_keys = (caption_key,) if caption_key else CAPTION_KEYS
+        shards = [ShardFile(file, cache or ShardCache()) for file in files]
+        super().__init__(IndexedShards(shards, _scan, _ends_at))
+        labels = folder / "label.labels.txt"
+        found = ClassList.read(labels).names if labels.is_file() else None
+        self.classnames = tuple(classnames) if classnames else found
+        if classnames and found and len(classnames) != len(found):
+            raise DataError(
+                f"{self.name}: its {labels.name} has {len(found)} classes, the list given has "
+                f"{len(classnames)}; labels are positions, so the two must be equally long"
+            )
+        own = None if is_url(str(pattern)) else find_templates(folder)
+        self.templates = check_templates(templates) if templates else own
+        if not len(self):
+            raise DataError(f"{self.name}: no record in its {len(files)} files")
+
+    def read(self, index: int) -> Sample:
+        """Sample number ``index``.
+
+        Raises:
+            BadSample: Its checksum does not hold, it is no example, or holds no image.
+        """
+        where = self.place(index)
+        try:
+            features = parse_example(self._message(self._index.place(index), where))
+        except OSError as error:
+            raise BadSample("unreadable", error.strerror or str(error), where) from error
+        except WireError as error:
+            raise BadSample("bad-record", str(error), where) from error
+        named = next((t for key in NAME_KEYS for t in _texts(features.get(key), where)), "")
+        key = f"{where} ({named})" if named else where
+        image = next((v[0] for k in self._image_keys if (v := features.get(k))), None)
+        if not isinstance(image, bytes):
+            raise BadSample("no-image", f"features are {', '.join(sorted(features))}", key)
+        label = self._label(features, key)
+        captions = next((t for k in self._caption_keys if (t := _texts(features.get(k), key))), ())
+        if not captions and label is not None and self.classnames is not None:
+            captions = describe(self.classnames[label], self.templates or DEFAULT_TEMPLATES)
+        return Sample(key, image, captions, label)
+
+    def _label(self, features: dict[str, Values], key: str) -> int | None:
+        for name in LABEL_KEYS:
+            values = features.get(name)
+            if values and isinstance(values[0], int):
+                label = values[0] - (name == FROM_ONE)
+                if self.classnames is not None and not 0 <= label < len(self.classnames):
+                    raise BadSample("bad-label", f"{label} of {len(self.classnames)} classes", key)
+                return label
+        return None
+
+    def _message(self, place: Place, where: str) -> bytes:
+        record = self._index.read(place)
+        if len(record) < place.length or len(record) < HEADER + FOOTER:
+            raise BadSample("changed", "the file is shorter than it was", where)
+        message = record[HEADER:-FOOTER]
+        if len(message) != int.from_bytes(record[:8], "little"):
+            raise BadSample("changed", "another record than was indexed", where)
+        if masked_crc32c(message) != int.from_bytes(record[-FOOTER:], "little"):
+            raise BadSample("bad-checksum", "its CRC-32C does not hold", where)
+        return message
+
+
+def _texts(values: Values | None, key: str) -> tuple[str, ...]:
+    """Texts among the values of a feature, blank ones left out."""
+    found = []
+    for value in values or ():
+        if isinstance(value, bytes):
+            try:
+                found.append(value.decode("utf-8").strip())
+            except UnicodeDecodeError as error:
+                raise BadSample("bad-utf8", f"{error.reason} at byte {error.start}", key) from error
+    return tuple(text for text in found if text)
+
+
+def _ends_at(path: Path, end: int, size: int) -> bool:
+    return end == size
+
+
+def _scan(path: Path) -> Scan:
+    """Where the records of a file begin; contents are not touched."""
+    size = path.stat().st_size
+    offsets = [0]
+    damage = ""
+    if size:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            while (start := offsets[-1]) < size and not damage:
+                header = view[start : start + HEADER]
+                length, checksum = struct.unpack("<QI", header.ljust(HEADER, b"\0"))
+                end = start + HEADER + length + FOOTER
+                if len(header) < HEADER or end > size:
+                    damage = "cut in the middle of a record"
+                if len(header) == HEADER and masked_crc32c(header[:8]) != checksum:
+                    damage = "not a TFRecord header"
+                if not damage:
+                    offsets.append(end)
+    faults: tuple[Fault, ...] = ()
+    if damage:
+        detail = f"{damage} at byte {offsets[-1]}; {len(offsets) - 1} records before it are kept"
+        faults = (Fault(where=path.name, reason="damaged-tfrecord", detail=detail),)
+    elif not size:
+        faults = (Fault(where=path.name, reason="empty", detail="empty file"),)
+    return Scan(np.array(offsets, np.uint64), faults)
+
+
+def _find_files(pattern: str, split: str | None) -> tuple[Path, list[str], str | None]:
+    """The directory, the files in order, and the split that was chosen."""
+    path = Path(pattern)
+    if path.is_dir():
+        return _find_in_directory(path, split)
+    if split is not None:
+        raise DataError(f"{pattern}: a split can be chosen only in a directory")
+    if is_url(pattern):
+        return Path(pattern.rpartition("/")[2]), expand_braces(pattern), None
+    if "{" in pattern:
+        files = expand_braces(pattern)
+    else:
+        found = [path] if path.exists() else sorted(path.parent.glob(path.name))
+        files = [str(file) for file in found if not file.name.endswith(".idx")]
+    missing = [file for file in files if not Path(file).is_file()]
+    if missing or not files:
+        raise DataError(f"{missing[0] if missing else pattern}: no such file")
+    return Path(files[0]).resolve().parent, files, None
+
+
+def _find_in_directory(root: Path, split: str | None) -> tuple[Path, list[str], str | None]:
+    folder = root
+    while not (found := _record_files(folder)):
+        versions = sorted(entry for entry in folder.iterdir() if entry.is_dir())
+        if not versions:
+            raise DataError(f"{root}: no TFRecord files in it")
+        folder = versions[-1]  # TFDS: name/version, the newest
+    by_split: dict[str, list[Path]] = {}
+    for path in found:
+        by_split.setdefault(_split_of(path), []).append(path)
+    if split is None and len(by_split) > 1:
+        usual = [name for name in ("validation", "test") if name in by_split]
+        if not usual:
+            raise DataError(f"{folder}: several splits ({', '.join(by_split)}); name one of them")
+        split = usual[0]
+    chosen = split if split is not None else next(iter(by_split))
+    if chosen not in by_split:
+        raise DataError(f"{folder}: no split {chosen!r}; there are {', '.join(sorted(by_split))}")
+    files = by_split[chosen]
+    _refuse_missing(files)
+    return folder, [str(file) for file in files], chosen or None
+
+
+def _record_files(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file()
+        and (".tfrecord" in path.name or NUMBERED.search(path.name))
+        and not path.name.endswith((".idx", ".json", ".txt", ".partial"))
+    )
+
+
+def _split_of(path: Path) -> str:
+    """The split in a file's name: `set-train.tfrecord-00000-of-00002`, `train-00000-of-00002`."""
+    stem = NUMBERED.sub("", path.name)
+    stem = stem.partition(".tfrecord")[0]
+    return "" if stem.isdigit() else stem.rpartition("-")[2]
+
+
+def _refuse_missing(files: list[Path]) -> None:
+    numbers = [match for file in files if (match := NUMBERED.search(file.name))]
+    for total in {int(match[2]) for match in numbers}:
+        there = {int(match[1]) for match in numbers if int(match[2]) == total}
+        gaps = sorted(set(range(total)) - there)
+        if gaps:
+            more = f" and {len(gaps) - 1} more" if len(gaps) > 1 else ""
+            raise DataError(f"missing shard {gaps[0]:05d} of {total}{more} beside {files[0]}")

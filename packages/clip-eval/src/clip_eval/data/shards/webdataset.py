@@ -1,0 +1,264 @@
+"""WebDataset shards with random access: tars in which a sample is a run of files of one stem.
+
+An index beside each shard (`offset_index`) says where its samples begin; reading one is
+one read of its stretch.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from clip_eval.data.class_names import ClassList
+from clip_eval.data.faults import BadSample, DataError, Fault
+from clip_eval.data.samples import Sample, describe
+from clip_eval.data.shards.files import ShardCache, ShardFile
+from clip_eval.data.shards.offset_index import IndexedShards, IndexedSource, Scan
+from clip_eval.data.shards.paths import find_shards
+from clip_eval.data.shards.sidecars import captions_and_label, targets_of
+from clip_eval.data.shards.tar_index import BLOCK, Member, TarDamage, iter_members
+from clip_eval.data.templates import DEFAULT_TEMPLATES, check_templates
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
+
+
+class WebDataset(IndexedSource):
+    """Samples in tar shards, by index.
+
+    Of each sample the first image is used, with ``.txt`` (one caption a line), ``.cls`` (label)
+    and ``.json`` (``caption``, ``captions`` or ``text``; ``label`` or ``cls``) where present.
+
+    Args:
+        pattern: A directory of tars, one tar, a glob, or a brace range such as
+            ``data/{000..012}.tar``; or a URL of a tar, with brace ranges, or of a directory in
+            the layout of CLIP_benchmark.  In a directory, ``classnames.txt``,
+            ``zeroshot_classification_templates.txt`` and ``<split>/nshards.txt`` are honoured.
+        classnames: Class names in label order, instead of those in the directory.
+        templates: Caption templates, instead of those in the directory.
+        split: Folder of shards below the directory; found if there is only one.
+        image_key: Extension of the image to use, or several separated by semicolons.
+        caption_key: Extension of the text, or key of the JSON, that holds the captions; several
+            separated by semicolons, the first that is there counts.
+        cache: Where shards behind a URL are kept.
+
+    Raises:
+        DataError: A shard is missing, or no sample is found.
+    """
+
+    def __init__(
+        self,
+        pattern: str | Path,
+        *,
+        classnames: Sequence[str] | None = None,
+        templates: Sequence[str] | None = None,
+        split: str | None = None,
+        image_key: str = "",
+        caption_key: str = "",
+        cache: ShardCache | None = None,
+    ) -> None:
+        layout = find_shards(str(pattern), split=split)
+        self.name = layout.name
+        self.shards = layout.shards
+        self.templates = check_templates(templates) if templates else layout.templates
+        self.classnames = _choose_names(layout.classnames, classnames, layout.name)
+        self._image_key, self._caption_key = image_key, caption_key
+        files = [ShardFile(path, cache or ShardCache()) for path in layout.shards]
+        super().__init__(IndexedShards(files, _scan_tar, _tar_ends_at))
+        if not len(self):
+            found = "; ".join(map(str, self.faults[:3])) or "the shards are empty"
+            raise DataError(f"{self.name}: no sample in its shards ({found})")
+
+    def read(self, index: int) -> Sample:
+        """Sample number ``index``, in the order of the shards.
+
+        Raises:
+            BadSample: Its stretch of the shard changed, holds no image, or bad text.
+        """
+        data, members = self._members(index)
+        shard = self._index.shards[self._index.shard_of(index)[0]]
+        key = f"{shard.name}/{stem_of(members[0].name)}"
+        parts: dict[str, bytes] = {}
+        for member in members:
+            content = data[member.offset : member.offset + member.size]
+            parts.setdefault(extension_of(member.name), content)
+        return sample_from_files(
+            key,
+            parts,
+            image_key=self._image_key,
+            caption_key=self._caption_key,
+            classnames=self.classnames,
+            templates=self.templates,
+        )
+
+    def label(self, index: int) -> int | None:
+        """Label of one sample, without decoding anything.
+
+        Raises:
+            BadSample: The label is not an integer.
+        """
+        return self.read(index).label
+
+    def _members(self, index: int) -> tuple[bytes, list[Member]]:
+        """The stretch of a sample, and its members therein."""
+        try:
+            data = self._index.read(self._index.place(index))
+            members = list(_first_run(data))
+        except TarDamage as error:
+            raise BadSample("changed", str(error), self.place(index)) from error
+        except OSError as error:
+            detail = error.strerror or str(error)
+            raise BadSample("unreadable", detail, self.place(index)) from error
+        if not members:
+            raise BadSample("changed", "no file where its sample was", self.place(index))
+        return data, members
+
+
+def sample_from_files(
+    key: str,
+    parts: Mapping[str, bytes],
+    *,
+    image_key: str = "",
+    caption_key: str = "",
+    classnames: Sequence[str] | None = None,
+    templates: Sequence[str] | None = None,
+) -> Sample:
+    """The sample that a group of files makes.
+
+    Args:
+        key: Names it.
+        parts: Content by extension, lower case.
+        image_key: Extensions that may hold the image, separated by semicolons; else the usual.
+        caption_key: Extensions or JSON keys that may hold captions.
+        classnames: What labels mean.
+        templates: What a class name is put into where there is no caption.
+
+    Raises:
+        BadSample: There is no image, or its text or label cannot be read.
+    """
+    wanted = (
+        image_key.lower().split(";")
+        if image_key
+        else [name for name in parts if name in IMAGE_EXTENSIONS]
+    )
+    image = next((parts[name] for name in wanted if name in parts), None)
+    if image is None:
+        raise BadSample("no-image", f"only {', '.join(parts)}", key)
+    captions, label = captions_and_label(parts, key, caption_key)
+    if not captions and label is not None and classnames is not None:
+        if not 0 <= label < len(classnames):
+            raise BadSample("bad-label", f"{label} of {len(classnames)} classes", key)
+        captions = describe(classnames[label], templates or DEFAULT_TEMPLATES)
+    return Sample(key, image, captions, label, targets_of(parts, key))
+
+
+def _first_run(data: bytes) -> Iterator[Member]:
+    """Members of the first sample in a stretch, hidden files left out."""
+    run: _Run | None = None
+    for member in iter_members(data, whole=False):
+        if is_hidden(member.name):
+            continue
+        if run is None:
+            run = _Run(member)
+        elif run.ends_before(member):
+            return
+        run.add(member)
+        yield member
+
+
+def _tar_ends_at(path: Path, end: int, size: int) -> bool:
+    """Whether a tar has its end-of-archive mark at an offset."""
+    with path.open("rb") as file:
+        file.seek(end)
+        return file.read(BLOCK) == bytes(BLOCK)
+
+
+def _scan_tar(path: Path) -> Scan:
+    """Where the samples of a shard begin, and its damage; contents are not touched."""
+    if path.stat().st_size == 0:
+        empty = Fault(where=path.name, reason="empty", detail="empty file")
+        return Scan(np.zeros(1, np.uint64), (empty,))
+    with path.open("rb") as file:
+        if file.read(2) == b"\x1f\x8b":
+            raise DataError(
+                f"{path}: compressed, so its samples cannot be found by position; "
+                "decompress it with gunzip"
+            )
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            offsets, damage = _find_runs(view)
+    faults: tuple[Fault, ...] = ()
+    if damage is not None:
+        detail = f"{damage}; {len(offsets) - 1} samples before it are kept"
+        faults = (Fault(where=path.name, reason="damaged-tar", detail=detail),)
+    return Scan(np.array(offsets, np.uint64), faults)
+
+
+def _find_runs(view: mmap.mmap) -> tuple[list[int], TarDamage | None]:
+    """The begin of each whole sample and the end of the last, and any damage after it."""
+    starts: list[int] = []
+    run: _Run | None = None
+    usual: set[str] = set()  # extensions of the sample before
+    end = 0
+    damage: TarDamage | None = None
+    try:
+        for member in iter_members(view):
+            if not is_hidden(member.name):
+                if run is None or run.ends_before(member):
+                    starts.append(member.start)
+                    usual = run.extensions if run else usual
+                    run = _Run(member)
+                run.add(member)
+            end = member.end
+    except TarDamage as error:
+        damage = error
+        cut_through = run is not None and not usual <= run.extensions
+        if starts and cut_through:
+            end = starts.pop()
+    return [*starts, end], damage
+
+
+class _Run:
+    """Consecutive members of one stem."""
+
+    def __init__(self, first: Member) -> None:
+        self.stem = stem_of(first.name)
+        self.extensions: set[str] = set()
+
+    def add(self, member: Member) -> None:
+        self.extensions.add(extension_of(member.name))
+
+    def ends_before(self, member: Member) -> bool:
+        return stem_of(member.name) != self.stem or extension_of(member.name) in self.extensions
+
+
+def stem_of(name: str) -> str:
+    """A member's path up to the first dot of its last part: what a sample has in common."""
+    folder, slash, base = name.rpartition("/")
+    return f"{folder}{slash}{base.partition('.')[0]}"
+
+
+def extension_of(name: str) -> str:
+    """What follows the first dot of a member's last part, in lower case."""
+    return name.rpartition("/")[2].partition(".")[2].lower()
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a member is no part of any sample."""
+    base = name.rpartition("/")[2]
+    return base.startswith((".", "__")) or name.startswith("__MACOSX/")
+
+
+def _choose_names(
+    found: tuple[str, ...] | None, given: Sequence[str] | None, where: str
+) -> tuple[str, ...] | None:
+    if given is None:
+        return found
+    names = ClassList.of(given).names
+    if found is not None and len(found) != len(names):
+        raise DataError(
+            f"{where}: its classnames.txt has {len(found)} classes, the list given has "
+            f"{len(names)}; labels in shards are positions, so the two must be equally long"
+        )
+    return names

@@ -1,0 +1,185 @@
+"""Caption templates: where they come from, and how a class name is put into one."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import overload
+
+from clip_eval.data.faults import DataError
+
+SLOT = "{c}"
+DEFAULT_TEMPLATES = ("a photo of a {c}.",)
+TEMPLATES_FILE = "zeroshot_classification_templates.txt"
+
+Templates = Sequence[str] | Mapping[str, Sequence[str]]
+"""Templates with ``{c}`` for every class, or the prompts of each class by its name."""
+
+
+def fill(template: str, classname: str) -> str:
+    """The prompt: ``classname`` in place of every ``{c}``; other braces stay as they are."""
+    return template.replace(SLOT, classname)
+
+
+def check_templates(templates: Sequence[str], *, where: str = "templates") -> tuple[str, ...]:
+    """The templates as a tuple, each with at least one ``{c}``.
+
+    Raises:
+        DataError: No template, or one without the slot.
+    """
+    if isinstance(templates, str):
+        raise DataError(f"{where}: expected a list of templates, got one string {templates!r}")
+    for template in templates:
+        if SLOT not in template:
+            raise DataError(
+                f"{where}: template {template!r} has no {SLOT}; write {SLOT} where the class "
+                "name belongs"
+            )
+    if not templates:
+        raise DataError(f"{where}: expected at least one template, got none")
+    return tuple(templates)
+
+
+def check_prompts(
+    prompts: Mapping[str, Sequence[str]], *, where: str
+) -> dict[str, tuple[str, ...]]:
+    """Prompts by class name as tuples, each class with at least one.
+
+    Raises:
+        DataError: A class without prompts, or something else than lists of texts.
+    """
+    for name, texts in prompts.items():
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise DataError(f"{where}: expected a list of prompts for {name!r}")
+        if not texts:
+            raise DataError(f"{where}: no prompt for {name!r}")
+    if not prompts:
+        raise DataError(f"{where}: expected prompts by class name, got none")
+    return {normal_form(name): tuple(texts) for name, texts in prompts.items()}
+
+
+def check(
+    templates: Templates, *, where: str = "templates"
+) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
+    """Templates, or prompts by class name, in their checked form."""
+    if isinstance(templates, Mapping):
+        return check_prompts(templates, where=where)
+    return check_templates(templates, where=where)
+
+
+class PromptsOfClasses(Sequence[tuple[str, ...]]):
+    """The prompts of each class, in label order, made when asked for.
+
+    Twenty thousand classes with eighty templates are 1.6 million prompts; here they take no memory.
+
+    Args:
+        classnames: Names in label order.
+        templates: Templates with ``{c}``, or prompts by class name; in those ``{c}`` is filled too.
+
+    Raises:
+        DataError: No template, one without ``{c}``, or a class without prompts.
+    """
+
+    def __init__(self, classnames: Sequence[str], templates: Templates) -> None:
+        self.classnames = tuple(classnames)
+        self.templates = check(templates, where="prompts")
+        if isinstance(self.templates, dict):
+            _check_names(self.classnames, self.templates)
+
+    def __len__(self) -> int:
+        """Number of classes."""
+        return len(self.classnames)
+
+    @overload
+    def __getitem__(self, place: int) -> tuple[str, ...]: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[tuple[str, ...]]: ...
+
+    def __getitem__(self, place: int | slice) -> tuple[str, ...] | list[tuple[str, ...]]:
+        """The prompts of one class, or of several."""
+        if isinstance(place, slice):
+            return [self._of(name) for name in self.classnames[place]]
+        return self._of(self.classnames[place])
+
+    def _of(self, name: str) -> tuple[str, ...]:
+        own = self.templates
+        texts = own[normal_form(name)] if isinstance(own, dict) else own
+        return tuple(fill(text, name) for text in texts)
+
+
+def _check_names(classnames: Sequence[str], own: Mapping[str, Sequence[str]]) -> None:
+    missing = [name for name in classnames if normal_form(name) not in own]
+    if missing:
+        known = set(map(normal_form, classnames))
+        unused = [name for name in own if name not in known]
+        raise DataError(
+            f"no prompts for {len(missing)} of {len(classnames)} classes "
+            f"({', '.join(map(repr, missing[:8]))}); prompts of no class: "
+            f"{', '.join(map(repr, unused[:8])) or 'none'}"
+        )
+
+
+def normal_form(text: str) -> str:
+    """Text in Unicode NFC, so that names match however a file system stored them."""
+    return unicodedata.normalize("NFC", text)
+
+
+def read_templates(path: str | Path) -> tuple[str, ...]:
+    """Templates from a file: one a line, or a JSON list of strings.
+
+    Raises:
+        DataError: The file cannot be read, is empty, or a template has no ``{c}``.
+    """
+    found = read_prompts(path)
+    if isinstance(found, dict):
+        raise DataError(f"{path}: expected a JSON list of strings")
+    return found
+
+
+def read_prompts(path: str | Path) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
+    """Templates as `read_templates`, or a JSON object of class name to its prompts (CuPL's form).
+
+    Raises:
+        DataError: The file cannot be read or is empty, a template has no ``{c}``, or a class no
+            prompt.
+    """
+    path = Path(path)
+    text = read_text(path)
+    if path.suffix != ".json":
+        return check_templates(
+            [line.strip() for line in text.splitlines() if line.strip()], where=str(path)
+        )
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: not valid JSON ({error})") from error
+    if isinstance(found, dict) and all(isinstance(item, list) for item in found.values()):
+        return check_prompts(found, where=str(path))
+    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+        raise DataError(
+            f"{path}: expected a JSON list of strings, or an object of class to prompts"
+        )
+    return check_templates(found, where=str(path))
+
+
+def find_templates(directory: str | Path) -> tuple[str, ...] | None:
+    """Templates from ``zeroshot_classification_templates.txt`` in a directory, if it is there."""
+    path = Path(directory) / TEMPLATES_FILE
+    return read_templates(path) if path.is_file() else None
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file (a byte-order mark is dropped).
+
+    Raises:
+        DataError: The file is missing, unreadable or not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error

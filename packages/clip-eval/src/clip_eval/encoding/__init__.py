@@ -1,0 +1,1 @@
+"""Images and texts to embeddings: batches, encoder, cache, files."""

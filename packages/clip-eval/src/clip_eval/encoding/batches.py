@@ -1,0 +1,195 @@
+"""Batches of decoded images from a source, in order, with what had to be skipped.
+
+Legend: B batch, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from clip_eval.data.faults import BadSample
+from clip_eval.data.images import decode_image
+from clip_eval.data.samples import Sample, Source
+from clip_eval.encoding.cache import digest_of, image_digest
+from clip_eval.models.classifier import ImagePreprocess
+from clip_eval.results.result import Skipped
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedSample:
+    """What is known of a sample once it was read.
+
+    Attributes:
+        index: Its position in the source.
+        key: Its name there.
+        digest: Hash of the image.
+        label: Its class, None where the source has none.
+        targets: Its classes, where it may have several.
+        captions: Its captions.
+        content: Hash of all of that, except the position.
+    """
+
+    index: int
+    key: str
+    digest: bytes
+    label: int | None
+    targets: tuple[int, ...] | None
+    captions: tuple[str, ...]
+    content: bytes
+
+
+def read_sample(source: Source, index: int) -> tuple[LoadedSample, Sample]:
+    """What is known of a sample, and the sample with its image.
+
+    Raises:
+        BadSample: It cannot be read.
+    """
+    sample = source.read(index)
+    digest = image_digest(sample.image)
+    facts = (sample.key, str(sample.label), str(sample.targets), *sample.captions)
+    loaded = LoadedSample(
+        index=index,
+        key=sample.key,
+        digest=digest,
+        label=sample.label,
+        targets=sample.targets,
+        captions=sample.captions,
+        content=digest_of(digest, *facts),
+    )
+    return loaded, sample
+
+
+def source_content(source: Source, indices: Sequence[int] | None = None) -> str:
+    """Hash of all samples of a source, in order, without decoding any."""
+    found = []
+    for index in range(len(source)) if indices is None else indices:
+        try:
+            found.append(read_sample(source, index)[0].content)
+        except BadSample as error:
+            found.append(unreadable(error))
+    return content_hash(found, source.classnames)
+
+
+def unreadable(error: BadSample) -> bytes:
+    """What stands for the content of a sample that cannot be read."""
+    return digest_of(error.key, error.reason)
+
+
+def content_hash(samples: Iterable[bytes], classnames: Sequence[str] | None) -> str:
+    """One hash for the contents of samples and the class names they refer to."""
+    return digest_of(*(classnames or ()), b"", *samples).hex()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageBatch:
+    """Samples that could be used, and those that could not.
+
+    Attributes:
+        number: Which batch of the source it is.
+        samples: One per usable image.
+        images: Preprocessed images (R, 3, H, W) of the ``rows``; R is 0 if there is none.
+        places: Position of each sample in the batch, which the skipped ones are counted in.
+        rows: Positions in ``samples`` of the images that were decoded; the others were not
+            needed.
+        skipped: The other samples of the batch.
+        contents: Hash of each sample of the batch, usable or not.
+    """
+
+    number: int
+    samples: tuple[LoadedSample, ...]
+    images: Tensor
+    places: tuple[int, ...]
+    rows: tuple[int, ...]
+    skipped: tuple[Skipped, ...]
+    contents: tuple[bytes, ...]
+
+
+class Item(NamedTuple):
+    """One sample as a worker hands it over."""
+
+    content: bytes
+    sample: LoadedSample | None
+    image: Tensor | None
+    skipped: Skipped | None
+
+
+def iter_batches(
+    source: Source,
+    preprocess: ImagePreprocess,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    indices: Sequence[int] | None = None,
+    known: Container[bytes] = frozenset(),
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[ImageBatch]:
+    """Batches in the order of the source; the global random state is left alone.
+
+    Args:
+        source: Where samples come from.
+        preprocess: Applied to each RGB image.
+        batch_size: Samples per batch; a batch with skipped samples holds fewer images.
+        workers: Processes that read and decode; 0 does it here.
+        indices: Which samples; all if None.
+        known: Digests of images that need not be decoded.
+        rank: Which of the ``world`` processes this is: it gets every world-th batch, whole, so
+            that what is computed together does not depend on the number of processes.
+        world: How many processes share the source.
+    """
+    chosen = range(len(source)) if indices is None else indices
+    starts = range(0, len(chosen), batch_size)
+    batches = [chosen[start : start + batch_size] for start in starts]
+    own = range(rank, len(batches), world)
+    loader = DataLoader(
+        _DecodedSamples(source, preprocess, known),
+        batch_sampler=[list(batches[number]) for number in own],
+        num_workers=workers,
+        collate_fn=list,
+        generator=torch.Generator().manual_seed(0),  # else the loader draws from the global one
+    )
+    for number, items in zip(own, loader, strict=True):
+        yield _collate(number, items)
+
+
+class _DecodedSamples(Dataset[Item]):
+    def __init__(
+        self, source: Source, preprocess: ImagePreprocess, known: Container[bytes]
+    ) -> None:
+        self.source, self.preprocess, self.known = source, preprocess, known
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Item:
+        key, content = f"sample {index}", None
+        try:
+            loaded, sample = read_sample(self.source, index)
+            key, content = loaded.key, loaded.content
+            image = None
+            if loaded.digest not in self.known:
+                image = self.preprocess(decode_image(sample.image))
+        except BadSample as error:
+            skipped = Skipped(key=error.key or key, reason=error.reason, detail=error.detail)
+            return Item(content or unreadable(error), None, None, skipped)
+        return Item(loaded.content, loaded, image, None)
+
+
+def _collate(number: int, items: list[Item]) -> ImageBatch:
+    good = [(item.sample, item.image) for item in items if item.sample is not None]
+    decoded = [(row, image) for row, (_, image) in enumerate(good) if image is not None]
+    return ImageBatch(
+        number=number,
+        samples=tuple(sample for sample, _ in good),
+        images=torch.stack([image for _, image in decoded]) if decoded else torch.empty(0),
+        places=tuple(place for place, item in enumerate(items) if item.sample is not None),
+        rows=tuple(row for row, _ in decoded),
+        skipped=tuple(item.skipped for item in items if item.skipped is not None),
+        contents=tuple(item.content for item in items),
+    )

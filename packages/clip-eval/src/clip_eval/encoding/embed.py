@@ -1,0 +1,114 @@
+"""Every image of a source once, as unit vectors of one or more models.
+
+Legend: B batch, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from clip_eval.data.samples import Source
+from clip_eval.encoding.batches import ImageBatch, iter_batches
+from clip_eval.encoding.encoder import Encoder
+from clip_eval.tasks.classification import evaluation_mode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a source is read.
+
+    Attributes:
+        batch_size: Images per forward.
+        workers: Processes that decode.
+        rank: Which process this is, of those that share the work.
+        world: How many there are.
+        progress: Show a progress bar.
+    """
+
+    batch_size: int = 256
+    workers: int = 0
+    rank: int = 0
+    world: int = 1
+    progress: bool = False
+
+
+def by_preprocessing(encoders: Sequence[Encoder]) -> list[list[int]]:
+    """Positions of the encoders that want the same done to an image, together."""
+    groups: dict[str, list[int]] = {}
+    for position, encoder in enumerate(encoders):
+        groups.setdefault(encoder.preprocess_key, []).append(position)
+    return list(groups.values())
+
+
+def embed_images(
+    encoders: Sequence[Encoder],
+    source: Source,
+    reading: Reading,
+    *,
+    indices: Sequence[int] | None = None,
+) -> Iterator[tuple[ImageBatch, list[Tensor]]]:
+    """Batches with the features (B, D) of each encoder, float32 on its device.
+
+    Each image is read once, and decoded once unless all encoders remember it.
+
+    Args:
+        encoders: All with the same preprocessing.
+        source: The images.
+        reading: How to read.
+        indices: Which samples; all if None.
+    """
+    stores = [encoder.image_store for encoder in encoders]
+    known: frozenset[bytes] = frozenset()
+    if all(store is not None for store in stores):
+        known = frozenset.intersection(*(store.digests() for store in stores if store is not None))
+    batches = iter_batches(
+        source,
+        encoders[0].preprocess,
+        batch_size=reading.batch_size,
+        workers=reading.workers,
+        indices=indices,
+        known=known,
+        rank=reading.rank,
+        world=reading.world,
+    )
+    total = len(source) if indices is None else len(indices)
+    show = reading.progress and reading.rank == 0
+    with ExitStack() as stack:
+        bar = stack.enter_context(tqdm(total=total, unit="img", desc="embedding", disable=not show))
+        for encoder in encoders:
+            stack.enter_context(evaluation_mode(encoder.model))
+        try:
+            for batch in batches:
+                yield batch, [_features(encoder, batch) for encoder in encoders]
+                bar.update((len(batch.samples) + len(batch.skipped)) * reading.world)
+        finally:
+            for encoder in encoders:
+                encoder.flush()
+
+
+def _features(encoder: Encoder, batch: ImageBatch) -> Tensor:
+    """What the encoder remembers of a batch, and what it has to compute, in order (B, D)."""
+    digests = [sample.digest for sample in batch.samples]
+    if not digests:
+        return torch.empty(0, 0, device=encoder.device)
+    store = encoder.image_store
+    if store is None:
+        return encoder.images(batch.images)
+    wanted = [n for n, row in enumerate(batch.rows) if digests[row] not in store]
+    if not wanted:
+        return store.get(digests).to(encoder.device)
+    rows = [batch.rows[n] for n in wanted]
+    computed = encoder.images(batch.images[wanted])  # (len(rows), D)
+    store.add([digests[row] for row in rows], computed)
+    features = torch.empty(len(digests), computed.shape[1], device=encoder.device)
+    features[rows] = computed
+    others = sorted(set(range(len(digests))) - set(rows))
+    if others:
+        features[others] = store.get([digests[row] for row in others]).to(encoder.device)
+    return features

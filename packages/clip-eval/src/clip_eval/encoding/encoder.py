@@ -1,0 +1,146 @@
+"""A model as a pair of functions to unit vectors, remembering what it has already embedded.
+
+Legend: B batch, T tokens, G groups of prompts, D width, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from clip_eval.data.images import DECODING
+from clip_eval.encoding.cache import EmbeddingStore, digest_of
+from clip_eval.models.classifier import (
+    ImagePreprocess,
+    ImageTextModel,
+    TextTokenizer,
+    encode_prompts,
+)
+from clip_eval.models.fingerprints import (
+    fingerprint,
+    model_fingerprint,
+    preprocess_fingerprint,
+    tokenizer_fingerprint,
+)
+
+Precision = Literal["fp32", "bf16", "fp16"]
+GROUPS_AT_ONCE = 1024
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Encoder:
+    """Images and prompts to unit vectors.
+
+    Args:
+        model: On ``device``; its mode is the caller's concern.
+        tokenizer: Texts to token ids.
+        preprocess: An RGB image to pixels, and their normalisation.
+        name: What to call the model.
+        device: Where the forward runs.
+        precision: ``fp32``, or ``bf16``/``fp16`` for a forward under autocast.
+        batch_size: Prompts per forward.
+        cache: Directory to remember embeddings in; None remembers nothing.
+        factory: Where the model came from, if only that tells it from others: part of what
+            embeddings are remembered by.
+    """
+
+    def __init__(
+        self,
+        model: ImageTextModel,
+        tokenizer: TextTokenizer,
+        preprocess: ImagePreprocess,
+        *,
+        name: str = "",
+        device: str | torch.device = "cpu",
+        precision: Precision = "fp32",
+        batch_size: int = 256,
+        cache: str | Path | None = None,
+        factory: str = "",
+    ) -> None:
+        self.model, self.tokenizer, self.preprocess = model, tokenizer, preprocess
+        self.name, self.device, self.precision = name, torch.device(device), precision
+        self.batch_size, self.factory = batch_size, factory
+        self.preprocess_key = f"{DECODING} {preprocess_fingerprint(preprocess)}"
+        self.cache = None if cache is None else Path(cache)
+        self.image_store: EmbeddingStore | None = None
+        self.text_store: EmbeddingStore | None = None
+        self._fingerprint = ""
+        if self.cache is not None:
+            made_by = (self.fingerprint, precision, self.device.type)
+            images = fingerprint(*made_by, self.preprocess_key)
+            texts = fingerprint(*made_by, tokenizer_fingerprint(tokenizer))
+            self.image_store = EmbeddingStore(self.cache / "images" / images[:32])
+            self.text_store = EmbeddingStore(self.cache / "texts" / texts[:32])
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the weights, the structure and the factory."""
+        if not self._fingerprint:
+            self._fingerprint = fingerprint(model_fingerprint(self.model), self.factory)
+        return self._fingerprint
+
+    @property
+    def scale(self) -> float:
+        """The factor on cosine similarity."""
+        return float(self.model.logit_scale.detach().float().exp())
+
+    @torch.no_grad()
+    def images(self, pixels: Tensor) -> Tensor:
+        """Unit vectors (B, D), float32 on the device, of preprocessed images (B, 3, H, W)."""
+        inputs = self.preprocess.normalize(pixels.to(self.device))
+        with self._autocast():
+            features = self.model.encode_image(inputs)
+        return normalize(features.float(), dim=-1)
+
+    @torch.no_grad()
+    def groups(self, groups: Sequence[Sequence[str]]) -> Tensor:
+        """The direction of each group of prompts, (G, D) float32 on the device.
+
+        Groups that the store knows are not computed; the new ones are on disk after `flush`.
+        """
+        store = self.text_store
+        if store is None:
+            return self._encode(groups)
+        digests = [digest_of(*group) for group in groups]
+        place: dict[bytes, int] = {}
+        for number, digest in enumerate(digests):
+            if digest not in store:
+                place.setdefault(digest, number)
+        passing: dict[bytes, Tensor] = {}  # those that are not finite, which no store keeps
+        wanted = list(place)
+        for start in range(0, len(wanted), GROUPS_AT_ONCE):
+            part = wanted[start : start + GROUPS_AT_ONCE]
+            rows = self._encode([groups[place[digest]] for digest in part]).cpu()
+            store.add(part, rows)
+            passing |= {d: row for d, row in zip(part, rows, strict=True) if d not in store}
+        if not passing:
+            return store.get(digests).to(self.device)
+        found = [passing[d] if d in passing else store.get([d])[0] for d in digests]
+        return torch.stack(found).to(self.device)
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (B, D) of single texts."""
+        return self.groups([(text,) for text in texts])
+
+    def flush(self) -> None:
+        """Write what the stores have not written yet."""
+        for store in (self.image_store, self.text_store):
+            if store is not None:
+                store.flush()
+
+    def _encode(self, groups: Sequence[Sequence[str]]) -> Tensor:
+        with self._autocast():
+            return encode_prompts(
+                self.model, self.tokenizer, groups, batch_size=self.batch_size, device=self.device
+            )
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=DTYPES[self.precision])

@@ -1,0 +1,1 @@
+"""Models to evaluate: ours, other libraries', and what is asked of each."""

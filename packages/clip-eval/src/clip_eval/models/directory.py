@@ -1,0 +1,180 @@
+"""A trained model from its directory, with all that an evaluation needs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from clip_models import CLIP, CheckpointError, ConfigError, Preprocess, load_model
+from clip_tokenizer import HFTokenizer, Tokenizer, TokenizerError, get_tokenizer
+
+from clip_eval.data.templates import find_templates
+from clip_eval.errors import EvaluationError
+from clip_eval.models.classifier import ImagePreprocess, ImageTextModel, TextTokenizer
+from clip_eval.models.foreign import (
+    ForeignModel,
+    download_from_hub,
+    load_object,
+    load_open_clip,
+    load_transformers,
+)
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "clip_config.json"
+TOKENIZER_FILES = ("tokenizer.json", "merges.txt", "vocab.txt", "*.txt.gz")
+CHECKPOINTS = "checkpoints"
+OTHERS = {"open_clip_config.json": "open_clip:local-dir:", "config.json": "hf:"}
+"""Files that other libraries' directories hold, and how such a directory is given."""
+OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model and what turns images and texts into its input.
+
+    Attributes:
+        model: In evaluation mode, on the device asked for.
+        tokenizer: Texts → token ids.
+        preprocess: Image → pixels.
+        templates: Caption templates saved with the model, ``{c}`` for the class name.
+        name: What to call it in a table.
+        path: Its directory, where it has one of ours.
+        warnings: What the reader of its numbers should know.
+        factory: The ``module:factory`` that made it; empty for any other.
+    """
+
+    model: ImageTextModel
+    tokenizer: TextTokenizer
+    preprocess: ImagePreprocess
+    templates: tuple[str, ...] | None
+    name: str
+    path: Path | None
+    warnings: tuple[str, ...] = ()
+    factory: str = ""
+
+
+def load_for_evaluation(model: str | Path, *, device: str | torch.device = "cpu") -> LoadedModel:
+    """A model from its description.
+
+    Args:
+        model: A run directory or one of its checkpoints; ``open_clip:NAME[:TAG-OR-FILE]``;
+            ``hf:ID-OR-DIRECTORY`` of transformers; ``hf-hub:REPOSITORY`` with our files or
+            open_clip's; ``module:factory`` for a function that returns
+            ``(model, tokenizer, preprocess)``.
+        device: Where to put it.
+
+    Raises:
+        EvaluationError: Something is missing or damaged; the message says what to do.
+    """
+    spec = str(model)
+    kind, colon, rest = spec.partition(":")
+    if colon and kind in ("open_clip", "hf"):
+        load = load_open_clip if kind == "open_clip" else load_transformers
+        return _foreign(load(rest, device), _short_name(rest))
+    if spec.startswith("hf-hub:"):
+        directory = download_from_hub(rest)
+        if (directory / CONFIG_FILE).is_file():
+            return replace(_load_directory(directory, device), name=rest)
+        return _foreign(load_open_clip(f"local-dir:{directory}", device), rest)
+    if OBJECT.fullmatch(spec) and not Path(spec).exists():
+        return replace(_foreign(load_object(spec, device), spec), factory=spec)
+    return _load_directory(Path(model), device)
+
+
+def _foreign(found: ForeignModel, name: str) -> LoadedModel:
+    return LoadedModel(
+        model=found.model,
+        tokenizer=found.tokenizer,
+        preprocess=found.preprocess,
+        templates=None,
+        name=name,
+        path=None,
+        warnings=found.warnings,
+    )
+
+
+def _short_name(spec: str) -> str:
+    """The description with paths that exist shortened to their last part."""
+    name, colon, weights = spec.partition(":")
+    shorten = [Path(part).name if Path(part).exists() else part for part in (name, weights)]
+    return f"{shorten[0]}{colon}{shorten[1]}"
+
+
+def _load_directory(directory: Path, device: str | torch.device) -> LoadedModel:
+    """The model of a run directory, or of one of its checkpoints.
+
+    A directory holds ``model.safetensors``, ``clip_config.json``, the tokenizer's files and, if
+    the run had any, ``zeroshot_classification_templates.txt``.  What a checkpoint lacks is taken
+    from the run it belongs to.
+    """
+
+    if not directory.is_dir():
+        found = "is a file" if directory.exists() else "does not exist"
+        raise EvaluationError(
+            f"model directory {directory} {found}; give the directory that a training run wrote, "
+            "open_clip:NAME[:TAG-OR-FILE], hf:ID, hf-hub:REPOSITORY or module:factory"
+        )
+    if not (directory / CONFIG_FILE).is_file():
+        for other, prefix in OTHERS.items():
+            if (directory / other).is_file():
+                raise EvaluationError(
+                    f"{directory} holds {other} and no {CONFIG_FILE}; give {prefix}{directory}"
+                )
+    if not (directory / WEIGHTS_FILE).is_file():
+        raise EvaluationError(_what_is_missing(directory))
+    places = [directory]
+    if directory.resolve().parent.name == CHECKPOINTS:
+        places.append(directory.resolve().parents[1])
+    try:
+        model, preprocess = load_model(directory, device=device)
+        tokenizer = _load_tokenizer(places)
+    except (CheckpointError, ConfigError, TokenizerError, OSError) as error:
+        raise EvaluationError(str(error)) from error
+    _check_fit(model, tokenizer, directory)
+    saved = [templates for templates in map(find_templates, places) if templates]
+    run = [] if len(places) == 1 else [places[1].name]
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        preprocess=Preprocess(preprocess),
+        templates=saved[0] if saved else None,
+        name="/".join([*run, directory.resolve().name]),
+        path=directory,
+    )
+
+
+def _what_is_missing(directory: Path) -> str:
+    checkpoints = sorted((directory / CHECKPOINTS).glob("step-*"))
+    if checkpoints:
+        return (
+            f"{directory}: no {WEIGHTS_FILE}, so its training has not ended; resume it, or give "
+            f"its last checkpoint {checkpoints[-1]}"
+        )
+    return (
+        f"{directory}: no {WEIGHTS_FILE} in it; give a directory that a training run wrote "
+        "(with model.safetensors, clip_config.json and the tokenizer's files)"
+    )
+
+
+def _load_tokenizer(places: list[Path]) -> Tokenizer | HFTokenizer:
+    """From the first place with the files of one, else what the model's config asks for."""
+    for place in places:
+        if any(any(place.glob(pattern)) for pattern in TOKENIZER_FILES):
+            return get_tokenizer(place)
+    return get_tokenizer(places[0])
+
+
+def _check_fit(model: CLIP, tokenizer: Tokenizer | HFTokenizer, directory: Path) -> None:
+    text = model.config.text
+    if tokenizer.vocab_size > text.vocab_size:
+        raise EvaluationError(
+            f"{directory}: the tokenizer has {tokenizer.vocab_size} ids and the model only "
+            f"{text.vocab_size}; they do not belong together"
+        )
+    if tokenizer.context_length > text.context_length:
+        raise EvaluationError(
+            f"{directory}: the tokenizer makes {tokenizer.context_length} tokens and the model "
+            f"reads {text.context_length}; they do not belong together"
+        )

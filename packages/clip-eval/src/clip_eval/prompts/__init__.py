@@ -1,0 +1,1 @@
+"""Class names, templates and prompt sets."""

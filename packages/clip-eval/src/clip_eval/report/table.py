@@ -1,0 +1,177 @@
+"""A result as text for a terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from clip_eval.results.result import ClassScore, Result
+
+WORST_CLASSES = 5
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share as a percentage, an en dash where there is none."""
+    return "–" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def worst_classes(result: Result, limit: int = WORST_CLASSES) -> list[ClassScore]:
+    """Classes with the lowest accuracy, lowest first; those without samples are left out."""
+    scored = [score for score in result.per_class if score.accuracy is not None]
+    return sorted(scored, key=lambda score: score.accuracy or 0.0)[:limit]
+
+
+METRIC_NAMES = {
+    "acc1": "accuracy",
+    "acc5": "top 5",
+    "mean_per_class_recall": "mean per class",
+    "lp_acc1": "probe accuracy",
+    "lp_acc5": "probe top 5",
+    "lp_mean_per_class_recall": "mean per class",
+    "knn_acc1": "k-NN accuracy",
+    "knn_acc5": "k-NN top 5",
+    "knn_mean_per_class_recall": "mean per class",
+    "mean_average_precision": "mAP",
+    "mean_average_precision_all": "mAP, all classes",
+    "average_precision": "average precision of an image's classes",
+    "acc": "both right",
+    "image_acc": "right image",
+    "text_acc": "right caption",
+}
+
+
+def metric_name(key: str) -> str:
+    """A metric as a person reads it."""
+    words = {"image_retrieval_recall@": "image recall @", "text_retrieval_recall@": "text recall @"}
+    for start, word in words.items():
+        if key.startswith(start):
+            return f"{word}{key.removeprefix(start)}"
+    return METRIC_NAMES.get(key, key)
+
+
+def shown_prompts(templates: Sequence[str] | Mapping[str, Sequence[str]]) -> list[str]:
+    """Templates as they are; of prompts by class, all of them with their class."""
+    if isinstance(templates, Mapping):
+        return [f"{name}: {text}" for name, texts in templates.items() for text in texts]
+    return list(templates)
+
+
+def format_result(result: Result) -> str:
+    """The result as lines: what was measured, the numbers, and what to beware of."""
+    rows = [("model", result.model), ("data", result.dataset)]
+    for position, (name, value) in enumerate(result.metrics.items()):
+        interval = result.ci95.get(name)
+        shown = percent(value)
+        if interval and (position == 0 or not result.classnames):
+            shown += f"   95 % interval {percent(interval[0])} to {percent(interval[1])}"
+        rows.append((metric_name(name), shown))
+        if position == 0 and result.chance is not None:
+            classes = f"   {result.n_classes} classes" if result.n_classes else ""
+            rows.append(("chance", f"{percent(result.chance)}{classes}"))
+    rows += [
+        ("images", f"{result.n:,} used, {result.n_skipped:,} skipped{_reasons(result)}"),
+        ("templates", _shorten(shown_prompts(result.templates))),
+        ("time", _speed(result)),
+    ]
+    rows += _cost(result)
+    lines = _align([(name, value.rstrip()) for name, value in rows if value.strip()])
+    lines += _worst(result)
+    lines += [f"damaged: {fault}" for fault in result.faults]
+    lines += [f"warning: {warning}" for warning in result.warnings]
+    return "\n".join(lines)
+
+
+def format_table(records: Sequence[Mapping[str, Any]]) -> str:
+    """Results as a markdown table, best first for each data set."""
+    rows = [("data", "model", "metric", "value", "95 % interval", "n", "skipped")]
+    for record in sorted(records, key=_order):
+        name, value = main_metric(record)
+        interval = (record.get("ci95") or {}).get(name)
+        rows.append(
+            (
+                str(record.get("dataset", "")),
+                str(record.get("model", "")),
+                metric_name(name),
+                percent(value),
+                f"{percent(interval[0])} to {percent(interval[1])}" if interval else "–",
+                _count(record.get("n")),
+                _count(record.get("n_skipped")),
+            )
+        )
+    widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "| "
+        + " | ".join(
+            cell + " " * (width - display_width(cell))
+            for cell, width in zip(row, widths, strict=True)
+        )
+        + " |"
+        for row in (tuple(cell.replace("|", "\\|") for cell in row) for row in rows)
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def _count(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else "–"
+
+
+def main_metric(record: Mapping[str, Any]) -> tuple[str, float | None]:
+    """Name and value of the metric a record of a result is known by: its first."""
+    return next(iter((record.get("metrics") or {}).items()), ("", None))
+
+
+def _order(record: Mapping[str, Any]) -> tuple[str, str, float]:
+    name, value = main_metric(record)
+    return str(record.get("dataset", "")), name, -(value or 0.0)
+
+
+def _cost(result: Result) -> list[tuple[str, str]]:
+    if not result.cost:
+        return []
+    latency = result.cost["image_latency"][0]
+    return [
+        ("parameters", f"{(result.cost['parameters'] or 0) / 1e6:,.1f} M"),
+        ("per image", f"{result.cost['image_flops'] / 1e9:,.2f} GFLOP"),
+        ("latency", f"{latency['p50_ms']:.1f} ms an image alone, {result.cost['device']}"),
+    ]
+
+
+def _worst(result: Result) -> list[str]:
+    scores = [s for s in worst_classes(result) if s.accuracy is not None and s.accuracy < 1]
+    if not scores or result.n_classes < 2 or result.task == "zeroshot_multilabel":
+        return []
+    rows = [(f"  {s.name}", f"{percent(s.accuracy):>7}  {s.correct} of {s.n}") for s in scores]
+    return ["worst classes", *_align(rows)]
+
+
+def _reasons(result: Result) -> str:
+    counts = Counter(skipped.reason for skipped in result.skipped)
+    words = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+    return f" ({words})" if words else ""
+
+
+def _shorten(templates: Sequence[str], limit: int = 3) -> str:
+    shown = ", ".join(f"'{template}'" for template in templates[:limit])
+    return f"{shown} and {len(templates) - limit} more" if len(templates) > limit else shown
+
+
+def _speed(result: Result) -> str:
+    if not result.seconds:
+        return ""
+    return f"{result.seconds:.1f} s, {result.n / result.seconds:,.0f} images/s"
+
+
+def _align(rows: Sequence[tuple[str, str]]) -> list[str]:
+    width = max((display_width(name) for name, _ in rows), default=0)
+    return [f"{name}{' ' * (width - display_width(name))}  {value}" for name, value in rows]
+
+
+def display_width(text: str) -> int:
+    """Columns a text takes in a terminal (wide characters count twice, combining ones not)."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )

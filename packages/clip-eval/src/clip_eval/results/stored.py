@@ -1,0 +1,128 @@
+"""Results that are on disk: where they are, and what they say."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clip_eval.errors import EvaluationError
+from clip_eval.results.output_files import PREDICTIONS_FILE, RESULT_FILE, read_json
+from clip_eval.results.result import result_from_record
+
+OBJECTS = ("metrics", "ci95", "settings", "details", "cost")
+TEXTS = ("faults", "warnings", "classnames")
+COUNTS = ("n", "n_skipped")
+NUMBERS = ("chance", "seconds")
+SHARES = re.compile(r"(lp_|knn_)?acc\d*|(image|text)_acc|(image|text)_retrieval_recall@\d+")
+"""Metrics that are right answers among all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredResult:
+    """A result directory: the record in ``result.json``, and its predictions where they are."""
+
+    directory: Path
+    record: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        """Model and data, for a heading."""
+        return f"{self.record.get('model', '?')} on {self.record.get('dataset', '?')}"
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """One record per sample, in order.
+
+        Raises:
+            EvaluationError: The file is missing or damaged.
+        """
+        path = self.directory / PREDICTIONS_FILE
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")
+            return [json.loads(line) for line in lines if line]
+        except (OSError, ValueError) as error:
+            raise EvaluationError(f"{path} cannot be read ({error})") from error
+
+
+def find_results(place: str | Path) -> list[StoredResult]:
+    """The results in a directory and below it, sorted by path; equal ones are there once.
+
+    Raises:
+        EvaluationError: There is none, or one is damaged.
+    """
+    root = Path(place)
+    root = root.parent if root.name == RESULT_FILE else root
+    found: dict[object, StoredResult] = {}
+    for path in sorted(root.rglob(RESULT_FILE)):
+        one = StoredResult(directory=path.parent, record=read_result(path))
+        key = (one.record.get("settings") or {}).get("key")  # of all that decides the numbers
+        found.setdefault(f"{key} {one.title}" if key else path, one)
+    if not found:
+        raise EvaluationError(f"{place}: no {RESULT_FILE} in it or below it")
+    return list(found.values())
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """The record in a file.
+
+    Raises:
+        EvaluationError: It cannot be read, or is no result.
+    """
+    record = read_json(path)
+    check_record(record, path)
+    return record
+
+
+def check_record(record: Mapping[str, Any], path: Path) -> None:
+    """See that a record from a file is a result, whoever wrote it.
+
+    Raises:
+        EvaluationError: A value is of another kind than a result's, or out of its range.
+    """
+
+    def check(
+        values: Mapping[str, Any], names: Iterable[str], good: Callable[[Any], bool], expected: str
+    ) -> None:
+        for name in names:
+            value = values.get(name)
+            if value is not None and not good(value):
+                raise EvaluationError(
+                    f"{path}: expected {name} to be {expected}, got {value!r:.60}"
+                )
+
+    check(record, OBJECTS, lambda value: isinstance(value, dict), "an object")
+    check(record, TEXTS, _are_texts, "a list of texts")
+    check(record, ("templates",), lambda v: isinstance(v, dict) or _are_texts(v), "a list of texts")
+    check(record, NUMBERS, _is_number, "a number")
+    check(record, COUNTS, _is_count, "a whole number of at least 0")
+    metrics, intervals = record.get("metrics") or {}, record.get("ci95") or {}
+    check(metrics, metrics, _is_number, "a number")
+    check(metrics, filter(SHARES.fullmatch, metrics), _is_share, "a share from 0 to 1")
+    check(intervals, intervals, _are_two, "an interval of two numbers")
+    try:
+        result_from_record(record)
+    except (TypeError, ValueError) as error:
+        raise EvaluationError(f"{path} is no result ({error})") from error
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and _is_number(value) and value >= 0
+
+
+def _is_share(value: float) -> bool:
+    return 0 <= value <= 1
+
+
+def _are_two(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)

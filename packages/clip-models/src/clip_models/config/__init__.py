@@ -1,0 +1,5 @@
+"""Strict configs of towers and models, and the named ones."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

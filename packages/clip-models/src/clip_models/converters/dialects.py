@@ -1,0 +1,116 @@
+"""State dicts and configs of other libraries, to and from ours.
+
+A dialect is a naming of weights.  Every conversion goes through ours: `to_native`, `from_native`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from clip_models.config.clip_config import CLIPConfig, ViTConfig
+from clip_models.config.strict import nearest
+from clip_models.converters import corenet, flax, hugging_face, open_clip, openai
+from clip_models.converters.equivalence import require_same
+from clip_models.converters.hugging_face_config import to_hugging_face_config
+from clip_models.converters.renaming import Rule, rename
+from clip_models.errors import CheckpointError, ConfigError
+
+Dialect = Literal["clip-models", "openai", "open-clip", "hugging-face", "clipa", "corenet"]
+DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
+
+
+def detect_dialect(state: Mapping[str, Tensor]) -> Dialect:
+    """The dialect that the names of a state dict are in.
+
+    open_clip's and OpenAI's models are named as ours; "open-clip" is said of timm trunks and
+    separate text towers, "openai" of weights with the numbers that OpenAI's archives hold.
+
+    Raises:
+        CheckpointError: The names are of none.
+    """
+    if "vision_model.embeddings.patch_embedding.weight" in state:
+        return "hugging-face"
+    if "image_encoder.patch_emb.0.block.conv.weight" in state:
+        return "corenet"
+    if {"img/embedding/kernel", "params/img/embedding/kernel"} & state.keys():
+        return "clipa"
+    if open_clip.is_renamed(state):
+        return "open-clip"
+    if "input_resolution" in state:
+        return "openai"
+    if "token_embedding.weight" in state:
+        return "clip-models"
+    raise CheckpointError(
+        f"these are no weights of a CLIP that is known here: {', '.join(list(state)[:4])}, …"
+    )
+
+
+def to_native(
+    state: Mapping[str, Tensor], config: CLIPConfig, *, dialect: Dialect | None = None
+) -> dict[str, Tensor]:
+    """The state dict that `CLIP(config)` loads; types and bits stay as they are.
+
+    Args:
+        state: Weights in any dialect.
+        config: The model they are of.
+        dialect: None detects it.
+
+    Raises:
+        CheckpointError: A tensor has no place in the model's naming.
+    """
+    dialect = detect_dialect(state) if dialect is None else dialect
+    if dialect == "clipa":
+        state = flax.prepare(state, config)
+    if dialect == "open-clip":
+        native = open_clip.to_our_names(state)
+    elif dialect in ("openai", "clip-models"):
+        if dialect == "openai":
+            openai.require_activation(config)
+        native = {key: value for key, value in state.items() if key not in openai.EXTRAS}
+    else:
+        rules, dropped = _rules(dialect, config)
+        native = rename(state, rules, to="native", dropped=dropped, what=f"the {dialect} weights")
+    for name in ("logit_scale", "logit_bias"):
+        if name in native and native[name].numel() == 1:
+            native[name] = native[name].reshape(())
+    return native
+
+
+def from_native(
+    state: Mapping[str, Tensor], config: CLIPConfig, dialect: Dialect
+) -> dict[str, Tensor]:
+    """The weights of `CLIP(config)` in another dialect; types and bits stay as they are.
+
+    Raises:
+        ConfigError: The dialect has no such model.
+    """
+    if dialect == "clip-models":
+        return dict(state)
+    if dialect == "open-clip":
+        return open_clip.from_our_names(state, config)
+    if dialect == "hugging-face":
+        to_hugging_face_config(config)
+    try:
+        if dialect == "openai":
+            require_same(config, openai.infer_config(state), "OpenAI's CLIP")
+            return {**state, **openai.extras(config)}
+        foreign = rename(state, _rules(dialect, config)[0], to="foreign", what="the model")
+    except CheckpointError as error:
+        raise ConfigError(f"{dialect} has no such model: {error}") from None
+    return flax.without_computed_positions(foreign, config) if dialect == "clipa" else foreign
+
+
+def _rules(dialect: Dialect, config: CLIPConfig) -> tuple[list[Rule], tuple[str, ...]]:
+    """The table of a dialect and what may be dropped of its names."""
+    siglip = isinstance(config.vision, ViTConfig) and config.vision.readout == "map"
+    if dialect == "hugging-face":
+        rules = hugging_face.SIGLIP_RULES if siglip else hugging_face.CLIP_RULES
+        return rules, hugging_face.DROPPED
+    if dialect == "clipa":
+        return flax.siglip_rules(config) if siglip else flax.clipa_rules(config), ()
+    if dialect == "corenet":
+        return corenet.RULES, corenet.DROPPED
+    raise ConfigError(f"unknown dialect {dialect!r}{nearest(dialect, DIALECTS)}")

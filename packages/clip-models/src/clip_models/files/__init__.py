@@ -1,0 +1,5 @@
+"""Models on disk and on the Hub: weight files, model directories, conversion."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,201 @@
+"""Weights of any dialect read with the config they belong to, and written in another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clip_models.config.clip_config import CLIPConfig, PreprocessConfig
+from clip_models.config.registry import get_config
+from clip_models.converters import openai
+from clip_models.converters.dialects import Dialect, detect_dialect, from_native, to_native
+from clip_models.converters.hugging_face_config import to_hugging_face_config
+from clip_models.converters.open_clip_config import to_open_clip
+from clip_models.converters.preprocessing import (
+    to_hugging_face_preprocess,
+    to_open_clip_preprocess,
+)
+from clip_models.errors import CheckpointError
+from clip_models.factory import preprocess_of
+from clip_models.files import hub
+from clip_models.files.checkpoint import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    load_state,
+    replacing,
+    save_config,
+    save_tensors,
+)
+from clip_models.files.export import OPEN_CLIP_WEIGHTS, refuse_to_replace, remove_others
+from clip_models.files.model_directory import (
+    HUGGING_FACE_CONFIG,
+    HUGGING_FACE_PREPROCESS,
+    OPEN_CLIP_CONFIG,
+    read_model_directory,
+)
+from clip_models.files.weight_files import read_weights
+from clip_models.model.clip import CLIP
+
+FILE_DIALECTS = ("openai", "clipa", "corenet")
+"""Dialects of single files; the others are directories with configs."""
+_PICKLES = (".pt", ".pth", ".bin")
+_FILES = (*_PICKLES, ".safetensors", ".npz")
+
+
+class StoredModel(NamedTuple):
+    """What a file or directory holds."""
+
+    config: CLIPConfig
+    preprocess: PreprocessConfig
+    state: dict[str, Tensor]  # in our naming
+    dialect: Dialect  # of the names that were found
+    weights: Path
+
+
+def read_stored(source: str | Path, *, model: str | None = None) -> StoredModel:
+    """Weights in our naming and their config.
+
+    Args:
+        source: A weight file, a model directory or `hf-hub:org/name`.
+        model: The registered name of what a file holds; OpenAI's own need none.  With a directory,
+            it is taken instead of the directory's config.
+
+    Raises:
+        CheckpointError: Something is missing or damaged, or the weights do not fit the config.
+        ConfigError: The name is not registered.
+    """
+    repository = hub.repository_of(source)
+    path = Path(source) if repository is None else hub.download(repository)
+    named = None if model is None else (get_config(model), preprocess_of(model))
+    if path.is_dir():
+        files = read_model_directory(path)
+        config, preprocess = named or (files.config, files.preprocess)
+        path = files.weights
+        found = read_weights(path)
+    else:
+        found = read_weights(path)
+        config, preprocess = named or _config_of(found, path)
+    dialect = detect_dialect(found)
+    state = to_native(found, config, dialect=dialect)
+    with torch.device("meta"):
+        load_state(CLIP(config), state, source=path, assign=True)
+    return StoredModel(config, preprocess, state, dialect, path)
+
+
+def write_stored(
+    stored: StoredModel,
+    out: str | Path,
+    to: Dialect,
+    *,
+    overwrite: bool = False,
+    dtype: torch.dtype | None = None,
+) -> list[Path]:
+    """Write a model in a dialect; the files written.
+
+    Args:
+        stored: What to write.
+        out: A directory, or for OpenAI's, CLIPA's and CoreNet's dialects a file: `.safetensors`,
+            `.npz`, or `.pt`, `.pth` or `.bin` for a pickle of tensors.
+        to: The dialect.
+        overwrite: Replace the file or the model that is there.
+        dtype: What the numbers become; None keeps their bits.
+
+    Raises:
+        CheckpointError: A file is in the way, its suffix is another, or a number is too large for
+            the type.
+        ConfigError: The dialect has no such model.
+    """
+    out = Path(out)
+    single = to in FILE_DIALECTS
+    if out.exists() and out.is_dir() == single:
+        raise CheckpointError(
+            f"{out} is a {'directory' if single else 'file'}; {to} is written to a "
+            f"{'file' if single else 'directory'}, give its name"
+        )
+    if single and out.suffix not in _FILES:
+        raise CheckpointError(
+            f"{out.name} has a suffix that is not written; {to} is written to {', '.join(_FILES)}"
+        )
+    tensors = from_native(stored.state, stored.config, to)
+    if dtype is not None:
+        tensors = {name: _cast(name, value, dtype) for name, value in tensors.items()}
+    if single:
+        refuse_to_replace(out.parent, () if overwrite else [out.name])
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _write_file(out, tensors)
+        return [out]
+    texts: dict[str, dict[str, Any]] = {}
+    name = WEIGHTS_NAME
+    if to == "open-clip":
+        name = OPEN_CLIP_WEIGHTS
+        texts[OPEN_CLIP_CONFIG] = {
+            "model_cfg": to_open_clip(stored.config),
+            "preprocess_cfg": to_open_clip_preprocess(stored.preprocess),
+        }
+    elif to == "hugging-face":
+        texts[HUGGING_FACE_CONFIG] = values = to_hugging_face_config(stored.config)
+        siglip = values["model_type"] == "siglip"
+        texts[HUGGING_FACE_PREPROCESS] = to_hugging_face_preprocess(
+            stored.preprocess, siglip=siglip
+        )
+    names = [name, *(texts or [CONFIG_NAME])]
+    refuse_to_replace(out, () if overwrite else names)
+    out.mkdir(parents=True, exist_ok=True)
+    save_tensors(out / name, tensors)
+    for file, values in texts.items():
+        with replacing(out / file) as temporary:
+            temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    if not texts:
+        save_config(out, stored.config, stored.preprocess)
+    if overwrite and out.resolve() != stored.weights.parent.resolve():
+        remove_others(out, names)
+    return [out / file for file in names]
+
+
+def _cast(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in another type; integers keep theirs."""
+    if not value.is_floating_point():
+        return value
+    cast = value.to(dtype)
+    if not torch.equal(cast.isfinite(), value.isfinite()):
+        raise CheckpointError(
+            f"{name} holds {float(value.abs().max()):g}, which {str(dtype).removeprefix('torch.')} "
+            "cannot; take bfloat16 or float32"
+        )
+    return cast
+
+
+def _config_of(state: Mapping[str, Tensor], path: Path) -> tuple[CLIPConfig, PreprocessConfig]:
+    """The config of OpenAI's weights, which needs no name."""
+    if detect_dialect(state) != "openai":
+        raise CheckpointError(
+            f"{path} does not say which model it holds; give its name, one of `clip-models list`"
+        )
+    config = openai.infer_config(state)
+    return config, PreprocessConfig(size=config.vision.image_size)
+
+
+def _write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    if path.suffix == ".safetensors":
+        save_tensors(path, plain)
+        return
+    with replacing(path) as temporary:
+        if path.suffix == ".npz":
+            with open(temporary, "wb") as file:
+                np.savez(file, allow_pickle=False, **{k: _to_numpy(v) for k, v in plain.items()})
+        else:
+            torch.save({key: value.clone() for key, value in plain.items()}, temporary)
+
+
+def _to_numpy(value: Tensor) -> np.ndarray[Any, Any]:
+    """An array with the tensor's bits; bfloat16 as JAX writes it, as two opaque bytes."""
+    if value.dtype == torch.bfloat16:
+        return value.view(torch.int16).numpy().view(np.dtype("V2"))
+    return value.numpy()

@@ -1,0 +1,164 @@
+"""A directory that this package, open_clip and transformers can all read, with a model card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clip_models.config.clip_config import CLIPConfig, PreprocessConfig
+from clip_models.converters.dialects import Dialect, from_native
+from clip_models.converters.hugging_face_config import to_hugging_face_config
+from clip_models.converters.open_clip_config import to_open_clip
+from clip_models.converters.preprocessing import (
+    to_hugging_face_preprocess,
+    to_open_clip_preprocess,
+)
+from clip_models.errors import CheckpointError, ConfigError
+from clip_models.files.checkpoint import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    replacing,
+    save_config,
+    save_tensors,
+)
+from clip_models.files.model_card import MARK, model_card
+from clip_models.files.model_directory import (
+    CONFIG_NAMES,
+    HUGGING_FACE_CONFIG,
+    HUGGING_FACE_PREPROCESS,
+    OPEN_CLIP_CONFIG,
+    WEIGHT_NAMES,
+)
+from clip_models.model.clip import CLIP
+from clip_models.model.measured_config import measured_config
+
+CARD_NAME = "README.md"
+OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
+MODEL_FILES = frozenset((*CONFIG_NAMES, *WEIGHT_NAMES))
+"""What belongs to one model, so that none may stay when another takes its place."""
+
+
+class ForeignConfigs(NamedTuple):
+    """Contents of other libraries' files; None, and a reason, where one has no such model."""
+
+    open_clip: dict[str, Any] | None
+    hugging_face: dict[str, Any] | None
+    hugging_face_preprocess: dict[str, Any] | None
+    reasons: tuple[str, ...]
+
+
+def foreign_configs(config: CLIPConfig, preprocess: PreprocessConfig) -> ForeignConfigs:
+    """What other libraries' config files have to say of a model."""
+    reasons: list[str] = []
+    open_clip = hugging_face = images = None
+    try:
+        open_clip = {
+            "model_cfg": to_open_clip(config),
+            "preprocess_cfg": to_open_clip_preprocess(preprocess),
+        }
+    except ConfigError as error:
+        reasons.append(str(error))
+    try:
+        hugging_face = to_hugging_face_config(config)
+        siglip = hugging_face["model_type"] == "siglip"
+        images = to_hugging_face_preprocess(preprocess, siglip=siglip)
+    except ConfigError as error:
+        reasons.append(str(error))
+    return ForeignConfigs(open_clip, hugging_face, images, tuple(reasons))
+
+
+def save_pretrained(
+    directory: str | Path,
+    model: CLIP,
+    preprocess: PreprocessConfig,
+    *,
+    files: Iterable[str | Path] = (),
+    license: str | None = None,
+    description: str = "",
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write a model for this package and, where they have such a model, open_clip and transformers.
+
+    Args:
+        directory: Made if it does not exist.
+        model: Its weights are written in the types they have.
+        preprocess: Its preprocessing.
+        files: More files to put there, such as the tokenizer's; those that are there stay.
+        license: For the model card.
+        description: For the model card.
+        overwrite: Replace the model that is there.
+
+    Returns:
+        The files written: `clip_config.json`, `model.safetensors` and a model card, unless a
+        `README.md` that is no card of ours is there, which stays; with
+        `open_clip_config.json` and `open_clip_model.safetensors` for open_clip; with `config.json`
+        and `preprocessor_config.json` for transformers, whose names `model.safetensors` then has.
+
+    Raises:
+        CheckpointError: A file is in the way and `overwrite` is not set.
+    """
+    directory, extra = Path(directory), [Path(file) for file in files]
+    new = [file for file in extra if not _is_in(directory, file)]
+    config = measured_config(model)
+    foreign = foreign_configs(config, preprocess)
+    card = model_card(model, config, preprocess, foreign, license=license, description=description)
+    texts = {} if _is_somebody_s(directory / CARD_NAME) else {CARD_NAME: card}
+    for name, values in (
+        (OPEN_CLIP_CONFIG, foreign.open_clip),
+        (HUGGING_FACE_CONFIG, foreign.hugging_face),
+        (HUGGING_FACE_PREPROCESS, foreign.hugging_face_preprocess),
+    ):
+        if values is not None:
+            texts[name] = json.dumps(values, indent=2) + "\n"
+    weights: dict[str, Dialect] = {
+        WEIGHTS_NAME: "hugging-face" if foreign.hugging_face else "clip-models"
+    }
+    if foreign.open_clip:
+        weights[OPEN_CLIP_WEIGHTS] = "open-clip"
+    names = [CONFIG_NAME, *weights, *texts, *(file.name for file in new)]
+    refuse_to_replace(directory, () if overwrite else names)
+    directory.mkdir(parents=True, exist_ok=True)
+    save_config(directory, config, preprocess)
+    for name, dialect in weights.items():
+        save_tensors(directory / name, from_native(model.state_dict(), config, dialect))
+    for name, text in texts.items():
+        with replacing(directory / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    for file in new:
+        shutil.copyfile(file, directory / file.name)
+    if overwrite:
+        remove_others(directory, [*names, *(file.name for file in extra)])
+    return [directory / name for name in names]
+
+
+def _is_in(directory: Path, file: Path) -> bool:
+    """Whether the file is the directory's of that name."""
+    return (directory / file.name).exists() and file.samefile(directory / file.name)
+
+
+def _is_somebody_s(card: Path) -> bool:
+    """Whether there is a model card that this package did not write."""
+    return card.is_file() and MARK not in card.read_text(encoding="utf-8", errors="replace")
+
+
+def remove_others(directory: Path, names: Iterable[str]) -> None:
+    """Remove configs and weights that are not among the names: those of a model that was there.
+
+    Another library would go on loading it.
+    """
+    for name in MODEL_FILES - set(names):
+        (directory / name).unlink(missing_ok=True)
+
+
+def refuse_to_replace(directory: Path, names: Iterable[str]) -> None:
+    """Check that none of the names is in the directory.
+
+    Raises:
+        CheckpointError: Some are.
+    """
+    there = [name for name in names if (directory / name).exists()]
+    if there:
+        raise CheckpointError(f"{directory} already has {', '.join(there)}; nothing was written")

@@ -1,0 +1,188 @@
+"""Models on the Hugging Face hub, through its client and its cache.
+
+The client is imported when it is needed; `HF_ENDPOINT` names another hub, `HF_TOKEN` a token.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+from clip_models.config.clip_config import PreprocessConfig
+from clip_models.errors import CheckpointError
+from clip_models.files.export import CARD_NAME, MODEL_FILES, save_pretrained
+from clip_models.files.model_directory import CONFIG_NAMES, weight_names
+from clip_models.files.pretrained import load_model
+from clip_models.files.weight_files import INDEX_SUFFIX
+from clip_models.model.clip import CLIP
+
+SCHEME = "hf-hub:"
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
+
+
+def repository_of(source: object) -> str | None:
+    """`org/name`, with `@revision` if given, of `hf-hub:org/name`; None for anything else.
+
+    Raises:
+        CheckpointError: The scheme is there but no repository behind it.
+    """
+    text = str(source)
+    if not text.startswith(SCHEME):
+        return None
+    name = text.removeprefix(SCHEME)
+    if not _REPOSITORY.fullmatch(name):
+        raise CheckpointError(f"{text!r} names no repository; expected 'hf-hub:org/name'")
+    return name
+
+
+def from_pretrained(
+    source: str | Path, *, device: str = "cpu", cache_dir: str | Path | None = None
+) -> tuple[CLIP, PreprocessConfig]:
+    """A model in float32 and evaluation mode, and its preprocessing.
+
+    Args:
+        source: A directory, `org/name` or `hf-hub:org/name` (with `@revision` if wanted); an
+            existing directory goes first.
+        device: Where the model goes.
+        cache_dir: Where downloads are kept; None is the hub client's own cache.
+
+    Raises:
+        CheckpointError: Nothing is there, or what is there cannot be used.
+    """
+    if Path(source).is_dir():
+        return load_model(source, device=device)
+    repository = repository_of(SCHEME + str(source).removeprefix(SCHEME))
+    assert repository is not None
+    return load_model(download(repository, cache_dir=cache_dir), device=device)
+
+
+def download(repository: str, *, cache_dir: str | Path | None = None) -> Path:
+    """The local folder that holds the configs of a repository and one file of its weights.
+
+    Files in the hub's cache are used as they are when the hub cannot be reached.
+
+    Raises:
+        CheckpointError: The repository or the hub is out of reach, or it holds no model.
+    """
+    name, _, revision = repository.partition("@")
+    fetch = _Fetch(name, revision or None, cache_dir)
+    folders = [path.parent for config in CONFIG_NAMES if (path := fetch(config))]
+    if not folders:
+        raise CheckpointError(f"no model could be read from {SCHEME}{repository}; {fetch.report()}")
+    for weights in weight_names(folders[0]):
+        path = fetch(weights)
+        if path is not None:
+            if weights.endswith(INDEX_SUFFIX):
+                _fetch_shards(path, fetch)
+            return folders[0]
+    raise CheckpointError(f"{SCHEME}{repository} has no weights; {fetch.report()}")
+
+
+def push_to_hub(
+    repository: str,
+    model: CLIP,
+    preprocess: PreprocessConfig,
+    *,
+    files: Iterable[str | Path] = (),
+    license: str | None = None,
+    description: str = "",
+    private: bool = False,
+    overwrite: bool = False,
+    message: str = "Add model",
+) -> str:
+    """Upload a model as `save_pretrained` writes it; the address of the commit.
+
+    Args:
+        repository: `org/name`; made if it does not exist.
+        model: What to upload.
+        preprocess: Its preprocessing.
+        files: More files to upload, such as the tokenizer's.
+        license: For the model card.
+        description: For the model card.
+        private: Whether a new repository is private.
+        overwrite: Replace the model that is there, for whichever library it was. A model card that
+            is there always stays.
+        message: Of the commit.
+
+    Raises:
+        CheckpointError: The repository holds a model and `overwrite` is not set.
+    """
+    api = _client().HfApi(endpoint=_endpoint())
+    api.create_repo(repository, private=private, exist_ok=True)
+    present = set(api.list_repo_files(repository))
+    with tempfile.TemporaryDirectory() as folder:
+        written = save_pretrained(
+            folder, model, preprocess, files=files, license=license, description=description
+        )
+        names = {path.name for path in written}
+        clash = sorted(names & present - {CARD_NAME})
+        if clash and not overwrite:
+            raise CheckpointError(
+                f"{repository} already has {', '.join(clash)}; set overwrite to replace them"
+            )
+        commit = api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            commit_message=message,
+            ignore_patterns=[CARD_NAME] if CARD_NAME in present else None,
+            delete_patterns=sorted(MODEL_FILES & present - names) if overwrite else None,
+        )
+    return str(commit.commit_url)
+
+
+class _Fetch:
+    """Fetches files of one repository and remembers why some could not be had."""
+
+    def __init__(self, name: str, revision: str | None, cache_dir: str | Path | None) -> None:
+        self.name, self.revision, self.cache_dir = name, revision, cache_dir
+        self.tried: list[str] = []
+
+    def __call__(self, file: str) -> Path | None:
+        client = _client()
+        try:
+            path = client.hf_hub_download(
+                self.name,
+                file,
+                revision=self.revision,
+                cache_dir=self.cache_dir,
+                endpoint=_endpoint(),
+            )
+        except (OSError, ValueError, client.errors.EntryNotFoundError) as error:
+            reason = str(error).strip().split("\n", maxsplit=1)[0]
+            self.tried.append(f"{file} ({type(error).__name__}: {reason[:120]})")
+            return None
+        return Path(path)
+
+    def report(self) -> str:
+        """What was looked for in vain."""
+        return f"tried {', '.join(self.tried)}"
+
+
+def _fetch_shards(index: Path, fetch: _Fetch) -> None:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is no index of shards: {error!r}") from None
+    for name in names:
+        if fetch(str(name)) is None:
+            raise CheckpointError(f"{index.name} names {name}, which the repository lacks")
+
+
+def _endpoint() -> str | None:
+    return os.environ.get("HF_ENDPOINT") or None
+
+
+def _client() -> ModuleType:
+    try:
+        import huggingface_hub
+        import huggingface_hub.errors
+    except ImportError as error:
+        raise ImportError(
+            "models on the hub need huggingface_hub; pip install huggingface_hub"
+        ) from error
+    return huggingface_hub

@@ -1,0 +1,90 @@
+"""The model card: what a directory holds and how to load it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clip_models.config.clip_config import CLIPConfig, PreprocessConfig
+from clip_models.model.clip import CLIP
+
+if TYPE_CHECKING:
+    from clip_models.files.export import ForeignConfigs
+
+MARK = "<!-- written anew with the model; without this line, the file is yours and stays -->"
+"""What tells our cards from others'."""
+
+
+def model_card(
+    model: CLIP,
+    config: CLIPConfig,
+    preprocess: PreprocessConfig,
+    foreign: ForeignConfigs,
+    *,
+    license: str | None,
+    description: str,
+) -> str:
+    """A README in Markdown with the header that the Hugging Face hub reads."""
+    header = ["tags:", "- clip", "pipeline_tag: zero-shot-image-classification"]
+    if foreign.open_clip or foreign.hugging_face:
+        header.insert(0, f"library_name: {'open_clip' if foreign.open_clip else 'transformers'}")
+    if license is not None:
+        header.append(f"license: {license}")
+    parts = [
+        "\n".join(["---", *header, "---"]),
+        MARK,
+        "# CLIP model",
+        description.strip(),
+        _table(model, config, preprocess),
+        "## Use",
+        _use(foreign),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _table(model: CLIP, config: CLIPConfig, preprocess: PreprocessConfig) -> str:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    mean, std = (
+        ", ".join(f"{x:g}" for x in values) for values in (preprocess.mean, preprocess.std)
+    )
+    rows = {
+        "parameters": f"{parameters:,}",
+        "embedding": f"{config.embed_dim} dimensions",
+        "image tower": f"`{config.vision.kind}`, {config.vision.image_size} px",
+        "text tower": f"{config.text.num_layers} layers of width {config.text.width}, "
+        f"{config.text.context_length} tokens of {config.text.vocab_size:,}",
+        "images": f"{preprocess.interpolation}, resize mode {preprocess.resize_mode}, "
+        f"mean {mean}, std {std}",
+    }
+    return "\n".join(
+        ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
+    )
+
+
+def _use(foreign: ForeignConfigs) -> str:
+    lines = [
+        "```python",
+        "from clip_models import from_pretrained",
+        "",
+        'model, preprocess = from_pretrained("this repository or directory")',
+        "```",
+    ]
+    if foreign.open_clip:
+        lines += [
+            "",
+            "```python",
+            "import open_clip",
+            "",
+            'model, _, transform = open_clip.create_model_and_transforms("hf-hub:this repository")',
+            "```",
+        ]
+    if foreign.hugging_face:
+        kind = foreign.hugging_face["architectures"][0]
+        lines += [
+            "",
+            "```python",
+            f"from transformers import {kind}",
+            "",
+            f'model = {kind}.from_pretrained("this repository or directory")',
+            "```",
+        ]
+    return "\n".join(lines)

@@ -1,0 +1,132 @@
+"""What a model directory holds, whoever wrote it: this package, open_clip or transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from clip_models.config.clip_config import CLIPConfig, PreprocessConfig
+from clip_models.converters.hugging_face_config import from_hugging_face_config
+from clip_models.converters.open_clip_config import from_open_clip
+from clip_models.converters.preprocessing import (
+    from_hugging_face_preprocess,
+    from_open_clip_preprocess,
+)
+from clip_models.errors import CheckpointError, ConfigError
+from clip_models.files.checkpoint import CONFIG_NAME, load_config
+
+T = TypeVar("T")
+
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+HUGGING_FACE_CONFIG = "config.json"
+HUGGING_FACE_PREPROCESS = "preprocessor_config.json"
+CONFIG_NAMES = (CONFIG_NAME, OPEN_CLIP_CONFIG, HUGGING_FACE_CONFIG, HUGGING_FACE_PREPROCESS)
+
+_OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+WEIGHT_NAMES = (*_WEIGHTS, *_OPEN_CLIP_WEIGHTS)
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".npz")
+
+
+class ModelFiles(NamedTuple):
+    """The configs of a directory, and where its weights are."""
+
+    config: CLIPConfig
+    preprocess: PreprocessConfig
+    weights: Path
+
+
+def read_model_directory(directory: str | Path) -> ModelFiles:
+    """The configs of a model directory and the file of its weights, which is not read.
+
+    Our own `clip_config.json` goes first, then open_clip's config, then transformers'; the weights
+    may be in any naming, and in a file of any name if it is the only one.
+
+    Raises:
+        CheckpointError: There is no config, it cannot be read, or there are no weights.
+    """
+    directory = Path(directory)
+    config, preprocess = read_configs(directory)
+    for name in weight_names(directory):
+        if (directory / name).is_file():
+            return ModelFiles(config, preprocess, directory / name)
+    others = [path for path in directory.iterdir() if path.suffix in _SUFFIXES]
+    if len(others) == 1:
+        return ModelFiles(config, preprocess, others[0])
+    raise CheckpointError(
+        f"{directory} has no {_WEIGHTS[0]}; if its training was interrupted, "
+        "name one of its checkpoints/step-… directories"
+    )
+
+
+def weight_names(directory: Path) -> tuple[str, ...]:
+    """Names of weight files, the one that belongs to the directory's config first."""
+    if (directory / OPEN_CLIP_CONFIG).is_file() and not (directory / CONFIG_NAME).is_file():
+        return (*_OPEN_CLIP_WEIGHTS, *_WEIGHTS)
+    return WEIGHT_NAMES
+
+
+def read_configs(directory: Path) -> tuple[CLIPConfig, PreprocessConfig]:
+    """The model's config and its preprocessing.
+
+    Raises:
+        CheckpointError: There is no config, or it cannot be read.
+    """
+    if (directory / CONFIG_NAME).is_file():
+        return load_config(directory)
+    if (directory / OPEN_CLIP_CONFIG).is_file():
+        return _read(directory / OPEN_CLIP_CONFIG, _open_clip)
+    if (directory / HUGGING_FACE_CONFIG).is_file():
+        config = _read(directory / HUGGING_FACE_CONFIG, from_hugging_face_config)
+        return config, _hugging_face_preprocess(directory, config)
+    raise CheckpointError(
+        f"{directory} is not a model directory: it has no {CONFIG_NAME}, no {OPEN_CLIP_CONFIG} and "
+        f"no {HUGGING_FACE_CONFIG}; name the directory that save_model or a training run wrote"
+    )
+
+
+def _open_clip(values: Mapping[str, Any]) -> tuple[CLIPConfig, PreprocessConfig]:
+    config = from_open_clip(values)
+    preprocess = values.get("preprocess_cfg") or {}
+    return config, from_open_clip_preprocess(preprocess, config.vision.image_size)
+
+
+def _hugging_face_preprocess(directory: Path, config: CLIPConfig) -> PreprocessConfig:
+    size, path = config.vision.image_size, directory / HUGGING_FACE_PREPROCESS
+    if path.is_file():
+        return _read(path, lambda values: from_hugging_face_preprocess(values, size))
+    return default_preprocess(config)
+
+
+def default_preprocess(config: CLIPConfig) -> PreprocessConfig:
+    """What a model of this kind was most likely trained with: SigLIP's, or OpenAI's transform."""
+    size = config.vision.image_size
+    if getattr(config.vision, "readout", None) == "map":
+        half = (0.5, 0.5, 0.5)
+        return PreprocessConfig(size=size, mean=half, std=half, resize_mode="squash")
+    return PreprocessConfig(size=size)
+
+
+def _read(path: Path, convert: Callable[[Mapping[str, Any]], T]) -> T:
+    """What a JSON file of another library says."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"it is a {type(values).__name__}, expected a table")
+        return convert(values)
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        OSError,
+        RecursionError,
+    ) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None

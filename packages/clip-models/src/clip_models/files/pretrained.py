@@ -1,0 +1,163 @@
+"""Models from weights: a directory's, or a file's that belong to a config.  N positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from clip_models.config.clip_config import (
+    CLIPConfig,
+    ModifiedResNetConfig,
+    PreprocessConfig,
+    ViTConfig,
+)
+from clip_models.converters import openai
+from clip_models.converters.dialects import detect_dialect, to_native
+from clip_models.errors import CheckpointError
+from clip_models.files.checkpoint import load_state
+from clip_models.files.model_directory import read_model_directory
+from clip_models.files.weight_files import read_weights
+from clip_models.model.clip import CLIP
+from clip_models.model.positions import resize_grid, resize_sequence, sin_cos_table
+
+
+def load_model(
+    directory: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = torch.float32,
+) -> tuple[CLIP, PreprocessConfig]:
+    """The model of a directory, in evaluation mode, and its preprocessing.
+
+    Args:
+        directory: One of ours, of open_clip's or of transformers'.
+        device: Where the model goes.
+        dtype: What its numbers become; None keeps them as they are stored.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or the weights do not fit the config.
+    """
+    config, preprocess, weights = read_model_directory(directory)
+    state = to_native(read_weights(weights), config)
+    return build_with_weights(config, state, source=weights, dtype=dtype).to(device), preprocess
+
+
+def build_model(
+    state: Mapping[str, Tensor],
+    config: CLIPConfig | None = None,
+    *,
+    dtype: torch.dtype | None = torch.float32,
+) -> CLIP:
+    """The model of a state dict, in evaluation mode; they share no memory.
+
+    Args:
+        state: Weights in any dialect.
+        config: The model they are of.  None reads it off the shapes by the rules of OpenAI's
+            `build_model`, which shapes cannot confirm: heads of 64 and the activation `quick_gelu`.
+            Weights that come with a config are better opened by `load_model`.
+        dtype: What the numbers become: float32 where OpenAI's `build_model` always gives float16;
+            None keeps them as they are.
+
+    Raises:
+        CheckpointError: The weights are no CLIP's, or do not fit the config.
+    """
+    if config is None:
+        if detect_dialect(state) not in ("openai", "clip-models"):
+            raise CheckpointError(
+                f"a config is read only off OpenAI's names and ours, and these weights have "
+                f"{detect_dialect(state)}'s; give build_model their config"
+            )
+        config = openai.infer_config(state)
+    native = to_native(state, config)
+    return build_with_weights(
+        config, native, source="the state dict", dtype=dtype, kept=state.values()
+    )
+
+
+def build_with_weights(
+    config: CLIPConfig,
+    state: Mapping[str, Tensor],
+    *,
+    source: str | Path,
+    dtype: torch.dtype | None = torch.float32,
+    kept: Iterable[Tensor] = (),
+) -> CLIP:
+    """A model in evaluation mode that holds the given weights, which are in our naming.
+
+    Tensors become its parameters as they are; only those that share memory with each other or with
+    the tensors `kept`, which somebody else goes on using, are copied.
+
+    Raises:
+        CheckpointError: The weights do not fit the config.
+    """
+    state = _own_tensors(state, dtype, kept)
+    with torch.device("meta"):
+        model = CLIP(config)
+    load_state(model, state, source=source, assign=True)
+    if any(tensor.is_meta for tensor in model.buffers()):
+        model = CLIP(config)  # a token pooling may have buffers that are not stored
+        load_state(model, state, source=source, assign=True)
+    return model.eval()
+
+
+def _own_tensors(
+    state: Mapping[str, Tensor], dtype: torch.dtype | None, kept: Iterable[Tensor]
+) -> dict[str, Tensor]:
+    """The tensors as parameters want them: contiguous, of one type, sharing no memory."""
+    owned: dict[str, Tensor] = {}
+    seen = {value.untyped_storage().data_ptr() for value in kept}
+    for key, value in state.items():
+        if dtype is not None and value.is_floating_point():
+            value = value.to(dtype)
+        value = value.contiguous()
+        memory = value.untyped_storage()
+        if memory.data_ptr() in seen or memory.nbytes() != value.nbytes:
+            value = value.clone()
+        seen.add(value.untyped_storage().data_ptr())
+        owned[key] = value
+    return owned
+
+
+def fit_positions(state: Mapping[str, Tensor], config: CLIPConfig) -> dict[str, Tensor]:
+    """The state with position tables of the sizes that the config asks for.
+
+    Tables of images are interpolated in two dimensions (bicubic, antialiased; CoreNet's along the
+    sequence) or computed anew (sines and cosines), tables of text are interpolated linearly.  What
+    is no table of a square grid stays as it is.
+
+    Args:
+        state: Weights in our naming.
+        config: The model they shall fit.
+    """
+    fitted, vision = dict(state), config.vision
+    table = fitted.get("positional_embedding")
+    if table is not None and table.ndim == 2 and len(table):
+        fitted["positional_embedding"] = resize_sequence(table, config.text.context_length)
+    if isinstance(vision, ViTConfig):
+        key, grid = "visual.positional_embedding", vision.grid
+        first = int(vision.class_token and vision.class_position)
+    elif isinstance(vision, ModifiedResNetConfig):
+        key, grid, first = "visual.attnpool.positional_embedding", vision.image_size // 32, 1
+    else:
+        return fitted
+    table = fitted.get(key)
+    if table is None or table.ndim != 2:
+        return fitted
+    side = round(max(0, len(table) - first) ** 0.5)
+    if side and side != grid and side**2 == len(table) - first:
+        fitted[key] = torch.cat([table[:first], _resize(table[first:], side, grid, vision)])
+    return fitted
+
+
+def _resize(
+    table: Tensor, side: int, grid: int, config: ViTConfig | ModifiedResNetConfig
+) -> Tensor:
+    """(side², D) to (grid², D), in the way of the tower."""
+    if isinstance(config, ViTConfig) and config.position == "sin_cos":
+        return sin_cos_table(config.width, (grid, grid)).to(table)
+    if isinstance(config, ViTConfig) and config.position_interpolation == "flattened":
+        return resize_sequence(table, grid**2)
+    return resize_grid(table, (side, side), (grid, grid))

@@ -1,0 +1,5 @@
+"""The towers and the two-tower model, as modules."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

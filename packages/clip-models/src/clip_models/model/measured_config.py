@@ -1,0 +1,94 @@
+"""The config of a model whose layers were made smaller, so that it is a plain model again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+
+from clip_models.config.clip_config import (
+    CLIPConfig,
+    LayerShape,
+    PerLayer,
+    TransformerConfig,
+    ViTConfig,
+)
+from clip_models.errors import ConfigError
+from clip_models.model.clip import CLIP
+from clip_models.model.transformer import ResidualBlock, Transformer
+from clip_models.model.vision_transformer import LatentAttentionPool, VisionTransformer
+
+T = TypeVar("T", bound=TransformerConfig)
+
+
+def config_of(model: CLIP) -> CLIPConfig:
+    """The config that `CLIP(config)` needs to load the model's weights, read from their shapes.
+
+    Where layers, heads, hidden units or the width were taken out of a model in place, as
+    osf-supernet does, its `config` still tells the sizes it was built with.
+
+    Raises:
+        ConfigError: No config has these shapes: a convolutional tower was cut, or heads of a
+            layer have different widths.
+    """
+    measured = measured_config(model)
+    with torch.device("meta"):
+        expected = CLIP(measured).state_dict()
+    state = model.state_dict()
+    for name in sorted(state.keys() | expected.keys()):
+        shapes = [tuple(part[name].shape) if name in part else None for part in (state, expected)]
+        if shapes[0] != shapes[1]:
+            raise ConfigError(
+                f"no config has these shapes: {name} is {shapes[0]}, expected {shapes[1]} beside "
+                "the others; heads, hidden units, layers and the width of a transformer may differ"
+            )
+    return measured
+
+
+def measured_config(model: CLIP) -> CLIPConfig:
+    """The model's config with the sizes its transformers have; the rest is not looked at."""
+    config, vision, tower = model.config, model.config.vision, model.visual
+    if isinstance(vision, ViTConfig) and isinstance(tower, VisionTransformer):
+        vision = _measured(vision, tower.transformer, len(tower.ln_post.weight))
+        if tower.attn_pool is not None:
+            vision = _with_map_sizes(vision, tower.attn_pool)
+    text = _measured(config.text, model.transformer, len(model.ln_final.weight))
+    return replace(config, vision=vision, text=text)
+
+
+def _measured(config: T, transformer: Transformer, width: int) -> T:
+    """The config as it is, where its layers have the sizes it tells or are no plain ones."""
+    blocks = [block for block in transformer.resblocks if isinstance(block, ResidualBlock)]
+    shapes = tuple(
+        LayerShape(block.attn.num_heads, block.attn.head_width, block.mlp.c_fc.out_features)
+        for block in blocks
+    )
+    same = width == config.width and shapes == config.layers()
+    if same or len(blocks) != len(transformer.resblocks):
+        return config
+    heads, head_width, mlp_width = (
+        _short(tuple(shape[part] for shape in shapes)) for part in range(3)
+    )
+    default_heads = isinstance(heads, int) and head_width == width / heads
+    return replace(
+        config,
+        width=width,
+        num_layers=len(blocks),
+        num_heads=heads,
+        head_width=None if default_heads else head_width,
+        mlp_width=None if mlp_width == int(width * config.mlp_ratio) else mlp_width,
+    )
+
+
+def _with_map_sizes(config: ViTConfig, pool: LatentAttentionPool) -> ViTConfig:
+    """The readout keeps its sizes where the last layer, whose it had, was cut."""
+    sizes = (pool.num_heads, pool.mlp.c_fc.out_features)
+    if sizes == (config.map_shape.num_heads, config.map_shape.mlp_width):
+        return config
+    return replace(config, map_num_heads=sizes[0], map_mlp_width=sizes[1])
+
+
+def _short(sizes: tuple[int, ...]) -> PerLayer:
+    """One size if all layers have it."""
+    return sizes[0] if len(set(sizes)) == 1 else sizes

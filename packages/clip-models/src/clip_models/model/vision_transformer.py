@@ -1,0 +1,186 @@
+"""The vision transformer tower.  B batch, N patches, L tokens, S segments, D width."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clip_models.config.clip_config import ViTConfig
+from clip_models.model.layouts import Padded
+from clip_models.model.positions import Grid, resize_grid, resize_sequence, sin_cos_table
+from clip_models.model.tower_output import TowerOutput
+from clip_models.model.transformer import MLP, Transformer
+from clip_models.pooling.patch_reduction import make_patch_reducer
+from clip_models.pooling.randomness import Randomness
+from clip_models.pooling.token_pooling import PooledLayers, PooledRun
+
+
+def make_stem(config: ViTConfig) -> nn.Module:
+    """Images (B, 3, H, W) to a map of patches (B, D, rows, columns)."""
+    width, patch = config.width, config.patch_size
+    if config.stem == "patch":
+        return nn.Conv2d(3, width, patch, stride=patch, bias=config.patch_bias)
+    channels = max(32, width // 4)
+    return nn.Sequential(  # CoreNet's: strides 4, 2 and 2
+        OrderedDict(
+            conv1=nn.Conv2d(3, channels, 4, stride=4, bias=False),
+            bn1=nn.BatchNorm2d(channels),
+            act1=nn.GELU(),
+            conv2=nn.Conv2d(channels, channels, 2, stride=2, bias=False),
+            bn2=nn.BatchNorm2d(channels),
+            act2=nn.GELU(),
+            conv3=nn.Conv2d(channels, width, 2, stride=2),
+        )
+    )
+
+
+class LatentAttentionPool(nn.Module):
+    """Attention with one learned query, then a residual MLP (Zhai et al. 2022, "MAP")."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        width = config.width
+        shape = config.map_shape
+        self.num_heads = shape.num_heads
+        self.latent = nn.Parameter(width**-0.5 * torch.randn(1, 1, width))
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, config.layer_norm_eps)
+        self.mlp = MLP(width, shape.mlp_width, config.activation)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, L, D) to (B, D); mask (B, L) is True for tokens that may be seen."""
+        heads = (self.num_heads, x.shape[2] // self.num_heads)
+        query = self.q(self.latent).view(1, 1, *heads)  # (1, 1, H, D/H)
+        key_value = self.kv(x).view(*x.shape[:2], 2, *heads)
+        key, value = key_value.unbind(2)  # 2 × (B, L, H, D/H)
+        mixed = F.scaled_dot_product_attention(
+            query.expand(len(x), -1, -1, -1).transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attn_mask=None if mask is None else mask[:, None, None],
+        )  # (B, H, 1, D/H)
+        pooled = self.proj(mixed.flatten(1))  # (B, D)
+        return pooled + self.mlp(self.norm(pooled))
+
+
+class VisionTransformer(nn.Module):
+    """Images of any size to features."""
+
+    def __init__(self, config: ViTConfig, embed_dim: int) -> None:
+        super().__init__()
+        width = config.width
+        self.config = config
+        self.conv1 = make_stem(config)
+        self.class_embedding: nn.Parameter | None = None
+        if config.class_token:
+            self.class_embedding = nn.Parameter(width**-0.5 * torch.randn(width))
+        self._add_positions()
+        self.ln_pre = nn.LayerNorm(width, config.layer_norm_eps) if config.pre_norm else None
+        self.transformer = Transformer(config)
+        self.pooling = None if config.pooling is None else PooledLayers(config.pooling, width)
+        self.ln_post = nn.LayerNorm(width, config.layer_norm_eps)
+        self.attn_pool = LatentAttentionPool(config) if config.readout == "map" else None
+        self.proj: nn.Parameter | None = None
+        if config.projection == "linear":
+            self.proj = nn.Parameter(width**-0.5 * torch.randn(width, embed_dim))
+        reduction = config.patch_reduction
+        self.patch_reducer = None if reduction is None else make_patch_reducer(reduction)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) to features (B, embed_dim)."""
+        return self.run(images).features
+
+    def run(self, images: Tensor, *, generator: Randomness = None) -> TowerOutput:
+        """Features with the losses and records of a token pooling.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+            generator: Randomness of patch reduction and token pooling.
+        """
+        patches = self.conv1(images)  # (B, D, rows, columns)
+        grid = (patches.shape[2], patches.shape[3])
+        x = patches.flatten(2).transpose(1, 2) + self._patch_positions(grid)  # (B, N, D)
+        if self.patch_reducer is not None and self.training:
+            keep = self.patch_reducer.keep_indices(
+                grid, generator, batch=len(x), device=x.device
+            )  # (B, K)
+            x = x.gather(1, keep[:, :, None].expand(-1, -1, x.shape[2]))  # (B, K, D)
+        if self.class_embedding is not None:
+            x = torch.cat([self._class_token().expand(len(x), 1, -1), x], dim=1)  # (B, L, D)
+        if self.ln_pre is not None:
+            x = self.ln_pre(x)
+        if self.pooling is None:
+            x = self.transformer(x, Padded(read_at=self._read_at()))
+            return TowerOutput(self._project(self._read(x)), {}, {})
+        apart = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+        apart[:, : self._first_patch] = True
+        read = (
+            x.new_zeros(len(x), dtype=torch.long) if self.config.readout == "class_token" else None
+        )
+        pooled = self.pooling(self.transformer, x, apart=apart, read=read, generator=generator)
+        features = self._project(self._read(pooled.tokens, pooled))
+        return TowerOutput(features, pooled.losses, pooled.records)
+
+    def _add_positions(self) -> None:
+        """The table of the configured grid: weights, or a buffer where it is computed."""
+        config = self.config
+        self._first_patch = int(config.class_token)
+        own_row = config.class_token and config.class_position
+        if config.position == "learned":
+            rows = config.grid**2 + own_row
+            self.positional_embedding = nn.Parameter(
+                config.width**-0.5 * torch.randn(rows, config.width)
+            )
+            return
+        table = sin_cos_table(config.width, (config.grid, config.grid))
+        table = torch.cat([torch.zeros(int(own_row), config.width, device="cpu"), table])
+        device = next(self.conv1.parameters()).device  # where weights are made, maybe meta
+        self.register_buffer("positional_embedding", table.to(device))
+
+    def _class_token(self) -> Tensor:
+        """(D,) with its position."""
+        assert self.class_embedding is not None
+        if self.config.class_position:
+            return self.class_embedding + self.positional_embedding[0]
+        return self.class_embedding
+
+    def _patch_positions(self, grid: Grid) -> Tensor:
+        """(N, D) for a grid of any size."""
+        config, table = self.config, cast(Tensor, self.positional_embedding)
+        if config.class_token and config.class_position:
+            table = table[1:]
+        own = (config.grid, config.grid)
+        if grid == own:
+            return table
+        if config.position == "sin_cos":
+            return sin_cos_table(config.width, grid).to(table)
+        if config.position_interpolation == "flattened":
+            return resize_sequence(table, grid[0] * grid[1])
+        return resize_grid(table, own, grid)
+
+    def _read_at(self) -> int | None:
+        return 0 if self.config.readout == "class_token" else None
+
+    def _read(self, x: Tensor, pooled: PooledRun | None = None) -> Tensor:
+        """Tokens after the last layer (B, ·, D) to one feature of each image (B, D)."""
+        if not self.config.norm_after_readout:
+            x = self.ln_post(x)
+        mask = None if pooled is None else pooled.mask
+        if self.attn_pool is not None:
+            x = self.attn_pool(x, mask)
+        elif self.config.readout == "class_token":
+            x = x[:, 0]
+        else:
+            if pooled is not None:  # every token is its segment, so that averages weigh as before
+                x = x.gather(1, pooled.segment_of[:, :, None].expand(-1, -1, x.shape[2]))
+            x = x[:, self._first_patch if self.config.readout == "patch_average" else 0 :].mean(1)
+        return self.ln_post(x) if self.config.norm_after_readout else x
+
+    def _project(self, x: Tensor) -> Tensor:
+        return x if self.proj is None else x @ self.proj

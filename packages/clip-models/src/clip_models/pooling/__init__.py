@@ -1,0 +1,5 @@
+"""Fewer tokens: patch reduction and token pooling."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,82 @@
+"""What the six commands have in common: exit codes, one line per error, the parser.
+
+0 done; 2 the user's mistake, one line `PROG: error: …` on stderr; 130 interrupted; 1 anything else,
+with a traceback.  Packages that know no sibling hold this file each, word for word; a test of the
+repository compares them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import io
+import os
+import pkgutil
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose errors are one line; sub-commands get the same class.
+
+    Functions of sub-commands are named `module:function`, so that `--help` imports none of them.
+    """
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and leave with the code of a user's mistake."""
+        line = f"{self.prog}: error: {one_line(message)}; see {self.prog} --help"
+        self.exit(EXIT_USER_ERROR, f"{line}\n")
+
+    def add_version(self, distribution: str) -> None:
+        """Add `--version`, which prints the installed version of a distribution."""
+        version = importlib.metadata.version(distribution)
+        self.add_argument("--version", action="version", version=f"{distribution} {version}")
+
+
+def run_command(
+    prog: str, call: Callable[[], int | None], user_errors: tuple[type[Exception], ...] = ()
+) -> int:
+    """Call a command at the boundary to its user; the exit code.
+
+    Args:
+        prog: Name of the command, in front of each line.
+        call: Does the work; its result is the exit code, None for 0.
+        user_errors: Exceptions whose message is meant for the user.  `OSError`, `MemoryError`,
+            `ImportError` and undecodable text always are.
+    """
+    errors: tuple[type[Exception], ...] = (UnicodeDecodeError, ImportError, *user_errors)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name may hold what the terminal cannot print
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = call() or EXIT_DONE
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt as error:
+        print(f"{prog}: {one_line(error) or 'interrupted'}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    except MemoryError:
+        message = "not enough memory; try a smaller --batch-size"
+    except errors as error:
+        message = str(error)
+    print(f"{prog}: error: {one_line(message)}", file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
+def call_named(name: str, *arguments: object) -> int | None:
+    """Import `module:function` and call it."""
+    function: Callable[..., int | None] = pkgutil.resolve_name(name)
+    return function(*arguments)
+
+
+def one_line(message: object) -> str:
+    """A message without line breaks or runs of blanks."""
+    return " ".join(str(message).split())

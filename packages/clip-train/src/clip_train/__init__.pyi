@@ -1,0 +1,20 @@
+from .config.presets import list_presets, load_config
+from .config.run import Config
+from .engine.runs import resume, start
+from .objectives import contrastive_loss
+from .plan.sample_plan import SamplePlan
+from .shapes.dataset import write_shapes
+from .training_error import Interrupted, TrainingError
+
+__all__ = [
+    "Config",
+    "Interrupted",
+    "SamplePlan",
+    "TrainingError",
+    "contrastive_loss",
+    "list_presets",
+    "load_config",
+    "resume",
+    "start",
+    "write_shapes",
+]

@@ -1,0 +1,1 @@
+"""Augmentations of images on the device, given uniform numbers."""

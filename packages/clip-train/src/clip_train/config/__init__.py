@@ -1,0 +1,1 @@
+"""The keys of a run, checked, and the named presets."""

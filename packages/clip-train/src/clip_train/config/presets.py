@@ -1,0 +1,85 @@
+"""Presets: configs that ship with the package, and how layers of settings are merged."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from clip_models import ConfigError
+from clip_models.config import from_dict, nearest
+
+from clip_train.config.model import merge
+from clip_train.config.run import Config
+
+UNITS = (
+    ("train", {"epochs", "samples", "steps"}),
+    ("optim", {"warmup_samples", "warmup_steps"}),
+    ("optim", {"cooldown_samples", "cooldown_steps"}),
+    *((section, {"every_samples", "every_steps"}) for section in ("eval", "checkpoint", "log")),
+)
+"""Keys of a section that say the same thing in different units: one replaces the others."""
+
+
+def list_presets() -> list[str]:
+    """Names of the presets, sorted."""
+    files = resources.files("clip_train").joinpath("presets").iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+
+
+def preset_text(name: str) -> str:
+    """The TOML of a preset.
+
+    Raises:
+        ConfigError: There is no such preset; the message names the nearest.
+    """
+    if name not in list_presets():
+        raise ConfigError(f"unknown preset {name!r}{nearest(name, list_presets())}")
+    file = resources.files("clip_train").joinpath("presets", f"{name}.toml")
+    return file.read_text(encoding="utf-8")
+
+
+def load_config(preset_or_path: str) -> Config:
+    """The config of a preset, or of a TOML file.
+
+    Raises:
+        ConfigError: There is no such preset or file, or it says something wrong.
+    """
+    path = Path(preset_or_path)
+    if path.suffix != ".toml" and not path.is_file():
+        return parse_config(preset_text(preset_or_path), source=preset_or_path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    return parse_config(text, source=preset_or_path)
+
+
+def parse_config(text: str, *, source: str) -> Config:
+    """The config a TOML text describes; `extends = "PRESET"` lays it over a preset.
+
+    Raises:
+        ConfigError: It is not TOML, or a key or value is wrong; `source` is named.
+    """
+    try:
+        return from_dict(Config, _with_base(tomllib.loads(text)))
+    except (tomllib.TOMLDecodeError, ConfigError) as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def _with_base(values: dict[str, Any]) -> dict[str, Any]:
+    """The values laid over those of the preset they extend, and that over its own, and so on."""
+    name = values.pop("extends", None)
+    if name is None:
+        return values
+    if not isinstance(name, str):
+        raise ConfigError(f"extends must be the name of a preset, got {name!r}")
+    base = _with_base(tomllib.loads(preset_text(name)))
+    for section, keys in UNITS:
+        given = values.get(section)
+        if isinstance(given, Mapping) and keys & given.keys():
+            kept = base.get(section, {})
+            base[section] = {key: kept[key] for key in kept if key not in keys}
+    return merge(base, values)

@@ -1,0 +1,162 @@
+"""`clip-train plan`: what presets cost on given accelerators, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+from clip_models import ConfigError
+
+from clip_train.config.model import resolve_model
+from clip_train.config.presets import load_config
+from clip_train.config.require import require
+from clip_train.config.run import Config
+from clip_train.cost.flops import Accelerators, PairCost, RunCost, pair_cost, run_cost
+from clip_train.plan.batch_schedule import SizedBatch, size_table
+
+NATURAL_CAPTION = 17
+"""Tokens of an average caption of the web, start and end included."""
+
+
+class PlannedRun(NamedTuple):
+    """A preset with what it costs."""
+
+    name: str
+    config: Config
+    pair: PairCost
+    run: RunCost
+    activation_bytes: float  # of one accelerator's part of a step
+
+
+def plan_run(
+    name: str,
+    accelerators: Accelerators,
+    *,
+    caption_tokens: int = NATURAL_CAPTION,
+    num_samples: int | None = None,
+) -> PlannedRun:
+    """The cost of one preset or TOML file.
+
+    Images of several sizes are drawn equally often, as long as they have not grown; with
+    `train.accumulation` every embedding is computed a second time.
+
+    Args:
+        name: The preset, or the path of a TOML file.
+        accelerators: What it would run on.
+        caption_tokens: Tokens of an average caption, cut to the model's context.
+        num_samples: Size of the data set, for lengths in epochs.
+
+    Raises:
+        ConfigError: The config or a number is wrong, or its length needs `num_samples`.
+    """
+    for key, number in (("caption_tokens", caption_tokens), ("num_samples", num_samples)):
+        require(number is None or number >= 1, f"{key} must be 1 or more, got {number}")
+    config = load_config(name)
+    model, train = resolve_model(config.model), config.train
+    batches = size_table(train.batch_size, model.vision.image_size, config.data.variable_sizes)
+    costs = [
+        pair_cost(
+            model,
+            image_size=batch.image_size,
+            caption_tokens=min(caption_tokens, model.text.context_length),
+            gradient_checkpointing=train.gradient_checkpointing,
+        )
+        for batch in batches
+    ]
+    cost = _mean(costs, batches, twice=train.accumulation > 1)
+    pairs = _pairs(config, fmean(batch.batch_size for batch in batches), num_samples)
+    kept = max(c.activation_bytes * b.batch_size for c, b in zip(costs, batches, strict=True))
+    size = 1.0 if train.precision == "fp32" else 0.5
+    return PlannedRun(
+        name,
+        config,
+        cost,
+        run_cost(model, cost, pairs=pairs, accelerators=accelerators),
+        kept / accelerators.number / train.accumulation * size,
+    )
+
+
+def cost_table(runs: Sequence[PlannedRun], accelerators: Accelerators) -> str:
+    """One line a run, and their sum."""
+    rows = [_HEADER, *(_row(run, accelerators) for run in runs)]
+    if len(runs) > 1:
+        hours, price = (sum(column) for column in zip(*(_spent(run) for run in runs), strict=True))
+        days = sum(run.run.days for run in runs)
+        rows.append(("all", *[""] * 7, f"{days:.2f}", f"{hours:,.0f}", f"{price:,.0f}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(f"{c:>{w}}" for c, w in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(
+        [
+            f"{accelerators.number} accelerators of {accelerators.peak_tflops:g} TFLOP/s at "
+            f"{accelerators.utilization:.0%} utilisation, {accelerators.price_per_hour:g} an hour",
+            *lines,
+            "FLOPs are counted on the model itself (a multiply and an add are two); GB are of one "
+            "accelerator, weights not sharded:",
+            "state = fp32 weights, gradients and AdamW moments; kept = activations for the "
+            "backward pass.  * more than its memory.",
+        ]
+    )
+
+
+_HEADER = (
+    "preset",
+    "params M",
+    "image tok",
+    "text tok",
+    "GFLOP/pair",
+    "pairs M",
+    "state GB",
+    "kept GB",
+    "days",
+    "hours",
+    "price",
+)
+
+
+def _row(run: PlannedRun, accelerators: Accelerators) -> tuple[str, ...]:
+    pairs = run.run.training_flops / run.pair.training_flops
+    state, kept = run.run.state_bytes / 1e9, run.activation_bytes / 1e9
+    mark = "*" if state + kept > accelerators.memory_gb else ""
+    return (
+        run.name,
+        f"{run.run.parameters / 1e6:.1f}",
+        str(run.pair.image_tokens or "-"),
+        str(run.pair.text_tokens),
+        f"{run.pair.training_flops / 1e9:.1f}",
+        f"{pairs / 1e6:,.1f}",
+        f"{state:.1f}",
+        f"{kept:.1f}{mark}",
+        f"{run.run.days:.2f}",
+        f"{run.run.accelerator_hours:,.0f}",
+        f"{run.run.price:,.0f}",
+    )
+
+
+def _spent(run: PlannedRun) -> tuple[float, float]:
+    return run.run.accelerator_hours, run.run.price
+
+
+def _mean(costs: Sequence[PairCost], batches: Sequence[SizedBatch], *, twice: bool) -> PairCost:
+    """A pair's cost on average; `twice` if both towers run forward once more."""
+    weights = [batch.batch_size for batch in batches]
+    tokens, _, *others = (fmean(column, weights) for column in zip(*costs, strict=True))
+    mean = PairCost(round(tokens), costs[0].text_tokens, *others)
+    again = mean.image_flops + mean.text_flops if twice else 0.0
+    return mean._replace(training_flops=mean.training_flops + again)
+
+
+def _pairs(config: Config, batch: float, num_samples: int | None) -> float:
+    """Pairs of the run at `batch` a step; a length in samples is one in batches of the config."""
+    train = config.train
+    if train.steps is not None:
+        return train.steps * batch
+    if train.samples is not None:
+        return train.samples / train.batch_size * batch
+    if train.epochs is None:
+        raise ConfigError("the length of the run is not set; give train.steps or train.samples")
+    if num_samples is None:
+        raise ConfigError(
+            f"the length is {train.epochs:g} epochs; say of how many samples with --num-samples N"
+        )
+    return train.epochs * num_samples

@@ -1,0 +1,1 @@
+"""What a step reads: sources, captions, decoded images, batches."""

@@ -1,0 +1,343 @@
+"""Batches of a run: read, decode, caption and tokenise the samples that the plan names.
+
+B images of this rank, S image side, U distinct captions, T text tokens.  `BatchReader[step]` is a
+pure function of the step, so worker processes may compute steps in any order and a resume starts
+at any step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from clip_eval.data import BadSample, DataError, Sample, Source, source_place
+from clip_models import Preprocess
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from clip_train.augment.color_jitter import NUMBERS, jitter_colors, jitters
+from clip_train.augment.geometry import CROP_ATTEMPTS
+from clip_train.config.run import Config
+from clip_train.data.decoding import PixelReader
+from clip_train.data.streaming import StreamedBatches
+from clip_train.data.watchdog import ReadingBoard
+from clip_train.logs.progress import progress_bar
+from clip_train.objectives import number_captions
+from clip_train.plan.sample_plan import SamplePlan
+from clip_train.randomness import as_float32, keyed_uniform
+
+MAX_REPLACEMENTS = 100
+STALLS_TO_STOP = 5
+
+
+class TokenizerLike(Protocol):
+    """What training needs of a tokenizer."""
+
+    def __call__(
+        self,
+        texts: Sequence[str],
+        *,
+        reduction: str = "truncate",
+        generator: np.random.Generator | None = None,
+    ) -> Tensor:
+        """Ids (N, T) of the texts, end token kept, zero-padded."""
+
+
+class SampleFault(NamedTuple):
+    """A sample that could not be used and was replaced by another."""
+
+    reason: str  # a short fixed word
+    detail: str  # names the sample
+
+
+class Batch(NamedTuple):
+    """One step's input; pixels are not yet augmented on the device nor normalised."""
+
+    step: int
+    images: Tensor  # uint8 (B, 3, S, S), in channels-last memory
+    tokens: Tensor  # int64 (U, T)
+    captions: list[str]  # U, what the tokens were made of
+    caption_of: Tensor  # int64 (B,) row of `tokens` of each image
+    uniform: Tensor  # float32 (B, 3) random numbers for augmentation on the device
+    keys: list[str]  # B
+    faults: list[SampleFault]  # samples that were replaced
+    epoch: int
+    positions: Tensor  # int64 (B,) places in the epoch's order: with seed and epoch, the key of
+    # everything random about a sample
+
+
+Read = Callable[
+    [int, int, int, Sequence[float], int, list[SampleFault]], tuple[Sample, NDArray[np.uint8]]
+]
+"""From epoch, position, index, random numbers, side, and where to note faults: what to use."""
+
+
+class DecodedSource:
+    """A source whose images are decoded once, at the model's size, and kept in memory."""
+
+    def __init__(self, reader: PixelReader, size: int, *, progress: bool) -> None:
+        count = len(reader.source)
+        self.size = size
+        self.pixels = torch.empty(count, size, size, 3, dtype=torch.uint8)
+        self.samples: list[Sample | BadSample] = []
+        for index in progress_bar(range(count), "decode", unit="img", show=progress):
+            try:
+                sample, pixels = reader.read(index, (), size)
+            except BadSample as error:
+                self.samples.append(error)
+            else:
+                self.pixels.numpy()[index] = pixels
+                self.samples.append(replace(sample, image=b""))
+
+    def read(self, index: int) -> tuple[Sample, NDArray[np.uint8]]:
+        """The sample (without its file) and its pixels (S, S, 3)."""
+        sample = self.samples[index]
+        if isinstance(sample, BadSample):
+            raise sample
+        return sample, self.pixels[index].numpy()
+
+
+class BatchReader(Dataset[Batch]):
+    """`reader[step]` is this rank's part of the batch of that step.
+
+    Rank r of W takes a contiguous stretch of the planned batch, so that the parts put together in
+    the order of ranks are the batch of a single process.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        plan: SamplePlan,
+        config: Config,
+        preprocess: Preprocess,
+        tokenizer: TokenizerLike,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        progress: bool = False,
+    ) -> None:
+        self.source = source
+        self.rank = rank
+        self.world = world
+        self.plan = plan
+        self.config = config
+        self.size = preprocess.config.size
+        self.tokenizer = tokenizer
+        self.pixels = PixelReader(source, preprocess, config.augment, config.data)
+        self.board = ReadingBoard(config.data.workers)
+        self.decoded = (
+            DecodedSource(self.pixels, self.size, progress=progress)
+            if config.data.cache_images
+            else None
+        )
+
+    def __getitem__(self, step: int) -> Batch:
+        if self.config.data.order == "stream":  # whatever such a reader would begin with here
+            return next(self.batches(step, step + 1, pin_memory=False))
+        return self.assemble(step, self._read)
+
+    def assemble(self, step: int, read: Read) -> Batch:
+        """The batch of a step from the samples that `read` gives for its places."""
+        epoch, planned, indices, size = self.plan.batch(step)
+        share = rank_slice(len(planned), self.rank, self.world)
+        positions, indices = planned[share], indices[share]  # (B,)
+        side = size or self.size
+        crops = keyed_uniform(self._seed, epoch, positions, "crop", 4 * CROP_ATTEMPTS)  # (B, ·)
+        colors = (
+            keyed_uniform(self._seed, epoch, positions, "color", NUMBERS)
+            if jitters(self.config.augment)
+            else None
+        )
+        images = torch.empty(len(positions), side, side, 3, dtype=torch.uint8)
+        samples, faults = [], list[SampleFault]()
+        for row, position in enumerate(positions.tolist()):
+            index, uniform = int(indices[row]), crops[row].tolist()
+            sample, pixels = read(epoch, position, index, uniform, side, faults)
+            if colors is not None:
+                pixels = jitter_colors(pixels, colors[row].tolist(), self.config.augment)
+            images.numpy()[row] = pixels
+            samples.append(sample)
+        of_batch = self.config.data.template_choice == "batch"
+        choosers = np.full_like(positions, planned[0]) if of_batch else positions
+        return self._collate(step, epoch, positions, choosers, samples, images, faults)
+
+    def _collate(
+        self,
+        step: int,
+        epoch: int,
+        positions: NDArray[np.int64],
+        choosers: NDArray[np.int64],
+        samples: list[Sample],
+        images: Tensor,
+        faults: list[SampleFault],
+    ) -> Batch:
+        """Choose and tokenise captions; `choosers` (B,) key the choice, images are (B, S, S, 3)."""
+        choice = keyed_uniform(self._seed, epoch, choosers, "caption")[:, 0]  # (B,)
+        captions = [
+            sample.captions[int(chosen * len(sample.captions))]
+            for sample, chosen in zip(samples, choice, strict=True)
+        ]
+        distinct, caption_of = number_captions(
+            captions, merge_equal=self.config.loss.kind == "multi_positive"
+        )
+        tokens = self._tokenize(step, distinct)  # (U, T)
+        uniform = keyed_uniform(self._seed, epoch, positions, "shift", 3)  # (B, 3)
+        batch = Batch(
+            step=step,
+            images=images.permute(0, 3, 1, 2),
+            tokens=tokens,
+            captions=distinct,
+            caption_of=caption_of,
+            uniform=torch.from_numpy(as_float32(uniform)),
+            keys=[sample.key for sample in samples],
+            faults=faults,
+            epoch=epoch,
+            positions=torch.from_numpy(positions),
+        )
+        return sort_by_length(batch) if self.config.data.sort_by_length else batch
+
+    def _tokenize(self, step: int, captions: list[str]) -> Tensor:
+        """Ids (U, T); what is left of a long caption follows from the step and what it says."""
+        reduction = self.config.tokenizer.reduction
+        if reduction in ("truncate", "syntax"):
+            return self.tokenizer(captions, reduction=reduction)
+        rows = []
+        for caption in captions:
+            digest = hashlib.blake2b(f"{self._seed}/{step}/{caption}".encode(), digest_size=16)
+            generator = np.random.Generator(np.random.Philox(key=int(digest.hexdigest(), 16)))
+            rows.append(self.tokenizer([caption], reduction=reduction, generator=generator))
+        return torch.cat(rows)
+
+    def _read(
+        self,
+        epoch: int,
+        position: int,
+        index: int,
+        uniform: Sequence[float],
+        size: int,
+        faults: list[SampleFault],
+    ) -> tuple[Sample, NDArray[np.uint8]]:
+        """The planned sample, or the first readable one of its fixed list of replacements."""
+        for attempt in range(MAX_REPLACEMENTS):
+            try:
+                if self.decoded is not None and size == self.size:
+                    return self.decoded.read(index)
+                with self.board.reading(source_place(self.source, index)):
+                    return self.pixels.read(index, uniform, size)
+            except BadSample as error:
+                faults.append(SampleFault(error.reason, str(error)))
+            index = self.plan.replacement(epoch, position, attempt)
+        raise DataError(
+            f"{self.source.name}: {MAX_REPLACEMENTS} samples in a row could not be used, "
+            f"such as {faults[-1].detail}"
+        )
+
+    def batches(self, first: int, stop: int, *, pin_memory: bool) -> Iterator[Batch]:
+        """The batches of steps first … stop - 1, in order, read ahead by worker processes.
+
+        Raises:
+            DataError: The data cannot be used, or a worker is stuck or dead; the message says
+                where it was reading.
+        """
+        data = self.config.data
+        streams = data.order == "stream"
+        loader: DataLoader[Any] = DataLoader(
+            StreamedBatches(self, first, stop) if streams else _Guarded(self),
+            sampler=None if streams else range(first, stop),
+            batch_size=None,
+            num_workers=data.workers,
+            collate_fn=_identity,
+            worker_init_fn=_ignore_interrupts,
+            pin_memory=pin_memory,
+            prefetch_factor=data.prefetch if data.workers else None,
+            timeout=data.stall_seconds if data.workers else 0,
+        )
+        waiting = iter(loader)
+        while (batch := self._next(waiting)) is not None:
+            yield batch
+
+    def _next(self, waiting: Iterator[Batch | DataError]) -> Batch | None:
+        """The next batch, however long it takes unless a single read is stuck; None at the end."""
+        seconds = self.config.data.stall_seconds
+        while True:
+            try:
+                batch = next(waiting, None)
+            except RuntimeError as error:  # torch's word for a timeout and for a dead worker
+                if "DataLoader worker (pid" in str(error):
+                    where = "; ".join(self.board.stuck(0)) or "nothing was being read"
+                    raise DataError(f"a data worker died ({error}); {where}") from error
+                if "DataLoader timed out" not in str(error):
+                    raise
+                stuck = self.board.stuck(STALLS_TO_STOP * seconds)
+                if stuck:
+                    raise DataError(
+                        f"the data has stalled: {'; '.join(stuck)}; make sure that it can be read, "
+                        "or raise data.stall_seconds"
+                    ) from None
+                where = "; ".join(self.board.stuck(0)) or "the workers are between two samples"
+                warnings.warn(f"no batch for {seconds:g} s: {where}", stacklevel=3)
+                continue
+            if isinstance(batch, DataError):
+                raise batch
+            return batch
+
+    def decode(self, sample: Sample, uniform: Sequence[float], size: int) -> NDArray[np.uint8]:
+        """Pixels (S, S, 3) of a sample that a stream read."""
+        with self.board.reading(sample.key):
+            return self.pixels.decode(sample, uniform, size)
+
+    @property
+    def _seed(self) -> int:
+        return self.config.train.seed
+
+
+class _Guarded(Dataset["Batch | DataError"]):
+    """A reader that returns an error of the data, so that no worker's traceback surrounds it."""
+
+    def __init__(self, reader: BatchReader) -> None:
+        self.reader = reader
+
+    def __getitem__(self, step: int) -> Batch | DataError:
+        try:
+            return self.reader[step]
+        except DataError as error:
+            return error
+
+
+def rank_slice(length: int, rank: int, world: int) -> slice:
+    """The part of a batch of `length` that belongs to a rank; lengths differ by at most one."""
+    return slice(length * rank // world, length * (rank + 1) // world)
+
+
+def sort_by_length(batch: Batch) -> Batch:
+    """The batch with its captions, and with them its samples, from short to long."""
+    ends = (batch.tokens != 0).int().flip(1).argmax(dim=1)  # (U,) padding after the last token
+    order = torch.argsort(ends, descending=True, stable=True)  # (U,)
+    rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+    caption_of = rank[batch.caption_of]  # (B,)
+    rows = torch.argsort(caption_of, stable=True)  # (B,)
+    return batch._replace(
+        images=batch.images[rows].contiguous(memory_format=torch.channels_last),
+        tokens=batch.tokens[order],
+        captions=[batch.captions[row] for row in order.tolist()],
+        caption_of=caption_of[rows],
+        uniform=batch.uniform[rows],
+        keys=[batch.keys[row] for row in rows.tolist()],
+        positions=batch.positions[rows],
+    )
+
+
+def _identity(batch: Any) -> Any:
+    return batch
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches the whole process group; the training process alone decides what to do."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,200 @@
+"""Any source as WebDataset shards, with counts, and resumable after an interruption."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import webdataset
+from clip_eval.data import (
+    TEMPLATES_FILE,
+    BadSample,
+    DataError,
+    Sample,
+    Source,
+    decode_image,
+    describe,
+)
+from PIL import Image
+
+from clip_train.logs.progress import progress_bar
+
+RECORD = "conversion.json"
+MAGIC = {
+    b"\xff\xd8\xff": "jpg",
+    b"\x89PNG": "png",
+    b"GIF8": "gif",
+    b"BM": "bmp",
+    b"II*\0": "tif",
+    b"MM\0*": "tif",
+    b"P6": "ppm",
+    b"P5": "ppm",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionCounts:
+    """What became of the samples.
+
+    Attributes:
+        written: Samples in the shards.
+        captions: Captions of all of them.
+        faults: Samples left out, by reason.
+        named: The first of those, each with its reason.
+    """
+
+    written: int = 0
+    captions: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+    named: tuple[str, ...] = ()
+
+    def plus(self, other: ConversionCounts) -> ConversionCounts:
+        """The counts of both."""
+        return ConversionCounts(
+            written=self.written + other.written,
+            captions=self.captions + other.captions,
+            faults=dict(Counter(self.faults) + Counter(other.faults)),
+            named=(self.named + tuple(other.named))[:20],
+        )
+
+
+def convert(
+    source: Source,
+    out: str | Path,
+    *,
+    shard_size: int = 10_000,
+    check: bool = False,
+    progress: bool = True,
+) -> ConversionCounts:
+    """Write a source as shards; counts of everything, of earlier attempts too.
+
+    Each sample becomes its encoded image, `.txt` with one caption a line (`.json` where a caption
+    has several lines) and `.cls` for a label; class names and templates lie beside the shards.
+    Sample n of the source goes to shard n // shard_size under the key n.  A shard appears complete
+    or not at all, so the same command goes on where an earlier one was interrupted.
+
+    Args:
+        source: What to read.
+        out: A directory, new or of an interrupted conversion of the same source.
+        shard_size: Samples of the source in one shard.
+        check: Decode every image, and leave out those that cannot be decoded.
+        progress: Show a progress bar.
+
+    Raises:
+        DataError: The directory holds something else.
+    """
+    if shard_size < 1:
+        raise DataError(f"the shard size must be 1 or more, got {shard_size}")
+    folder = Path(out)
+    _claim(folder, {"source": source.name, "samples": len(source), "shard_size": shard_size})
+    if source.classnames:
+        _write_lines(folder / "classnames.txt", source.classnames)
+    if source.templates:
+        _write_lines(folder / TEMPLATES_FILE, source.templates)
+    total = ConversionCounts()
+    with progress_bar(total=len(source), desc="convert", unit="sample", show=progress) as bar:
+        for shard, first in enumerate(range(0, len(source), shard_size)):
+            indices = range(first, min(first + shard_size, len(source)))
+            stats = folder / f"{shard:06d}_stats.json"
+            if stats.is_file():
+                counts = ConversionCounts(**json.loads(stats.read_text(encoding="utf-8")))
+            else:
+                counts = _write_shard(source, indices, folder / f"{shard:06d}.tar", check)
+                _write_json(stats, asdict(counts))
+            bar.update(len(indices))
+            total = total.plus(counts)
+    return total
+
+
+def _claim(folder: Path, record: dict[str, object]) -> None:
+    """Make sure that the directory is ours to write in."""
+    file = folder / RECORD
+    if file.is_file():
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found != record:
+            raise DataError(
+                f"{folder} holds a conversion of {found['source']} ({found['samples']:,} samples, "
+                f"{found['shard_size']:,} a shard), not of {record['source']} "
+                f"({record['samples']:,}, {record['shard_size']:,}); give another directory"
+            )
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise DataError(f"{folder} is not empty; give a new directory")
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(file, record)
+
+
+def _write_shard(source: Source, indices: range, path: Path, check: bool) -> ConversionCounts:
+    """Write one shard in one step; what became of its samples."""
+    partial = path.with_suffix(".partial")
+    written = captions = 0
+    faults: list[BadSample] = []
+    with partial.open("wb") as stream, webdataset.TarWriter(stream, encoder=False, mtime=0) as tar:
+        for index in indices:
+            try:
+                sample = source.read(index)
+                if check:
+                    decode_image(sample.image)
+                files = _files_of(sample, source)
+            except BadSample as error:
+                faults.append(error)
+                continue
+            tar.write({"__key__": f"{index:09d}", **files})
+            written += 1
+            captions += len(sample.captions)
+    partial.replace(path)
+    return ConversionCounts(
+        written=written,
+        captions=captions,
+        faults=dict(Counter(fault.reason for fault in faults)),
+        named=tuple(map(str, faults[:20])),
+    )
+
+
+def _files_of(sample: Sample, source: Source) -> dict[str, bytes]:
+    """The files of a sample by extension."""
+    if isinstance(sample.image, Image.Image):
+        out = io.BytesIO()
+        sample.image.save(out, "PNG")
+        files = {"png": out.getvalue()}
+    else:
+        files = {_extension(sample.image, sample.key): sample.image}
+    if sample.label is not None:
+        files["cls"] = str(sample.label).encode()
+    if sample.captions and sample.captions != _from_class(sample, source):
+        if any("\n" in caption or "\r" in caption for caption in sample.captions):
+            files["json"] = json.dumps({"captions": sample.captions}, ensure_ascii=False).encode()
+        else:
+            files["txt"] = "\n".join(sample.captions).encode()
+    return files
+
+
+def _from_class(sample: Sample, source: Source) -> tuple[str, ...]:
+    """The captions that a reader of the shards will make from the label by itself."""
+    if sample.label is None or not source.classnames or not source.templates:
+        return ()
+    return describe(source.classnames[sample.label], source.templates)
+
+
+def _extension(data: bytes, key: str) -> str:
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    for magic, extension in MAGIC.items():
+        if data.startswith(magic):
+            return extension
+    if not data:
+        raise BadSample("empty", "the file has no bytes", key)
+    raise BadSample("not-an-image", "no known image format", key)
+
+
+def _write_lines(path: Path, lines: tuple[str, ...]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _write_json(path: Path, content: object) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+    partial.replace(path)

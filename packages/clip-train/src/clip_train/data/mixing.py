@@ -1,0 +1,82 @@
+"""Several sources as one: indices run through all of them, one after the other."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
+from clip_eval.data import (
+    Sample,
+    Source,
+    source_faults,
+    source_place,
+    source_shards,
+    source_warnings,
+)
+
+from clip_train.plan.sample_order import MixedOrder, SampleOrder, ShardedOrder
+
+
+class MixedSource:
+    """The samples of several sources; labels mean nothing across them and are dropped."""
+
+    classnames: tuple[str, ...] | None = None
+    templates: tuple[str, ...] | None = None
+
+    def __init__(self, parts: Sequence[Source]) -> None:
+        self.parts = tuple(parts)
+        self.name = " + ".join(part.name for part in parts)
+        self.faults = tuple(fault for part in parts for fault in source_faults(part))
+        self.warnings = tuple(text for part in parts for text in source_warnings(part))
+        self._first = list(accumulate((len(part) for part in parts), initial=0))
+
+    def __len__(self) -> int:
+        """Samples of all sources."""
+        return self._first[-1]
+
+    def read(self, index: int) -> Sample:
+        """Sample `index`; its key begins with the name of its source.
+
+        Raises:
+            BadSample: It cannot be read.
+        """
+        number, own = self._find(index)
+        sample = self.parts[number].read(own)
+        key = f"{self.parts[number].name}/{sample.key}"
+        return Sample(key, sample.image, sample.captions)
+
+    def place(self, index: int) -> str:
+        """The source and shard of a sample."""
+        number, own = self._find(index)
+        return f"{self.parts[number].name}: {source_place(self.parts[number], own)}"
+
+    def _find(self, index: int) -> tuple[int, int]:
+        if index < 0 or index >= len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        number = bisect_right(self._first, index) - 1
+        return number, index - self._first[number]
+
+
+def make_order(
+    source: Source, weights: Sequence[float], *, seed: int, streams: int, buffer: int
+) -> SampleOrder:
+    """The order of a source; a mixed one follows weights, or sizes if there are none."""
+    if not isinstance(source, MixedSource):
+        return _order_of(source, seed, streams, buffer, "order")
+    parts = tuple(
+        _order_of(part, seed, streams, buffer, f"order of {number}")
+        for number, part in enumerate(source.parts)
+    )
+    shares = tuple(weights) or tuple(float(part.num_samples) for part in parts)
+    return MixedOrder(parts, shares, seed)
+
+
+def _order_of(source: Source, seed: int, streams: int, buffer: int, purpose: str) -> ShardedOrder:
+    """The order of one source; it keeps to what the source can hold at hand, if that is little."""
+    sizes = source_shards(source) or (len(source),)
+    working_set: int | None = getattr(source, "working_set", None)
+    if working_set is not None:
+        buffer = min(buffer, working_set)
+        streams = max(1, min(streams, working_set // max(sizes)))
+    return ShardedOrder(sizes, seed, streams, buffer, purpose)

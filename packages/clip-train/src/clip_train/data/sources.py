@@ -1,0 +1,120 @@
+"""Opening the data that a config names: one source, or several separated by `::`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from clip_eval.data import DEFAULT_TEMPLATES, BadSample, ClassList, ShardCache, Source, open_source
+from clip_models import ConfigError
+
+from clip_train.config.run import DataConfig
+from clip_train.data.mixing import MixedSource
+from clip_train.data.streaming import ShardStream
+from clip_train.shapes.source import ShapesSource, is_shapes
+
+SEPARATOR = "::"
+KINDS_ON_DISK = ("imagefolder", "wds", "csv", "parquet", "coco", "tfrecord", "corenet")
+KINDS = (*KINDS_ON_DISK, "cifar10", "cifar100")
+
+
+def open_training_source(data: DataConfig) -> Source:
+    """What `data.train` names; every sample of it has captions.
+
+    Raises:
+        ConfigError: A source does not exist, or the keys of the config do not fit together.
+        DataError: The data cannot be used.
+    """
+    specs = data.train.split(SEPARATOR)
+    if data.weights and len(data.weights) != len(specs):
+        raise ConfigError(
+            f"data.weights has {len(data.weights)} numbers for the {len(specs)} sources of "
+            "data.train; give one for each"
+        )
+    if data.order == "stream":
+        return ShardStream(specs, data)
+    parts = [_open_with_captions(data, spec) for spec in specs]
+    return parts[0] if len(parts) == 1 else MixedSource(parts)
+
+
+def open_validation_source(data: DataConfig) -> Source | None:
+    """What `data.val` names, with classes and labels; None if it names nothing.
+
+    Raises:
+        ConfigError: It has no classes or no labels.
+        DataError: The data cannot be used.
+    """
+    if not data.val:
+        return None
+    source = _open(data, data.val, split="test")
+    if not source.classnames:
+        raise ConfigError(
+            f"data.val {data.val!r} has no classes to tell apart; "
+            "give an image folder, or shards with classnames.txt and labels"
+        )
+    try:
+        sample = source.read(0)  # find out now, and not after the training
+    except BadSample:
+        return source  # counted when the evaluation meets it
+    if sample.label is None:
+        raise ConfigError(
+            f"data.val: {sample.key} of {source.name} has no label; classification needs "
+            "class folders or .cls files"
+        )
+    return source
+
+
+def absolute_spec(spec: str) -> str:
+    """Sources with their paths made absolute: `kind:path`, or bare paths that exist."""
+    return SEPARATOR.join(map(_absolute, spec.split(SEPARATOR)))
+
+
+def _absolute(spec: str) -> str:
+    kind, colon, path = spec.partition(":")
+    if colon and path and kind in KINDS and "://" not in spec:
+        return f"{kind}:{Path(path).absolute()}"
+    return str(Path(spec).absolute()) if spec and Path(spec).exists() else spec
+
+
+def _open(
+    data: DataConfig, spec: str, *, split: str, templates: Sequence[str] | None = None
+) -> Source:
+    if is_shapes(spec):
+        return ShapesSource.of(spec)
+    kind, _, path = spec.partition(":")
+    plain = kind in KINDS_ON_DISK and "://" not in spec and not set(path) & set("*?[{:")
+    if plain and not Path(path).exists():
+        raise ConfigError(
+            f"{spec!r} does not exist; name your data with --data.train and --data.val, "
+            "or draw the shapes set with `clip-train data shapes DIR`"
+        )
+    return open_source(
+        spec,
+        classnames=ClassList.read(data.classnames) if data.classnames else None,
+        templates=templates,
+        default_split=split,
+        image_key=data.image_key,
+        caption_key=data.caption_key,
+        image_root=data.image_root or None,
+        cache=shard_cache(data),
+    )
+
+
+def shard_cache(data: DataConfig) -> ShardCache:
+    """Where shards behind a URL are kept."""
+    directory = Path(data.cache_dir) if data.cache_dir else None
+    return ShardCache(directory, int(data.cache_gb * 1e9))
+
+
+def _open_with_captions(data: DataConfig, spec: str) -> Source:
+    """A training source; a labelled one gets templates, so that every sample has captions."""
+    source = _open(data, spec, split="train", templates=data.templates or None)
+    if source.classnames and not source.templates:
+        warnings.warn(
+            f"{source.name} has classes but no caption templates; using {DEFAULT_TEMPLATES[0]!r}. "
+            "Set data.templates for better captions",
+            stacklevel=2,
+        )
+        source = _open(data, spec, split="train", templates=DEFAULT_TEMPLATES)
+    return source

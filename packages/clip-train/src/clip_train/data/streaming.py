@@ -1,0 +1,184 @@
+"""Shards read from end to end by webdataset, for when nobody can or will index them.
+
+Every worker of every rank draws shards at random, with replacement, and shuffles the samples of
+those it has open; so there is no epoch, no shard too few, and nothing to wait for.  But which
+samples a step gets depends on the numbers of ranks and workers, and on where a resume started:
+use `data.order = "exact"` wherever shards can be indexed.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import random
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Protocol
+
+import webdataset
+from clip_eval.data import (
+    BadSample,
+    DataError,
+    Sample,
+    Source,
+    expand_shards,
+    open_location,
+    sample_from_files,
+)
+from torch.utils.data import IterableDataset, get_worker_info
+from webdataset import tariterators
+
+from clip_train.config.run import Config, DataConfig
+
+MAX_BUFFER = 2000  # encoded samples that a worker keeps to shuffle
+MAX_FAULTS_IN_A_ROW = 100
+
+
+class ShardStream:
+    """A source without random access: shards, and a number of samples to call an epoch."""
+
+    classnames: tuple[str, ...] | None = None
+    templates: tuple[str, ...] | None = None
+
+    def __init__(self, specs: Sequence[str], data: DataConfig) -> None:
+        self.data = data
+        self.shards = [
+            shard for spec in specs for shard in expand_shards(spec.removeprefix("wds:"))
+        ]
+        self.name = f"stream of {len(self.shards)} shards"
+
+    def __len__(self) -> int:
+        """Samples that count as an epoch."""
+        assert self.data.epoch_samples is not None
+        return self.data.epoch_samples
+
+    def read(self, index: int) -> Sample:
+        """Nothing.
+
+        Raises:
+            DataError: A stream has no sample of a number.
+        """
+        raise DataError(
+            f"{self.name}: samples of a stream cannot be read by number; use a tokenizer that is "
+            "not learned from the data, or data.order = 'exact'"
+        )
+
+
+class Assembler(Protocol):
+    """What a reader of batches offers to a stream."""
+
+    source: Source
+    config: Config
+    rank: int
+
+    def assemble(self, step: int, read: Callable[..., Any]) -> Any:
+        """The batch of a step from samples that `read` gives."""
+
+    def decode(self, sample: Sample, uniform: Sequence[float], size: int) -> Any:
+        """Pixels of a sample."""
+
+
+class StreamedBatches(IterableDataset[Any]):
+    """Batches of steps first … stop - 1 from a stream; each worker makes every W-th."""
+
+    def __init__(self, reader: Assembler, first: int, stop: int) -> None:
+        assert isinstance(reader.source, ShardStream)
+        self.reader, self.stream = reader, reader.source
+        self.first, self.stop = first, stop
+
+    def __iter__(self) -> Iterator[Any]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        seed = self.reader.config.train.seed
+        found = _Samples(self.stream, f"{seed}/{self.first}/{self.reader.rank}/{worker}")
+        for step in range(self.first + worker, self.stop, workers):
+            try:
+                yield self.reader.assemble(step, functools.partial(self._read, found))
+            except DataError as error:
+                yield error
+                return
+
+    def _read(
+        self,
+        found: _Samples,
+        epoch: int,
+        position: int,
+        index: int,
+        uniform: Sequence[float],
+        size: int,
+        faults: list[Any],
+    ) -> tuple[Sample, Any]:
+        """The next sample that can be used, wherever the plan would have had it."""
+        for _ in range(MAX_FAULTS_IN_A_ROW):
+            try:
+                sample = next(found)
+                return sample, self.reader.decode(sample, uniform, size)
+            except BadSample as error:
+                faults.append((error.reason, str(error)))
+        raise DataError(
+            f"{self.stream.name}: {MAX_FAULTS_IN_A_ROW} samples in a row could not be used, such "
+            f"as {faults[-1][1]}"
+        )
+
+
+class _Samples:
+    """Samples of shards drawn at random, shuffled; damage is raised where it is met."""
+
+    def __init__(self, stream: ShardStream, key: str) -> None:
+        self._data = stream.data
+        self._damage: list[BadSample] = []
+        seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest(), "little")
+        shards = webdataset.ResampledShards(
+            stream.shards, seed=seed, worker_seed=lambda: seed, deterministic=True
+        )
+        self._tars = self._opened(shards)
+        files = tariterators.tar_file_expander(self._tars, handler=self._note)
+        tars = tariterators.group_by_keys(files, handler=self._note)
+        buffer = self._data.shuffle_buffer
+        self._samples = self._shuffled(iter(tars), min(buffer, MAX_BUFFER), random.Random(seed))
+
+    def __next__(self) -> Sample:
+        if self._damage:
+            raise self._damage.pop()
+        files = next(self._samples, None)
+        if files is None:
+            self._tars.close()
+            raise DataError(f"{len(self._damage)} shards in a row: {self._damage[-1].detail}")
+        url, key = str(files["__url__"]), str(files["__key__"])
+        parts = {name: data for name, data in files.items() if not name.startswith("__")}
+        return sample_from_files(
+            f"{url.rpartition('/')[2]}/{key}",
+            parts,
+            image_key=self._data.image_key,
+            caption_key=self._data.caption_key,
+        )
+
+    def _opened(self, shards: Iterable[dict[str, str]]) -> Generator[dict[str, Any], None, None]:
+        """Each shard as a stream, closed when the next one is asked for."""
+        for shard in shards:
+            try:
+                stream = open_location(shard["url"])
+            except Exception as error:  # the clients of object stores raise nearly everything
+                if self._note(error):
+                    continue
+                return
+            with stream:
+                yield {"url": shard["url"], "stream": stream}
+
+    def _shuffled(
+        self, samples: Iterator[dict[str, Any]], size: int, rng: random.Random
+    ) -> Iterator[dict[str, Any]]:
+        """Each from a random place of a buffer that is filled two samples at a time."""
+        buffer: list[dict[str, Any]] = []
+        while True:
+            buffer.extend(islice(samples, 2 if len(buffer) < size else 1))
+            if not buffer:
+                return
+            place = rng.randrange(len(buffer))
+            buffer[place], buffer[-1] = buffer[-1], buffer[place]
+            yield buffer.pop()
+
+    def _note(self, error: Exception) -> bool:
+        """Called by webdataset for a tar it cannot read (on); whether to go on with another."""
+        self._damage.append(BadSample("damaged-tar", " ".join(str(error).split())[:300]))
+        return len(self._damage) < MAX_FAULTS_IN_A_ROW

@@ -1,0 +1,43 @@
+"""Backends by name."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from clip_train.distributed.protocol import Backend, BackendError
+from clip_train.distributed.single import SingleBackend
+
+BACKENDS = ("auto", "single", "ddp", "fsdp2", "xla")
+
+
+def open_backend(name: str, device: torch.device | None, *, timeout_s: float) -> Backend:
+    """The backend of that name; `auto` is DDP under torchrun and one process otherwise.
+
+    Args:
+        name: One of BACKENDS.
+        device: Where to compute; None for XLA, which has its own.
+        timeout_s: Seconds that a process waits for the others before it gives up.
+
+    Raises:
+        BackendError: It cannot be used here.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if name == "auto":
+        name = "ddp" if world > 1 else "single"
+    if name == "xla":
+        from clip_train.distributed.xla import XLABackend
+
+        return XLABackend()
+    assert device is not None
+    if name == "single":
+        if world > 1:
+            raise BackendError(
+                f"train.backend is 'single', but torchrun started {world} processes; "
+                "use 'ddp' or 'fsdp2', or start one process"
+            )
+        return SingleBackend(device)
+    from clip_train.distributed.torchrun import DDPBackend, FSDP2Backend
+
+    return (DDPBackend if name == "ddp" else FSDP2Backend)(device, timeout_s=timeout_s)

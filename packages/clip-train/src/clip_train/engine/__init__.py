@@ -1,0 +1,1 @@
+"""One run: its components, the trainer, the gradient of a step."""

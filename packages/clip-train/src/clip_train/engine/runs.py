@@ -1,0 +1,188 @@
+"""Start, try out and resume a run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from clip_eval import Result
+from clip_eval.data import source_faults
+from clip_models import ConfigError
+from clip_models.files import WEIGHTS_NAME
+from clip_tokenizer import Tokenizer
+
+from clip_train.checkpoints.state import load_newest_model, on_first_rank
+from clip_train.checkpoints.stores import open_store
+from clip_train.config.run import AugmentConfig, Config, VariableSizesConfig
+from clip_train.data.batches import Batch, BatchReader
+from clip_train.data.sources import absolute_spec
+from clip_train.distributed import Backend, open_backend
+from clip_train.engine.components import Parts, build, choose_device
+from clip_train.engine.trainer import Trainer
+from clip_train.logs.run_directory import RunDirectory, RunDirectoryError
+
+
+def start(
+    config: Config,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: bool = True,
+    make_trainer: Callable[..., Trainer] = Trainer,
+) -> Result | None:
+    """Train from the beginning into the directory `out`; the final evaluation, if any.
+
+    Under torchrun every process calls it; the first one writes.  `make_trainer` takes what
+    `Trainer` takes.
+
+    Raises:
+        ConfigError, DataError: The config or the data cannot be used; nothing was written.
+        RunDirectoryError: `out` is in use and `overwrite` is false, or `checkpoint.directory` holds
+            checkpoints.
+    """
+    config = for_overfitting(with_absolute_paths(config))
+    with _backend(config) as backend:
+        on_first_rank(backend, lambda: _check_out(config, out, overwrite=overwrite))
+        parts = build(config, device=backend.device)
+        directory = RunDirectory(Path(out), writes=backend.rank == 0)
+        trainer = make_trainer(config, directory, parts, backend, progress=progress)
+        on_first_rank(backend, lambda: _fill(directory, config, parts, overwrite=overwrite))
+        on_first_rank(backend, lambda: directory.follow(config))
+        return trainer.run()
+
+
+def resume(
+    path: str | Path, *, progress: bool = True, make_trainer: Callable[..., Trainer] = Trainer
+) -> Result | None:
+    """Go on with an interrupted run from its newest checkpoint, on any number of processes.
+
+    Raises:
+        RunDirectoryError: `path` is no run directory, or its run is finished.
+        CheckpointError: The checkpoint is damaged, or is not of this run.
+    """
+    config = RunDirectory.read_config(path)
+    if (Path(path) / WEIGHTS_NAME).is_file():
+        raise RunDirectoryError(f"the run in {path} is finished; there is nothing to resume")
+    with reopened(path, config) as (directory, parts, backend):
+        trainer = make_trainer(config, directory, parts, backend, progress=progress)
+        on_first_rank(backend, lambda: directory.follow(config))
+        trainer.resume()
+        return trainer.run()
+
+
+@contextmanager
+def reopened(path: str | Path, config: Config) -> Iterator[tuple[RunDirectory, Parts, Backend]]:
+    """What an existing run is made of, and its backend until the end of the block."""
+    with _backend(config) as backend:
+        directory = RunDirectory(Path(path), writes=backend.rank == 0)
+        tokenizer = Tokenizer.from_pretrained(directory.path)
+        model = None
+        if config.model.pretrained:  # which need not be there any more
+            store = open_store(config.checkpoint.directory, directory.checkpoints)
+            model = load_newest_model(store)
+        parts = build(config, device=backend.device, tokenizer=tokenizer, pretrained=model)
+        yield directory, parts, backend
+
+
+def dry_run(config: Config) -> tuple[Parts, Batch]:
+    """Build everything and read the first batch; nothing is written, no image cached."""
+    config = for_overfitting(config)
+    config = replace(config, data=replace(config.data, cache_images=False))
+    with _backend(config) as backend:
+        _check_store(config)
+        parts = build(config, device=backend.device)
+        Trainer(config, RunDirectory(Path(), writes=False), parts, backend, progress=False)
+        reader = BatchReader(parts.source, parts.plan, config, parts.preprocess, parts.tokenizer)
+        return parts, reader[0]
+
+
+@contextmanager
+def _backend(config: Config) -> Iterator[Backend]:
+    """The backend of a run, until its end."""
+    train = config.train
+    device = None if train.backend == "xla" else choose_device(train.device)
+    backend = open_backend(train.backend, device, timeout_s=train.timeout_s)
+    try:
+        if train.batch_size % backend.world:
+            raise ConfigError(
+                f"train.batch_size must be a multiple of the number of processes, got "
+                f"{train.batch_size} and {backend.world}"
+            )
+        yield backend
+    finally:
+        backend.close()
+
+
+def _check_out(config: Config, out: str | Path, *, overwrite: bool) -> None:
+    RunDirectory.check(out, overwrite=overwrite)
+    _check_store(config)
+
+
+def _check_store(config: Config) -> None:
+    """Refuse a place of another run's checkpoints: the newest by number would stay, of either."""
+    location = config.checkpoint.directory
+    steps = open_store(location, Path()).steps() if location else []
+    if steps:
+        raise RunDirectoryError(
+            f"checkpoint.directory must hold no checkpoints of another run, but {location} has "
+            f"{len(steps)}, up to step {steps[-1]}; give another one, or move them away"
+        )
+
+
+def _fill(directory: RunDirectory, config: Config, parts: Parts, *, overwrite: bool) -> None:
+    """Write what a run directory holds before the first step."""
+    directory.create(config, overwrite=overwrite)
+    parts.save_prompting(directory.path)
+    faults = source_faults(parts.source)
+    if faults:
+        counts = Counter(fault.reason for fault in faults)
+        directory.log("fault", 0, {"counts": counts, "samples": [str(fault) for fault in faults]})
+
+
+def for_overfitting(config: Config) -> Config:
+    """With `train.overfit_batch`, a batch of that many samples, of one size, unaugmented."""
+    count = config.train.overfit_batch
+    if count is None:
+        return config
+    return replace(
+        config,
+        train=replace(config.train, batch_size=count),
+        data=replace(config.data, variable_sizes=VariableSizesConfig()),
+        augment=AugmentConfig(),
+    )
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The config with paths that do not depend on where the command was typed."""
+    data, tokenizer = config.data, config.tokenizer
+    model, loss, checkpoint = config.model, config.loss, config.checkpoint
+    return replace(
+        config,
+        data=replace(
+            data,
+            train=absolute_spec(data.train),
+            val=absolute_spec(data.val),
+            classnames=str(Path(data.classnames).absolute()) if data.classnames else "",
+            image_root=_absolute(data.image_root),
+            cache_dir=_absolute(data.cache_dir),
+        ),
+        tokenizer=replace(
+            tokenizer, path=str(Path(tokenizer.path).absolute()) if tokenizer.path else ""
+        ),
+        model=replace(model, pretrained=absolute_spec(model.pretrained)),
+        loss=replace(
+            loss,
+            teacher=absolute_spec(loss.teacher),
+            teacher_images=_absolute(loss.teacher_images),
+            teacher_texts=_absolute(loss.teacher_texts),
+        ),
+        checkpoint=replace(checkpoint, directory=_absolute(checkpoint.directory)),
+    )
+
+
+def _absolute(path: str) -> str:
+    """A path that need not exist yet, made absolute; URLs are."""
+    return str(Path(path).absolute()) if path and "://" not in path else path

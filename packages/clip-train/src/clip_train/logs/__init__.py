@@ -1,0 +1,1 @@
+"""What a run writes besides weights: metrics, curves, directories."""

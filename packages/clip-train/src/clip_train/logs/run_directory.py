@@ -1,0 +1,192 @@
+"""A run directory that explains itself: config, metrics, TensorBoard events and curves."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from clip_models import ConfigError
+from clip_models.config import from_dict, to_dict
+from torch.utils.tensorboard import SummaryWriter
+
+from clip_train.config.run import Config
+
+CONFIG_NAME = "config.toml"
+METRICS_NAME = "metrics.jsonl"
+
+
+class RunDirectoryError(ValueError):
+    """A directory that cannot be used for the run as asked."""
+
+
+class RunDirectory:
+    """Files of one run below `path`."""
+
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        """Args:
+        path: The directory.
+        writes: Whether this process is the one that writes into it.
+        """
+        self.path = path
+        self.writes = writes
+        self._events: SummaryWriter | None = None
+        self._remote: Any = None  # a run of Weights & Biases
+
+    @staticmethod
+    def check(path: str | Path, *, overwrite: bool) -> bool:
+        """Whether something is in the way at `path`.
+
+        Raises:
+            RunDirectoryError: It is, and `overwrite` is false.
+        """
+        path = Path(path)
+        occupied = path.exists() and not (path.is_dir() and not any(path.iterdir()))
+        if occupied and not overwrite:
+            has_run = (path / CONFIG_NAME).is_file()
+            go_on = f"continue it with `clip-train resume {path}`, " if has_run else ""
+            raise RunDirectoryError(
+                f"{path} already exists and is not empty; {go_on}choose another --out, "
+                "or pass --overwrite to set it aside"
+            )
+        return occupied
+
+    def create(self, config: Config, *, overwrite: bool) -> None:
+        """Make it, with the resolved config in it.
+
+        With `overwrite` a directory that is in the way is renamed to `NAME.old-K`, not deleted.
+
+        Raises:
+            RunDirectoryError: Something is there already and `overwrite` is false.
+        """
+        if self.check(self.path, overwrite=overwrite):
+            set_aside(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = tomli_w.dumps(to_dict(config))
+        (self.path / CONFIG_NAME).write_text(text, encoding="utf-8")
+
+    @staticmethod
+    def read_config(path: str | Path) -> Config:
+        """The config of an existing run.
+
+        Raises:
+            RunDirectoryError: It is no run directory, or its config cannot be read.
+        """
+        path = Path(path)
+        file = path / CONFIG_NAME
+        if not file.is_file():
+            raise RunDirectoryError(
+                f"{path} is not a run directory: it has no {CONFIG_NAME}; "
+                "name the --out of an earlier `clip-train run`"
+            )
+        try:
+            return from_dict(Config, tomllib.loads(file.read_text(encoding="utf-8")))
+        except (ConfigError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise RunDirectoryError(f"{file} cannot be read: {error}") from None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints are."""
+        return self.path / "checkpoints"
+
+    def rewind(self, step: int) -> None:
+        """Drop metrics of later steps than `step`: they are about to be computed again."""
+        kept = [row for row in self.metrics() if row["step"] <= step]
+        replace_text(self.path / METRICS_NAME, "".join(json.dumps(row) + "\n" for row in kept))
+        self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
+
+    def log(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl, and its numbers to TensorBoard."""
+        if not self.writes:
+            return
+        with open(self.path / METRICS_NAME, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        if self._events is None:
+            self._events = SummaryWriter(str(self.path / "tensorboard"))
+        numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
+        for name, value in numbers.items():
+            self._events.add_scalar(name, value, step)
+        if self._remote is not None and numbers:
+            self._remote.log(numbers, step=step)
+
+    def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """Rows of metrics.jsonl, all or of one kind."""
+        file = self.path / METRICS_NAME
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        rows = [row for line in lines if (row := _parse(line)) is not None]
+        return [row for row in rows if kind in (None, row["kind"])]
+
+    def draw_curves(self) -> None:
+        """Write `curves.png` from the metrics so far."""
+        from clip_train.logs.curves import draw_curves
+
+        if not self.writes:
+            return
+        draw_curves(self.metrics("train"), self.metrics("eval"), self.path / "curves.png")
+
+    def follow(self, config: Config) -> None:
+        """Also log to the project of Weights & Biases that the config names, if it names one.
+
+        A resumed run goes on with the same remote run, which is found by the directory's name.
+
+        Raises:
+            RunDirectoryError: wandb is not installed.
+        """
+        if not self.writes or not config.log.wandb_project:
+            return
+        try:
+            wandb: Any = importlib.import_module("wandb")
+        except ImportError:
+            raise RunDirectoryError(
+                "log.wandb_project is set, and wandb is not installed; "
+                "`pip install clip-train[wandb]`"
+            ) from None
+        path = self.path.absolute()
+        digest = hashlib.blake2b(str(path).encode(), digest_size=4).hexdigest()
+        self._remote = wandb.init(
+            project=config.log.wandb_project,
+            name=path.name,
+            id=f"{path.name}-{digest}",
+            resume="allow",
+            config=to_dict(config),
+            dir=str(self.path),
+        )
+
+    def close(self) -> None:
+        """Flush TensorBoard's events, and end the remote run."""
+        if self._remote is not None:
+            self._remote.finish()
+            self._remote = None
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    """A row of metrics; None for a line that a kill cut off."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def set_aside(path: Path) -> Path:
+    """Rename `path` to the first free `NAME.old-K` and return that."""
+    path = path.absolute()
+    number = 1
+    while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
+        number += 1
+    return path.rename(aside)
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Write a file in one step."""
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, file)

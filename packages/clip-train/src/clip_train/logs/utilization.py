@@ -1,0 +1,100 @@
+"""How much of a device training uses: memory, and model FLOPs utilisation."""
+
+from __future__ import annotations
+
+import resource
+import time
+
+import torch
+from clip_models import CLIPConfig
+from torch import Tensor
+
+from clip_train.config.run import Config
+from clip_train.cost.flops import pair_cost
+from clip_train.distributed import Backend
+from clip_train.engine.gradients import StepInputs
+
+# Dense peak in 10^12 FLOP/s, from the makers' data sheets: fp32 as PyTorch computes it by default
+# (without TF32), and bf16 or fp16 with fp32 accumulation.
+PEAK_TFLOPS = {
+    "H200": (67.0, 989.0),
+    "H100": (67.0, 989.0),
+    "A100": (19.5, 312.0),
+    "L40S": (91.6, 362.0),
+    "A10G": (31.2, 70.0),
+    "L4": (30.3, 121.0),
+    "V100": (15.7, 125.0),
+    "T4": (8.1, 65.0),
+}
+
+
+class Utilization:
+    """Between two lines of metrics: FLOPs of the model over what the devices could have done.
+
+    Only the work of the model counts, not what is computed twice to save memory (PaLM, Chowdhery
+    et al. 2022, appendix B), nor padding, where the text tower leaves it out.
+    """
+
+    def __init__(self, config: Config, model: CLIPConfig, backend: Backend) -> None:
+        self.model = model
+        self.backend = backend
+        self.peak = config.log.peak_tflops or _known_peak(config.train.precision, backend.device)
+        text = model.text
+        ends = text.causal and text.readout == "end_token" and text.pooling is None
+        self.packed = ends and not (config.train.compile or backend.fixed_shapes)
+        self._each: dict[int, tuple[float, float]] = {}  # FLOPs of a pair by size: see _pair
+        self._flops = 0.0
+        self._began = time.perf_counter()
+
+    def add(self, inputs: StepInputs, captions: Tensor, samples: int) -> None:
+        """One step.
+
+        Args:
+            inputs: Of this rank.
+            captions: (u, T) its tokens on the CPU, where counting them waits for no device.
+            samples: Of all ranks.
+        """
+        if self.peak is not None:
+            tokens = captions.count_nonzero() if self.packed else inputs.tokens.numel()
+            each = float(tokens) / len(inputs.images)  # equal captions are computed once
+            self._flops += samples * self._pair(int(inputs.images.shape[-1]), each)
+
+    def _pair(self, size: int, tokens: float) -> float:
+        """FLOPs of a pair, on the line through a caption of half the context and of all of it."""
+        longest = self.model.text.context_length
+        half = max(1, longest // 2)
+        if size not in self._each:
+            some, most = (
+                pair_cost(self.model, image_size=size, caption_tokens=length).training_flops
+                for length in (half, longest)
+            )
+            self._each[size] = some, (most - some) / max(1, longest - half)
+        some, further = self._each[size]
+        return some + (tokens - half) * further
+
+    def read(self) -> dict[str, float]:
+        """`memory_gb` at its highest, and `mfu` since the last reading where a peak is known."""
+        found = {"memory_gb": _memory(self.backend.device) / 1e9}
+        now = time.perf_counter()
+        if self.peak is not None:
+            possible = (now - self._began) * self.backend.world * self.peak * 1e12
+            found["mfu"] = self._flops / possible
+        self._flops, self._began = 0.0, now
+        return found
+
+
+def _known_peak(precision: str, device: torch.device) -> float | None:
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    for part, (single, half) in PEAK_TFLOPS.items():
+        if part in name.replace("-", " ").split():
+            return single if precision == "fp32" else half
+    return None
+
+
+def _memory(device: torch.device) -> int:
+    """Most bytes ever in use: on the GPU, or by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,1 @@
+"""The model of a run: towers around the backend, parameter groups."""

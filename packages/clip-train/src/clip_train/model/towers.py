@@ -1,0 +1,72 @@
+"""Both towers of a model in one call, as backends want to wrap them.
+
+n images, u texts, T text tokens, S image side, E embedding width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from clip_models import CLIP
+from torch import Tensor, nn
+
+from clip_train.augment.range_augment import LearnedAugmentation
+
+
+class TowerFeatures(NamedTuple):
+    """What one call gives; features are not normalised."""
+
+    images: Tensor  # (n, E)
+    texts: Tensor  # (u, E)
+    logit_scale: Tensor  # () already exponentiated
+    logit_bias: Tensor | None  # ()
+    image_losses: dict[str, Tensor]  # auxiliary losses (), means over the images
+    text_losses: dict[str, Tensor]  # the same, over the texts
+    image_records: dict[str, Tensor]  # numbers () to log, means over the images
+    text_records: dict[str, Tensor]  # the same, over the texts
+
+
+class Towers(nn.Module):
+    """A model whose only way in is `forward`, because wrappers watch that alone."""
+
+    def __init__(self, model: CLIP, augmentation: LearnedAugmentation | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.augmentation = augmentation
+
+    def forward(
+        self, images: Tensor, tokens: Tensor, image_keys: Tensor, text_keys: Tensor
+    ) -> TowerFeatures:
+        """Features and auxiliary losses.
+
+        Args:
+            images: (n, 3, S, S) normalised; in [0, 1] for an augmentation.
+            tokens: int64 (u, T).
+            image_keys: int64 (n,) of which all randomness of an image is a function.
+            text_keys: int64 (u,) the same of a text.
+        """
+        model, image_losses = self.model, {}
+        if self.augmentation is not None:
+            images, image_losses["augment.range"] = self.augmentation(images, image_keys)
+        image = model.run_image_tower(images, generator=image_keys)
+        text = model.run_text_tower(tokens, generator=text_keys)
+        return TowerFeatures(
+            image.features,
+            text.features,
+            model.logit_scale.exp(),
+            None if model.logit_bias is None else model.logit_bias + 0,  # wrappers want no leaves
+            image_losses | {f"vision.{name}": loss for name, loss in image.losses.items()},
+            {f"text.{name}": loss for name, loss in text.losses.items()},
+            _scalars("vision", image.records),
+            _scalars("text", text.records),
+        )
+
+
+def _scalars(tower: str, records: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The numbers among the records, such as `vision.pooling/shortening`."""
+    return {
+        f"{tower}.{part}/{name}": value.detach()
+        for part, record in records.items()
+        for name, value in record.items()
+        if value.ndim == 0
+    }

@@ -1,0 +1,56 @@
+"""The losses that a config asks for, as one function of a global batch's embeddings."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from clip_train.config.run import LossConfig
+from clip_train.distributed.communicator import Communicator
+from clip_train.engine.gradients import Embeddings, Objective
+from clip_train.objectives import Candidates, contrastive_loss, distillation_loss, sigmoid_loss
+
+
+def make_objective(
+    config: LossConfig, communicator: Communicator, teacher: Embeddings | None = None
+) -> Objective:
+    """The objective of one step.
+
+    Args:
+        config: Which losses.
+        communicator: The ranks.
+        teacher: What a teacher makes of this rank's images and texts, to distil from.
+    """
+
+    def objective(student: Embeddings, candidates: Candidates) -> dict[str, Tensor]:
+        losses = {}
+        images, texts, scale, bias = student
+        if config.kind in ("infonce", "multi_positive"):
+            losses["contrastive"] = contrastive_loss(
+                images,
+                texts,
+                scale,
+                candidates,
+                label_smoothing=config.label_smoothing,
+                tile=config.tile,
+                communicator=communicator,
+            )
+        elif config.kind == "sigmoid":
+            assert bias is not None  # `build` makes sure of it
+            losses["sigmoid"] = sigmoid_loss(
+                images, texts, scale, bias, candidates, tile=config.tile, communicator=communicator
+            )
+        if teacher is not None:
+            losses["distillation"] = config.teacher_weight * distillation_loss(
+                images,
+                texts,
+                scale,
+                teacher.images,
+                teacher.texts,
+                teacher.logit_scale,
+                candidates,
+                tile=config.tile,
+                communicator=communicator,
+            )
+        return losses
+
+    return objective

@@ -1,0 +1,178 @@
+"""Optimizers with the field's groups, and the learning rate of a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clip_train.augment.range_augment import LearnedAugmentation
+from clip_train.config.run import OptimConfig
+from clip_train.model.tower_groups import tower_groups
+
+
+class Optimizers:
+    """AdamW for all parameters, or Muon for the matrices inside blocks and AdamW for the rest.
+
+    Every group has a `rate_factor`, the layer-wise decay of its depth.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: OptimConfig,
+        augmentation: LearnedAugmentation | None = None,
+        *,
+        on_xla: bool = False,
+    ) -> None:
+        """Only tensors of two or more dimensions decay (Radford et al. 2021, section 2.5).
+
+        Args:
+            model: Its parameters that require a gradient are optimised.
+            config: Which optimizer, and its numbers.
+            augmentation: Trained along by AdamW, at its own multiple of the rate.
+            on_xla: Keep rate and step on the device, so that no new number is a new program.
+        """
+        self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
+        factors = layer_factors(model, config)
+        by_kind: dict[tuple[str, bool, float], list[nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                muon = config.name == "muon" and ".resblocks." in name and parameter.ndim == 2
+                kind = ("muon" if muon else "adamw", parameter.ndim >= 2, factors.get(name, 1.0))
+                by_kind.setdefault(kind, []).append(parameter)
+        if augmentation is not None:
+            scale = augmentation.config.lr_scale
+            for name, parameter in augmentation.named_parameters():
+                self.names[parameter] = f"augmentation.{name}"
+                by_kind.setdefault(("adamw", False, scale), []).append(parameter)
+        self.rate = 0.0  # of the model's last groups, the augmentation's and earlier layers' aside
+        self.parts: list[torch.optim.Optimizer] = []
+        for optimizer in ("adamw", "muon"):
+            groups = [
+                {
+                    "params": parameters,
+                    "weight_decay": config.weight_decay if decays else 0.0,
+                    "rate_factor": factor,
+                }
+                for (which, decays, factor), parameters in by_kind.items()
+                if which == optimizer
+            ]
+            if groups:
+                self.parts.append(_make(optimizer, groups, config, on_xla=on_xla))
+
+    @property
+    def groups(self) -> Iterator[dict[str, Any]]:
+        """Parameter groups of all parts."""
+        for part in self.parts:
+            yield from part.param_groups
+
+    def set_rate(self, rate: float) -> None:
+        """The learning rate of the next step, times each group's factor."""
+        self.rate = rate
+        for group in self.groups:
+            value = rate * group["rate_factor"]
+            if isinstance(group["lr"], Tensor):
+                group["lr"].copy_(torch.tensor(value))
+            else:
+                group["lr"] = value
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        """Update all parameters that have a gradient."""
+        for part in self.parts:
+            part.step()
+
+    def initialise(self) -> None:
+        """Make the state that the first step would make, and change nothing else."""
+        for part in self.parts:
+            decays = [group["weight_decay"] for group in part.param_groups]
+            for group in part.param_groups:
+                group["weight_decay"] = 0.0  # with no gradient and no decay, no weight moves
+                for parameter in group["params"]:
+                    parameter.grad = torch.zeros_like(parameter)
+            part.step()
+            for group, decay in zip(part.param_groups, decays, strict=True):
+                group["weight_decay"] = decay
+            for state in part.state.values():
+                if "step" in state:
+                    state["step"].zero_()
+            part.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """All moments and counters as `parameter name/key`."""
+        return {
+            f"{self.names[parameter]}/{key}": value
+            for part in self.parts
+            for parameter, state in part.state.items()
+            for key, value in state.items()
+        }
+
+
+def _make(
+    kind: str, groups: list[dict[str, Any]], config: OptimConfig, *, on_xla: bool
+) -> torch.optim.Optimizer:
+    if kind == "muon":
+        return torch.optim.Muon(
+            groups, lr=config.lr, momentum=config.betas[0], adjust_lr_fn="match_rms_adamw"
+        )
+    if on_xla:
+        device = groups[0]["params"][0].device
+        return torch.optim.AdamW(
+            groups,
+            lr=torch.tensor(config.lr, device=device),
+            betas=config.betas,
+            eps=config.eps,
+            capturable=True,
+            foreach=False,
+        )
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def layer_factors(model: nn.Module, config: OptimConfig) -> dict[str, float]:
+    """Layer-wise decay: `decay ** groups after it` of each parameter's group."""
+    factors = {}
+    for tower, decay in (("image", config.image_layer_decay), ("text", config.text_layer_decay)):
+        groups = tower_groups(model)[tower]
+        for depth, names in enumerate(groups):
+            factors.update(dict.fromkeys(names, decay ** (len(groups) - 1 - depth)))
+    return factors
+
+
+def learning_rate(config: OptimConfig, step: int, total_steps: int, batch_size: int) -> float:
+    """The rate of step `step`, counted from 0: linear warmup from `first_lr`, then the schedule.
+
+    The first step of a warmup of W steps is 1/W of the way; a cosine ends just above `final_lr` at
+    the last step, so that no step is wasted, and a cooldown of C steps has 1/C of the peak there.
+
+    Args:
+        config: Peak, schedule and lengths.
+        step: The step.
+        total_steps: Steps of the run.
+        batch_size: Samples of a step, by which lengths in samples and rules of the rate go.
+    """
+    ratio = batch_size / config.lr_batch_size
+    peak = config.lr * {"fixed": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[config.lr_rule]
+    warmup = steps_of(config.warmup_steps, config.warmup_samples, batch_size)
+    if step < warmup:
+        return config.first_lr + (peak - config.first_lr) * (step + 1) / warmup
+    if config.schedule == "constant":
+        return peak
+    if config.schedule == "constant_cooldown":
+        cooldown = steps_of(config.cooldown_steps, config.cooldown_samples, batch_size)
+        return peak * min(1.0, (total_steps - step) / max(1, cooldown))
+    progress = (step - warmup) / max(1, total_steps - warmup)
+    share = 0.5 * (1 + math.cos(math.pi * progress))
+    return config.final_lr + (peak - config.final_lr) * share
+
+
+def steps_of(steps: int, samples: int | None, batch_size: int) -> int:
+    """A length given in samples, rounded up to whole steps, or else in steps."""
+    return steps if samples is None else -(-samples // batch_size)

@@ -1,0 +1,1 @@
+"""Which samples make which step: pure functions of the seed."""

@@ -1,0 +1,128 @@
+"""Gradients of several subnets of one supernet, on the loop's own batches, losses and backends.
+
+n images and u texts of a rank, E embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from osf_supernet import Supernet
+from osf_supernet.training import average_gradients, frozen_statistics, sandwich_configs
+from torch import Tensor
+
+from clip_train.distributed import Backend
+from clip_train.engine.gradients import Embeddings, Objective, StepInputs, WholeBatchGradient
+from clip_train.model.towers import Towers
+from clip_train.objectives import Candidates, distillation_loss
+from clip_train.supernet.settings import SupernetSettings
+
+
+class SandwichGradient(WholeBatchGradient):
+    """The mean over a step's subnets, the largest first.
+
+    The largest learns from the loss that the config asks for; of the others' loss the share
+    `distill` is instead what the largest made of the same batch (universally slimmable networks,
+    Yu and Huang 2019): its distributions over the whole batch, at its own logit scale, and its
+    embeddings.
+    """
+
+    def __init__(
+        self,
+        net: Supernet,
+        towers: Towers,
+        backend: Backend,
+        settings: SupernetSettings,
+        step: Callable[[], int],
+        *,
+        seed: int = 0,
+        parts: int = 1,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        """Args:
+        net: The supernet.
+        towers: Its model's; no wrapper watches them, as gradients are averaged once, in the end.
+        backend: One process, or several that hold all parameters.
+        settings: Which subnets, and how much they learn from the largest.
+        step: The number of the step, which says what is sampled.
+        seed: The run's, which says the rest.
+        parts: As of `WholeBatchGradient`.
+        autocast: The same.
+        """
+        super().__init__(towers, backend, parts=parts, autocast=autocast)
+        self.net, self.settings, self.step, self.seed = net, settings, step, seed
+        self._own = torch.tensor(0.0)  # () share of the last subnet's loss, without the largest's
+
+    def compute(
+        self, inputs: StepInputs, objective: Objective, *, loss_scale: float = 1.0
+    ) -> dict[str, Tensor]:
+        """Gradients times `loss_scale` into `.grad`; this rank's share () of the mean losses."""
+        configs = sandwich_configs(
+            self.net, self.step(), num_random=self.settings.num_random, seed=self.seed
+        )
+        found: list[Embeddings] = []
+        means: dict[str, Tensor] = {}
+        records: dict[str, Tensor] = {}
+        for number, config in enumerate(configs):
+            learn = self._learning_from(found, objective)
+            # Running statistics are the largest's; subnets get theirs when they are taken out.
+            statistics = frozen_statistics(self.net.model) if number else nullcontext()
+            with statistics, self.net.training(config):
+                losses = super().compute(inputs, learn, loss_scale=loss_scale / len(configs))
+            for name, loss in losses.items():
+                means[name] = means.get(name, 0) + loss / len(configs)
+            if number < 2:
+                records[f"supernet/{('largest', 'smallest')[number]}"] = self._own
+            if not number:
+                records |= self.records
+        average_gradients(self.net.model)
+        self.records = records
+        return means
+
+    def _learning_from(self, found: list[Embeddings], objective: Objective) -> Objective:
+        """The objective of the next subnet; the first one leaves its embeddings in `found`."""
+        if not found:
+
+            def watched(student: Embeddings, candidates: Candidates) -> dict[str, Tensor]:
+                images, texts, scale, bias = student
+                known = images.detach(), texts.detach(), scale.detach()
+                found.append(Embeddings(*known, None if bias is None else bias.detach()))
+                return self._noted(objective(student, candidates))
+
+            return watched
+        (teacher,), share = found, self.settings.distill
+
+        def learning(student: Embeddings, candidates: Candidates) -> dict[str, Tensor]:
+            own = self._noted(objective(student, candidates))
+            losses = {name: (1 - share) * loss for name, loss in own.items()}
+            losses["in_place"] = share * self._distillation(student, teacher, candidates)
+            return losses
+
+        return learning
+
+    def _noted(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The losses as they are; their sum is kept, to be logged."""
+        self._own = torch.stack([loss.detach() for loss in losses.values()]).sum()
+        return losses
+
+    def _distillation(
+        self, student: Embeddings, teacher: Embeddings, candidates: Candidates
+    ) -> Tensor:
+        """This rank's share () of how far distributions and embeddings are from the teacher's."""
+        logits = distillation_loss(
+            student.images,
+            student.texts,
+            student.logit_scale,
+            teacher.images,
+            teacher.texts,
+            teacher.logit_scale,
+            candidates,
+            communicator=self.backend,
+        )
+        owned = candidates.owned
+        images = 1 - (student.images * teacher.images).sum(dim=1)  # (n,)
+        texts = 1 - (student.texts[owned] * teacher.texts[owned]).sum(dim=1)  # (m,)
+        distance = images.sum() / candidates.num_images + texts.sum() / candidates.num_captions
+        return logits + self.settings.embedding * distance / 2

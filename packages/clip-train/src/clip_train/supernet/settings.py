@@ -1,0 +1,128 @@
+"""What a supernet of a CLIP is asked to be, and the record of it in a run directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from clip_models import CLIP, ConfigError
+from clip_models.config import from_dict
+from clip_models.model import config_of
+from osf_supernet import Space, Supernet, ratios
+
+from clip_train.logs.run_directory import replace_text
+
+RECORD_NAME = "osf_supernet.json"  # beside model.safetensors, as `osf_supernet.load_supernet` wants
+DEFAULT_SPACE = {
+    "mlp": ratios(0.25, 0.5, 0.75, 1, multiple_of=8),
+    "heads": ratios(0.5, 0.75, 1),
+    "depth": ratios(0.5, 0.75, 1),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupernetSettings:
+    """Everything that `clip-train supernet` adds to a config.
+
+    Attributes:
+        num_random: Random subnets of a step, besides the largest and the smallest.
+        distill: Share of the largest's outputs in the loss of the others.
+        embedding: Weight of the distance to the largest's embeddings.
+        keep: For each subnet to take out in the end, which fraction of the parameters it may have.
+        population: Subnets that are tried for each of them, by the loss on training batches.
+        generations: Of NSGA-II, from those; 0 tries the path by importance only.
+    """
+
+    num_random: int = 2
+    distill: float = 0.5
+    embedding: float = 1.0
+    keep: tuple[float, ...] = (0.7,)
+    population: int = 8
+    generations: int = 0
+
+    def __post_init__(self) -> None:
+        rules = {
+            "num_random must be at least 0": self.num_random >= 0,
+            "distill must be in [0, 1]": 0 <= self.distill <= 1,
+            "embedding must be at least 0": self.embedding >= 0,
+            "keep must be fractions in (0, 1]": all(0 < share <= 1 for share in self.keep),
+            "population must be at least 1": self.population >= 1,
+            "generations must be at least 0": self.generations >= 0,
+        }
+        for rule, holds in rules.items():
+            if not holds:
+                raise ConfigError(f"{rule}, got {getattr(self, rule.split()[0])}")
+
+
+def make_supernet(model: CLIP, example: Any, space: Mapping[str, Any] | None) -> Supernet:
+    """The supernet of a CLIP, all of whose subnets a model directory can hold.
+
+    Args:
+        model: The model, in place.
+        example: Images and tokens that it is traced with.
+        space: As `Space.from_dict`; None gives hidden units, heads and layers of transformers.
+
+    Raises:
+        ConfigError: The space does not fit the model, or has subnets that no config describes.
+    """
+    try:
+        net = Supernet(model, example, None if space is None else Space.from_dict(dict(space)))
+    except ValueError as error:
+        raise ConfigError(f"the space does not fit the model: {error}") from None
+    if space is None:
+        kinds = {group.kind for group in net.graph.elastic()} | {"depth"}
+        net.space = Space({k: v for k, v in DEFAULT_SPACE.items() if k in kinds})
+        net.choices = net.space.resolve(net.graph)
+    with net.active(net.smallest):
+        try:
+            config_of(model)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error}. Name only mlp, heads and depth in the space; osf_supernet itself trains "
+                "and saves any others"
+            ) from None
+    return net
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupernetRecord:
+    """What a run directory says of its supernet, beside the weights."""
+
+    settings: SupernetSettings
+    space: dict[str, Any]
+    depth_orders: dict[str, list[int]]
+
+    def write(self, directory: Path) -> None:
+        """Write it in one step."""
+        text = {
+            "format": 1,
+            "class": CLIP.__qualname__,
+            "space": self.space,
+            "depth_orders": self.depth_orders,
+            "outputs": ["*"],
+            "settings": asdict(self.settings),
+        }
+        replace_text(directory / RECORD_NAME, json.dumps(text, indent=2) + "\n")
+
+    @staticmethod
+    def read(directory: str | Path) -> SupernetRecord | None:
+        """The record of a run; None if the run trains no supernet.
+
+        Raises:
+            ConfigError: It cannot be read.
+        """
+        file = Path(directory) / RECORD_NAME
+        if not file.is_file():
+            return None
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            return SupernetRecord(
+                settings=from_dict(SupernetSettings, found["settings"]),
+                space=found["space"],
+                depth_orders=found["depth_orders"],
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{file} cannot be read: {error}") from None

@@ -1,0 +1,139 @@
+"""Configurations of the pooled language model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dtp_pooling.pooling.losses import BoundaryTarget
+from dtp_pooling.strict_config import require, require_one_of
+
+BoundaryKind = Literal["none", "fixed", "whitespace", "unigram", "entropy", "gumbel", "random"]
+RateLoss = Literal["binomial", "ratio", "interval"]
+
+LEARNED_FROM_TARGETS = ("unigram", "entropy")
+LEARNED = (*LEARNED_FROM_TARGETS, "gumbel")
+
+
+def require_ranges(
+    hidden: int | None, temperature: float, weight: float, interval: tuple[float, float], seed: int
+) -> None:
+    """Raise ValueError unless the settings that language models and towers share are in range."""
+    require(hidden is None or hidden >= 1, f"hidden must be at least 1 or None, got {hidden}")
+    require(
+        0 < temperature < math.inf, f"temperature must be above 0 and finite, got {temperature}"
+    )
+    require(0 <= weight < math.inf, f"weight must be at least 0 and finite, got {weight}")
+    low, high = interval
+    require(0 <= low <= high <= 1, f"interval must rise within [0, 1], got {low}, {high}")
+    require(-(2**63) <= seed < 2**63, f"seed must have 64 bits, got {seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundaryConfig:
+    """How a causal model decides where segments end.
+
+    Attributes:
+        kind: `none` runs every layer on all tokens. `fixed` and `whitespace` follow the data.
+            `unigram` and `entropy` predict given subword ends or the model's own entropy spikes.
+            `gumbel` samples from a predictor that learns from the task. `random` is the control.
+        factor: Tokens per segment of `fixed`.
+        rate: Share of boundaries: of `random`, and aimed at by the loss of `gumbel`.
+        scores: Predictor: `mlp`, or `cosine` routing between neighbours.
+        hidden: Width inside the MLP predictor; None for 4 times the model's.
+        temperature: Of the Gumbel-sigmoid relaxation.
+        evaluation: How `gumbel` decides in evaluation: `threshold` at probability one half, or
+            `pattern`, sampling with the same fixed noise at each position in every text, which
+            keeps the rate of training also while the predictor is unsure.
+        rate_loss: What keeps `gumbel` at its rate; `interval` is free within `interval`.
+        interval: Lowest and highest share for `rate_loss="interval"`.
+        weight: Of the boundary loss in the total.
+        target_loss: Cross-entropy of `unigram` and `entropy`.
+        spikes_left: Neighbours an entropy spike exceeds.
+        space: Token id of the space, for `whitespace`.
+        seed: Of the fixed pattern that `random`, and `gumbel` if asked, use in evaluation.
+    """
+
+    kind: BoundaryKind = "gumbel"
+    factor: int = 2
+    rate: float = 0.2
+    scores: Literal["mlp", "cosine"] = "mlp"
+    hidden: int | None = None
+    temperature: float = 0.5
+    evaluation: Literal["threshold", "pattern"] = "threshold"
+    rate_loss: RateLoss = "binomial"
+    interval: tuple[float, float] = (0.15, 0.25)
+    weight: float = 1.0
+    target_loss: BoundaryTarget = "logits"
+    spikes_left: int = 2
+    space: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(
+            self.kind not in ("topk", "top_k"),
+            "kind='top_k' picks boundaries by the whole text, which leaks the future in a causal "
+            "model; use 'gumbel' with a rate",
+        )
+        require_one_of("kind", self.kind, BoundaryKind)
+        require_one_of("scores", self.scores, Literal["mlp", "cosine"])
+        require_one_of("evaluation", self.evaluation, Literal["threshold", "pattern"])
+        require_one_of("rate_loss", self.rate_loss, RateLoss)
+        require_one_of("target_loss", self.target_loss, BoundaryTarget)
+        require(self.factor >= 1, f"factor must be at least 1, got {self.factor}")
+        require(0 < self.rate < 1, f"rate must be in (0, 1), got {self.rate}")
+        require(self.spikes_left >= 1, f"spikes_left must be at least 1, got {self.spikes_left}")
+        object.__setattr__(self, "interval", tuple(self.interval))
+        require_ranges(self.hidden, self.temperature, self.weight, self.interval, self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModelConfig:
+    """Sizes of a pooled language model; the defaults are those of Nawrot et al. 2023.
+
+    Deviation: they drop 0.1 of the attention weights. That takes PyTorch's attention on CPU off its
+    fused kernel (three times the time of a step at 2048 tokens), so the default is none.
+
+    Attributes:
+        vocabulary: Number of symbols.
+        width: Model width.
+        num_heads: Heads of every layer.
+        head_dim: Width of a head, even.
+        feedforward: Width inside the feed-forward layers.
+        pre_layers: Layers on all tokens, before pooling.
+        shortened_layers: Layers on segments.
+        post_layers: Layers on all tokens, after unpooling.
+        attention: `rotary`, or `relative` as in Transformer-XL.
+        norm: Layer norm before (`pre`, with one more at the end) or after (`post`) each part.
+        dropout: Of embeddings and of each part's output.
+        attention_dropout: Of attention weights.
+        boundaries: Where segments end.
+    """
+
+    vocabulary: int = 27
+    width: int = 512
+    num_heads: int = 8
+    head_dim: int = 64
+    feedforward: int = 2048
+    pre_layers: int = 2
+    shortened_layers: int = 8
+    post_layers: int = 2
+    attention: Literal["rotary", "relative"] = "rotary"
+    norm: Literal["pre", "post"] = "pre"
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    boundaries: BoundaryConfig = field(default_factory=BoundaryConfig)
+
+    def __post_init__(self) -> None:
+        require_one_of("attention", self.attention, Literal["rotary", "relative"])
+        require_one_of("norm", self.norm, Literal["pre", "post"])
+        for name in ("vocabulary", "width", "num_heads", "head_dim", "feedforward"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1")
+        for name in ("pre_layers", "shortened_layers", "post_layers"):
+            require(getattr(self, name) >= 0, f"{name} must be at least 0")
+        require(self.head_dim % 2 == 0, f"head_dim must be even, got {self.head_dim}")
+        require(self.width % 2 == 0, f"width must be even, got {self.width}")
+        for name in ("dropout", "attention_dropout"):
+            share = getattr(self, name)
+            require(0 <= share < 1, f"{name} must be in [0, 1), got {share}")

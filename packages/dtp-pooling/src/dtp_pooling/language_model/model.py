@@ -1,0 +1,247 @@
+"""A causal language model that works on segments in its middle layers.
+
+B batch, L tokens, S segments with the null one, D width, V vocabulary.
+
+The hourglass of Nawrot et al. 2023 ("Efficient Transformers with Dynamic Token Pooling"): layers
+on tokens, pooling into segments behind a learned null segment, layers on segments, unpooling plus
+the tokens from before, layers on tokens. A token reads the newest segment that is finished, so
+nothing of the future reaches it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dtp_pooling.language_model.attention import (
+    LayerCache,
+    Relative,
+    RelativeAttention,
+    RotaryAttention,
+    sinusoids,
+)
+from dtp_pooling.language_model.config import LanguageModelConfig
+from dtp_pooling.language_model.segmenter import CausalSegmenter, Segmentation
+from dtp_pooling.pooling.functional import closed_segment_of, pool, unpool
+from dtp_pooling.pooling.noise import Generators
+from dtp_pooling.strict_config import from_dict
+
+_MULTIPLE = 16
+
+
+class LanguageModelOutput(NamedTuple):
+    """What the language model says of a batch.
+
+    Attributes:
+        logits: (B, L, V) of the next tokens.
+        boundaries: (B, L) float32 zeros and ones, or None without pooling.
+        boundary_logits: (B, L) float32 of the predictor, or None.
+        boundary_loss: Scalar, weighted; zero when nothing is learned.
+    """
+
+    logits: Tensor
+    boundaries: Tensor | None
+    boundary_logits: Tensor | None
+    boundary_loss: Tensor
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each with a residual and a layer norm before or after it."""
+
+    def __init__(self, config: LanguageModelConfig) -> None:
+        super().__init__()
+        attention = RotaryAttention if config.attention == "rotary" else RelativeAttention
+        self.pre = config.norm == "pre"
+        self.attention_norm = nn.LayerNorm(config.width)
+        self.attention = attention(
+            config.width, config.num_heads, config.head_dim, config.attention_dropout
+        )
+        self.feedforward_norm = nn.LayerNorm(config.width)
+        self.expand = nn.Linear(config.width, config.feedforward)
+        self.contract = nn.Linear(config.feedforward, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.activation = nn.GELU()
+
+    def forward(
+        self, x: Tensor, relative: Relative | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, LayerCache | None]:
+        """(B, L, D) to (B, L, D), and the layer's cache when `lengths` (B,) are given."""
+        y, cache = self.attention(self.attention_norm(x) if self.pre else x, relative, lengths)
+        return self._rest(x, y), cache
+
+    def step(
+        self, x: Tensor, cache: LayerCache, rows: Tensor, relative: Relative | None = None
+    ) -> Tensor:
+        """(R, D) next tokens of the rows (R,) to (R, D)."""
+        y = self.attention.step(self.attention_norm(x) if self.pre else x, cache, rows, relative)
+        return self._rest(x, y)
+
+    def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.dropout(attended)
+        x = x if self.pre else self.attention_norm(x)
+        y = self.feedforward_norm(x) if self.pre else x
+        y = self.contract(self.dropout(self.activation(self.expand(y))))
+        x = x + self.dropout(y)
+        return x if self.pre else self.feedforward_norm(x)
+
+
+class DynamicPoolingLM(nn.Module):
+    """Next-token logits of a text whose middle layers see segments.
+
+    Args:
+        config: Sizes and where segments end.
+    """
+
+    def __init__(self, config: LanguageModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocabulary, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.pre = nn.ModuleList(Block(config) for _ in range(config.pre_layers))
+        self.shortened = nn.ModuleList(Block(config) for _ in range(config.shortened_layers))
+        self.post = nn.ModuleList(Block(config) for _ in range(config.post_layers))
+        self.norm = nn.LayerNorm(config.width) if config.norm == "pre" else nn.Identity()
+        self.head = nn.Linear(config.width, config.vocabulary)
+        self.segmenter: CausalSegmenter | None = None
+        if config.boundaries.kind != "none":
+            self.segmenter = CausalSegmenter(config.width, config.boundaries)
+            self.null = nn.Parameter(torch.randn(config.width))
+            self.pooled_norm = nn.LayerNorm(config.width)
+        if config.attention == "relative":
+            shape = (config.num_heads, config.head_dim)
+            self.content_bias = nn.Parameter(0.02 * torch.randn(shape))
+            self.position_bias = nn.Parameter(0.02 * torch.randn(shape))
+        self.apply(_initialise)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        lengths: Tensor | None = None,
+        generators: Generators = None,
+        boundaries: Tensor | None = None,
+        targets: Tensor | None = None,
+        max_segments: int | None = None,
+    ) -> LanguageModelOutput:
+        """Logits of the token after each, and the boundary loss.
+
+        Args:
+            tokens: (B, L) int64.
+            lengths: (B,) valid tokens; None for all. What is beyond them changes nothing.
+            generators: Randomness of boundaries in training; see `noise.row_keys`.
+            boundaries: (B, L) to use instead of the model's own.
+            targets: (B, L) boundaries for `unigram` to learn; its loss is zero without them.
+            max_segments: Segments to pad every row to, null included; None for the longest row's,
+                up to a multiple of 16. With a given number all shapes are known beforehand, and
+                a text's logits are the same bits whatever its future holds; without, they are as
+                long as the multiple is the same, and attention over another may round differently.
+        """
+        x = self.dropout(self.embedding(tokens))  # (B, L, D)
+        x = self._run(self.pre, x)
+        segments = None
+        if self.segmenter is None:
+            x = self._run(self.shortened, x)
+        else:
+            segments = self.segmenter(tokens, x, lengths=lengths, generators=generators)
+            if boundaries is not None:
+                given = _without_padding(boundaries.float(), lengths)
+                segments = Segmentation(given, segments.logits)
+            x = self._through_segments(x, segments.boundaries, lengths, max_segments)
+        logits = self.head(self.norm(self._run(self.post, x)))
+        if self.segmenter is None or segments is None:
+            return LanguageModelOutput(logits, None, None, logits.new_zeros(()))
+        loss = segments.boundaries.new_zeros(())
+        if targets is not None or self.config.boundaries.kind != "unigram":
+            loss = self.segmenter.loss(segments, logits, targets=targets, lengths=lengths)
+        return LanguageModelOutput(logits, segments.boundaries, segments.logits, loss)
+
+    def _through_segments(
+        self, x: Tensor, boundaries: Tensor, lengths: Tensor | None, max_segments: int | None
+    ) -> Tensor:
+        pooled = pool(
+            x,
+            boundaries,
+            tail="drop",
+            null=self.null,
+            lengths=lengths,
+            max_segments=_padded_segments(boundaries) if max_segments is None else max_segments,
+        )  # (B, S, D)
+        # a shorter row's padding comes after its segments: causal attention never reads it
+        y = self._run(self.shortened, self.pooled_norm(pooled.values))
+        return x + unpool(y, closed_segment_of(boundaries))
+
+    def _run(self, blocks: nn.ModuleList, x: Tensor) -> Tensor:
+        relative = self.relative(x.shape[1])
+        for block in blocks:
+            x, _ = block(x, relative)
+        return x
+
+    def relative(self, size: int) -> Relative | None:
+        """Transformer-XL's shared terms for distances below `size`; None for rotary positions."""
+        if self.config.attention == "rotary":
+            return None
+        table = sinusoids(size, self.config.width, self.embedding.weight)
+        return Relative(self.dropout(table), self.content_bias, self.position_bias)
+
+    def save(self, folder: Path) -> None:
+        """Write `model.safetensors` and `config.json` into the folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {name: value.contiguous() for name, value in self.state_dict().items()}
+        weights = folder / "model.safetensors"
+        weights.touch()
+        mode = weights.stat().st_mode
+        save_file(state, weights)
+        weights.chmod(mode)  # safetensors lets nobody but the owner read
+        text = json.dumps(dataclasses.asdict(self.config), indent=2)
+        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> DynamicPoolingLM:
+        """The model that `save` wrote, in evaluation mode.
+
+        Raises:
+            ValueError: One of its files is damaged, or they do not fit each other.
+        """
+        try:
+            values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            model = cls(from_dict(LanguageModelConfig, values))
+            model.load_state_dict(load_file(folder / "model.safetensors"))
+        except (AttributeError, RuntimeError, SafetensorError, ValueError) as error:
+            raise ValueError(f"{folder} holds no whole model: {error}; save it anew") from error
+        return model.eval()
+
+
+def _padded_segments(boundaries: Tensor) -> int:
+    """Segments of the longest row, null included, up to a multiple of what kernels vectorise by.
+
+    What is left over after whole vectors rounds differently, and would tell how long the rest is.
+    """
+    longest = int((boundaries > 0.5).sum(1).max()) if len(boundaries) else 0
+    return (longest // _MULTIPLE + 1) * _MULTIPLE
+
+
+def _without_padding(boundaries: Tensor, lengths: Tensor | None) -> Tensor:
+    if lengths is None:
+        return boundaries
+    beyond = torch.arange(boundaries.shape[1], device=boundaries.device) >= lengths[:, None]
+    return boundaries.masked_fill(beyond, 0)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Normal weights of deviation 0.02 and zero biases; routing projections stay the identity."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        is_routing = isinstance(module, nn.Linear) and module.bias is None
+        if not is_routing:
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.normal_(module.weight, mean=1.0, std=0.02)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,144 @@
+"""Boundaries of a causal text by configuration.
+
+B batch, L tokens, D width, V vocabulary. A boundary never depends on a later token.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dtp_pooling.language_model.config import LEARNED, LEARNED_FROM_TARGETS, BoundaryConfig
+from dtp_pooling.pooling import boundaries as rules
+from dtp_pooling.pooling import losses, noise
+
+
+class Segmentation(NamedTuple):
+    """Boundaries and what they came from.
+
+    Attributes:
+        boundaries: (B, L) float32 zeros and ones; zero beyond each row's length.
+        logits: (B, L) float32 of the predictor, or None.
+    """
+
+    boundaries: Tensor
+    logits: Tensor | None
+
+
+class CausalSegmenter(nn.Module):
+    """Decides where segments of a causal text end, and what that costs.
+
+    In training `gumbel` and `random` draw from the generators; in evaluation nothing is drawn.
+
+    Args:
+        width: D.
+        config: Kind and its settings; `none` is not for a segmenter.
+    """
+
+    def __init__(self, width: int, config: BoundaryConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.scores: rules.MLPScores | rules.CosineScores | None = None
+        if config.kind in LEARNED:
+            self.scores = (
+                rules.MLPScores(width, config.hidden)
+                if config.scores == "mlp"
+                else rules.CosineScores(width, causal=True)
+            )
+
+    def forward(
+        self,
+        tokens: Tensor,
+        hidden: Tensor,
+        *,
+        lengths: Tensor | None = None,
+        generators: noise.Generators = None,
+        offset: int | Tensor = 0,
+        previous: Tensor | None = None,
+    ) -> Segmentation:
+        """Boundaries of the tokens.
+
+        Args:
+            tokens: (B, L) int64.
+            hidden: (B, L, D) what the predictor sees.
+            lengths: (B,) valid tokens; None for all.
+            generators: For training; see `noise.row_keys`.
+            offset: Position in the text of the first token, one for all or (B,).
+            previous: (B, D) hidden state before the first token, when decoding.
+        """
+        logits = None
+        if self.scores is not None:
+            logits = self.scores(hidden, lengths, previous)
+        hard = self._decide(tokens, logits, generators, offset)
+        if lengths is not None:
+            beyond = torch.arange(tokens.shape[1], device=tokens.device) >= lengths[:, None]
+            hard = hard.masked_fill(beyond, 0)
+        return Segmentation(hard, logits)
+
+    def _decide(
+        self,
+        tokens: Tensor,
+        logits: Tensor | None,
+        generators: noise.Generators,
+        offset: int | Tensor,
+    ) -> Tensor:
+        batch, length = tokens.shape
+        kind = self.config.kind
+        if kind == "fixed":
+            return rules.fixed_boundaries(
+                batch, length, self.config.factor, offset, device=tokens.device
+            )
+        if kind == "whitespace":
+            return rules.whitespace_boundaries(tokens, self.config.space)
+        if kind == "random":
+            keys = self._keys(batch, generators, tokens.device)
+            return rules.random_boundaries(noise.uniform(keys, length, offset), self.config.rate)
+        assert logits is not None
+        if kind in LEARNED_FROM_TARGETS:
+            return rules.threshold_boundaries(logits)
+        drawn = None
+        if self.training or self.config.evaluation == "pattern":
+            keys = self._keys(batch, generators, tokens.device)
+            drawn = noise.logistic(keys, length, offset)
+        return rules.gumbel_boundaries(logits, self.config.temperature, drawn)
+
+    def _keys(self, batch: int, generators: noise.Generators, device: torch.device) -> Tensor:
+        if self.training:
+            return noise.row_keys(batch, generators, device)
+        return torch.full((batch,), self.config.seed, device=device)
+
+    def loss(
+        self,
+        segmentation: Segmentation,
+        next_token_logits: Tensor,
+        *,
+        targets: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        """Weighted boundary loss, a float32 scalar; zero for kinds that learn nothing.
+
+        Args:
+            segmentation: What `forward` gave.
+            next_token_logits: (B, L, V) of the model, whose entropy spikes are a target.
+            targets: (B, L) given boundaries, for `unigram`.
+            lengths: (B,) valid tokens; None for all.
+        """
+        hard, logits = segmentation
+        config = self.config
+        if logits is None:
+            return hard.new_zeros(())
+        if config.kind in LEARNED_FROM_TARGETS:
+            if config.kind == "entropy":
+                targets = rules.entropy_spikes(next_token_logits, config.spikes_left)
+            if targets is None:
+                raise ValueError("kind='unigram' learns from given boundaries: pass targets (B, L)")
+            loss = losses.boundary_bce(logits, targets, config.target_loss, lengths)
+        elif config.rate_loss == "binomial":
+            loss = losses.binomial_prior(hard, config.rate, lengths)
+        elif config.rate_loss == "ratio":
+            loss = losses.ratio_loss(hard, logits, 1 / config.rate, lengths)
+        else:
+            loss = losses.interval_loss(hard, *config.interval, lengths)
+        return config.weight * loss

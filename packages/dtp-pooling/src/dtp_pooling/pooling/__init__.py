@@ -1,0 +1,1 @@
+"""Segments: boundaries, pooling and unpooling, losses."""

@@ -1,0 +1,288 @@
+"""Segment pooling and its inverse, linear in the number of tokens.
+
+B batch, L tokens, S segments of the longest row, T segments of all rows together, D width.
+
+A boundary `b[t] = 1` *closes* a segment after token t: the segment includes token t and the next
+one starts at t + 1. A token's segment is therefore the number of boundaries strictly before it.
+
+The mean and its gradient are those of the dense formula of Nawrot et al. 2023 ("Efficient
+Transformers with Dynamic Token Pooling", section 3), which builds a (B, L, S) weight matrix; here
+both directions cost O(B L D) time and memory. With g the gradient of the pooled values, n the
+segment sizes and m the means:
+
+    dh_t = g_{c_t} / n_{c_t},   dc_t = <g_{c_t}, h_t - m_{c_t}> / n_{c_t},   db_i = sum_{t>i} dc_t
+
+Deviations: no epsilon in the denominator, and an unfinished last segment is either always kept or
+always dropped, never kept because some other row of the batch is longer.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, cast, get_args
+
+import torch
+from torch import Tensor
+
+from dtp_pooling.pooling.segment_autograd import GatherSegments, PoolSegments, SegmentPlan
+
+Reduce = Literal["mean", "sum", "first", "last"]
+Tail = Literal["keep", "drop"]
+Layout = Literal["padded", "packed"]
+
+
+class Pooled(NamedTuple):
+    """Pooled segments and where each token went.
+
+    Attributes:
+        values: (B, S, D) padded with zeros at the end of short rows, or (T, D) packed.
+        counts: int64, (B, S) or (T,): tokens in each segment; 0 for the null segment and padding.
+        segment_of: int64 (B, L): the row's segment (null included in the numbering) that holds each
+            token; -1 for tokens of a dropped tail and beyond the row's length.
+        cu_seqlens: int32 (B + 1,): first packed segment of each row, then T; in both layouts.
+    """
+
+    values: Tensor
+    counts: Tensor
+    segment_of: Tensor
+    cu_seqlens: Tensor
+
+    @property
+    def lengths(self) -> Tensor:
+        """(B,) int64 segments of each row, null included."""
+        return self.cu_seqlens.diff().long()
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, S) bool, True where a padded row has a segment; S is that of the padded layout."""
+        size = self.values.shape[1] if self.values.dim() == 3 else _longest(self.lengths)
+        return torch.arange(size, device=self.values.device) < self.lengths[:, None]
+
+
+def pool(
+    h: Tensor,
+    boundaries: Tensor,
+    reduce: Reduce = "mean",
+    tail: Tail = "keep",
+    null: Tensor | None = None,
+    lengths: Tensor | None = None,
+    layout: Layout = "padded",
+    max_segments: int | None = None,
+) -> Pooled:
+    """One value per segment, summed in at least float32, in time linear in the tokens.
+
+    Args:
+        h: (B, L, D) tokens of a floating dtype.
+        boundaries: (B, L), any dtype; above 0.5 closes a segment after that token. A floating
+            tensor that requires gradient receives the straight-through gradient of the module
+            docstring for `mean`, the same without normalisation for `sum`, and zero for
+            `first` and `last`, which select a token.
+        reduce: `mean`, `sum`, `first` or `last` token of each segment.
+        tail: What becomes of tokens after a row's last boundary: `keep` makes them a segment,
+            `drop` leaves them out (a causal model cannot use an unfinished segment).
+        null: (D,) value put in front of every row as segment 0, or None.
+        lengths: (B,) valid tokens of each row, or None when all L are valid.
+        layout: `padded` gives (B, S, D), `packed` the rows one after another (T, D).
+        max_segments: S of the padded layout (null included) when it is known beforehand, which
+            spares a device synchronisation and lets `torch.compile` and `torch.export` follow;
+            None takes the longest row.
+
+    Raises:
+        ValueError: Shapes disagree, an option is unknown, or a row has more than `max_segments`.
+    """
+    _check_pool(h, boundaries, reduce, tail, null, lengths, layout, max_segments)
+    plan = _plan(boundaries, tail, null is not None, lengths, layout, max_segments)
+    if reduce in ("mean", "sum"):
+        sums, sizes = PoolSegments.apply(h, boundaries, plan, reduce == "mean")
+    else:
+        chosen = _chosen(plan, reduce)
+        only = h.flatten(0, 1).masked_fill(~chosen[:, None], 0)
+        unused = torch.zeros_like(boundaries, dtype=torch.bool)
+        sums, sizes = PoolSegments.apply(only.view_as(h), unused, plan, False)
+    values, counts = _crop(sums, plan, layout), _crop(sizes, plan, layout)
+    if null is not None:
+        values = _put_null(values, null.to(values.dtype), plan, layout)
+    cu_seqlens = torch.cat([plan.per_row.new_zeros(1), plan.per_row.cumsum(0)]).to(torch.int32)
+    return Pooled(values, counts, plan.segment_of, cu_seqlens)
+
+
+def unpool(values: Tensor, segment_of: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+    """Each token's segment value, (B, L, D); zero where `segment_of` is -1.
+
+    Args:
+        values: (B, S, D) padded, or (T, D) packed together with `cu_seqlens`.
+        segment_of: (B, L) the row's segment that each token reads: `Pooled.segment_of` for its
+            own segment, `closed_segment_of(boundaries)` for the newest finished one (causal).
+        cu_seqlens: (B + 1,) of the packed layout; None for the padded one.
+
+    Raises:
+        ValueError: Shapes disagree, or a row has no segment of a given number.
+    """
+    if segment_of.dim() != 2:
+        raise ValueError(f"segment_of must be (B, L), got shape {tuple(segment_of.shape)}")
+    if (values.dim() == 2) != (cu_seqlens is not None):
+        raise ValueError(
+            f"values of shape {tuple(values.shape)} need cu_seqlens exactly when they are packed "
+            "(T, D); pass Pooled.cu_seqlens with packed values and nothing with padded ones"
+        )
+    batch, length = segment_of.shape
+    rows = values.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1
+    if rows != batch:
+        raise ValueError(f"values have {rows} rows, segment_of has {batch}; pass those of one pool")
+    if cu_seqlens is None:
+        start = torch.arange(batch, device=values.device) * values.shape[1]
+        has: Tensor | int = values.shape[1]
+    else:
+        start = cu_seqlens[:-1].long()
+        has = cu_seqlens.diff()[:, None]
+    _require(
+        (segment_of < has).all(),
+        "segment_of names a segment that its row does not have; closed_segment_of counts a null "
+        "segment, which pool adds when it is given one",
+    )
+    read = segment_of >= 0
+    slot = torch.where(read, start[:, None] + segment_of, 0).reshape(-1)
+    flat = values if cu_seqlens is not None else values.flatten(0, 1)
+    if flat.shape[0] == 0:  # every row is empty: nothing to read, but keep the graph
+        return flat.sum() + values.new_zeros(batch, length, values.shape[-1])
+    tokens = cast(Tensor, GatherSegments.apply(flat, slot, read.reshape(-1)))
+    return tokens.view(batch, length, flat.shape[1])
+
+
+def closed_segment_of(boundaries: Tensor) -> Tensor:
+    """(B, L) newest segment that is finished at each token, in a pooling with a null segment.
+
+    0 is the null segment; a token that closes a segment already reads it. Reading through these
+    indices keeps a causal model causal.
+    """
+    return (boundaries > 0.5).long().cumsum(1)
+
+
+def _check_pool(
+    h: Tensor,
+    boundaries: Tensor,
+    reduce: str,
+    tail: str,
+    null: Tensor | None,
+    lengths: Tensor | None,
+    layout: str,
+    max_segments: int | None,
+) -> None:
+    if h.dim() != 3 or not h.is_floating_point():
+        raise ValueError(f"h must be a floating (B, L, D), got {h.dtype} {tuple(h.shape)}")
+    if boundaries.shape != h.shape[:2]:
+        raise ValueError(
+            f"boundaries must be (B, L) = {tuple(h.shape[:2])}, got {tuple(boundaries.shape)}"
+        )
+    options = {"reduce": (reduce, Reduce), "tail": (tail, Tail), "layout": (layout, Layout)}
+    for name, (got, allowed) in options.items():
+        if got not in get_args(allowed):
+            raise ValueError(f"{name} must be one of {get_args(allowed)}, got {got!r}")
+    if null is not None and null.shape != h.shape[2:]:
+        raise ValueError(f"null must be (D,) = ({h.shape[2]},), got {tuple(null.shape)}")
+    if lengths is not None and lengths.shape != h.shape[:1]:
+        raise ValueError(f"lengths must be (B,) = ({h.shape[0]},), got {tuple(lengths.shape)}")
+    if max_segments is not None and layout == "packed":
+        raise ValueError("max_segments has no meaning for layout='packed'; leave it out")
+
+
+def _plan(
+    boundaries: Tensor,
+    tail: str,
+    with_null: bool,
+    lengths: Tensor | None,
+    layout: str,
+    max_segments: int | None,
+) -> SegmentPlan:
+    """Where every token goes. Dropped tokens go to one spare slot at the end of their row."""
+    batch, length = boundaries.shape
+    device = boundaries.device
+    closes = (boundaries > 0.5).detach()
+    position = torch.arange(length, device=device)
+    valid = None if lengths is None else position < lengths[:, None]  # (B, L)
+    if valid is not None:
+        closes = closes & valid
+    inclusive = closes.long().cumsum(1)
+    segment = inclusive - closes.long()  # (B, L) boundaries strictly before each token
+    closed = inclusive[:, -1] if length else inclusive.new_zeros(batch)
+    if tail == "keep":
+        kept = torch.ones_like(closes) if valid is None else valid
+        last = (segment + 1).masked_fill(~kept, 0)
+        per_row = last.amax(1) if length else closed
+    else:
+        kept, per_row = segment < closed[:, None], closed
+    spare = int(tail == "drop" or lengths is not None)
+    first = int(with_null)
+    per_row = per_row + first
+    if layout == "padded":
+        size = _padded_size(per_row, max_segments)
+        start = torch.arange(batch, device=device) * (size + spare)
+        end, total = start + size, batch * (size + spare)
+    else:
+        size = int(per_row.sum())
+        ends = (per_row + spare).cumsum(0)
+        start, end = ends - per_row - spare, ends - spare
+        total = size + batch * spare
+    slot = torch.where(kept, start[:, None] + first + segment, end[:, None])
+    segment_of = (segment + first).masked_fill(~kept, -1)
+    return SegmentPlan(slot.reshape(-1), kept.reshape(-1), total, segment_of, per_row, size)
+
+
+def _padded_size(per_row: Tensor, max_segments: int | None) -> int:
+    if max_segments is None:
+        return _longest(per_row)
+    got = "more" if _is_deferred(per_row) else _longest(per_row)
+    _require(
+        (per_row <= max_segments).all(),
+        f"max_segments={max_segments} is too small: a row has {got} segments (null included); "
+        "raise it or leave it out",
+    )
+    return max_segments
+
+
+def _require(holds: Tensor, message: str) -> None:
+    """Raise ValueError unless a tensor of one bool holds; off CPU without waiting for it."""
+    if _is_deferred(holds):
+        torch._assert_async(holds, message)
+    elif not bool(holds):
+        raise ValueError(message)
+
+
+def _is_deferred(values: Tensor) -> bool:
+    """Whether a tensor's numbers are not to be had now: off CPU without waiting, or in a graph."""
+    return values.device.type != "cpu" or torch.compiler.is_compiling()
+
+
+def _longest(lengths: Tensor) -> int:
+    return int(lengths.max()) if lengths.numel() else 0
+
+
+def _chosen(plan: SegmentPlan, which: str) -> Tensor:
+    """(B * L,) bool: the first or last token of each segment."""
+    changes = torch.ones_like(plan.kept)
+    differs = plan.slot[1:] != plan.slot[:-1]
+    if which == "first":
+        changes[1:] = differs
+    else:
+        changes[:-1] = differs
+    return changes & plan.kept
+
+
+def _crop(buffer: Tensor, plan: SegmentPlan, layout: str) -> Tensor:
+    """The buffer without the spare slots: (B, S, ...) or (T, ...)."""
+    batch = plan.per_row.numel()
+    if layout == "padded":
+        width = plan.total // batch if batch else 0
+        return buffer.view(batch, width, *buffer.shape[1:])[:, : plan.size]
+    if plan.total == plan.size:
+        return buffer
+    row = torch.arange(batch, device=buffer.device).repeat_interleave(plan.per_row)
+    # the slots of row r were moved back by one spare slot for each of the r rows before it
+    return buffer.index_select(0, torch.arange(plan.size, device=buffer.device) + row)
+
+
+def _put_null(values: Tensor, null: Tensor, plan: SegmentPlan, layout: str) -> Tensor:
+    """Values with the null in each row's segment 0, which held no token and is zero."""
+    if layout == "padded":
+        return torch.cat([null.expand(values.shape[0], 1, -1), values[:, 1:]], dim=1)
+    first = plan.per_row.cumsum(0) - plan.per_row
+    return values.index_add(0, first, null.expand(first.numel(), -1))

@@ -1,0 +1,1 @@
+"""Token pooling inside image and text towers."""

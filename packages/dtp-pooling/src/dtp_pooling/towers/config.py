@@ -1,0 +1,82 @@
+"""Configuration of token pooling in image and text towers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dtp_pooling.language_model.config import RateLoss, require_ranges
+from dtp_pooling.pooling.token_order import TokenOrder
+from dtp_pooling.strict_config import require, require_one_of
+
+PoolingKind = Literal["top_k", "gumbel", "fixed", "random", "dissimilarity"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenPoolingConfig:
+    """Where segments of a tower's tokens end.
+
+    Attributes:
+        kind: `top_k` keeps an exact number of segments at learned scores. `gumbel` samples from
+            learned probabilities, with a rate loss. `fixed` spaces segments evenly. `random`
+            is the control at the same number. `dissimilarity` needs no training: segments end
+            where neighbouring tokens differ most.
+        rate: Segments per poolable token, in (0, 1]; 1 leaves the tower as it was.
+        scores: Learned scores: `mlp`, or `cosine` routing between neighbours.
+        hidden: Width inside the MLP; None for 4 D.
+        temperature: Of the relaxation whose gradient the scores get.
+        sample: Draw boundaries in training (`top_k`: without replacement) instead of taking the
+            best.
+        evaluation: How `gumbel` decides in evaluation: `threshold` at one half, or `pattern`,
+            with the same fixed noise at each position for every sample.
+        rate_loss: What keeps `gumbel` at its rate.
+        interval: Lowest and highest share for `rate_loss="interval"`.
+        weight: Of the rate loss.
+        order: Sequence of the patches of an image.
+        compare: What `dissimilarity` compares: the `tokens`, or their `keys` in the attention of
+            the layer behind, as Token Merging does.
+        proportional: Attention behind weighs a segment as many keys as it has tokens.
+        max_segments: Segments to pad every row to, those kept apart included, where they are known
+            beforehand: it spares a device synchronisation, and `torch.compile` and `torch.export`
+            can follow (exact kinds, raster order, no mask). None for the longest row's.
+        grid: Rows and columns of patches; None for a square.
+        seed: Of the pattern of `random` and `gumbel` in evaluation.
+    """
+
+    kind: PoolingKind = "top_k"
+    rate: float = 0.25
+    scores: Literal["mlp", "cosine"] = "mlp"
+    hidden: int | None = None
+    temperature: float = 0.5
+    sample: bool = True
+    evaluation: Literal["threshold", "pattern"] = "threshold"
+    rate_loss: RateLoss = "binomial"
+    interval: tuple[float, float] = (0.2, 0.3)
+    weight: float = 1.0
+    order: TokenOrder = "raster"
+    compare: Literal["tokens", "keys"] = "tokens"
+    proportional: bool = False
+    max_segments: int | None = None
+    grid: tuple[int, int] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_one_of("kind", self.kind, PoolingKind)
+        require_one_of("scores", self.scores, Literal["mlp", "cosine"])
+        require_one_of("evaluation", self.evaluation, Literal["threshold", "pattern"])
+        require_one_of("rate_loss", self.rate_loss, RateLoss)
+        require_one_of("compare", self.compare, Literal["tokens", "keys"])
+        require(
+            self.compare == "tokens" or self.kind == "dissimilarity",
+            f"compare='keys' is for kind='dissimilarity', got kind={self.kind!r}",
+        )
+        require_one_of("order", self.order, TokenOrder)
+        require(0 < self.rate <= 1, f"rate must be in (0, 1], got {self.rate}; 1 pools nothing")
+        require(
+            self.kind != "gumbel" or self.rate < 1,
+            "kind='gumbel' needs a rate below 1: its prior is undefined there; use 'top_k'",
+        )
+        object.__setattr__(self, "interval", tuple(self.interval))
+        require_ranges(self.hidden, self.temperature, self.weight, self.interval, self.seed)
+        if self.grid is not None:
+            object.__setattr__(self, "grid", tuple(self.grid))

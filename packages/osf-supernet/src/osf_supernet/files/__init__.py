@@ -1,0 +1,1 @@
+"""Supernets and subnets on disk and on the Hub."""

@@ -1,0 +1,188 @@
+"""Saving an extracted subnet and building it again, without the supernet.
+
+A folder holds `model.safetensors` and `osf.json`. Nothing in it names code: `load` is given a
+module of the full architecture (fresh, with any weights, also on the meta device) and makes it
+the small one by what the JSON says about lists, integers and shapes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import Tensor, nn
+
+from osf_supernet.counting import storage_key
+from osf_supernet.graph.graph import named_tensors
+from osf_supernet.subnets.attributes import integers_of
+from osf_supernet.subnets.space import Space
+from osf_supernet.subnets.surgery import Surgery, operate
+from osf_supernet.supernet import Supernet
+
+_WEIGHTS, _RECORD, _SUPERNET = "model.safetensors", "osf.json", "osf_supernet.json"
+
+
+def save(module: nn.Module, folder: str | Path) -> None:
+    """Write an extracted subnet: weights, buffers, record and certificate.
+
+    Args:
+        module: what `Supernet.extract` returned, trained further or not.
+        folder: made if it does not exist.
+    """
+    record = vars(module).get("osf_record")
+    if record is None:
+        raise ValueError("save takes what Supernet.extract returned: osf_record is missing")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    names: dict[Any, str] = {}
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    for name, tensor in named_tensors(module).items():
+        first = names.setdefault(storage_key(tensor), name)
+        if first == name:
+            tensors[name] = tensor.detach().contiguous().cpu()
+        else:
+            aliases[name] = first
+    with readable(folder / _WEIGHTS) as path:
+        save_file(tensors, path)
+    text = json.dumps(record | {"aliases": aliases}, indent=2, sort_keys=True)
+    (folder / _RECORD).write_text(text + "\n", encoding="utf-8")
+
+
+def load(folder: str | Path, full: nn.Module) -> nn.Module:
+    """The saved subnet, as a plain module of the class of `full`.
+
+    Args:
+        folder: what `save` wrote.
+        full: a module of the architecture the subnet was cut from; it is not changed.
+
+    Raises:
+        ValueError: the folder does not fit the module.
+    """
+    folder = Path(folder)
+    record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+    if record.get("format") != 1:
+        raise ValueError(f"osf.json must have format 1, got {record.get('format')!r}")
+    if record["class"] != type(full).__qualname__:
+        raise ValueError(f"the subnet is of class {record['class']}, got {type(full).__qualname__}")
+    _require_size(record.get("full", {}), full)
+    surgery = Surgery(
+        attributes={name: _integers(value) for name, value in record["attributes"].items()},
+        items={path: tuple(kept) for path, kept in record["items"].items()},
+    )
+    module = operate(full, surgery)
+    stored = load_file(folder / _WEIGHTS)
+    stored |= {alias: stored[first] for alias, first in record["aliases"].items()}
+    expected = set(named_tensors(module))
+    if expected != set(stored):
+        odd = sorted(expected ^ set(stored))[:3]
+        raise ValueError(f"the file and the module differ in tensors, for example {', '.join(odd)}")
+    _fill(module, stored)
+    vars(module)["osf_record"] = {k: v for k, v in record.items() if k != "aliases"}
+    return module
+
+
+def save_supernet(net: Supernet, folder: str | Path) -> None:
+    """Write a supernet: the model's weights, its space and the order of its blocks."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with readable(folder / _WEIGHTS) as path:
+        save_model(net.model, str(path))
+    record = {
+        "format": 1,
+        "class": type(net.model).__qualname__,
+        "space": net.space.to_dict(),
+        "depth_orders": net.depth_orders,
+        "outputs": list(net.outputs),
+    }
+    text = json.dumps(record, indent=2) + "\n"
+    (folder / _SUPERNET).write_text(text, encoding="utf-8")
+
+
+def load_supernet(folder: str | Path, model: nn.Module, example_inputs: Any) -> Supernet:
+    """The saved supernet on a module of its architecture, whose weights are replaced.
+
+    Args:
+        folder: what `save_supernet` wrote.
+        model: a module of the same architecture.
+        example_inputs: what to trace it with.
+
+    Raises:
+        ValueError: the folder does not fit the module.
+    """
+    folder = Path(folder)
+    record = json.loads((folder / _SUPERNET).read_text(encoding="utf-8"))
+    if record.get("format") != 1:
+        raise ValueError(f"{_SUPERNET} must have format 1, got {record.get('format')!r}")
+    if record["class"] != type(model).__qualname__:
+        raise ValueError(
+            f"the supernet is of class {record['class']}, got {type(model).__qualname__}"
+        )
+    load_model(model, str(folder / _WEIGHTS))
+    space = Space.from_dict(record["space"])
+    net = Supernet(model, example_inputs, space, outputs=record["outputs"])
+    net.depth_orders = record["depth_orders"]
+    return net
+
+
+def _require_size(recorded: dict[str, Any], full: nn.Module) -> None:
+    """Refuse a module of another size than the one the subnet was cut from."""
+    parameters = dict(full.named_parameters(remove_duplicate=False))
+    for name, shape in recorded.get("shapes", {}).items():
+        got = list(parameters[name].shape) if name in parameters else None
+        if got != shape:
+            raise ValueError(
+                f"the subnet was cut from a module whose {name} has shape {shape}, got {got}: "
+                "give a module of the size of the full one"
+            )
+    for name, expected in recorded.get("integers", {}).items():
+        path, _, attribute = name.rpartition(".")
+        owner = full.get_submodule(path)
+        found = [value for other, _, value in integers_of(owner) if other == attribute]
+        if any(value not in found for value in expected):
+            raise ValueError(
+                f"the subnet was cut from a module whose {name} has {expected}, got {found}: "
+                "give a module of the size of the full one"
+            )
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[Path]:
+    """A file that those can read who can read others made here: safetensors lets only the owner."""
+    path.touch()
+    mode = path.stat().st_mode
+    yield path
+    path.chmod(mode)
+
+
+def _integers(value: Any) -> Any:
+    """Recorded attributes are integers or lists of them, nothing else."""
+    if isinstance(value, list):
+        return tuple(_integers(item) for item in value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"recorded attributes must be integers, got {value!r}")
+    return value
+
+
+def _fill(module: nn.Module, stored: dict[str, Tensor]) -> None:
+    """Put the stored tensors in place; what was one tensor stays one."""
+    made: dict[int, Tensor] = {}
+    for prefix, owner in module.named_modules():
+        tables: list[dict[str, Any]] = [owner._parameters, owner._buffers]
+        for table in tables:
+            for name, old in list(table.items()):
+                if old is None:
+                    continue
+                if id(old) not in made:
+                    value = stored[f"{prefix}.{name}" if prefix else name]
+                    device = torch.device("cpu") if old.is_meta else old.device
+                    value = value.to(device)
+                    if isinstance(old, nn.Parameter):
+                        value = nn.Parameter(value, old.requires_grad)
+                    made[id(old)] = value
+                table[name] = made[id(old)]

@@ -1,0 +1,1 @@
+"""Coupled dimensions, derived from the operators."""

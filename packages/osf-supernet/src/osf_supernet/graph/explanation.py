@@ -1,0 +1,74 @@
+"""The graph representation in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from osf_supernet.graph.graph import DimGroup, Graph
+
+
+def explain(graph: Graph, choices: Mapping[str, tuple[int, ...]]) -> str:
+    """One line per group and depth list: sizes and choices, or why it is frozen.
+
+    Args:
+        graph: the graph of a module.
+        choices: the sizes that a space lets groups take.
+    """
+    lines = ["elastic"]
+    for group in graph.elastic():
+        chosen = choices.get(group.name)
+        sizes = ", ".join(map(str, chosen)) if chosen else "not in the space"
+        lines.append(f"  {group.name}  {group.kind} {group.size}  [{sizes}]")
+    for path, units in graph.units.items():
+        chosen = choices.get(f"{path}.depth")
+        sizes = ", ".join(map(str, chosen)) if chosen else "not in the space"
+        lines.append(f"  {path}.depth  depth {len(units)}  [{sizes}]")
+    lines.append("frozen")
+    lines += [
+        f"  {group.name}  {group.kind} {group.size}  {group.frozen}"
+        for group in graph.groups.values()
+        if group.frozen is not None
+    ]
+    lines += [f"  {path}.depth  {reason}" for path, reason in graph.refused.items()]
+    return "\n".join(lines)
+
+
+def graph_to_dict(graph: Graph) -> dict[str, Any]:
+    """The groups and depth units as plain data for JSON."""
+    return {
+        "groups": [_group(group) for group in graph.groups.values()],
+        "depth": {path: [unit.path for unit in units] for path, units in graph.units.items()},
+        "refused": dict(graph.refused),
+    }
+
+
+def _group(group: DimGroup) -> dict[str, Any]:
+    return {
+        "name": group.name,
+        "kind": group.kind,
+        "size": group.size,
+        "members": [[name, axis] for name, axis in group.members],
+        "frozen": group.frozen,
+        "normalised": group.normalised,
+    }
+
+
+def graph_to_dot(graph: Graph) -> str:
+    """The groups and the modules whose parameters contain them, as a DOT drawing."""
+    lines = ["graph dimensions {", "  rankdir=LR;", "  node [fontname=Helvetica];"]
+    modules: dict[str, None] = {}
+    edges: dict[tuple[str, str], None] = {}
+    for group in graph.groups.values():
+        style = "dashed" if group.frozen else "solid"
+        lines.append(
+            f'  "{group.name}" [shape=ellipse, style={style}, '
+            f'label="{group.name}\\n{group.kind} {group.size}"];'
+        )
+        for name, _ in group.members:
+            module = name.rpartition(".")[0] or "(root)"
+            modules[f"m:{module}"] = None
+            edges[(group.name, f"m:{module}")] = None
+    lines += [f'  "{m}" [shape=box, label="{m.removeprefix("m:")}"];' for m in modules]
+    lines += [f'  "{group}" -- "{module}";' for group, module in edges]
+    return "\n".join([*lines, "}"])

@@ -1,0 +1,1 @@
+"""Search of the best subnets under bounds."""

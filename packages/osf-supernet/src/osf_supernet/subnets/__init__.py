@@ -1,0 +1,1 @@
+"""Subnets: spaces, surgery, importance, verification."""

@@ -1,0 +1,255 @@
+"""From a config (sizes by name) to what is kept: for the module, the oracle and the counts."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+from torch import Tensor, nn
+
+from osf_supernet.counting import storage_key
+from osf_supernet.graph.expressions import Expression, groups_in, indices_of, size_of
+from osf_supernet.graph.graph import Graph, named_tensors
+from osf_supernet.subnets.attributes import AttributeTable, set_entries
+from osf_supernet.subnets.surgery import Surgery
+
+Config = dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One subnet.
+
+    Attributes:
+        surgery: what to do to the module.
+        kept: group number → kept indices.
+        dropped: list path → positions of left-out blocks, for the oracle.
+    """
+
+    surgery: Surgery
+    kept: dict[int, Sequence[int]]
+    dropped: dict[str, tuple[int, ...]]
+
+
+class Planner:
+    """Turns configs into plans and counts, for one graph and one set of attribute decisions.
+
+    Attributes:
+        depth_order: list path → its units' indices, the most important first.
+    """
+
+    def __init__(self, module: nn.Module, graph: Graph, table: AttributeTable) -> None:
+        self.module = module
+        self.graph = graph
+        self.table = table
+        self.by_name = {group.name: group for group in graph.groups.values()}
+        self.depth_order = {path: list(range(len(u))) for path, u in graph.units.items()}
+        sizes = {group.name: group.size for group in graph.elastic()}
+        self._full = sizes | {f"{path}.depth": len(units) for path, units in graph.units.items()}
+        self._paths: dict[nn.Module, list[str]] = {}  # a module may have several
+        for path, child in module.named_modules(remove_duplicate=False):
+            self._paths.setdefault(child, []).append(path)
+
+    def full_sizes(self) -> Config:
+        """Every elastic group and depth list at its full size."""
+        return dict(self._full)
+
+    def plan(self, config: Mapping[str, int]) -> Plan:
+        """What a config keeps; names that are missing stay whole."""
+        sizes = self.sizes(config)
+        kept = {number: range(size) for number, size in sizes.items()}
+        items, dropped, gone = self._depth(config)
+        keep = {}
+        for name, axes in self.graph.tensors.items():
+            if _inside(name, gone):
+                continue
+            if any(group in kept for axis in axes for group in groups_in(axis)):
+                keep[name] = tuple(self._keep(axis, kept) for axis in axes)
+        surgery = Surgery(keep=keep, attributes=self._attributes(sizes, gone), items=items)
+        return Plan(surgery=surgery, kept=dict(kept), dropped=dropped)
+
+    def sizes(self, config: Mapping[str, int]) -> dict[int, int]:
+        """Group number → size, for groups that are not whole."""
+        self.check(config)
+        return {
+            self.by_name[name].number: int(size)
+            for name, size in config.items()
+            if name in self.by_name and int(size) < self._full[name]
+        }
+
+    def check(self, config: Mapping[str, Any], *, many: bool = False) -> None:
+        """Refuse names and sizes that are none; `many`: sizes may be tensors of candidates.
+
+        Raises:
+            KeyError: a name is no elastic group's or depth list's.
+            ValueError: a size is not one it can have.
+        """
+        for name, size in config.items():
+            if name not in self._full:
+                raise KeyError(self._unknown(name, self._full))
+            least = self.graph.least.get(name.removesuffix(".depth"), 1)
+            full = self._full[name]
+            if many and isinstance(size, Tensor) and not size.is_floating_point():
+                fits = bool(((least <= size) & (size <= full)).all())
+            else:
+                fits = isinstance(size, Integral) and least <= int(size) <= full
+            if not fits:
+                raise ValueError(f"{name} must be {least}..{full}, got {size}")
+
+    def _unknown(self, name: str, full: Config) -> str:
+        group = self.by_name.get(name)
+        if group is not None:
+            return f"{name} is frozen: {group.frozen}"
+        nearest = sorted(full, key=lambda known: -_overlap(known, name))[:3]
+        return f"no group is called {name!r}; near names: {', '.join(nearest)}"
+
+    def _keep(self, axis: Expression, kept: Mapping[int, Sequence[int]]) -> Sequence[int] | None:
+        return indices_of(axis, kept) if any(g in kept for g in groups_in(axis)) else None
+
+    def _depth(
+        self, config: Mapping[str, int]
+    ) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]], list[str]]:
+        items: dict[str, tuple[int, ...]] = {}
+        dropped: dict[str, tuple[int, ...]] = {}
+        gone: list[str] = []
+        for path, units in self.graph.units.items():
+            count = config.get(f"{path}.depth", len(units))
+            out = [units[index] for index in self.depth_order[path][count:]]
+            if not out:
+                continue
+            positions = {unit.position for unit in out}
+            owner: Any = self.module.get_submodule(path)
+            items[path] = tuple(i for i in range(len(owner)) if i not in positions)
+            dropped[path] = tuple(sorted(positions))
+            gone += [unit.path for unit in out]
+        return items, dropped, gone
+
+    def _attributes(self, sizes: Mapping[int, int], gone: list[str]) -> dict[str, Any]:
+        result = {}
+        for name, entries in self.table.values(sizes).items():
+            path, _, attribute = name.rpartition(".")
+            owner = self.module.get_submodule(path)
+            if not all(_inside(f"{other}.", gone) for other in self._paths[owner]):
+                result[name] = set_entries(vars(owner)[attribute], entries)
+        return result
+
+
+def _inside(name: str, paths: Sequence[str]) -> bool:
+    """Whether a dotted name begins with one of the paths."""
+    return any(name.startswith(f"{path}.") for path in paths)
+
+
+def _overlap(one: str, two: str) -> int:
+    return len(set(one.split(".")) & set(two.split(".")))
+
+
+_Blocks = tuple[tuple[str, int], ...]  # (list path, index of the unit), each around the next
+
+
+@dataclass(frozen=True)
+class _Term:
+    """`factor` × the sizes of axes × whether it is there (see `Cost`).
+
+    It is where all the blocks around one of its places are.
+    """
+
+    axes: tuple[Expression, ...]
+    places: tuple[_Blocks, ...]
+    summed: tuple[Expression, ...] = ()
+
+
+class Counts:
+    """Parameters and floating point operations of subnets in closed form."""
+
+    def __init__(self, planner: Planner) -> None:
+        self.planner = planner
+        graph = planner.graph
+        self._parameters = Counter[_Term]()
+        self._operations = Counter[_Term]()
+        named = named_tensors(planner.module)
+        names: dict[Any, list[str]] = {}
+        for name, tensor in named.items():
+            if isinstance(tensor, nn.Parameter):
+                names.setdefault(storage_key(tensor), []).append(name)
+        for tied in names.values():
+            places = tuple(sorted({self._block_of_name(name) for name in tied}))
+            self._add(self._parameters, graph.tensors[tied[0]], places, 1)
+        for cost in graph.costs:
+            places = (self._blocks_of_node(cost.node),)
+            self._add(self._operations, cost.axes, places, cost.factor, cost.summed)
+
+    def parameters(self, config: Mapping[str, Any]) -> Any:
+        """Parameters with these sizes (ints, or tensors of many candidates at once)."""
+        return self._evaluate(self._parameters, config)
+
+    def operations(self, config: Mapping[str, Any]) -> Any:
+        """Floating point operations with these sizes, at the traced input shapes."""
+        return self._evaluate(self._operations, config)
+
+    def _block_of_name(self, name: str) -> _Blocks:
+        return tuple(
+            (path, index)
+            for path, units in self.planner.graph.units.items()
+            for index, unit in enumerate(units)
+            if name.startswith(f"{unit.path}.")
+        )
+
+    def _blocks_of_node(self, node: str) -> _Blocks:
+        return tuple(
+            (path, index)
+            for path, units in self.planner.graph.units.items()
+            for index, unit in enumerate(units)
+            if node in unit.region
+        )
+
+    def _add(
+        self,
+        counter: Counter[_Term],
+        axes: Sequence[Expression],
+        places: tuple[_Blocks, ...],
+        factor: int,
+        summed: tuple[Expression, ...] = (),
+    ) -> None:
+        elastic = {group.number for group in self.planner.graph.elastic()}
+        changing = []
+        for axis in axes:
+            if elastic & set(groups_in(axis)):
+                changing.append(axis)
+            else:
+                factor *= axis.size
+        counter[_Term(tuple(sorted(changing, key=repr)), places, summed)] += factor
+
+    def _evaluate(self, counter: Counter[_Term], config: Mapping[str, Any]) -> Any:
+        planner = self.planner
+        planner.check(config, many=True)
+        sizes = {planner.by_name[n].number: v for n, v in config.items() if n in planner.by_name}
+        total: Any = 0
+        cache: dict[Expression, Any] = {}
+        present: dict[tuple[_Blocks, ...], Any] = {}
+        for term, factor in counter.items():
+            value: Any = factor
+            for axis in term.axes:
+                if axis not in cache:
+                    cache[axis] = size_of(axis, sizes)
+                value = value * cache[axis]
+            if term.summed:
+                value = value * (math.prod(size_of(axis, sizes) for axis in term.summed) > 1)
+            if term.places not in present:
+                present[term.places] = self._presence(term.places, config)
+            total = total + value * present[term.places]
+        return total
+
+    def _presence(self, places: tuple[_Blocks, ...], config: Mapping[str, Any]) -> Any:
+        """1 where all the blocks around any of the places are there, else 0."""
+        nowhere: Any = 1
+        for blocks in places:
+            there: Any = 1
+            for path, index in blocks:
+                depth = config.get(f"{path}.depth", len(self.planner.graph.units[path]))
+                there = there * (depth > self.planner.depth_order[path].index(index))
+            nowhere = nowhere * (1 - there)
+        return 1 - nowhere

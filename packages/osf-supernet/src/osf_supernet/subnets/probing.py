@@ -1,0 +1,310 @@
+"""Trying every kind of group once, so that what does not hold is frozen before it is used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from osf_supernet.graph.graph import DimGroup, Graph, build_graph, named_tensors
+from osf_supernet.subnets.attributes import AttributeTable
+from osf_supernet.subnets.planning import Planner
+from osf_supernet.subnets.surgery import active, copied
+from osf_supernet.subnets.verification import (
+    Reference,
+    VerificationError,
+    difference,
+    first_line,
+    oracle_outputs,
+    precision_of,
+    reference_at,
+    run_active,
+    tolerance_of,
+    training_failure,
+)
+from osf_supernet.trace.shapes import one_sample
+from osf_supernet.trace.tracing import split_inputs
+
+
+def settled_graph(
+    model: nn.Module, inputs: Any, outputs: Sequence[str]
+) -> tuple[Graph, AttributeTable, list[str]]:
+    """The graph with what does not hold frozen; once more with widths tied to heads if it helps.
+
+    With it the integers of modules that go with sizes, and what could not be tried, and why.
+    """
+
+    def settled(square: Sequence[str]) -> tuple[Graph, AttributeTable, list[str]]:
+        graph = build_graph(model, inputs, outputs=outputs, square=square)
+        table = AttributeTable(model, graph)
+        prober = Prober(model, graph, table, inputs)
+        return prober.settle(), table, prober.notes
+
+    first = settled(())
+    square = tied_by_force(first[0])
+    if square:
+        second = settled(square)
+        if _elastic_share(second[0]) > _elastic_share(first[0]):
+            return second
+    return first
+
+
+def _elastic_share(graph: Graph) -> int:
+    """How many axes of parameters can change."""
+    return sum(len(group.members) for group in graph.elastic())
+
+
+class Prober:
+    """Runs subnets against the oracle to settle attributes and freeze what fails.
+
+    It does so in float64, where rounding hides no mistake. Where the traced call left parameters
+    out, subnets must run in training mode too, which may use them.
+
+    Attributes:
+        notes: what could not be tried, and why.
+    """
+
+    def __init__(self, module: nn.Module, graph: Graph, table: AttributeTable, inputs: Any):
+        self.graph, self.table = graph, table
+        self.notes: list[str] = []
+        self.batch = inputs
+        self.module, self.reference = self._subject(module, inputs)
+        self.tolerance = tolerance_of(self.reference.graph)
+        self.trains = bool(graph.unused)
+        if self.trains and (failure := training_failure(self.module, self.batch)):
+            self.trains = False
+            self.notes.append(
+                f"training mode, which may use {', '.join(graph.unused[:3])}, was not tried: "
+                f"the module fails in it ({failure})"
+            )
+        self.reasons: dict[str, str] = {}
+        self._expected: dict[object, list[Any]] = {}
+        self._settled: list[Mapping[str, int]] = []  # what holds; later changes must not break it
+
+    def _subject(self, module: nn.Module, inputs: Any) -> tuple[nn.Module, Reference]:
+        """A perturbed copy and its trace, in float64 where the module runs in it."""
+        subject = perturbed(module)
+        precision = precision_of(self.graph)
+        if precision != torch.float64:
+            args, kwargs = split_inputs(inputs)
+            wide: Any = pytree.tree_map_only(Tensor, _widened, kwargs or args)
+            found: Reference | str = "no inputs"
+            for given in (one_sample(wide), wide):  # one sample is cheaper
+                if given is None:
+                    continue
+                try:
+                    found = reference_at(subject.double(), self.graph, given)
+                except Exception as failure:  # a device may have no float64
+                    found = first_line(failure)
+                if isinstance(found, Reference):
+                    self.batch = wide
+                    return subject, found
+            self.notes.append(f"probed in {str(precision)[6:]} only: {found}")
+            subject = perturbed(module)
+        return subject, Reference(self.graph, inputs, {n: n for n in self.graph.groups})
+
+    def settle(self) -> Graph:
+        """The graph with every group frozen that no choice of attributes makes right."""
+        self._probe_groups(representatives(self.graph))
+        for path in self.graph.units:
+            self._probe_depth(path)
+        current = self.graph.with_frozen(self.reasons)
+        if self._try(self._half(current)) is not None:  # alike by class, yet not alike
+            self._probe_groups([[group] for group in current.elastic()])
+            current = self.graph.with_frozen(self.reasons)
+            self._freeze_kinds(current)
+        return self.graph.with_frozen(self.reasons)
+
+    def _probe_groups(self, classes: list[list[DimGroup]]) -> None:
+        for alike in classes:
+            group = alike[0]
+            if group.name in self.reasons:
+                continue
+            error = self._solve(group)
+            for member in alike:
+                self._note(member.name, error)
+
+    def _probe_depth(self, path: str) -> None:
+        """Leave out single blocks: each of few, else the first, the middle and the last."""
+        count = len(self.graph.units[path])
+        tried = range(count) if count <= 4 else (0, count // 2, count - 1)
+        for index in tried:
+            order = [i for i in range(count) if i != index] + [index]
+            fewer = max(self.graph.least[path], count - 1)
+            error = self._try({f"{path}.depth": fewer}, {path: order})
+            if error is not None:
+                self._note(f"{path}.depth", f"leaving out member {index} fails: {error}")
+
+    def _solve(self, group: DimGroup) -> str | None:
+        """None once some decisions make the group right, else what went wrong at first."""
+        config = {group.name: half(group.size)}
+        first = self._try(config)
+        if first is None:
+            return None
+        before = self.table.decisions
+        settled = self._settled[-8:]
+        for single in (False, True):
+            for decisions in self.table.alternatives({group.number}, single=single):
+                self.table.decisions = decisions
+                if self._try(config) is None and all(self._try(c) is None for c in settled):
+                    return None
+        self.table.decisions = before
+        return f"no choice of the modules' integers computes it rightly ({first})"
+
+    def _note(self, name: str, error: str | None) -> None:
+        if error is not None:
+            self.reasons[name] = error
+
+    def _try(
+        self, config: Mapping[str, int], depth_order: Mapping[str, list[int]] | None = None
+    ) -> str | None:
+        """None if the subnet computes what the oracle says, else how it fails."""
+        planner = Planner(self.module, self.graph, self.table)
+        planner.depth_order.update(depth_order or {})
+        plan = planner.plan(config)
+        try:
+            got = run_active(self.module, plan, self.reference.inputs)
+        except Exception as error:  # a model's own code may raise anything
+            return first_line(error)
+        key = (tuple(config.items()), str(depth_order))
+        try:
+            if key not in self._expected:
+                self._expected[key] = oracle_outputs(self.module, self.reference, plan)
+        except VerificationError as error:
+            return str(error)
+        distance = difference(got, self._expected[key])
+        if not distance <= self.tolerance:
+            return f"it differs from the oracle by {distance:.2g}"
+        if self.trains:
+            with active(self.module, plan.surgery):
+                failure = training_failure(self.module, self.batch)
+            if failure is not None:
+                return f"in training mode: {failure}"
+        if depth_order is None:
+            self._settled.append(config)
+        return None
+
+    def _half(self, graph: Graph) -> dict[str, int]:
+        sizes = {group.name: half(group.size) for group in graph.elastic()}
+        return sizes | {f"{p}.depth": max(1, len(u) // 2) for p, u in graph.units.items()}
+
+    def _freeze_kinds(self, graph: Graph) -> None:
+        """Admit one kind after another as long as all of them together hold."""
+        admitted: dict[str, int] = {}
+        for kind in dict.fromkeys(group.kind for group in graph.elastic()):
+            names = [g.name for g in graph.elastic() if g.kind == kind]
+            config = admitted | {n: half(graph_size(graph, n)) for n in names}
+            error = self._try(config)
+            if error is None:
+                admitted = config
+            else:
+                for name in names:
+                    self._note(name, f"together with other groups it fails ({error})")
+        for path, units in graph.units.items():
+            config = admitted | {f"{path}.depth": max(1, len(units) // 2)}
+            error = self._try(config)
+            if error is None:
+                admitted = config
+            else:
+                self._note(f"{path}.depth", f"together with other groups it fails ({error})")
+
+
+def require_plain(module: nn.Module) -> None:
+    """Refuse tensors that cannot be cut.
+
+    Raises:
+        ValueError: one has no values, is quantised, or is spread over processes.
+    """
+    tensors: Mapping[str, Any] = named_tensors(module)
+    for name, tensor in tensors.items():
+        if tensor.is_meta:
+            raise ValueError(
+                f"{name} is on the meta device, but the supernet tries subnets on the weights: "
+                "load them first (`to_empty` and `load_state_dict`)"
+            )
+        if tensor.is_quantized or is_traceable_wrapper_subclass(tensor):
+            raise ValueError(
+                f"{name} must be a plain tensor, got {type(tensor).__name__}: build the supernet "
+                "of the plain model; quantise or distribute what `extract` returns"
+            )
+    for path, child in module.named_modules():
+        origin = type(child).__module__
+        if origin.startswith(("torch.nn.", "torch.ao.nn.")) and "quantized" in origin:
+            raise ValueError(
+                f"{path or 'the module'} is quantised ({type(child).__name__}): build the "
+                "supernet of the float model and quantise what `extract` returns"
+            )
+
+
+def perturbed(module: nn.Module) -> nn.Module:
+    """A copy whose zeros and ones are zeros and ones no more, so that they hide no mistake."""
+    module = copied(module)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.is_floating_point():
+                noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float32)
+                noise = noise if not isinstance(tensor, nn.Parameter) else 2 * noise - 1
+                tensor.add_(noise.to(tensor), alpha=0.1 * _spread(tensor))
+    return module
+
+
+def _spread(tensor: Tensor) -> float:
+    """A size for the noise: that of the finite entries, and enough that signals stay alive."""
+    finite = tensor[torch.isfinite(tensor)].float()
+    if not finite.numel():
+        return 0.0
+    weight = isinstance(tensor, nn.Parameter) and tensor.dim() > 1
+    least = max(0.05, 5 * tensor[0].numel() ** -0.5) if weight else 0.05
+    return float(finite.abs().mean()) + least
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def half(size: int) -> int:
+    """A size to probe with: about half, and 2 of 3."""
+    return max(1, (size + 1) // 2)
+
+
+def tied_by_force(graph: Graph) -> list[str]:
+    """Square weights that might have to stay square for frozen groups to become elastic.
+
+    A forward that computes the head size as width over heads, as that of `nn.MultiheadAttention`
+    does, can have fewer heads only together with a smaller width; one that gives a convolution's
+    result the shape of its input needs as many channels there.
+    """
+    found = []
+    for group in graph.groups.values():
+        if group.frozen and "no choice" in group.frozen:
+            for name, _ in group.members:
+                axes = graph.tensors[name]
+                fitting = group.kind == "heads" if len(axes) == 2 else len(axes) > 2
+                if fitting and axes[0].size == axes[1].size and axes[0] != axes[1]:
+                    found.append(name)
+    return found
+
+
+def graph_size(graph: Graph, name: str) -> int:
+    """The full size of a group."""
+    return next(group.size for group in graph.groups.values() if group.name == name)
+
+
+def representatives(graph: Graph) -> list[list[DimGroup]]:
+    """Elastic groups by likeness: same kind, same parameter names and axes, size aside."""
+    alike: dict[object, list[DimGroup]] = {}
+    for group in graph.elastic():
+        members = [(_without_numbers(name), axis) for name, axis in group.members]
+        alike.setdefault((group.kind, frozenset(members)), []).append(group)
+    return list(alike.values())
+
+
+def _without_numbers(name: str) -> tuple[str, ...]:
+    """Of the parts of a path, `3` goes, and of `encoder_layer_3` its number."""
+    return tuple(re.sub(r"_\d+$", "", part) for part in name.split(".") if not part.isdigit())

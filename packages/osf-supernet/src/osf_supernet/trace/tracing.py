@@ -1,0 +1,284 @@
+"""From a module to its ATen graph: `torch.export`, non-strict, on fake tensors.
+
+What does not export is recorded instead, from one real call (`recording`)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from osf_supernet.trace.recording import record
+
+Inputs = Sequence[Any] | Mapping[str, Any]
+
+
+class TraceError(RuntimeError):
+    """The module could not be turned into a graph."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One module's forward as whole ATen operators.
+
+    Attributes:
+        graph_module: the graph, with shapes in each node's `meta["val"]`.
+        parameters: placeholder name → parameter or buffer name.
+        buffers: which of those names are buffers.
+        constants: placeholder name → tensor, for tensors the forward made from literals.
+        inputs: placeholder names of the call's own inputs, in order, with their values.
+        paths: for each of them where it is in the call's arguments, such as `['pixel_values']`.
+        outputs: for every graph output its path in the returned structure and its node.
+        recorded: why the graph had to be recorded from a real call, or None where it was exported.
+    """
+
+    graph_module: fx.GraphModule
+    parameters: dict[str, str]
+    buffers: frozenset[str]
+    constants: dict[str, Tensor]
+    inputs: dict[str, Any]
+    paths: tuple[str, ...]
+    outputs: list[tuple[str, fx.Node | None]]
+    recorded: str | None = None
+
+    @property
+    def nodes(self) -> list[fx.Node]:
+        """The nodes in execution order."""
+        return list(self.graph_module.graph.nodes)
+
+    def values_of(self, example_inputs: Inputs | Tensor) -> dict[str, Any]:
+        """Placeholder names of the call's own inputs with other values of the same shapes.
+
+        Raises:
+            ValueError: the inputs are others than those of the example.
+        """
+        given = _leaves(split_inputs(example_inputs), only_tensors=self.recorded is not None)
+        if set(given) != set(self.paths):
+            raise ValueError(
+                "inputs must have the form of the example, that is the entries "
+                f"{', '.join(self.paths)}; got {', '.join(given)}"
+            )
+        return {name: given[path] for name, path in zip(self.inputs, self.paths, strict=True)}
+
+    def move(self, device: torch.device) -> None:
+        """Bring inputs and constants, and what the graph creates, to another device."""
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.to(device)
+            return device if isinstance(value, torch.device) else value
+
+        for table in (self.inputs, self.constants):
+            table.update({name: moved(value) for name, value in table.items()})
+        for node in self.nodes:
+            if node.op == "get_attr":
+                owner, _, name = str(node.target).rpartition(".")
+                holder = self.graph_module.get_submodule(owner)
+                setattr(holder, name, moved(getattr(holder, name)))
+            elif node.op == "call_function":
+                node.args, node.kwargs = fx.node.map_aggregate((node.args, node.kwargs), moved)
+
+
+def _leaves(arguments: Any, *, only_tensors: bool) -> dict[str, Any]:
+    """Path in (positional, keyword) arguments → what is there."""
+    return {
+        pytree.keystr(path[1:]): leaf
+        for path, leaf in pytree.tree_flatten_with_path(arguments)[0]
+        if isinstance(leaf, Tensor) or not only_tensors  # else what is none is in the graph
+    }
+
+
+def module_path(node: fx.Node) -> str:
+    """The innermost module a node was recorded in."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def split_inputs(example_inputs: Inputs | Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments, from a tensor, a tuple or a dict of keywords."""
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, tuple | list):
+        return tuple(example_inputs), {}
+    raise TypeError(
+        "example_inputs must be a tensor, a tuple of arguments or a dict of keyword "
+        f"arguments, got {type(example_inputs).__name__}"
+    )
+
+
+@contextmanager
+def unchanged(module: nn.Module) -> Any:
+    """Every submodule's own attributes and buffers are restored afterwards.
+
+    Some forwards change their module (Swin's adapts its windows to the image it sees). What they
+    append to a list or a dict stays there.
+    """
+    attributes = [(child, dict(vars(child)), dict(child._buffers)) for child in module.modules()]
+    values = [(x, x.detach().clone()) for x in module.buffers() if not x.is_inference()]
+    try:
+        yield module
+    finally:
+        for child, before, buffers in attributes:
+            vars(child).clear()
+            vars(child).update(before)
+            child._buffers.update(buffers)
+        with torch.no_grad():
+            for tensor, value in values:
+                if not (tensor.is_meta or torch.equal(tensor, value)):
+                    tensor.copy_(value)
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Any:
+    """The module in `eval` mode, and `unchanged` by what it is called for."""
+    with unchanged(module):
+        module.eval()
+        yield module
+
+
+@contextmanager
+def without_fused_attention() -> Any:
+    """`nn.MultiheadAttention` as plain operators rather than one fused one."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+class _KeepDouble(TorchFunctionMode):
+    """Reads float32 as float64 wherever a forward names it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args = tuple(torch.float64 if a is torch.float32 else a for a in args)
+        kwargs = {k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()}
+        return (Tensor.double if func is Tensor.float else func)(*args, **kwargs)
+
+
+@contextmanager
+def full_precision(module: nn.Module) -> Any:
+    """For a module in float64: its forward never rounds to float32 on the way.
+
+    Norms and rotations of many models compute in float32 whatever they are given; comparing
+    two ways to compute a subnet to 1e-9 needs them in float64.
+    """
+    types = {p.dtype for p in module.parameters() if p.is_floating_point()}
+    if types != {torch.float64}:
+        yield
+        return
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with _KeepDouble():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def trace(module: nn.Module, example_inputs: Inputs | Tensor) -> Trace:
+    """The graph of one call in evaluation mode; the module is left as it was.
+
+    Raises:
+        TraceError: the module could be neither exported nor recorded.
+    """
+    args, kwargs = split_inputs(example_inputs)
+    with (
+        evaluation_mode(module),
+        without_fused_attention(),
+        full_precision(module),
+        torch.no_grad(),
+    ):
+        try:
+            with quiet_export():
+                program = torch.export.export(module, args, kwargs, strict=False)
+        except Exception as error:  # export raises whatever the model's code raises
+            reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        else:
+            return _read(program, args, kwargs)
+        try:
+            buffers = frozenset(name for name, _ in module.named_buffers())
+            return _read_recorded(record(module, args, kwargs), args, kwargs, reason, buffers)
+        except Exception as error:
+            remedy = " (pass `({...},)` if forward takes one dict)" * bool(kwargs)
+            raise TraceError(
+                f"torch.export could not trace {type(module).__name__}: {reason}{remedy}. "
+                f"Recording a real call failed too: {error}. Returned caches are the usual cause; "
+                "switch them off in example_inputs (for example use_cache=False)."
+            ) from error
+
+
+@contextmanager
+def quiet_export() -> Any:
+    """Without the graph that a failing export prints."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def _read_recorded(
+    recorded: tuple[fx.GraphModule, list[str], Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    reason: str,
+    buffers: frozenset[str],
+) -> Trace:
+    """The same facts from a recorded graph."""
+    graph_module, names, structure = recorded
+    placeholders = [n.name for n in graph_module.graph.nodes if n.op == "placeholder"]
+    given = _leaves((args, kwargs), only_tensors=True)
+    own = dict(zip(placeholders, names, strict=False))
+    output = next(n for n in graph_module.graph.nodes if n.op == "output")
+    paths = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(structure)[0]]
+    leaves = [leaf if isinstance(leaf, fx.Node) else None for leaf in output.args[0]]
+    return Trace(
+        graph_module=graph_module,
+        parameters=own,
+        buffers=buffers,
+        constants={},
+        inputs=dict(zip(placeholders[len(names) :], given.values(), strict=True)),
+        paths=tuple(given),
+        outputs=list(zip(paths, leaves, strict=True)),
+        recorded=reason,
+    )
+
+
+def _read(program: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
+    """What the exported program's signature says about its placeholders and outputs."""
+    signature = program.graph_signature
+    parameters = dict(signature.inputs_to_parameters) | dict(signature.inputs_to_buffers)
+    constants = {
+        name: program.constants[target]
+        for name, target in signature.inputs_to_lifted_tensor_constants.items()
+    }
+    graph_module = program.graph_module
+    known = set(parameters) | set(constants)
+    free = [
+        n.name for n in graph_module.graph.nodes if n.op == "placeholder" and n.name not in known
+    ]
+    given = _leaves((args, kwargs), only_tensors=False)
+    output = next(n for n in graph_module.graph.nodes if n.op == "output")
+    leaves = list(output.args[0])[len(signature.buffers_to_mutate) :]
+    template = pytree.tree_unflatten(list(range(len(leaves))), program.call_spec.out_spec)
+    paths = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(template)[0]]
+    return Trace(
+        graph_module=graph_module,
+        parameters=parameters,
+        buffers=frozenset(signature.inputs_to_buffers.values()),
+        constants=constants,
+        inputs=dict(zip(free, given.values(), strict=True)),
+        paths=tuple(given),
+        outputs=[
+            (path, leaf if isinstance(leaf, fx.Node) else None)
+            for path, leaf in zip(paths, leaves, strict=True)
+        ],
+    )
