@@ -29,6 +29,7 @@ PUBLIC_PARTS = {
     "clip_models.command_line",
     "clip_models.config",
     "clip_models.converters",
+    "clip_models.devices",
     "clip_models.files",
     "clip_models.model",
     "clip_models.pooling",

@@ -14,6 +14,7 @@ import torch
 from clip_eval.data import TEMPLATES_FILE, BadSample, Source, source_faults
 from clip_models import CLIP, CLIPConfig, ConfigError, Preprocess
 from clip_models.config import PreprocessConfig
+from clip_models.devices import choose_device
 from clip_tokenizer import Tokenizer
 
 from clip_train.config.model import load_pretrained, resolve_model, resolve_preprocess
@@ -96,7 +97,7 @@ def build(
     else:
         model, preprocess = pretrained
         _check_vocabulary(config, model, tokenizer)
-    model = model.to(device or choose_device(config.train.device))
+    model = model.to(device or choose_device(config.train.device, setting="train.device"))
     model = model.to(memory_format=torch.channels_last)
     return Parts(
         source=source,
@@ -150,23 +151,6 @@ def _check_vocabulary(config: Config, model: CLIP, tokenizer: Tokenizer) -> None
             f"{path} was trained with {text.vocab_size} tokens and end token {end}, "
             f"the tokenizer has {tokenizer.vocab_size} and {tokenizer.eot_token_id}; {remedy}"
         )
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` is CUDA when there is one.
-
-    Raises:
-        ConfigError: There is no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"train.device {name!r} cannot be used: {reason}") from None
-    return device
 
 
 def make_tokenizer(config: Config, source: Source, context_length: int) -> Tokenizer:

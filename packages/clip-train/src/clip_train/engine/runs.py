@@ -11,6 +11,7 @@ from pathlib import Path
 from clip_eval import Result
 from clip_eval.data import source_faults
 from clip_models import ConfigError
+from clip_models.devices import choose_device
 from clip_models.files import WEIGHTS_NAME
 from clip_tokenizer import Tokenizer
 
@@ -20,7 +21,7 @@ from clip_train.config.run import AugmentConfig, Config, VariableSizesConfig
 from clip_train.data.batches import Batch, BatchReader
 from clip_train.data.sources import absolute_spec
 from clip_train.distributed import Backend, open_backend
-from clip_train.engine.components import Parts, build, choose_device
+from clip_train.engine.components import Parts, build
 from clip_train.engine.trainer import Trainer
 from clip_train.logs.run_directory import RunDirectory, RunDirectoryError
 
@@ -103,7 +104,7 @@ def dry_run(config: Config) -> tuple[Parts, Batch]:
 def _backend(config: Config) -> Iterator[Backend]:
     """The backend of a run, until its end."""
     train = config.train
-    device = None if train.backend == "xla" else choose_device(train.device)
+    device = None if train.backend == "xla" else choose_device(train.device, setting="train.device")
     backend = open_backend(train.backend, device, timeout_s=train.timeout_s)
     try:
         if train.batch_size % backend.world:

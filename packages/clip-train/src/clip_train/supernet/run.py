@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from clip_eval import Result
 from clip_models import CLIP, ConfigError, load_model, save_model
+from clip_models.devices import choose_device
 from clip_models.files import WEIGHTS_NAME
 from osf_supernet import Supernet, count_parameters
 from osf_supernet.training import recalibrate, recalibrated, start_alike
@@ -26,7 +27,7 @@ from clip_train.config.run import Config
 from clip_train.data.batches import BatchReader
 from clip_train.distributed import Backend, SingleBackend
 from clip_train.engine import runs
-from clip_train.engine.components import Parts, choose_device
+from clip_train.engine.components import Parts
 from clip_train.engine.gradients import Embeddings, StepInputs
 from clip_train.engine.step_inputs import InputMaker
 from clip_train.engine.trainer import Trainer
@@ -215,7 +216,7 @@ def write_subnets(path: Path, config: Config, parts: Parts, record: SupernetReco
         parts: What it was made of.
         record: Its supernet.
     """
-    backend = SingleBackend(choose_device(config.train.device))
+    backend = SingleBackend(choose_device(config.train.device, setting="train.device"))
     model, preprocess = load_model(path, device=backend.device)
     net = make_supernet(model, _example(replace(parts, model=model)), record.space)
     net.depth_orders = record.depth_orders
