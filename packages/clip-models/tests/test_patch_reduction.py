@@ -9,7 +9,7 @@ import torch
 from clip_models import CLIP, CLIPConfig
 from clip_models.config import PatchReductionConfig, TextConfig, ViTConfig
 from clip_models.pooling.patch_reduction import make_patch_reducer
-from clip_models.pooling.randomness import row_uniform
+from clip_models.pooling.randomness import patch_uniform
 
 KINDS = ("random", "grid", "block")
 GRIDS = [(14, 14), (7, 9), (2, 2), (1, 1), (1, 6)]
@@ -86,7 +86,7 @@ def test_a_row_depends_on_its_key_alone(kind: str) -> None:
 
 def test_generators_are_reproducible() -> None:
     def drawn(generator: torch.Generator | None) -> torch.Tensor:
-        return row_uniform(generator, 3, 5, CPU)
+        return patch_uniform(generator, 3, 5, CPU)
 
     first = drawn(torch.Generator().manual_seed(3))
     assert torch.equal(first, drawn(torch.Generator().manual_seed(3)))
@@ -97,7 +97,7 @@ def test_generators_are_reproducible() -> None:
 
 
 def test_numbers_are_uniform() -> None:
-    numbers = row_uniform(torch.arange(500), 500, 200, CPU)
+    numbers = patch_uniform(torch.arange(500), 500, 200, CPU)
     assert numbers.min() > 0
     assert numbers.max() < 1
     assert numbers.mean().item() == pytest.approx(0.5, abs=0.005)
@@ -108,7 +108,7 @@ def test_numbers_are_uniform() -> None:
 @pytest.mark.parametrize("keys", [torch.arange(3), torch.arange(2.0), torch.zeros(2, 1).long()])
 def test_wrong_keys_are_named(keys: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="keys must be int64, one for each of 2 rows"):
-        row_uniform(keys, 2, 4, CPU)
+        patch_uniform(keys, 2, 4, CPU)
 
 
 def model(kind: str) -> CLIP:

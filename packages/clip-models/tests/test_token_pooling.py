@@ -11,6 +11,8 @@ import torch
 from clip_models import CLIP, CLIPConfig, ConfigError
 from clip_models.config import PoolingConfig, TextConfig, ViTConfig, from_dict, to_dict
 from clip_models.model.layouts import Padded
+from clip_models.model.pooled_layers import PooledLayers
+from clip_models.pooling import hashed_uniform
 from clip_models.pooling import token_pooling as module
 from torch import Tensor, nn
 
@@ -35,8 +37,10 @@ class Pairs(nn.Module):
         self.scale = nn.Parameter(torch.ones(width))
         self.seen: list[tuple] = []
 
-    def forward(self, tokens, mask, keep_apart, causal, generator):
-        self.seen.append((tokens.shape, mask, keep_apart, causal, generator))
+    reads_uniform = True
+
+    def forward(self, tokens, mask, keep_apart, causal, uniform=None):
+        self.seen.append((tokens.shape, mask, keep_apart, causal, uniform))
         batch, length = tokens.shape[:2]
         real = torch.ones(batch, length, dtype=torch.bool) if mask is None else mask
         segment_of = torch.full((batch, length), -1)
@@ -137,19 +141,19 @@ def test_fewer_tokens_run_through_the_layers_behind(after: int) -> None:
     assert seen == vision + text
 
 
-def test_what_a_pooling_is_told() -> None:
+def test_arguments_of_a_pooling() -> None:
     model = tiny(pairs(1), pairs(1))
     keys = torch.arange(3)
     model(IMAGES, TOKENS, generator=keys)
-    shape, mask, apart, causal, generator = model.visual.pooling[0].seen[0]
+    shape, mask, apart, causal, uniform = model.visual.pooling[0].seen[0]
     assert (shape, mask, causal) == ((3, 17, 16), None, False)
     assert torch.equal(apart, torch.arange(17).expand(3, -1) == 0)
-    assert generator is keys
-    shape, mask, apart, causal, generator = model.pooling[0].seen[0]
+    assert torch.equal(uniform, hashed_uniform(keys, 17))
+    shape, mask, apart, causal, uniform = model.pooling[0].seen[0]
     assert (shape, causal) == ((3, 9, 16), True)
     assert mask.sum(1).tolist() == [9, 4, 2]
     assert apart.nonzero().tolist() == [[0, 8], [1, 3], [2, 1]]
-    assert generator is keys
+    assert torch.equal(uniform, hashed_uniform(keys, 9))
 
 
 def test_losses_and_records_have_names() -> None:
@@ -208,8 +212,10 @@ def test_a_second_pooling_pools_what_the_first_one_left() -> None:
     assert second.seen[0][0] == (3, 9, 16)  # the class token and 8 pairs
     assert torch.equal(second.seen[0][2], torch.arange(9).expand(3, -1) == 0)
     assert out.records["vision.pooling2"]["counts"].tolist() == [[1, 2, 2, 2, 2]] * 3
-    assert first.seen[0][4] is keys
-    assert not set(second.seen[0][4].tolist()) & set(keys.tolist())  # draws of its own
+    assert torch.equal(first.seen[0][4], hashed_uniform(keys, 17))
+    assert not torch.isin(second.seen[0][4], first.seen[0][4]).any()  # a stream of its own
+    keys = torch.tensor([-2152535657050944081, -1956407806741107680, -7541218347953203506])
+    assert torch.equal(second.seen[0][4], hashed_uniform(keys, 9))
     text = model.pooling[1].seen[0]
     assert text[1].sum(1).tolist() == [5, 3, 2]  # 9, 4 and 2 tokens in pairs, the end token apart
     assert text[2].nonzero().tolist() == [[0, 4], [1, 2], [2, 1]]
@@ -248,7 +254,7 @@ def test_a_key_bias_weighs_a_segment_as_its_tokens(causal: bool, read: bool) -> 
 @pytest.mark.parametrize("first", [False, True])
 def test_behind_two_poolings_a_segment_weighs_as_its_tokens_of_the_tower(first: bool) -> None:
     stages = dataclasses.replace(pairs(0, weigh=first), then=pairs(1, weigh=True))
-    transformer, pooling = tiny().visual.transformer, module.PooledLayers(stages, 16)
+    transformer, pooling = tiny().visual.transformer, PooledLayers(stages, 16)
     x = torch.randn(1, 12, 16, generator=torch.Generator().manual_seed(0))
     apart = torch.arange(12)[None] == 0
     got = pooling(transformer, x, apart=apart)
@@ -259,10 +265,10 @@ def test_behind_two_poolings_a_segment_weighs_as_its_tokens_of_the_tower(first: 
         after = transformer(copies, Padded(), start=number, stop=number + 1)
         return after[:, sizes.cumsum(0) - sizes]
 
-    few = pooling[0](x, None, apart, False, None)
+    few = pooling[0](x, None, apart, False)
     ones, pairs_of, fours = torch.ones(7).long(), [1, 2, 2, 2, 2, 2, 1], [1, 4, 4, 3]
     few = layer(0, few.tokens, torch.tensor(pairs_of) if first else ones)
-    fewer = pooling[1](few, None, torch.arange(7)[None] == 0, False, None)
+    fewer = pooling[1](few, None, torch.arange(7)[None] == 0, False)
     assert torch.bincount(got.segment_of[0]).tolist() == fours
     want = layer(1, fewer.tokens, torch.tensor(fours))
     torch.testing.assert_close(got.tokens, want, rtol=0, atol=1e-5)
@@ -274,9 +280,9 @@ def test_a_pooling_that_asks_for_keys_gets_those_of_the_layer_behind(
 ) -> None:
     given: list[Tensor] = []
 
-    def forward(self, tokens, mask, keep_apart, causal, generator, keys):
+    def forward(self, tokens, mask, keep_apart, causal, uniform, keys):
         given.append(keys)
-        return plain(self, tokens, mask, keep_apart, causal, generator)
+        return plain(self, tokens, mask, keep_apart, causal, uniform)
 
     plain = Pairs.forward
     monkeypatch.setattr(Pairs, "forward", forward)

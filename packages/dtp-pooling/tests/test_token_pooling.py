@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.metadata import entry_points
 
 import pytest
@@ -10,6 +11,7 @@ from dtp_pooling import (
     sample_generators,
     token_pooling,
 )
+from dtp_pooling.pooling.noise import row_keys, uniform
 
 D = 8
 ALL = ["top_k", "gumbel", "fixed", "random", "dissimilarity"]
@@ -30,6 +32,12 @@ def captions() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     tokens = torch.randn(4, 15, D, generator=torch.Generator().manual_seed(1))
     position = torch.arange(15)
     return tokens, position < lengths[:, None], position == lengths[:, None] - 1
+
+
+def drawn(seed: int, positions: Iterable[int], length: int = 17) -> torch.Tensor:
+    """Uniform numbers of samples, keyed by their positions in the data."""
+    generators = sample_generators(seed, positions)
+    return uniform(row_keys(len(generators), generators, torch.device("cpu")), length)
 
 
 def build(kind: str, **settings: object):
@@ -131,15 +139,15 @@ def test_captions_keep_the_end_token_apart_and_drop_padding(kind):
 def test_row_does_not_depend_on_batch_mates_or_padding(kind, training):
     tokens, mask, apart = captions()
     module = build(kind, rate=0.4).train(training)
-    noise = sample_generators(3, range(4))
-    together = module(tokens, mask, apart, generator=noise)
+    noise = drawn(3, range(4), 15)
+    together = module(tokens, mask, apart, uniform=noise)
     losses = []
     for row in range(4):
         n = int(mask[row].sum())
         alone = module(
             tokens[row : row + 1, :n],
             keep_apart=apart[row : row + 1, :n],
-            generator=sample_generators(3, [row]),
+            uniform=drawn(3, [row], n),
         )
         size = alone.tokens.shape[1]
         assert alone.mask is None
@@ -149,7 +157,7 @@ def test_row_does_not_depend_on_batch_mates_or_padding(kind, training):
         losses.append(alone.loss)
     torch.testing.assert_close(together.loss, torch.stack(losses).mean())
     junk = torch.where(mask[..., None], tokens, torch.nan)
-    padded = module(junk, mask, apart, generator=sample_generators(3, range(4)))
+    padded = module(junk, mask, apart, uniform=drawn(3, range(4), 15))
     assert torch.equal(padded.tokens, together.tokens)
 
 
@@ -191,20 +199,20 @@ def test_training_draws(kind):
     tokens, apart = images()
     module = build(kind).train()
     runs = [
-        module(tokens, keep_apart=apart, generator=sample_generators(seed, range(3))).segment_of
+        module(tokens, keep_apart=apart, uniform=drawn(seed, range(3))).segment_of
         for seed in range(2)
     ]
     assert not torch.equal(*runs)
 
 
 @pytest.mark.parametrize("kind", ["top_k", "gumbel", "random"])
-def test_keys_give_a_row_the_same_segments_in_any_batch(kind):
+def test_a_row_s_numbers_give_it_the_same_segments_in_any_batch(kind):
     tokens, apart = images()
     module = build(kind).train()
-    keys = torch.tensor([11, -12, 13])
-    together = module(tokens, keep_apart=apart, generator=keys)
+    numbers = uniform(torch.tensor([11, -12, 13]), tokens.shape[1])
+    together = module(tokens, keep_apart=apart, uniform=numbers)
     other = torch.tensor([2, 0])
-    again = module(tokens[other], keep_apart=apart[other], generator=keys[other])
+    again = module(tokens[other], keep_apart=apart[other], uniform=numbers[other])
     assert torch.equal(again.segment_of, together.segment_of[other])
 
 
@@ -215,7 +223,7 @@ def test_task_gradient_reaches_the_scores_and_the_tokens(kind, scores, order):
     tokens, apart = images()
     module = build(kind, scores=scores, order=order).train()
     tokens.requires_grad_()
-    out = module(tokens, keep_apart=apart, generator=sample_generators(0, range(3)))
+    out = module(tokens, keep_apart=apart, uniform=drawn(0, range(3)))
     out.tokens.pow(3).sum().backward()
     assert all(p.grad.abs().max() > 0 for p in module.parameters())
     assert (tokens.grad.abs().amax(-1) > 0).all()
@@ -316,7 +324,7 @@ def test_no_nan_at_extreme_logits(dtype):
             module.scores.out.weight.mul_(1000)
         tokens = images()[0].to(dtype).requires_grad_()
         assert module.scores(tokens).abs().max() > 80
-        out = module(tokens, generator=sample_generators(0, range(3)))
+        out = module(tokens, uniform=drawn(0, range(3)))
         assert out.tokens.dtype == dtype
         (out.tokens.float().pow(2).mean() + out.loss).backward()
         assert tokens.grad.isfinite().all()

@@ -19,11 +19,11 @@ from clip_models.converters import open_clip, openai
 from clip_models.model.compact_resnet import CompactResNet
 from clip_models.model.layouts import Packed, Padded
 from clip_models.model.modified_resnet import ModifiedResNet
+from clip_models.model.pooled_layers import PooledLayers
 from clip_models.model.tower_output import TowerOutput
 from clip_models.model.transformer import Transformer
 from clip_models.model.vision_transformer import VisionTransformer
 from clip_models.pooling.randomness import Randomness
-from clip_models.pooling.token_pooling import PooledLayers
 
 
 class CLIPOutput(NamedTuple):

@@ -1,5 +1,5 @@
 from .patch_reduction import PatchReducer
-from .randomness import hashed_uniform
+from .splitmix64 import hashed_uniform
 from .token_pooling import PooledTokens, TokenPooling
 
 __all__ = ["PatchReducer", "PooledTokens", "TokenPooling", "hashed_uniform"]

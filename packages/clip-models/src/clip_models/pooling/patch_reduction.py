@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clip_models.config.clip_config import PatchReductionConfig
-from clip_models.pooling.randomness import Randomness, row_uniform
+from clip_models.pooling.randomness import Randomness, patch_uniform
 
 Grid = tuple[int, int]
 
@@ -39,7 +39,7 @@ class RandomPatches:
         """(B, K) with K = N * keep_ratio, rounded down."""
         patches = grid[0] * grid[1]
         keep = max(1, int(patches * self.keep_ratio))
-        uniform = row_uniform(generator, batch, patches, device)  # (B, N)
+        uniform = patch_uniform(generator, batch, patches, device)  # (B, N)
         return uniform.topk(keep, dim=1).indices.sort(dim=1).values
 
 
@@ -58,7 +58,7 @@ class GridPatches:
         """(B, K) where K is the number of cells."""
         (rows, columns), (cell_rows, cell_columns) = grid, _sides(grid, self.keep_ratio)
         cells = torch.arange(cell_rows * cell_columns, device=device)  # (K,)
-        uniform = row_uniform(generator, batch, 2 * len(cells), device).view(batch, 2, len(cells))
+        uniform = patch_uniform(generator, batch, 2 * len(cells), device).view(batch, 2, len(cells))
         row = _place_in_cell(cells // cell_columns, rows, cell_rows, uniform[:, 0])
         column = _place_in_cell(cells % cell_columns, columns, cell_columns, uniform[:, 1])
         return (row * columns + column).sort(dim=1).values  # (B, K)
@@ -75,7 +75,7 @@ class BlockPatches:
     ) -> Tensor:
         """(B, K) where K is the area of the rectangle."""
         (rows, columns), (height, width) = grid, _sides(grid, self.keep_ratio)
-        uniform = row_uniform(generator, batch, 2, device)  # (B, 2)
+        uniform = patch_uniform(generator, batch, 2, device)  # (B, 2)
         top = (uniform[:, :1] * (rows - height + 1)).long()  # (B, 1)
         left = (uniform[:, 1:] * (columns - width + 1)).long()
         inside = torch.arange(height * width, device=device)  # (K,)

@@ -7,17 +7,13 @@ group `clip_models.token_pooling`.  Nothing else is ever imported because of a c
 from __future__ import annotations
 
 from importlib.metadata import entry_points
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from clip_models.config.clip_config import PoolingConfig
 from clip_models.config.strict import nearest
 from clip_models.errors import ConfigError
-from clip_models.model.layouts import Padded
-from clip_models.model.transformer import Transformer
-from clip_models.pooling.randomness import Randomness, stream
 
 GROUP = "clip_models.token_pooling"
 
@@ -57,7 +53,9 @@ class PooledTokens(Protocol):
 class TokenPooling(Protocol):
     """What an entry point's `(width, **args)` returns: an `nn.Module` with this call.
 
-    One with a true attribute `reads_keys` gets `keys` too, (B, L, ·): those of the layer behind.
+    With a true attribute `reads_uniform` it is also called with `uniform`, (B, L) float32 in the
+    open interval (0, 1): random numbers that depend on the row and the place alone. With a true
+    attribute `reads_keys` it is also called with `keys`, (B, L, ·): those of the next layer.
     """
 
     def __call__(
@@ -66,7 +64,7 @@ class TokenPooling(Protocol):
         mask: Tensor | None,
         keep_apart: Tensor | None,
         causal: bool,
-        generator: Randomness,
+        **wanted: Tensor,
     ) -> PooledTokens:
         """Pool tokens (B, L, D).
 
@@ -76,7 +74,7 @@ class TokenPooling(Protocol):
             keep_apart: (B, L) bool, True for tokens that stay segments of their own (class token,
                 end token); None for no token.
             causal: No segment may depend on what follows it.
-            generator: As for the towers.
+            **wanted: `uniform` and `keys`, each only where the module's attribute asks for it.
         """
         ...
 
@@ -97,104 +95,3 @@ def make_token_pooling(config: PoolingConfig, width: int) -> nn.Module:
     module = found[config.name].load()(width, **config.args)
     assert isinstance(module, nn.Module), f"{config.name} must make an nn.Module, got {module!r}"
     return module
-
-
-class PooledRun(NamedTuple):
-    """Tokens behind the last layer of a tower that pools, and where the tower's own went.
-
-    Attributes:
-        tokens: (B, S, D), or (B, 1, D) of those that are read.
-        mask: (B, S) bool, True for segments; None when all are.
-        segment_of: (B, L) int64, the last segment of each token; -1 where there was no token.
-        losses: Scalars by the names `pooling`, `pooling2`, ….
-        records: What to log, by the same names.
-    """
-
-    tokens: Tensor
-    mask: Tensor | None
-    segment_of: Tensor
-    losses: dict[str, Tensor]
-    records: dict[str, dict[str, Tensor]]
-
-
-class PooledLayers(nn.ModuleList):
-    """The poolings of a tower, and its transformer run through them."""
-
-    def __init__(self, config: PoolingConfig, width: int) -> None:
-        super().__init__(make_token_pooling(stage, width) for stage in config.stages)
-        self.places = [stage.after_layer for stage in config.stages]
-
-    def forward(
-        self,
-        transformer: Transformer,
-        x: Tensor,
-        *,
-        apart: Tensor,
-        mask: Tensor | None = None,
-        causal: bool = False,
-        read: Tensor | None = None,
-        generator: Randomness = None,
-    ) -> PooledRun:
-        """All layers, on fewer tokens behind each pooling.
-
-        Args:
-            transformer: The tower's.
-            x: (B, L, D).
-            apart: (B, L) bool, tokens that stay segments of their own.
-            mask: (B, L) bool, real tokens, which come before all padding; None for all.
-            causal: A token sees itself and the past only.
-            read: (B,) position of the token whose segment is read; None for all.
-            generator: Randomness of the poolings, each of which has its own stream of row keys.
-        """
-        segment_of = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])  # (B, L)
-        losses, records = {}, {}
-        start, key_bias = 0, None
-        for number, (place, pooling) in enumerate(zip(self.places, self, strict=True)):
-            # padding of the first tokens takes part in their layers, as it does without pooling
-            layout = Padded(causal, mask if number else None, key_bias)
-            x = transformer(x, layout, start=start, stop=place)
-            extra = {}
-            if getattr(pooling, "reads_keys", False):
-                extra["keys"] = transformer.keys(x, place)
-            pooled: PooledTokens = pooling(
-                x, mask, apart, causal, stream(generator, number), **extra
-            )
-            apart = _moved(apart, pooled)
-            segment_of = _followed(segment_of, pooled.segment_of)
-            key_bias = _biased(segment_of, pooled)
-            x, mask, start = pooled.tokens, pooled.mask, place
-            name = "pooling" + (str(number + 1) if number else "")
-            losses[name], records[name] = pooled.loss, pooled.record
-        at = None if read is None else segment_of.gather(1, read[:, None]).squeeze(1)  # (B,)
-        x = transformer(x, Padded(causal, mask, key_bias, at), start=start)
-        return PooledRun(x, mask, segment_of, losses, records)
-
-
-def _moved(apart: Tensor, pooled: PooledTokens) -> Tensor:
-    """(B, S) bool: the segments of the tokens that stay apart, each of which has its own."""
-    batch, size = pooled.tokens.shape[:2]
-    place = torch.where(apart & (pooled.segment_of >= 0), pooled.segment_of, size)
-    moved = apart.new_zeros(batch, size + 1).scatter(1, place, True)
-    return moved[:, :size]
-
-
-def _followed(segment_of: Tensor, further: Tensor) -> Tensor:
-    """(B, L) where each token is after one more pooling."""
-    moved = further.gather(1, segment_of.clamp(min=0))
-    return moved.masked_fill(segment_of < 0, -1)
-
-
-def _biased(segment_of: Tensor, pooled: PooledTokens) -> Tensor | None:
-    """(B, S) `key_bias` where each given token weighs as the tower's tokens it stands for."""
-    if pooled.key_bias is None:
-        return None
-    size = pooled.tokens.shape[1]
-    return pooled.key_bias + (_counts(segment_of, size) / _counts(pooled.segment_of, size)).log()
-
-
-def _counts(segment_of: Tensor, size: int) -> Tensor:
-    """(B, S) float32 tokens of each segment, 1 where there is none."""
-    place = torch.where(segment_of >= 0, segment_of, size)
-    ones = torch.ones_like(place, dtype=torch.float32)
-    counts = ones.new_zeros(len(place), size + 1).scatter_add(1, place, ones)
-    return counts[:, :size].clamp(min=1)

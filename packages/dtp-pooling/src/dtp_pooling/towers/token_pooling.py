@@ -4,9 +4,9 @@ B batch, L tokens, S segments, D width.
 
 The contract of the entry-point group `clip_models.token_pooling`: a callable `(width, **settings)`
 gives a module that is called with tokens (B, L, D), a mask (B, L) of real tokens or None, the
-positions (B, L) that must stay apart (class token, end token), whether the tower is causal, and a
-generator; it returns `PooledTokens`. With a true attribute `reads_keys` it gets `keys` (B, L, ·)
-too, those of the attention layer behind.
+positions (B, L) that must stay apart (class token, end token) and whether the tower is causal; it
+returns `PooledTokens`. With a true attribute `reads_uniform` it gets `uniform` (B, L) too, a random
+number for each token, and with `reads_keys` `keys` (B, L, ·), those of the next attention layer.
 """
 
 from __future__ import annotations
@@ -73,13 +73,21 @@ class DynamicTokenPooling(nn.Module):
         """Whether segments are decided by the keys of the layer behind."""
         return self.config.compare == "keys"
 
+    @property
+    def reads_uniform(self) -> bool:
+        """Whether random numbers decide the segments; in evaluation they are the seed's."""
+        config = self.config
+        samples = config.kind in ("top_k", "gumbel") and config.sample
+        return self.training and (samples or config.kind == "random")
+
     def forward(
         self,
         tokens: Tensor,
         mask: Tensor | None = None,
         keep_apart: Tensor | None = None,
         causal: bool = False,
-        generator: noise.Generators = None,
+        *,
+        uniform: Tensor | None = None,
         keys: Tensor | None = None,
     ) -> PooledTokens:
         """Pooled tokens; the segments of a row follow the order of the sequence.
@@ -90,7 +98,8 @@ class DynamicTokenPooling(nn.Module):
             keep_apart: (B, L) bool, True for tokens that stay segments of their own.
             causal: No boundary may depend on a later token's content; `top_k`, `dissimilarity`
                 and grid orders are refused.
-            generator: Randomness in training; see `noise.row_keys`.
+            uniform: (B, L) float32 in the open interval (0, 1), a number for each place of the
+                sequence, for training; None draws them from torch's global generator.
             keys: (B, L, ·) what to compare with `compare="keys"`.
 
         Raises:
@@ -98,7 +107,7 @@ class DynamicTokenPooling(nn.Module):
         """
         if tokens.is_meta:
             return self._outline(tokens, keep_apart)
-        self._check(tokens, mask, keep_apart, causal)
+        self._check(tokens, mask, keep_apart, causal, uniform)
         compared = self._compared(tokens, keys)
         apart = torch.zeros_like(tokens[..., 0], dtype=torch.bool)
         apart = apart if keep_apart is None else keep_apart
@@ -107,7 +116,7 @@ class DynamicTokenPooling(nn.Module):
         if order is not None:
             tokens, compared, apart = tokens[:, order], compared[:, order], apart[:, order]
         cuts = cuts_of(apart, lengths)
-        free, logits = self._decide(compared, cuts, lengths, causal, generator)
+        free, logits = self._decide(compared, cuts, lengths, causal, uniform)
         boundaries = torch.where(cuts.candidates, free, cuts.forced.to(free.dtype))
         pooled = pool(tokens, boundaries, lengths=lengths, max_segments=self.config.max_segments)
         segment_of = pooled.segment_of
@@ -148,10 +157,10 @@ class DynamicTokenPooling(nn.Module):
         cuts: Cuts,
         lengths: Tensor | None,
         causal: bool,
-        generator: noise.Generators,
+        uniform: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         """(B, L) boundaries by tokens or keys, of which only candidates count, and logits."""
-        config, (batch, length) = self.config, cuts.poolable.shape
+        config = self.config
         logits, scores = None, self.scores
         if isinstance(scores, rules.CosineScores):
             logits = scores(tokens, lengths, causal=causal)
@@ -160,13 +169,12 @@ class DynamicTokenPooling(nn.Module):
         drawing = config.sample if self.training else config.evaluation == "pattern"
         if config.kind == "gumbel":
             assert logits is not None
-            keys = self._keys(batch, generator, tokens.device) if drawing else None
-            drawn = None if keys is None else noise.logistic(keys, length)
+            drawn = noise.as_logistic(self._drawn(uniform, tokens)) if drawing else None
             return rules.gumbel_boundaries(logits, config.temperature, drawn), logits
         if config.kind == "fixed":
             return even_boundaries(cuts.poolable, config.rate, causal), None
         if config.kind == "random":
-            uniform = noise.uniform(self._keys(batch, generator, tokens.device), length)
+            uniform = self._drawn(uniform, tokens)
             if causal:
                 return rules.random_boundaries(uniform, config.rate), None
             count = free_count(cuts, config.rate)
@@ -177,15 +185,20 @@ class DynamicTokenPooling(nn.Module):
         else:
             ranking = logits
             if self.training and config.sample:
-                drawn = noise.logistic(self._keys(batch, generator, tokens.device), length)
+                drawn = noise.as_logistic(self._drawn(uniform, tokens))
         count = free_count(cuts, config.rate)
         free = rules.top_k_boundaries(ranking, count, cuts.candidates, config.temperature, drawn)
         return (free.detach() if logits is None else free), logits
 
-    def _keys(self, batch: int, generator: noise.Generators, device: torch.device) -> Tensor:
-        if self.training:
-            return noise.row_keys(batch, generator, device)
-        return torch.full((batch,), self.config.seed, device=device)
+    def _drawn(self, uniform: Tensor | None, tokens: Tensor) -> Tensor:
+        """(B, L) the numbers given for training, or in evaluation those of the seed."""
+        batch, length = tokens.shape[:2]
+        if not self.training:
+            keys = torch.full((batch,), self.config.seed, device=tokens.device)
+            return noise.uniform(keys, length)
+        if uniform is None:
+            return noise.uniform(noise.row_keys(batch, None, tokens.device), length)
+        return uniform
 
     def _loss(self, boundaries: Tensor, logits: Tensor | None, cuts: Cuts) -> Tensor:
         """Rate loss over the poolable tokens of each row; zero for exact kinds."""
@@ -237,7 +250,12 @@ class DynamicTokenPooling(nn.Module):
         return keys
 
     def _check(
-        self, tokens: Tensor, mask: Tensor | None, keep_apart: Tensor | None, causal: bool
+        self,
+        tokens: Tensor,
+        mask: Tensor | None,
+        keep_apart: Tensor | None,
+        causal: bool,
+        uniform: Tensor | None,
     ) -> None:
         if tokens.dim() != 3:
             raise ValueError(f"tokens must be (B, L, D), got {tuple(tokens.shape)}")
@@ -247,6 +265,10 @@ class DynamicTokenPooling(nn.Module):
                     f"{name} must be a bool (B, L) = {tuple(tokens.shape[:2])}, got "
                     f"{given.dtype} {tuple(given.shape)}"
                 )
+        if uniform is not None and uniform.shape != tokens.shape[:2]:
+            raise ValueError(
+                f"uniform must be (B, L) = {tuple(tokens.shape[:2])}, got {tuple(uniform.shape)}"
+            )
         config = self.config
         if causal and config.kind in ("top_k", "dissimilarity"):
             raise ValueError(
