@@ -61,7 +61,7 @@ def write_checkpoint(
         if add_files is not None:
             add_files(partial)
         for group, named in tensors.items():
-            _save_tensors(partial / f"{group}{_SUFFIX}", named)
+            save_tensors(partial / f"{group}{_SUFFIX}", named)
         digests = {file.name: _sha256(file) for file in sorted(partial.iterdir())}
         record = {"format_version": FORMAT_VERSION, "step": step, "state": state, "sha256": digests}
         record["record_sha256"] = _digest_of(record)
@@ -89,6 +89,28 @@ def read_state(directory: Path) -> dict[str, Any]:
     """The state alone, after every file was verified; for those who need only one group."""
     state: dict[str, Any] = _read_record(directory)["state"]
     return state
+
+
+def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file whose mode follows the umask (by itself its owner's alone).
+
+    Raises:
+        OSError: It could not be written.
+    """
+    file.touch()
+    mode = file.stat().st_mode
+    whole: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        is_shared = plain.untyped_storage().data_ptr() in storages  # which safetensors refuses
+        storages.add(plain.untyped_storage().data_ptr())
+        whole[name] = plain.clone() if is_shared else plain
+    try:
+        save_file(whole, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{file} could not be written: {error}") from None
+    file.chmod(mode)
 
 
 def verify_files(directory: Path, digests: Mapping[str, str]) -> None:
@@ -173,24 +195,6 @@ def _damage(file: Path, reason: str) -> CheckpointError:
 
 def _digest_of(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record).encode()).hexdigest()
-
-
-def _save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file as readable as others: by itself it would be its owner's alone."""
-    file.touch()
-    mode = file.stat().st_mode
-    whole: dict[str, Tensor] = {}
-    storages: set[int] = set()
-    for name, tensor in tensors.items():
-        plain = tensor.detach().cpu().contiguous()
-        is_shared = plain.untyped_storage().data_ptr() in storages  # which safetensors refuses
-        storages.add(plain.untyped_storage().data_ptr())
-        whole[name] = plain.clone() if is_shared else plain
-    try:
-        save_file(whole, file, metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise OSError(f"{file} could not be written: {error}") from None
-    file.chmod(mode)
 
 
 def _sha256(file: Path) -> str:

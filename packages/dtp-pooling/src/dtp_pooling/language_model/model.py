@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dtp_pooling.checkpoint_files import save_tensors
 from dtp_pooling.language_model.attention import (
     LayerCache,
     Relative,
@@ -193,12 +194,7 @@ class DynamicPoolingLM(nn.Module):
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` and `config.json` into the folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        state = {name: value.contiguous() for name, value in self.state_dict().items()}
-        weights = folder / "model.safetensors"
-        weights.touch()
-        mode = weights.stat().st_mode
-        save_file(state, weights)
-        weights.chmod(mode)  # safetensors lets nobody but the owner read
+        save_tensors(folder / "model.safetensors", self.state_dict())
         text = json.dumps(dataclasses.asdict(self.config), indent=2)
         (folder / "config.json").write_text(text + "\n", encoding="utf-8")
 
