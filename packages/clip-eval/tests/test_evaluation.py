@@ -115,8 +115,8 @@ def test_training_goes_on_as_if_nothing_had_happened(
     assert colour_model.dropout.training
 
 
-class Exploding:
-    name, classnames, templates = "exploding", ("red",), None
+class Exploding(Source):
+    name, classnames = "exploding", ("red",)
 
     def __len__(self) -> int:
         return 1

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 from clip_eval.data import DataError, read_templates
-from clip_eval.data.templates import check_templates, fill, find_templates
+from clip_eval.data.templates import check_templates, fill_template, find_templates
 
 
 def test_only_the_slot_is_replaced_and_names_may_carry_braces() -> None:
-    assert fill("a {c} in {0}, {c}", "{x} dog") == "a {x} dog in {0}, {x} dog"
+    assert fill_template("a {c} in {0}, {c}", "{x} dog") == "a {x} dog in {0}, {x} dog"
 
 
 def test_lines_and_json_are_read(tmp_path: Path) -> None:

@@ -29,10 +29,10 @@ def picture(colour: tuple[int, int, int], seed: int = 0) -> Image.Image:
     return Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8))
 
 
-class Listed:
+class Listed(Source):
     """Samples in memory."""
 
-    name, templates = "listed", None
+    name = "listed"
 
     def __init__(self, samples: Sequence[Sample], classnames: tuple[str, ...] | None = None):
         self.samples, self.classnames = samples, classnames

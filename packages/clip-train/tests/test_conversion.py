@@ -7,14 +7,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from clip_eval.data import BadSample, DataError, Sample, open_source
+from clip_eval.data import BadSample, DataError, Sample, Source, open_source
 from clip_train.cli.main import main
 from clip_train.data.convert import convert
 from clip_train.data.inspect import format_look, look_at, write_contact_sheet
 from PIL import Image
 
 
-class Kinds:
+class Kinds(Source):
     """Samples of every kind that a source may give."""
 
     name = "kinds"

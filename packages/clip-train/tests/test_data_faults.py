@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clip_eval.data import DataError, Sample
+from clip_eval.data import DataError, Sample, Source
 from clip_models import Preprocess
 from clip_models.config import PreprocessConfig
 from clip_tokenizer import Tokenizer
@@ -172,11 +172,10 @@ def test_a_limit_stops_the_run_and_says_so(
     assert counted(tmp_path / "run").total() > 3
 
 
-class Odd:
+class Odd(Source):
     """A source of grey squares that does something else at one of them."""
 
     name = "odd"
-    classnames = templates = None
 
     def __init__(self, what: str) -> None:
         self.what = what

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clip_eval.data import BadSample, DataError, Sample
+from clip_eval.data import BadSample, DataError, Sample, Source
 from clip_models import ConfigError
 from clip_train.config.run import DataConfig
 from clip_train.data.mixing import MixedSource, make_order
@@ -68,9 +68,8 @@ def test_shapes_are_drawn_when_read(shapes: Path) -> None:
 
 
 def test_the_order_keeps_to_what_a_source_can_hold() -> None:
-    class Small:
+    class Small(Source):
         name = "small"
-        classnames = templates = None
         shard_sizes = (100,) * 40
         working_set = 300
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed
 
-from clip_eval.data.samples import Source, source_faults, source_warnings
+from clip_eval.data.samples import Source
 from clip_eval.data.templates import Templates
 from clip_eval.encoding.batches import content_hash
 from clip_eval.encoding.embed import Reading, by_preprocessing, embed_images
@@ -150,8 +150,8 @@ def _evaluate_group(
             n_skipped=len(found.skipped),
             skipped=found.skipped,
             templates=question.shown_templates(),
-            faults=tuple(map(str, source_faults(source))),
-            warnings=(*source_warnings(source), *question.warnings, *leaked, *result.warnings),
+            faults=tuple(map(str, source.faults)),
+            warnings=(*source.warnings, *question.warnings, *leaked, *result.warnings),
             details={**question.details(), **result.details},
             content=found.content,
             seconds=seconds,

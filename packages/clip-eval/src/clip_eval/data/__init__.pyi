@@ -2,19 +2,11 @@ from .class_names import ClassList
 from .faults import BadImage, BadSample, DataError
 from .formats import open_source
 from .images import decode_image
-from .samples import (
-    Sample,
-    Source,
-    describe,
-    source_faults,
-    source_place,
-    source_shards,
-    source_warnings,
-)
+from .samples import Sample, Source
 from .shards.files import ShardCache, check_url, open_location
 from .shards.paths import expand_shards
 from .shards.webdataset import sample_from_files
-from .templates import DEFAULT_TEMPLATES, TEMPLATES_FILE, read_templates
+from .templates import DEFAULT_TEMPLATES, TEMPLATES_FILE, fill_templates, read_templates
 
 __all__ = [
     "DEFAULT_TEMPLATES",
@@ -28,14 +20,10 @@ __all__ = [
     "Source",
     "check_url",
     "decode_image",
-    "describe",
     "expand_shards",
+    "fill_templates",
     "open_location",
     "open_source",
     "read_templates",
     "sample_from_files",
-    "source_faults",
-    "source_place",
-    "source_shards",
-    "source_warnings",
 ]

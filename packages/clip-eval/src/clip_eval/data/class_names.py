@@ -12,6 +12,8 @@ from clip_eval.data.faults import DataError
 from clip_eval.data.templates import normal_form as normal_form
 from clip_eval.data.templates import read_text
 
+CLASSES_FILE = "classnames.txt"
+
 
 @dataclass(frozen=True)
 class ClassList:
@@ -26,7 +28,7 @@ class ClassList:
     folders: tuple[str, ...]
 
     @classmethod
-    def of(cls, classes: ClassList | Sequence[str] | Mapping[str, str]) -> ClassList:
+    def of(cls, classes: ClassNames) -> ClassList:
         """A class list from names, or from a mapping of folder to name.
 
         Raises:
@@ -90,6 +92,34 @@ class ClassList:
     def duplicates(self) -> tuple[str, ...]:
         """Names that stand for more than one class."""
         return tuple(name for name, count in Counter(self.names).items() if count > 1)
+
+
+ClassNames = ClassList | Sequence[str] | Mapping[str, str]
+"""Class names in label order, or a mapping of folder (or label in a table) to class name."""
+
+
+def choose_names(
+    found: Sequence[str] | None, given: ClassNames | None, *, where: str
+) -> tuple[str, ...] | None:
+    """The given class names, or else those found with data whose labels are positions in a list.
+
+    Args:
+        found: Names that come with the data.
+        given: The names to use instead.
+        where: What holds the names that were found, for the message.
+
+    Raises:
+        DataError: Both are there, of different length.
+    """
+    if given is None:
+        return None if found is None else tuple(found)
+    names = ClassList.of(given).names
+    if found is not None and len(found) != len(names):
+        raise DataError(
+            f"{where} has {len(found)} classes, the list given has {len(names)}; labels are "
+            f"positions in the list, so give {len(found)} names"
+        )
+    return names
 
 
 def match_folders(folders: Sequence[str], classes: ClassList, *, where: str) -> dict[str, int]:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from clip_eval.data.faults import BadSample, DataError
-from clip_eval.data.samples import Sample
-from clip_eval.data.templates import check_templates
+from clip_eval.data.samples import Sample, Source
+from clip_eval.data.templates import choose_templates
 
 
-class CocoCaptions:
+class CocoCaptions(Source):
     """Images with all their captions, in the order of the file.
 
     Args:
@@ -29,7 +29,7 @@ class CocoCaptions:
         DataError: No such file, another layout, or the directory of images is not found.
     """
 
-    classnames: tuple[str, ...] | None = None
+    kind = "coco"
 
     def __init__(
         self,
@@ -41,7 +41,8 @@ class CocoCaptions:
     ) -> None:
         self.path = Path(path)
         self.name = "/".join(part for part in (self.path.stem, split) if part)
-        self.templates = None if templates is None else check_templates(templates)
+        self.split = split
+        self.templates = choose_templates(templates)
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
         except OSError as error:

@@ -21,7 +21,7 @@ from clip_eval.data.samples import Sample
 from clip_eval.data.shards.files import ShardCache, ShardFile, is_url, read_url
 from clip_eval.data.shards.offset_index import IndexedShards, IndexedSource, Scan
 from clip_eval.data.shards.tar_index import BLOCK, TarDamage, iter_members
-from clip_eval.data.templates import check_templates
+from clip_eval.data.templates import choose_templates
 
 METADATA = "metadata.pkl"
 
@@ -38,7 +38,7 @@ class CoreNetTars(IndexedSource):
         DataError: No metadata, or it is no plain dict, or a tar is missing.
     """
 
-    classnames: tuple[str, ...] | None = None
+    kind = "corenet"
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class CoreNetTars(IndexedSource):
     ) -> None:
         base = str(root).rstrip("/")
         self.name = base.rpartition("/")[2]
-        self.templates = None if templates is None else check_templates(templates)
+        self.templates = choose_templates(templates)
         shards = [
             ShardFile(f"{base}/{name}", cache or ShardCache(), unzip=name.endswith(".gz"))
             for name in _tar_names(base)

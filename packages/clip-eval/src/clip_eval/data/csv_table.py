@@ -5,18 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from clip_eval.data.class_names import ClassList, normal_form
+from clip_eval.data.class_names import ClassList, ClassNames, normal_form
 from clip_eval.data.faults import BadSample, DataError
-from clip_eval.data.samples import Sample, describe
-from clip_eval.data.templates import (
-    DEFAULT_TEMPLATES,
-    check_templates,
-    find_templates,
-    read_text,
-)
+from clip_eval.data.samples import Sample, Source
+from clip_eval.data.templates import choose_templates, read_text
 
 PATH_COLUMNS = ("filepath", "path", "image", "image_path", "file", "filename", "file_name")
 CAPTION_COLUMNS = ("caption", "title", "text")
@@ -24,7 +19,7 @@ NUMBER = re.compile(r"(-?[0-9]+)(\.0+)?")
 LABEL_COLUMNS = ("label", "class", "classname", "class_name", "cls")
 
 
-class CsvTable:
+class CsvTable(Source):
     """One sample per row: a path relative to the file, with a caption or a label or both.
 
     Columns are found by their usual names (``filepath``, ``caption``/``title``, ``label``/``class``
@@ -45,11 +40,13 @@ class CsvTable:
         DataError: No such file, no usable column, no rows, or labels in no class.
     """
 
+    kind = "csv"
+
     def __init__(
         self,
         path: str | Path,
         *,
-        classnames: ClassList | Sequence[str] | Mapping[str, str] | None = None,
+        classnames: ClassNames | None = None,
         templates: Sequence[str] | None = None,
         image_key: str = "",
         caption_key: str = "",
@@ -78,9 +75,7 @@ class CsvTable:
             )
         self.paths = [row[image] for row in rows]
         self.captions = [row[caption] if caption else "" for row in rows]
-        if templates is None:
-            templates = find_templates(self.path.parent)
-        self.templates = None if templates is None else check_templates(templates)
+        self.templates = choose_templates(templates, self.path.parent)
         found = [row[label] for row in rows] if label else []
         self.classnames, self.labels = _labels(found, classnames, self.path)
 
@@ -104,9 +99,7 @@ class CsvTable:
         except OSError as error:
             raise BadSample("unreadable", str(error.strerror), path) from error
         captions: tuple[str, ...] = (self.captions[index],) if self.captions[index] else ()
-        if not captions and label is not None and self.classnames is not None:
-            captions = describe(self.classnames[label], self.templates or DEFAULT_TEMPLATES)
-        return Sample(path, data, captions, label)
+        return Sample(path, data, captions or self.class_captions(label, path), label)
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
@@ -140,7 +133,7 @@ def find_column(header: Sequence[str], names: Sequence[str]) -> str | None:
 
 def _labels(
     found: list[str],
-    given: ClassList | Sequence[str] | Mapping[str, str] | None,
+    given: ClassNames | None,
     path: Path,
 ) -> tuple[tuple[str, ...] | None, list[int]]:
     if not found:

@@ -7,18 +7,15 @@ from pathlib import Path
 
 from clip_eval.data.faults import BadSample, DataError
 from clip_eval.data.image_folder import IMAGE_SUFFIXES
-from clip_eval.data.samples import Sample
+from clip_eval.data.samples import Sample, Source
 
 
-class ImageFiles:
+class ImageFiles(Source):
     """The files given, and the images directly in any directory given, in that order.
 
     Raises:
         DataError: A path does not exist, or there is no image at all.
     """
-
-    classnames: tuple[str, ...] | None = None
-    templates: tuple[str, ...] | None = None
 
     def __init__(self, paths: Iterable[str | Path]) -> None:
         self.paths: Sequence[Path] = [file for path in paths for file in _files_of(Path(path))]

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from clip_eval.data.class_names import ClassList, match_folders, normal_form
-from clip_eval.data.faults import BadSample, DataError
-from clip_eval.data.samples import Sample, describe
-from clip_eval.data.templates import (
-    DEFAULT_TEMPLATES,
-    TEMPLATES_FILE,
-    check_templates,
-    find_templates,
+from clip_eval.data.class_names import (
+    CLASSES_FILE,
+    ClassList,
+    ClassNames,
+    match_folders,
+    normal_form,
 )
+from clip_eval.data.faults import BadSample, DataError
+from clip_eval.data.samples import Sample, Source
+from clip_eval.data.templates import TEMPLATES_FILE, choose_templates
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif"),
     *(".tif", ".tiff", ".ppm", ".pgm"),
 )
-CLASSES_FILE = "classnames.txt"
 COMPANIONS = (CLASSES_FILE, TEMPLATES_FILE, "Thumbs.db", "desktop.ini")
 SPLIT_NAMES = ("train", "val", "valid", "validation", "test")
 
 
-class ImageFolder:
+class ImageFolder(Source):
     """Images whose class is the name of their folder.
 
     Classes are the folder names in sorted order, unless a class list is given or a
@@ -43,11 +43,13 @@ class ImageFolder:
         DataError: No such directory, no image in it, or folders that match no class.
     """
 
+    kind = "imagefolder"
+
     def __init__(
         self,
         directory: str | Path,
         *,
-        classnames: ClassList | Sequence[str] | Mapping[str, str] | None = None,
+        classnames: ClassNames | None = None,
         templates: Sequence[str] | None = None,
         split: str | None = None,
     ) -> None:
@@ -56,10 +58,9 @@ class ImageFolder:
         self.name = _name(root.resolve(), split)
         folders = _class_folders(self.directory)
         classes = _class_list(self.directory, root, folders, classnames)
-        self.classnames: tuple[str, ...] | None = classes.names
-        if templates is None:
-            templates = find_templates(self.directory) or find_templates(root)
-        self.templates = None if templates is None else check_templates(templates)
+        self.split = split
+        self.classnames = classes.names
+        self.templates = choose_templates(templates, self.directory, root)
         label_of = match_folders(folders, classes, where=str(self.directory))
         self.paths: list[str] = []
         self.labels: list[int] = []
@@ -101,9 +102,7 @@ class ImageFolder:
             data = (self.directory / path).read_bytes()
         except OSError as error:
             raise BadSample("unreadable", str(error.strerror), path) from error
-        assert self.classnames is not None
-        captions = describe(self.classnames[label], self.templates or DEFAULT_TEMPLATES)
-        return Sample(path, data, captions, label)
+        return Sample(path, data, self.class_captions(label, path), label)
 
 
 def holds_images(directory: Path) -> bool:
@@ -159,7 +158,7 @@ def _class_list(
     directory: Path,
     root: Path,
     folders: list[str],
-    given: ClassList | Sequence[str] | Mapping[str, str] | None,
+    given: ClassNames | None,
 ) -> ClassList:
     if given is not None:
         return ClassList.of(given)

@@ -15,12 +15,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clip_eval.data.class_names import ClassList
+from clip_eval.data.class_names import ClassList, ClassNames, choose_names
 from clip_eval.data.csv_table import CAPTION_COLUMNS, LABEL_COLUMNS, PATH_COLUMNS, find_column
 from clip_eval.data.faults import BadSample, DataError
-from clip_eval.data.samples import Sample, describe
+from clip_eval.data.samples import Sample, Source
 from clip_eval.data.shards.paths import expand_braces
-from clip_eval.data.templates import DEFAULT_TEMPLATES, check_templates, find_templates
+from clip_eval.data.templates import choose_templates
 
 CACHE_BYTES = 512 * 2**20
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
@@ -35,7 +35,7 @@ class RowGroup(NamedTuple):
     number: int  # within the file
 
 
-class ParquetTable:
+class ParquetTable(Source):
     """One sample per row, by index.
 
     The image is bytes, a struct with ``bytes`` (as Hugging Face's datasets write it), or a path
@@ -54,11 +54,13 @@ class ParquetTable:
         DataError: No such file, no usable column, or no rows.
     """
 
+    kind = "parquet"
+
     def __init__(
         self,
         pattern: str | Path,
         *,
-        classnames: Sequence[str] | None = None,
+        classnames: ClassNames | None = None,
         templates: Sequence[str] | None = None,
         image_key: str = "",
         caption_key: str = "",
@@ -87,20 +89,16 @@ class ParquetTable:
         self._groups = groups
         self._first = list(accumulate(sizes, initial=0))
         self._set_columns(schema, image_key, caption_key)
-        own = _class_names(schema, self.label_column)
-        self.classnames = tuple(classnames) if classnames is not None else own
-        if templates is None:
-            templates = find_templates(folder)
-        self.templates = None if templates is None else check_templates(templates)
+        found_names = _class_names(schema, self.label_column)
+        self.classnames = choose_names(found_names, classnames, where=f"{self.files[0]}")
+        self.templates = choose_templates(templates, folder)
         self._cache: OrderedDict[int, Any] = OrderedDict()
         if not len(self):
             raise DataError(f"{pattern}: no rows")
-        self.shard_sizes: tuple[int, ...] | None = tuple(sizes)
-        self.working_set: int | None = max(
-            max(sizes), int(len(self) * CACHE_BYTES / 2 / max(1, sum(bytes_of)))
-        )
-        if not self.holds_images:  # short rows: all of them are kept, in any order
-            self.shard_sizes = self.working_set = None
+        if self.holds_images:  # rows without images are short: all are kept, in any order
+            self.shard_sizes = tuple(sizes)
+            share = CACHE_BYTES / 2 / max(1, sum(bytes_of))
+            self.working_set = max(max(sizes), int(len(self) * share))
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -135,11 +133,7 @@ class ParquetTable:
         texts = [text] if isinstance(text, str) else text or ()
         captions = tuple(t.strip() for t in texts if isinstance(t, str) and t.strip())
         label = row.get(self.label_column) if self.label_column else None
-        if not captions and label is not None and self.classnames is not None:
-            if not 0 <= label < len(self.classnames):
-                raise BadSample("bad-label", f"{label} of {len(self.classnames)} classes", key)
-            captions = describe(self.classnames[label], self.templates or DEFAULT_TEMPLATES)
-        return Sample(key, image, captions, label)
+        return Sample(key, image, captions or self.class_captions(label, key), label)
 
     def _image(self, value: Any, key: str) -> bytes:
         path = value.get("path") if isinstance(value, dict) else value

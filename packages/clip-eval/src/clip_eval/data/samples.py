@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
-from clip_eval.data.faults import Fault
+from clip_eval.data.faults import BadSample, Fault
+from clip_eval.data.templates import DEFAULT_TEMPLATES, fill_templates
 
 
 @dataclass(frozen=True)
@@ -32,60 +32,88 @@ class Sample:
     targets: tuple[int, ...] | None = None
 
 
-@runtime_checkable
-class Source(Protocol):
-    """Samples by index.  Pickles into worker processes; opens its files there, when asked.
+class Source(ABC):
+    """Samples by index: the base class of every reader.
 
-    A source may also have ``faults`` (damage found while listing), ``warnings`` (what its owner
-    should know), ``label(index)`` (a label read without its image), ``shard_sizes`` (samples in
-    each of the files that it reads best one after the other) and ``place(index)`` (the file of a
-    sample, found without reading it).
+    A reader defines `__len__` and `read`, and sets those attributes that its data has; the
+    defaults say that it has none. It pickles into worker processes and opens its files there, when
+    a sample is read.
+
+    Attributes:
+        kind: Kind of the data, as in `clip_eval.data.formats`; empty for a reader without one.
+        name: What to call the data in a table.
+        split: The split that is read, where the data has several.
+        classnames: Class names in label order; None where samples carry no labels.
+        templates: Caption templates that come with the data, `{c}` for the class name.
+        faults: Damage found while listing the data.
+        warnings: What the owner of the data should know, one sentence each.
+        shard_sizes: Number of samples in each of the files that are best read one after the other,
+            in the order of the indices; None where any order is as fast.
+        working_set: Number of samples that the reader can hold in memory, where that is few.
     """
 
-    @property
-    def name(self) -> str:
-        """What to call the data in a table."""
+    kind: str = ""
+    name: str = "data"
+    split: str | None = None
+    classnames: tuple[str, ...] | None = None
+    templates: tuple[str, ...] | None = None
+    faults: tuple[Fault, ...] = ()
+    warnings: tuple[str, ...] = ()
+    shard_sizes: tuple[int, ...] | None = None
+    working_set: int | None = None
 
-    @property
-    def classnames(self) -> tuple[str, ...] | None:
-        """Class names in label order; None where samples carry no labels."""
-
-    @property
-    def templates(self) -> tuple[str, ...] | None:
-        """Caption templates that come with the data, ``{c}`` for the class name."""
-
+    @abstractmethod
     def __len__(self) -> int:
         """Number of samples."""
 
+    @abstractmethod
     def read(self, index: int) -> Sample:
-        """Sample number ``index``.
+        """Sample number `index`.
 
         Raises:
             BadSample: This one sample cannot be read.
         """
 
+    def label(self, index: int) -> int | None:
+        """Label of sample `index`; readers that know it without reading the sample override this.
 
-def source_faults(source: Source) -> tuple[Fault, ...]:
-    """Damage that a source found while listing its files."""
-    return tuple(getattr(source, "faults", ()))
+        Raises:
+            BadSample: The sample cannot be read.
+        """
+        return self.read(index).label
+
+    def place(self, index: int) -> str:
+        """Where sample `index` is read from, for people; nothing is read."""
+        return f"{self.name}, sample {index}"
+
+    def class_captions(self, label: int | None, key: str) -> tuple[str, ...]:
+        """Captions of a labelled sample that has none: its class name in each template.
+
+        Raises:
+            BadSample: The label is in no class.
+        """
+        return class_captions(label, self.classnames, self.templates, key)
 
 
-def source_warnings(source: Source) -> tuple[str, ...]:
-    """What a source wants its owner to know."""
-    return tuple(getattr(source, "warnings", ()))
+def class_captions(
+    label: int | None,
+    classnames: tuple[str, ...] | None,
+    templates: tuple[str, ...] | None,
+    key: str,
+) -> tuple[str, ...]:
+    """The name of a label's class in each template; nothing without a label or class names.
 
+    Args:
+        label: Index into the class names.
+        classnames: Class names in label order.
+        templates: Caption templates; `DEFAULT_TEMPLATES` if None.
+        key: Names the sample in an error.
 
-def source_shards(source: Source) -> tuple[int, ...] | None:
-    """Number of samples in each shard of a source, in order; None where it has no shards."""
-    return getattr(source, "shard_sizes", None)
-
-
-def source_place(source: Source, index: int) -> str:
-    """Where sample ``index`` is read from, for people."""
-    place = getattr(source, "place", None)
-    return str(place(index)) if place else f"{source.name}, sample {index}"
-
-
-def describe(classname: str, templates: Sequence[str]) -> tuple[str, ...]:
-    """The class name put into each template (distinct captions, first order kept)."""
-    return tuple(dict.fromkeys(template.replace("{c}", classname) for template in templates))
+    Raises:
+        BadSample: The label is in no class.
+    """
+    if label is None or classnames is None:
+        return ()
+    if not 0 <= label < len(classnames):
+        raise BadSample("bad-label", f"{label} of {len(classnames)} classes", key)
+    return fill_templates(classnames[label], templates or DEFAULT_TEMPLATES)

@@ -18,9 +18,14 @@ Templates = Sequence[str] | Mapping[str, Sequence[str]]
 """Templates with ``{c}`` for every class, or the prompts of each class by its name."""
 
 
-def fill(template: str, classname: str) -> str:
-    """The prompt: ``classname`` in place of every ``{c}``; other braces stay as they are."""
+def fill_template(template: str, classname: str) -> str:
+    """The template with the class name in place of every `{c}`; other braces stay as they are."""
     return template.replace(SLOT, classname)
+
+
+def fill_templates(classname: str, templates: Sequence[str]) -> tuple[str, ...]:
+    """The class name put into each template: distinct texts, in the order of the templates."""
+    return tuple(dict.fromkeys(fill_template(template, classname) for template in templates))
 
 
 def check_templates(templates: Sequence[str], *, where: str = "templates") -> tuple[str, ...]:
@@ -107,7 +112,7 @@ class PromptsOfClasses(Sequence[tuple[str, ...]]):
     def _of(self, name: str) -> tuple[str, ...]:
         own = self.templates
         texts = own[normal_form(name)] if isinstance(own, dict) else own
-        return tuple(fill(text, name) for text in texts)
+        return tuple(fill_template(text, name) for text in texts)
 
 
 def _check_names(classnames: Sequence[str], own: Mapping[str, Sequence[str]]) -> None:
@@ -163,6 +168,19 @@ def read_prompts(path: str | Path) -> tuple[str, ...] | dict[str, tuple[str, ...
             f"{path}: expected a JSON list of strings, or an object of class to prompts"
         )
     return check_templates(found, where=str(path))
+
+
+def choose_templates(
+    given: Sequence[str] | None, *directories: str | Path
+) -> tuple[str, ...] | None:
+    """The given templates, checked, or else those in the first directory that has some.
+
+    Raises:
+        DataError: A template without `{c}`, or an empty list.
+    """
+    if given is not None:
+        return check_templates(given)
+    return next(filter(None, map(find_templates, directories)), None)
 
 
 def find_templates(directory: str | Path) -> tuple[str, ...] | None:

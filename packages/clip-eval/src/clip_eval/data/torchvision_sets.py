@@ -12,14 +12,15 @@ from urllib.error import URLError
 
 from PIL import Image
 
+from clip_eval.data.class_names import ClassNames, choose_names
 from clip_eval.data.faults import DataError
-from clip_eval.data.samples import Sample, describe
-from clip_eval.data.templates import DEFAULT_TEMPLATES, check_templates
+from clip_eval.data.samples import Sample, Source
+from clip_eval.data.templates import choose_templates
 
 SETS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 
 
-class TorchvisionSet:
+class TorchvisionSet(Source):
     """One of torchvision's data sets: read from disk if it is there, else downloaded.
 
     Args:
@@ -40,7 +41,7 @@ class TorchvisionSet:
         kind: str,
         root: str | Path | None = None,
         *,
-        classnames: Sequence[str] | None = None,
+        classnames: ClassNames | None = None,
         templates: Sequence[str] | None = None,
         split: str | None = None,
         download: bool = True,
@@ -51,14 +52,10 @@ class TorchvisionSet:
         self.kind = kind
         self.root = Path(root) if root else _cache_directory()
         self.name = f"{kind}/{self.split}"
-        self.templates = None if templates is None else check_templates(templates)
+        self.templates = choose_templates(templates)
         self._data: Any = self._open(download)
-        own = tuple(name.replace("_", " ") for name in self._data.classes)
-        if classnames is not None and len(classnames) != len(own):
-            raise DataError(
-                f"{kind}: expected {len(own)} class names in label order, got {len(classnames)}"
-            )
-        self.classnames: tuple[str, ...] | None = tuple(classnames) if classnames else own
+        found = tuple(name.replace("_", " ") for name in self._data.classes)
+        self.classnames = choose_names(found, classnames, where=kind)
         self.labels: list[int] = [int(label) for label in self._data.targets]
 
     def __len__(self) -> int:
@@ -77,11 +74,9 @@ class TorchvisionSet:
         """The image, already decoded; captions are the filled templates."""
         if self._data is None:
             self._data = self._open(download=False)
-        label = self.labels[index]
-        assert self.classnames is not None
-        captions = describe(self.classnames[label], self.templates or DEFAULT_TEMPLATES)
+        label, key = self.labels[index], f"{self.split}/{index:05d}"
         image = Image.fromarray(self._data.data[index])
-        return Sample(f"{self.split}/{index:05d}", image, captions, label)
+        return Sample(key, image, self.class_captions(label, key), label)
 
     def _open(self, download: bool) -> Any:
         import torchvision.datasets

@@ -36,7 +36,7 @@ def open_data(
     source = open_source(spec, split=split, download=download)
     imagenet = recognise_imagenet(source.classnames or ())
     if imagenet is None:
-        return source, find_prompt_set(str(getattr(source, "kind", "")))
+        return source, find_prompt_set(source.kind)
     known, names = imagenet
     classes = ClassList(names=names, folders=tuple(source.classnames or ()))
     return open_source(spec, classnames=classes, split=split), known

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from clip_eval.data.faults import BadSample
 from clip_eval.data.images import decode_image
-from clip_eval.data.samples import Source, source_faults, source_warnings
+from clip_eval.data.samples import Source
 from clip_eval.report.table import display_width
 from clip_eval.results.result import Skipped
 
@@ -82,8 +82,8 @@ def inspect_source(source: Source, *, progress: bool = False) -> Inspection:
         with_captions=with_captions,
         sizes=(min(widths), min(heights), max(widths), max(heights)) if widths else None,
         broken=tuple(broken),
-        faults=tuple(map(str, source_faults(source))),
-        warnings=source_warnings(source),
+        faults=tuple(map(str, source.faults)),
+        warnings=source.warnings,
         templates=source.templates,
     )
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clip_eval.data.class_names import ClassList
 from clip_eval.data.faults import BadSample
-from clip_eval.data.samples import Sample, Source, describe, source_warnings
+from clip_eval.data.samples import Sample, Source
 from clip_eval.data.templates import DEFAULT_TEMPLATES, PromptsOfClasses, Templates, check
 from clip_eval.encoding.encoder import Encoder
 from clip_eval.errors import EvaluationError
@@ -101,7 +101,7 @@ def check_question(question: Question, source: Source) -> Question:
         return question
     question = replace(question, names=_class_names(source, question.classnames))
     repeated = ClassList(question.names, question.names).duplicates()
-    if repeated and not any("share a name" in warning for warning in source_warnings(source)):
+    if repeated and not any("share a name" in warning for warning in source.warnings):
         note = f"several classes share a name: {', '.join(repeated[:8])}"
         question = replace(question, warnings=(*question.warnings, note))
     if question.learns:
@@ -151,7 +151,7 @@ def _check_captions(task: str, source: Source) -> None:
     sample, names = _first_sample(source), source.classnames or ()
     if sample is None or sample.label is None or not 0 <= sample.label < len(names):
         return
-    if sample.captions == describe(names[sample.label], source.templates or DEFAULT_TEMPLATES):
+    if sample.captions == source.class_captions(sample.label, sample.key):
         raise EvaluationError(
             f"{source.name}: its images have labels and no captions, which {task} needs; "
             "--task classify fits"

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from typing import Any
 
-from clip_eval.data import DataError, Source, source_faults
+from clip_eval.data import DataError, Source
 
 from clip_train.config.run import DataConfig
 from clip_train.data.convert import convert
@@ -90,7 +90,7 @@ def _convert(options: argparse.Namespace, flags: list[str]) -> None:
     )
     for reason, count in sorted(counts.faults.items()):
         print(f"left out: {reason}: {count:,}")
-    for line in (*map(str, source_faults(source)), *counts.named):
+    for line in (*map(str, source.faults), *counts.named):
         print(f"  {line}")
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from clip_eval.data import BadSample, DataError, Sample, Source, source_place
+from clip_eval.data import BadSample, DataError, Sample, Source
 from clip_models import Preprocess
 from numpy.typing import NDArray
 from torch import Tensor
@@ -229,7 +229,7 @@ class BatchReader(Dataset[Batch]):
             try:
                 if self.decoded is not None and size == self.size:
                     return self.decoded.read(index)
-                with self.board.reading(source_place(self.source, index)):
+                with self.board.reading(self.source.place(index)):
                     return self.pixels.read(index, uniform, size)
             except BadSample as error:
                 faults.append(SampleFault(error.reason, str(error)))

@@ -16,7 +16,6 @@ from clip_eval.data import (
     Sample,
     Source,
     decode_image,
-    describe,
 )
 from PIL import Image
 
@@ -176,7 +175,7 @@ def _from_class(sample: Sample, source: Source) -> tuple[str, ...]:
     """The captions that a reader of the shards will make from the label by itself."""
     if sample.label is None or not source.classnames or not source.templates:
         return ()
-    return describe(source.classnames[sample.label], source.templates)
+    return source.class_captions(sample.label, sample.key)
 
 
 def _extension(data: bytes, key: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from clip_eval.data import BadSample, Source, decode_image, source_faults, source_shards
+from clip_eval.data import BadSample, Source, decode_image
 from PIL import Image
 
 from clip_train.logs.progress import progress_bar
@@ -63,7 +63,7 @@ def look_at(source: Source, count: int, *, seed: int = 0, progress: bool = True)
     order = ShardedOrder((len(source),), seed)
     indices = order.indices(0, np.arange(min(count, len(source)))).tolist()
     seen: list[SeenSample] = []
-    faults = [BadSample(f.reason, f.detail, f.where) for f in source_faults(source)]
+    faults = [BadSample(f.reason, f.detail, f.where) for f in source.faults]
     for index in progress_bar(indices, "inspect", unit="sample", show=progress):
         try:
             sample = source.read(index)
@@ -86,7 +86,7 @@ def look_at(source: Source, count: int, *, seed: int = 0, progress: bool = True)
                 thumbnail=_thumbnail(image),
             )
         )
-    shards = source_shards(source)
+    shards = source.shard_sizes
     return Look(
         name=source.name,
         kind=type(source).__name__,

@@ -6,29 +6,19 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
-from clip_eval.data import (
-    Sample,
-    Source,
-    source_faults,
-    source_place,
-    source_shards,
-    source_warnings,
-)
+from clip_eval.data import Sample, Source
 
 from clip_train.plan.sample_order import MixedOrder, SampleOrder, ShardedOrder
 
 
-class MixedSource:
+class MixedSource(Source):
     """The samples of several sources; labels mean nothing across them and are dropped."""
-
-    classnames: tuple[str, ...] | None = None
-    templates: tuple[str, ...] | None = None
 
     def __init__(self, parts: Sequence[Source]) -> None:
         self.parts = tuple(parts)
         self.name = " + ".join(part.name for part in parts)
-        self.faults = tuple(fault for part in parts for fault in source_faults(part))
-        self.warnings = tuple(text for part in parts for text in source_warnings(part))
+        self.faults = tuple(fault for part in parts for fault in part.faults)
+        self.warnings = tuple(text for part in parts for text in part.warnings)
         self._first = list(accumulate((len(part) for part in parts), initial=0))
 
     def __len__(self) -> int:
@@ -49,7 +39,7 @@ class MixedSource:
     def place(self, index: int) -> str:
         """The source and shard of a sample."""
         number, own = self._find(index)
-        return f"{self.parts[number].name}: {source_place(self.parts[number], own)}"
+        return f"{self.parts[number].name}: {self.parts[number].place(own)}"
 
     def _find(self, index: int) -> tuple[int, int]:
         if index < 0 or index >= len(self):
@@ -73,10 +63,9 @@ def make_order(
 
 
 def _order_of(source: Source, seed: int, streams: int, buffer: int, purpose: str) -> ShardedOrder:
-    """The order of one source; it keeps to what the source can hold at hand, if that is little."""
-    sizes = source_shards(source) or (len(source),)
-    working_set: int | None = getattr(source, "working_set", None)
-    if working_set is not None:
-        buffer = min(buffer, working_set)
-        streams = max(1, min(streams, working_set // max(sizes)))
+    """The order of one source; it opens no more samples at a time than the source can hold."""
+    sizes = source.shard_sizes or (len(source),)
+    if source.working_set is not None:
+        buffer = min(buffer, source.working_set)
+        streams = max(1, min(streams, source.working_set // max(sizes)))
     return ShardedOrder(sizes, seed, streams, buffer, purpose)

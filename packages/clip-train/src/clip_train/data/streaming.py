@@ -34,11 +34,8 @@ MAX_BUFFER = 2000  # encoded samples that a worker keeps to shuffle
 MAX_FAULTS_IN_A_ROW = 100
 
 
-class ShardStream:
-    """A source without random access: shards, and a number of samples to call an epoch."""
-
-    classnames: tuple[str, ...] | None = None
-    templates: tuple[str, ...] | None = None
+class ShardStream(Source):
+    """A source without random access: shards, and the number of samples of an epoch."""
 
     def __init__(self, specs: Sequence[str], data: DataConfig) -> None:
         self.data = data

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from clip_eval.data import TEMPLATES_FILE, BadSample, Source, source_faults
+from clip_eval.data import TEMPLATES_FILE, BadSample, Source
 from clip_models import CLIP, CLIPConfig, ConfigError, Preprocess
 from clip_models.config import PreprocessConfig
 from clip_models.devices import choose_device
@@ -77,7 +77,7 @@ def build(
     if config.loss.kind == "sigmoid" and clip_config.init_logit_bias is None:
         clip_config = _with_logit_bias(config, clip_config)
     source = open_training_source(config.data)
-    for fault in source_faults(source):
+    for fault in source.faults:
         warnings.warn(str(fault), stacklevel=2)
     val_source = open_validation_source(config.data)
     if config.augment.kind == "shift" and config.augment.pad >= clip_config.vision.image_size:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from clip_eval import Result
-from clip_eval.data import source_faults
 from clip_models import ConfigError
 from clip_models.devices import choose_device
 from clip_models.files import WEIGHTS_NAME
@@ -137,7 +136,7 @@ def _fill(directory: RunDirectory, config: Config, parts: Parts, *, overwrite: b
     """Write what a run directory holds before the first step."""
     directory.create(config, overwrite=overwrite)
     parts.save_prompting(directory.path)
-    faults = source_faults(parts.source)
+    faults = parts.source.faults
     if faults:
         counts = Counter(fault.reason for fault in faults)
         directory.log("fault", 0, {"counts": counts, "samples": [str(fault) for fault in faults]})

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
-from clip_eval.data import Sample
+from clip_eval.data import Sample, Source
 from clip_models import ConfigError
 
 from clip_train.shapes.dataset import MIN_IMAGE_SIZE, draw_training_sample
@@ -18,21 +17,20 @@ def is_shapes(spec: str) -> bool:
     return _FORM.fullmatch(spec) is not None
 
 
-@dataclass(frozen=True)
-class ShapesSource:
-    """Image–caption pairs of coloured shapes, the same as `clip-train data shapes` writes.
+class ShapesSource(Source):
+    """Image–caption pairs of colored shapes, the same as `clip-train data shapes` writes.
 
-    Attributes:
-        num_samples: How many.
+    Args:
+        num_samples: Number of pairs.
         image_size: Side in pixels.
         seed: Decides all of them.
     """
 
-    num_samples: int
-    image_size: int = 64
-    seed: int = 0
-    classnames: tuple[str, ...] | None = None
-    templates: tuple[str, ...] | None = None
+    kind = "shapes"
+
+    def __init__(self, num_samples: int, image_size: int = 64, seed: int = 0) -> None:
+        self.num_samples, self.image_size, self.seed = num_samples, image_size, seed
+        self.name = f"shapes:{num_samples}@{image_size}"
 
     @classmethod
     def of(cls, spec: str) -> ShapesSource:
@@ -49,11 +47,6 @@ class ShapesSource:
                 f"{spec!r}: expected at least 1 sample of at least {MIN_IMAGE_SIZE} pixels a side"
             )
         return cls(num_samples, image_size)
-
-    @property
-    def name(self) -> str:
-        """What to call the data."""
-        return f"shapes:{self.num_samples}@{self.image_size}"
 
     def __len__(self) -> int:
         """Number of samples."""

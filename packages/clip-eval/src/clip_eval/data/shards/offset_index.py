@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from clip_eval.data.faults import DataError, Fault
+from clip_eval.data.samples import Source
 from clip_eval.data.shards.files import ShardFile, cache_directory, read_url
 from clip_eval.data.shards.open_files import OpenFiles
 
@@ -185,19 +186,12 @@ class IndexedShards:
         return count if self._is_whole(local, end, found.st_size) else None
 
 
-class IndexedSource:
-    """What sources of indexed shards have in common.
-
-    Attributes:
-        faults: Damage of the shards.
-        warnings: What else a user should know; none.
-        shard_sizes: Number of samples of each shard.
-    """
+class IndexedSource(Source):
+    """What sources of indexed shards have in common; `read` is left to them."""
 
     def __init__(self, index: IndexedShards) -> None:
         self._index = index
-        self.faults: tuple[Fault, ...] = index.faults
-        self.warnings: tuple[str, ...] = ()
+        self.faults = index.faults
         self.shard_sizes = index.sizes
 
     def __len__(self) -> int:

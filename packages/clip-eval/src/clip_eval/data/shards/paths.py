@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from clip_eval.data.class_names import ClassList
+from clip_eval.data.class_names import CLASSES_FILE, ClassList
 from clip_eval.data.faults import DataError
 from clip_eval.data.shards.files import check_url, is_url, read_url, refuse_command
-from clip_eval.data.templates import TEMPLATES_FILE, find_templates
+from clip_eval.data.templates import TEMPLATES_FILE, choose_templates
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 GLOB = re.compile(r"[*?\[]")
 COUNT_FILE = "nshards.txt"
-CLASSES_FILE = "classnames.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardLayout:
-    """Shards in order, with the class names and templates of their directory."""
+    """Shards in order, with the split, class names and templates of their directory."""
 
     name: str
+    split: str | None
     shards: tuple[str, ...]  # paths or URLs
     classnames: tuple[str, ...] | None
     templates: tuple[str, ...] | None
@@ -95,7 +95,7 @@ def find_shards(pattern: str, *, split: str | None = None) -> ShardLayout:
         shards = [path]
         _require(shards, "was asked for")
     folder = shards[0].parent
-    return _layout(folder, folder.resolve().name, shards)
+    return _layout(folder, folder.resolve().name, None, shards)
 
 
 def _find_in_directory(root: Path, split: str | None) -> ShardLayout:
@@ -117,7 +117,7 @@ def _find_in_directory(root: Path, split: str | None) -> ShardLayout:
     else:
         _refuse_gaps(shards)
     name = "/".join(part for part in (root.resolve().name, split) if part)
-    return _layout(folder, name, shards)
+    return _layout(folder, name, split, shards)
 
 
 def _find_behind_url(pattern: str, split: str | None) -> ShardLayout:
@@ -128,7 +128,7 @@ def _find_behind_url(pattern: str, split: str | None) -> ShardLayout:
             raise DataError(f"{pattern}: a split can be chosen only in a directory")
         name = unquote(path).rpartition("/")[2].removesuffix(".tar")
         shards = tuple(expand_braces(pattern))
-        return ShardLayout(name=name, shards=shards, classnames=None, templates=None)
+        return ShardLayout(name=name, split=None, shards=shards, classnames=None, templates=None)
     root, split = pattern.rstrip("/"), split or "test"
     try:
         count = read_url(f"{root}/{split}/{COUNT_FILE}")
@@ -142,6 +142,7 @@ def _find_behind_url(pattern: str, split: str | None) -> ShardLayout:
         )
     return ShardLayout(
         name=f"{root.rpartition('/')[2]}/{split}",
+        split=split,
         shards=tuple(f"{root}/{split}/{number}.tar" for number in range(int(count))),
         classnames=_lines(names),
         templates=_lines(prompts),
@@ -208,12 +209,13 @@ def _refuse_gaps(shards: list[Path]) -> None:
         )
 
 
-def _layout(folder: Path, name: str, shards: list[Path]) -> ShardLayout:
+def _layout(folder: Path, name: str, split: str | None, shards: list[Path]) -> ShardLayout:
     places = (folder, folder.resolve().parent)  # class names lie beside the shards or above them
     lists = [place / CLASSES_FILE for place in places if (place / CLASSES_FILE).is_file()]
     return ShardLayout(
         name=name,
+        split=split,
         shards=tuple(map(str, shards)),
         classnames=ClassList.read(lists[0]).names if lists else None,
-        templates=find_templates(places[0]) or find_templates(places[1]),
+        templates=choose_templates(None, *places),
     )

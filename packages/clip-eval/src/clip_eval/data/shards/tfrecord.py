@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_eval.data.class_names import ClassList
+from clip_eval.data.class_names import ClassList, ClassNames, choose_names
 from clip_eval.data.faults import BadSample, DataError, Fault
-from clip_eval.data.samples import Sample, describe
+from clip_eval.data.samples import Sample
 from clip_eval.data.shards.crc32c import masked_crc32c
 from clip_eval.data.shards.files import ShardCache, ShardFile, is_url
 from clip_eval.data.shards.offset_index import IndexedShards, IndexedSource, Place, Scan
 from clip_eval.data.shards.paths import expand_braces
 from clip_eval.data.shards.tf_example import Values, WireError, parse_example
-from clip_eval.data.templates import DEFAULT_TEMPLATES, check_templates, find_templates
+from clip_eval.data.templates import choose_templates
 
 HEADER, FOOTER = 12, 4
 IMAGE_KEYS = ("jpg", "jpeg", "png", "webp", "image", "image/encoded", "image_raw")
@@ -53,11 +53,13 @@ class TFRecordSource(IndexedSource):
         DataError: No such files, some missing, or no record in them.
     """
 
+    kind = "tfrecord"
+
     def __init__(
         self,
         pattern: str | Path,
         *,
-        classnames: Sequence[str] | None = None,
+        classnames: ClassNames | None = None,
         templates: Sequence[str] | None = None,
         split: str | None = None,
         image_key: str = "",
@@ -66,20 +68,15 @@ class TFRecordSource(IndexedSource):
     ) -> None:
         folder, files, chosen = _find_files(str(pattern), split)
         self.name = "/".join(part for part in (folder.name, chosen) if part)
+        self.split = chosen
         self._image_keys = (image_key,) if image_key else IMAGE_KEYS
         self._caption_keys = (caption_key,) if caption_key else CAPTION_KEYS
         shards = [ShardFile(file, cache or ShardCache()) for file in files]
         super().__init__(IndexedShards(shards, _scan, _ends_at))
         labels = folder / "label.labels.txt"
         found = ClassList.read(labels).names if labels.is_file() else None
-        self.classnames = tuple(classnames) if classnames else found
-        if classnames and found and len(classnames) != len(found):
-            raise DataError(
-                f"{self.name}: its {labels.name} has {len(found)} classes, the list given has "
-                f"{len(classnames)}; labels are positions, so the two must be equally long"
-            )
-        own = None if is_url(str(pattern)) else find_templates(folder)
-        self.templates = check_templates(templates) if templates else own
+        self.classnames = choose_names(found, classnames, where=f"{self.name}: {labels.name}")
+        self.templates = choose_templates(templates, *(() if is_url(str(pattern)) else (folder,)))
         if not len(self):
             raise DataError(f"{self.name}: no record in its {len(files)} files")
 
@@ -101,21 +98,10 @@ class TFRecordSource(IndexedSource):
         image = next((v[0] for k in self._image_keys if (v := features.get(k))), None)
         if not isinstance(image, bytes):
             raise BadSample("no-image", f"features are {', '.join(sorted(features))}", key)
-        label = self._label(features, key)
+        label = _label(features)
         captions = next((t for k in self._caption_keys if (t := _texts(features.get(k), key))), ())
-        if not captions and label is not None and self.classnames is not None:
-            captions = describe(self.classnames[label], self.templates or DEFAULT_TEMPLATES)
-        return Sample(key, image, captions, label)
-
-    def _label(self, features: dict[str, Values], key: str) -> int | None:
-        for name in LABEL_KEYS:
-            values = features.get(name)
-            if values and isinstance(values[0], int):
-                label = values[0] - (name == FROM_ONE)
-                if self.classnames is not None and not 0 <= label < len(self.classnames):
-                    raise BadSample("bad-label", f"{label} of {len(self.classnames)} classes", key)
-                return label
-        return None
+        class_captions = self.class_captions(label, key)  # checks the label, captions or not
+        return Sample(key, image, captions or class_captions, label)
 
     def _message(self, place: Place, where: str) -> bytes:
         record = self._index.read(place)
@@ -127,6 +113,14 @@ class TFRecordSource(IndexedSource):
         if masked_crc32c(message) != int.from_bytes(record[-FOOTER:], "little"):
             raise BadSample("bad-checksum", "its CRC-32C does not hold", where)
         return message
+
+
+def _label(features: dict[str, Values]) -> int | None:
+    for name in LABEL_KEYS:
+        values = features.get(name)
+        if values and isinstance(values[0], int):
+            return values[0] - (name == FROM_ONE)
+    return None
 
 
 def _texts(values: Values | None, key: str) -> tuple[str, ...]:

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_eval.data.class_names import ClassList
+from clip_eval.data.class_names import CLASSES_FILE, ClassNames, choose_names
 from clip_eval.data.faults import BadSample, DataError, Fault
-from clip_eval.data.samples import Sample, describe
+from clip_eval.data.samples import Sample, class_captions
 from clip_eval.data.shards.files import ShardCache, ShardFile
 from clip_eval.data.shards.offset_index import IndexedShards, IndexedSource, Scan
 from clip_eval.data.shards.paths import find_shards
 from clip_eval.data.shards.sidecars import captions_and_label, targets_of
 from clip_eval.data.shards.tar_index import BLOCK, Member, TarDamage, iter_members
-from clip_eval.data.templates import DEFAULT_TEMPLATES, check_templates
+from clip_eval.data.templates import check_templates
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
 
@@ -48,11 +48,13 @@ class WebDataset(IndexedSource):
         DataError: A shard is missing, or no sample is found.
     """
 
+    kind = "wds"
+
     def __init__(
         self,
         pattern: str | Path,
         *,
-        classnames: Sequence[str] | None = None,
+        classnames: ClassNames | None = None,
         templates: Sequence[str] | None = None,
         split: str | None = None,
         image_key: str = "",
@@ -62,8 +64,11 @@ class WebDataset(IndexedSource):
         layout = find_shards(str(pattern), split=split)
         self.name = layout.name
         self.shards = layout.shards
-        self.templates = check_templates(templates) if templates else layout.templates
-        self.classnames = _choose_names(layout.classnames, classnames, layout.name)
+        self.split = layout.split
+        self.templates = layout.templates if templates is None else check_templates(templates)
+        self.classnames = choose_names(
+            layout.classnames, classnames, where=f"{layout.name}: {CLASSES_FILE}"
+        )
         self._image_key, self._caption_key = image_key, caption_key
         files = [ShardFile(path, cache or ShardCache()) for path in layout.shards]
         super().__init__(IndexedShards(files, _scan_tar, _tar_ends_at))
@@ -93,14 +98,6 @@ class WebDataset(IndexedSource):
             templates=self.templates,
         )
 
-    def label(self, index: int) -> int | None:
-        """Label of one sample, without decoding anything.
-
-        Raises:
-            BadSample: The label is not an integer.
-        """
-        return self.read(index).label
-
     def _members(self, index: int) -> tuple[bytes, list[Member]]:
         """The stretch of a sample, and its members therein."""
         try:
@@ -122,8 +119,8 @@ def sample_from_files(
     *,
     image_key: str = "",
     caption_key: str = "",
-    classnames: Sequence[str] | None = None,
-    templates: Sequence[str] | None = None,
+    classnames: tuple[str, ...] | None = None,
+    templates: tuple[str, ...] | None = None,
 ) -> Sample:
     """The sample that a group of files makes.
 
@@ -147,10 +144,7 @@ def sample_from_files(
     if image is None:
         raise BadSample("no-image", f"only {', '.join(parts)}", key)
     captions, label = captions_and_label(parts, key, caption_key)
-    if not captions and label is not None and classnames is not None:
-        if not 0 <= label < len(classnames):
-            raise BadSample("bad-label", f"{label} of {len(classnames)} classes", key)
-        captions = describe(classnames[label], templates or DEFAULT_TEMPLATES)
+    captions = captions or class_captions(label, classnames, templates, key)
     return Sample(key, image, captions, label, targets_of(parts, key))
 
 
@@ -248,17 +242,3 @@ def is_hidden(name: str) -> bool:
     """Whether a member is no part of any sample."""
     base = name.rpartition("/")[2]
     return base.startswith((".", "__")) or name.startswith("__MACOSX/")
-
-
-def _choose_names(
-    found: tuple[str, ...] | None, given: Sequence[str] | None, where: str
-) -> tuple[str, ...] | None:
-    if given is None:
-        return found
-    names = ClassList.of(given).names
-    if found is not None and len(found) != len(names):
-        raise DataError(
-            f"{where}: its classnames.txt has {len(found)} classes, the list given has "
-            f"{len(names)}; labels in shards are positions, so the two must be equally long"
-        )
-    return names
