@@ -34,6 +34,10 @@ PUBLIC_PARTS = {
     "clip_models.model",
     "clip_models.pooling",
     "dtp_pooling.checkpoint_files",
+    "osf_supernet.files",
+    "osf_supernet.graph",
+    "osf_supernet.search",
+    "osf_supernet.subnets",
     "osf_supernet.training",
 }
 """Packages inside a package that its README imports from."""

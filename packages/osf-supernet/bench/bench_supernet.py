@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 
 import torch
-from osf_supernet import Supernet, build_graph
+from osf_supernet import Supernet
+from osf_supernet.graph import build_graph
 from torchvision.models import vit_b_16
 
 

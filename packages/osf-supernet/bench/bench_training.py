@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import torch
 from osf_supernet import Supernet, ratios
-from osf_supernet.subnets.surgery import operate, take
+from osf_supernet.subnets.surgery import extract_module, take
 from osf_supernet.training import Classification, Sandwich
 from torch import Tensor, nn
 from torchvision.models import vit_b_16
@@ -36,11 +36,11 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[Tensor
 def copied_step(net: Supernet, config: dict[str, int], batch: tuple[Tensor, Tensor]) -> None:
     """One subnet's step by copying it out of the supernet and its change back in."""
     surgery = net.plan(config).surgery
-    small = operate(copy.deepcopy(net.model), surgery)
+    small = extract_module(copy.deepcopy(net.model), surgery)
     for layer in small.modules():  # new layers are initialised before weights are copied in
         if isinstance(layer, nn.Linear):
             layer.reset_parameters()
-    small.load_state_dict(operate(net.model, surgery).state_dict())
+    small.load_state_dict(extract_module(net.model, surgery).state_dict())
     optimizer = torch.optim.AdamW(small.parameters(), 1e-4)
     before = {name: p.detach().clone() for name, p in small.named_parameters()}
     step(small, optimizer, batch)
@@ -65,7 +65,7 @@ def main() -> None:
     batch = (images, torch.arange(options.batch))
     sandwich = Sandwich(net, TASK, num_random=2)
     configs = sandwich.configs(0)
-    plain = [operate(model, net.plan(config).surgery).train() for config in configs]
+    plain = [extract_module(model, net.plan(config).surgery).train() for config in configs]
     optimizers = [torch.optim.AdamW(p.parameters(), 1e-4) for p in plain]
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
     model.train()

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 import torch
-from osf_supernet import load
+from osf_supernet import load_subnet
 from osf_supernet.cli import _COMMANDS, main
 from osf_supernet.sources import build_model
-from osf_supernet.subnets.verification import run
+from osf_supernet.subnets.comparison import run
 from torch import Tensor, nn
 
 MODULE = """
@@ -65,7 +65,7 @@ def test_sample_extract_and_verify(model, capsys, tmp_path):
     main(["extract", model, "--config", str(tmp_path / "config.json"), "--output", str(folder)])
     assert "83 of 323 parameters (25.7%)" in capsys.readouterr().out
     full = nn.Sequential(nn.Linear(6, 32), nn.GELU(), nn.Linear(32, 3))
-    assert load(folder, full)(torch.ones(1, 6)).shape == (1, 3)
+    assert load_subnet(folder, full)(torch.ones(1, 6)).shape == (1, 3)
     assert main(["verify", model, "--samples", "1"]) == 0
     assert capsys.readouterr().out.count("error") == 3
 

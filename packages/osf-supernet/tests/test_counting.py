@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import torch
-from osf_supernet import Surgery, active, count_parameters
+from osf_supernet import count_parameters
+from osf_supernet.subnets import Surgery, active
 from torch import nn
 
 

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from osf_supernet import Supernet
-from osf_supernet.subnets.verification import run
+from osf_supernet.subnets.comparison import run
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # exporters warn of their own future
 

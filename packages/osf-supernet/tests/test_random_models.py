@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 from osf_supernet import Supernet, count_parameters
-from osf_supernet.subnets.verification import difference, run
+from osf_supernet.subnets.comparison import difference, run
 
 IGNORED = "ignore:.*(falling back|is deprecated|Importing from timm).*"
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from osf_supernet import Supernet, build_graph, count_parameters, ratios
+from osf_supernet import Supernet, count_parameters, ratios
+from osf_supernet.graph import build_graph
+from osf_supernet.subnets.comparison import difference, run
 from osf_supernet.subnets.oracle import masked_outputs
 from osf_supernet.subnets.surgery import take
-from osf_supernet.subnets.verification import difference, run
 from osf_supernet.trace.tracing import split_inputs
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree

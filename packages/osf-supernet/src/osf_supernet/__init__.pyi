@@ -1,30 +1,30 @@
 from .counting import count_parameters
-from .files.archive import load, load_supernet, save, save_supernet
-from .graph.graph import Graph, build_graph
+from .files.archive import load_subnet, load_supernet, save_subnet, save_supernet
+from .search.config import SearchConfig
+from .search.latency import LatencyTable
+from .search.result import SearchResult
+from .search.search import search_subnets
 from .subnets.space import Choice, Space, ratios, sizes
-from .subnets.surgery import ActiveReport, Surgery, active, operate
 from .subnets.verification import Certificate, VerificationError
 from .supernet import Supernet
 from .trace.tracing import TraceError
 
 __all__ = [
-    "ActiveReport",
     "Certificate",
     "Choice",
-    "Graph",
+    "LatencyTable",
+    "SearchConfig",
+    "SearchResult",
     "Space",
     "Supernet",
-    "Surgery",
     "TraceError",
     "VerificationError",
-    "active",
-    "build_graph",
     "count_parameters",
-    "load",
+    "load_subnet",
     "load_supernet",
-    "operate",
     "ratios",
-    "save",
+    "save_subnet",
     "save_supernet",
+    "search_subnets",
     "sizes",
 ]

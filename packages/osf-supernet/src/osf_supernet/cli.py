@@ -22,24 +22,22 @@ from typing import Any
 import torch
 
 from osf_supernet.counting import count_parameters
-from osf_supernet.files.archive import load_supernet, save, save_supernet
+from osf_supernet.files.archive import load_supernet, save_subnet, save_supernet
 from osf_supernet.graph.drawing import graph_to_svg
 from osf_supernet.graph.explanation import graph_to_dict, graph_to_dot
+from osf_supernet.search.config import SearchConfig
+from osf_supernet.search.drawing import draw_front
+from osf_supernet.search.search import search_subnets
 from osf_supernet.sources import build_model
-from osf_supernet.subnets.space import Space, read_object
+from osf_supernet.subnets.space import Space, read_json_object
 from osf_supernet.subnets.verification import VerificationError
 from osf_supernet.supernet import Supernet
 from osf_supernet.trace.tracing import TraceError
-from osf_supernet.training import (
-    Experiment,
-    Progress,
-    Sandwich,
-    from_factory,
-    from_image_folder,
-    process_group,
-    recalibrated,
-    train,
-)
+from osf_supernet.training.batch_norm import recalibrated
+from osf_supernet.training.experiment import Experiment, from_factory, from_image_folder
+from osf_supernet.training.loop import Progress, train
+from osf_supernet.training.processes import process_group
+from osf_supernet.training.sandwich import Sandwich
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -216,9 +214,9 @@ def _sample(net: Supernet, options: argparse.Namespace) -> int:
 def _extract(net: Supernet, options: argparse.Namespace) -> int:
     if options.config and (options.max_params or options.max_flops):
         raise ValueError("--config says all sizes: leave out --max-params and --max-flops")
-    config = read_object(options.config) if options.config else _sampled(net, options)
+    config = read_json_object(options.config) if options.config else _sampled(net, options)
     small = net.extract(config)
-    save(small, options.output)
+    save_subnet(small, options.output)
     full, count = count_parameters(net.model), count_parameters(small)
     print(f"{count:,} of {full:,} parameters ({count / full:.1%}) in {options.output}")
     return _pushed(small, options)
@@ -301,18 +299,17 @@ def _search(net: Supernet, options: argparse.Namespace) -> int:
 
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
-    result = net.search(
-        evaluate,
+    config = SearchConfig(
         max_params=options.max_params,
         max_flops=options.max_flops,
         max_latency_ms=options.max_latency_ms,
         population=options.population,
         generations=options.generations,
         seed=options.seed,
-        folder=folder,
     )
+    result = search_subnets(net, evaluate, config, folder=folder)
     result.save(folder / "front.json")
-    result.draw(folder / "front.svg")
+    draw_front(result, folder / "front.svg")
     for candidate in result.front:
         print(f"{candidate.params:,} parameters: score {candidate.score:.4f} ({candidate.origin})")
     return 0

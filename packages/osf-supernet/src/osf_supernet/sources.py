@@ -31,17 +31,17 @@ def build_model(name: str, image_size: int | None = None) -> Made:
         known = ", ".join(f"{prefix}:NAME" for prefix in _LIBRARIES)
         raise SystemExit(f"osf: expected module:factory or one of {known}; got {name!r}")
     if library not in _LIBRARIES:
-        model, inputs = _made_by(name, image_size)
+        model, inputs = _call_factory(name, image_size)
     else:
-        package = _imported(library)
+        package = _import_library(library)
         try:
             model, inputs = _LIBRARIES[library](package, rest, image_size)
         except (KeyError, OSError, RuntimeError, ValueError) as error:  # each has its own
-            raise SystemExit(f"osf: {name}: {error}{_near(package, rest)}") from error
+            raise SystemExit(f"osf: {name}: {error}{_suggest_names(package, rest)}") from error
     return model.eval(), inputs
 
 
-def _imported(library: str) -> Any:
+def _import_library(library: str) -> Any:
     """The package of a library's models."""
     package = _PACKAGES.get(library, library)
     try:
@@ -55,7 +55,7 @@ def _imported(library: str) -> Any:
         ) from error
 
 
-def _near(package: Any, name: str) -> str:
+def _suggest_names(package: Any, name: str) -> str:
     """The names of a library's models that are like one that it does not have."""
     names = package.list_models() if hasattr(package, "list_models") else []
     near = difflib.get_close_matches(name, names, n=3)
@@ -83,7 +83,7 @@ def find_factory(name: str, what: str) -> Callable[..., Any]:
     return cast(Callable[..., Any], found)
 
 
-def _made_by(name: str, image_size: int | None) -> Made:
+def _call_factory(name: str, image_size: int | None) -> Made:
     """What a factory returns: a module, or a module and example inputs."""
     try:
         factory = find_factory(name, "a model")
@@ -94,12 +94,12 @@ def _made_by(name: str, image_size: int | None) -> Made:
     if len(pair) != 2 or not isinstance(pair[0], nn.Module):
         raise SystemExit(
             f"osf: {name} must return a torch module, or a tuple of it and example inputs; "
-            f"got {described(made)}"
+            f"got {describe_types(made)}"
         )
     return pair
 
 
-def described(made: Any) -> str:
+def describe_types(made: Any) -> str:
     """The types of what a factory returned, for a message."""
     if isinstance(made, tuple):
         return f"({', '.join(type(part).__name__ for part in made)})"

@@ -5,33 +5,25 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from osf_supernet.graph.explanation import explain
-from osf_supernet.graph.graph import named_tensors
-from osf_supernet.search.latency import LatencyTable
-from osf_supernet.search.search import Search, SearchResult
-from osf_supernet.subnets.attributes import integers_of
-from osf_supernet.subnets.importance import importance, permute
+from osf_supernet.subnets.bounds import Bounds, resolve_share, sample_config
 from osf_supernet.subnets.planning import Config, Counts, Plan, Planner
-from osf_supernet.subnets.probing import require_plain, settled_graph
+from osf_supernet.subnets.probing import build_checked_graph, require_plain
+from osf_supernet.subnets.ranking import Ranking, rank_model, sort_model
+from osf_supernet.subnets.references import ReferenceCache
 from osf_supernet.subnets.space import Choice, Space, default_space
-from osf_supernet.subnets.surgery import ActiveReport, accumulating, active, operate, require_whole
-from osf_supernet.subnets.verification import (
-    Certificate,
-    Reference,
-    difference,
-    references,
-    run,
-    run_active,
-    tolerance_of,
-    verify,
+from osf_supernet.subnets.surgery import (
+    ActiveReport,
+    active,
+    active_for_training,
+    extract_module,
+    require_inactive,
 )
+from osf_supernet.subnets.verification import Certificate, verify
 from osf_supernet.trace.tracing import Inputs
 
 
@@ -77,21 +69,21 @@ class Supernet:
             TypeError: the inputs have no such form.
         """
         require_plain(model)
-        self._placement = _placement(model)
         self.model = model
-        self.inputs = example_inputs
         self.outputs = tuple(outputs)
-        self._more_inputs = list(more_inputs)
-        self.graph, self._table, self._notes = settled_graph(model, example_inputs, outputs)
+        self.graph, self._table, notes = build_checked_graph(model, example_inputs, outputs)
         self.space = default_space(self.graph) if space is None else Space(dict(space))
         self.choices = self.space.resolve(self.graph)
         self._planner = Planner(model, self.graph, self._table)
         self._counts = Counts(self._planner)
         self._plans: dict[tuple[tuple[str, int], ...], Plan] = {}
-        self._checks: tuple[list[Reference], list[str]] | None = None
-        self._checked_state: list[Any] = []
-        self._scores: dict[int, Tensor] = {}
-        self._block_changes: dict[str, list[float]] = {}
+        self._references = ReferenceCache(model, self.graph, example_inputs, more_inputs, notes)
+        self.ranking = Ranking()
+
+    @property
+    def inputs(self) -> Any:
+        """The example it was traced with, on the device where the model was last checked."""
+        return self._references.inputs
 
     @property
     def largest(self) -> Config:
@@ -134,25 +126,16 @@ class Supernet:
         Raises:
             ValueError: even the smallest config exceeds a bound.
         """
+        bounds = Bounds(
+            {"params": self.parameters_of, "flops": self.flops_of},
+            {
+                "params": resolve_share(max_params, self.parameters_of),
+                "flops": resolve_share(max_flops, self.flops_of),
+            },
+        )
+        bounds.require_fit(self.smallest)
         generator = random.Random(seed)
-        config = {name: generator.choice(values) for name, values in self.choices.items()}
-        limits = [
-            (count, _limit(bound, count({})))
-            for count, bound in ((self.parameters_of, max_params), (self.flops_of, max_flops))
-            if bound is not None
-        ]
-        for count, limit in limits:
-            if count(self.smallest) > limit:
-                raise ValueError(
-                    f"the smallest config has {count(self.smallest):,}, more than {limit:,.0f}; "
-                    "raise the bound or widen the space"
-                )
-        while any(count(config) > limit for count, limit in limits):
-            larger = [name for name, values in self.choices.items() if config[name] > values[0]]
-            name = generator.choice(larger)
-            values = self.choices[name]
-            config[name] = values[values.index(config[name]) - 1]
-        return config
+        return bounds.shrink(sample_config(self.choices, generator), self.choices, generator)
 
     def parameters_of(self, config: Mapping[str, Any]) -> Any:
         """The exact number of parameters of a subnet, in closed form.
@@ -191,7 +174,7 @@ class Supernet:
 
         Raises as `active` does.
         """
-        return accumulating(self.model, self.plan(config).surgery)
+        return active_for_training(self.model, self.plan(config).surgery)
 
     def plan(self, config: Mapping[str, int]) -> Plan:
         """What a config keeps: for the module and for the oracle.
@@ -213,7 +196,7 @@ class Supernet:
         Raises:
             VerificationError: they differ.
         """
-        checks, notes = self._references()
+        checks, notes = self._references.get()
         return verify(self.model, self.plan(config), dict(config), checks, notes)
 
     def extract(self, config: Mapping[str, int]) -> nn.Module:
@@ -228,8 +211,8 @@ class Supernet:
             VerificationError: it does not compute what the oracle says.
         """
         plan = self.plan(config)
-        module = operate(self.model, plan.surgery)
-        checks, notes = self._references()
+        module = extract_module(self.model, plan.surgery)
+        checks, notes = self._references.get()
         certificate = verify(self.model, plan, dict(config), checks, notes, module)
         record = {
             "format": 1,
@@ -268,27 +251,9 @@ class Supernet:
             RuntimeError: the function changed (the weights are put back), the model runs as a
                 subnet, or its precision is another now.
         """
-        require_whole(self.model)
-        self._follow_model()
-        before = run(self.model, self.inputs)
-        saved = {n: x.detach().clone() for n, x in named_tensors(self.model).items()}
-        scores = importance(self.model, self.graph, method, batches or [self.inputs], loss)
-        order = {n: score.argsort(descending=True, stable=True) for n, score in scores.items()}
-        permute(self.model, self.graph, order)
-        error = difference(run(self.model, self.inputs), before)
-        tolerance = tolerance_of(self.graph)
-        if not error <= tolerance:
-            with torch.no_grad():
-                for name, tensor in named_tensors(self.model).items():
-                    tensor.copy_(saved[name])
-            raise RuntimeError(
-                f"sorting changed the model's function by {error:.3g}, allowed {tolerance:g}; it "
-                "was put back. If it does so in float64 too, this is a defect of the graph: "
-                "please report the model"
-            )
-        self._scores = {n: score[order[n]].double() for n, score in scores.items()}
-        if method != "random":
-            self._rank_blocks(before)
+        require_inactive(self.model)
+        self._references.follow_model()
+        self.ranking = sort_model(self._planner, self.inputs, method, batches, loss, self.ranking)
         self._plans.clear()
 
     def rank(
@@ -306,13 +271,8 @@ class Supernet:
             batches: see there.
             loss: see there.
         """
-        self._follow_model()
-        scores = importance(self.model, self.graph, method, batches or [self.inputs], loss)
-        self._scores = {number: score.double() for number, score in scores.items()}
-        changes = self._changes_without(run(self.model, self.inputs))
-        for path, change in changes.items():
-            order = self._planner.depth_order[path]
-            self._block_changes[path] = [change[index] for index in order]
+        self._references.follow_model()
+        self.ranking = rank_model(self._planner, self.inputs, method, batches, loss)
 
     def importance_between(self, name: str, smaller: int, larger: int) -> float:
         """The share of a group's (or depth list's) importance that shrinking it gives up.
@@ -320,143 +280,8 @@ class Supernet:
         By the scores of the last `reorder` or `rank`; without one, or for lists that were not
         ranked, every index counts alike.
         """
-        path = name.removesuffix(".depth")
-        if path in self._block_changes:
-            scores = torch.tensor(self._block_changes[path], dtype=torch.float64)
-        else:
-            group = self._planner.by_name.get(name)
-            found = None if group is None else self._scores.get(group.number)
-            full = self._planner.full_sizes()[name]
-            scores = torch.ones(full, dtype=torch.float64) if found is None else found
-        total = float(scores.sum())
-        return float(scores[smaller:larger].sum()) / total if total > 0 else 0.0
-
-    def search(
-        self,
-        evaluate: Callable[[nn.Module], float],
-        *,
-        max_params: float | None = None,
-        max_flops: float | None = None,
-        max_latency_ms: float | None = None,
-        latency: LatencyTable | None = None,
-        population: int = 24,
-        generations: int = 10,
-        greedy: int = 12,
-        seed: int = 0,
-        folder: str | Path | None = None,
-    ) -> SearchResult:
-        """The best subnets under bounds: greedy by importance, then NSGA-II.
-
-        The first bound that is given (in the order of the arguments; parameters without any)
-        is the cost of the Pareto front. Importance is that of the last `reorder` or `rank`, or
-        else magnitude, as the supernet stands.
-
-        Args:
-            evaluate: model → score, higher is better; the model runs as the subnet meanwhile.
-            max_params: a bound; a float of at most 1 is a fraction of the full model.
-            max_flops: the same for floating point operations.
-            max_latency_ms: a bound on measured latency; measured now unless `latency` is given.
-            latency: a table measured before.
-            population: subnets per generation.
-            generations: of NSGA-II; 0 keeps to the greedy path.
-            greedy: how many subnets of the greedy path are evaluated.
-            seed: of the search; the same seed and scores give the same result.
-            folder: where evaluations are kept, so that a search that is started again goes on.
-
-        Raises:
-            ValueError: even the smallest config exceeds a bound.
-        """
-        if not self._scores:
-            self.rank()
-        if max_latency_ms is not None and latency is None:
-            latency = LatencyTable.measure(self)
-        limits = {
-            "params": None if max_params is None else _limit(max_params, self.parameters_of({})),
-            "flops": None if max_flops is None else _limit(max_flops, self.flops_of({})),
-            "latency_ms": max_latency_ms,
-        }
-
-        def scored(config: Config) -> float:
-            with self.active(config):
-                return evaluate(self.model)
-
-        search = Search(
-            self,
-            scored,
-            {name: limit for name, limit in limits.items() if limit is not None},
-            latency,
-            None if folder is None else Path(folder),
-        )
-        return search.run(population, generations, seed, greedy)
+        return self.ranking.share_between(self._planner, name, smaller, larger)
 
     def explain(self) -> str:
         """Every group: elastic, with its choices, or frozen, with the reason."""
         return explain(self.graph, self.choices)
-
-    def _rank_blocks(self, full: list[Any]) -> None:
-        for path, change in self._changes_without(full).items():
-            ranked = sorted(change, key=lambda index: -change[index])
-            self._planner.depth_order[path] = ranked
-            self._block_changes[path] = [change[index] for index in ranked]
-
-    def _changes_without(self, full: list[Any]) -> dict[str, dict[int, float]]:
-        """List path → unit → how much the outputs change without it."""
-        changes: dict[str, dict[int, float]] = {}
-        for path, units in self.graph.units.items():
-            if len(units) < 2:
-                continue
-            order, change = self._planner.depth_order[path], {}
-            for index in range(len(units)):
-                others = [i for i in range(len(units)) if i != index]
-                self._planner.depth_order[path] = [*others, index]
-                plan = self._planner.plan({f"{path}.depth": len(units) - 1})
-                change[index] = difference(run_active(self.model, plan, self.inputs), full)
-            self._planner.depth_order[path] = order
-            changes[path] = change
-        return changes
-
-    def _references(self) -> tuple[list[Reference], list[str]]:
-        """What to compare with; made anew when a call of the model changed its integers.
-
-        Swin keeps the window and shift of the smallest image it has seen.
-        """
-        self._follow_model()
-        state = [list(integers_of(child)) for child in self.model.modules()]
-        if self._checks is None or state != self._checked_state:
-            found, notes = references(self.model, self.graph, self.inputs, self._more_inputs)
-            self._checks = found, self._notes + notes
-            self._checked_state = state
-        return self._checks
-
-    def _follow_model(self) -> None:
-        """Bring the example and the graph to where the model was moved.
-
-        Raises:
-            RuntimeError: it has another precision now, and the graph another one's operators.
-        """
-        devices, types = _placement(self.model)
-        known, made_in = self._placement
-        if types != made_in:
-            raise RuntimeError(
-                f"the supernet was made of a model in {', '.join(sorted(map(str, made_in)))}, now "
-                f"it is in {', '.join(sorted(map(str, types)))}: convert it back, or make another "
-                "Supernet of it"
-            )
-        if devices != known and len(devices) == 1:
-            (device,) = devices
-            self.graph.trace.move(device)
-            self.inputs, self._more_inputs = pytree.tree_map_only(
-                Tensor, lambda x: x.to(device), (self.inputs, self._more_inputs)
-            )
-            self._placement, self._checks = (devices, types), None
-
-
-def _placement(model: nn.Module) -> tuple[set[torch.device], set[torch.dtype]]:
-    """The devices and floating types of a model's parameters."""
-    parameters = list(model.parameters())
-    types = {p.dtype for p in parameters if p.is_floating_point()}
-    return {p.device for p in parameters}, types
-
-
-def _limit(bound: float, full: int) -> float:
-    return bound * full if isinstance(bound, float) and bound <= 1 else bound

@@ -18,8 +18,8 @@ from clip_eval import Result
 from clip_models import CLIP, ConfigError, load_model, save_model
 from clip_models.devices import choose_device
 from clip_models.files import WEIGHTS_NAME
-from osf_supernet import Supernet, count_parameters
-from osf_supernet.training import recalibrate, recalibrated, start_alike
+from osf_supernet import SearchConfig, Supernet, count_parameters, search_subnets
+from osf_supernet.training import broadcast_supernet, recalibrate, recalibrated
 from torch import Tensor
 
 from clip_train.checkpoints.state import on_first_rank
@@ -121,7 +121,7 @@ class SupernetTrainer(Trainer):
         net.reorder("magnitude")
         if orders is not None:
             net.depth_orders = orders
-        start_alike(net)
+        broadcast_supernet(net)
         self.net, self.settings = net, settings
         super().__init__(config, directory, parts, backend, progress=progress)
         self.record = SupernetRecord(
@@ -226,14 +226,14 @@ def write_subnets(path: Path, config: Config, parts: Parts, record: SupernetReco
         folder = _folder(path, share)
         if folder.is_dir():
             continue
-        found = net.search(
-            score,
+        search = SearchConfig(
             max_params=float(share),
             population=record.settings.population,
             greedy=record.settings.population,
             generations=record.settings.generations,
             seed=config.train.seed,
         )
+        found = search_subnets(net, score, search)
         small = net.extract(found.best.config)
         assert isinstance(small, CLIP)
         recalibrate(small, [(batch.images, batch.tokens) for batch in inputs])

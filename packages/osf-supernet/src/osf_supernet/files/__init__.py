@@ -1,1 +1,5 @@
 """Supernets and subnets on disk and on the Hub."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

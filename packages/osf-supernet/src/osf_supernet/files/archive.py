@@ -1,7 +1,7 @@
 """Saving an extracted subnet and building it again, without the supernet.
 
-A folder holds `model.safetensors` and `osf.json`. Nothing in it names code: `load` is given a
-module of the full architecture (fresh, with any weights, also on the meta device) and makes it
+A folder holds `model.safetensors` and `osf.json`. Nothing in it names code: `load_subnet` is given
+a module of the full architecture (fresh, with any weights, also on the meta device) and makes it
 the small one by what the JSON says about lists, integers and shapes.
 """
 
@@ -21,13 +21,13 @@ from osf_supernet.counting import storage_key
 from osf_supernet.graph.graph import named_tensors
 from osf_supernet.subnets.attributes import integers_of
 from osf_supernet.subnets.space import Space
-from osf_supernet.subnets.surgery import Surgery, operate
+from osf_supernet.subnets.surgery import Surgery, extract_module
 from osf_supernet.supernet import Supernet
 
 _WEIGHTS, _RECORD, _SUPERNET = "model.safetensors", "osf.json", "osf_supernet.json"
 
 
-def save(module: nn.Module, folder: str | Path) -> None:
+def save_subnet(module: nn.Module, folder: str | Path) -> None:
     """Write an extracted subnet: weights, buffers, record and certificate.
 
     Args:
@@ -36,7 +36,7 @@ def save(module: nn.Module, folder: str | Path) -> None:
     """
     record = vars(module).get("osf_record")
     if record is None:
-        raise ValueError("save takes what Supernet.extract returned: osf_record is missing")
+        raise ValueError("save_subnet takes what Supernet.extract returned: osf_record is missing")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     names: dict[Any, str] = {}
@@ -54,11 +54,11 @@ def save(module: nn.Module, folder: str | Path) -> None:
     (folder / _RECORD).write_text(text + "\n", encoding="utf-8")
 
 
-def load(folder: str | Path, full: nn.Module) -> nn.Module:
+def load_subnet(folder: str | Path, full: nn.Module) -> nn.Module:
     """The saved subnet, as a plain module of the class of `full`.
 
     Args:
-        folder: what `save` wrote.
+        folder: what `save_subnet` wrote.
         full: a module of the architecture the subnet was cut from; it is not changed.
 
     Raises:
@@ -75,7 +75,7 @@ def load(folder: str | Path, full: nn.Module) -> nn.Module:
         attributes={name: _integers(value) for name, value in record["attributes"].items()},
         items={path: tuple(kept) for path, kept in record["items"].items()},
     )
-    module = operate(full, surgery)
+    module = extract_module(full, surgery)
     stored = load_file(folder / _WEIGHTS)
     stored |= {alias: stored[first] for alias, first in record["aliases"].items()}
     expected = set(named_tensors(module))

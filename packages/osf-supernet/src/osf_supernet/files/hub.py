@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from osf_supernet.files.archive import load, load_supernet, save, save_supernet
+from osf_supernet.files.archive import load_subnet, load_supernet, save_subnet, save_supernet
 from osf_supernet.files.model_card import subnet_card, supernet_card
 from osf_supernet.supernet import Supernet
 
@@ -36,7 +36,7 @@ def push_to_hub(
             save_supernet(thing, folder)
             card = supernet_card(thing)
         else:
-            save(thing, folder)
+            save_subnet(thing, folder)
             card = subnet_card(thing)
         Path(folder, "README.md").write_text(card, encoding="utf-8")
         api.create_repo(repository, private=private, exist_ok=True)
@@ -51,8 +51,8 @@ def pull_from_hub(
     token: str | None = None,
     endpoint: str | None = None,
 ) -> nn.Module:
-    """The subnet in a repository, as a plain module of the class of `full` (see `load`)."""
-    return load(_snapshot(repository, revision, token, endpoint), full)
+    """The subnet in a repository, as a plain module of the class of `full` (see `load_subnet`)."""
+    return load_subnet(_snapshot(repository, revision, token, endpoint), full)
 
 
 def pull_supernet_from_hub(

@@ -30,7 +30,7 @@ def subnet_card(module: nn.Module) -> str:
 {count_parameters(module):,} parameters, cut from a weight-sharing supernet. Load it with
 
 ```python
-from osf_supernet.files.hub import pull_from_hub
+from osf_supernet.files import pull_from_hub
 
 module = pull_from_hub("owner/name", full)  # full: any module of the whole architecture
 ```
@@ -57,7 +57,7 @@ def supernet_card(net: Supernet) -> str:
 Subnets of {least:,} to {full:,} parameters share these weights.
 
 ```python
-from osf_supernet.files.hub import pull_supernet_from_hub
+from osf_supernet.files import pull_supernet_from_hub
 
 net = pull_supernet_from_hub("owner/name", model, example_inputs)
 small = net.extract(net.sample(seed=0, max_params=0.5))

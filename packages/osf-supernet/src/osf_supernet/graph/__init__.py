@@ -1,1 +1,5 @@
-"""Coupled dimensions, derived from the operators."""
+"""Coupled dimensions of a module, derived from its operators."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

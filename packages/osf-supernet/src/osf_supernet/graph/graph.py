@@ -209,7 +209,7 @@ def _groups(
             frozen=reason,
             normalised="normalised" in atom.marks,
         )
-    return _named(result)
+    return _name_groups(result)
 
 
 _POSITIONAL = ("spatial", "of the input", "positions", "n-th", "runs along", "looked up")
@@ -250,7 +250,7 @@ def _is_part(expression: Expression) -> bool:
     return isinstance(expression, Compound) and expression.joined == "product"
 
 
-def _named(groups: dict[int, DimGroup]) -> dict[int, DimGroup]:
+def _name_groups(groups: dict[int, DimGroup]) -> dict[int, DimGroup]:
     """Unique names: the members' common module and the kind, the producer where that is shared."""
     short = {number: _join(_common(group), group.kind) for number, group in groups.items()}
     long = {

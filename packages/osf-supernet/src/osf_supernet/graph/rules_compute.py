@@ -200,7 +200,7 @@ def _statistics(p: Propagation, node: fx.Node) -> Any:
     p.normalise(node, 0, dims)
     if isinstance(node.meta["val"], list | tuple):
         return p.unknown(node, "a statistic with several results has no rule")
-    return _reduced(label, dims, len(shape_of(node)))
+    return _reduce_dims(label, dims, len(shape_of(node)))
 
 
 @rule("sum")
@@ -208,7 +208,7 @@ def _sum(p: Propagation, node: fx.Node) -> Label:
     label = p.label(node.args[0])
     dims = _dims(argument(node, 1, "dim"), len(label))
     p.normalise(node, 0, dims)  # nothing weighs the summands: the oracle must leave some out
-    return _reduced(label, dims, len(shape_of(node)))
+    return _reduce_dims(label, dims, len(shape_of(node)))
 
 
 def _dims(dims: Any, rank: int) -> list[int]:
@@ -217,7 +217,7 @@ def _dims(dims: Any, rank: int) -> list[int]:
     return [d % rank for d in ([dims] if isinstance(dims, int) else dims)]
 
 
-def _reduced(label: Label, dims: list[int], rank: int) -> Label:
+def _reduce_dims(label: Label, dims: list[int], rank: int) -> Label:
     if rank == len(label):
         return [Axis(1) if d in dims else axis for d, axis in enumerate(label)]
     return [axis for d, axis in enumerate(label) if d not in dims]
@@ -234,8 +234,8 @@ def _along(p: Propagation, node: fx.Node) -> Any:
     if "softmax" in str(node.target):
         return label
     if isinstance(node.meta["val"], list | tuple):
-        return [_reduced(label, dims, len(value.shape)) for value in node.meta["val"]]
-    return _reduced(label, dims, len(shape_of(node)))
+        return [_reduce_dims(label, dims, len(value.shape)) for value in node.meta["val"]]
+    return _reduce_dims(label, dims, len(shape_of(node)))
 
 
 _POOLS = [f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg") for n in (1, 2, 3)]

@@ -11,16 +11,14 @@ import statistics
 import time
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from osf_supernet.subnets.planning import Config
-from osf_supernet.subnets.probing import representatives
+from osf_supernet.subnets.probing import cluster_groups
+from osf_supernet.supernet import Supernet
 from osf_supernet.trace.tracing import evaluation_mode, split_inputs
-
-if TYPE_CHECKING:
-    from osf_supernet.supernet import Supernet
 
 Curve = tuple[tuple[int, float], ...]  # (size, milliseconds saved), sizes ascending
 
@@ -64,7 +62,7 @@ class LatencyTable:
         largest = timed(net.largest)
         saved: dict[str, Curve] = {}
         elastic = [g for g in net.graph.elastic() if len(net.choices.get(g.name, ())) > 1]
-        for alike in representatives(net.graph):
+        for alike in cluster_groups(net.graph):
             names = [g.name for g in alike if g in elastic]
             for sizes in {net.choices[name] for name in names}:
                 same = [name for name in names if net.choices[name] == sizes]

@@ -1,1 +1,5 @@
-"""Subnets: spaces, surgery, importance, verification."""
+"""Subnets: the sizes to choose from, cutting weights, importance, verification."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

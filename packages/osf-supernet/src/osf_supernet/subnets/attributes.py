@@ -169,7 +169,7 @@ class AttributeTable:
             return None
         if wanted.startswith("="):
             return dict(slot.places).get(wanted)
-        for pattern in _reduced(wanted):
+        for pattern in _reduce_pattern(wanted):
             matching = [e for e in slot.candidates if pattern_of(e, self.kinds) == pattern]
             if matching:
                 return matching[0] if len(matching) == 1 else None
@@ -189,7 +189,7 @@ class AttributeTable:
         return None
 
 
-def _reduced(pattern: str) -> list[str]:
+def _reduce_pattern(pattern: str) -> list[str]:
     """A product's pattern, then what is left of it where one of its factors is 1."""
     factors = pattern.split("*")
     if len(factors) == 1 or "(" in pattern:

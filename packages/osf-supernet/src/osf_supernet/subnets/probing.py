@@ -13,42 +13,43 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from osf_supernet.graph.graph import DimGroup, Graph, build_graph, named_tensors
 from osf_supernet.subnets.attributes import AttributeTable
-from osf_supernet.subnets.planning import Planner
-from osf_supernet.subnets.surgery import active, copied
-from osf_supernet.subnets.verification import (
-    Reference,
-    VerificationError,
+from osf_supernet.subnets.comparison import (
     difference,
     first_line,
-    oracle_outputs,
     precision_of,
-    reference_at,
     run_active,
     tolerance_of,
     training_failure,
 )
+from osf_supernet.subnets.planning import Planner
+from osf_supernet.subnets.references import Reference, reference_at
+from osf_supernet.subnets.surgery import active, copy_module
+from osf_supernet.subnets.verification import VerificationError, oracle_outputs
 from osf_supernet.trace.shapes import one_sample
 from osf_supernet.trace.tracing import split_inputs
 
 
-def settled_graph(
+def build_checked_graph(
     model: nn.Module, inputs: Any, outputs: Sequence[str]
 ) -> tuple[Graph, AttributeTable, list[str]]:
-    """The graph with what does not hold frozen; once more with widths tied to heads if it helps.
+    """The graph of a model with every group frozen whose subnets differ from the oracle.
 
-    With it the integers of modules that go with sizes, and what could not be tried, and why.
+    Where widths tied to heads leave more of the parameters elastic, they are tied.
+
+    Returns:
+        The graph, the modules' integers that follow sizes, and notes on what was not tried.
     """
 
-    def settled(square: Sequence[str]) -> tuple[Graph, AttributeTable, list[str]]:
+    def probe(square: Sequence[str]) -> tuple[Graph, AttributeTable, list[str]]:
         graph = build_graph(model, inputs, outputs=outputs, square=square)
         table = AttributeTable(model, graph)
         prober = Prober(model, graph, table, inputs)
-        return prober.settle(), table, prober.notes
+        return prober.probe(), table, prober.notes
 
-    first = settled(())
-    square = tied_by_force(first[0])
+    first = probe(())
+    square = find_weights_to_tie(first[0])
     if square:
-        second = settled(square)
+        second = probe(square)
         if _elastic_share(second[0]) > _elastic_share(first[0]):
             return second
     return first
@@ -60,7 +61,7 @@ def _elastic_share(graph: Graph) -> int:
 
 
 class Prober:
-    """Runs subnets against the oracle to settle attributes and freeze what fails.
+    """Runs subnets against the oracle, to decide on attributes and to freeze what fails.
 
     It does so in float64, where rounding hides no mistake. Where the traced call left parameters
     out, subnets must run in training mode too, which may use them.
@@ -84,15 +85,15 @@ class Prober:
             )
         self.reasons: dict[str, str] = {}
         self._expected: dict[object, list[Any]] = {}
-        self._settled: list[Mapping[str, int]] = []  # what holds; later changes must not break it
+        self._confirmed: list[Mapping[str, int]] = []  # what holds; later changes must not break it
 
     def _subject(self, module: nn.Module, inputs: Any) -> tuple[nn.Module, Reference]:
         """A perturbed copy and its trace, in float64 where the module runs in it."""
-        subject = perturbed(module)
+        subject = perturb_copy(module)
         precision = precision_of(self.graph)
         if precision != torch.float64:
             args, kwargs = split_inputs(inputs)
-            wide: Any = pytree.tree_map_only(Tensor, _widened, kwargs or args)
+            wide: Any = pytree.tree_map_only(Tensor, _widen, kwargs or args)
             found: Reference | str = "no inputs"
             for given in (one_sample(wide), wide):  # one sample is cheaper
                 if given is None:
@@ -105,12 +106,12 @@ class Prober:
                     self.batch = wide
                     return subject, found
             self.notes.append(f"probed in {str(precision)[6:]} only: {found}")
-            subject = perturbed(module)
+            subject = perturb_copy(module)
         return subject, Reference(self.graph, inputs, {n: n for n in self.graph.groups})
 
-    def settle(self) -> Graph:
+    def probe(self) -> Graph:
         """The graph with every group frozen that no choice of attributes makes right."""
-        self._probe_groups(representatives(self.graph))
+        self._probe_groups(cluster_groups(self.graph))
         for path in self.graph.units:
             self._probe_depth(path)
         current = self.graph.with_frozen(self.reasons)
@@ -147,11 +148,11 @@ class Prober:
         if first is None:
             return None
         before = self.table.decisions
-        settled = self._settled[-8:]
+        confirmed = self._confirmed[-8:]
         for single in (False, True):
             for decisions in self.table.alternatives({group.number}, single=single):
                 self.table.decisions = decisions
-                if self._try(config) is None and all(self._try(c) is None for c in settled):
+                if self._try(config) is None and all(self._try(c) is None for c in confirmed):
                     return None
         self.table.decisions = before
         return f"no choice of the modules' integers computes it rightly ({first})"
@@ -186,7 +187,7 @@ class Prober:
             if failure is not None:
                 return f"in training mode: {failure}"
         if depth_order is None:
-            self._settled.append(config)
+            self._confirmed.append(config)
         return None
 
     def _half(self, graph: Graph) -> dict[str, int]:
@@ -198,7 +199,7 @@ class Prober:
         admitted: dict[str, int] = {}
         for kind in dict.fromkeys(group.kind for group in graph.elastic()):
             names = [g.name for g in graph.elastic() if g.kind == kind]
-            config = admitted | {n: half(graph_size(graph, n)) for n in names}
+            config = admitted | {n: half(size_of_group(graph, n)) for n in names}
             error = self._try(config)
             if error is None:
                 admitted = config
@@ -241,9 +242,9 @@ def require_plain(module: nn.Module) -> None:
             )
 
 
-def perturbed(module: nn.Module) -> nn.Module:
+def perturb_copy(module: nn.Module) -> nn.Module:
     """A copy whose zeros and ones are zeros and ones no more, so that they hide no mistake."""
-    module = copied(module)
+    module = copy_module(module)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for tensor in (*module.parameters(), *module.buffers()):
@@ -264,7 +265,7 @@ def _spread(tensor: Tensor) -> float:
     return float(finite.abs().mean()) + least
 
 
-def _widened(tensor: Tensor) -> Tensor:
+def _widen(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
@@ -273,7 +274,7 @@ def half(size: int) -> int:
     return max(1, (size + 1) // 2)
 
 
-def tied_by_force(graph: Graph) -> list[str]:
+def find_weights_to_tie(graph: Graph) -> list[str]:
     """Square weights that might have to stay square for frozen groups to become elastic.
 
     A forward that computes the head size as width over heads, as that of `nn.MultiheadAttention`
@@ -291,12 +292,12 @@ def tied_by_force(graph: Graph) -> list[str]:
     return found
 
 
-def graph_size(graph: Graph, name: str) -> int:
+def size_of_group(graph: Graph, name: str) -> int:
     """The full size of a group."""
     return next(group.size for group in graph.groups.values() if group.name == name)
 
 
-def representatives(graph: Graph) -> list[list[DimGroup]]:
+def cluster_groups(graph: Graph) -> list[list[DimGroup]]:
     """Elastic groups by likeness: same kind, same parameter names and axes, size aside."""
     alike: dict[object, list[DimGroup]] = {}
     for group in graph.elastic():

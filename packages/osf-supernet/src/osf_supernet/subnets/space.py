@@ -150,7 +150,7 @@ class Space(Mapping[str, Choice]):
         """From a JSON file, or from the `config.json` of a supernet folder."""
         path = Path(path)
         path = path / "config.json" if path.is_dir() else path
-        data = read_object(path)
+        data = read_json_object(path)
         if path.name == "config.json" and "elastic_config" not in data:
             raise ValueError(f"{path} has no elastic_config; expected the folder of a supernet")
         return cls.from_dict(data)
@@ -241,7 +241,7 @@ def width_of(graph: Graph, number: int) -> int:
     return group.size
 
 
-def read_object(path: str | Path) -> dict[str, Any]:
+def read_json_object(path: str | Path) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:

@@ -1,7 +1,7 @@
 """Running or copying a module with fewer rows, smaller integers and shorter lists.
 
 A `Surgery` says what is kept. `active` runs the module itself that way, on views of its own
-tensors, and puts everything back; `operate` returns a plain smaller copy.
+tensors, and puts everything back; `extract_module` returns a plain smaller copy.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def active(module: nn.Module, surgery: Surgery) -> Iterator[ActiveReport]:
                 write_back.append((tensor, keep, piece))
         return piece
 
-    with _patched(module, surgery, view):
+    with _patch(module, surgery, view):
         try:
             yield report
         finally:
@@ -87,7 +87,7 @@ def active(module: nn.Module, surgery: Surgery) -> Iterator[ActiveReport]:
 
 
 @contextmanager
-def accumulating(module: nn.Module, surgery: Surgery) -> Iterator[None]:
+def active_for_training(module: nn.Module, surgery: Surgery) -> Iterator[None]:
     """Like `active`, with less work in backward: nothing of full size is made for a small subnet.
 
     The pieces are leaves, whose gradients are added to the full parameters' as they come. Hooks
@@ -103,10 +103,10 @@ def accumulating(module: nn.Module, surgery: Surgery) -> Iterator[None]:
                 write_back.append((tensor, keep, piece))
         elif tensor.requires_grad:
             hooked: Any = piece.requires_grad_()
-            hooked.register_post_accumulate_grad_hook(partial(_hand_on, tensor, keep))
+            hooked.register_post_accumulate_grad_hook(partial(_add_gradient, tensor, keep))
         return piece
 
-    with _patched(module, surgery, leaf):
+    with _patch(module, surgery, leaf):
         try:
             yield
         finally:
@@ -115,7 +115,7 @@ def accumulating(module: nn.Module, surgery: Surgery) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _hand_on(tensor: Tensor, keep: tuple[AxisKeep, ...], piece: Tensor) -> None:
+def _add_gradient(tensor: Tensor, keep: tuple[AxisKeep, ...], piece: Tensor) -> None:
     """Add a piece's gradient to the tensor's, and leave it none."""
     assert piece.grad is not None
     if tensor.grad is None:
@@ -127,7 +127,7 @@ def _hand_on(tensor: Tensor, keep: tuple[AxisKeep, ...], piece: Tensor) -> None:
     piece.grad = None
 
 
-def operate(module: nn.Module, surgery: Surgery) -> nn.Module:
+def extract_module(module: nn.Module, surgery: Surgery) -> nn.Module:
     """A plain smaller copy of `module`: same class, own memory, ties kept.
 
     Args:
@@ -148,11 +148,11 @@ def operate(module: nn.Module, surgery: Surgery) -> nn.Module:
             made[key] = piece if is_buffer else nn.Parameter(piece, tensor.requires_grad)
         return made[key]
 
-    with _patched(module, surgery, own):
-        return copied(module)
+    with _patch(module, surgery, own):
+        return copy_module(module)
 
 
-def copied(module: nn.Module) -> nn.Module:
+def copy_module(module: nn.Module) -> nn.Module:
     """A deep copy, also of a module that holds what autograd computed: that becomes plain values.
 
     Tensors that share their memory are one tensor in the copy.
@@ -221,12 +221,12 @@ _LOCK = threading.Lock()
 
 
 @contextmanager
-def _patched(module: nn.Module, surgery: Surgery, cut: _Cut) -> Iterator[None]:
+def _patch(module: nn.Module, surgery: Surgery, cut: _Cut) -> Iterator[None]:
     """The module with tensors cut by `cut`, attributes set and lists shortened."""
     undo: list[Callable[[], None]] = []
     modules = set(module.modules())
     with _LOCK:
-        require_whole(module)
+        require_inactive(module)
         _BUSY.update(modules)
     try:
         _cut_tensors(module, surgery.keep, cut, undo)
@@ -247,7 +247,7 @@ def _patched(module: nn.Module, surgery: Surgery, cut: _Cut) -> Iterator[None]:
             _BUSY.difference_update(modules)
 
 
-def require_whole(module: nn.Module) -> None:
+def require_inactive(module: nn.Module) -> None:
     """Refuse a module that runs as a smaller one.
 
     Raises:

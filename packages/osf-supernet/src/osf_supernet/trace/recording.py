@@ -36,7 +36,7 @@ def record(
         rest = iter(given)
         flat = [next(rest) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         new_args, new_kwargs = pytree.tree_unflatten(flat, spec)
-        with _paths_noted(module):
+        with _record_paths(module):
             output = functional_call(
                 module, dict(zip(named, own, strict=True)), new_args, new_kwargs
             )
@@ -52,7 +52,7 @@ def record(
 
 
 @contextmanager
-def _paths_noted(module: nn.Module) -> Iterator[None]:
+def _record_paths(module: nn.Module) -> Iterator[None]:
     """Every node recorded in a submodule's call gets the submodule's path, as export does it."""
     mode = get_proxy_mode()
     assert mode is not None

@@ -15,12 +15,12 @@ from osf_supernet.trace.tracing import Inputs, split_inputs
 
 def larger_batch(inputs: Inputs | Tensor) -> Any:
     """The inputs with their first sample repeated, or None where no batch axis is shared."""
-    return _mapped(inputs, lambda x: torch.cat([x, x[:1]])) if _samples(inputs) else None
+    return _map_tensors(inputs, lambda x: torch.cat([x, x[:1]])) if _samples(inputs) else None
 
 
 def one_sample(inputs: Inputs | Tensor) -> Any:
     """The first of several samples, or None where no batch axis is shared."""
-    return _mapped(inputs, lambda x: x[:1]) if _samples(inputs) > 1 else None
+    return _map_tensors(inputs, lambda x: x[:1]) if _samples(inputs) > 1 else None
 
 
 def _samples(inputs: Inputs | Tensor) -> int:
@@ -41,7 +41,7 @@ def other_lengths(inputs: Inputs | Tensor) -> Iterator[Any]:
             return x
 
         if _changes(inputs, cut):
-            yield _mapped(inputs, cut)
+            yield _map_tensors(inputs, cut)
 
 
 def other_images(inputs: Inputs | Tensor) -> Iterator[Any]:
@@ -54,7 +54,7 @@ def other_images(inputs: Inputs | Tensor) -> Iterator[Any]:
             return x
 
         if _changes(inputs, resized):
-            yield _mapped(inputs, resized)
+            yield _map_tensors(inputs, resized)
 
 
 def _changes(inputs: Any, change: Callable[[Tensor], Tensor]) -> bool:
@@ -62,6 +62,6 @@ def _changes(inputs: Any, change: Callable[[Tensor], Tensor]) -> bool:
     return any(isinstance(x, Tensor) and change(x).shape != x.shape for x in leaves)
 
 
-def _mapped(inputs: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def _map_tensors(inputs: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """The inputs, in the form they were given, with every tensor changed."""
     return pytree.tree_map_only(Tensor, change, inputs)

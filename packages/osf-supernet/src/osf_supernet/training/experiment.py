@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from osf_supernet.sources import described, find_factory
-from osf_supernet.training.processes import own_rows, rank_and_world
+from osf_supernet.sources import describe_types, find_factory
+from osf_supernet.training.processes import rank_and_world, shard_rows
 from osf_supernet.training.tasks import Classification, Task
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -33,7 +33,7 @@ def from_factory(name: str, batch_size: int) -> Experiment:
     made = find_factory(name, "data")(batch_size)
     if not isinstance(made, tuple) or len(made) != len(Experiment._fields):
         fields = ", ".join(Experiment._fields)
-        raise ValueError(f"{name} must return a tuple ({fields}), got {described(made)}")
+        raise ValueError(f"{name} must return a tuple ({fields}), got {describe_types(made)}")
     return Experiment(*made)
 
 
@@ -67,7 +67,7 @@ def from_image_folder(
         count = batch_size * rank_and_world()[1]
         rows = torch.randint(len(train), (count,), generator=generator)
         flip = torch.randint(2, (count,), generator=generator)
-        return read(train, own_rows(rows).tolist(), own_rows(flip))
+        return read(train, shard_rows(rows).tolist(), shard_rows(flip))
 
     def evaluate(model: nn.Module) -> float:
         starts = range(0, len(val), batch_size)

@@ -14,7 +14,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from osf_supernet.training.processes import of_all_ranks, rank_and_world, start_alike
+from osf_supernet.training.processes import all_gather_object, broadcast_supernet, rank_and_world
 from osf_supernet.training.sandwich import Sandwich
 
 _STATE, _WEIGHTS = "training.pt", "supernet.safetensors"
@@ -61,7 +61,7 @@ def train(
     model = sandwich.net.model
     path = None if folder is None else Path(folder)
     start = 0 if path is None else _restore(path, sandwich, optimizer)
-    start_alike(sandwich.net)
+    broadcast_supernet(sandwich.net)
     for step in range(start, steps):
         if learning_rate is not None:
             for group in optimizer.param_groups:
@@ -81,7 +81,7 @@ def train(
 
 def _save(folder: Path, sandwich: Sandwich, optimizer: Optimizer, step: int) -> None:
     """Weights, optimizer, every rank's random states and step, renamed into place in turn."""
-    random = of_all_ranks(_random_states(sandwich.net.model))
+    random = all_gather_object(_random_states(sandwich.net.model))
     if rank_and_world()[0]:
         return
     folder.mkdir(parents=True, exist_ok=True)

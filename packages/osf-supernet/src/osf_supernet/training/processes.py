@@ -33,13 +33,13 @@ def rank_and_world() -> tuple[int, int]:
     return distributed.get_rank(), distributed.get_world_size()
 
 
-def own_rows(rows: Tensor) -> Tensor:
+def shard_rows(rows: Tensor) -> Tensor:
     """This rank's part (B, …) of the rows (B · world, …) of all ranks."""
     rank, world = rank_and_world()
     return rows.chunk(world)[rank]
 
 
-def of_all_ranks(own: Any) -> list[Any]:
+def all_gather_object(own: Any) -> list[Any]:
     """What every rank has, in the order of ranks."""
     world = rank_and_world()[1]
     if world == 1:
@@ -49,7 +49,7 @@ def of_all_ranks(own: Any) -> list[Any]:
     return found
 
 
-def start_alike(net: Supernet) -> None:
+def broadcast_supernet(net: Supernet) -> None:
     """Give every rank the first one's weights and order of blocks."""
     if rank_and_world()[1] == 1:
         return

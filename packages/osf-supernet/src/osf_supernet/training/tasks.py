@@ -56,7 +56,7 @@ def _logits(output: Any) -> Tensor:
     return logits
 
 
-def _called(model: nn.Module, inputs: Any) -> Any:
+def _call_model(model: nn.Module, inputs: Any) -> Any:
     args, kwargs = split_inputs(inputs)
     return model(*args, **kwargs)
 
@@ -81,7 +81,7 @@ class Classification:
     def __call__(self, model: nn.Module, batch: Any, teacher: Any = None) -> TaskResult:
         """The loss and the logits (B, C)."""
         inputs, labels = batch
-        logits = _logits(_called(model, inputs))
+        logits = _logits(_call_model(model, inputs))
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         if teacher is not None:
             soft = tempered_divergence(logits, teacher, self.temperature)
@@ -93,7 +93,7 @@ class Classification:
         right = total = 0
         with evaluation_mode(model), torch.no_grad():
             for inputs, labels in batches:
-                right += int((_logits(_called(model, inputs)).argmax(-1) == labels).sum())
+                right += int((_logits(_call_model(model, inputs)).argmax(-1) == labels).sum())
                 total += len(labels)
         return 100 * right / total
 
@@ -149,7 +149,7 @@ class Contrastive:
         images, tokens = batch
         distinct, place = torch.unique(tokens, dim=0, return_inverse=True)
         if len(distinct) < len(tokens) and hasattr(model, "encode_text"):
-            features = _encoded(model, images, distinct, place)
+            features = _encode_distinct(model, images, distinct, place)
         else:
             features = clip_features(model, images, tokens)
         image, text = gather_rows(features.image), gather_rows(features.text)
@@ -186,7 +186,7 @@ class Contrastive:
         return 100 * right / total
 
 
-def _encoded(model: Any, images: Tensor, distinct: Tensor, place: Tensor) -> ClipFeatures:
+def _encode_distinct(model: Any, images: Tensor, distinct: Tensor, place: Tensor) -> ClipFeatures:
     """Features where each distinct caption is encoded once."""
     image = F.normalize(model.encode_image(images), dim=-1)
     text = F.normalize(model.encode_text(distinct), dim=-1)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from osf_supernet import Supernet, build_graph, count_parameters, ratios
-from osf_supernet.subnets.verification import run
+from osf_supernet import Supernet, count_parameters, ratios
+from osf_supernet.graph import build_graph
+from osf_supernet.subnets.comparison import run
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode

@@ -137,12 +137,12 @@ def test_straight_gradients_equal_those_of_active(missing):
 
 def test_a_copied_piece_gets_its_gradient_too():
     """A fused projection is no single stride: its gradient is scattered back."""
-    from osf_supernet.subnets.surgery import Surgery, accumulating, active
+    from osf_supernet.subnets.surgery import Surgery, active, active_for_training
 
     layer, x = nn.Linear(3, 6).double(), torch.randn(2, 3, dtype=torch.float64)
     surgery = Surgery(keep={"weight": ((0, 2, 5), None), "bias": ((0, 2, 5),)})
     found = []
-    for context in (active, accumulating):
+    for context in (active, active_for_training):
         layer.zero_grad()
         for _ in range(2):
             with context(layer, surgery):

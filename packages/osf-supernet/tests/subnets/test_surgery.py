@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from osf_supernet import Surgery, active, operate
-from osf_supernet.subnets.surgery import accumulating
+from osf_supernet.subnets import Surgery, active, extract_module
+from osf_supernet.subnets.surgery import active_for_training
 from torch import nn
 
 HIDDEN = Surgery(
@@ -93,7 +93,7 @@ def test_tied_tensors_are_cut_under_every_name():
     with active(model, surgery):
         assert model["b"].weight is model["a"].weight
         assert model["b"].weight.shape == (2, 4)
-    small = operate(model, surgery)
+    small = extract_module(model, surgery)
     assert small["b"].weight is small["a"].weight
     assert isinstance(small["a"].weight, nn.Parameter)
 
@@ -107,7 +107,7 @@ def test_a_shortened_list_closes_up_and_comes_back():
         assert len(model) == 2
     assert len(model) == 4
     torch.testing.assert_close(result, model[3](model[0](x)), rtol=0, atol=0)
-    small = operate(model, surgery)
+    small = extract_module(model, surgery)
     assert [name for name, _ in small.named_parameters()] == [
         "0.weight",
         "0.bias",
@@ -118,7 +118,7 @@ def test_a_shortened_list_closes_up_and_comes_back():
 
 def test_operate_gives_an_independent_plain_module():
     model, x = mlp(), torch.randn(6, 4, dtype=torch.float64)
-    small = operate(model, HIDDEN)
+    small = extract_module(model, HIDDEN)
     expected = by_hand(model, x).detach()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -149,7 +149,7 @@ def test_list_positions_must_ascend():
         pass
 
 
-@pytest.mark.parametrize("second", [active, accumulating, operate])
+@pytest.mark.parametrize("second", [active, active_for_training, extract_module])
 def test_blocks_neither_nest_nor_interleave(second):
     """What two threads do at worst: the inner block would keep the outer one's cut tensors."""
     model = mlp()
@@ -164,7 +164,7 @@ def test_blocks_neither_nest_nor_interleave(second):
         pass
 
 
-@pytest.mark.parametrize("context", [active, accumulating])
+@pytest.mark.parametrize("context", [active, active_for_training])
 def test_gradients_arrive_when_backward_comes_after_the_block(context):
     model, x = mlp(), torch.randn(6, 4, dtype=torch.float64)
     for _ in range(2):
@@ -185,7 +185,7 @@ def test_tensors_that_share_their_memory_are_tied():
     surgery = Surgery(keep={"a.weight": (range(2), None)})
     with active(model, surgery):
         assert model["b"].weight.shape == (2, 4)
-    small = operate(model, surgery)
+    small = extract_module(model, surgery)
     assert small["b"].weight is small["a"].weight
     assert small["c"].bias is small["b"].bias
     assert small["c"].weight is not small["a"].weight
@@ -208,7 +208,7 @@ class Remembering(nn.Module):
 def test_a_module_that_holds_what_autograd_computed_is_copied():
     model = Remembering()
     model(torch.randn(2, 4))
-    small = operate(model, Surgery())
+    small = extract_module(model, Surgery())
     assert not small.last[0].requires_grad
     torch.testing.assert_close(small.last[0], model.last[0].detach())
 

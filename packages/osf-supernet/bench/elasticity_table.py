@@ -1,6 +1,6 @@
 """Which groups of which third-party models are elastic, as a Markdown table.
 
-    python packages/osf-supernet/scripts/elasticity_table.py
+    python packages/osf-supernet/bench/elasticity_table.py
 
 builds the tiny random models of the tests, analyses and verifies each, and prints the table
 that the README shows.

@@ -1,8 +1,8 @@
 """A CLIP trained on CIFAR-10 becomes a supernet: accuracy against size, with rivals at equal cost.
 
-    python packages/osf-supernet/scripts/cifar_supernet.py FOLDER --output DIR
-    python packages/osf-supernet/scripts/cifar_supernet.py FOLDER --output DIR --latency
-    python packages/osf-supernet/scripts/cifar_report.py DIR --pictures packages/osf-supernet/docs
+    python packages/osf-supernet/bench/cifar_supernet.py FOLDER --output DIR
+    python packages/osf-supernet/bench/cifar_supernet.py FOLDER --output DIR --latency
+    python packages/osf-supernet/bench/cifar_report.py DIR --pictures packages/osf-supernet/docs
 
 FOLDER holds `train/CLASS/*` and `val/CLASS/*`. For each seed and image tower (a ViT, a compact
 ResNet) the script
@@ -50,8 +50,15 @@ from cifar_task import (
     schedule,
 )
 from clip_models import CLIP
-from osf_supernet import Supernet, load, ratios, save
-from osf_supernet.subnets.surgery import operate
+from osf_supernet import (
+    SearchConfig,
+    Supernet,
+    load_subnet,
+    ratios,
+    save_subnet,
+    search_subnets,
+)
+from osf_supernet.subnets import extract_module
 from osf_supernet.training import Contrastive, Sandwich, recalibrate, recalibrated, train
 from results import Results
 from torch import nn
@@ -167,7 +174,7 @@ class Run:
                 steps=self.options.tune_steps,
                 offset=5_000_000,
             )
-            save(small, folder)
+            save_subnet(small, folder)
             self.once("subnet, tuned", lambda: self.measured(small, **took))
         rows = self.results.data[self.name]
         return seconds + rows["subnet"]["choice_seconds"] + rows["subnet, tuned"]["seconds"]
@@ -197,7 +204,7 @@ class Run:
             took = fit(model, self.data, self.lr / 2, seconds=seconds, offset=offset)
             return self.measured(model, **took)
 
-        small = load(self.folder / "subnet", make_model(self.tower))
+        small = load_subnet(self.folder / "subnet", make_model(self.tower))
         self.once("subnet, tuned as long as torch-pruning", lambda: row(small, 9_000_000))
         self.once("CLIP, trained on", lambda: row(self.clip(), 8_000_000))
 
@@ -206,12 +213,12 @@ class Run:
         net, _ = self.supernet()
 
         def row() -> dict[str, Any]:
-            found = net.search(
+            size = self.options.population
+            config = SearchConfig(population=size, generations=3, greedy=size, seed=self.seed)
+            found = search_subnets(
+                net,
                 self.score,
-                population=self.options.population,
-                generations=3,
-                greedy=self.options.population,
-                seed=self.seed,
+                config,
                 folder=self.folder / "search",
             )
             rows = []
@@ -227,9 +234,9 @@ class Run:
     def latency(self) -> None:
         """Milliseconds for 32 images and ten texts: CLIP, tuned subnet, and the front's subnets."""
         net, _ = self.supernet()
-        small = load(self.folder / "subnet", make_model(self.tower)).eval()
+        small = load_subnet(self.folder / "subnet", make_model(self.tower)).eval()
         rows = self.results.data[self.name]["front"]["rows"]
-        front = [operate(net.model, net.plan(row["config"]).surgery).eval() for row in rows]
+        front = [extract_module(net.model, net.plan(row["config"]).surgery).eval() for row in rows]
         example = (normalised(self.data.val[0][:32]), captions(torch.arange(10), 0))
 
         def row() -> dict[str, Any]:

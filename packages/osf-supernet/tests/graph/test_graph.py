@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from osf_supernet import build_graph
+from osf_supernet.graph import build_graph
 from osf_supernet.graph.explanation import explain, graph_to_dict, graph_to_dot
 from torch import nn
 from torch.nn import functional as F

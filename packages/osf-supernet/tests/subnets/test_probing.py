@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 from osf_supernet import Supernet, VerificationError, sizes
+from osf_supernet.subnets.comparison import difference
 from osf_supernet.subnets.oracle import masked_outputs
-from osf_supernet.subnets.verification import difference
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
@@ -200,7 +200,7 @@ def test_the_graph_follows_the_model_to_another_device_but_not_to_another_precis
     with pytest.raises(RuntimeError, match="convert it back, or make another Supernet"):
         net.reorder()
     model.float().to("meta")
-    net._follow_model()
+    net._references.follow_model()
     (output,) = masked_outputs(model, net.graph, {}, {}, net.inputs)
     assert output.is_meta
     assert output.shape == (2, 3)

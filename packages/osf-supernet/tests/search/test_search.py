@@ -4,9 +4,8 @@ import json
 
 import pytest
 import torch
-from osf_supernet import Supernet, ratios, sizes
-from osf_supernet.search.latency import LatencyTable
-from osf_supernet.search.search import Candidate, pareto_front
+from osf_supernet import LatencyTable, SearchConfig, Supernet, ratios, search_subnets, sizes
+from osf_supernet.search import Candidate, draw_front, pareto_front
 from torch import nn
 from torch.nn import functional as F
 
@@ -39,6 +38,10 @@ def net():
     return Supernet(Net().double(), torch.randn(2, 8, dtype=torch.float64), space)
 
 
+def search(net, evaluate, *, latency=None, folder=None, **config):
+    return search_subnets(net, evaluate, SearchConfig(**config), latency=latency, folder=folder)
+
+
 class Score:
     """Narrow first blocks are bad, narrow last ones are not: the opposite of the magnitudes."""
 
@@ -54,7 +57,7 @@ class Score:
 def test_the_front_keeps_to_the_bound_and_is_at_least_the_greedy_one(net):
     net.reorder("magnitude")
     limit = 0.8 * net.parameters_of({})
-    result = net.search(Score(), max_params=0.8, population=12, generations=8)
+    result = search(net, Score(), max_params=0.8, population=12, generations=8)
     assert all(c.params <= limit for c in result.candidates)
     assert all(c.params == net.parameters_of(c.config) for c in result.candidates)
     scores = [c.score for c in result.front]
@@ -69,7 +72,7 @@ def test_it_finds_what_exhaustive_search_finds(net):
     import itertools
 
     score = Score()
-    result = net.search(score, max_params=0.6, population=20, generations=25)
+    result = search(net, score, max_params=0.6, population=20, generations=25)
     best = 0.0
     for values in itertools.product(*net.choices.values()):
         config = dict(zip(net.choices, values, strict=True))
@@ -82,27 +85,27 @@ def test_it_finds_what_exhaustive_search_finds(net):
 def test_the_same_seed_gives_the_same_result_and_a_restart_evaluates_nothing_twice(net, tmp_path):
     first, again, fresh = Score(), Score(), Score()
     arguments = {"max_params": 0.7, "population": 8, "generations": 4, "seed": 3}
-    result = net.search(first, **arguments, folder=tmp_path)
+    result = search(net, first, **arguments, folder=tmp_path)
     assert first.calls == len(result.candidates)
     file = tmp_path / "evaluated.jsonl"
     lines = file.read_text().splitlines(keepends=True)  # the first says of what supernet
     file.write_text("".join(lines[:8]) + lines[8][:20])  # killed in the middle of a line
-    assert net.search(again, **arguments, folder=tmp_path) == result
+    assert search(net, again, **arguments, folder=tmp_path) == result
     assert again.calls == first.calls - 7
     assert sorted(file.read_text().splitlines()) == sorted("".join(lines).splitlines())
-    assert net.search(fresh, **arguments) == result
+    assert search(net, fresh, **arguments) == result
 
 
 def test_operations_and_latency_bound_it_too(net):
     flops = 0.5 * net.flops_of({})
     table = LatencyTable(net, 10.0, {"blocks.2.mlp": ((16, 4.0), (64, 0.0))}, {})
-    result = net.search(
-        Score(), max_flops=0.5, max_latency_ms=8.0, latency=table, population=8, generations=2
+    result = search(
+        net, Score(), max_flops=0.5, max_latency_ms=8.0, latency=table, population=8, generations=2
     )
     assert result.cost == "flops"
     assert all(c.flops <= flops and c.latency_ms <= 8 for c in result.candidates)
     with pytest.raises(ValueError, match="the smallest config has latency_ms 6"):
-        net.search(Score(), max_latency_ms=1.0, latency=table)
+        search(net, Score(), max_latency_ms=1.0, latency=table)
 
 
 def test_latency_is_interpolated_and_left_out_blocks_cost_nothing(net):
@@ -128,17 +131,17 @@ def test_latency_is_measured(net):
 
 
 def test_a_front_is_saved_and_drawn(net, tmp_path):
-    result = net.search(Score(), population=6, generations=2)
+    result = search(net, Score(), population=6, generations=2)
     assert result.cost == "params"
     result.save(tmp_path / "front.json")
     stored = json.loads((tmp_path / "front.json").read_text())
     assert [row["score"] for row in stored["front"]] == [c.score for c in result.front]
-    result.draw(tmp_path / "front.svg", "accuracy")
+    draw_front(result, tmp_path / "front.svg", "accuracy")
     assert "<svg" in (tmp_path / "front.svg").read_text()
 
 
 def test_without_generations_only_the_greedy_path_is_evaluated(net):
-    result = net.search(Score(), generations=0, greedy=4)
+    result = search(net, Score(), generations=0, greedy=4)
     assert result.front == result.greedy
     assert len(result.candidates) <= 5
     assert result.candidates[0].config == net.largest
@@ -157,22 +160,22 @@ def test_the_front_by_hand():
 
 def test_a_score_that_is_no_number_is_refused(net, tmp_path):
     with pytest.raises(ValueError, match="evaluate must return a finite number, got nan"):
-        net.search(lambda model: float("nan"), generations=0, folder=tmp_path)
-    net.search(Score(), generations=0, folder=tmp_path)  # and was not written down
+        search(net, lambda model: float("nan"), generations=0, folder=tmp_path)
+    search(net, Score(), generations=0, folder=tmp_path)  # and was not written down
 
 
 def test_scores_of_other_weights_are_not_taken_over(net, tmp_path):
-    net.search(Score(), generations=0, folder=tmp_path)
+    search(net, Score(), generations=0, folder=tmp_path)
     with torch.no_grad():
         net.model.head.bias.add_(1)
     with pytest.raises(ValueError, match=r"holds scores of another supernet, or of other weights"):
-        net.search(Score(), generations=0, folder=tmp_path)
+        search(net, Score(), generations=0, folder=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["population", "generations", "greedy"])
 def test_numbers_that_make_no_search(net, name):
     with pytest.raises(ValueError, match=f"{name} must be at least"):
-        net.search(Score(), **{name: -1})
+        search(net, Score(), **{name: -1})
 
 
 def test_importance_lost_follows_the_sorting(net):
@@ -191,7 +194,7 @@ def test_a_search_ranks_what_nothing_has_sorted_and_moves_nothing(net):
     again = Supernet(net.model, net.inputs, net.space)
     again.depth_orders = net.depth_orders
     before = {name: tensor.clone() for name, tensor in net.model.state_dict().items()}
-    again.search(Score(), generations=0)
+    search(again, Score(), generations=0)
     for name, values in again.choices.items():
         found = again.importance_between(name, values[0], values[-1])
         assert found == pytest.approx(known[name], rel=1e-12)

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from osf_supernet import Supernet, build_graph, count_parameters, sizes
+from osf_supernet import Supernet, count_parameters, sizes
+from osf_supernet.graph import build_graph
 from osf_supernet.graph.expressions import Atom, Compound
 from osf_supernet.subnets.importance import METHODS, importance, permute, positions_of
 from torch import nn

@@ -1,6 +1,6 @@
 """Tables and pictures of what `cifar_supernet.py` measured.
 
-python packages/osf-supernet/scripts/cifar_report.py DIR --pictures packages/osf-supernet/docs
+python packages/osf-supernet/bench/cifar_report.py DIR --pictures packages/osf-supernet/docs
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from osf_supernet import Supernet, TraceError, build_graph, ratios, sizes
+from osf_supernet import Supernet, TraceError, ratios, sizes
+from osf_supernet.graph import build_graph
+from osf_supernet.subnets.comparison import run
 from osf_supernet.subnets.oracle import masked_outputs
-from osf_supernet.subnets.verification import run
 from osf_supernet.trace.shapes import larger_batch, one_sample, other_images, other_lengths
 from osf_supernet.trace.tracing import evaluation_mode
 from torch import nn

@@ -1,6 +1,6 @@
 """A tiny Mamba on characters becomes a supernet: perplexity against size over the front.
 
-    python packages/osf-supernet/scripts/mamba_supernet.py TRAIN.txt VALID.txt --output DIR \
+    python packages/osf-supernet/bench/mamba_supernet.py TRAIN.txt VALID.txt --output DIR \
         --picture packages/osf-supernet/docs/mamba-perplexity.svg
 
 The model is transformers' `MambaForCausalLM`. Its reference scan has a backward that grows with the
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from cifar_task import schedule
-from osf_supernet import Supernet, count_parameters, ratios
+from osf_supernet import SearchConfig, Supernet, count_parameters, ratios, search_subnets
 from osf_supernet.training import LanguageModel, Sandwich, train
 from results import Results
 from torch import Tensor, nn
@@ -154,12 +154,10 @@ def run(options: argparse.Namespace, results: Results) -> None:
     results.measure(name, "supernet's largest", lambda: row(**more))
 
     def front() -> list[dict[str, Any]]:
-        found = net.search(
+        found = search_subnets(
+            net,
             lambda active: TASK.evaluate(active, chosen_on),
-            population=10,
-            generations=3,
-            greedy=10,
-            seed=options.seed,
+            SearchConfig(population=10, generations=3, greedy=10, seed=options.seed),
             folder=options.output / f"search-{options.seed}",
         )
         rows = []

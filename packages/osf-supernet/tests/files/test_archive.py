@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from osf_supernet import Supernet, load, ratios, save, sizes
+from osf_supernet import Supernet, load_subnet, ratios, save_subnet, sizes
 from torch import nn
 from torch.nn import functional as F
 
@@ -47,8 +47,8 @@ def small():
 
 
 def test_round_trip_without_the_supernet(small, tmp_path):
-    save(small, tmp_path)
-    again = load(tmp_path, Tagger().double())
+    save_subnet(small, tmp_path)
+    again = load_subnet(tmp_path, Tagger().double())
     assert type(again) is Tagger
     torch.testing.assert_close(again(IDS), small(IDS), rtol=0, atol=0)
     assert again.head.weight is again.table.weight
@@ -57,33 +57,33 @@ def test_round_trip_without_the_supernet(small, tmp_path):
 
 
 def test_weights_are_as_readable_as_the_record(small, tmp_path):
-    save(small, tmp_path)
+    save_subnet(small, tmp_path)
     modes = {path.name: path.stat().st_mode for path in tmp_path.iterdir()}
     assert modes["model.safetensors"] == modes["osf.json"]
 
 
 def test_a_model_on_the_meta_device_will_do(small, tmp_path):
-    save(small, tmp_path)
+    save_subnet(small, tmp_path)
     with torch.device("meta"):
         full = Tagger().double()
-    again = load(tmp_path, full)
+    again = load_subnet(tmp_path, full)
     torch.testing.assert_close(again(IDS), small(IDS), rtol=0, atol=0)
 
 
 def test_a_saved_subnet_can_be_loaded_and_saved_again(small, tmp_path):
-    save(small, tmp_path / "one")
-    again = load(tmp_path / "one", Tagger().double())
-    save(again, tmp_path / "two")
+    save_subnet(small, tmp_path / "one")
+    again = load_subnet(tmp_path / "one", Tagger().double())
+    save_subnet(again, tmp_path / "two")
     for name in ("osf.json", "model.safetensors"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 def test_what_does_not_fit_is_refused(small, tmp_path):
-    save(small, tmp_path)
+    save_subnet(small, tmp_path)
     with pytest.raises(ValueError, match="of class Tagger, got Linear"):
-        load(tmp_path, nn.Linear(2, 2))
+        load_subnet(tmp_path, nn.Linear(2, 2))
     with pytest.raises(ValueError, match="osf_record is missing"):
-        save(nn.Linear(2, 2), tmp_path)
+        save_subnet(nn.Linear(2, 2), tmp_path)
     record = json.loads((tmp_path / "osf.json").read_text())
     for change, message in (
         ({"format": 2}, "format 1, got 2"),
@@ -92,7 +92,7 @@ def test_what_does_not_fit_is_refused(small, tmp_path):
     ):
         (tmp_path / "osf.json").write_text(json.dumps(record | change))
         with pytest.raises(ValueError, match=message):
-            load(tmp_path, Tagger().double())
+            load_subnet(tmp_path, Tagger().double())
 
 
 class Heads(nn.Module):
@@ -112,15 +112,15 @@ def test_a_full_module_of_another_size_is_refused(tmp_path):
     torch.manual_seed(0)
     x = torch.randn(2, 3, 8, dtype=torch.float64)
     net = Supernet(Heads().double(), x, {"mlp": sizes(4, 16)})
-    save(net.extract({"mlp": 4}), tmp_path)
+    save_subnet(net.extract({"mlp": 4}), tmp_path)
     with pytest.raises(ValueError, match=r"down\.bias has shape \[8\], got \[9\]"):
-        load(tmp_path, Heads(width=9))
+        load_subnet(tmp_path, Heads(width=9))
     with pytest.raises(ValueError, match=r"head_dim has \[2\], got \[4\]"):
-        load(tmp_path, Heads(num_heads=2))
+        load_subnet(tmp_path, Heads(num_heads=2))
     record = json.loads((tmp_path / "osf.json").read_text())
     del record["full"]  # as earlier versions wrote it
     (tmp_path / "osf.json").write_text(json.dumps(record))
-    assert load(tmp_path, Heads().double()).up.out_features == 4
+    assert load_subnet(tmp_path, Heads().double()).up.out_features == 4
 
 
 def test_an_extracted_module_can_be_exported_and_compiled(small):

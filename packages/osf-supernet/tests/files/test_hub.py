@@ -15,7 +15,7 @@ import huggingface_hub.errors
 import pytest
 import torch
 from osf_supernet import Supernet, load_supernet, ratios, save_supernet
-from osf_supernet.files.hub import pull_from_hub, pull_supernet_from_hub, push_to_hub
+from osf_supernet.files import pull_from_hub, pull_supernet_from_hub, push_to_hub
 from torch import nn
 
 COMMIT = "89abcdef" * 5

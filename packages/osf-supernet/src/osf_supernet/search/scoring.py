@@ -1,0 +1,134 @@
+"""Scores and costs of subnets: each evaluated once, kept in a file for a search that goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from osf_supernet.graph.graph import named_tensors
+from osf_supernet.search.config import SearchConfig
+from osf_supernet.search.latency import LatencyTable
+from osf_supernet.search.result import Candidate
+from osf_supernet.subnets.bounds import Bounds, resolve_share
+from osf_supernet.subnets.planning import Config
+from osf_supernet.supernet import Supernet
+
+SCORES = "evaluated.jsonl"
+
+
+class Scorer:
+    """Evaluates subnets of a supernet.
+
+    Attributes:
+        net: The supernet.
+        bounds: What every subnet keeps to.
+        cost: What the front trades the score against: the first bound, or parameters.
+        candidates: Every evaluated subnet, by its config as JSON.
+    """
+
+    def __init__(
+        self,
+        net: Supernet,
+        evaluate: Callable[[nn.Module], float],
+        config: SearchConfig,
+        latency: LatencyTable | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        """Args:
+        net: The supernet.
+        evaluate: Model → score; the model runs as the subnet meanwhile.
+        config: Where the bounds are.
+        latency: Predicts milliseconds; needed for a bound on them.
+        folder: Where scores are kept; None keeps none.
+
+        Raises:
+            ValueError: Even the smallest config exceeds a bound, or the folder holds scores of
+                another supernet.
+        """
+        self.net, self._evaluate, self._latency = net, evaluate, latency
+        costs: dict[str, Callable[[Config], Any]] = {
+            "params": net.parameters_of,
+            "flops": net.flops_of,
+            "latency_ms": self._predict,
+        }
+        limits = {
+            "params": resolve_share(config.max_params, net.parameters_of),
+            "flops": resolve_share(config.max_flops, net.flops_of),
+            "latency_ms": config.max_latency_ms,
+        }
+        self.costs, self.bounds = costs, Bounds(costs, limits)
+        self.cost = next(iter(self.bounds.limits), "params")
+        self.candidates: dict[str, Candidate] = {}
+        self._file = None if folder is None else folder / SCORES
+        self._digest = "" if folder is None else digest(net)
+        self._known = self._read()
+        self.bounds.require_fit(net.smallest)
+
+    def _predict(self, config: Mapping[str, int]) -> float | None:
+        return None if self._latency is None else self._latency.predict(config)
+
+    def score(self, config: Config, origin: str) -> Candidate:
+        """Evaluate a subnet once; later calls, also after a restart, give the same answer.
+
+        Raises:
+            ValueError: `evaluate` returned no finite number.
+        """
+        key = json.dumps(config, sort_keys=True)
+        if key not in self.candidates:
+            score = self._known.get(key)
+            if score is None:
+                with self.net.active(config):
+                    score = float(self._evaluate(self.net.model))
+                if not math.isfinite(score):
+                    raise ValueError(f"evaluate must return a finite number, got {score}")
+                self._append({"config": config, "score": score})
+            costs = {name: cost(config) for name, cost in self.costs.items()}
+            self.candidates[key] = Candidate(
+                config=dict(config), score=score, origin=origin, **costs
+            )
+        return self.candidates[key]
+
+    def _read(self) -> dict[str, float]:
+        """Scores of an earlier run, without a last line that was being written when it ended."""
+        if self._file is None:
+            return {}
+        text = self._file.read_text(encoding="utf-8") if self._file.exists() else ""
+        whole, end, cut = text.rpartition("\n")
+        if cut:
+            self._file.write_text(whole + end, encoding="utf-8")
+        lines = whole.splitlines()
+        if not lines:
+            self._append({"supernet": self._digest})
+            return {}
+        first, *rows = map(json.loads, lines)
+        if first != {"supernet": self._digest}:
+            raise ValueError(
+                f"{self._file} holds scores of another supernet, or of other weights; expected "
+                f"this one's: choose another folder, or delete the file"
+            )
+        return {json.dumps(row["config"], sort_keys=True): row["score"] for row in rows}
+
+    def _append(self, row: dict[str, Any]) -> None:
+        if self._file is None:
+            return
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def digest(net: Supernet) -> str:
+    """SHA-256 of what scores depend on: weights, sizes to choose from and order of blocks."""
+    found = hashlib.sha256(json.dumps([net.choices, net.depth_orders], sort_keys=True).encode())
+    for name, tensor in sorted(named_tensors(net.model).items()):
+        found.update(name.encode())
+        found.update(
+            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
+    return found.hexdigest()

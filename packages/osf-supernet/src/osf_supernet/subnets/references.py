@@ -1,0 +1,154 @@
+"""What subnets are checked against: the model's graph, traced at several input shapes.
+
+`ReferenceCache` keeps them for a supernet and follows its model to another device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from osf_supernet.graph.graph import Graph, build_graph
+from osf_supernet.subnets.attributes import integers_of
+from osf_supernet.subnets.comparison import (
+    difference,
+    find_nonfinite,
+    first_line,
+    run,
+    tolerance_of,
+)
+from osf_supernet.subnets.oracle import correspondence, masked_outputs
+from osf_supernet.trace.shapes import larger_batch, other_images, other_lengths
+from osf_supernet.trace.tracing import TraceError
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A graph traced at some input shapes, with the inputs, to check subnets against."""
+
+    graph: Graph
+    inputs: Any
+    numbers: dict[int, int]  # group numbers of the supernet's graph → of this one
+
+
+def references(
+    module: nn.Module, graph: Graph, inputs: Any, more_inputs: Sequence[Any]
+) -> tuple[list[Reference], list[str]]:
+    """The traced inputs, a larger batch, another length, another image size, and the caller's.
+
+    Returns:
+        The references, and notes on those that could not be made.
+    """
+    found = [Reference(graph, inputs, {number: number for number in graph.groups})]
+    notes: list[str] = []
+    if graph.trace.recorded:
+        notes.append(f"recorded from a real call: torch.export said {graph.trace.recorded}")
+    wanted: list[tuple[str, list[Any]]] = [
+        ("a larger batch", [wider] if (wider := larger_batch(inputs)) is not None else []),
+        *(("more_inputs", [other]) for other in more_inputs),
+    ]
+    if not more_inputs:
+        wanted += [
+            ("another length", list(other_lengths(inputs))),
+            ("another image size", list(other_images(inputs))),
+        ]
+    if wider is None:
+        notes.append("no larger batch was checked: the inputs share no first dimension")
+    for what, candidates in wanted:
+        reasons = []
+        for other in candidates:
+            made = reference_at(module, graph, other)
+            if isinstance(made, Reference):
+                found.append(made)
+                break
+            reasons.append(made)
+        else:
+            if reasons:
+                notes.append(f"{what} was not checked: {reasons[0]}")
+    return found, notes
+
+
+def reference_at(module: nn.Module, graph: Graph, inputs: Any) -> Reference | str:
+    """The module traced at other shapes or in another precision, or why that is no reference."""
+    try:
+        expected = run(module, inputs)
+    except Exception as refusal:  # a model's own code may raise anything
+        return f"the module refuses it ({first_line(refusal)})"
+    if (odd := find_nonfinite(expected)) is not None:
+        return odd
+    try:
+        second = build_graph(module, inputs, square=graph.square)
+        reference = Reference(second, inputs, correspondence(graph, second))
+    except (TraceError, ValueError) as failure:
+        return first_line(failure)
+    if not set(graph.units) <= set(second.units):
+        return "other blocks can be left out at this shape"
+    error = difference(masked_outputs(module, second, {}, {}, inputs), expected)
+    if not error <= tolerance_of(second):
+        return f"its graph does not compute what the module does ({error:.2g})"
+    return reference
+
+
+class ReferenceCache:
+    """The references of one model, made when they are first needed.
+
+    They are made anew when a call changed the model's integers (Swin keeps the window and shift
+    of the smallest image it has seen).
+
+    Attributes:
+        inputs: The traced example, on the model's device.
+    """
+
+    def __init__(
+        self, model: nn.Module, graph: Graph, inputs: Any, more: Sequence[Any], notes: list[str]
+    ) -> None:
+        self._model, self._graph, self._notes = model, graph, notes
+        self.inputs, self._more = inputs, list(more)
+        self._placement = _placement(model)
+        self._made: tuple[list[Reference], list[str]] | None = None
+        self._integers: list[Any] = []
+
+    def get(self) -> tuple[list[Reference], list[str]]:
+        """The references, and notes on what could not be checked."""
+        self.follow_model()
+        integers = [list(integers_of(child)) for child in self._model.modules()]
+        if self._made is None or integers != self._integers:
+            found, notes = references(self._model, self._graph, self.inputs, self._more)
+            self._made = found, self._notes + notes
+            self._integers = integers
+        return self._made
+
+    def follow_model(self) -> None:
+        """Bring the example and the graph to where the model was moved.
+
+        Raises:
+            RuntimeError: The model has another precision now, and the graph another one's
+                operators.
+        """
+        devices, types = _placement(self._model)
+        known, traced = self._placement
+        if types != traced:
+            raise RuntimeError(
+                f"the supernet was made of a model in {', '.join(sorted(map(str, traced)))}, now "
+                f"it is in {', '.join(sorted(map(str, types)))}: convert it back, or make another "
+                "Supernet of it"
+            )
+        if devices != known and len(devices) == 1:
+            (device,) = devices
+            self._graph.trace.move(device)
+            self.inputs, self._more = pytree.tree_map_only(
+                Tensor, lambda x: x.to(device), (self.inputs, self._more)
+            )
+            self._placement, self._made = (devices, types), None
+
+
+def _placement(model: nn.Module) -> tuple[set[torch.device], set[torch.dtype]]:
+    """The devices and floating types of a model's parameters."""
+    parameters = list(model.parameters())
+    types = {p.dtype for p in parameters if p.is_floating_point()}
+    return {p.device for p in parameters}, types
