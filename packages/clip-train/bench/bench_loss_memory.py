@@ -13,7 +13,8 @@ import sys
 import time
 
 import torch
-from clip_train.objectives import contrastive_loss, separate_candidates
+from clip_train.objectives.candidates import separate_candidates
+from clip_train.objectives.losses import contrastive_loss
 from torch.nn.functional import normalize
 
 WIDTH = 512

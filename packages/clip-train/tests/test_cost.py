@@ -16,10 +16,10 @@ from clip_train.config.model import resolve_model
 from clip_train.config.run import Config, LogConfig, TrainConfig
 from clip_train.cost.flops import Accelerators, pair_cost, run_cost
 from clip_train.cost.table import cost_table, plan_run
-from clip_train.distributed import SingleBackend
-from clip_train.engine.gradients import StepInputs
+from clip_train.distributed.single import SingleBackend
 from clip_train.logs.utilization import Utilization
-from clip_train.objectives import separate_candidates
+from clip_train.objectives.batch import StepInputs
+from clip_train.objectives.candidates import separate_candidates
 from torch.utils.flop_counter import FlopCounterMode
 
 SMALL = CLIPConfig(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from clip_train import keyed_noise
+from clip_models.pooling import hashed_uniform
+from clip_train.randomness import hashed_normal
 
 KEYS = torch.tensor([3, -7, 2**62, 0])
 
@@ -21,11 +22,11 @@ def splitmix64(key: int, place: int) -> int:
 def test_uniform_is_splitmix64() -> None:
     expected = [[((splitmix64(k, n) >> 41) + 0.5) / 2**23 for n in range(5)] for k in KEYS.tolist()]
     torch.testing.assert_close(
-        keyed_noise.uniform(KEYS, 5), torch.tensor(expected, dtype=torch.float32), rtol=0, atol=0
+        hashed_uniform(KEYS, 5), torch.tensor(expected, dtype=torch.float32), rtol=0, atol=0
     )
 
 
-@pytest.mark.parametrize("draw", [keyed_noise.uniform, keyed_noise.normal])
+@pytest.mark.parametrize("draw", [hashed_uniform, hashed_normal])
 def test_a_row_depends_on_its_key_alone(draw) -> None:  # type: ignore[no-untyped-def]
     together = draw(KEYS, 8)
     for row, key in zip(together, KEYS, strict=True):
@@ -33,17 +34,17 @@ def test_a_row_depends_on_its_key_alone(draw) -> None:  # type: ignore[no-untype
 
 
 def test_start_goes_on_where_another_draw_ended() -> None:
-    whole = keyed_noise.uniform(KEYS, 10)
-    assert torch.equal(keyed_noise.uniform(KEYS, 6, start=4), whole[:, 4:])
+    whole = hashed_uniform(KEYS, 10)
+    assert torch.equal(hashed_uniform(KEYS, 6, start=4), whole[:, 4:])
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_normal_has_the_asked_number(count: int) -> None:
-    assert keyed_noise.normal(KEYS, count).shape == (4, count)
+    assert hashed_normal(KEYS, count).shape == (4, count)
 
 
 def test_normal_is_standard_normal() -> None:
-    drawn = keyed_noise.normal(torch.arange(64), 20_001).double()
+    drawn = hashed_normal(torch.arange(64), 20_001).double()
     n = drawn.numel()
     assert abs(drawn.mean().item()) < 5 / n**0.5
     assert abs(drawn.var().item() - 1) < 5 * (2 / n) ** 0.5

@@ -30,7 +30,7 @@ def reader(config: Config, rank: int = 0, world: int = 1, **data: object) -> Bat
         Preprocess(PreprocessConfig(size=48)),
         Tokenizer.from_bytes(context_length=48),
         rank=rank,
-        world=world,
+        world_size=world,
     )
 
 

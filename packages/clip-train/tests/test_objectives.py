@@ -6,18 +6,13 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import open_clip
 import pytest
 import torch
-from clip_train.distributed.communicator import SOLO, gather_rows, sum_ranks
-from clip_train.objectives import (
-    Candidates,
-    contrastive_loss,
-    distillation_loss,
-    merged_candidates,
-    number_captions,
-    separate_candidates,
-    sigmoid_loss,
-)
+from clip_train.data.captions import number_captions
+from clip_train.distributed.communicator import SINGLE_PROCESS, all_gather_rows, all_reduce_sum
+from clip_train.objectives.candidates import Candidates, merged_candidates, separate_candidates
+from clip_train.objectives.losses import contrastive_loss, distillation_loss, sigmoid_loss
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid, normalize
 
@@ -26,7 +21,7 @@ class Threads:
     """A communicator between threads: everyone posts, all wait, everyone reads."""
 
     def __init__(self, rank: int, world: int, board: list[Any], barrier: threading.Barrier) -> None:
-        self.rank, self.world, self.board, self.barrier = rank, world, board, barrier
+        self.rank, self.world_size, self.board, self.barrier = rank, world, board, barrier
 
     def _exchange(self, x: Tensor) -> list[Tensor]:
         self.board[self.rank] = x.clone()
@@ -35,16 +30,16 @@ class Threads:
         self.barrier.wait()
         return posted
 
-    def gather(self, x: Tensor, counts: Sequence[int]) -> list[Tensor]:
+    def all_gather(self, x: Tensor, counts: Sequence[int]) -> list[Tensor]:
         posted = self._exchange(x)
         assert [len(part) for part in posted] == list(counts)
         return posted
 
-    def sum(self, x: Tensor) -> Tensor:
+    def all_reduce(self, x: Tensor) -> Tensor:
         return torch.stack(self._exchange(x)).sum(dim=0)
 
-    def shift(self, x: Tensor, rows: int) -> Tensor:
-        received = self._exchange(x)[(self.rank + 1) % self.world]
+    def ring_shift(self, x: Tensor, rows: int) -> Tensor:
+        received = self._exchange(x)[(self.rank + 1) % self.world_size]
         assert len(received) == rows
         return received
 
@@ -244,7 +239,7 @@ def test_ranks_together_have_the_loss_and_the_gradients_of_one(
             leaves[1][texts],
             leaves[2:],
             (whole["teacher"][0][images], whole["teacher"][1][texts], whole["teacher"][2]),
-            candidates=candidates,
+            labels=candidates,
             tile=tile,
             communicator=communicator,
         )
@@ -259,7 +254,7 @@ def test_ranks_together_have_the_loss_and_the_gradients_of_one(
             threads,
         ),
     )
-    reference = loss_and_gradients(whole["captions"], slice(None), SOLO)
+    reference = loss_and_gradients(whole["captions"], slice(None), SINGLE_PROCESS)
     assert_close([torch.stack(parts).sum(dim=0) for parts in zip(*shares, strict=True)], reference)
 
 
@@ -269,6 +264,75 @@ def test_distinct_captions_give_clip_s_loss() -> None:
     target = torch.arange(7)
     reference = (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
     assert_close([contrastive_loss(image, text, scale, separate_candidates(target))], [reference])
+
+
+def test_losses_equal_open_clip_with_gradients() -> None:
+    inputs = [features(7, 3), features(7, 4), scalar(20.0), scalar(-3.0)]
+    image, text, scale, *_ = inputs = [tensor.requires_grad_() for tensor in inputs]
+    teacher = (features(7, 5, width=4), features(7, 6, width=4), scalar(15.0))
+    distill = open_clip.loss.DistillClipLoss()(image, text, scale, *teacher, output_dict=True)
+    pairs = {
+        "contrastive": (contrastive_loss(image, text, scale), open_clip.ClipLoss()(*inputs[:3])),
+        "sigmoid": (sigmoid_loss(*inputs), open_clip.loss.SigLipLoss()(*inputs)),
+        "distillation": (
+            distillation_loss(image, text, scale, *teacher),
+            distill["distill_loss"],
+        ),
+    }
+    for ours, theirs in pairs.values():
+        assert_close([ours], [theirs])
+        gradients = [
+            torch.autograd.grad(loss, inputs, materialize_grads=True) for loss in (ours, theirs)
+        ]
+        assert_close(*gradients)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_pairs_with_equal_labels_share_a_caption(smoothing: float) -> None:
+    rows = [0, 0, 1, 2, 1]
+    image, text, scale = features(5, 1), features(3, 2), scalar(9.0)
+    labels = torch.tensor([70, 70, -5, 0, -5])
+    ours = contrastive_loss(image, text[rows], scale, labels, label_smoothing=smoothing)
+    assert_close([ours], [slow_loss(image, text, scale, rows, smoothing)])
+    candidates = single(rows)
+    ours = sigmoid_loss(image, text[rows], scale, scalar(-2.0), labels)
+    assert_close([ours], [sigmoid_loss(image, text, scale, scalar(-2.0), candidates)])
+    teacher = (features(5, 3, width=4), features(3, 4, width=4), scalar(7.0))
+    ours = distillation_loss(
+        image, text[rows], scale, teacher[0], teacher[1][rows], teacher[2], labels
+    )
+    assert_close([ours], [distillation_loss(image, text, scale, *teacher, candidates)])
+
+
+def test_equal_labels_on_several_ranks_share_a_caption() -> None:
+    labels = torch.tensor([4, 9, 4, 4, 1])
+    captions = {4: 0, 9: 1, 1: 2}
+    rows = [captions[label] for label in labels.tolist()]
+    image, text, scale = features(5, 1), features(3, 2), scalar(9.0)
+    bounds = [slice(0, 2), slice(2, 5)]
+
+    def share_of(threads: Threads) -> Tensor:
+        mine = bounds[threads.rank]
+        return contrastive_loss(
+            image[mine], text[rows][mine], scale, labels[mine], communicator=threads
+        )
+
+    assert_close(
+        [torch.stack(on_ranks(2, share_of)).sum()], [slow_loss(image, text, scale, rows, 0)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "message"),
+    [
+        (3, None, "expected a text for each of 4 images, got 3; repeat the text"),
+        (4, torch.zeros(3, dtype=torch.int64), r"expected labels of shape \(4,\) .* got \(3,\)"),
+        (4, torch.zeros(4), "an integer type, one for each pair, got .* of torch.float32"),
+    ],
+)
+def test_labels_must_fit_the_pairs(texts: int, labels: Tensor | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        contrastive_loss(features(4, 1), features(texts, 2), scalar(9.0), labels)
 
 
 def test_order_of_the_batch_does_not_matter() -> None:
@@ -344,8 +408,8 @@ def test_what_ranks_share_gets_gradients_from_all_of_them() -> None:
 
     def work(threads: Threads) -> Tensor:
         x = torch.full((counts[threads.rank], 2), 1.0 + threads.rank, requires_grad=True)
-        everyone = gather_rows(x, counts, threads)
-        total = sum_ranks(x.sum(dim=0), threads)
+        everyone = all_gather_rows(x, counts, threads)
+        total = all_reduce_sum(x.sum(dim=0), threads)
         weight = torch.arange(5.0)[:, None] * (threads.rank + 1)
         loss = (weight * everyone).sum() + (threads.rank + 1) * total.sum()
         return torch.autograd.grad(loss, x)[0]

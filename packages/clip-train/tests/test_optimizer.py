@@ -137,7 +137,7 @@ def test_making_the_state_changes_no_weight_and_no_later_step(name: str) -> None
         optimizers = Optimizers(model, OptimConfig(name=name, lr=0.01))
         before = [p.detach().clone() for p in model.parameters()]
         if initialise:
-            optimizers.initialise()
+            optimizers.initialize()
             assert all(map(torch.equal, before, [p.detach() for p in model.parameters()]))
         for p in model.parameters():
             p.grad = torch.linspace(-1, 1, p.numel()).view_as(p)

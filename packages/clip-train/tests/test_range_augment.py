@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from clip_models import ConfigError
-from clip_train import keyed_noise
+from clip_models.pooling import hashed_uniform
 from clip_train.augment.range_augment import (
     LIMITS,
     RangeAugment,
@@ -17,6 +17,7 @@ from clip_train.augment.range_augment import (
     target_mse,
 )
 from clip_train.config.run import RangeAugmentConfig
+from clip_train.randomness import hashed_normal
 from torch import Tensor
 
 OPERATIONS = ["brightness", "contrast", "noise"]
@@ -47,8 +48,8 @@ def augmented_one_by_one(module: RangeAugment, batch: Tensor, keys: Tensor) -> T
     """The definition, image by image."""
     result = []
     for image, key in zip(batch, keys, strict=True):
-        drawn = keyed_noise.uniform(key[None], 9)[0].reshape(3, 3)
-        noise = keyed_noise.normal(key[None], image.numel(), start=9).reshape(image.shape).double()
+        drawn = hashed_uniform(key[None], 9)[0].reshape(3, 3)
+        noise = hashed_normal(key[None], image.numel(), start=9).reshape(image.shape).double()
         for index in drawn[1].argsort().tolist():
             if drawn[0, index] >= 0.5:
                 continue

@@ -142,7 +142,7 @@ def make_reader(spec: str, rank: int, world: int, workers: int) -> BatchReader:
         Preprocess(PreprocessConfig(size=SIDE)),
         Tokenizer.from_bytes(context_length=20),
         rank=rank,
-        world=world,
+        world_size=world,
     )
 
 

@@ -34,7 +34,7 @@ def reader(config: Config, spec: str, workers: int, rank: int = 0, world: int = 
         Preprocess(PreprocessConfig(size=48)),
         Tokenizer.from_bytes(context_length=48),
         rank=rank,
-        world=world,
+        world_size=world,
     )
 
 

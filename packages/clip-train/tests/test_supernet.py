@@ -20,7 +20,7 @@ from clip_train import Config
 from clip_train.cli.main import main
 from clip_train.cli.supernet import base_config
 from clip_train.data.batches import BatchReader
-from clip_train.distributed import SingleBackend
+from clip_train.distributed.single import SingleBackend
 from clip_train.engine import runs
 from clip_train.engine.components import build
 from clip_train.engine.gradients import WholeBatchGradient

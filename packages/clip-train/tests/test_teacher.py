@@ -16,7 +16,7 @@ from clip_models import ConfigError, create_model, load_model, save_model
 from clip_models.config import PreprocessConfig
 from clip_models.files import save_tensors
 from clip_train import Config, TrainingError, start
-from clip_train.distributed import SingleBackend
+from clip_train.distributed.single import SingleBackend
 from clip_train.engine.cached_teacher import EmbeddingTable
 from clip_train.engine.components import build
 from clip_train.engine.teacher import open_teacher

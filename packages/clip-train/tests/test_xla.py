@@ -14,9 +14,9 @@ import torch_xla.debug.metrics as metrics
 from clip_models import ConfigError
 from clip_train import Config, start
 from clip_train.data.batches import Batch
-from clip_train.engine.gradients import StepInputs
 from clip_train.engine.step_inputs import InputMaker
 from clip_train.engine.trainer import Trainer
+from clip_train.objectives.batch import StepInputs
 
 
 def changed(config: Config, section: str, **values: object) -> Config:

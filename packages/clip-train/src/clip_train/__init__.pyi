@@ -1,7 +1,7 @@
 from .config.presets import list_presets, load_config
 from .config.run import Config
 from .engine.runs import resume, start
-from .objectives import contrastive_loss
+from .objectives.losses import contrastive_loss, distillation_loss, sigmoid_loss
 from .plan.sample_plan import SamplePlan
 from .shapes.dataset import write_shapes
 from .training_error import Interrupted, TrainingError
@@ -12,9 +12,11 @@ __all__ = [
     "SamplePlan",
     "TrainingError",
     "contrastive_loss",
+    "distillation_loss",
     "list_presets",
     "load_config",
     "resume",
+    "sigmoid_loss",
     "start",
     "write_shapes",
 ]

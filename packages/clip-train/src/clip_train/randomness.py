@@ -1,17 +1,22 @@
 """Random numbers that are a pure function of what they are for.
 
-Every number is keyed by (seed, epoch, position in the epoch, purpose), so it is the same in any
-process, in any order of work, and after a resume.  SplitMix64 (Steele, Lea and Flood 2014) is the
-mixing function; it is computed for a whole batch at once.
+A number is keyed by (seed, epoch, position in the epoch, purpose), so it is the same in any
+process, in any order of work, and after a resume. SplitMix64 (Steele, Lea and Flood 2014) is the
+mixing function; it is computed for a whole batch at once. On the device a sample's 64-bit key is
+the seed of `clip_models.pooling.hashed_uniform`, which `hashed_normal` turns into noise.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import math
 
 import numpy as np
+import torch
+from clip_models.pooling import hashed_uniform
 from numpy.typing import NDArray
+from torch import Tensor
 
 SORTED_LENGTH = 65536  # up to here a permutation is made whole
 FEISTEL_ROUNDS = 8
@@ -41,6 +46,24 @@ def keyed_uniform(
 def as_float32(uniform: NDArray[np.float64]) -> NDArray[np.float32]:
     """Numbers in [0, 1) rounded to float32, where those nearest to 1 would become 1."""
     return np.minimum(uniform.astype(np.float32), np.nextafter(np.float32(1), np.float32(0)))
+
+
+def hashed_normal(keys: Tensor, count: int, *, start: int = 0) -> Tensor:
+    """Standard normal numbers, float32 (B, count), by Box and Muller (1958).
+
+    A row is a function of its key alone, whatever the batch.
+
+    Args:
+        keys: int64 (B,).
+        count: Numbers of each key.
+        start: The first uniform number to use; numbers `start` to
+            `start + 2 * ceil(count / 2) - 1` of each key are used.
+    """
+    half = (count + 1) // 2
+    radius, angle = hashed_uniform(keys, 2 * half, start=start).chunk(2, dim=1)  # (B, half) each
+    radius = (-2 * radius.log()).sqrt()
+    angle = angle * (2 * math.pi)
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count]
 
 
 def keyed_permutation(seed: int, epoch: int, length: int, purpose: str) -> NDArray[np.int64]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import resource
 
 import torch
-from clip_train.objectives import contrastive_loss, separate_candidates
+from clip_train.objectives.candidates import separate_candidates
+from clip_train.objectives.losses import contrastive_loss
 from torch.nn.functional import normalize
 
 

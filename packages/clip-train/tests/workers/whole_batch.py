@@ -12,17 +12,14 @@ from typing import Any
 import torch
 from clip_models import CLIP, CLIPConfig
 from clip_models.config import from_dict
-from clip_train.distributed import Backend, SingleBackend, open_backend
-from clip_train.engine.gradients import Embeddings, StepInputs, WholeBatchGradient
+from clip_train.distributed.factory import open_backend
+from clip_train.distributed.protocol import Backend
+from clip_train.distributed.single import SingleBackend
+from clip_train.engine.gradients import WholeBatchGradient
 from clip_train.model.towers import Towers
-from clip_train.objectives import (
-    Candidates,
-    contrastive_loss,
-    distillation_loss,
-    merged_candidates,
-    separate_candidates,
-    sigmoid_loss,
-)
+from clip_train.objectives.batch import Embeddings, StepInputs
+from clip_train.objectives.candidates import Candidates, merged_candidates, separate_candidates
+from clip_train.objectives.losses import contrastive_loss, distillation_loss, sigmoid_loss
 from torch import Tensor
 
 BATCH, TOKENS, VOCABULARY = 12, 6, 20
@@ -91,7 +88,7 @@ def global_batch(merge: bool) -> tuple[Tensor, Tensor, Tensor, list[int]]:
 def local_inputs(backend: Backend, merge: bool) -> tuple[StepInputs, tuple[Tensor, Tensor]]:
     """This rank's part, with its texts distinct if captions are merged; the teacher's features."""
     images, tokens, teacher, captions = global_batch(merge)
-    size = BATCH // backend.world
+    size = BATCH // backend.world_size
     mine = slice(backend.rank * size, (backend.rank + 1) * size)
     distinct = list(dict.fromkeys(captions[mine]))
     caption_of = torch.tensor([distinct.index(caption) for caption in captions[mine]])
@@ -134,13 +131,13 @@ def gradients_of(
     model.zero_grad(set_to_none=True)
     step.parts = accumulation
     losses = step.compute(inputs, objective(kind, tile, teacher, backend))
-    found = {"loss": backend.sum(losses[kind])}
+    found = {"loss": backend.all_reduce(losses[kind])}
     for name, parameter in model.named_parameters():
         missing = parameter.grad is None
         found[name] = (
             torch.zeros(parameter.shape, dtype=parameter.dtype)
             if missing
-            else backend.full(parameter.grad).clone()
+            else backend.full_tensor(parameter.grad).clone()
         )
     return found
 

@@ -28,10 +28,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from clip_models.config import PreprocessConfig
+from clip_models.pooling import hashed_uniform
 from torch import Tensor, nn
 
-from clip_train import keyed_noise
 from clip_train.config.run import RangeAugmentConfig
+from clip_train.randomness import hashed_normal
 
 
 class RangeLimits(NamedTuple):
@@ -164,14 +165,14 @@ _DRAWN = 3 * len(LIMITS)  # numbers of a key before those of the noise
 
 
 def _choices(keys: Tensor) -> _Choices:
-    drawn = keyed_noise.uniform(keys, _DRAWN).reshape(len(keys), 3, len(LIMITS))
+    drawn = hashed_uniform(keys, _DRAWN).reshape(len(keys), 3, len(LIMITS))
     return _Choices(drawn[:, 0] < 0.5, drawn[:, 1].argsort(dim=1), drawn[:, 2])
 
 
 def _parity_choices(keys: Tensor) -> _Choices:
     """One order for the batch, and exactly half of it (at least one image) for each operation."""
     batch, operations = len(keys), len(LIMITS)
-    numbers = keyed_noise.uniform(keys[:1], operations * (2 * batch + 1)).reshape(-1, operations)
+    numbers = hashed_uniform(keys[:1], operations * (2 * batch + 1)).reshape(-1, operations)
     order = numbers[0].argsort().expand(batch, operations)
     ranks = numbers[1 : batch + 1].argsort(dim=0).argsort(dim=0)
     return _Choices(ranks < max(1, batch // 2), order, numbers[batch + 1 :])
@@ -182,7 +183,7 @@ def _operate(name: str, images: Tensor, strength: Tensor, keys: Tensor) -> Tenso
         return images * strength
     if name == "contrast":
         return strength * images + (1 - strength) * images.mean(dim=(2, 3), keepdim=True)
-    noise = keyed_noise.normal(keys, images[0].numel(), start=_DRAWN)
+    noise = hashed_normal(keys, images[0].numel(), start=_DRAWN)
     return images + strength * noise.reshape(images.shape).to(images.dtype)
 
 

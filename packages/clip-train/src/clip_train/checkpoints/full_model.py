@@ -1,4 +1,4 @@
-"""The model to evaluate and to leave behind: whole, on this rank, averaged if weights are."""
+"""The model that a run evaluates and exports: unsharded, with EMA weights if there are any."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from clip_models import CLIP
 from clip_train.checkpoints.state import TrainingState
 
 
-def whole_model(state: TrainingState) -> CLIP:
-    """The model itself where that is it, else a copy; all ranks call it together."""
+def full_model(state: TrainingState) -> CLIP:
+    """The trained model if it is neither sharded nor averaged, else a copy; all ranks call it."""
     backend = state.backend
     if state.average is None and backend.name in ("single", "ddp"):
         return state.model
@@ -19,6 +19,6 @@ def whole_model(state: TrainingState) -> CLIP:
     if state.average is not None:
         tensors |= state.average.values
     device = torch.device("cpu") if backend.fixed_shapes else backend.device
-    whole = {name: backend.full(tensor).to(device, copy=True) for name, tensor in tensors.items()}
-    copy.load_state_dict(whole, assign=True)
+    full = {name: backend.full_tensor(x).to(device, copy=True) for name, x in tensors.items()}
+    copy.load_state_dict(full, assign=True)
     return copy.eval()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from torch import Tensor
 
 from clip_train.augment.range_augment import LearnedAugmentation
 from clip_train.checkpoints.stores import STATE_NAME, CheckpointStore
-from clip_train.distributed import Backend
+from clip_train.distributed.errors import run_on_first_rank
+from clip_train.distributed.protocol import Backend
 from clip_train.optim.ema import WeightAverage
 from clip_train.optim.loss_scale import LossScale
 from clip_train.optim.optimizer import Optimizers
@@ -72,12 +73,12 @@ def save_checkpoint(
     Raises:
         OSError: It could not be written, on any rank; earlier checkpoints are as they were.
     """
-    files = {WEIGHTS_NAME: whole_tensors(state.backend, state.model.state_dict())}
-    files[OPTIMIZER_NAME] = whole_tensors(state.backend, state.optimizers.state())
+    files = {WEIGHTS_NAME: full_tensors(state.backend, state.model.state_dict())}
+    files[OPTIMIZER_NAME] = full_tensors(state.backend, state.optimizers.state())
     if state.augmentation is not None:
-        files[AUGMENTATION_NAME] = whole_tensors(state.backend, state.augmentation.state_dict())
+        files[AUGMENTATION_NAME] = full_tensors(state.backend, state.augmentation.state_dict())
     if state.average is not None:
-        files[AVERAGE_NAME] = whole_tensors(state.backend, state.average.values)
+        files[AVERAGE_NAME] = full_tensors(state.backend, state.average.values)
     scale = None if state.loss_scale is None else asdict(state.loss_scale)
 
     def write() -> None:
@@ -96,7 +97,7 @@ def save_checkpoint(
             if keep_every is None or step % keep_every:
                 store.delete(step)
 
-    on_first_rank(state.backend, write)
+    run_on_first_rank(state.backend, write)
 
 
 def load_checkpoint(store: CheckpointStore, step: int, state: TrainingState) -> Progress:
@@ -109,7 +110,7 @@ def load_checkpoint(store: CheckpointStore, step: int, state: TrainingState) -> 
         record = _read_record(directory, store, step)
         model = dict(state.model.state_dict())
         _put(state.backend, model, directory / WEIGHTS_NAME)
-        state.optimizers.initialise()
+        state.optimizers.initialize()
         _put(state.backend, state.optimizers.state(), directory / OPTIMIZER_NAME)
         if state.augmentation is not None:
             _put(state.backend, state.augmentation.state_dict(), directory / AUGMENTATION_NAME)
@@ -134,29 +135,14 @@ def load_newest_model(store: CheckpointStore) -> tuple[CLIP, PreprocessConfig] |
         return load_model(directory)
 
 
-def whole_tensors(backend: Backend, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def full_tensors(backend: Backend, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies on the CPU on the first rank, nothing on others; all ranks call it."""
     kept = {}
     for name, tensor in tensors.items():
-        whole = backend.full(tensor)
+        whole = backend.full_tensor(tensor)
         if backend.rank == 0:
             kept[name] = whole.to("cpu", copy=True)
     return kept
-
-
-def on_first_rank(backend: Backend, function: Callable[[], None]) -> None:
-    """Call `function` on the first rank; its error is an error on all."""
-    error: Exception | None = None
-    if backend.rank == 0:
-        try:
-            function()
-        except Exception as caught:
-            error = caught
-    told = backend.objects(None if error is None else f"{type(error).__name__}: {error}")[0]
-    if error is not None:
-        raise error
-    if told is not None:
-        raise OSError(f"on the first process: {told}")
 
 
 def _read_record(directory: Path, store: CheckpointStore, step: int) -> dict[str, Any]:
@@ -209,7 +195,7 @@ def _put(backend: Backend, tensors: Mapping[str, Tensor], file: Path) -> None:
             "the one that the checkpoint was written with"
         )
     for name, tensor in tensors.items():
-        backend.put(tensor, found[name])
+        backend.load_full_tensor(tensor, found[name])
 
 
 def _sha256(file: Path) -> str:

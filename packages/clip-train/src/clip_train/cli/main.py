@@ -29,7 +29,7 @@ from clip_train.config.presets import UNITS, list_presets, load_config, preset_t
 from clip_train.config.run import Config
 from clip_train.cost.flops import Accelerators
 from clip_train.cost.table import NATURAL_CAPTION, cost_table, plan_run
-from clip_train.distributed import BackendError
+from clip_train.distributed.errors import BackendError
 from clip_train.engine import runs
 from clip_train.logs.run_directory import RunDirectory, RunDirectoryError
 from clip_train.shapes.dataset import ShapesError

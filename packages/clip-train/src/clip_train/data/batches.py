@@ -25,11 +25,11 @@ from torch.utils.data import DataLoader, Dataset
 from clip_train.augment.color_jitter import NUMBERS, jitter_colors, jitters
 from clip_train.augment.geometry import CROP_ATTEMPTS
 from clip_train.config.run import Config
+from clip_train.data.captions import number_captions
 from clip_train.data.decoding import PixelReader
 from clip_train.data.streaming import StreamedBatches
-from clip_train.data.watchdog import ReadingBoard
+from clip_train.data.watchdog import WorkerWatchdog
 from clip_train.logs.progress import progress_bar
-from clip_train.objectives import number_captions
 from clip_train.plan.sample_plan import SamplePlan
 from clip_train.randomness import as_float32, keyed_uniform
 
@@ -120,18 +120,18 @@ class BatchReader(Dataset[Batch]):
         tokenizer: TokenizerLike,
         *,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         progress: bool = False,
     ) -> None:
         self.source = source
         self.rank = rank
-        self.world = world
+        self.world_size = world_size
         self.plan = plan
         self.config = config
         self.size = preprocess.config.size
         self.tokenizer = tokenizer
         self.pixels = PixelReader(source, preprocess, config.augment, config.data)
-        self.board = ReadingBoard(config.data.workers)
+        self.board = WorkerWatchdog(config.data.workers)
         self.decoded = (
             DecodedSource(self.pixels, self.size, progress=progress)
             if config.data.cache_images
@@ -146,7 +146,7 @@ class BatchReader(Dataset[Batch]):
     def assemble(self, step: int, read: Read) -> Batch:
         """The batch of a step from the samples that `read` gives for its places."""
         epoch, planned, indices, size = self.plan.batch(step)
-        share = rank_slice(len(planned), self.rank, self.world)
+        share = rank_slice(len(planned), self.rank, self.world_size)
         positions, indices = planned[share], indices[share]  # (B,)
         side = size or self.size
         crops = keyed_uniform(self._seed, epoch, positions, "crop", 4 * CROP_ATTEMPTS)  # (B, ·)
@@ -311,9 +311,9 @@ class _Guarded(Dataset["Batch | DataError"]):
             return error
 
 
-def rank_slice(length: int, rank: int, world: int) -> slice:
+def rank_slice(length: int, rank: int, world_size: int) -> slice:
     """The part of a batch of `length` that belongs to a rank; lengths differ by at most one."""
-    return slice(length * rank // world, length * (rank + 1) // world)
+    return slice(length * rank // world_size, length * (rank + 1) // world_size)
 
 
 def sort_by_length(batch: Batch) -> Batch:

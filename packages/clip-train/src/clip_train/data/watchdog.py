@@ -14,7 +14,7 @@ from torch.utils.data import get_worker_info
 TEXT_BYTES = 480
 
 
-class ReadingBoard:
+class WorkerWatchdog:
     """A line for each worker in shared memory: since when it reads, and what."""
 
     def __init__(self, workers: int) -> None:

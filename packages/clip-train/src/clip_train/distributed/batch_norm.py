@@ -1,4 +1,4 @@
-"""Batch normalisation over the batch of all ranks.  B of this rank, C channels."""
+"""Batch normalization over the batch of all ranks.  B of this rank, C channels."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clip_train.distributed.communicator import Communicator, sum_ranks
+from clip_train.distributed.communicator import Communicator, all_reduce_sum
 
 
-class SynchronisedBatchNorm(nn.BatchNorm2d):
+class SynchronizedBatchNorm(nn.BatchNorm2d):
     """BatchNorm2d whose statistics in training are those of all ranks' batches together.
 
-    Its gradients are exact on every device, unlike torch's SyncBatchNorm it does not need a GPU;
-    names and values of its state are BatchNorm2d's.
+    Its gradients are exact on every device and, unlike torch's SyncBatchNorm, it needs no GPU;
+    the names and shapes of its state are those of BatchNorm2d.
     """
 
     communicator: Communicator
@@ -26,17 +26,17 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
         axes = [axis for axis in range(x.ndim) if axis != 1]
         shape = [1, -1] + [1] * (x.ndim - 2)
         wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-        count = sum_ranks(wide.new_tensor(float(x.numel() // x.shape[1])), self.communicator)
-        mean = sum_ranks(wide.sum(axes), self.communicator) / count  # (C,)
-        centred = wide - mean.view(shape)
-        variance = sum_ranks(centred.square().sum(axes), self.communicator) / count  # (C,)
-        self._follow(mean.detach(), (variance * count / (count - 1)).detach())
+        count = all_reduce_sum(wide.new_tensor(float(x.numel() // x.shape[1])), self.communicator)
+        mean = all_reduce_sum(wide.sum(axes), self.communicator) / count  # (C,)
+        centered = wide - mean.view(shape)
+        variance = all_reduce_sum(centered.square().sum(axes), self.communicator) / count  # (C,)
+        self._update_running_statistics(mean.detach(), (variance * count / (count - 1)).detach())
         scale = self.weight * torch.rsqrt(variance + self.eps)  # (C,)
-        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+        return (centered * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
 
     @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics, as BatchNorm2d does."""
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor) -> None:
+        """Update the running statistics as BatchNorm2d does."""
         assert self.momentum is not None
         assert self.num_batches_tracked is not None
         assert self.running_mean is not None
@@ -52,19 +52,19 @@ def trains_batch_norm(model: nn.Module) -> bool:
     return any(any(p.requires_grad for p in layer.parameters()) for layer in found)
 
 
-def synchronise_norms(model: nn.Module, communicator: Communicator) -> None:
-    """Replace BatchNorm2d layers in place, if there are other ranks to agree with."""
-    if communicator.world == 1:
+def synchronize_norms(model: nn.Module, communicator: Communicator) -> None:
+    """Replace BatchNorm2d layers in place; with one rank nothing changes."""
+    if communicator.world_size == 1:
         return
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             if type(layer) is nn.BatchNorm2d:
-                setattr(parent, name, _synchronised(layer, communicator))
+                setattr(parent, name, _synchronize(layer, communicator))
 
 
-def _synchronised(layer: nn.BatchNorm2d, communicator: Communicator) -> nn.Module:
+def _synchronize(layer: nn.BatchNorm2d, communicator: Communicator) -> nn.Module:
     state: dict[str, Any] = layer.__dict__
-    replacement = SynchronisedBatchNorm(layer.num_features)
+    replacement = SynchronizedBatchNorm(layer.num_features)
     replacement.__dict__.update(state)
     replacement.communicator = communicator
     return replacement

@@ -1,4 +1,4 @@
-"""What losses, loop and checkpoints see of devices and processes: nothing else."""
+"""All that losses, the training loop and checkpoints know of devices and processes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,10 @@ from torch import Tensor, nn
 from clip_train.distributed.communicator import Communicator
 
 
-class BackendError(RuntimeError):
-    """Processes that cannot work together, or no longer do."""
-
-
 class Backend(Communicator, Protocol):
     """Device, processes, and how gradients and parameters are spread over them.
 
-    `gather`, `sum` and `shift` of the communicator work for tensors on the CPU and on `device`.
+    `all_gather`, `all_reduce` and `ring_shift` work for tensors on the CPU and on `device`.
     """
 
     name: str
@@ -27,9 +23,9 @@ class Backend(Communicator, Protocol):
     fixed_shapes: bool  # whether every new shape costs a compilation
 
     def wrap(self, towers: nn.Module) -> nn.Module:
-        """The module to call; its parameters may from now on be sharded or watched."""
+        """The module to call; its parameters may be sharded or have hooks from now on."""
 
-    def last_backward(self, towers: nn.Module, last: bool) -> AbstractContextManager[None]:
+    def gradient_sync(self, towers: nn.Module, enabled: bool) -> AbstractContextManager[None]:
         """Around the forward and backward of a micro-batch: whether gradients are reduced in it."""
 
     def reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -38,20 +34,20 @@ class Backend(Communicator, Protocol):
     def squared_norm(self, tensors: list[Tensor]) -> Tensor:
         """Sum () of squares over all elements of tensors, which may be sharded."""
 
-    def full(self, x: Tensor) -> Tensor:
+    def full_tensor(self, x: Tensor) -> Tensor:
         """The whole of a parameter or of an optimizer's tensor, detached; all ranks call it."""
 
-    def put(self, x: Tensor, value: Tensor) -> None:
+    def load_full_tensor(self, x: Tensor, value: Tensor) -> None:
         """Overwrite `x`, which may be sharded, with the whole `value`; all ranks call it."""
 
-    def local(self, x: Tensor) -> Tensor:
-        """What this rank holds of a tensor that may be sharded; it shares its memory."""
+    def local_tensor(self, x: Tensor) -> Tensor:
+        """This rank's shard of a tensor that may be sharded; it shares its memory."""
 
-    def any_of(self, flags: Sequence[bool]) -> list[bool]:
+    def any_rank(self, flags: Sequence[bool]) -> list[bool]:
         """Which of the flags are set on some rank."""
 
-    def objects(self, value: Any) -> list[Any]:
-        """The plain values of all ranks, in order."""
+    def all_gather_object(self, value: Any) -> list[Any]:
+        """The values of all ranks, in order; a value is anything that JSON can hold."""
 
     def end_step(self) -> None:
         """The end of a step's work on the device."""

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clip_train.distributed.communicator import Solo
+from clip_train.distributed.communicator import SingleProcess
 
 
-class SingleBackend(Solo):
-    """The plain case, and the reference for all others."""
+class SingleBackend(SingleProcess):
+    """One process on one device, and the reference for the other backends."""
 
     name = "single"
     fixed_shapes = False
@@ -26,7 +26,7 @@ class SingleBackend(Solo):
         return towers
 
     @contextmanager
-    def last_backward(self, towers: nn.Module, last: bool) -> Iterator[None]:
+    def gradient_sync(self, towers: nn.Module, enabled: bool) -> Iterator[None]:
         """Nothing to reduce."""
         yield
 
@@ -37,24 +37,24 @@ class SingleBackend(Solo):
         """Sum () of squares."""
         return total_squared_norm(tensors, self.device)
 
-    def full(self, x: Tensor) -> Tensor:
+    def full_tensor(self, x: Tensor) -> Tensor:
         """The tensor itself."""
         return x.detach()
 
-    def put(self, x: Tensor, value: Tensor) -> None:
+    def load_full_tensor(self, x: Tensor, value: Tensor) -> None:
         """Copy in place."""
         with torch.no_grad():
             x.copy_(value)
 
-    def local(self, x: Tensor) -> Tensor:
+    def local_tensor(self, x: Tensor) -> Tensor:
         """The tensor itself."""
         return x
 
-    def any_of(self, flags: Sequence[bool]) -> list[bool]:
+    def any_rank(self, flags: Sequence[bool]) -> list[bool]:
         """The flags themselves."""
         return list(flags)
 
-    def objects(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         """The value alone."""
         return [value]
 

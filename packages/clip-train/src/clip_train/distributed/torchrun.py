@@ -17,12 +17,12 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from clip_train.distributed.protocol import BackendError
+from clip_train.distributed.errors import BackendError
 from clip_train.distributed.single import total_squared_norm
 
 
 class _TorchrunBackend:
-    """Processes of one `torch.distributed` group; the two ways to hold parameters are below."""
+    """Processes of one `torch.distributed` group; subclasses say how parameters are held."""
 
     name: str
     fixed_shapes = False
@@ -47,10 +47,10 @@ class _TorchrunBackend:
                 f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} cannot reach the "
                 f"others: {str(error).splitlines()[0]}"
             ) from error
-        self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.any_of([False])  # everyone is here before anyone may leave
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.any_rank([False])  # no rank may leave before all have joined
 
-    def gather(self, x: Tensor, counts: Sequence[int]) -> list[Tensor]:
+    def all_gather(self, x: Tensor, counts: Sequence[int]) -> list[Tensor]:
         """The tensors of all ranks; shorter ones travel padded."""
         if not x.is_contiguous() or len(x) < max(counts):
             padded = x.new_zeros(max(counts), *x.shape[1:])
@@ -60,18 +60,18 @@ class _TorchrunBackend:
         dist.all_gather(received, x)
         return [part[:count] for part, count in zip(received, counts, strict=True)]
 
-    def sum(self, x: Tensor) -> Tensor:
+    def all_reduce(self, x: Tensor) -> Tensor:
         """The sum over ranks."""
         total = x.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
 
-    def shift(self, x: Tensor, rows: int) -> Tensor:
+    def ring_shift(self, x: Tensor, rows: int) -> Tensor:
         """The next rank's tensor."""
-        if self.world == 1:
+        if self.world_size == 1:
             return x
         received = x.new_empty(rows, *x.shape[1:])
-        before, after = (self.rank - 1) % self.world, (self.rank + 1) % self.world
+        before, after = (self.rank - 1) % self.world_size, (self.rank + 1) % self.world_size
         works = dist.batch_isend_irecv(
             [
                 dist.P2POp(dist.isend, x.contiguous(), before),
@@ -82,17 +82,17 @@ class _TorchrunBackend:
             work.wait()
         return received
 
-    def any_of(self, flags: Sequence[bool]) -> list[bool]:
+    def any_rank(self, flags: Sequence[bool]) -> list[bool]:
         """Which flags are set on some rank; decided on the CPU."""
         values = torch.tensor([int(flag) for flag in flags])
         dist.all_reduce(values, dist.ReduceOp.MAX)
         return [bool(value) for value in values.tolist()]
 
-    def objects(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         """The values of all ranks, sent as JSON over the CPU."""
         text = torch.frombuffer(bytearray(json.dumps(value), "utf-8"), dtype=torch.uint8)
-        lengths = self.gather(torch.tensor([len(text)]), [1] * self.world)
-        texts = self.gather(text, torch.cat(lengths).tolist())
+        lengths = self.all_gather(torch.tensor([len(text)]), [1] * self.world_size)
+        texts = self.all_gather(text, torch.cat(lengths).tolist())
         return [json.loads(bytes(part.tolist())) for part in texts]
 
     def end_step(self) -> None:
@@ -111,12 +111,12 @@ class DDPBackend(_TorchrunBackend):
     def wrap(self, towers: nn.Module) -> nn.Module:
         """The module in DistributedDataParallel.
 
-        `find_unused_parameters` lets towers be locked and the logit bias be unused.  It also keeps
-        the buckets as they are: they are otherwise laid out anew after the first backward, and a
-        resumed run would add gradients in another order than the run that it continues.  One
-        parameter is really unused: without any, the flag would draw a warning.
+        `find_unused_parameters` lets towers be locked and the logit bias be unused. It also keeps
+        the gradient buckets: otherwise they are rebuilt after the first backward, and a resumed run
+        would add gradients in another order than the run that it continues. One parameter is
+        unused on purpose: without any, the flag would draw a warning.
         """
-        if self.world == 1:
+        if self.world_size == 1:
             return towers
         unused = nn.Parameter(torch.zeros((), device=self.device))
         towers.register_parameter("never_used", unused)
@@ -124,30 +124,30 @@ class DDPBackend(_TorchrunBackend):
         return DistributedDataParallel(towers, device_ids=devices, find_unused_parameters=True)
 
     @contextmanager
-    def last_backward(self, towers: nn.Module, last: bool) -> Iterator[None]:
-        """Gradients are reduced in the last backward only."""
-        if last or not isinstance(towers, DistributedDataParallel):
+    def gradient_sync(self, towers: nn.Module, enabled: bool) -> Iterator[None]:
+        """Without it gradients add up on each rank."""
+        if enabled or not isinstance(towers, DistributedDataParallel):
             yield
         else:
             with towers.no_sync():
                 yield
 
     def reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """DistributedDataParallel has done it."""
+        """DistributedDataParallel has reduced them in the backward pass."""
 
     def squared_norm(self, tensors: list[Tensor]) -> Tensor:
         """Sum () of squares; every rank has all of them."""
         return total_squared_norm(tensors, self.device)
 
-    def full(self, x: Tensor) -> Tensor:
+    def full_tensor(self, x: Tensor) -> Tensor:
         """The tensor itself."""
         return x.detach()
 
-    def local(self, x: Tensor) -> Tensor:
+    def local_tensor(self, x: Tensor) -> Tensor:
         """The tensor itself."""
         return x
 
-    def put(self, x: Tensor, value: Tensor) -> None:
+    def load_full_tensor(self, x: Tensor, value: Tensor) -> None:
         """Copy in place."""
         with torch.no_grad():
             x.copy_(value)
@@ -162,9 +162,9 @@ class FSDP2Backend(_TorchrunBackend):
     name = "fsdp2"
 
     def wrap(self, towers: nn.Module) -> nn.Module:
-        """The module with every block of a stack, and the rest of it, sharded in place."""
-        mesh = init_device_mesh(self.device.type, (self.world,))
-        towers.to(memory_format=torch.contiguous_format)  # FSDP takes no other
+        """The module, sharded in place: every block of a stack, and the rest of it."""
+        mesh = init_device_mesh(self.device.type, (self.world_size,))
+        towers.to(memory_format=torch.contiguous_format)  # FSDP supports no other
         scalars = {parameter for parameter in towers.parameters() if parameter.ndim == 0}
         stacks = [module for module in towers.modules() if isinstance(module, nn.ModuleList)]
         for stack in reversed(stacks):  # inner ones first
@@ -174,39 +174,39 @@ class FSDP2Backend(_TorchrunBackend):
         return towers
 
     @contextmanager
-    def last_backward(self, towers: nn.Module, last: bool) -> Iterator[None]:
-        """Gradients are reduced in the last backward only, and held whole until then."""
+    def gradient_sync(self, towers: nn.Module, enabled: bool) -> Iterator[None]:
+        """Without it gradients add up unsharded on each rank."""
         assert isinstance(towers, FSDPModule)
-        towers.set_requires_gradient_sync(last)
+        towers.set_requires_gradient_sync(enabled)
         yield
 
     def reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """The scalars', which FSDP ignores."""
+        """Reduce those of scalars, which FSDP ignores."""
         for parameter in parameters:
             if not isinstance(parameter, DTensor) and parameter.requires_grad:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
                 dist.all_reduce(parameter.grad)
-                parameter.grad /= self.world
+                parameter.grad /= self.world_size
 
     def squared_norm(self, tensors: list[Tensor]) -> Tensor:
         """Sum () of squares over all shards."""
-        shards = [self.local(x) for x in tensors if isinstance(x, DTensor)]
+        shards = [self.local_tensor(x) for x in tensors if isinstance(x, DTensor)]
         whole = [x for x in tensors if not isinstance(x, DTensor)]
-        total = self.sum(total_squared_norm([x for x in shards if x.numel()], self.device))
+        total = self.all_reduce(total_squared_norm([x for x in shards if x.numel()], self.device))
         return total + total_squared_norm(whole, self.device)
 
-    def full(self, x: Tensor) -> Tensor:
+    def full_tensor(self, x: Tensor) -> Tensor:
         """All shards put together."""
         x = x.detach()
         return x.full_tensor() if isinstance(x, DTensor) else x
 
-    def local(self, x: Tensor) -> Tensor:
+    def local_tensor(self, x: Tensor) -> Tensor:
         """This rank's shard."""
         return x.to_local() if isinstance(x, DTensor) else x
 
-    def put(self, x: Tensor, value: Tensor) -> None:
-        """Every rank takes its part."""
+    def load_full_tensor(self, x: Tensor, value: Tensor) -> None:
+        """Every rank copies its shard."""
         with torch.no_grad():
             if isinstance(x, DTensor):
                 value = distribute_tensor(value.to(x.device), x.device_mesh, x.placements)

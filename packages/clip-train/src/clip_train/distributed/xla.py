@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clip_train.distributed.protocol import BackendError
+from clip_train.distributed.errors import BackendError
 from clip_train.distributed.single import SingleBackend
 
 

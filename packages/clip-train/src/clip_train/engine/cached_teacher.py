@@ -14,8 +14,8 @@ from torch import Tensor
 
 from clip_train.config.training import LossConfig
 from clip_train.data.batches import Batch
-from clip_train.distributed import Backend
-from clip_train.engine.gradients import Embeddings, StepInputs
+from clip_train.distributed.protocol import Backend
+from clip_train.objectives.batch import Embeddings, StepInputs
 from clip_train.training_error import TrainingError
 
 
@@ -43,14 +43,14 @@ class CachedTeacher:
         self.logit_scale = torch.tensor(config.teacher_logit_scale, device=backend.device)
 
     def embed(self, batch: Batch, inputs: StepInputs) -> Embeddings:
-        """Normalised features (n, K) and (u, K).
+        """Normalized features (n, K) and (u, K).
 
         Raises:
             TrainingError: On all ranks, if one of them finds no embedding of a sample.
         """
         missing = self.images.missing(batch.keys) + self.texts.missing(batch.captions)
-        if self.backend.any_of([bool(missing)])[0]:
-            told = [text for part in self.backend.objects(missing[:1]) for text in part]
+        if self.backend.any_rank([bool(missing)])[0]:
+            told = [text for part in self.backend.all_gather_object(missing[:1]) for text in part]
             raise TrainingError(
                 f"{told[0]}; embed the training images with `clip-eval embed --data …` and every "
                 "caption with `clip-eval embed --texts …`"

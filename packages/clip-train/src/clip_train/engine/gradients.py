@@ -11,7 +11,7 @@ the logit scale is taken once, and no part forgets what the others contain.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -19,31 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip_train.distributed import Backend
-from clip_train.objectives import Candidates
-
-
-class StepInputs(NamedTuple):
-    """One rank's batch on its device."""
-
-    images: Tensor  # (n, 3, S, S) normalised
-    tokens: Tensor  # int64 (u, T)
-    image_keys: Tensor  # int64 (n,)
-    text_keys: Tensor  # int64 (u,)
-    candidates: Candidates
-
-
-class Embeddings(NamedTuple):
-    """What objectives see: L2-normalised features, and the scale and bias of their scores."""
-
-    images: Tensor  # (n, E)
-    texts: Tensor  # (u, E)
-    logit_scale: Tensor  # ()
-    logit_bias: Tensor | None  # ()
-
-
-Objective = Callable[[Embeddings, Candidates], dict[str, Tensor]]
-"""This rank's share () of each of the losses that add up to the training loss, by name."""
+from clip_train.distributed.protocol import Backend
+from clip_train.objectives.batch import Embeddings, Objective, StepInputs
+from clip_train.objectives.candidates import Candidates
 
 
 class _Part(NamedTuple):
@@ -89,7 +67,7 @@ class WholeBatchGradient:
         self.records = {}
         parts = list(_split(inputs, self.parts))
         # Wrappers average over ranks; shares are meant to be added.
-        factor = loss_scale * self.backend.world
+        factor = loss_scale * self.backend.world_size
         if len(parts) == 1:
             losses = self._at_once(parts[0], objective, factor)
         else:
@@ -98,7 +76,7 @@ class WholeBatchGradient:
         return losses
 
     def _at_once(self, part: _Part, objective: Objective, factor: float) -> dict[str, Tensor]:
-        with self.backend.last_backward(self.towers, True):
+        with self.backend.gradient_sync(self.towers, True):
             embeddings, auxiliary = self._embed(part)
             losses = objective(embeddings, part.inputs.candidates) | auxiliary
             # An output that the loss does not use would leave DistributedDataParallel waiting.
@@ -134,7 +112,7 @@ class WholeBatchGradient:
         for number in reversed(range(len(parts))):
             part = parts[number]
             with (
-                self.backend.last_backward(self.towers, number == 0),
+                self.backend.gradient_sync(self.towers, number == 0),
                 _restored(states[number], self.backend.device),
             ):
                 embeddings, auxiliary = self._embed(part)
@@ -150,7 +128,7 @@ class WholeBatchGradient:
         return losses
 
     def _embed(self, part: _Part) -> tuple[Embeddings, dict[str, Tensor]]:
-        """Normalised features of a part, and its share of the auxiliary losses."""
+        """Normalized features of a part, and its share of the auxiliary losses."""
         inputs = part.inputs
         device, kind = self.backend.device.type, self.autocast
         with torch.autocast(device, kind, enabled=kind is not None):

@@ -14,12 +14,14 @@ from clip_models.devices import choose_device
 from clip_models.files import WEIGHTS_NAME
 from clip_tokenizer import Tokenizer
 
-from clip_train.checkpoints.state import load_newest_model, on_first_rank
+from clip_train.checkpoints.state import load_newest_model
 from clip_train.checkpoints.stores import open_store
 from clip_train.config.run import AugmentConfig, Config, VariableSizesConfig
 from clip_train.data.batches import Batch, BatchReader
 from clip_train.data.sources import absolute_spec
-from clip_train.distributed import Backend, open_backend
+from clip_train.distributed.errors import run_on_first_rank
+from clip_train.distributed.factory import open_backend
+from clip_train.distributed.protocol import Backend
 from clip_train.engine.components import Parts, build
 from clip_train.engine.trainer import Trainer
 from clip_train.logs.run_directory import RunDirectory, RunDirectoryError
@@ -45,12 +47,12 @@ def start(
     """
     config = for_overfitting(with_absolute_paths(config))
     with _backend(config) as backend:
-        on_first_rank(backend, lambda: _check_out(config, out, overwrite=overwrite))
+        run_on_first_rank(backend, lambda: _check_out(config, out, overwrite=overwrite))
         parts = build(config, device=backend.device)
         directory = RunDirectory(Path(out), writes=backend.rank == 0)
         trainer = make_trainer(config, directory, parts, backend, progress=progress)
-        on_first_rank(backend, lambda: _fill(directory, config, parts, overwrite=overwrite))
-        on_first_rank(backend, lambda: directory.follow(config))
+        run_on_first_rank(backend, lambda: _fill(directory, config, parts, overwrite=overwrite))
+        run_on_first_rank(backend, lambda: directory.follow(config))
         return trainer.run()
 
 
@@ -68,7 +70,7 @@ def resume(
         raise RunDirectoryError(f"the run in {path} is finished; there is nothing to resume")
     with reopened(path, config) as (directory, parts, backend):
         trainer = make_trainer(config, directory, parts, backend, progress=progress)
-        on_first_rank(backend, lambda: directory.follow(config))
+        run_on_first_rank(backend, lambda: directory.follow(config))
         trainer.resume()
         return trainer.run()
 
@@ -106,10 +108,10 @@ def _backend(config: Config) -> Iterator[Backend]:
     device = None if train.backend == "xla" else choose_device(train.device, setting="train.device")
     backend = open_backend(train.backend, device, timeout_s=train.timeout_s)
     try:
-        if train.batch_size % backend.world:
+        if train.batch_size % backend.world_size:
             raise ConfigError(
                 f"train.batch_size must be a multiple of the number of processes, got "
-                f"{train.batch_size} and {backend.world}"
+                f"{train.batch_size} and {backend.world_size}"
             )
         yield backend
     finally:

@@ -8,8 +8,8 @@ from clip_models.config import PoolingConfig
 from clip_train.augment.range_augment import LearnedAugmentation
 from clip_train.checkpoints.state import TrainingState
 from clip_train.config.run import Config
-from clip_train.distributed import Backend
-from clip_train.distributed.batch_norm import synchronise_norms, trains_batch_norm
+from clip_train.distributed.batch_norm import synchronize_norms, trains_batch_norm
+from clip_train.distributed.protocol import Backend
 from clip_train.engine.components import Parts
 from clip_train.model.tower_groups import SCALARS, lock_tower
 from clip_train.model.towers import Towers
@@ -40,7 +40,7 @@ def make_towers(
                 "train.accumulation computes parts of a batch, and BatchNorm layers would see the "
                 "statistics of each part, twice; use accumulation = 1, or a model without them"
             )
-        synchronise_norms(model, backend)
+        synchronize_norms(model, backend)
     if backend.fixed_shapes:
         _refuse_what_xla_cannot(model, config)
     if train.gradient_checkpointing:
@@ -115,7 +115,7 @@ def make_training_state(
     decay = config.optim.ema_decay
     average = None if decay is None else WeightAverage(model, decay)
     if backend.fixed_shapes:  # so that the first step is the same program as all others
-        optimizers.initialise()
+        optimizers.initialize()
         backend.end_step()
     return TrainingState(
         backend=backend,

@@ -13,15 +13,14 @@ from torch import Tensor
 from clip_train.augment.geometry import shift_and_flip
 from clip_train.config.run import Config
 from clip_train.data.batches import Batch
-from clip_train.distributed import Backend
-from clip_train.engine.gradients import StepInputs
-from clip_train.objectives import merged_candidates, separate_candidates
-from clip_train.objectives.candidates import token_hash
+from clip_train.distributed.protocol import Backend
+from clip_train.objectives.batch import StepInputs
+from clip_train.objectives.candidates import merged_candidates, separate_candidates, token_hash
 from clip_train.randomness import keyed_bits
 
 
 class InputMaker:
-    """Augments and normalises on the device, and keys everything random by the sample."""
+    """Augments and normalizes on the device, and keys everything random by the sample."""
 
     def __init__(
         self, config: Config, backend: Backend, preprocess: Preprocess, model: CLIP
@@ -52,7 +51,7 @@ class InputMaker:
         )
 
     def _images(self, batch: Batch) -> Tensor:
-        """Float images, (n, 3, S, S), channels last: normalised, or in [0, 1] to be augmented."""
+        """Float images, (n, 3, S, S), channels last: normalized, or in [0, 1] to be augmented."""
         config, device = self.config.augment, self.backend.device
         images = batch.images.to(device, non_blocking=True)
         pad = config.pad if config.kind == "shift" else 0

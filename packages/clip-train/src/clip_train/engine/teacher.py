@@ -12,17 +12,17 @@ from clip_train.config.model import load_saved
 from clip_train.config.run import Config
 from clip_train.data.batches import Batch
 from clip_train.data.mixing import MixedSource
-from clip_train.distributed import Backend
+from clip_train.distributed.protocol import Backend
 from clip_train.engine.cached_teacher import CachedTeacher
 from clip_train.engine.components import Parts
-from clip_train.engine.gradients import Embeddings, StepInputs
+from clip_train.objectives.batch import Embeddings, StepInputs
 
 
 class Teacher(Protocol):
     """Anything that embeds a batch."""
 
     def embed(self, batch: Batch, inputs: StepInputs) -> Embeddings:
-        """Normalised features of this rank's images and texts."""
+        """Normalized features of this rank's images and texts."""
 
 
 def open_teacher(config: Config, parts: Parts, backend: Backend) -> Teacher | None:
@@ -68,7 +68,7 @@ class FrozenModel:
 
     @torch.no_grad()
     def embed(self, batch: Batch, inputs: StepInputs) -> Embeddings:
-        """Normalised features, in as many parts as training."""
+        """Normalized features, in as many parts as training."""
         images = [self.model.encode_image(x) for x in inputs.images.chunk(self.parts)]
         texts = [self.model.encode_text(x) for x in inputs.tokens.chunk(self.parts)]
         return Embeddings(

@@ -15,19 +15,14 @@ from clip_models import CheckpointError, save_model
 from torch import nn
 from tqdm import tqdm
 
-from clip_train.checkpoints.full_model import whole_model
-from clip_train.checkpoints.state import (
-    Progress,
-    load_checkpoint,
-    on_first_rank,
-    save_checkpoint,
-)
+from clip_train.checkpoints.full_model import full_model
+from clip_train.checkpoints.state import Progress, load_checkpoint, save_checkpoint
 from clip_train.checkpoints.stores import open_store
 from clip_train.config.run import Config
 from clip_train.data.batches import Batch, BatchReader
 from clip_train.data.digest import data_digest
-from clip_train.distributed import Backend
-from clip_train.distributed.peers import naming_lost_peers
+from clip_train.distributed.errors import report_lost_ranks, run_on_first_rank
+from clip_train.distributed.protocol import Backend
 from clip_train.engine.components import Parts
 from clip_train.engine.gradients import WholeBatchGradient
 from clip_train.engine.setup import make_augmentation, make_towers, make_training_state
@@ -104,7 +99,7 @@ class Trainer:
                 process is gone.
         """
         try:
-            with stop_signals() as stop, naming_lost_peers(self.backend):
+            with stop_signals() as stop, report_lost_ranks(self.backend):
                 with self._bar() as bar:
                     for batch in self._batches():
                         self.step(batch)
@@ -155,7 +150,7 @@ class Trainer:
         if source is None or overfitting or self._evaluated_step == self.steps_done:
             return
         with self._meter.paused():
-            model = whole_model(self.state)
+            model = full_model(self.state)
             result = evaluate(
                 model,
                 source,
@@ -165,7 +160,7 @@ class Trainer:
                 batch_size=self.config.eval.batch_size,
                 device=str(next(model.parameters()).device),
                 rank=self.backend.rank,
-                world=self.backend.world,
+                world=self.backend.world_size,
             )
         row = {
             "acc1": result.metrics["acc1"],
@@ -200,9 +195,9 @@ class Trainer:
         """Evaluate, and write the model, its tokenizer and the curves into the run directory."""
         self.save_checkpoint()  # first of all: whatever happens next, the training is not lost
         self.evaluate()
-        model = whole_model(self.state)
+        model = full_model(self.state)
         preprocess = self.parts.preprocess.config
-        on_first_rank(self.backend, lambda: save_model(self.directory.path, model, preprocess))
+        run_on_first_rank(self.backend, lambda: save_model(self.directory.path, model, preprocess))
         self.directory.draw_curves()
         if self.bad_samples:
             warnings.warn(
@@ -224,7 +219,7 @@ class Trainer:
             self.steps_done = self._saved_step = progress.step
             self.samples_done = progress.samples
             self._check_same_run(progress)
-        on_first_rank(self.backend, lambda: self.directory.rewind(self.steps_done))
+        run_on_first_rank(self.backend, lambda: self.directory.rewind(self.steps_done))
         for row in self.directory.metrics("fault"):
             if row["step"]:  # those of step 0 were found before training, and never planned
                 self.bad_samples.update(row["samples"])
@@ -249,7 +244,9 @@ class Trainer:
         if limit is not None or scale != 1:
             shorten = 1.0 if limit is None else (limit / (norm + 1e-6)).clamp(max=1.0)
             factor = torch.as_tensor(shorten / scale, device=norm.device)
-            torch._foreach_mul_([self.backend.local(gradient) for gradient in gradients], factor)
+            torch._foreach_mul_(
+                [self.backend.local_tensor(gradient) for gradient in gradients], factor
+            )
         return norm
 
     def _update(self, norm: torch.Tensor) -> None:
@@ -279,9 +276,11 @@ class Trainer:
         age = (time.monotonic() - self._saved_at) / 60
         late = minutes is not None and age >= minutes and self.backend.rank == 0
         new = [list(f) for f in batch.faults if f.detail not in self.bad_samples]
-        self._stopping, self._overdue, faults = self.backend.any_of([stop, late, bool(new)])
+        self._stopping, self._overdue, faults = self.backend.any_rank([stop, late, bool(new)])
         if faults:
-            self._count_faults([fault for part in self.backend.objects(new) for fault in part])
+            self._count_faults(
+                [fault for part in self.backend.all_gather_object(new) for fault in part]
+            )
 
     def _count_faults(self, faults: list[list[str]]) -> None:
         """Log each bad sample once, and stop when there are too many of them."""
@@ -350,7 +349,7 @@ class Trainer:
             self.parts.preprocess,
             self.parts.tokenizer,
             rank=self.backend.rank,
-            world=self.backend.world,
+            world_size=self.backend.world_size,
             progress=self.progress,
         )
         if self.config.train.overfit_batch is not None:

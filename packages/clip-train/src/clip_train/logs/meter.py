@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from clip_train.distributed import Backend
+from clip_train.distributed.protocol import Backend
 
 
 class Meter:
@@ -54,7 +54,7 @@ class Meter:
         bad = (~finite).nonzero().flatten().tolist()
         if not bad:
             return None
-        return [key for keys in self.backend.objects(self._keys[bad[0]]) for key in keys]
+        return [key for keys in self.backend.all_gather_object(self._keys[bad[0]]) for key in keys]
 
     def means(self) -> dict[str, float]:
         """Mean loss, mean of each of its terms if there are several, and mean gradient norm."""
@@ -63,10 +63,10 @@ class Meter:
         if len(names) > 1:
             for name in names:
                 shares = torch.stack([losses[name] for losses in self._losses])
-                means[f"loss/{name}"] = self.backend.sum(shares).mean().item()
+                means[f"loss/{name}"] = self.backend.all_reduce(shares).mean().item()
         for name in self._records[0]:
             values = torch.stack([records[name] for records in self._records])
-            means[name] = self.backend.sum(values).mean().item()
+            means[name] = self.backend.all_reduce(values).mean().item()
         means["grad_norm"] = torch.stack(self._norms).mean().item()
         return means
 
@@ -92,4 +92,4 @@ class Meter:
     def _totals(self) -> Tensor:
         """Loss of every step (steps,), summed over ranks."""
         shares = [torch.stack(list(losses.values())).sum() for losses in self._losses]
-        return self.backend.sum(torch.stack(shares))
+        return self.backend.all_reduce(torch.stack(shares))

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from clip_train.config.run import Config
 from clip_train.cost.flops import pair_cost
-from clip_train.distributed import Backend
-from clip_train.engine.gradients import StepInputs
+from clip_train.distributed.protocol import Backend
+from clip_train.objectives.batch import StepInputs
 
 # Dense peak in 10^12 FLOP/s, from the makers' data sheets: fp32 as PyTorch computes it by default
 # (without TF32), and bf16 or fp16 with fp32 accumulation.
@@ -77,7 +77,7 @@ class Utilization:
         found = {"memory_gb": _memory(self.backend.device) / 1e9}
         now = time.perf_counter()
         if self.peak is not None:
-            possible = (now - self._began) * self.backend.world * self.peak * 1e12
+            possible = (now - self._began) * self.backend.world_size * self.peak * 1e12
             found["mfu"] = self._flops / possible
         self._flops, self._began = 0.0, now
         return found

@@ -1,4 +1,8 @@
-"""Which captions a batch tells apart.  n images and u texts on a rank, T text tokens, R ranks."""
+"""The candidates of a batch: its distinct captions, on however many ranks.
+
+n images and u texts of this rank, m texts that it owns; N images, U texts and M distinct captions
+of all ranks; T text tokens, R ranks.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from clip_train.distributed.communicator import SOLO, Communicator
+from clip_train.distributed.communicator import SINGLE_PROCESS, Communicator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,14 +19,22 @@ class Candidates:
     """The captions of a global batch, each counted once, as one rank sees them.
 
     A caption that occurs on several ranks is encoded on each of them, and owned by the first.
+
+    Attributes:
+        caption_of: (n,) row of this rank's texts that describes each of its images.
+        owned: (m,) rows of this rank's texts that it owns.
+        occurrences: (m,) images of the whole batch that carry each owned caption.
+        owned_counts: Owned captions of each of R ranks.
+        image_counts: Images of each rank.
+        text_counts: Texts that each rank encodes.
     """
 
-    caption_of: Tensor  # (n,) row of this rank's texts that describes each of its images
-    owned: Tensor  # (m,) rows of this rank's texts that it owns
-    occurrences: Tensor  # (m,) images of the whole batch that carry each owned caption
-    owned_counts: tuple[int, ...]  # R: owned captions of every rank
-    image_counts: tuple[int, ...]  # R: images of every rank
-    text_counts: tuple[int, ...]  # R: texts that every rank encodes
+    caption_of: Tensor
+    owned: Tensor
+    occurrences: Tensor
+    owned_counts: tuple[int, ...]
+    image_counts: tuple[int, ...]
+    text_counts: tuple[int, ...]
 
     @property
     def num_images(self) -> int:
@@ -44,9 +56,11 @@ class Candidates:
         )
 
 
-def separate_candidates(caption_of: Tensor, communicator: Communicator = SOLO) -> Candidates:
+def separate_candidates(
+    caption_of: Tensor, communicator: Communicator = SINGLE_PROCESS
+) -> Candidates:
     """Candidates of texts that all count as different, one text per image and all of them used."""
-    counts = _counts(len(caption_of), communicator)
+    counts = _gather_counts(len(caption_of), communicator)
     return Candidates(
         caption_of=caption_of,
         owned=torch.arange(len(caption_of)),
@@ -58,7 +72,7 @@ def separate_candidates(caption_of: Tensor, communicator: Communicator = SOLO) -
 
 
 def merged_candidates(
-    tokens: Tensor, caption_of: Tensor, communicator: Communicator = SOLO
+    tokens: Tensor, caption_of: Tensor, communicator: Communicator = SINGLE_PROCESS
 ) -> Candidates:
     """Candidates of texts of which equal ones, on whatever rank, are one.
 
@@ -69,23 +83,74 @@ def merged_candidates(
         caption_of: (n,) row of `tokens` that describes each image.
         communicator: The ranks of the batch.
     """
-    text_counts = _counts(len(tokens), communicator)
-    image_counts = _counts(len(caption_of), communicator)
-    marks = torch.cat(communicator.gather(token_hash(tokens), text_counts))  # (U, 2)
-    _, number = torch.unique(marks, dim=0, return_inverse=True)  # (U,) of M distinct
+    return _merge_equal(token_hash(tokens), caption_of, communicator)
+
+
+def labeled_candidates(labels: Tensor, communicator: Communicator = SINGLE_PROCESS) -> Candidates:
+    """Candidates of image–text pairs of which those with equal labels, on any rank, are one.
+
+    An image's caption is the text of the first pair with its label on its rank.
+
+    Args:
+        labels: int64 (n,) on the CPU: a number of each pair's caption.
+        communicator: The ranks of the batch.
+    """
+    first_rows: dict[int, int] = {}
+    rows = [first_rows.setdefault(label, row) for row, label in enumerate(labels.tolist())]
+    return _merge_equal(labels[:, None], torch.tensor(rows, dtype=torch.int64), communicator)
+
+
+def resolve_candidates(
+    labels: Tensor | Candidates | None,
+    image_features: Tensor,
+    text_features: Tensor,
+    communicator: Communicator,
+) -> Candidates:
+    """The candidates that a loss was given, or those of its pairs.
+
+    Raises:
+        ValueError: Images, texts and labels are not as many.
+    """
+    if isinstance(labels, Candidates):
+        return labels
+    count = len(image_features)
+    if len(text_features) != count:
+        raise ValueError(
+            f"expected a text for each of {count} images, got {len(text_features)}; repeat the "
+            "text of a caption that several images share, and give the captions' labels"
+        )
+    if labels is None:
+        candidates = separate_candidates(torch.arange(count), communicator)
+    elif labels.shape != (count,) or labels.is_floating_point():
+        raise ValueError(
+            f"expected labels of shape ({count},) and an integer type, one for each pair, got "
+            f"{tuple(labels.shape)} of {labels.dtype}"
+        )
+    else:
+        candidates = labeled_candidates(labels.cpu(), communicator)
+    return candidates.to(image_features.device)
+
+
+def _merge_equal(marks: Tensor, caption_of: Tensor, communicator: Communicator) -> Candidates:
+    """Candidates of texts with marks (u, ·), of which those with equal marks are one."""
+    text_counts = _gather_counts(len(marks), communicator)
+    image_counts = _gather_counts(len(caption_of), communicator)
+    every = torch.cat(communicator.all_gather(marks, text_counts))  # (U, ·)
+    _, number = torch.unique(every, dim=0, return_inverse=True)  # (U,) of M distinct
     first = torch.full((int(number.max()) + 1,), len(number))
     first = first.scatter_reduce(0, number, torch.arange(len(number)), "amin")  # (M,)
     start = sum(text_counts[: communicator.rank])
-    local = number[start : start + len(tokens)]  # (u,)
-    occurrences = communicator.sum(torch.bincount(local[caption_of], minlength=len(first)))  # (M,)
+    local = number[start : start + len(marks)]  # (u,)
+    counted = torch.bincount(local[caption_of], minlength=len(first))  # (M,) of this rank
+    occurrences = communicator.all_reduce(counted)  # (M,)
     owned = (first[local] == torch.arange(start, start + len(local))).nonzero()[:, 0]  # (m,)
-    bounds = torch.tensor([sum(text_counts[:r]) for r in range(communicator.world)])
+    bounds = torch.tensor([sum(text_counts[:r]) for r in range(communicator.world_size)])
     owners = torch.bucketize(first, bounds, right=True) - 1  # (M,) first ranks
     return Candidates(
         caption_of=caption_of,
         owned=owned,
         occurrences=occurrences[local[owned]],
-        owned_counts=tuple(torch.bincount(owners, minlength=communicator.world).tolist()),
+        owned_counts=tuple(torch.bincount(owners, minlength=communicator.world_size).tolist()),
         image_counts=image_counts,
         text_counts=text_counts,
     )
@@ -101,24 +166,7 @@ def token_hash(tokens: Tensor) -> Tensor:
     return (tokens[:, :, None] * factors).sum(dim=1)  # multilinear hashing modulo 2^64
 
 
-def number_captions(captions: list[str], *, merge_equal: bool) -> tuple[list[str], Tensor]:
-    """The candidates of a batch, and which of them belongs to each image.
-
-    Args:
-        captions: One per image (B).
-        merge_equal: Whether equal captions are one candidate.
-
-    Returns:
-        The candidates (U of them, in order of first appearance) and `caption_of` (B,).
-    """
-    if not merge_equal:
-        return captions, torch.arange(len(captions))
-    numbers: dict[str, int] = {}
-    rows = [numbers.setdefault(caption, len(numbers)) for caption in captions]
-    return list(numbers), torch.tensor(rows)
-
-
-def _counts(count: int, communicator: Communicator) -> tuple[int, ...]:
+def _gather_counts(count: int, communicator: Communicator) -> tuple[int, ...]:
     """That number of every rank."""
-    every = communicator.gather(torch.tensor([count]), [1] * communicator.world)
-    return tuple(torch.cat(every).tolist())
+    counts = communicator.all_gather(torch.tensor([count]), [1] * communicator.world_size)
+    return tuple(torch.cat(counts).tolist())

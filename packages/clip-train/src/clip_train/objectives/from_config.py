@@ -6,8 +6,9 @@ from torch import Tensor
 
 from clip_train.config.run import LossConfig
 from clip_train.distributed.communicator import Communicator
-from clip_train.engine.gradients import Embeddings, Objective
-from clip_train.objectives import Candidates, contrastive_loss, distillation_loss, sigmoid_loss
+from clip_train.objectives.batch import Embeddings, Objective
+from clip_train.objectives.candidates import Candidates
+from clip_train.objectives.losses import contrastive_loss, distillation_loss, sigmoid_loss
 
 
 def make_objective(

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clip_train.distributed.communicator import Communicator, gather_rows, own_rows
+from clip_train.distributed.communicator import Communicator, all_gather_rows, rows_of_rank
 from clip_train.objectives.tiles import pairs, rotate
 
 
 class LogSumExp(NamedTuple):
-    """Normalisers of this rank's rows and columns."""
+    """Normalizers of this rank's rows and columns."""
 
     of_images: Tensor  # (n,) over all M texts
     of_texts: Tensor  # (m,) over all N images
@@ -32,7 +32,7 @@ def pairwise_logsumexp(
     *,
     tile: int | None,
 ) -> LogSumExp:
-    """Normalisers over the global batch, with gradients for images, texts and scale.
+    """Normalizers over the global batch, with gradients for images, texts and scale.
 
     Args:
         images: (n, D) of this rank.
@@ -46,11 +46,11 @@ def pairwise_logsumexp(
     """
     if tile is not None:
         return LogSumExp(*_Tiled.apply(images, texts, scale, tuple(counts), communicator, tile))
-    everyone = gather_rows(texts, counts, communicator)  # (M, D)
+    everyone = all_gather_rows(texts, counts, communicator)  # (M, D)
     scores = scale * images @ everyone.T  # (n, M)
     partial = scores.logsumexp(dim=0)  # (M,) over this rank's images
-    ranks = gather_rows(partial[None], [1] * communicator.world, communicator)  # (R, M)
-    of_texts = ranks.logsumexp(dim=0)[own_rows(counts, communicator.rank)]  # (m,)
+    ranks = all_gather_rows(partial[None], [1] * communicator.world_size, communicator)  # (R, M)
+    of_texts = ranks.logsumexp(dim=0)[rows_of_rank(counts, communicator.rank)]  # (m,)
     return LogSumExp(scores.logsumexp(dim=1), of_texts)
 
 

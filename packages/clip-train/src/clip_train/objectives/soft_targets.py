@@ -20,8 +20,8 @@ from clip_train.objectives.tiles import pairs, rotate
 class Teacher(NamedTuple):
     """What a teacher says about this rank's images and candidates."""
 
-    images: Tensor  # (n, K) L2-normalised
-    texts: Tensor  # (m, K) L2-normalised
+    images: Tensor  # (n, K) L2-normalized
+    texts: Tensor  # (m, K) L2-normalized
     scale: Tensor  # ()
 
 
@@ -37,7 +37,7 @@ def expected_scores(
     texts: Tensor,
     scale: Tensor,
     teacher: Teacher,
-    normalisers: LogSumExp,
+    normalizers: LogSumExp,
     counts: Sequence[int],
     communicator: Communicator,
     *,
@@ -53,12 +53,12 @@ def expected_scores(
         texts: (m, D) of this rank; all ranks' together are the candidates.
         scale: ().
         teacher: The teacher's features of the same rows; they get no gradient.
-        normalisers: Log-sum-exp of the teacher's scores.
+        normalizers: Log-sum-exp of the teacher's scores.
         counts: Texts of every rank.
         communicator: The ranks.
         tile: Side of a tile; None makes one tile of a block.
     """
-    given = (*teacher, *normalisers)
+    given = (*teacher, *normalizers)
     return ExpectedScores(
         *_Expected.apply(images, texts, scale, *given, tuple(counts), communicator, tile)
     )

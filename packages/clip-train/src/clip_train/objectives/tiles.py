@@ -40,7 +40,7 @@ def rotate(
         counts: Rows of every rank's block.
         communicator: The ranks.
     """
-    for step in range(communicator.world):
+    for step in range(communicator.world_size):
         yield block
-        rows = counts[(communicator.rank + step + 1) % communicator.world]
-        block[:] = [communicator.shift(x, rows) for x in block]
+        rows = counts[(communicator.rank + step + 1) % communicator.world_size]
+        block[:] = [communicator.ring_shift(x, rows) for x in block]

@@ -90,7 +90,7 @@ class Optimizers:
         for part in self.parts:
             part.step()
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """Make the state that the first step would make, and change nothing else."""
         for part in self.parts:
             decays = [group["weight_decay"] for group in part.param_groups]

@@ -22,17 +22,18 @@ from osf_supernet import SearchConfig, Supernet, count_parameters, search_subnet
 from osf_supernet.training import broadcast_supernet, recalibrate, recalibrated
 from torch import Tensor
 
-from clip_train.checkpoints.state import on_first_rank
 from clip_train.config.run import Config
 from clip_train.data.batches import BatchReader
-from clip_train.distributed import Backend, SingleBackend
+from clip_train.distributed.errors import run_on_first_rank
+from clip_train.distributed.protocol import Backend
+from clip_train.distributed.single import SingleBackend
 from clip_train.engine import runs
 from clip_train.engine.components import Parts
-from clip_train.engine.gradients import Embeddings, StepInputs
 from clip_train.engine.step_inputs import InputMaker
 from clip_train.engine.trainer import Trainer
 from clip_train.logs.run_directory import RunDirectory
 from clip_train.model.towers import Towers
+from clip_train.objectives.batch import Embeddings, StepInputs
 from clip_train.objectives.from_config import make_objective
 from clip_train.supernet.gradient import SandwichGradient
 from clip_train.supernet.settings import SupernetRecord, SupernetSettings, make_supernet
@@ -86,7 +87,7 @@ def resume(path: str | Path, *, progress: bool = True) -> Result | None:
     if (path / WEIGHTS_NAME).is_file() and not written:
         config = RunDirectory.read_config(path)
         with runs.reopened(path, config) as (_, parts, backend):
-            on_first_rank(backend, partial(write_subnets, path, config, parts, record))
+            run_on_first_rank(backend, partial(write_subnets, path, config, parts, record))
         return None
     make = partial(
         SupernetTrainer, settings=record.settings, space=record.space, orders=record.depth_orders
@@ -145,14 +146,14 @@ class SupernetTrainer(Trainer):
 
     def run(self) -> Result | None:
         """As `Trainer.run`; the record of the supernet is there from the beginning."""
-        on_first_rank(self.backend, lambda: self.record.write(self.directory.path))
+        run_on_first_rank(self.backend, lambda: self.record.write(self.directory.path))
         return super().run()
 
     def finish(self) -> Result | None:
         """As `Trainer.finish`, and the subnets that the settings ask for."""
         result = super().finish()
         write = partial(write_subnets, self.directory.path, self.config, self.parts, self.record)
-        on_first_rank(self.backend, write)
+        run_on_first_rank(self.backend, write)
         return result
 
 

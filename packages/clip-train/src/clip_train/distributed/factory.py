@@ -6,8 +6,11 @@ import os
 
 import torch
 
-from clip_train.distributed.protocol import Backend, BackendError
+from clip_train.distributed.errors import BackendError
+from clip_train.distributed.protocol import Backend
 from clip_train.distributed.single import SingleBackend
+from clip_train.distributed.torchrun import DDPBackend, FSDP2Backend
+from clip_train.distributed.xla import XLABackend
 
 BACKENDS = ("auto", "single", "ddp", "fsdp2", "xla")
 
@@ -16,28 +19,24 @@ def open_backend(name: str, device: torch.device | None, *, timeout_s: float) ->
     """The backend of that name; `auto` is DDP under torchrun and one process otherwise.
 
     Args:
-        name: One of BACKENDS.
-        device: Where to compute; None for XLA, which has its own.
+        name: One of `BACKENDS`.
+        device: Where to compute; None for XLA, which chooses its device.
         timeout_s: Seconds that a process waits for the others before it gives up.
 
     Raises:
         BackendError: It cannot be used here.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if name == "auto":
-        name = "ddp" if world > 1 else "single"
+        name = "ddp" if world_size > 1 else "single"
     if name == "xla":
-        from clip_train.distributed.xla import XLABackend
-
         return XLABackend()
     assert device is not None
     if name == "single":
-        if world > 1:
+        if world_size > 1:
             raise BackendError(
-                f"train.backend is 'single', but torchrun started {world} processes; "
+                f"train.backend is 'single', but torchrun started {world_size} processes; "
                 "use 'ddp' or 'fsdp2', or start one process"
             )
         return SingleBackend(device)
-    from clip_train.distributed.torchrun import DDPBackend, FSDP2Backend
-
     return (DDPBackend if name == "ddp" else FSDP2Backend)(device, timeout_s=timeout_s)
