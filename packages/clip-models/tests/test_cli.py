@@ -125,7 +125,7 @@ def test_flax_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["convert", str(tmp_path / "model"), str(tmp_path / "w.npz"), "--to", "clipa"]) == 0
     with np.load(tmp_path / "w.npz") as arrays:
         assert arrays["img/embedding/kernel"].shape == (8, 8, 3, 24)
-    monkeypatch.setitem(sys.modules["clip_models.config.registry"]._CONFIGS, "Tiny", config)
+    monkeypatch.setitem(sys.modules["clip_models.config.named_models"]._CONFIGS, "Tiny", config)
     back = ["convert", str(tmp_path / "w.npz"), str(tmp_path / "back"), "--to", "clip-models"]
     assert main([*back, "--model", "Tiny"]) == 0
     stored = read_weights(tmp_path / "back" / "model.safetensors")

@@ -30,7 +30,7 @@ from clip_models.config import (
     PreprocessConfig,
     TextConfig,
     ViTConfig,
-    registry,
+    named_models,
 )
 from clip_models.converters import from_native
 from clip_models.files import save_tensors
@@ -106,7 +106,7 @@ def test_clipa_s_snippet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         vision=dataclasses.replace(full.vision, width=32, num_layers=2, num_heads=2),
         text=dataclasses.replace(full.text, width=16, num_layers=2, num_heads=2, vocab_size=50),
     )
-    monkeypatch.setitem(registry._CONFIGS, name, small)
+    monkeypatch.setitem(named_models._CONFIGS, name, small)
     trained = model_of(small)
     path = tmp_path / "epoch_1.pt"
     state = {f"module.{key}": value for key, value in trained.state_dict().items()}

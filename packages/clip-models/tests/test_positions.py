@@ -7,12 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from clip_models.model.positions import (
-    interpolation_matrix,
-    resize_grid,
-    resize_sequence,
-    sin_cos_table,
-)
+from clip_models.positions import interpolation_matrix, resize_grid, resize_sequence, sin_cos_table
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 

@@ -1,10 +1,10 @@
 from .config.clip_config import CLIPConfig
-from .config.registry import get_config, list_models
+from .config.named_models import get_config, list_models
 from .errors import CheckpointError, ConfigError
 from .factory import ModelAndTransforms, create_model, create_model_and_transforms
-from .files.checkpoint import save_model
 from .files.export import save_pretrained
 from .files.hub import from_pretrained, push_to_hub
+from .files.model_directory import save_model
 from .files.pretrained import load_model
 from .model.clip import CLIP
 from .preprocess import Preprocess

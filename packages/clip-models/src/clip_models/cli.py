@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 
 from clip_models.config.clip_config import CLIPConfig
-from clip_models.config.registry import get_config, list_models
+from clip_models.config.named_models import get_config, list_models
 from clip_models.config.strict import to_dict
-from clip_models.converters.dialects import DIALECTS
+from clip_models.converters.dialect_names import DIALECTS, FILE_DIALECTS
 from clip_models.errors import CheckpointError, ConfigError
 from clip_models.files import hub
-from clip_models.files.conversion import FILE_DIALECTS, read_stored, write_stored
+from clip_models.files.conversion import read_stored, write_stored
 from clip_models.model.clip import CLIP
 
 _TYPES = ("float32", "float16", "bfloat16")

@@ -4,36 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from clip_models.config.clip_config import CLIPConfig, PreprocessConfig
-from clip_models.config.registry import get_config
+from clip_models.config.clip_config import CLIPConfig
+from clip_models.config.named_models import get_config
+from clip_models.config.preprocess_config import PreprocessConfig, default_preprocess, preprocess_of
 from clip_models.config.strict import from_dict
 from clip_models.converters.dialects import to_native
 from clip_models.errors import CheckpointError, ConfigError
 from clip_models.files import hub
-from clip_models.files.model_directory import ModelFiles, default_preprocess, read_model_directory
+from clip_models.files.model_directory import ModelFiles, read_model_directory
 from clip_models.files.pretrained import build_with_weights, fit_positions
 from clip_models.files.weight_files import read_weights
 from clip_models.model.clip import CLIP
 from clip_models.preprocess import EvaluationTransform, TrainTransform
-
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-_SQUASHED: dict[str, Any] = {**_IMAGENET, "interpolation": "bilinear", "resize_mode": "squash"}
-_HALVES = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-
-# What the weights of named models were trained with, where it is not OpenAI's transform.
-_PREPROCESS_OF_NAMES: dict[str, dict[str, Any]] = {
-    "*-SigLIP*": {**_HALVES, "resize_mode": "squash"},
-    "*-CLIPA*": _SQUASHED,
-    "*-BigVision": _SQUASHED,
-    "CoreNet-*": {"mean": (0.0,) * 3, "std": (1.0,) * 3, "interpolation": "bilinear"},
-    "CIFAR-*": _HALVES,
-}
 
 
 class ModelAndTransforms(NamedTuple):
@@ -117,15 +104,6 @@ def create_model_and_transforms(
     changes = {key: value for key, value in given.items() if value is not None}
     preprocess = from_dict(PreprocessConfig, {**vars(preprocess), **changes})
     return ModelAndTransforms(made, TrainTransform(preprocess), EvaluationTransform(preprocess))
-
-
-def preprocess_of(name: str) -> PreprocessConfig:
-    """The preprocessing that weights of a registered model were trained with."""
-    size = get_config(name).vision.image_size
-    for pattern, values in _PREPROCESS_OF_NAMES.items():
-        if fnmatch(name, pattern):
-            return PreprocessConfig(size=size, **values)
-    return PreprocessConfig(size=size)
 
 
 def _create(

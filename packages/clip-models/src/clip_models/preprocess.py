@@ -1,20 +1,13 @@
-"""Images to tower input: resize and crop to uint8 on the host, normalise on the device.
-
-torchvision is imported when the first image comes, because importing it takes longer than all of
-this package.
-"""
+"""Images to tower input: resize and crop to uint8 on the host, normalize on the device."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from PIL import Image
 from torch import Tensor
+from torchvision.transforms import v2
 
-from clip_models.config.clip_config import PreprocessConfig
-
-if TYPE_CHECKING:
-    from PIL import Image
+from clip_models.config.preprocess_config import PreprocessConfig
 
 
 class Preprocess:
@@ -30,17 +23,15 @@ class Preprocess:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """An image of any size and mode to uint8 (3, size, size)."""
-        from torchvision.transforms.v2 import functional as transforms
-
         size = self.config.size
         if image.size != (size, size):
             target = _target_size(image.size, size, self.config.resize_mode)
-            image = transforms.resize(image, target, interpolation=self._interpolation())
+            image = v2.functional.resize(image, target, interpolation=self._interpolation())
             if image.size != (size, size):
                 fill = self.config.fill_color
-                image = transforms.pad(image, _margins(image.size, size), fill=fill)
-                image = transforms.center_crop(image, [size, size])
-        return transforms.pil_to_tensor(image.convert("RGB"))
+                image = v2.functional.pad(image, _margins(image.size, size), fill=fill)
+                image = v2.functional.center_crop(image, [size, size])
+        return v2.functional.pil_to_tensor(image.convert("RGB"))
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) to float32 of the same shape and device, `(x / 255 - mean) / std`."""
@@ -48,10 +39,8 @@ class Preprocess:
         std = torch.tensor(self.config.std, device=images.device).view(3, 1, 1)
         return (images.float() / 255).sub_(mean).div_(std)
 
-    def _interpolation(self) -> object:
-        from torchvision.transforms import InterpolationMode
-
-        return InterpolationMode(self.config.interpolation)
+    def _interpolation(self) -> v2.InterpolationMode:
+        return v2.InterpolationMode(self.config.interpolation)
 
 
 class TrainTransform(Preprocess):
@@ -68,8 +57,6 @@ class TrainTransform(Preprocess):
 
     def __call__(self, image: Image.Image) -> Tensor:
         """An image of any size and mode to uint8 (3, size, size)."""
-        from torchvision.transforms import v2
-
         crop = v2.RandomResizedCrop(
             self.config.size, scale=self.scale, interpolation=self._interpolation()
         )

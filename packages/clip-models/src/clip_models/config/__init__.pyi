@@ -1,16 +1,16 @@
-from .clip_config import (
-    CLIPConfig,
+from .clip_config import CLIPConfig
+from .named_models import get_config, list_models
+from .preprocess_config import PreprocessConfig
+from .strict import from_dict, nearest, to_dict
+from .towers import (
     CompactResNetConfig,
     ModifiedResNetConfig,
     PatchReductionConfig,
     PoolingConfig,
-    PreprocessConfig,
     TextConfig,
     TokenizerConfig,
     ViTConfig,
 )
-from .registry import get_config, list_models
-from .strict import from_dict, nearest, to_dict
 
 __all__ = [
     "CLIPConfig",

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from clip_models.config.clip_config import CLIPConfig, ViTConfig
+from clip_models.config.clip_config import CLIPConfig
 from clip_models.config.strict import as_table
+from clip_models.config.towers import ViTConfig
 from clip_models.converters.open_clip_config import from_open_clip
 from clip_models.errors import ConfigError
 

@@ -6,20 +6,18 @@ A dialect is a naming of weights.  Every conversion goes through ours: `to_nativ
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
 
 from torch import Tensor
 
-from clip_models.config.clip_config import CLIPConfig, ViTConfig
+from clip_models.config.clip_config import CLIPConfig
 from clip_models.config.strict import nearest
+from clip_models.config.towers import ViTConfig
 from clip_models.converters import corenet, flax, hugging_face, open_clip, openai
+from clip_models.converters.dialect_names import DIALECTS, Dialect
 from clip_models.converters.equivalence import require_same
 from clip_models.converters.hugging_face_config import to_hugging_face_config
 from clip_models.converters.renaming import Rule, rename
 from clip_models.errors import CheckpointError, ConfigError
-
-Dialect = Literal["clip-models", "openai", "open-clip", "hugging-face", "clipa", "corenet"]
-DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
 
 
 def detect_dialect(state: Mapping[str, Tensor]) -> Dialect:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from clip_models.config.clip_config import CLIPConfig, TransformerConfig
+from clip_models.config.clip_config import CLIPConfig
 from clip_models.config.strict import to_dict
+from clip_models.config.towers import TransformerConfig
 from clip_models.errors import ConfigError
 
 _SIZES = ("num_heads", "head_width", "mlp_ratio", "mlp_width")

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from clip_models.config.clip_config import CLIPConfig, TransformerConfig, ViTConfig
+from clip_models.config.clip_config import CLIPConfig
+from clip_models.config.towers import TransformerConfig, ViTConfig
 from clip_models.converters.renaming import Rule, leading, same, transposed
 from clip_models.errors import CheckpointError, ConfigError
-from clip_models.model.positions import sin_cos_table
+from clip_models.positions import sin_cos_table
 
 _ATTENTION = "MultiHeadDotProductAttention_0"
 _SCANNED = "/encoderblock/"

@@ -6,14 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from clip_models.config.clip_config import (
-    Activation,
-    CLIPConfig,
-    TextConfig,
-    TransformerConfig,
-    ViTConfig,
-)
+from clip_models.config.clip_config import CLIPConfig
 from clip_models.config.strict import as_table
+from clip_models.config.towers import Activation, TextConfig, TransformerConfig, ViTConfig
 from clip_models.converters.equivalence import require_same
 from clip_models.errors import ConfigError
 

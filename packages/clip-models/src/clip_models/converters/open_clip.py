@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from clip_models.config.clip_config import CLIPConfig, ViTConfig
+from clip_models.config.clip_config import CLIPConfig
+from clip_models.config.towers import ViTConfig
 from clip_models.converters.renaming import Rule, leading, linear, rename, same, transposed
 
 DROPPED = ("attn_mask", "text.attn_mask", "text.transformer.embeddings.position_ids")

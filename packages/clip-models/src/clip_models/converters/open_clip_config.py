@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
-from clip_models.config.clip_config import (
+from clip_models.config.clip_config import CLIPConfig
+from clip_models.config.strict import as_table, nearest
+from clip_models.config.towers import (
     Activation,
-    CLIPConfig,
     ModifiedResNetConfig,
     PatchReductionConfig,
     TextConfig,
@@ -21,8 +22,8 @@ from clip_models.config.clip_config import (
     TransformerConfig,
     ViTConfig,
 )
-from clip_models.config.strict import as_table, nearest
 from clip_models.converters.equivalence import require_same
+from clip_models.converters.timm_siglip import from_timm_siglip, to_timm_siglip
 from clip_models.errors import ConfigError
 
 # open_clip's defaults.  The second of each pair of tables is read by nobody here: any other value
@@ -98,24 +99,7 @@ _TEXT_ANY = (
     "hf_pooler_type",
 )
 
-# timm's SigLIP towers: width, layers, heads, mlp ratio
-_SIGLIP_SIZES = {
-    "base": (768, 12, 12, 4.0),
-    "large": (1024, 24, 16, 4.0),
-    "so400m": (1152, 27, 16, 3.7362),
-    "giantopt": (1536, 40, 16, 4.0),
-}
 _GELUS: dict[str, str] = {"none": "gelu", "tanh": "gelu_tanh"}
-_SIGLIP_IMAGES = {
-    "base_patch16": (224, 256, 384, 512),
-    "base_patch32": (256,),
-    "large_patch16": (256, 384, 512),
-    "so400m_patch14": (224, 378, 384),
-    "so400m_patch16": (256, 384, 512),
-    "giantopt_patch16": (256, 384),
-}
-_SIGLIP_NAME = re.compile(r"vit_(\w+)_patch(\d+)_siglip_(\d+)")
-_SIGLIP_TANH = re.compile(r"vit_(base_patch32|large_patch16_siglip_512|so400m_patch16|giantopt)")
 
 
 def from_open_clip(values: Mapping[str, Any]) -> CLIPConfig:
@@ -201,7 +185,8 @@ def _side(key: str, value: Any) -> Any:
 
 def _vision(values: dict[str, Any], quick_gelu: bool) -> ViTConfig | ModifiedResNetConfig:
     if values["timm_model_name"]:
-        return _siglip(values)
+        tower = from_timm_siglip(values)
+        return replace(tower, patch_reduction=_reduction(values["patch_dropout"]))
     if isinstance(values["layers"], (list, tuple)):
         first, second, third, fourth = values["layers"]
         return ModifiedResNetConfig(
@@ -227,35 +212,6 @@ def _vision(values: dict[str, Any], quick_gelu: bool) -> ViTConfig | ModifiedRes
         patch_reduction=_reduction(values["patch_dropout"]),
         activation=_activation(values["act_kwargs"], quick_gelu),
         layer_norm_eps=_epsilon(values["norm_kwargs"]),
-    )
-
-
-def _siglip(values: dict[str, Any]) -> ViTConfig:
-    name = values["timm_model_name"]
-    match = _SIGLIP_NAME.fullmatch(name)
-    if match is None or match[1] not in _SIGLIP_SIZES or values["timm_pool"] != "map":
-        raise ConfigError(
-            f"the timm tower {name!r} with pool {values['timm_pool']!r} is not computed here; "
-            "of timm's only SigLIP's are, with pool 'map'"
-        )
-    if values["timm_proj"] not in ("none", None, ""):
-        raise ConfigError(f"timm_proj = {values['timm_proj']!r} is not computed here; 'none' is")
-    width, num_layers, num_heads, mlp_ratio = _SIGLIP_SIZES[match[1]]
-    return ViTConfig(
-        image_size=values["image_size"],
-        patch_size=int(match[2]),
-        patch_bias=True,
-        width=width,
-        num_layers=num_layers,
-        num_heads=num_heads,
-        mlp_ratio=mlp_ratio,
-        layer_norm_eps=1e-6,
-        class_token=False,
-        pre_norm=False,
-        readout="map",
-        projection="none",
-        patch_reduction=_reduction(values["patch_dropout"]),
-        activation="gelu_tanh" if _SIGLIP_TANH.match(name) else "gelu",
     )
 
 
@@ -328,7 +284,7 @@ def _vision_to(config: CLIPConfig) -> dict[str, Any]:
     if not isinstance(vision, ViTConfig):
         raise ConfigError(f"open_clip has no image tower of kind {vision.kind!r}")
     if vision.readout == "map":
-        return _siglip_to(vision)
+        return to_timm_siglip(vision)
     heads = vision.layers()[0].num_heads if vision.num_layers else 1
     written = {
         "layers": vision.num_layers,
@@ -346,35 +302,6 @@ def _vision_to(config: CLIPConfig) -> dict[str, Any]:
         "image_size": vision.image_size,
         "patch_size": vision.patch_size,
         **_without_defaults(written, _VISION),
-    }
-
-
-def _siglip_to(vision: ViTConfig) -> dict[str, Any]:
-    heads, _, hidden = vision.layers()[0]
-    sizes = (vision.width, vision.num_layers, heads, hidden)
-    known = {
-        name: (width, layers, heads, int(width * ratio))
-        for name, (width, layers, heads, ratio) in _SIGLIP_SIZES.items()
-    }
-    named = [name for name in known if known[name] == sizes]
-    if not named:
-        raise ConfigError(
-            f"timm has no SigLIP tower with width, layers, heads and mlp width {sizes}; "
-            f"it has {list(known.values())}"
-        )
-    tower = f"{named[0]}_patch{vision.patch_size}"
-    sizes_of_images = _SIGLIP_IMAGES.get(tower, ())
-    if vision.image_size not in sizes_of_images:
-        raise ConfigError(
-            f"timm has no SigLIP tower vit_{tower} for images of {vision.image_size}; it has "
-            f"{sizes_of_images or list(_SIGLIP_IMAGES)}"
-        )
-    return {
-        "image_size": vision.image_size,
-        "timm_model_name": f"vit_{tower}_siglip_{vision.image_size}",
-        "timm_model_pretrained": False,
-        "timm_pool": "map",
-        "timm_proj": "none",
     }
 
 

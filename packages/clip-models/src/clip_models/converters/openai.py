@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from clip_models.config.clip_config import CLIPConfig, ModifiedResNetConfig, TextConfig, ViTConfig
+from clip_models.config.clip_config import CLIPConfig
+from clip_models.config.towers import ModifiedResNetConfig, TextConfig, ViTConfig
 from clip_models.errors import CheckpointError, ConfigError
 
 EXTRAS = ("input_resolution", "context_length", "vocab_size")

@@ -1,5 +1,6 @@
-from .checkpoint import WEIGHTS_NAME, load_config, load_state, save_config, save_tensors
-from .pretrained import build_model
+from .atomic_write import save_tensors
+from .model_directory import WEIGHTS_NAME, load_config, save_config
+from .pretrained import build_model, load_state
 from .weight_files import load_tensors, read_weights
 
 __all__ = [

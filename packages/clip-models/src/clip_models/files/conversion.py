@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,39 +10,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clip_models.config.clip_config import CLIPConfig, PreprocessConfig
-from clip_models.config.registry import get_config
+from clip_models.config.clip_config import CLIPConfig
+from clip_models.config.named_models import get_config
+from clip_models.config.preprocess_config import PreprocessConfig, preprocess_of
 from clip_models.converters import openai
-from clip_models.converters.dialects import Dialect, detect_dialect, from_native, to_native
-from clip_models.converters.hugging_face_config import to_hugging_face_config
-from clip_models.converters.open_clip_config import to_open_clip
-from clip_models.converters.preprocessing import (
-    to_hugging_face_preprocess,
-    to_open_clip_preprocess,
-)
+from clip_models.converters.dialect_names import FILE_DIALECTS, Dialect
+from clip_models.converters.dialects import detect_dialect, from_native, to_native
 from clip_models.errors import CheckpointError
-from clip_models.factory import preprocess_of
 from clip_models.files import hub
-from clip_models.files.checkpoint import (
-    CONFIG_NAME,
-    WEIGHTS_NAME,
-    load_state,
-    replacing,
-    save_config,
-    save_tensors,
-)
+from clip_models.files.atomic_write import replacing, save_json, save_tensors
 from clip_models.files.export import OPEN_CLIP_WEIGHTS, refuse_to_replace, remove_others
+from clip_models.files.foreign_configs import hugging_face_configs, open_clip_config
 from clip_models.files.model_directory import (
+    CONFIG_NAME,
     HUGGING_FACE_CONFIG,
     HUGGING_FACE_PREPROCESS,
     OPEN_CLIP_CONFIG,
+    WEIGHTS_NAME,
     read_model_directory,
+    save_config,
 )
+from clip_models.files.pretrained import load_state
 from clip_models.files.weight_files import read_weights
 from clip_models.model.clip import CLIP
 
-FILE_DIALECTS = ("openai", "clipa", "corenet")
-"""Dialects of single files; the others are directories with configs."""
 _PICKLES = (".pt", ".pth", ".bin")
 _FILES = (*_PICKLES, ".safetensors", ".npz")
 
@@ -134,23 +124,16 @@ def write_stored(
     name = WEIGHTS_NAME
     if to == "open-clip":
         name = OPEN_CLIP_WEIGHTS
-        texts[OPEN_CLIP_CONFIG] = {
-            "model_cfg": to_open_clip(stored.config),
-            "preprocess_cfg": to_open_clip_preprocess(stored.preprocess),
-        }
+        texts[OPEN_CLIP_CONFIG] = open_clip_config(stored.config, stored.preprocess)
     elif to == "hugging-face":
-        texts[HUGGING_FACE_CONFIG] = values = to_hugging_face_config(stored.config)
-        siglip = values["model_type"] == "siglip"
-        texts[HUGGING_FACE_PREPROCESS] = to_hugging_face_preprocess(
-            stored.preprocess, siglip=siglip
-        )
+        model, images = hugging_face_configs(stored.config, stored.preprocess)
+        texts |= {HUGGING_FACE_CONFIG: model, HUGGING_FACE_PREPROCESS: images}
     names = [name, *(texts or [CONFIG_NAME])]
     refuse_to_replace(out, () if overwrite else names)
     out.mkdir(parents=True, exist_ok=True)
     save_tensors(out / name, tensors)
     for file, values in texts.items():
-        with replacing(out / file) as temporary:
-            temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        save_json(out / file, values)
     if not texts:
         save_config(out, stored.config, stored.preprocess)
     if overwrite and out.resolve() != stored.weights.parent.resolve():

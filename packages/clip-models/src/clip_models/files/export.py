@@ -6,31 +6,23 @@ import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from clip_models.config.clip_config import CLIPConfig, PreprocessConfig
-from clip_models.converters.dialects import Dialect, from_native
-from clip_models.converters.hugging_face_config import to_hugging_face_config
-from clip_models.converters.open_clip_config import to_open_clip
-from clip_models.converters.preprocessing import (
-    to_hugging_face_preprocess,
-    to_open_clip_preprocess,
-)
-from clip_models.errors import CheckpointError, ConfigError
-from clip_models.files.checkpoint import (
-    CONFIG_NAME,
-    WEIGHTS_NAME,
-    replacing,
-    save_config,
-    save_tensors,
-)
+from clip_models.config.preprocess_config import PreprocessConfig
+from clip_models.converters.dialect_names import Dialect
+from clip_models.converters.dialects import from_native
+from clip_models.errors import CheckpointError
+from clip_models.files.atomic_write import save_tensors, save_text
+from clip_models.files.foreign_configs import foreign_configs
 from clip_models.files.model_card import MARK, model_card
 from clip_models.files.model_directory import (
+    CONFIG_NAME,
     CONFIG_NAMES,
     HUGGING_FACE_CONFIG,
     HUGGING_FACE_PREPROCESS,
     OPEN_CLIP_CONFIG,
     WEIGHT_NAMES,
+    WEIGHTS_NAME,
+    save_config,
 )
 from clip_models.model.clip import CLIP
 from clip_models.model.measured_config import measured_config
@@ -39,35 +31,6 @@ CARD_NAME = "README.md"
 OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
 MODEL_FILES = frozenset((*CONFIG_NAMES, *WEIGHT_NAMES))
 """What belongs to one model, so that none may stay when another takes its place."""
-
-
-class ForeignConfigs(NamedTuple):
-    """Contents of other libraries' files; None, and a reason, where one has no such model."""
-
-    open_clip: dict[str, Any] | None
-    hugging_face: dict[str, Any] | None
-    hugging_face_preprocess: dict[str, Any] | None
-    reasons: tuple[str, ...]
-
-
-def foreign_configs(config: CLIPConfig, preprocess: PreprocessConfig) -> ForeignConfigs:
-    """What other libraries' config files have to say of a model."""
-    reasons: list[str] = []
-    open_clip = hugging_face = images = None
-    try:
-        open_clip = {
-            "model_cfg": to_open_clip(config),
-            "preprocess_cfg": to_open_clip_preprocess(preprocess),
-        }
-    except ConfigError as error:
-        reasons.append(str(error))
-    try:
-        hugging_face = to_hugging_face_config(config)
-        siglip = hugging_face["model_type"] == "siglip"
-        images = to_hugging_face_preprocess(preprocess, siglip=siglip)
-    except ConfigError as error:
-        reasons.append(str(error))
-    return ForeignConfigs(open_clip, hugging_face, images, tuple(reasons))
 
 
 def save_pretrained(
@@ -125,8 +88,7 @@ def save_pretrained(
     for name, dialect in weights.items():
         save_tensors(directory / name, from_native(model.state_dict(), config, dialect))
     for name, text in texts.items():
-        with replacing(directory / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        save_text(directory / name, text)
     for file in new:
         shutil.copyfile(file, directory / file.name)
     if overwrite:

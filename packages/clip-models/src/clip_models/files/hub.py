@@ -1,6 +1,6 @@
 """Models on the Hugging Face hub, through its client and its cache.
 
-The client is imported when it is needed; `HF_ENDPOINT` names another hub, `HF_TOKEN` a token.
+`HF_ENDPOINT` names another hub, `HF_TOKEN` a token.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
 
-from clip_models.config.clip_config import PreprocessConfig
+import huggingface_hub
+from huggingface_hub.errors import EntryNotFoundError
+
+from clip_models.config.preprocess_config import PreprocessConfig
 from clip_models.errors import CheckpointError
 from clip_models.files.export import CARD_NAME, MODEL_FILES, save_pretrained
 from clip_models.files.model_directory import CONFIG_NAMES, weight_names
@@ -112,7 +114,7 @@ def push_to_hub(
     Raises:
         CheckpointError: The repository holds a model and `overwrite` is not set.
     """
-    api = _client().HfApi(endpoint=_endpoint())
+    api = huggingface_hub.HfApi(endpoint=_endpoint())
     api.create_repo(repository, private=private, exist_ok=True)
     present = set(api.list_repo_files(repository))
     with tempfile.TemporaryDirectory() as folder:
@@ -143,16 +145,15 @@ class _Fetch:
         self.tried: list[str] = []
 
     def __call__(self, file: str) -> Path | None:
-        client = _client()
         try:
-            path = client.hf_hub_download(
+            path = huggingface_hub.hf_hub_download(
                 self.name,
                 file,
                 revision=self.revision,
                 cache_dir=self.cache_dir,
                 endpoint=_endpoint(),
             )
-        except (OSError, ValueError, client.errors.EntryNotFoundError) as error:
+        except (OSError, ValueError, EntryNotFoundError) as error:
             reason = str(error).strip().split("\n", maxsplit=1)[0]
             self.tried.append(f"{file} ({type(error).__name__}: {reason[:120]})")
             return None
@@ -175,14 +176,3 @@ def _fetch_shards(index: Path, fetch: _Fetch) -> None:
 
 def _endpoint() -> str | None:
     return os.environ.get("HF_ENDPOINT") or None
-
-
-def _client() -> ModuleType:
-    try:
-        import huggingface_hub
-        import huggingface_hub.errors
-    except ImportError as error:
-        raise ImportError(
-            "models on the hub need huggingface_hub; pip install huggingface_hub"
-        ) from error
-    return huggingface_hub

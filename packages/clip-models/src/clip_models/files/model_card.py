@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from clip_models.config.clip_config import CLIPConfig, PreprocessConfig
+from clip_models.config.clip_config import CLIPConfig
+from clip_models.config.preprocess_config import PreprocessConfig
+from clip_models.files.foreign_configs import ForeignConfigs
 from clip_models.model.clip import CLIP
-
-if TYPE_CHECKING:
-    from clip_models.files.export import ForeignConfigs
 
 MARK = "<!-- written anew with the model; without this line, the file is yours and stays -->"
 """What tells our cards from others'."""

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from clip_models.config.clip_config import CLIPConfig, PreprocessConfig
+from clip_models.config.checks import require
+from clip_models.config.clip_config import CLIPConfig
+from clip_models.config.preprocess_config import PreprocessConfig, default_preprocess
+from clip_models.config.strict import from_dict, to_dict
 from clip_models.converters.hugging_face_config import from_hugging_face_config
 from clip_models.converters.open_clip_config import from_open_clip
-from clip_models.converters.preprocessing import (
+from clip_models.converters.preprocess_config import (
     from_hugging_face_preprocess,
     from_open_clip_preprocess,
 )
 from clip_models.errors import CheckpointError, ConfigError
-from clip_models.files.checkpoint import CONFIG_NAME, load_config
+from clip_models.files.atomic_write import save_json, save_tensors
+from clip_models.model.clip import CLIP
+from clip_models.model.measured_config import measured_config
 
 T = TypeVar("T")
 
+WEIGHTS_NAME = "model.safetensors"
+CONFIG_NAME = "clip_config.json"
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 HUGGING_FACE_CONFIG = "config.json"
 HUGGING_FACE_PREPROCESS = "preprocessor_config.json"
@@ -35,12 +43,63 @@ WEIGHT_NAMES = (*_WEIGHTS, *_OPEN_CLIP_WEIGHTS)
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".npz")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _ModelFile:
+    """The layout of `clip_config.json`."""
+
+    model: CLIPConfig
+    preprocess: PreprocessConfig
+    format_version: int = 1
+
+    def __post_init__(self) -> None:
+        require(
+            self.format_version == 1,
+            f"format_version must be 1, got {self.format_version}; a later clip-models wrote it",
+        )
+
+
 class ModelFiles(NamedTuple):
     """The configs of a directory, and where its weights are."""
 
     config: CLIPConfig
     preprocess: PreprocessConfig
     weights: Path
+
+
+def save_model(directory: str | Path, model: CLIP, preprocess: PreprocessConfig) -> None:
+    """Write weights and configs; each file is replaced in one step, never left half written.
+
+    Of a model whose layers were cut in place the sizes it has are written, as in `config_of`.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    save_config(directory, measured_config(model), preprocess)
+    save_tensors(directory / WEIGHTS_NAME, model.state_dict())
+
+
+def save_config(directory: str | Path, config: CLIPConfig, preprocess: PreprocessConfig) -> None:
+    """Write `clip_config.json`; the directory must exist."""
+    values = to_dict(_ModelFile(model=config, preprocess=preprocess))
+    save_json(Path(directory) / CONFIG_NAME, values)
+
+
+def load_config(directory: str | Path) -> tuple[CLIPConfig, PreprocessConfig]:
+    """The configs in a model directory.
+
+    Raises:
+        CheckpointError: The file is missing, or is not one of ours.
+    """
+    path = Path(directory) / CONFIG_NAME
+    if not path.is_file():
+        raise CheckpointError(
+            f"{directory} is not a model directory: it has no {CONFIG_NAME}; "
+            "name the directory that save_model or a training run wrote"
+        )
+    try:
+        stored = from_dict(_ModelFile, json.loads(path.read_text(encoding="utf-8")))
+    except (ConfigError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    return stored.model, stored.preprocess
 
 
 def read_model_directory(directory: str | Path) -> ModelFiles:
@@ -103,15 +162,6 @@ def _hugging_face_preprocess(directory: Path, config: CLIPConfig) -> PreprocessC
     if path.is_file():
         return _read(path, lambda values: from_hugging_face_preprocess(values, size))
     return default_preprocess(config)
-
-
-def default_preprocess(config: CLIPConfig) -> PreprocessConfig:
-    """What a model of this kind was most likely trained with: SigLIP's, or OpenAI's transform."""
-    size = config.vision.image_size
-    if getattr(config.vision, "readout", None) == "map":
-        half = (0.5, 0.5, 0.5)
-        return PreprocessConfig(size=size, mean=half, std=half, resize_mode="squash")
-    return PreprocessConfig(size=size)
 
 
 def _read(path: Path, convert: Callable[[Mapping[str, Any]], T]) -> T:

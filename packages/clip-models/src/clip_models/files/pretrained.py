@@ -8,20 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clip_models.config.clip_config import (
-    CLIPConfig,
-    ModifiedResNetConfig,
-    PreprocessConfig,
-    ViTConfig,
-)
+from clip_models.config.clip_config import CLIPConfig
+from clip_models.config.preprocess_config import PreprocessConfig
+from clip_models.config.towers import ModifiedResNetConfig, ViTConfig
 from clip_models.converters import openai
 from clip_models.converters.dialects import detect_dialect, to_native
 from clip_models.errors import CheckpointError
-from clip_models.files.checkpoint import load_state
 from clip_models.files.model_directory import read_model_directory
 from clip_models.files.weight_files import read_weights
 from clip_models.model.clip import CLIP
-from clip_models.model.positions import resize_grid, resize_sequence, sin_cos_table
+from clip_models.positions import resize_grid, resize_sequence, sin_cos_table
 
 
 def load_model(
@@ -101,6 +97,38 @@ def build_with_weights(
         model = CLIP(config)  # a token pooling may have buffers that are not stored
         load_state(model, state, source=source, assign=True)
     return model.eval()
+
+
+def load_state(
+    model: torch.nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    source: str | Path,
+    assign: bool = False,
+) -> None:
+    """Load a state dict that must fit exactly.
+
+    Raises:
+        CheckpointError: Keys are missing or unexpected, or shapes or kinds of numbers differ; the
+            first few are named.
+    """
+    expected = model.state_dict()
+    faults = [f"missing {key}" for key in expected if key not in state]
+    faults += [f"unexpected {key}" for key in state if key not in expected]
+    faults += [
+        f"{key} is {tuple(state[key].shape)}, expected {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    faults += [
+        f"{key} holds {state[key].dtype}, expected floating-point numbers"
+        for key, value in expected.items()
+        if key in state and value.is_floating_point() and not state[key].is_floating_point()
+    ]
+    if faults:
+        more = f" and {len(faults) - 4} more" if len(faults) > 4 else ""
+        raise CheckpointError(f"{source} does not fit the model: {'; '.join(faults[:4])}{more}")
+    model.load_state_dict(state, assign=assign)
 
 
 def _own_tensors(

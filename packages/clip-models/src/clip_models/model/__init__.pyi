@@ -1,5 +1,4 @@
-from .clip import CLIPOutput
 from .measured_config import config_of
-from .tower_output import TowerOutput
+from .outputs import CLIPOutput, TowerOutput
 
 __all__ = ["CLIPOutput", "TowerOutput", "config_of"]

@@ -8,33 +8,23 @@ OpenAI's CLIP and open_clip, so that their checkpoints load with no renaming.
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip_models.config.clip_config import CLIPConfig, ModifiedResNetConfig, ViTConfig
+from clip_models.config.clip_config import CLIPConfig
+from clip_models.config.towers import ModifiedResNetConfig, ViTConfig
 from clip_models.converters import open_clip, openai
 from clip_models.model.compact_resnet import CompactResNet
 from clip_models.model.layouts import Packed, Padded
 from clip_models.model.modified_resnet import ModifiedResNet
+from clip_models.model.outputs import CLIPOutput, TowerOutput
 from clip_models.model.pooled_layers import PooledLayers
-from clip_models.model.tower_output import TowerOutput
 from clip_models.model.transformer import Transformer
 from clip_models.model.vision_transformer import VisionTransformer
 from clip_models.pooling.randomness import Randomness
-
-
-class CLIPOutput(NamedTuple):
-    """What `CLIP.forward` returns; features are L2-normalised."""
-
-    image_features: Tensor  # (B, E)
-    text_features: Tensor  # (B, E)
-    logit_scale: Tensor  # () inverse temperature, already exponentiated
-    logit_bias: Tensor | None  # ()
-    losses: dict[str, Tensor]  # scalars to add to the contrastive loss, such as "vision.pooling"
-    records: dict[str, dict[str, Tensor]]  # what to log, by the same names
 
 
 class CLIP(nn.Module):

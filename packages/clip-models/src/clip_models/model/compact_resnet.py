@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip_models.config.clip_config import CompactResNetConfig
+from clip_models.config.towers import CompactResNetConfig
 
 
 class ConvNorm(nn.Module):

@@ -7,13 +7,8 @@ from typing import TypeVar
 
 import torch
 
-from clip_models.config.clip_config import (
-    CLIPConfig,
-    LayerShape,
-    PerLayer,
-    TransformerConfig,
-    ViTConfig,
-)
+from clip_models.config.clip_config import CLIPConfig
+from clip_models.config.towers import LayerShape, PerLayer, TransformerConfig, ViTConfig
 from clip_models.errors import ConfigError
 from clip_models.model.clip import CLIP
 from clip_models.model.transformer import ResidualBlock, Transformer

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip_models.config.clip_config import ModifiedResNetConfig
-from clip_models.model.positions import resize_grid
+from clip_models.config.towers import ModifiedResNetConfig
+from clip_models.positions import resize_grid
 
 
 class Bottleneck(nn.Module):

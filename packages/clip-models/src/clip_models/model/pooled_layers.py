@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from clip_models.config.clip_config import PoolingConfig
+from clip_models.config.towers import PoolingConfig
 from clip_models.model.layouts import Padded
 from clip_models.model.transformer import Transformer
 from clip_models.pooling.randomness import Randomness, pooling_uniform
@@ -70,7 +70,8 @@ class PooledLayers(nn.ModuleList):
             x = transformer(x, layout, start=start, stop=place)
             wanted = {}
             if getattr(pooling, "reads_uniform", False):
-                wanted["uniform"] = pooling_uniform(generator, number, *x.shape[:2], x.device)
+                batch, length = x.shape[:2]
+                wanted["uniform"] = pooling_uniform(generator, number, batch, length, x.device)
             if getattr(pooling, "reads_keys", False):
                 wanted["keys"] = transformer.keys(x, place)
             pooled: PooledTokens = pooling(x, mask, apart, causal, **wanted)

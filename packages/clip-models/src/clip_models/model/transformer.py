@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clip_models.config.clip_config import Activation, LayerShape, TransformerConfig
+from clip_models.config.towers import Activation, LayerShape, TransformerConfig
 from clip_models.model.layouts import Layout
 
 

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip_models.config.clip_config import ViTConfig
+from clip_models.config.towers import ViTConfig
 from clip_models.model.layouts import Padded
+from clip_models.model.outputs import TowerOutput
 from clip_models.model.pooled_layers import PooledLayers, PooledRun
-from clip_models.model.positions import Grid, resize_grid, resize_sequence, sin_cos_table
-from clip_models.model.tower_output import TowerOutput
 from clip_models.model.transformer import MLP, Transformer
 from clip_models.pooling.patch_reduction import make_patch_reducer
 from clip_models.pooling.randomness import Randomness
+from clip_models.positions import Grid, resize_grid, resize_sequence, sin_cos_table
 
 
 def make_stem(config: ViTConfig) -> nn.Module:

@@ -11,10 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from clip_models.config.clip_config import PatchReductionConfig
+from clip_models.config.towers import PatchReductionConfig
 from clip_models.pooling.randomness import Randomness, patch_uniform
-
-Grid = tuple[int, int]
+from clip_models.positions import Grid
 
 
 class PatchReducer(Protocol):

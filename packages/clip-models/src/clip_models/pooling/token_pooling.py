@@ -11,8 +11,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from clip_models.config.clip_config import PoolingConfig
 from clip_models.config.strict import nearest
+from clip_models.config.towers import PoolingConfig
 from clip_models.errors import ConfigError
 
 GROUP = "clip_models.token_pooling"

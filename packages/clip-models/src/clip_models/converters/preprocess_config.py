@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from clip_models.config.clip_config import PreprocessConfig
+from clip_models.config.preprocess_config import PreprocessConfig
 from clip_models.config.strict import as_table, from_dict
 from clip_models.errors import ConfigError
 

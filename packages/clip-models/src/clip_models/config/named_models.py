@@ -6,18 +6,22 @@ CLIPA (Apache-2.0), SigLIP in timm (Apache-2.0) and CoreNet (Apple's sample code
 
 from __future__ import annotations
 
+import copy
+import fnmatch
 from dataclasses import replace
 from typing import NamedTuple
 
-from clip_models.config.clip_config import (
+from clip_models.config.clip_config import CLIPConfig
+from clip_models.config.strict import nearest
+from clip_models.config.towers import (
     Activation,
-    CLIPConfig,
     CompactResNetConfig,
     ModifiedResNetConfig,
     TextConfig,
     TokenizerConfig,
     ViTConfig,
 )
+from clip_models.errors import ConfigError
 
 
 class _Image(NamedTuple):
@@ -146,7 +150,23 @@ _SIGLIPS = {
 }
 
 
-def named_configs() -> dict[str, CLIPConfig]:
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the registered models that match a shell pattern, sorted."""
+    return sorted(fnmatch.filter(_CONFIGS, pattern))
+
+
+def get_config(name: str) -> CLIPConfig:
+    """The registered config of that name, a copy of its own.
+
+    Raises:
+        ConfigError: There is no such model; the message names the nearest.
+    """
+    if name not in _CONFIGS:
+        raise ConfigError(f"unknown model {name!r}{nearest(name, _CONFIGS)}")
+    return copy.deepcopy(_CONFIGS[name])
+
+
+def _named_configs() -> dict[str, CLIPConfig]:
     """Every named model."""
     configs = {name: _vit(*row) for name, row in _VITS.items()}
     configs["ViT-M-16-alt"] = _layer_scaled(configs["ViT-M-16-alt"], 1e-4)
@@ -311,3 +331,5 @@ _OTHERS = {
         text=TextConfig(width=128, num_layers=2, num_heads=4, context_length=48),
     ),
 }
+
+_CONFIGS = _named_configs()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-import sys
 from collections.abc import Iterator
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
@@ -203,10 +203,9 @@ def test_a_directory_goes_first(model: CLIP, tmp_path: Path, monkeypatch: Any) -
     assert_same(from_pretrained("org/name")[0], model)
 
 
-def test_without_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ImportError, match="pip install huggingface_hub"):
-        from_pretrained("org/name")
+def test_the_client_is_installed_with_the_package() -> None:
+    requirements = [line for line in requires("clip-models") or [] if "extra" not in line]
+    assert any(line.startswith("huggingface-hub") for line in requirements)
 
 
 @pytest.mark.parametrize(

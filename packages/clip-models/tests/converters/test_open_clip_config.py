@@ -15,7 +15,8 @@ import timm
 from clip_models import ConfigError, get_config, list_models
 from clip_models.config import PoolingConfig
 from clip_models.converters import from_clipa, from_hugging_face_config, to_hugging_face_config
-from clip_models.converters.open_clip_config import _SIGLIP_IMAGES, from_open_clip, to_open_clip
+from clip_models.converters.open_clip_config import from_open_clip, to_open_clip
+from clip_models.converters.timm_siglip import _IMAGE_SIZES
 
 FILES = sorted((Path(open_clip.__file__).parent / "model_configs").glob("*.json"))
 PEER = {path.stem: json.loads(path.read_text()) for path in FILES}
@@ -153,9 +154,7 @@ def test_equal_sizes_may_be_spelled_otherwise(name: str) -> None:
 
 def test_siglip_towers_are_all_of_timm_s() -> None:
     theirs = {name for name in timm.list_models("vit_*_siglip_*") if "_gap_" not in name}
-    ours = {
-        f"vit_{tower}_siglip_{size}" for tower, sizes in _SIGLIP_IMAGES.items() for size in sizes
-    }
+    ours = {f"vit_{tower}_siglip_{size}" for tower, sizes in _IMAGE_SIZES.items() for size in sizes}
     assert ours == theirs
 
 

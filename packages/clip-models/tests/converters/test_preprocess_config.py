@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from clip_models import ConfigError
-from clip_models.converters.preprocessing import from_hugging_face_preprocess
+from clip_models.converters.preprocess_config import from_hugging_face_preprocess
 from clip_models.preprocess import EvaluationTransform
 from PIL import Image
 

@@ -1,0 +1,68 @@
+"""How images are prepared for a tower: the config, and which one a model was trained with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any, Literal
+
+from clip_models.config.checks import require, require_sizes
+from clip_models.config.clip_config import CLIPConfig
+from clip_models.config.named_models import get_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessConfig:
+    """How an image becomes the tower's input.
+
+    `resize_mode` "shortest" scales the shorter side to `size` and crops the centre; "longest"
+    scales the longer side and fills the rest with `fill_color` (of each channel, 0 to 255);
+    "squash" scales both sides to `size`.  Pixels stay uint8 until `mean` and `std` (of values in
+    [0, 1]) are applied on the device.
+    """
+
+    size: int = 224
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
+    resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
+    fill_color: int = 0
+
+    def __post_init__(self) -> None:
+        require_sizes(self, "size")
+        require(min(self.std) > 0, f"std must be positive, got {self.std}")
+        require(
+            0 <= self.fill_color <= 255, f"fill_color must be in 0 … 255, got {self.fill_color}"
+        )
+
+
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_SQUASHED: dict[str, Any] = {**_IMAGENET, "interpolation": "bilinear", "resize_mode": "squash"}
+_HALVES = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+
+# What the weights of named models were trained with, where it is not OpenAI's transform.
+_PREPROCESS_OF_NAMES: dict[str, dict[str, Any]] = {
+    "*-SigLIP*": {**_HALVES, "resize_mode": "squash"},
+    "*-CLIPA*": _SQUASHED,
+    "*-BigVision": _SQUASHED,
+    "CoreNet-*": {"mean": (0.0,) * 3, "std": (1.0,) * 3, "interpolation": "bilinear"},
+    "CIFAR-*": _HALVES,
+}
+
+
+def preprocess_of(name: str) -> PreprocessConfig:
+    """The preprocessing that weights of a registered model were trained with."""
+    size = get_config(name).vision.image_size
+    for pattern, values in _PREPROCESS_OF_NAMES.items():
+        if fnmatch(name, pattern):
+            return PreprocessConfig(size=size, **values)
+    return PreprocessConfig(size=size)
+
+
+def default_preprocess(config: CLIPConfig) -> PreprocessConfig:
+    """What a model of this kind was most likely trained with: SigLIP's, or OpenAI's transform."""
+    size = config.vision.image_size
+    if getattr(config.vision, "readout", None) == "map":
+        half = (0.5, 0.5, 0.5)
+        return PreprocessConfig(size=size, mean=half, std=half, resize_mode="squash")
+    return PreprocessConfig(size=size)

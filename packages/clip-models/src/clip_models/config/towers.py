@@ -1,0 +1,326 @@
+"""Configs of the towers, one frozen dataclass each."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from clip_models.config.checks import (
+    TOO_LARGE,
+    is_number,
+    is_size,
+    require,
+    require_heads,
+    require_sizes,
+)
+
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+PerLayer = int | tuple[int, ...]
+
+
+class LayerShape(NamedTuple):
+    """The sizes of one transformer layer that need not be those of its neighbours."""
+
+    num_heads: int
+    head_width: int
+    mlp_width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchReductionConfig:
+    """Train on part of the patches (Li et al. 2023, "CLIPA"); evaluation sees all of them.
+
+    `random` keeps a random set, `grid` one patch of every cell of a regular grid, `block` one
+    rectangle.
+    """
+
+    kind: Literal["random", "grid", "block"] = "random"
+    keep_ratio: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.keep_ratio <= 1,
+            f"keep_ratio must be in (0, 1], got {self.keep_ratio}; 1.0 keeps every patch",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolingConfig:
+    """Fewer tokens from `after_layer` on: 0 pools before the first layer.
+
+    `name` is looked up in the entry-point group `clip_models.token_pooling`; `args` are its own.
+    `then` pools what is left once more, behind the same layer or a later one.
+    """
+
+    name: str
+    after_layer: int
+    args: dict[str, Any] = field(default_factory=dict, hash=False)
+    then: PoolingConfig | None = None
+
+    @property
+    def stages(self) -> tuple[PoolingConfig, ...]:
+        """This pooling and those that follow it."""
+        return (self, *(() if self.then is None else self.then.stages))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """The tokenizer a text tower was trained with.
+
+    `name` is `clip` for CLIP's own or a Hugging Face repository, `options` are open_clip's
+    `tokenizer_kwargs`.
+    """
+
+    name: str = "clip"
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """What the transformers of both towers have in common.
+
+    `num_heads`, `head_width` and `mlp_width` are one integer or one per layer; `head_width` None is
+    `width / num_heads`, `mlp_width` None is `width * mlp_ratio`.  `layer_scale_init` adds a learned
+    scale to every residual branch.
+    """
+
+    width: int = 768
+    num_layers: int = 12
+    num_heads: PerLayer = 12
+    head_width: PerLayer | None = None
+    mlp_ratio: float = 4.0
+    mlp_width: PerLayer | None = None
+    activation: Activation = "gelu"
+    layer_norm_eps: float = 1e-5
+    layer_scale_init: float | None = None
+    pooling: PoolingConfig | None = None
+
+    def __post_init__(self) -> None:
+        require_sizes(self, "width")
+        require(
+            type(self.num_layers) is int and 0 <= self.num_layers < 2**16,
+            f"num_layers must be an integer from 0 to 65535, got {self.num_layers!r}",
+        )
+        for name in ("num_heads", "head_width", "mlp_width"):
+            sizes = getattr(self, name)
+            given = sizes if isinstance(sizes, tuple) else (sizes,) * self.num_layers
+            require(
+                len(given) == self.num_layers,
+                f"{name} must be one integer or one for each of {self.num_layers} layers, "
+                f"got {len(given)}",
+            )
+            require(
+                all(size is None or is_size(size) for size in given),
+                f"{name} must be a positive integer or a tuple of them, got {sizes!r}",
+            )
+        require(
+            is_number(self.layer_norm_eps) and 0 < self.layer_norm_eps < math.inf,
+            f"layer_norm_eps must be a positive number, got {self.layer_norm_eps!r}",
+        )
+        require(
+            self.mlp_width is not None
+            or (is_number(self.mlp_ratio) and 1 <= self.width * self.mlp_ratio < TOO_LARGE),
+            f"mlp_ratio must give at least one hidden unit, got {self.mlp_ratio!r}",
+        )
+        if self.head_width is None:
+            for heads in _per_layer(self.num_heads, self.num_layers):
+                require_heads(self.width, heads)
+        if self.pooling is not None:
+            places = [stage.after_layer for stage in self.pooling.stages]
+            require(
+                places == sorted(places) and places[0] >= 0 and places[-1] <= self.num_layers,
+                f"pooling.after_layer must be in 0 … {self.num_layers} and must not fall from one "
+                f"pooling to the next, got {', '.join(map(str, places))}",
+            )
+
+    def layers(self) -> tuple[LayerShape, ...]:
+        """The sizes of every layer."""
+        heads = _per_layer(self.num_heads, self.num_layers)
+        if self.head_width is None:
+            head_widths = tuple(self.width // count for count in heads)
+        else:
+            head_widths = _per_layer(self.head_width, self.num_layers)
+        mlp_width = int(self.width * self.mlp_ratio) if self.mlp_width is None else self.mlp_width
+        mlp_widths = _per_layer(mlp_width, self.num_layers)
+        return tuple(map(LayerShape, heads, head_widths, mlp_widths))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig(TransformerConfig):
+    """Vision transformer of CLIP (Radford et al. 2021, after Dosovitskiy et al. 2021) and its kin.
+
+    Attributes:
+        stem: `patch` is one convolution of kernel and stride `patch_size` (with a bias if
+            `patch_bias`); `conv` is CoreNet's three of strides 4, 2 and 2 for 16 px patches.
+        class_token: One learned token in front of the patches.
+        position: `learned` is a table that is interpolated for other grids; `sin_cos` is computed
+            for each grid (MoCo v3's, columns first) and has no weights.
+        class_position: The class token has a position of its own in the table.
+        position_interpolation: `bicubic` in two dimensions, antialiased; `flattened` is CoreNet's
+            linear interpolation along the row-major sequence of patches.
+        pre_norm: A norm in front of the first layer.
+        readout: `class_token`; `patch_average`; `average` of all tokens, the class token with them
+            (CLIPA's first version); `map`, an attention with a learned query (SigLIP).
+        map_num_heads: Heads of the attention of `map`; None is those of the last layer.
+        map_mlp_width: Hidden units of the MLP behind it; None is those of the last layer.
+        norm_after_readout: The final norm is of the read feature, not of every token.
+        projection: A linear map to the embedding space; `none` where `width` is its width.
+    """
+
+    kind: Literal["vit"] = "vit"
+    image_size: int = 224
+    patch_size: int = 32
+    stem: Literal["patch", "conv"] = "patch"
+    patch_bias: bool = False
+    class_token: bool = True
+    position: Literal["learned", "sin_cos"] = "learned"
+    class_position: bool = True
+    position_interpolation: Literal["bicubic", "flattened"] = "bicubic"
+    pre_norm: bool = True
+    readout: Literal["class_token", "patch_average", "average", "map"] = "class_token"
+    map_num_heads: int | None = None
+    map_mlp_width: int | None = None
+    norm_after_readout: bool = False
+    projection: Literal["linear", "none"] = "linear"
+    patch_reduction: PatchReductionConfig | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_sizes(self, "image_size", "patch_size")
+        require(
+            self.image_size >= self.patch_size,
+            f"image_size must be at least patch_size, got {self.image_size} and {self.patch_size}",
+        )
+        require(
+            self.stem == "patch" or self.patch_size == 16,
+            f"stem 'conv' makes patches of 16 px, got patch_size {self.patch_size}",
+        )
+        require(
+            self.class_token or self.readout != "class_token",
+            "readout 'class_token' needs class_token = true; use 'patch_average' or 'map'",
+        )
+        require(
+            self.position == "learned" or self.width % 4 == 0,
+            f"width must be a multiple of 4 for position 'sin_cos', got {self.width}",
+        )
+        if self.readout == "map":
+            require(self.num_layers >= 1, "readout 'map' needs a layer, got num_layers 0")
+            for name in ("map_num_heads", "map_mlp_width"):
+                if getattr(self, name) is not None:
+                    require_sizes(self, name)
+            require_heads(self.width, self.map_shape.num_heads)
+
+    @property
+    def smallest_image(self) -> int:
+        """The least side of an image."""
+        return self.patch_size
+
+    @property
+    def map_shape(self) -> LayerShape:
+        """The sizes of the readout `map`."""
+        last = self.layers()[-1]
+        heads = last.num_heads if self.map_num_heads is None else self.map_num_heads
+        hidden = last.mlp_width if self.map_mlp_width is None else self.map_mlp_width
+        return LayerShape(heads, self.width // max(1, heads), hidden)
+
+    @property
+    def grid(self) -> int:
+        """Patches along each side of an image of `image_size`; pixels left over are not seen."""
+        return self.image_size // self.patch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModifiedResNetConfig:
+    """CLIP's ResNet: three-convolution stem, anti-aliased strides, attention pooling."""
+
+    kind: Literal["modified_resnet"] = "modified_resnet"
+    image_size: int = 224
+    layers: tuple[int, int, int, int] = (3, 4, 6, 3)
+    width: int = 64
+    num_heads: int = 32
+
+    def __post_init__(self) -> None:
+        require_sizes(self, "image_size", "width", "num_heads")
+        require(
+            self.image_size % 32 == 0,
+            f"image_size must be a multiple of 32 (the network's stride), got {self.image_size}",
+        )
+        require(
+            self.width >= 2 and all(map(is_size, self.layers)),
+            f"width must be at least 2 and layers positive, got {self.width} and {self.layers}",
+        )
+        require_heads(self.width * 32, self.num_heads)
+
+    @property
+    def smallest_image(self) -> int:
+        """The least side of an image: the network's stride."""
+        return 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactResNetConfig:
+    """A small convolutional tower for small images (32 to 96 px) on small machines.
+
+    The stem halves the image's side, and so does each stage: convolution, 2x2 max pooling, one
+    residual block.  `widths` are the channels of the stem and of each stage.  `pooling` "max" takes
+    the maximum over positions (what is in the image), "flatten" keeps positions apart (also where).
+    """
+
+    kind: Literal["compact_resnet"] = "compact_resnet"
+    image_size: int = 32
+    widths: tuple[int, ...] = (64, 128, 256)
+    pooling: Literal["max", "flatten"] = "max"
+
+    def __post_init__(self) -> None:
+        require_sizes(self, "image_size")
+        require(len(self.widths) >= 2, f"widths must name the stem and a stage, got {self.widths}")
+        stride = 2 ** len(self.widths)
+        require(all(map(is_size, self.widths)), f"widths must be positive, got {self.widths}")
+        require(
+            self.image_size % stride == 0,
+            f"image_size must be a multiple of {stride} for {len(self.widths)} widths, "
+            f"got {self.image_size}",
+        )
+
+    @property
+    def smallest_image(self) -> int:
+        """The least side of an image: the network's stride; `flatten` knows one size only."""
+        return self.image_size if self.pooling == "flatten" else 2 ** len(self.widths)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig(TransformerConfig):
+    """Text transformer of CLIP and its kin.
+
+    Attributes:
+        causal: A token sees itself and the past only.
+        readout: Where the feature is read: the row's first `end_token`, its `last` or `first`
+            position.
+        eot_token_id: Id of the end token; None means the largest id of the row, as CLIP's
+            tokenizer has it.
+        projection: A linear map to the embedding space, with a bias or not; `none` where `width`
+            is its width.
+        tokenizer: None is CLIP's own, without options.
+    """
+
+    context_length: int = 77
+    vocab_size: int = 49408
+    width: int = 512
+    num_heads: PerLayer = 8
+    causal: bool = True
+    readout: Literal["end_token", "last", "first"] = "end_token"
+    eot_token_id: int | None = None
+    projection: Literal["linear", "linear_bias", "none"] = "linear"
+    tokenizer: TokenizerConfig | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_sizes(self, "context_length", "vocab_size")
+
+
+VisionConfig = ViTConfig | ModifiedResNetConfig | CompactResNetConfig
+
+
+def _per_layer(sizes: PerLayer, num_layers: int) -> tuple[int, ...]:
+    return sizes if isinstance(sizes, tuple) else (sizes,) * num_layers
