@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from clip_eval import build_classifier, evaluate
+from clip_eval import EvaluationConfig, build_classifier, evaluate
 from clip_eval.data import open_source
 from clip_eval.prompts.prompt_sets import get_prompt_set
-from clip_eval.tasks.classification import guess_classes
+from clip_eval.tasks.guesses import guess_classes
 from clip_models import CLIP, Preprocess, get_config
 from clip_models.config import PreprocessConfig
 from clip_tokenizer import Tokenizer
@@ -79,8 +79,7 @@ def second_evaluation(model: CLIP, images: int) -> None:
                 open_source(root / "data"),
                 tokenizer=Tokenizer.openai(),
                 preprocess=Preprocess(PreprocessConfig()),
-                templates=templates,
-                cache=root / "cache",
+                config=EvaluationConfig(templates=templates, cache=root / "cache"),
             )
 
         usual = get_prompt_set("cifar10").templates or ()

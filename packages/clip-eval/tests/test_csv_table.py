@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clip_eval import evaluate
+from clip_eval import EvaluationConfig, evaluate
 from clip_eval.data import BadSample, DataError, Source, open_source
 from clip_eval.data.csv_table import CsvTable
 
@@ -41,9 +41,10 @@ def test_the_number_equals_that_of_the_folder(
     colour_tokenizer: Any,
     colour_preprocess: Any,
 ) -> None:
-    parts = {"tokenizer": colour_tokenizer, "preprocess": colour_preprocess, "templates": ["{c}"]}
+    parts = {"tokenizer": colour_tokenizer, "preprocess": colour_preprocess}
+    config = EvaluationConfig(templates=["{c}"], keep_predictions=True)
     rows, folder = (
-        evaluate(colour_model, open_source(path), keep_predictions=True, **parts)
+        evaluate(colour_model, open_source(path), config=config, **parts)
         for path in (table, f"imagefolder:{colour_folder}")
     )
     assert rows.metrics == folder.metrics

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from clip_eval.cli.main import main
-from clip_eval.encoding import batches as loading
+from clip_eval.encoding import batches
 from clip_eval.encoding import cache as embedding_cache
 
 
@@ -99,7 +99,7 @@ def test_a_run_that_broke_off_goes_on_where_it_was(
 ) -> None:
     assert run(colour_folder, "--no-cache") == 0
     decoded: list[bytes] = []
-    decode = loading.decode_image
+    decode = batches.decode_image
 
     def until(limit: int) -> Callable[[bytes], Any]:
         def call(data: bytes) -> Any:
@@ -110,11 +110,11 @@ def test_a_run_that_broke_off_goes_on_where_it_was(
 
         return call
 
-    monkeypatch.setattr(loading, "decode_image", until(7))
+    monkeypatch.setattr(batches, "decode_image", until(7))
     assert run(colour_folder, "--batch-size", 2, out="broken") == 130
     assert not (tmp_path / "broken" / "result.json").exists()
     assert len(decoded) == 8
-    monkeypatch.setattr(loading, "decode_image", until(99))
+    monkeypatch.setattr(batches, "decode_image", until(99))
     assert run(colour_folder, "--batch-size", 2, out="broken") == 0
     assert len(decoded) == 8 + 12 - 6  # three whole batches were remembered
     whole, resumed = result(tmp_path), result(tmp_path, "broken")

@@ -22,9 +22,10 @@ from clip_eval.metrics.functions import (
     selection_correct,
 )
 from clip_eval.prompts.prompt_sets import find_prompt_set, get_prompt_set, prompt_set_names
-from clip_eval.tasks import Classify, LinearProbe, MultiLabel, NearestNeighbours
-from clip_eval.tasks.knn import TEMPERATURE, vote
-from clip_eval.tasks.linear_probe import choose_penalty, fit_probe
+from clip_eval.tasks.classification import Classification
+from clip_eval.tasks.knn import TEMPERATURE, NearestNeighbors, vote
+from clip_eval.tasks.linear_probe import LinearProbe, choose_penalty, fit_probe
+from clip_eval.tasks.multilabel import MultiLabel
 from clip_models import CLIP, CLIPConfig
 from clip_models.config import TextConfig, ViTConfig
 from clip_tokenizer import Tokenizer
@@ -75,7 +76,7 @@ def test_classification_equals_clip_benchmark_on_200_seeds(
         classes, n = int(draw.integers(1, 12)), int(draw.integers(1, 60))
         labels = draw.integers(0, max(1, classes - int(draw.integers(0, 4))), n)  # some are absent
         features, classifier = unit(draw, n, 6), unit(draw, classes, 6)
-        task = Classify([str(c) for c in range(classes)], classifier, scale=10.0)
+        task = Classification([str(c) for c in range(classes)], classifier, scale=10.0)
         result = task.result(task.rows(batch_of(labels), features))
         logits, target = 100 * features @ classifier.T, torch.from_numpy(labels)
         (acc1,) = accuracy(logits, target, topk=(1,))
@@ -197,7 +198,7 @@ def test_neighbours_are_scikit_learns(k: int) -> None:
     peer.fit(train.numpy(), labels)
     shares = vote(test, train, torch.from_numpy(labels), 4, k=k)
     np.testing.assert_allclose(shares.numpy(), peer.predict_proba(test.numpy()), atol=1e-9)
-    task = NearestNeighbours("abcd", train, torch.from_numpy(labels), k=k)
+    task = NearestNeighbors("abcd", train, torch.from_numpy(labels), k=k)
     result = task.result(task.rows(batch_of(truth), test))
     assert result.metrics["knn_acc1"] == pytest.approx(peer.score(test.numpy(), truth), abs=1e-12)
 

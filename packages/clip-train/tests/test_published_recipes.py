@@ -10,7 +10,7 @@ from typing import Any
 import clip_tokenizer.reduction
 import pytest
 import torch
-from clip_eval import evaluate, load_for_evaluation
+from clip_eval import EvaluationConfig, evaluate, load_for_evaluation
 from clip_eval.data import open_source
 from clip_models import CLIP
 from clip_models.config import ModifiedResNetConfig, PreprocessConfig
@@ -281,7 +281,7 @@ def test_three_real_steps(
         open_source(f"{shapes}/val"),
         tokenizer=model.tokenizer,
         preprocess=model.preprocess,
-        templates=model.templates,
+        config=EvaluationConfig(templates=model.templates),
     )
     assert again.metrics["acc1"] == result.metrics["acc1"]
     assert again.n == result.n > 0

@@ -1,15 +1,21 @@
-from .encoding.files import read_embeddings
+from .encoding.embedding_files import read_embeddings
 from .errors import EvaluationError
-from .evaluation import evaluate
-from .models.classifier import ImageTextModel, build_classifier
+from .evaluation.config import EvaluationConfig
+from .evaluation.evaluate import evaluate
+from .models.adapters import TowerAdapter, TransformPreprocess
 from .models.directory import LoadedModel, load_for_evaluation
+from .models.protocols import ImageTextModel
+from .models.zero_shot import build_classifier
 from .results.result import Result
 
 __all__ = [
+    "EvaluationConfig",
     "EvaluationError",
     "ImageTextModel",
     "LoadedModel",
     "Result",
+    "TowerAdapter",
+    "TransformPreprocess",
     "build_classifier",
     "evaluate",
     "load_for_evaluation",

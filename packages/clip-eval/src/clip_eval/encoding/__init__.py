@@ -1,1 +1,1 @@
-"""Images and texts to embeddings: batches, encoder, cache, files."""
+"""Encoding of images and prompts to unit vectors, and their cache."""

@@ -5,6 +5,7 @@ Legend: B batch, H and W pixels.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,8 +18,37 @@ from clip_eval.data.faults import BadSample
 from clip_eval.data.images import decode_image
 from clip_eval.data.samples import Sample, Source
 from clip_eval.encoding.cache import digest_of, image_digest
-from clip_eval.models.classifier import ImagePreprocess
+from clip_eval.models.protocols import ImagePreprocess
 from clip_eval.results.result import Skipped
+
+SMALL_SOURCE = 2000
+"""Number of samples below which starting workers costs more than it saves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """How a source is read.
+
+    Attributes:
+        batch_size: Images, and prompts, per forward pass.
+        workers: Processes that read and decode; 0 does it in this process, None chooses by the
+            size of the source.
+        rank: Rank of this process among those that share the work.
+        world_size: Number of those processes.
+        progress: Show a progress bar.
+    """
+
+    batch_size: int = 256
+    workers: int | None = 0
+    rank: int = 0
+    world_size: int = 1
+    progress: bool = False
+
+    def workers_for(self, size: int) -> int:
+        """Return the number of worker processes for a source of `size` samples."""
+        if self.workers is not None:
+            return self.workers
+        return 0 if size < SMALL_SOURCE else min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,39 +152,35 @@ class Item(NamedTuple):
 def iter_batches(
     source: Source,
     preprocess: ImagePreprocess,
+    loader: LoaderConfig,
     *,
-    batch_size: int,
-    workers: int = 0,
     indices: Sequence[int] | None = None,
     known: Container[bytes] = frozenset(),
-    rank: int = 0,
-    world: int = 1,
 ) -> Iterator[ImageBatch]:
-    """Batches in the order of the source; the global random state is left alone.
+    """Yield batches in the order of the source; the global random state is left alone.
+
+    Each rank gets whole batches, every `world_size`-th one, so that what is computed together does
+    not depend on the number of processes.  A batch with skipped samples holds fewer images.
 
     Args:
         source: Where samples come from.
         preprocess: Applied to each RGB image.
-        batch_size: Samples per batch; a batch with skipped samples holds fewer images.
-        workers: Processes that read and decode; 0 does it here.
+        loader: Batch size, workers and rank.
         indices: Which samples; all if None.
         known: Digests of images that need not be decoded.
-        rank: Which of the ``world`` processes this is: it gets every world-th batch, whole, so
-            that what is computed together does not depend on the number of processes.
-        world: How many processes share the source.
     """
     chosen = range(len(source)) if indices is None else indices
-    starts = range(0, len(chosen), batch_size)
-    batches = [chosen[start : start + batch_size] for start in starts]
-    own = range(rank, len(batches), world)
-    loader = DataLoader(
+    size = loader.batch_size
+    batches = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+    own = range(loader.rank, len(batches), loader.world_size)
+    items_of_batches = DataLoader(
         _DecodedSamples(source, preprocess, known),
         batch_sampler=[list(batches[number]) for number in own],
-        num_workers=workers,
+        num_workers=loader.workers_for(len(source)),
         collate_fn=list,
         generator=torch.Generator().manual_seed(0),  # else the loader draws from the global one
     )
-    for number, items in zip(own, loader, strict=True):
+    for number, items in zip(own, items_of_batches, strict=True):
         yield _collate(number, items)
 
 

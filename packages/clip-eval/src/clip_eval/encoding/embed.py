@@ -7,39 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from clip_eval.data.samples import Source
-from clip_eval.encoding.batches import ImageBatch, iter_batches
+from clip_eval.encoding.batches import ImageBatch, LoaderConfig, iter_batches
 from clip_eval.encoding.encoder import Encoder
-from clip_eval.tasks.classification import evaluation_mode
+from clip_eval.models.mode import evaluation_mode
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How a source is read.
-
-    Attributes:
-        batch_size: Images per forward.
-        workers: Processes that decode.
-        rank: Which process this is, of those that share the work.
-        world: How many there are.
-        progress: Show a progress bar.
-    """
-
-    batch_size: int = 256
-    workers: int = 0
-    rank: int = 0
-    world: int = 1
-    progress: bool = False
-
-
-def by_preprocessing(encoders: Sequence[Encoder]) -> list[list[int]]:
-    """Positions of the encoders that want the same done to an image, together."""
+def group_by_preprocessing(encoders: Sequence[Encoder]) -> list[list[int]]:
+    """Group the positions of encoders that have the same preprocessing."""
     groups: dict[str, list[int]] = {}
     for position, encoder in enumerate(encoders):
         groups.setdefault(encoder.preprocess_key, []).append(position)
@@ -49,7 +29,7 @@ def by_preprocessing(encoders: Sequence[Encoder]) -> list[list[int]]:
 def embed_images(
     encoders: Sequence[Encoder],
     source: Source,
-    reading: Reading,
+    loader: LoaderConfig,
     *,
     indices: Sequence[int] | None = None,
 ) -> Iterator[tuple[ImageBatch, list[Tensor]]]:
@@ -60,25 +40,16 @@ def embed_images(
     Args:
         encoders: All with the same preprocessing.
         source: The images.
-        reading: How to read.
+        loader: How the source is read.
         indices: Which samples; all if None.
     """
     stores = [encoder.image_store for encoder in encoders]
     known: frozenset[bytes] = frozenset()
     if all(store is not None for store in stores):
         known = frozenset.intersection(*(store.digests() for store in stores if store is not None))
-    batches = iter_batches(
-        source,
-        encoders[0].preprocess,
-        batch_size=reading.batch_size,
-        workers=reading.workers,
-        indices=indices,
-        known=known,
-        rank=reading.rank,
-        world=reading.world,
-    )
+    batches = iter_batches(source, encoders[0].preprocess, loader, indices=indices, known=known)
     total = len(source) if indices is None else len(indices)
-    show = reading.progress and reading.rank == 0
+    show = loader.progress and loader.rank == 0
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=total, unit="img", desc="embedding", disable=not show))
         for encoder in encoders:
@@ -86,7 +57,7 @@ def embed_images(
         try:
             for batch in batches:
                 yield batch, [_features(encoder, batch) for encoder in encoders]
-                bar.update((len(batch.samples) + len(batch.skipped)) * reading.world)
+                bar.update((len(batch.samples) + len(batch.skipped)) * loader.world_size)
         finally:
             for encoder in encoders:
                 encoder.flush()

@@ -1,1 +1,1 @@
-"""Models to evaluate: ours, other libraries', and what is asked of each."""
+"""Models to evaluate: our directories, and adapters of other libraries' models."""

@@ -12,14 +12,14 @@ from clip_tokenizer import HFTokenizer, Tokenizer, TokenizerError, get_tokenizer
 
 from clip_eval.data.templates import find_templates
 from clip_eval.errors import EvaluationError
-from clip_eval.models.classifier import ImagePreprocess, ImageTextModel, TextTokenizer
-from clip_eval.models.foreign import (
-    ForeignModel,
+from clip_eval.models.libraries import (
+    LibraryModel,
     download_from_hub,
     load_object,
     load_open_clip,
     load_transformers,
 )
+from clip_eval.models.protocols import ImagePreprocess, ImageTextModel, TextTokenizer
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "clip_config.json"
@@ -72,18 +72,18 @@ def load_for_evaluation(model: str | Path, *, device: str | torch.device = "cpu"
     kind, colon, rest = spec.partition(":")
     if colon and kind in ("open_clip", "hf"):
         load = load_open_clip if kind == "open_clip" else load_transformers
-        return _foreign(load(rest, device), _short_name(rest))
+        return _from_library(load(rest, device), _short_name(rest))
     if spec.startswith("hf-hub:"):
         directory = download_from_hub(rest)
         if (directory / CONFIG_FILE).is_file():
             return replace(_load_directory(directory, device), name=rest)
-        return _foreign(load_open_clip(f"local-dir:{directory}", device), rest)
+        return _from_library(load_open_clip(f"local-dir:{directory}", device), rest)
     if OBJECT.fullmatch(spec) and not Path(spec).exists():
-        return replace(_foreign(load_object(spec, device), spec), factory=spec)
+        return replace(_from_library(load_object(spec, device), spec), factory=spec)
     return _load_directory(Path(model), device)
 
 
-def _foreign(found: ForeignModel, name: str) -> LoadedModel:
+def _from_library(found: LibraryModel, name: str) -> LoadedModel:
     return LoadedModel(
         model=found.model,
         tokenizer=found.tokenizer,

@@ -13,7 +13,7 @@ from clip_eval.data.samples import Source
 from clip_eval.errors import EvaluationError
 from clip_eval.prompts.named_data import open_data
 from clip_eval.report.charts import Point, cost_chart
-from clip_eval.report.page import page, result_sections
+from clip_eval.report.result_page import page, result_sections
 from clip_eval.report.table import main_metric, metric_name, percent
 from clip_eval.results.result import Result, result_from_record
 from clip_eval.results.stored import StoredResult

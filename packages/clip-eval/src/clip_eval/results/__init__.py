@@ -1,1 +1,1 @@
-"""A result, and its files."""
+"""A result, its files, and other tools' forms of it."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from clip_eval.errors import EvaluationError
 from clip_eval.metrics.functions import wilson_interval
-from clip_eval.results.output_files import RESULT_FILE, read_json, write_json
+from clip_eval.results.files import RESULT_FILE, read_json, refuse_existing, write_json
 from clip_eval.results.result import SCHEMA_VERSION, finite
 from clip_eval.results.stored import SHARES, check_record
 
@@ -37,7 +37,7 @@ def read_foreign(path: str | Path) -> list[dict[str, Any]]:
     return [_ours(record, path, "CLIP_benchmark")]
 
 
-def import_results(paths: Sequence[str | Path], out: Path, *, force: bool) -> list[Path]:
+def import_results(paths: Sequence[str | Path], out: Path, *, overwrite: bool) -> list[Path]:
     """Write each foreign result as a directory of ours below ``out``.
 
     Raises:
@@ -49,8 +49,7 @@ def import_results(paths: Sequence[str | Path], out: Path, *, force: bool) -> li
         parts = (record["model"], record.get("pretrained", ""), record["dataset"], record["task"])
         words = [re.sub(r"[^\w.@+-]+", "-", str(part)).strip("-.") for part in parts if part]
         place = out / "--".join(words) / RESULT_FILE
-        if place.exists() and not force:
-            raise EvaluationError(f"{place} exists already; choose another --out, or --force")
+        refuse_existing(place, overwrite=overwrite)
         written.append(place)
     if len(set(written)) < len(written):
         raise EvaluationError("two of the files are of the same model, data set and task")

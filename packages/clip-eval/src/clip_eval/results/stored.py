@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_eval.errors import EvaluationError
-from clip_eval.results.output_files import PREDICTIONS_FILE, RESULT_FILE, read_json
+from clip_eval.results.files import PREDICTIONS_FILE, RESULT_FILE, read_json
 from clip_eval.results.result import result_from_record
 
 OBJECTS = ("metrics", "ci95", "settings", "details", "cost")

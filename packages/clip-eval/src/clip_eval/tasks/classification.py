@@ -1,93 +1,144 @@
-"""The best classes of images: neither N x C nor B x C scores ever exist at once.
+"""Classification by the nearest of C directions: zero-shot, or with trained ones.
 
 Legend: B batch, C classes, D width, K guesses, N samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clip_eval.models.classifier import ImageTextModel
+from clip_eval.encoding.batches import ImageBatch
+from clip_eval.metrics.functions import (
+    mean_per_class_recall,
+    mean_recall_interval,
+    top_confusions,
+    topk_accuracy,
+    wilson_interval,
+)
+from clip_eval.results.result import ClassScore, Confusion, Prediction, Result
+from clip_eval.tasks.guesses import guess_classes
+from clip_eval.tasks.task import checked_label
 
-CLASSES_AT_ONCE = 4096
-
-
-@dataclass(frozen=True)
-class Guesses:
-    """Best classes of a batch, on the host.
-
-    Attributes:
-        classes: Class indices, best first (B, K).
-        probabilities: Softmax over all C classes at the given scale, of these (B, K).
-        finite: Whether all scores of an image are finite (B,).
-    """
-
-    classes: Tensor
-    probabilities: Tensor
-    finite: Tensor
-
-    def row(self, index: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """Classes and probabilities of one image; empty if its scores are not finite."""
-        if not bool(self.finite[index]):
-            return (), ()
-        return tuple(self.classes[index].tolist()), tuple(self.probabilities[index].tolist())
+MAX_GUESSES = 5
+KS = (1, 5)
 
 
-@torch.no_grad()
-def guess_classes(
-    features: Tensor,
-    classifier: Tensor,
-    *,
-    scale: float,
-    limit: int,
-    bias: Tensor | None = None,
-    chunk: int = CLASSES_AT_ONCE,
-) -> Guesses:
-    """The best ``limit`` classes of each image.
+class Classification:
+    """The class of highest score.
 
     Args:
-        features: Of images (B, D).
-        classifier: Class directions (C, D) on the same device.
+        names: Class names in label order.
+        classifier: Class directions (C, D), on the device of the features.
         scale: Factor on the products.
-        limit: How many classes; all of them if there are fewer.
         bias: Added to the products (C,).
-        chunk: Classes at a time.
+        ks: The values of k of top-k accuracy.
+        task: The task's name in the result.
+        prefix: Before each metric's name.
     """
-    scores, classes, total = [], [], []
-    for start in range(0, len(classifier), chunk):
-        logits = scale * features @ classifier[start : start + chunk].T  # (B, chunk)
-        if bias is not None:
-            logits = logits + bias[start : start + chunk]
-        best = logits.topk(min(limit, logits.shape[1]), dim=-1)
-        scores.append(best.values)
-        classes.append(best.indices + start)
-        total.append(logits.logsumexp(dim=-1))
-    every = torch.stack(total, dim=-1).logsumexp(dim=-1, keepdim=True)  # (B, 1)
-    values, found = torch.cat(scores, dim=-1), torch.cat(classes, dim=-1)
-    best = values.topk(min(limit, values.shape[1]), dim=-1)
-    probabilities = (best.values - every).exp()  # (B, K)
-    return Guesses(
-        found.gather(1, best.indices).cpu(),
-        probabilities.cpu(),
-        every.isfinite().squeeze(-1).cpu(),
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        classifier: Tensor,
+        *,
+        scale: float,
+        bias: Tensor | None = None,
+        ks: Sequence[int] = KS,
+        task: str = "zeroshot_classification",
+        prefix: str = "",
+    ) -> None:
+        self.names, self.classifier, self.scale, self.bias = tuple(names), classifier, scale, bias
+        self.ks, self.task, self.prefix = tuple(ks), task, prefix
+
+    def rows(self, batch: ImageBatch, features: Tensor) -> list[Prediction]:
+        """The best guesses of each image."""
+        if not batch.samples:
+            return []
+        guesses = guess_classes(
+            features,
+            self.classifier,
+            scale=self.scale,
+            bias=self.bias,
+            limit=max(MAX_GUESSES, *self.ks),
+        )
+        return [
+            Prediction(
+                index=sample.index,
+                key=sample.key,
+                label=checked_label(sample, len(self.names)),
+                guesses=classes,
+                probabilities=probabilities,
+            )
+            for sample, (classes, probabilities) in (
+                (sample, guesses.row(row)) for row, sample in enumerate(batch.samples)
+            )
+        ]
+
+    def result(self, rows: Sequence[Prediction]) -> Result:
+        """Top-k accuracy, mean per-class recall, each class, the confusions."""
+        return classification_result(
+            rows, self.names, ks=self.ks, task=self.task, prefix=self.prefix
+        )
+
+
+def classification_result(
+    predictions: Sequence[Prediction],
+    names: Sequence[str],
+    *,
+    ks: Sequence[int] = KS,
+    task: str = "zeroshot_classification",
+    prefix: str = "",
+) -> Result:
+    """The metrics of guesses."""
+    n, width = len(predictions), min(max(MAX_GUESSES, *ks), len(names))
+    labels = torch.tensor([p.label for p in predictions], dtype=torch.long)
+    guesses = torch.tensor(
+        [(*p.guesses, *(-1,) * width)[:width] for p in predictions], dtype=torch.long
+    ).reshape(n, width)
+    counts = torch.bincount(labels, minlength=len(names))
+    right = torch.bincount(labels[guesses[:, 0] == labels], minlength=len(names))
+    accuracy = {f"{prefix}acc{k}": topk_accuracy(guesses, labels, k) for k in ks}
+    recall = f"{prefix}mean_per_class_recall"
+    return Result(
+        task=task,
+        metrics={**accuracy, recall: mean_per_class_recall(right, counts)},
+        n=n,
+        ci95={
+            **{
+                name: None if value is None else wilson_interval(value * n, n)
+                for name, value in accuracy.items()
+            },
+            recall: mean_recall_interval(right, counts),
+        },
+        chance=min(1.0, ks[0] / len(names)),
+        classnames=tuple(names),
+        per_class=tuple(map(_score, names, counts.tolist(), right.tolist())),
+        confusions=tuple(
+            Confusion(label=names[label], predicted=names[guess], n=count)
+            for label, guess, count in top_confusions(labels.tolist(), guesses[:, 0].tolist())
+        ),
+        warnings=tuple(_diagnose(guesses, names)),
+        predictions=tuple(predictions),
     )
 
 
-@contextmanager
-def evaluation_mode(model: ImageTextModel) -> Iterator[None]:
-    """Every module in evaluation mode, and back to the mode it was in."""
-    if not isinstance(model, nn.Module):
-        yield
+def _score(name: str, n: int, correct: int) -> ClassScore:
+    return ClassScore(name=name, n=n, correct=correct, accuracy=correct / n if n else None)
+
+
+def _diagnose(guesses: Tensor, names: Sequence[str]) -> Iterator[str]:
+    """What makes a number suspect, in words."""
+    if len(guesses) == 0:
+        yield "no sample could be used, so there is no number"
         return
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    if len(names) == 1:
+        yield "there is one class, so every answer is right"
+    invalid = int((guesses[:, 0] < 0).sum())
+    if invalid:
+        yield f"{invalid} samples have embeddings that are not finite; they count as wrong"
+    first = int(guesses[0, 0])
+    if len(guesses) > 1 and len(names) > 1 and first >= 0 and bool((guesses[:, 0] == first).all()):
+        yield f"every prediction is {names[first]!r}; the model does not tell the images apart"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clip_eval.encoding.batches import ImageBatch
 from clip_eval.results.result import Prediction, Result
-from clip_eval.tasks.classify import KS, MAX_GUESSES, classification_result
+from clip_eval.tasks.classification import KS, MAX_GUESSES, classification_result
 from clip_eval.tasks.task import checked_label
 
 TEMPERATURE = 0.07
@@ -50,7 +50,7 @@ def vote(
     return shares.scatter_add_(1, owner.gather(1, best.indices), weights)
 
 
-class NearestNeighbours:
+class NearestNeighbors:
     """Classification by a vote of the nearest training images.
 
     Args:

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from clip_eval.errors import EvaluationError
 from clip_eval.results.result import Prediction, Result
-from clip_eval.tasks.classify import KS, Classify
+from clip_eval.tasks.classification import KS, Classification
 
 COARSE = tuple(10.0**power for power in range(-6, 4))
 FINE_STEPS = (10**-0.5, 10**-0.25, 10**0.25, 10**0.5)
@@ -118,7 +118,7 @@ def _held_out(labels: Tensor, share: float, seed: int) -> Tensor:
     return held
 
 
-class LinearProbe(Classify):
+class LinearProbe(Classification):
     """Classification by a probe.
 
     Args:
@@ -143,5 +143,5 @@ class LinearProbe(Classify):
         self.penalty = probe.penalty
 
     def result(self, rows: Sequence[Prediction]) -> Result:
-        """As of `Classify`, with the penalty."""
+        """As of `Classification`, with the penalty."""
         return replace(super().result(rows), details={"penalty": self.penalty})

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from clip_eval.encoding.batches import ImageBatch, LoadedSample
 from clip_eval.errors import EvaluationError
 from clip_eval.results.result import Result
-
-TaskName = Literal["auto", "classify", "multilabel", "retrieval", "linear-probe", "knn", "select"]
-TASKS: tuple[str, ...] = get_args(TaskName)
 
 
 class Task(Protocol):

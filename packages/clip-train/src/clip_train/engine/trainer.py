@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from clip_eval import Result, evaluate
+from clip_eval import EvaluationConfig, Result, evaluate
 from clip_models import CheckpointError, save_model
 from torch import nn
 from tqdm import tqdm
@@ -156,11 +156,13 @@ class Trainer:
                 source,
                 tokenizer=self.parts.tokenizer,
                 preprocess=self.parts.preprocess,
-                templates=self.parts.templates or None,
-                batch_size=self.config.eval.batch_size,
-                device=str(next(model.parameters()).device),
-                rank=self.backend.rank,
-                world=self.backend.world_size,
+                config=EvaluationConfig(
+                    templates=self.parts.templates or None,
+                    batch_size=self.config.eval.batch_size,
+                    device=next(model.parameters()).device,
+                    rank=self.backend.rank,
+                    world_size=self.backend.world_size,
+                ),
             )
         row = {
             "acc1": result.metrics["acc1"],

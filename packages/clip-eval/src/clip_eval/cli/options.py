@@ -1,0 +1,95 @@
+"""Options that several sub-commands share, and the kinds of number they take."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from clip_eval.data.formats import FORMS
+
+MODEL_HELP = (
+    "run or checkpoint directory, open_clip:NAME[:TAG-OR-FILE], hf:ID-OR-DIRECTORY, "
+    "hf-hub:REPOSITORY, or module:factory"
+)
+TEMPLATES_HELP = (
+    "file of caption templates, {c} for the class; JSON of class to prompts; or the name of a "
+    "standard data set such as imagenet1k"
+)
+DATA_HELP = f"data set: {', '.join(FORMS)}, or a path of recognized layout"
+
+
+def add_out(
+    parser: argparse.ArgumentParser, help_line: str, *, required: bool = True, overwrite: str = ""
+) -> None:
+    """Add `--out`, and `--overwrite` with its help line."""
+    parser.add_argument("--out", required=required, type=Path, help=help_line)
+    if overwrite:
+        parser.add_argument("--overwrite", action="store_true", help=overwrite)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add `--device`."""
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (default)"
+    )
+
+
+def add_batch_size(parser: argparse.ArgumentParser, default: int = 256) -> None:
+    """Add `--batch-size`."""
+    parser.add_argument(
+        "--batch-size",
+        type=positive,
+        default=default,
+        help=f"images, and prompts, per forward pass (default: {default})",
+    )
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Add `--quiet`."""
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def add_json(parser: argparse.ArgumentParser, help_line: str) -> None:
+    """Add `--json`."""
+    parser.add_argument("--json", action="store_true", help=help_line)
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how data is read."""
+    parser.add_argument(
+        "--classnames",
+        help="file of class names, or of folder<TAB>name lines; or the name of a standard data set",
+    )
+    parser.add_argument("--split", help="split of the data, where there are several")
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1."""
+    value = not_negative(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("expected a number of at least 1, got 0")
+    return value
+
+
+def not_negative(text: str) -> int:
+    """Read a whole number of at least 0."""
+    if not (text.isascii() and text.isdigit()):  # int() also accepts ²
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
+def weight_decay(text: str) -> float:
+    """Read a finite number of at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
+    return value
+
+
+def number_list(text: str) -> tuple[int, ...]:
+    """Read whole numbers of at least 1, separated by commas."""
+    return tuple(positive(part) for part in text.split(","))

@@ -1,0 +1,138 @@
+"""What a model costs: parameters, operations, time.  B batch, T tokens, H and W pixels."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from clip_eval.encoding.encoder import Encoder
+from clip_eval.models.mode import evaluation_mode
+
+CAPTION = "a photo of a small brown dog playing on the beach."
+PERCENTILES = (50, 90, 99)
+
+
+def measure_cost(
+    encoder: Encoder, *, batch_sizes: Sequence[int] = (1, 32), repeats: int = 10, warmup: int = 2
+) -> dict[str, Any]:
+    """Parameters, operations per image and per caption, and latency of both towers.
+
+    Operations are twice the multiply-adds of matrix products and convolutions
+    (`torch.utils.flop_counter`); latency is of the forward alone, decoding not included.
+
+    Args:
+        encoder: The model with its preprocessing.
+        batch_sizes: Images, and captions, per forward.
+        repeats: Measured forwards of each.
+        warmup: Forwards before them.
+    """
+    model = encoder.model
+    pixels = encoder.preprocess(Image.new("RGB", (640, 480), (90, 120, 150)))[None]
+    tokens = encoder.tokenizer([CAPTION])
+
+    def images(batch: int) -> Callable[[], object]:
+        own = pixels.expand(batch, *pixels.shape[1:]).contiguous().to(encoder.device)
+        return lambda: encoder.images(own)
+
+    def texts(batch: int) -> Callable[[], object]:
+        own = tokens.expand(batch, -1).contiguous().to(encoder.device)
+        return lambda: _text(encoder, own)
+
+    with evaluation_mode(model), torch.no_grad():
+        return {
+            "parameters": count_parameters(model),
+            "image_flops": count_flops(images(1)),
+            "text_flops": count_flops(texts(1)),
+            "input_pixels": list(pixels.shape[2:]),
+            "device": device_name(encoder.device),
+            "threads": torch.get_num_threads(),
+            "precision": encoder.precision,
+            "image_latency": _latencies(images, batch_sizes, repeats, warmup, encoder.device),
+            "text_latency": _latencies(texts, batch_sizes, repeats, warmup, encoder.device),
+        }
+
+
+def count_parameters(model: object) -> int | None:
+    """Numbers in a model's parameters, a shared one once; None for something without modules."""
+    if not isinstance(model, nn.Module):
+        return None
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_flops(forward: Callable[[], object]) -> int:
+    """Operations of the matrix products and convolutions of a forward."""
+    with sdpa_kernel(SDPBackend.MATH), _no_fast_path(), FlopCounterMode(display=False) as counter:
+        forward()
+    return int(counter.get_total_flops())
+
+
+def device_name(device: torch.device) -> str:
+    """The device as a person names it."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    if device.type == "cpu":
+        return _processor()
+    return device.type
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+@torch.no_grad()
+def _text(encoder: Encoder, tokens: Tensor) -> Tensor:
+    return encoder.model.encode_text(tokens)
+
+
+def _latencies(
+    forward: Callable[[int], Callable[[], object]],
+    batch_sizes: Sequence[int],
+    repeats: int,
+    warmup: int,
+    device: torch.device,
+) -> list[dict[str, float | int]]:
+    """Milliseconds per forward at each batch size: percentiles, and rows per second."""
+    found = []
+    for batch in batch_sizes:
+        call = forward(batch)
+        times = []
+        for turn in range(warmup + repeats):
+            started = time.perf_counter()
+            call()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if turn >= warmup:
+                times.append(1000 * (time.perf_counter() - started))
+        values = np.percentile(times, PERCENTILES).tolist()
+        row = {f"p{p}_ms": round(v, 4) for p, v in zip(PERCENTILES, values, strict=True)}
+        found.append(
+            {"batch": batch, "repeats": repeats, **row, "per_second": 1000 * batch / values[0]}
+        )
+    return found
+
+
+@contextmanager
+def _no_fast_path() -> Iterator[None]:
+    """torch's fused attention is one operation that the counter does not know."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

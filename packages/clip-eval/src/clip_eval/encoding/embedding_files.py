@@ -1,0 +1,161 @@
+"""Embeddings as files: ``.npz`` for NumPy, ``.parquet`` for tables."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_eval.data.samples import Source
+from clip_eval.encoding.batches import LoaderConfig
+from clip_eval.encoding.embed import embed_images
+from clip_eval.encoding.encoder import Encoder
+from clip_eval.errors import EvaluationError
+from clip_eval.models.mode import evaluation_mode
+from clip_eval.results.result import Skipped
+
+
+class Embeddings(NamedTuple):
+    """Unit vectors (N, D) with the key and, for images, the label of each (-1 without one)."""
+
+    features: NDArray[np.float32]
+    keys: list[str]
+    labels: NDArray[np.int64]
+    skipped: tuple[Skipped, ...] = ()
+
+
+def embed_source(encoder: Encoder, source: Source, loader: LoaderConfig) -> Embeddings:
+    """The embeddings of a source's images, in order; an image of several rows comes once."""
+    rows: list[NDArray[np.float32]] = []
+    keys: list[str] = []
+    labels: list[int] = []
+    skipped: list[Skipped] = []
+    seen: set[tuple[str, bytes]] = set()
+    for batch, (features,) in embed_images([encoder], source, loader):
+        for sample, row in zip(batch.samples, features.cpu().numpy(), strict=True):
+            if (sample.key, sample.digest) not in seen:
+                seen.add((sample.key, sample.digest))
+                rows.append(row)
+                keys.append(sample.key)
+                labels.append(-1 if sample.label is None else sample.label)
+        skipped += batch.skipped
+    if not rows:
+        raise EvaluationError(f"{source.name}: none of its {len(source)} images could be used")
+    return Embeddings(np.stack(rows), keys, np.array(labels, dtype=np.int64), tuple(skipped))
+
+
+def embed_texts(encoder: Encoder, texts: list[str]) -> Embeddings:
+    """The embeddings of the distinct texts, in order."""
+    texts = list(dict.fromkeys(texts))
+    with evaluation_mode(encoder.model):
+        features = encoder.texts(texts).cpu().numpy()
+    encoder.flush()
+    return Embeddings(features, texts, np.full(len(texts), -1, dtype=np.int64))
+
+
+def write_embeddings(path: Path, embeddings: Embeddings) -> None:
+    """Write ``.npz`` (arrays ``features``, ``keys``, ``labels``) or ``.parquet``, in one step.
+
+    A file name that is no UTF-8 comes as surrogates, which Parquet gets as ``\\udcXX``.
+
+    Raises:
+        EvaluationError: Another suffix, or Parquet without pyarrow.
+    """
+    write = writer_of(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary, embeddings)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_embeddings(path: str | Path) -> tuple[list[str], NDArray[np.float32]]:
+    """Keys (N) and features (N, D) of a file that `write_embeddings` wrote.
+
+    Raises:
+        EvaluationError: It is no such file, or Parquet without pyarrow.
+        FileNotFoundError: There is none.
+    """
+    path = Path(path)
+    read = {".npz": _read_npz, ".parquet": _read_parquet}.get(path.suffix)
+    if read is None:
+        raise EvaluationError(f"{path}: expected a file of `clip-eval embed`, .npz or .parquet")
+    try:
+        keys, features = read(path)
+    except EvaluationError:
+        raise
+    except (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0]
+        raise EvaluationError(f"{path} is not a file of `clip-eval embed`: {reason}") from None
+    if features.ndim != 2 or len(keys) != len(features):
+        raise EvaluationError(
+            f"{path}: expected a row of features for each of {len(keys)} keys, got an array of "
+            f"shape {features.shape}"
+        )
+    return keys, features
+
+
+def writer_of(path: Path) -> Callable[[Path, Embeddings], None]:
+    """What writes a file of that suffix.
+
+    Raises:
+        EvaluationError: Another suffix, or Parquet without pyarrow.
+    """
+    if path.suffix == ".npz":
+        return _write_npz
+    if path.suffix != ".parquet":
+        raise EvaluationError(f"{path}: expected a name that ends in .npz or .parquet")
+    _pyarrow("pyarrow")
+    return _write_parquet
+
+
+def _write_npz(path: Path, embeddings: Embeddings) -> None:
+    np.savez(
+        path,
+        features=embeddings.features,
+        keys=np.array(embeddings.keys, dtype=np.str_),
+        labels=embeddings.labels,
+    )
+
+
+def _read_npz(path: Path) -> tuple[list[str], NDArray[np.float32]]:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return arrays["keys"].reshape(-1).tolist(), arrays["features"].astype(np.float32)
+
+
+def _write_parquet(path: Path, embeddings: Embeddings) -> None:
+    arrow, parquet = _pyarrow("pyarrow"), _pyarrow("pyarrow.parquet")
+    width = embeddings.features.shape[1]
+    flat = arrow.array(embeddings.features.reshape(-1))
+    table = arrow.table(
+        {
+            "key": [key.encode("utf-8", "backslashreplace").decode() for key in embeddings.keys],
+            "label": embeddings.labels,
+            "embedding": arrow.FixedSizeListArray.from_arrays(flat, width),
+        }
+    )
+    parquet.write_table(table, path)
+
+
+def _read_parquet(path: Path) -> tuple[list[str], NDArray[np.float32]]:
+    table = _pyarrow("pyarrow.parquet").read_table(path, columns=["key", "embedding"])
+    keys: list[str] = table["key"].to_pylist()
+    flat = table["embedding"].combine_chunks().flatten().to_numpy()
+    return keys, flat.astype(np.float32).reshape(len(keys), -1)
+
+
+def _pyarrow(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise EvaluationError(
+            "a .parquet file needs pyarrow; pip install pyarrow, or choose .npz"
+        ) from error

@@ -1,0 +1,45 @@
+"""Settings of `evaluate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from clip_eval.encoding.batches import LoaderConfig
+from clip_eval.encoding.encoder import Precision
+from clip_eval.tasks.config import TaskConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(TaskConfig, LoaderConfig):
+    """Settings of `evaluate`: the task, how the source is read, and the forward pass.
+
+    Attributes:
+        device: Device of the model.
+        precision: `fp32`, or `bf16`/`fp16` for a forward pass under autocast.
+        cache: Directory of the embedding cache, by content; None keeps no embeddings.
+        keep_predictions: Keep every sample's guesses in the result.
+        task: What to measure; `auto` is what the first readable sample has.
+        templates: Caption templates with `{c}`, or prompts by class name; None takes those of the
+            source, or `a photo of a {c}.` with a warning in the result.
+        classnames: Class names in label order; None takes those of the source.
+        ks: The values of k of top-k accuracy.
+        recall_ks: The values of k of retrieval recall.
+        neighbors: Number of neighbours for kNN.
+        shots: Training samples per class; None takes all.
+        penalty: L2 penalty of the linear probe; None chooses it on held-out training samples.
+        seed: Seed of the shots and of the held-out samples.
+        batch_size: Images, and prompts, per forward pass.
+        workers: Processes that read and decode; 0 does it in this process, None chooses by the
+            size of the source.
+        rank: Rank of this process in the default process group of `torch.distributed`.
+        world_size: Number of ranks that share the work; all of them get the whole result.
+        progress: Show a progress bar.
+    """
+
+    device: str | torch.device = "cpu"
+    precision: Precision = "fp32"
+    cache: str | Path | None = None
+    keep_predictions: bool = False

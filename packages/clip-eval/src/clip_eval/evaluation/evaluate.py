@@ -1,0 +1,200 @@
+"""Evaluation of models on a source: tasks, gathering over ranks, and what every result carries."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch.distributed
+
+from clip_eval.data.samples import Source
+from clip_eval.encoding.batches import LoaderConfig, content_hash
+from clip_eval.encoding.embed import embed_images, group_by_preprocessing
+from clip_eval.encoding.encoder import Encoder
+from clip_eval.errors import EvaluationError
+from clip_eval.evaluation.config import EvaluationConfig
+from clip_eval.models.mode import evaluation_mode
+from clip_eval.models.protocols import ImagePreprocess, ImageTextModel, TextTokenizer
+from clip_eval.results.result import Result, Skipped
+from clip_eval.tasks.build import make_task
+from clip_eval.tasks.config import ResolvedTask, resolve_task
+from clip_eval.tasks.features import CollectFeatures, stack
+from clip_eval.tasks.task import Task
+
+SAME_SAMPLES = "the training samples are the test samples, so the number says nothing"
+DEFAULTS = EvaluationConfig()
+
+
+def evaluate(
+    model: ImageTextModel,
+    source: Source,
+    *,
+    tokenizer: TextTokenizer,
+    preprocess: ImagePreprocess,
+    config: EvaluationConfig = DEFAULTS,
+    train: Source | None = None,
+    indices: Sequence[int] | None = None,
+    model_name: str = "",
+) -> Result:
+    """Evaluate a model on a source; the result has counts, intervals and what was skipped.
+
+    Leaves the model in the mode it was in (module by module) and the global random state
+    untouched, so that it can be called in the middle of training.
+
+    Args:
+        model: Two towers and a logit scale; on `config.device`.
+        source: Samples with labels (`classify`, `linear-probe`, `knn`), several labels each
+            (`multilabel`) or captions (`retrieval`, `select`).
+        tokenizer: Texts to token ids.
+        preprocess: RGB image to pixels, and their normalization.
+        config: The task, its settings, and how the source is read.
+        train: Training data of `linear-probe` and `knn`.
+        indices: Which samples of the source; all if None.
+        model_name: Name of the model in the result.
+
+    Returns:
+        The result, the same on every rank.
+
+    Raises:
+        EvaluationError: The source lacks what the task needs.
+        DataError: Bad templates or class names.
+    """
+    encoder = Encoder(
+        model,
+        tokenizer,
+        preprocess,
+        name=model_name,
+        device=config.device,
+        precision=config.precision,
+        batch_size=config.batch_size,
+        cache=config.cache,
+    )
+    task = resolve_task(config, source, train=train)
+    (result,) = evaluate_together([encoder], source, [task], config, indices=indices)
+    return result if config.keep_predictions else replace(result, predictions=None, records=None)
+
+
+def evaluate_together(
+    encoders: Sequence[Encoder],
+    source: Source,
+    tasks: Sequence[ResolvedTask],
+    loader: LoaderConfig,
+    *,
+    indices: Sequence[int] | None = None,
+) -> list[Result]:
+    """Evaluate several models on one source: one result per encoder.
+
+    Each image is decoded once per preprocessing, not per encoder.
+
+    Args:
+        encoders: The models.
+        source: The samples.
+        tasks: The task of each encoder.
+        loader: How the source is read.
+        indices: Which samples; all if None.
+    """
+    results: dict[int, Result] = {}
+    for group in group_by_preprocessing(encoders):
+        members, wanted = [encoders[i] for i in group], [tasks[i] for i in group]
+        results |= zip(
+            group, _evaluate_group(members, source, wanted, loader, indices), strict=True
+        )
+    return [results[position] for position in range(len(encoders))]
+
+
+def _evaluate_group(
+    encoders: Sequence[Encoder],
+    source: Source,
+    resolved: Sequence[ResolvedTask],
+    loader: LoaderConfig,
+    indices: Sequence[int] | None,
+) -> Iterator[Result]:
+    started = time.perf_counter()
+    tasks, train_contents = _make_tasks(encoders, resolved, loader)
+    found = _gather(encoders, tasks, source, loader, indices)
+    seconds = time.perf_counter() - started
+    for position, (encoder, task, own) in enumerate(zip(encoders, tasks, resolved, strict=True)):
+        result = task.result(found.rows[position])
+        leaked = (SAME_SAMPLES,) if train_contents.get(position) == found.content else ()
+        yield replace(
+            result,
+            dataset=source.name,
+            model=encoder.name,
+            n_skipped=len(found.skipped),
+            skipped=found.skipped,
+            templates=own.shown_templates(),
+            faults=tuple(map(str, source.faults)),
+            warnings=(*source.warnings, *own.warnings, *leaked, *result.warnings),
+            details={**own.details(), **result.details},
+            content=found.content,
+            seconds=seconds,
+        )
+
+
+def _make_tasks(
+    encoders: Sequence[Encoder], resolved: Sequence[ResolvedTask], loader: LoaderConfig
+) -> tuple[list[Task], dict[int, str]]:
+    """Make the task of each encoder; return the content hash of each one's training data too."""
+    learned: dict[int, Any] = {}
+    contents: dict[int, str] = {}
+    for train in {id(task.train): task.train for task in resolved if task.is_trained}.values():
+        assert train is not None
+        users = [i for i, task in enumerate(resolved) if task.is_trained and task.train is train]
+        collectors = [CollectFeatures(len(resolved[i].names)) for i in users]
+        found = _gather([encoders[i] for i in users], collectors, train, loader, None)
+        learned |= {i: stack(rows) for i, rows in zip(users, found.rows, strict=True)}
+        contents |= dict.fromkeys(users, found.content)
+    tasks = []
+    for position, (encoder, task) in enumerate(zip(encoders, resolved, strict=True)):
+        with evaluation_mode(encoder.model):
+            tasks.append(make_task(encoder, task, learned.get(position)))
+            encoder.flush()
+    return tasks, contents
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What all ranks made of a source, in its order."""
+
+    rows: list[list[Any]]
+    skipped: tuple[Skipped, ...]
+    content: str
+
+
+def _gather(
+    encoders: Sequence[Encoder],
+    tasks: Sequence[Task],
+    source: Source,
+    loader: LoaderConfig,
+    indices: Sequence[int] | None,
+) -> _Found:
+    parts: list[tuple[int, list[list[Any]], tuple[Skipped, ...], tuple[bytes, ...]]] = []
+    failure: Exception | None = None
+    try:
+        for batch, features in embed_images(encoders, source, loader, indices=indices):
+            rows = [task.rows(batch, own) for task, own in zip(tasks, features, strict=True)]
+            parts.append((batch.number, rows, batch.skipped, batch.contents))
+    except Exception as error:
+        if loader.world_size == 1:
+            raise
+        failure = error
+    if loader.world_size > 1:
+        parts = sorted(_from_all(parts, failure, loader.world_size), key=lambda part: part[0])
+    return _Found(
+        rows=[[row for part in parts for row in part[1][n]] for n in range(len(tasks))],
+        skipped=tuple(skipped for part in parts for skipped in part[2]),
+        content=content_hash((c for part in parts for c in part[3]), source.classnames),
+    )
+
+
+def _from_all(parts: list[Any], failure: Exception | None, world_size: int) -> list[Any]:
+    """Gather the parts of all ranks; a failure of one is raised on all, so that none waits."""
+    everyone: list[Any] = [None] * world_size
+    mine = f"{type(failure).__name__}: {failure}" if failure else parts
+    torch.distributed.all_gather_object(everyone, mine)
+    for number, own in enumerate(everyone):
+        if isinstance(own, str):
+            raise EvaluationError(f"process {number}: {own}") from failure
+    return [part for own in everyone for part in own]

@@ -1,0 +1,1 @@
+"""Evaluation runs: several models on several data sets, with results on disk."""

@@ -1,0 +1,222 @@
+"""Settings of a task, and their check against a source before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from clip_eval.data.class_names import ClassList
+from clip_eval.data.faults import BadSample
+from clip_eval.data.samples import Sample, Source
+from clip_eval.data.templates import (
+    DEFAULT_TEMPLATES,
+    PromptsOfClasses,
+    Templates,
+    check,
+)
+from clip_eval.errors import EvaluationError
+
+TaskName = Literal["auto", "classify", "multilabel", "retrieval", "linear-probe", "knn", "select"]
+TASKS: tuple[str, ...] = get_args(TaskName)
+PROMPTED = ("classify", "multilabel")
+CAPTIONED = ("retrieval", "select")
+TRAINED = ("linear-probe", "knn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """A task with its settings.
+
+    Attributes:
+        task: What to measure; `auto` is what the first readable sample has.
+        templates: Caption templates with `{c}`, or prompts by class name; None takes those of the
+            source, or `a photo of a {c}.` with a warning in the result.
+        classnames: Class names in label order; None takes those of the source.
+        ks: The values of k of top-k accuracy.
+        recall_ks: The values of k of retrieval recall.
+        neighbors: Number of neighbours for kNN.
+        shots: Training samples per class; None takes all.
+        penalty: L2 penalty of the linear probe; None chooses it on held-out training samples.
+        seed: Seed of the shots and of the held-out samples.
+    """
+
+    task: TaskName = "classify"
+    templates: Templates | None = None
+    classnames: Sequence[str] | None = None
+    ks: tuple[int, ...] = (1, 5)
+    recall_ks: tuple[int, ...] = (1, 5, 10)
+    neighbors: int = 20
+    shots: int | None = None
+    penalty: float | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedTask:
+    """A task with everything that its settings left open.
+
+    Attributes:
+        config: The settings; the task is not `auto`, and the templates are those in use.
+        names: The class names in use; empty for a task without classes.
+        train: Training data of a task that needs some.
+        warnings: What the reader of the result should know.
+    """
+
+    config: TaskConfig
+    names: tuple[str, ...] = ()
+    train: Source | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the task learns from training data."""
+        return self.config.task in TRAINED
+
+    def shown_templates(self) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
+        """Return the templates as a result shows them; none for a task without prompts."""
+        if self.config.task not in PROMPTED or self.config.templates is None:
+            return ()
+        return check(self.config.templates)
+
+    def details(self) -> dict[str, Any]:
+        """Return the settings that belong to the task, as a result shows them."""
+        shots = {"shots": self.config.shots, "seed": self.config.seed}
+        if self.config.task == "linear-probe":
+            return shots
+        if self.config.task == "knn":
+            return {"neighbours": self.config.neighbors, **shots}
+        return {}
+
+    def key_settings(self) -> dict[str, Any]:
+        """Return the settings that a result's key is made of; its names are part of the key."""
+        config = self.config
+        return {
+            "task": config.task,
+            "templates": config.templates,
+            "ks": config.ks,
+            "recall_ks": config.recall_ks,
+            "neighbours": config.neighbors,
+            "shots": config.shots,
+            "penalty": config.penalty,
+            "seed": config.seed,
+            "names": self.names,
+        }
+
+
+def resolve_task(
+    config: TaskConfig,
+    source: Source,
+    *,
+    train: Source | None = None,
+    warnings: tuple[str, ...] = (),
+) -> ResolvedTask:
+    """Fill in task, names and templates from the source.
+
+    Args:
+        config: The settings.
+        source: What is evaluated on.
+        train: Training data.
+        warnings: What is known already.
+
+    Raises:
+        EvaluationError: The source lacks what the task needs, or training data is missing.
+        DataError: Bad templates or class names.
+    """
+    if config.task not in TASKS:
+        raise EvaluationError(f"task must be one of {', '.join(TASKS)}, got {config.task!r}")
+    if config.task == "auto":
+        config = replace(config, task=recognize_task(source))
+    if config.task in CAPTIONED:
+        _check_captions(config.task, source)
+        return ResolvedTask(config=config, train=train, warnings=warnings)
+    names = _class_names(source, config.classnames)
+    repeated = ClassList(names, names).duplicates()
+    if repeated and not any("share a name" in warning for warning in source.warnings):
+        warnings += (f"several classes share a name: {', '.join(repeated[:8])}",)
+    if config.task in TRAINED:
+        _check_train(config.task, train, source)
+        return ResolvedTask(config=config, names=names, train=train, warnings=warnings)
+    if config.templates is None:
+        config = replace(config, templates=source.templates)
+    if config.templates is None:
+        warnings += (f"no templates given or saved: {DEFAULT_TEMPLATES[0]!r} is used",)
+        config = replace(config, templates=DEFAULT_TEMPLATES)
+    assert config.templates is not None
+    PromptsOfClasses(names, config.templates)
+    return ResolvedTask(config=config, names=names, train=train, warnings=warnings)
+
+
+def recognize_task(source: Source) -> TaskName:
+    """``multilabel``, ``classify`` or ``retrieval``: what the first readable sample has.
+
+    Raises:
+        EvaluationError: No sample can be read, or it has neither classes nor captions.
+    """
+    sample = _first_sample(source)
+    if sample is not None:
+        if sample.targets is not None:
+            return "multilabel"
+        if sample.label is not None:
+            return "classify"
+        if sample.captions:
+            return "retrieval"
+    raise EvaluationError(
+        f"{source.name}: its samples have neither labels nor captions; nothing can be measured"
+    )
+
+
+def _first_sample(source: Source) -> Sample | None:
+    """The first sample that can be read."""
+    for index in range(len(source)):
+        try:
+            return source.read(index)
+        except BadSample:
+            continue
+    return None
+
+
+def _check_captions(task: str, source: Source) -> None:
+    """Refuse labelled images without captions: a source fills templates with their class name."""
+    sample, names = _first_sample(source), source.classnames or ()
+    if sample is None or sample.label is None or not 0 <= sample.label < len(names):
+        return
+    if sample.captions == source.class_captions(sample.label, sample.key):
+        raise EvaluationError(
+            f"{source.name}: its images have labels and no captions, which {task} needs; "
+            "--task classify fits"
+        )
+
+
+def _check_train(task: str, train: Source | None, source: Source) -> None:
+    if train is None:
+        raise EvaluationError(f"{task} needs a training set; give one with --train")
+    if train.classnames and source.classnames and train.classnames != source.classnames:
+        raise EvaluationError(
+            f"the classes of {train.name} and {source.name} differ: "
+            f"{_difference(train.classnames, source.classnames)}"
+        )
+
+
+def _difference(left: Sequence[str], right: Sequence[str]) -> str:
+    only_left = [name for name in left if name not in right][:8]
+    only_right = [name for name in right if name not in left][:8]
+    if not only_left and not only_right:
+        return "the same names in another order"
+    return f"only in the first {only_left}, only in the second {only_right}"
+
+
+def _class_names(source: Source, given: Sequence[str] | None) -> tuple[str, ...]:
+    if isinstance(given, Mapping):
+        raise EvaluationError("class names must be in label order; open the source with a mapping")
+    if given is None and source.classnames is None:
+        raise EvaluationError(
+            f"{source.name}: no class names; put classnames.txt beside the shards or give a list"
+        )
+    names = ClassList.of(given if given is not None else source.classnames or ()).names
+    if given is not None and source.classnames and len(names) != len(source.classnames):
+        raise EvaluationError(
+            f"{source.name}: expected {len(source.classnames)} class names in label order, "
+            f"got {len(names)}"
+        )
+    return names

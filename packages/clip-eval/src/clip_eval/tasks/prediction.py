@@ -1,0 +1,98 @@
+"""The best of some labels for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from clip_eval.data.class_names import ClassList
+from clip_eval.data.samples import Source
+from clip_eval.data.templates import PromptsOfClasses, Templates
+from clip_eval.encoding.batches import LoaderConfig
+from clip_eval.encoding.embed import embed_images
+from clip_eval.encoding.encoder import Encoder
+from clip_eval.models.mode import evaluation_mode
+from clip_eval.models.protocols import ImagePreprocess, ImageTextModel, TextTokenizer
+from clip_eval.results.result import Skipped
+from clip_eval.tasks.guesses import guess_classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabeledImage:
+    """An image with its best labels, best first.
+
+    Attributes:
+        index: Its position in the source.
+        key: Its name there.
+        labels: The labels; empty if the embedding was not finite.
+        probabilities: Softmax over all labels, of these.
+    """
+
+    index: int
+    key: str
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for one line of JSON."""
+        shares = [round(share, 6) for share in self.probabilities]
+        return {"image": self.key, "labels": list(self.labels), "probabilities": shares}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Labelled images, and those that could not be used."""
+
+    images: tuple[LabeledImage, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def predict(
+    model: ImageTextModel,
+    source: Source,
+    labels: Sequence[str],
+    *,
+    tokenizer: TextTokenizer,
+    preprocess: ImagePreprocess,
+    templates: Templates,
+    top: int = 5,
+    batch_size: int = 64,
+    device: str | torch.device = "cpu",
+) -> Predictions:
+    """The best labels of every image of a source, which needs no labels of its own.
+
+    Args:
+        model: Two towers and a logit scale; on ``device``.
+        source: The images.
+        labels: What to choose from.
+        tokenizer: Texts → token ids.
+        preprocess: RGB image → uint8 pixels, and their normalisation.
+        templates: Caption templates with ``{c}``; ``{c}`` alone takes labels as captions.
+        top: How many labels per image.
+        batch_size: Images, and prompts, per forward.
+        device: Where the forward runs.
+    """
+    names = ClassList.of(labels).names
+    encoder = Encoder(model, tokenizer, preprocess, device=device, batch_size=batch_size)
+    with evaluation_mode(model):
+        classifier = encoder.groups(PromptsOfClasses(names, templates))
+    images: list[LabeledImage] = []
+    skipped: list[Skipped] = []
+    loader = LoaderConfig(batch_size=batch_size)
+    for batch, (features,) in embed_images([encoder], source, loader):
+        skipped += batch.skipped
+        if not batch.samples:
+            continue
+        guesses = guess_classes(features, classifier, scale=encoder.scale, limit=top)
+        for row, sample in enumerate(batch.samples):
+            classes, probabilities = guesses.row(row)
+            best = tuple(names[c] for c in classes)
+            images.append(
+                LabeledImage(
+                    index=sample.index, key=sample.key, labels=best, probabilities=probabilities
+                )
+            )
+    return Predictions(images=tuple(images), skipped=tuple(skipped))

@@ -1,0 +1,116 @@
+"""Which caption fits an image, which image a caption: Winoground, SugarCrepe and their like.
+
+Neighbouring samples with the same captions are one group.  Image number i of a group belongs to
+its caption number i, or to the one that its label names.  I images, T captions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clip_eval.encoding.batches import ImageBatch
+from clip_eval.encoding.encoder import Encoder
+from clip_eval.errors import EvaluationError
+from clip_eval.metrics.functions import selection_correct, wilson_interval
+from clip_eval.results.result import Result
+
+
+class CandidateImage(NamedTuple):
+    """An image, its captions, the number of the right one, and its score for each (T,)."""
+
+    key: str
+    captions: tuple[str, ...]
+    label: int | None
+    scores: NDArray[np.float32]
+
+
+SKIPPED = CandidateImage("", (), None, np.zeros(0, dtype=np.float32))
+"""Stands where a sample was skipped: a group beside it may have lost an image."""
+
+
+class Selection:
+    """Choice among the captions of a group, and among its images.
+
+    A group beside a skipped sample is left out unless its images have labels: which of them is
+    number i cannot be told.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+
+    def rows(self, batch: ImageBatch, features: Tensor) -> list[CandidateImage]:
+        """Similarity of each image to each of its captions."""
+        found: list[CandidateImage] = []
+        for place, sample, image in zip(batch.places, batch.samples, features, strict=True):
+            found += [SKIPPED] * (place - len(found))
+            if len(sample.captions) < 2:
+                raise EvaluationError(
+                    f"{sample.key} has {len(sample.captions)} captions; a choice needs two or more"
+                )
+            texts = self.encoder.texts(sample.captions)  # (T, D)
+            scores = (texts @ image).cpu().numpy()
+            found.append(CandidateImage(sample.key, sample.captions, sample.label, scores))
+        return found + [SKIPPED] * (len(batch.contents) - len(found))
+
+    def result(self, rows: Sequence[CandidateImage]) -> Result:
+        """Share of groups with every caption right, every image right, both."""
+        records, left_out = [], 0
+        groups = [list(group) for _, group in groupby(rows, key=lambda row: row.captions)]
+        for place, group in enumerate(groups):
+            if not group[0].captions:
+                continue
+            beside = [*groups[max(0, place - 1) : place], *groups[place + 1 : place + 2]]
+            lost = any(not other[0].captions for other in beside)
+            if lost and any(row.label is None for row in group):
+                left_out += 1
+                continue
+            scores = np.stack([row.scores for row in group])  # (I, T)
+            image, text = selection_correct(scores, _truth(group))
+            records.append(
+                {
+                    "key": group[0].key,
+                    "captions": list(group[0].captions),
+                    "image_correct": image,
+                    "text_correct": text,
+                    "correct": image and text,
+                }
+            )
+        n = len(records)
+        names = {"image_acc": "image_correct", "text_acc": "text_correct", "acc": "correct"}
+        right = {name: sum(bool(r[field]) for r in records) for name, field in names.items()}
+        return Result(
+            task="image_caption_selection",
+            metrics={name: hits / n if n else None for name, hits in right.items()},
+            n=n,
+            ci95={name: wilson_interval(hits, n) for name, hits in right.items()},
+            records=tuple(records),
+            warnings=tuple(_diagnose(n, left_out)),
+        )
+
+
+def _diagnose(n: int, left_out: int) -> Iterator[str]:
+    if not n:
+        yield "no sample could be used, so there is no number"
+    if left_out:
+        yield (
+            f"{left_out} groups beside skipped samples are left out: which caption belongs to "
+            "which of their images cannot be told"
+        )
+
+
+def _truth(group: Sequence[CandidateImage]) -> list[int]:
+    """The right caption of each image of a group."""
+    captions = len(group[0].captions)
+    truth = [n if row.label is None else row.label for n, row in enumerate(group)]
+    for row, right in zip(group, truth, strict=True):
+        if not 0 <= right < captions:
+            raise EvaluationError(
+                f"{row.key}: its right caption is number {right}, but the group has {captions}"
+            )
+    return truth

@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clip_eval.cli.main import main
+from clip_eval.data import open_source
+from clip_eval.prompts.named_data import open_data
+from clip_eval.runs.config import EvaluationRun
+
+
+@pytest.fixture
+def run(trained_directory: Path, tmp_path: Path) -> Callable[..., int]:
+    def call(*more: object, model: object = trained_directory) -> int:
+        out = ["--out", str(tmp_path / "out"), "--quiet"]
+        return main(["run", "--model", str(model), *out, *map(str, more)])
+
+    return call
+
+
+@pytest.fixture
+def two_models(trained_directory: Path, tmp_path: Path) -> tuple[Path, Path]:
+    other = tmp_path / "other-run"
+    shutil.copytree(trained_directory, other)
+    (other / "zeroshot_classification_templates.txt").write_text("{c}\n")
+    return trained_directory, other
+
+
+def test_every_model_on_every_data_set_decodes_each_image_once(
+    two_models: tuple[Path, Path],
+    colour_folder: Path,
+    colour_shards: Path,
+    tmp_path: Path,
+    read_json: Callable[[Path], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    decoded: list[Any] = []
+    from clip_eval.encoding import batches
+
+    decode = batches.decode_image
+    monkeypatch.setattr(batches, "decode_image", lambda data: decoded.append(data) or decode(data))
+    out = tmp_path / "out"
+    arguments = ["run", "--model", *map(str, two_models), "--data"]
+    arguments += [str(colour_folder), str(colour_shards), "--out", str(out), "--quiet"]
+    assert main([*arguments, "--no-cache"]) == 0
+    assert len(decoded) == 12 + 12
+    results = {path.parent.relative_to(out): read_json(path) for path in out.rglob("result.json")}
+    assert len(results) == 4
+    assert {(r["model"], r["dataset"]) for r in results.values()} == {
+        (model, data) for model in ("colours-run", "other-run") for data in ("colours", "wds/test")
+    }
+    for record in results.values():
+        alone = read_json(next(out.rglob("result.json")))
+        assert record["n"] == alone["n"] == 12
+    table = capsys.readouterr().out
+    assert table.count("| colours-run |") == table.count("| other-run   |") == 2
+
+    shutil.rmtree(out)
+    arguments = ["run", "--model", str(two_models[0]), "--data", str(colour_folder), "--quiet"]
+    assert main([*arguments, "--out", str(out), "--no-cache"]) == 0
+    alone = read_json(out / "result.json")
+    together = next(
+        r for r in results.values() if r["model"] == "colours-run" and r["dataset"] == "colours"
+    )
+    for key in ("metrics", "per_class", "confusions", "templates", "content", "ci95"):
+        assert alone[key] == together[key]
+
+
+def test_what_fails_is_told_and_the_rest_goes_on(
+    two_models: tuple[Path, Path],
+    colour_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    absent = tmp_path / "absent"
+    bad = tmp_path / "bad.csv"
+    bad.write_text("path,label\nx.png,\n")
+    arguments = ["run", "--model", str(two_models[0]), str(absent), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--quiet", "--data", str(absent), str(bad), str(colour_folder)]) == 1
+    captured = capsys.readouterr()
+    assert len(list((tmp_path / "out").rglob("result.json"))) == 1
+    assert captured.err.count("clip-eval: ") == captured.err.count("\n") == 3 + 2
+    assert "no such file" in captured.err
+    assert "| colours" in captured.out
+
+
+def test_a_model_that_breaks_does_not_stop_the_one_beside_it(
+    tmp_path: Path,
+    colour_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "colour_models.py").write_text(
+        "import torch\n"
+        "class Good:\n"
+        "    logit_scale = torch.tensor(1.0)\n"
+        "    def encode_image(self, images): return images.mean(dim=(2, 3))\n"
+        "    def encode_text(self, tokens): return tokens.float()\n"
+        "class Bad(Good):\n"
+        "    def encode_image(self, images): raise RuntimeError('out of memory')\n"
+        "def tokens(texts): return torch.tensor([[len(t), 1, 2] for t in texts])\n"
+        "def pixels(image): return torch.ones(3, 2, 2)\n"
+        "def good(): return Good(), tokens, pixels\n"
+        "def bad(device): return Bad(), tokens, pixels\n"
+        "def wrong(): return Good()\n"
+        "def broken(): raise TypeError('no weights')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    names = ["colour_models:good", "colour_models:bad", "colour_models:wrong", "no_module:f"]
+    names.append("colour_models:broken")
+    assert (
+        main(
+            [
+                "run",
+                "--model",
+                *names,
+                "--data",
+                str(colour_folder),
+                "--quiet",
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 1
+    )
+    errors = capsys.readouterr().err
+    assert "RuntimeError: out of memory" in errors
+    assert "must return (model, tokenizer, preprocess), got Good" in errors
+    assert "cannot be imported" in errors
+    assert "TypeError: no weights" in errors
+    (found,) = (tmp_path / "out").rglob("result.json")
+    assert json.loads(found.read_text())["model"] == "colour_models:good"
+
+
+def test_a_result_made_by_the_same_content_is_kept(
+    run: Callable[..., int],
+    colour_folder: Path,
+    tmp_path: Path,
+    encode: Callable[..., bytes],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (colour_folder / "red" / "broken.png").write_bytes(b"no image")
+    assert run("--data", colour_folder) == 0
+    before = (tmp_path / "out" / "result.json").stat().st_mtime_ns
+    for path in colour_folder.rglob("*.png"):
+        path.touch()
+    assert run("--data", colour_folder) == 0
+    assert (tmp_path / "out" / "result.json").stat().st_mtime_ns == before
+    assert "same weights, prompts and samples" in capsys.readouterr().out
+
+    (colour_folder / "red" / "0.png").write_bytes(encode((250, 10, 10), seed=77))
+    assert run("--data", colour_folder) == 2
+    assert "was made otherwise" in capsys.readouterr().err
+    assert run("--data", colour_folder, "--overwrite") == 0
+    (colour_folder / "red" / "0.png").rename(colour_folder / "green" / "9.png")
+    assert run("--data", colour_folder) == 2
+
+
+def test_an_edited_image_is_the_only_one_embedded_again(
+    run: Callable[..., int],
+    colour_folder: Path,
+    encode: Callable[..., bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from clip_eval.encoding import batches
+
+    decoded: list[Any] = []
+    decode = batches.decode_image
+    monkeypatch.setattr(batches, "decode_image", lambda data: decoded.append(data) or decode(data))
+    assert run("--data", colour_folder) == 0
+    assert len(decoded) == 12
+    assert run("--data", colour_folder, "--templates", "cifar10", "--overwrite") == 0
+    assert len(decoded) == 12
+    (colour_folder / "red" / "0.png").write_bytes(encode((250, 10, 10), seed=78))
+    assert run("--data", colour_folder, "--overwrite") == 0
+    assert len(decoded) == 13
+    assert run("--data", colour_folder, "--overwrite", "--no-cache") == 0
+    assert len(decoded) == 25
+
+
+def imagenet_folder(root: Path, folders: list[str], encode: Callable[..., bytes]) -> Path:
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+        (root / folder / "0.png").write_bytes(encode((9, 9, 9)))
+    return root
+
+
+def test_imagenet_folders_are_named_by_their_ids(
+    tmp_path: Path,
+    encode: Callable[..., bytes],
+    run: Callable[..., int],
+    read_json: Callable[[Path], Any],
+) -> None:
+    some = imagenet_folder(tmp_path / "some", ["n01440764", "n15075141", "n01443537"], encode)
+    source, usual = open_data(str(some))
+    assert source.classnames == ("tench", "goldfish", "toilet paper")
+    assert usual is not None
+    assert len(usual.templates or ()) == 80
+    assert [source.read(i).label for i in range(3)] == [0, 1, 2]
+    every, _ = open_data(str(some), classnames="imagenet1k")
+    assert len(every.classnames or ()) == 1000
+    assert every.read(2).label == 999
+
+    numbered = imagenet_folder(tmp_path / "v2", ["0", "10", "2", "999"], encode)
+    v2, _ = open_data(str(numbered), classnames="imagenetv2")
+    names = {v2.read(i).key.split("/")[0]: v2.classnames[v2.read(i).label] for i in range(4)}
+    assert names == {
+        "0": "tench",
+        "2": "great white shark",
+        "10": "brambling",
+        "999": "toilet paper",
+    }
+
+    assert run("--data", some, "--task", "auto") == 0
+    settings = read_json(tmp_path / "out" / "result.json")["settings"]
+    assert settings["templates_from"] == "saved with the model"
+
+
+def test_an_unknown_set_gets_nobody_elses_templates(
+    trained_directory: Path, colour_folder: Path, tmp_path: Path, read_json: Callable[[Path], Any]
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(trained_directory, bare)
+    (bare / "zeroshot_classification_templates.txt").unlink()
+    out = tmp_path / "out"
+    assert main(["run", "--model", str(bare), "--data", str(colour_folder), "--out", str(out)]) == 0
+    record = read_json(out / "result.json")
+    assert record["templates"] == ["a photo of a {c}."]
+    assert any("no templates" in warning for warning in record["warnings"])
+
+    folder = tmp_path / "imagenet"
+    for wnid in ("n01440764", "n01443537"):
+        shutil.copytree(colour_folder / "red", folder / wnid)
+    out = tmp_path / "usual"
+    assert main(["run", "--model", str(bare), "--data", str(folder), "--out", str(out)]) == 0
+    record = read_json(out / "result.json")
+    assert len(record["templates"]) == 80
+    assert record["settings"]["templates_from"] == "prompt set imagenet1k"
+
+
+def test_a_directory_for_each_description() -> None:
+    from clip_eval.runs.names import name_directories
+
+    specs = ("runs/a/checkpoints/step-1", "runs/b/checkpoints/step-1", "open_clip:RN50:x", "…/")
+    found = name_directories(specs)
+    assert found[:3] == ["checkpoints-step-1", "checkpoints-step-1~2", "open_clip-RN50-x"]
+    assert len(set(found)) == 4
+    assert EvaluationRun(models=("a",), data=("b", "c"), out=Path("o")).is_single is False
+
+
+def test_an_evaluation_and_a_reading_agree_on_the_content(
+    run: Callable[..., int], colour_folder: Path, tmp_path: Path, read_json: Callable[[Path], Any]
+) -> None:
+    from clip_eval.encoding.batches import source_content
+
+    assert run("--data", colour_folder, "--batch-size", "5") == 0
+    content = read_json(tmp_path / "out" / "result.json")["content"]
+    assert content == source_content(open_source(colour_folder))
+
+
+def test_a_training_set_is_read_once_for_all_models(
+    two_models: tuple[Path, Path],
+    colour_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from clip_eval.encoding import batches
+
+    decoded: list[Any] = []
+    decode = batches.decode_image
+    monkeypatch.setattr(batches, "decode_image", lambda data: decoded.append(data) or decode(data))
+    command = ["run", "--model", *map(str, two_models), "--data", str(colour_folder), "--quiet"]
+    command += ["--train", str(colour_folder), "--task", "knn", "--no-cache"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    assert len(decoded) == 12 + 12
+
+
+def test_a_result_that_cannot_be_written_does_not_measure_the_others_again(
+    two_models: tuple[Path, Path],
+    colour_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from clip_eval.runs import data_run
+
+    write, places = data_run.write_result, []
+
+    def full(place: Path, *more: Any, **options: Any) -> None:
+        places.append(place)
+        if place.parent.name.endswith("other-run"):
+            raise OSError(28, "No space left on device")
+        write(place, *more, **options)
+
+    monkeypatch.setattr(data_run, "write_result", full)
+    command = ["run", "--model", *map(str, two_models), "--data", str(colour_folder), "--quiet"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 1
+    captured = capsys.readouterr()
+    assert "other-run on colours: No space left" in captured.err
+    assert len(places) == 2
+    assert captured.out.count("| colours-run |") == 1
+
+
+def test_a_result_with_its_cost_serves_a_run_that_asks_for_none(
+    run: Callable[..., int], colour_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--data", colour_folder, "--cost") == 0
+    assert run("--data", colour_folder) == 0
+    assert "same weights, prompts and samples" in capsys.readouterr().out
+    assert run("--data", colour_folder, "--overwrite") == 0
+    assert run("--data", colour_folder, "--cost") == 2
+
+
+def test_a_page_shows_no_picture_of_data_that_has_changed(
+    run: Callable[..., int],
+    colour_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("--data", colour_folder) == 0
+    page = tmp_path / "page.html"
+    report = ["report", str(tmp_path / "out"), "--data", str(colour_folder), "--overwrite", "--out"]
+    assert main([*report, str(page)]) == 0
+    assert page.read_text().count('title="blue/0.png"') == 1
+    (colour_folder / "blue" / "0.png").rename(colour_folder / "blue" / "00.png")
+    assert main([*report, str(page)]) == 0
+    assert page.read_text().count('title="blue/0') == 0
+    assert page.read_text().count('title="red/0.png"') == 1
+    capsys.readouterr()
+    assert main([*report, str(tmp_path / "page.md")]) == 2
+    assert "expected the page" in capsys.readouterr().err
+
+
+def test_two_factories_are_two_models(
+    tmp_path: Path,
+    colour_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "signed_models.py").write_text(
+        "import torch\n"
+        "class Signed(torch.nn.Module):\n"
+        "    logit_scale = torch.tensor(1.0)\n"
+        "    def __init__(self, sign):\n"
+        "        super().__init__()\n"
+        "        self.settings = {'sign': sign}\n"  # nothing that a fingerprint reads
+        "    def encode_image(self, x): return x.mean(dim=(2, 3)) * self.settings['sign']\n"
+        "    def encode_text(self, tokens): return torch.eye(3)[tokens[:, 0]]\n"
+        "class Pixels:\n"
+        "    def __call__(self, image):\n"
+        "        return torch.tensor(image.getpixel((0, 0)))[:, None, None]\n"
+        "    def normalize(self, images): return images / 255\n"
+        "def tokens(texts):\n"
+        "    return torch.tensor([[('green' in text) + 2 * ('blue' in text)] for text in texts])\n"
+        "def right(): return Signed(1), tokens, Pixels()\n"
+        "def wrong(): return Signed(-1), tokens, Pixels()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    command = ["run", "--data", str(colour_folder), "--templates", "t.txt", "--quiet", "--model"]
+    (tmp_path / "t.txt").write_text("{c}\n")
+    for name, accuracy in (("right", 1.0), ("wrong", 0.0)):
+        assert main([*command, f"signed_models:{name}", "--out", name]) == 0
+        record = json.loads((tmp_path / name / "result.json").read_text())
+        assert record["metrics"]["acc1"] == accuracy
+    assert main([*command, "signed_models:wrong", "--out", "right"]) == 2
+    assert "was made otherwise" in capsys.readouterr().err

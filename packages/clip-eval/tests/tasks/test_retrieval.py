@@ -1,0 +1,84 @@
+"""Retrieval: what counts as one image, and as one caption."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clip_eval import EvaluationConfig, Result, evaluate, read_embeddings
+from clip_eval.cli.main import main
+from clip_eval.data import open_source
+from clip_eval.data.samples import Source
+
+COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250)}
+CAPTIONS = {name: [f"a {name} thing", f"some {name}", name] for name in COLOURS}
+
+
+@pytest.fixture
+def images(tmp_path: Path, encode: Callable[..., bytes]) -> dict[str, bytes]:
+    """Three images in a directory, with three captions each as a table and as COCO's JSON."""
+    files = {f"{name}.png": encode(colour) for name, colour in COLOURS.items()}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    pairs = [(name, caption) for name, texts in CAPTIONS.items() for caption in texts]
+    lines = ["filepath,caption", *(f"{name}.png,{caption}" for name, caption in pairs[::-1])]
+    (tmp_path / "captions.csv").write_text("\n".join(lines) + "\n")
+    coco = {
+        "images": [{"id": n, "file_name": f"{name}.png"} for n, name in enumerate(COLOURS)],
+        "annotations": [
+            {"image_id": list(COLOURS).index(name), "caption": text} for name, text in pairs
+        ],
+    }
+    (tmp_path / "captions.json").write_text(json.dumps(coco))
+    return files
+
+
+@pytest.fixture
+def retrieve(
+    colour_model: Any, colour_tokenizer: Any, colour_preprocess: Any
+) -> Callable[[Source], Result]:
+    return lambda source: evaluate(
+        colour_model,
+        source,
+        tokenizer=colour_tokenizer,
+        preprocess=colour_preprocess,
+        config=EvaluationConfig(task="retrieval", keep_predictions=True),
+    )
+
+
+def test_rows_of_one_image_are_one_image(
+    retrieve: Callable[[Source], Result], images: dict[str, bytes], tmp_path: Path
+) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = [(images[f"{name}.png"], text) for name, texts in CAPTIONS.items() for text in texts]
+    table = pyarrow.table({"image": [row[0] for row in rows], "caption": [row[1] for row in rows]})
+    parquet.write_table(table, tmp_path / "captions.parquet")
+    expected = retrieve(open_source(f"coco:{tmp_path / 'captions.json'}"))
+    assert expected.metrics["image_retrieval_recall@1"] == 1.0
+    assert not expected.warnings
+    for kind in ("csv", "parquet"):
+        found = retrieve(open_source(f"{kind}:{tmp_path / f'captions.{kind}'}"))
+        assert found.metrics == expected.metrics
+        assert (found.n, found.details) == (3, {"n_captions": 9})
+        assert any("9 rows are of 3 images" in warning for warning in found.warnings)
+        keys = [record["key"] for record in found.records or ()]
+        assert len(set(keys)) == len(keys) == 12
+
+
+def test_an_image_of_several_rows_is_embedded_once(
+    images: dict[str, bytes], trained_directory: Path, tmp_path: Path
+) -> None:
+    command = ["embed", "--model", str(trained_directory), "--out"]
+    data = ["--data", f"csv:{tmp_path / 'captions.csv'}", "--quiet"]
+    assert main([*command, str(tmp_path / "i.npz"), *data]) == 0
+    (tmp_path / "texts.txt").write_text("one\ntwo\none\n")
+    assert main([*command, str(tmp_path / "t.npz"), "--texts", str(tmp_path / "texts.txt")]) == 0
+    keys, features = read_embeddings(tmp_path / "i.npz")
+    assert sorted(keys) == sorted(images)
+    assert len(features) == 3
+    assert read_embeddings(tmp_path / "t.npz")[0] == ["one", "two"]
