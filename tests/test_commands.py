@@ -52,7 +52,7 @@ COMMANDS = {
     "clip-eval": Command(
         "clip_eval.cli.main:main",
         ("run", "predict", "inspect", "embed", "compare", "report", "import-results", "export"),
-        ("inspect", "{absent}"),
+        ("embed", "--model", "{absent}", "--data", "{absent}", "--out", "{absent}.npz"),
         ("embed", "--model", "{absent}", "--data", "{absent}", "--out", "{taken}"),
     ),
     "clip-train": Command(
