@@ -2,6 +2,8 @@
 
     python bench/quality_text.py TEXT --valid TEXT --out FOLDER [--seeds 3] [--steps 1100]
 
+Any key of the configuration is a flag, such as `--model.width 64`.
+
 Trains a small `DynamicPoolingLM` per kind and seed, evaluates it on 100 % of the validation text
 and writes `table.md` (mean and sample deviation over the seeds), `results.json` and `picture.png`
 into the folder after every run; needs the extras `plot` and `unigram`. A run that is in the folder
@@ -19,16 +21,18 @@ import argparse
 import dataclasses
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from dtp_pooling import BoundaryConfig, LanguageModelConfig
-from dtp_pooling.cli import override
 from dtp_pooling.training.config import TrainingConfig
+from dtp_pooling.training.config_flags import apply_settings, split_config_flags
+from dtp_pooling.training.run_directory import create_run, read_metrics
 from dtp_pooling.training.text import read_text, split_text
-from dtp_pooling.training.trainer import Trainer, start_run
+from dtp_pooling.training.trainer import Trainer
 from matplotlib.figure import Figure
 
 KINDS = {
@@ -69,15 +73,14 @@ COLUMNS = ("bits", "shortening", "parameters", "seconds")
 def train(folder: Path, config: TrainingConfig, train_text: str, valid_text: str) -> dict[str, Any]:
     """Bits, shortening, parameters and training seconds (CPU time of the process) of one run."""
     if not (folder / "run.json").exists():
-        start_run(folder, config, train_text, valid_text)
+        create_run(folder, config, train_text, valid_text)
     trainer = Trainer(folder, train_text, valid_text, torch.device("cpu"))
     start = time.process_time()
     trainer.run(until=config.steps - 1)  # what is timed has no evaluation
     seconds = time.process_time() - start
     trainer.run()
-    last = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
     parameters = sum(p.numel() for p in trainer.model.parameters())
-    return {**json.loads(last), "parameters": parameters, "seconds": seconds}
+    return {**read_metrics(folder)[-1], "parameters": parameters, "seconds": seconds}
 
 
 def summary(results: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -132,10 +135,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--valid", type=Path, help="validation text; else 5 %% of the text")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1100)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="model.width=64")
-    options = parser.parse_args(arguments)
+    settings, rest = split_config_flags(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(rest)
+    steps = int(settings.pop("steps", 1100))
     torch.set_num_threads(1)
     if options.valid is None:
         train_text, valid_text, _ = split_text(read_text(options.text))
@@ -149,9 +152,9 @@ def main(arguments: list[str] | None = None) -> None:
             if not done.exists():
                 model = dataclasses.replace(BASE.model, boundaries=KINDS[name])
                 config = dataclasses.replace(
-                    BASE, model=model, seed=seed, steps=options.steps, evaluate_every=options.steps
+                    BASE, model=model, seed=seed, steps=steps, evaluate_every=steps
                 )
-                config = override(config, options.set)
+                config = apply_settings(config, settings)
                 result = train(folder, config, train_text, valid_text)
                 done.write_text(json.dumps(result) + "\n", encoding="utf-8")
             results.setdefault(name, []).append(json.loads(done.read_text(encoding="utf-8")))

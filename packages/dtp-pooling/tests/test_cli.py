@@ -2,78 +2,163 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
+import subprocess
 import sys
+import time
 
 import pytest
-from dtp_pooling.cli import main, override
-from dtp_pooling.training.config import PRESETS
+from dtp_pooling.cli import main
+from dtp_pooling.training.presets import PRESETS
+from dtp_pooling.training.run_directory import read_run
 from dtp_pooling.training.trainer import Trainer
 
 TEXT = "one two three four five six seven eight nine ten eleven twelve " * 40
-SMALL = [
-    "model.width=16",
-    "model.num_heads=2",
-    "model.head_dim=8",
-    "model.feedforward=16",
-    "model.shortened_layers=1",
-    "steps=4",
-    "context=64",
-    "batch_size=2",
-    "evaluate_every=2",
-    "log_every=2",
-    "evaluation_window=64",
-    "evaluation_stride=32",
-]
+SMALL = {
+    "model.width": 16,
+    "model.num_heads": 2,
+    "model.head_dim": 8,
+    "model.feedforward": 16,
+    "model.shortened_layers": 1,
+    "steps": 4,
+    "context": 64,
+    "batch_size": 2,
+    "evaluate_every": 2,
+    "log_every": 2,
+    "evaluation_window": 64,
+    "evaluation_stride": 32,
+}
+FLAGS = [word for key, value in SMALL.items() for word in (f"--{key}", str(value))]
+CPU = ["--device", "cpu"]
+
+
+def start(data, out, *more) -> list[str]:
+    """Arguments of a small run."""
+    return ["train", str(data), "--out", str(out), "--preset", "cpu-gumbel", *CPU, *FLAGS, *more]
+
+
+def call(*arguments: object) -> None:
+    """A command that must succeed."""
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+def refuse(capsys, *arguments: object) -> str:
+    """The one line of a command that must end as a user's mistake."""
+    capsys.readouterr()
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as error:  # of the parser
+        code = error.code
+    printed = capsys.readouterr()
+    assert code == 2, printed.err
+    assert printed.out == ""
+    lines = [line for line in printed.err.splitlines() if ": warning: " not in line]
+    assert len(lines) == 1, printed.err
+    assert re.match(r"dtp-lm( \w+)?: error: ", lines[0])
+    return lines[0]
 
 
 @pytest.fixture
 def run(tmp_path, capsys):
     data, out = tmp_path / "text.txt", tmp_path / "run"
     data.write_text(TEXT, encoding="utf-8")
-    start = ["train", str(data), "--out", str(out), "--preset", "cpu-gumbel", "--device", "cpu"]
-    main([*start, "--set", *SMALL])
+    call(*start(data, out))
     capsys.readouterr()
     return data, out
 
 
 def test_train_eval_generate_curves(run, tmp_path, capsys):
     data, out = run
-    main(["eval", str(out), str(data), "--split", "test", "--device", "cpu"])
+    call("eval", out, data, "--split", "test", "--json", *CPU)
     result = json.loads(capsys.readouterr().out)
     assert result["characters"] == len(TEXT) - len(TEXT) * 95 // 100
-    main(["eval", str(out), str(data), "--quantize", "int8", "--device", "cpu"])
+    assert result["split"] == "test"
+    call("eval", out, data, "--quantize", "int8", "--json", *CPU)
     rounded = json.loads(capsys.readouterr().out)
     assert rounded["characters"] == result["characters"]
     assert rounded["bits"] != result["bits"]
     assert 0 < result["bits"] < 10
-    main(["eval", str(out), str(data), "--split", "all", "--device", "cpu"])
+    call("eval", out, data, "--split", "all", "--json", "--batch-size", 3, *CPU)
     assert json.loads(capsys.readouterr().out)["characters"] == len(TEXT)
-    main(["generate", str(out), "--prompt", "one tw", "--length", "20", "--seed", "3"])
+    call("eval", out, data, *CPU)
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"{result['bits']:.4f} bits per character over 126 characters (test)")
+    call("generate", out, "--prompt", "one tw", "--length", 20, "--seed", 3, *CPU)
     first = capsys.readouterr().out
     assert first.startswith("one tw")
     assert len(first) == 27
-    main(["generate", str(out), "--prompt", "one tw", "--length", "20", "--seed", "3"])
-    assert capsys.readouterr().out == first
-    main(["curves", str(out), "--out", str(tmp_path / "curves.png")])
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    call("generate", out, "--prompt", "one tw", "--length", 20, "--seed", 3, "--json", *CPU)
+    parts = json.loads(capsys.readouterr().out)
+    assert parts["prompt"] + parts["continuation"] + "\n" == first
+    picture = tmp_path / "curves.png"
+    call("curves", out, "--out", picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "already exists; pass --overwrite" in refuse(capsys, "curves", out, "--out", picture)
+    call("curves", out, "--out", picture, "--overwrite")
+    assert "holds no metrics" in refuse(capsys, "curves", tmp_path, "--out", tmp_path / "x.png")
 
 
-def test_resume_goes_on_and_keeps_its_configuration(run, capsys):
-    data, out = run
+def test_a_run_directory_has_the_config_metrics_and_checkpoints(run):
+    _, out = run
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["checkpoints", "metrics.jsonl", "run.json"]
+    steps = sorted(path.name for path in (out / "checkpoints").iterdir())
+    assert steps == ["step-0000002", "step-0000004"]
+    files = sorted(path.name for path in (out / "checkpoints" / steps[0]).iterdir())
+    assert files == ["config.json", "model.safetensors", "optimizer.safetensors", "state.json"]
+
+
+def test_resume_continues_and_keeps_its_configuration(run, tmp_path, monkeypatch, capsys):
+    _, out = run
     before = (out / "metrics.jsonl").read_text()
-    main(["train", str(data), "--out", str(out), "--resume", "--device", "cpu"])
+    last = (out / "checkpoints" / "step-0000004" / "model.safetensors").read_bytes()
+    monkeypatch.chdir(tmp_path / "run")  # the text is found from anywhere
+    call("resume", out, *CPU)
     assert (out / "metrics.jsonl").read_text() == before  # it was at its last step
-    with pytest.raises(SystemExit, match="keeps its configuration"):
-        main(["train", str(data), "--out", str(out), "--resume", "--set", "steps=9"])
-    with pytest.raises(SystemExit, match="keeps its configuration"):
-        main(["train", str(data), "--out", str(out), "--resume", "--preset", "cpu-random"])
-    with pytest.raises(SystemExit, match=r"dtp-lm: .* holds a run; resume it"):
-        main(["train", str(data), "--out", str(out), "--preset", "cpu-gumbel"])
+    shutil.rmtree(out / "checkpoints" / "step-0000004")
+    call("resume", out, *CPU, "--quiet")
+    assert (out / "checkpoints" / "step-0000004" / "model.safetensors").read_bytes() == last
+    assert "unknown argument --steps" in refuse(capsys, "resume", out, "--steps", 9)
+
+
+def test_resume_finds_a_text_that_was_moved(run, tmp_path, capsys):
+    data, out = run
+    moved = data.rename(tmp_path / "moved.txt")
+    assert "text.txt: No such file or directory" in refuse(capsys, "resume", out, *CPU)
+    call("resume", out, "--data", moved, *CPU)
+    record = json.loads((out / "run.json").read_text())
+    del record["data"], record["valid"]  # as earlier releases wrote it
+    (out / "run.json").write_text(json.dumps(record))
+    assert "pass --data TEXT" in refuse(capsys, "resume", out, *CPU)
+    call("resume", out, "--data", moved, *CPU)
+
+
+def test_an_existing_directory_is_replaced_only_when_asked(run, tmp_path, capsys):
+    data, out = run
+    before = (out / "run.json").read_bytes()
+    message = refuse(capsys, *start(data, out))
+    assert f"{out} holds a run; continue it with `dtp-lm resume {out}`" in message
+    assert "--overwrite" in message
+    assert (out / "run.json").read_bytes() == before
+    call(*start(data, out, "--overwrite", "--steps", 2))
+    assert read_run(out).config.steps == 2
+    assert (tmp_path / "run.old-1" / "run.json").read_bytes() == before
+    other = tmp_path / "other"
+    other.mkdir()
+    call(*start(data, other, "--steps", 2))  # it was empty
+    (tmp_path / "file").touch()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    for taken in ("file", "mine"):
+        # refused before the text is read
+        message = refuse(capsys, *start("nowhere.txt", tmp_path / taken))
+        assert f"{taken} already exists and is not empty; choose another --out" in message
 
 
 def test_the_first_signal_saves_and_stops(run, tmp_path, monkeypatch, capsys):
-    data, _ = run
+    data, whole = run
     out = tmp_path / "stopped"
     step = Trainer.step
 
@@ -83,71 +168,103 @@ def test_the_first_signal_saves_and_stops(run, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(Trainer, "step", step_under_a_signal)
     before = signal.getsignal(signal.SIGTERM)
-    start = ["train", str(data), "--out", str(out), "--preset", "cpu-gumbel", "--device", "cpu"]
-    with pytest.raises(SystemExit, match=r"stopped and saved: .* is at step 1 of 4; --resume"):
-        main([*start, "--set", SMALL[0], "--set", *SMALL[1:]])
+    assert main(start(data, out)) == 130
+    said = f"dtp-lm: interrupted, and saved at step 1 of 4; continue with `dtp-lm resume {out}`\n"
+    assert capsys.readouterr().err == said
     assert signal.getsignal(signal.SIGTERM) == before
     monkeypatch.undo()
-    main(["train", str(data), "--out", str(out), "--resume", "--device", "cpu"])
+    call("resume", out, *CPU)
     assert capsys.readouterr().err.endswith("is at step 4 of 4\n")
-    ours, whole = (folder / "checkpoint" / "model.safetensors" for folder in (out, run[1]))
-    assert ours.read_bytes() == whole.read_bytes()
+    name = "checkpoints/step-0000004/model.safetensors"
+    assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_second_interruption_ends_at_once_in_one_line(run, tmp_path):
+    data, _ = run
+    out = tmp_path / "stopped"
+    program = (
+        "import sys, time; from dtp_pooling.training.trainer import Trainer; "
+        "Trainer.step = lambda trainer: (print('step', flush=True), time.sleep(60)); "
+        "from dtp_pooling.cli import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", program, *start(data, out)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "step\n"
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert process.poll() is None  # the step under way would be finished
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, "dtp-lm: interrupted\n")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "nowhere.txt", "--out", "x"], r"dtp-lm: .*No such file.*nowhere\.txt"),
-        (["eval", "nowhere", "{data}"], "dtp-lm: nowhere holds no run"),
-        (["train", "{data}", "--out", "x", "--resume"], "dtp-lm: x holds no run"),
-        (["train", "{data}", "--out", "x", "--set", "step=3"], "did you mean 'steps'"),
-        (["train", "{data}", "--out", "x", "--set", "steps=0"], "dtp-lm: steps must be at least 1"),
-        (["train", "{data}", "--out", "x", "--set", "context=9999"], "needs 79992 symbols"),
-        (["eval", "{out}", "{other}"], r"dtp-lm: the text has characters outside .*'Z'"),
+        (["train", "nowhere.txt", "--out", "x"], "nowhere.txt: No such file or directory"),
+        (["train", "{data}", "--out", "x", "--preset", "text9-fixed-3"], "mean 'text8-fixed-3'"),
+        (["train", "{data}", "--out", "x", "--steps"], "--steps needs a value"),
+        (["train", "{data}", "--out", "x", "--steps", "0"], "steps must be at least 1"),
+        (["train", "{data}", "--out", "x", "--steps", "many"], "steps must be int, got 'many'"),
+        (["train", "{data}", "--out", "x", "--step", "3"], "--step; did you mean --steps?"),
+        (["train", "{data}", "--out", "x", "--model.widht=3"], "did you mean 'model.width'?"),
+        (["train", "{data}", "--out", "x", "--devcie", "cpu"], "did you mean --device?"),
+        (["train", "{data}", "--out", "x", "--context=9999"], "needs 79992 symbols"),
+        (["train", "{data}", "--out", "x", "--device", "abacus"], "'abacus' cannot be used"),
+        (["resume", "x"], "x holds no run"),
+        (["eval", "nowhere", "{data}"], "nowhere holds no run"),
+        (["eval", "{out}", "{data}", "--device", "abacus"], "'abacus' cannot be used"),
+        (["eval", "{out}", "{data}", "--batch-size", "0"], "expected at least 1, got 0"),
+        (["eval", "{out}", "{other}"], "the text has characters outside"),
         (["generate", "{out}", "--prompt", ""], "expected a prompt"),
+        (["presets", "text9"], "no preset 'text9'; known: text8-vanilla"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(run, tmp_path, monkeypatch, arguments, message):
+def test_mistakes_are_reported_in_one_line(run, tmp_path, monkeypatch, capsys, arguments, message):
     data, out = run
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other.txt").write_text("Z" * 100, encoding="utf-8")
     places = {"data": data, "out": out, "other": tmp_path / "other.txt"}
-    with pytest.raises(SystemExit, match=message):
-        main([argument.format(**places) for argument in arguments])
+    assert message in refuse(capsys, *(argument.format(**places) for argument in arguments))
 
 
-def test_damaged_files_of_a_run_are_named(run):
+def test_damaged_files_of_a_run_are_named(run, capsys):
     data, out = run
-    files = ("run.json", "checkpoint/config.json", "checkpoint/model.safetensors")
-    evaluate = ["eval", str(out), str(data), "--device", "cpu"]
-    resume = ["train", str(data), "--out", str(out), "--resume", "--device", "cpu"]
-    for name in (*files, "checkpoint/optimizer.pt"):
+    files = (
+        "run.json",
+        *(
+            f"checkpoints/step-0000004/{name}"
+            for name in ("config.json", "model.safetensors", "optimizer.safetensors", "state.json")
+        ),
+    )
+    for name in files:
         path = out / name
         whole = path.read_bytes()
         for damaged in (b"{", b"{}", b"[]", whole[:-9]):
             path.write_bytes(damaged)
-            for command in (evaluate, resume)[name.endswith("pt") :]:
-                with pytest.raises(SystemExit, match=r"dtp-lm: .*(run\.json|checkpoint)") as raised:
-                    main(command)
-                assert "weights_only" not in str(raised.value)
+            for command in (["eval", out, data], ["resume", out]):
+                message = refuse(capsys, *command, *CPU)
+                assert str(path) in message
         path.write_bytes(whole)
-    main(resume)
+    call("resume", out, *CPU)
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"),
+    ("key", "value", "message"),
     [
-        ("evaluation_stride=600", "evaluation_stride must be at most evaluation_window = 512"),
-        ("model.attention_dropout=2", r"attention_dropout must be in \[0, 1\)"),
-        ("model.boundaries.hidden=-1", "hidden must be at least 1"),
-        ("model.boundaries.weight=NaN", "weight must be at least 0"),
-        ("seed=100000000000000", "seed must be within"),
+        ("evaluation_stride", "600", "evaluation_stride must be at most evaluation_window = 512"),
+        ("model.attention_dropout", "2", "attention_dropout must be in [0, 1)"),
+        ("model.boundaries.hidden", "-1", "hidden must be at least 1"),
+        ("model.boundaries.weight", "NaN", "weight must be at least 0"),
+        ("seed", "100000000000000", "seed must be within"),
     ],
 )
-def test_settings_out_of_range_begin_no_run(tmp_path, setting, message):
+def test_settings_out_of_range_begin_no_run(tmp_path, capsys, key, value, message):
     out = tmp_path / "run"
-    with pytest.raises(SystemExit, match=f"dtp-lm: {message}"):
-        main(["train", "x", "--out", str(out), "--preset", "cpu-gumbel", "--set", setting])
+    begin = ["train", "x", "--out", out, "--preset", "cpu-gumbel"]
+    assert message in refuse(capsys, *begin, f"--{key}", value)
     assert not out.exists()
 
 
@@ -155,11 +272,11 @@ def test_other_texts_are_evaluated_whole(run, tmp_path, capsys):
     data, out = run
     valid, other = tmp_path / "valid.txt", tmp_path / "run2"
     valid.write_text(TEXT[:300], encoding="utf-8")
-    start = ["train", str(data), "--out", str(other), "--valid", str(valid), "--device", "cpu"]
-    main([*start, "--preset", "cpu-gumbel", "--set", *SMALL])
+    call(*start(data, other, "--valid", valid))
+    call("resume", other, *CPU)  # which finds both texts
     capsys.readouterr()
     for folder, text, note in ((out, valid, ""), (other, valid, ""), (other, data, "trained on")):
-        main(["eval", str(folder), str(text), "--device", "cpu"])
+        call("eval", folder, text, "--json", *CPU)
         printed = capsys.readouterr()
         assert json.loads(printed.out)["characters"] == len(text.read_text(encoding="utf-8"))
         assert note in printed.err
@@ -167,49 +284,50 @@ def test_other_texts_are_evaluated_whole(run, tmp_path, capsys):
 
 
 def test_rare_characters_anywhere_belong_to_the_alphabet(tmp_path, capsys):
-    data, out = tmp_path / "text.txt", str(tmp_path / "run")
+    data, out = tmp_path / "text.txt", tmp_path / "run"
     data.write_text(TEXT[:-200] + "é" + TEXT[-200:] + "ß", encoding="utf-8")
-    start = ["train", str(data), "--out", out, "--preset", "cpu-gumbel", "--device", "cpu"]
-    main([*start, "--set", *SMALL, "alphabet=characters"])
-    main(["eval", out, str(data), "--device", "cpu"])  # the last 5 %
-    with pytest.raises(SystemExit, match=r"outside the alphabet, \['E', 'H'\]; use only those"):
-        main(["generate", out, "--prompt", "HE"])
+    call(*start(data, out, "--alphabet", "characters"))
+    call("eval", out, data, *CPU)  # the last 5 %
+    message = refuse(capsys, "generate", out, "--prompt", "HE")
+    assert "outside the alphabet, ['E', 'H']; use only those" in message
 
 
-def test_a_missing_extra_is_named(run, tmp_path, monkeypatch):
+def test_a_missing_extra_is_named(run, tmp_path, monkeypatch, capsys):
     _, out = run
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(SystemExit, match=r"pip install 'dtp-pooling\[plot\]'"):
-        main(["curves", str(out), "--out", str(tmp_path / "curves.png")])
+    message = refuse(capsys, "curves", out, "--out", tmp_path / "curves.png")
+    assert "pip install 'dtp-pooling[plot]'" in message
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [(["--batch", "0"], "expected at least 1, got 0"), (["--device", "abacus"], "cannot be used")],
-)
-def test_wrong_flags_are_refused(capsys, arguments, message):
-    with pytest.raises(SystemExit):
-        main(["eval", "run", "text.txt", *arguments])
-    assert message in capsys.readouterr().err
+def test_quiet_prints_nothing(tmp_path, capsys):
+    data = tmp_path / "text.txt"
+    data.write_text(TEXT, encoding="utf-8")
+    call(*start(data, tmp_path / "run", "--quiet"))
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "")
+    assert (tmp_path / "run" / "metrics.jsonl").stat().st_size
 
 
 def test_presets_are_listed_and_printed(capsys):
-    main(["presets"])
+    call("presets")
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert names == list(PRESETS)
-    main(["presets", "text8-fixed-3"])
+    call("presets", "text8-fixed-3")
     assert json.loads(capsys.readouterr().out)["model"]["boundaries"]["factor"] == 3
-    with pytest.raises(SystemExit, match="no preset 'text9'"):
-        main(["presets", "text9"])
+    call("presets", "--json")
+    assert list(json.loads(capsys.readouterr().out)) == list(PRESETS)
 
 
-def test_overrides():
-    config = override(PRESETS["cpu-gumbel"], ["model.boundaries.kind=random", "steps=7"])
-    assert (config.model.boundaries.kind, config.steps) == ("random", 7)
-    assert config.model.width == PRESETS["cpu-gumbel"].model.width
-    with pytest.raises(SystemExit, match="expected KEY=VALUE"):
-        override(config, ["steps"])
-    with pytest.raises(SystemExit, match="no section"):
-        override(config, ["modle.width=3"])
-    with pytest.raises(ValueError, match="did you mean 'steps'"):
-        override(config, ["step=3"])
+@pytest.mark.parametrize(
+    "command", ["", "train", "resume", "eval", "generate", "presets", "curves"]
+)
+def test_help_imports_no_torch(command):
+    program = (
+        "import sys; from dtp_pooling.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    arguments = [sys.executable, "-c", program, *command.split(), "--help"]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: dtp-lm")

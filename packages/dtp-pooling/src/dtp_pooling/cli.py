@@ -1,28 +1,16 @@
-"""`dtp-lm`: train, evaluate and sample the language model from the command line."""
+"""`dtp-lm`: train, evaluate and sample character language models with dynamic token pooling."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
-import signal
+import difflib
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from dtp_pooling.language_model.bits_per_character import bits_per_character
-from dtp_pooling.language_model.generation import generate
-from dtp_pooling.pooling.noise import sample_generators
-from dtp_pooling.strict_config import from_dict
-from dtp_pooling.training.config import PRESETS, TrainingConfig
-from dtp_pooling.training.curves import plot_curves
-from dtp_pooling.training.text import digest, read_text, split_text
-from dtp_pooling.training.trainer import Run, Trainer, for_use, read_model, read_run, start_run
+from dtp_pooling.command_line import CommandParser, call_named, run_command
+from dtp_pooling.training.config_flags import config_keys, split_config_flags
 
 EXTRAS = {
     "matplotlib": "plot",
@@ -30,85 +18,169 @@ EXTRAS = {
     "sentencepiece": "unigram",
     "torchao": "int8",
 }
+_SPLITS = ("train", "valid", "test", "all")
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return run_command("dtp-lm", lambda: _run(given), (ValueError,))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run one command."""
-    options = _parser().parse_args(arguments)
+def _run(arguments: list[str]) -> int | None:
+    settings: dict[str, str] = {}
+    if arguments[:1] == ["train"]:
+        settings, arguments = split_config_flags(arguments)
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        _refuse(options.parser, unknown[0])
+    options.settings = settings
     try:
-        options.command(options)
+        return call_named(options.function, options)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
             raise
-        raise SystemExit(
-            f"dtp-lm: {package} is not installed; pip install 'dtp-pooling[{EXTRAS[package]}]'"
+        raise ImportError(
+            f"{package} is not installed; pip install 'dtp-pooling[{EXTRAS[package]}]'"
         ) from error
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"dtp-lm: {error}") from error
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dtp-lm", description=__doc__)
-    commands = parser.add_subparsers(required=True)
-    train = _command(commands, "train", _train, "train on a text, or resume a run")
-    train.add_argument("data", type=Path, help="text8, enwik8 or any text; plain, .gz or .zip")
-    train.add_argument("--out", type=Path, required=True, help="folder of the run")
-    train.add_argument("--preset", help="see `dtp-lm presets`; default: text8-gumbel")
-    train.add_argument("--valid", type=Path, help="validation text; else 90/5/5 %% of the data")
-    train.add_argument(
-        "--set", nargs="*", action="extend", default=[], metavar="KEY=VALUE", help="model.width=64"
+def _refuse(parser: CommandParser, word: str) -> None:
+    """Report an argument that no command has, with the nearest flag."""
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    if parser.prog.endswith(" train"):
+        flags += [f"--{key}" for key in config_keys()]
+    near = difflib.get_close_matches(word.partition("=")[0], flags, n=1)
+    parser.error(f"unknown argument {word}" + (f"; did you mean {near[0]}?" if near else ""))
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="dtp-lm", description=__doc__, allow_abbrev=False)
+    parser.add_version("dtp-pooling")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    _add_train(commands)
+    _add_resume(commands)
+    _add_eval(commands)
+    _add_generate(commands)
+    presets = _add(commands, "presets", "presets:presets", "list of the presets, or one as JSON")
+    presets.add_argument("name", nargs="?", metavar="NAME", help="preset to print as JSON")
+    presets.add_argument("--json", action="store_true", help="list as JSON")
+    curves = _add(commands, "curves", "curves:curves", "plot of the metrics of runs")
+    curves.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory")
+    curves.add_argument("--out", type=Path, required=True, metavar="IMAGE", help="image file")
+    curves.add_argument("--overwrite", action="store_true", help="replacement of an existing image")
+    return parser
+
+
+def _add(commands: Any, name: str, function: str, help_line: str, **texts: str) -> CommandParser:
+    """A sub-command whose body is imported when it is called."""
+    parser: CommandParser = commands.add_parser(
+        name, help=help_line, allow_abbrev=False, **({"description": help_line} | texts)
     )
-    train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    parser.set_defaults(function=f"dtp_pooling.commands.{function}", parser=parser)
+    return parser
+
+
+def _add_train(commands: Any) -> None:
+    train = _add(
+        commands,
+        "train",
+        "training:train",
+        "training run of a language model on a text",
+        description="Train a language model on a text. Any key of the configuration is a flag: "
+        "--key value, or --section.key value such as --model.width 256; `dtp-lm presets NAME` "
+        "prints them all.",
+    )
+    train.add_argument("data", type=Path, metavar="TEXT", help="text file: plain, .gz or .zip")
+    train.add_argument("--out", type=Path, required=True, metavar="RUN", help="new run directory")
+    train.add_argument("--overwrite", action="store_true", help="existing directory set aside")
+    train.add_argument(
+        "--preset",
+        default="text8-gumbel",
+        metavar="NAME",
+        help="named configuration to start from (default: %(default)s)",
+    )
+    train.add_argument(
+        "--valid",
+        type=Path,
+        metavar="TEXT",
+        help="validation text file (default: TEXT is split into 90/5/5 %% train, valid, test)",
+    )
     _add_device(train)
-    evaluate = _command(commands, "eval", _evaluate, "bits per character of a whole text")
-    evaluate.add_argument("run", type=Path)
-    evaluate.add_argument("data", type=Path)
+    train.add_argument("--quiet", action="store_true", help="no metrics on standard output")
+
+
+def _add_resume(commands: Any) -> None:
+    resume = _add(
+        commands,
+        "resume",
+        "training:resume",
+        "continuation of a run from its newest checkpoint",
+        description="Continue a run from its newest checkpoint, with its own configuration; on CPU "
+        "to the same bits as without the stop.",
+    )
+    resume.add_argument("run", type=Path, metavar="RUN", help="run directory")
+    resume.add_argument("--data", type=Path, metavar="TEXT", help="text file, if it was moved")
+    resume.add_argument(
+        "--valid", type=Path, metavar="TEXT", help="validation text file, if it was moved"
+    )
+    _add_device(resume)
+    resume.add_argument("--quiet", action="store_true", help="no metrics on standard output")
+
+
+def _add_eval(commands: Any) -> None:
+    evaluate = _add(commands, "eval", "evaluation:evaluate", "bits per character of a whole text")
+    evaluate.add_argument("run", type=Path, metavar="RUN", help="run directory")
+    evaluate.add_argument("data", type=Path, metavar="TEXT", help="text file")
     evaluate.add_argument(
         "--split",
-        choices=["train", "valid", "test", "all"],
-        help="default: test of the text that the run was split from, all of another",
+        choices=_SPLITS,
+        help="part of TEXT (default: test of the text that the run was split from, else all)",
     )
-    evaluate.add_argument("--window", type=_count, help="default: that of the run")
-    evaluate.add_argument("--stride", type=_count, help="default: that of the run")
-    evaluate.add_argument("--batch", type=_count, default=16)
-    evaluate.add_argument("--quantize", choices=["none", "int8"], help="default: that of the run")
+    evaluate.add_argument(
+        "--window", type=_count, metavar="N", help="characters of context (default: the run's)"
+    )
+    evaluate.add_argument(
+        "--stride", type=_count, metavar="N", help="characters per window (default: the run's)"
+    )
+    evaluate.add_argument(
+        "--batch-size", type=_count, default=16, metavar="N", help="windows per forward pass"
+    )
+    _add_quantize(evaluate)
     _add_device(evaluate)
-    sample = _command(commands, "generate", _generate, "continue a prompt")
-    sample.add_argument("run", type=Path)
-    sample.add_argument("--prompt", required=True)
-    sample.add_argument("--length", type=_count, default=200)
-    sample.add_argument("--temperature", type=float, default=1.0)
-    sample.add_argument("--top-k", type=int)
-    sample.add_argument("--seed", type=int, default=0)
-    sample.add_argument("--quantize", choices=["none", "int8"], help="default: that of the run")
-    presets = _command(commands, "presets", _presets, "list the named runs, or print one")
-    presets.add_argument("name", nargs="?")
-    curves = _command(commands, "curves", _curves, "draw the metrics of runs (extra `plot`)")
-    curves.add_argument("runs", type=Path, nargs="+")
-    curves.add_argument("--out", type=Path, required=True)
-    return parser
+    evaluate.add_argument("--json", action="store_true", help="result as JSON")
 
 
-def _command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text)
-    parser.set_defaults(command=function)
-    return parser
+def _add_generate(commands: Any) -> None:
+    generate = _add(commands, "generate", "evaluation:generate", "continuation of a prompt")
+    generate.add_argument("run", type=Path, metavar="RUN", help="run directory")
+    generate.add_argument("--prompt", required=True, metavar="TEXT", help="text to continue")
+    generate.add_argument(
+        "--length", type=_count, default=200, metavar="N", help="characters (default: 200)"
+    )
+    generate.add_argument(
+        "--temperature", type=float, default=1.0, help="temperature of sampling; 0 is greedy"
+    )
+    generate.add_argument(
+        "--top-k", type=_count, metavar="K", help="number of likeliest characters to sample from"
+    )
+    generate.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
+    _add_quantize(generate)
+    _add_device(generate)
+    generate.add_argument("--json", action="store_true", help="prompt and continuation as JSON")
 
 
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", type=_device, default=default)
+def _add_device(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, … or auto: CUDA if available (default: auto)"
+    )
 
 
-def _device(name: str) -> torch.device:
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise argparse.ArgumentTypeError(f"{name!r} cannot be used: {reason}") from error
+def _add_quantize(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--quantize", choices=["none", "int8"], help="precision of layers (default: the run's)"
+    )
 
 
 def _count(text: str) -> int:
@@ -116,129 +188,3 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
     return number
-
-
-def _train(options: argparse.Namespace) -> None:
-    if options.resume and (options.set or options.preset):
-        raise SystemExit("a resumed run keeps its configuration: leave --set and --preset out")
-    if options.resume:
-        config = read_run(options.out).config
-    else:
-        config = override(preset(options.preset or "text8-gumbel"), options.set)
-    text = read_text(options.data)
-    if options.valid is None:
-        train_text, valid_text, test_text = split_text(text, config.alphabet)
-    else:
-        train_text, valid_text, test_text = text, read_text(options.valid), ""
-    if not options.resume:
-        start_run(options.out, config, train_text, valid_text, test_text)
-    trainer = Trainer(options.out, train_text, valid_text, options.device)
-    with _stop_on_signals() as stop:
-        trainer.run(stop=stop)
-    at = f"{options.out} is at step {trainer.step_number} of {config.steps}"
-    if trainer.step_number < config.steps:
-        raise SystemExit(f"dtp-lm: stopped and saved: {at}; --resume goes on from there")
-    print(at, file=sys.stderr)
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; a second one acts at once."""
-    stop = threading.Event()
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in _SIGNALS}
-
-    def ask(number: int, frame: object) -> None:
-        stop.set()
-        signal.signal(number, before[number])
-
-    try:
-        for number in _SIGNALS:
-            signal.signal(number, ask)
-        yield stop
-    finally:
-        for changed, handler in before.items():
-            signal.signal(changed, handler)
-
-
-def _evaluate(options: argparse.Namespace) -> None:
-    run = read_run(options.run)
-    config, alphabet = run.config, run.alphabet
-    text = read_text(options.data)
-    split = options.split or _split_of(run, text)
-    if split != "all":
-        text = split_text(text, config.alphabet)[("train", "valid", "test").index(split)]
-    model = read_model(options.run, alphabet).to(options.device)
-    model = for_use(model, options.quantize or config.quantize)
-    result = bits_per_character(
-        model,
-        alphabet.encode(text),
-        window=options.window or config.evaluation_window,
-        stride=options.stride or config.evaluation_stride,
-        batch=options.batch,
-    )
-    print(json.dumps(result._asdict()))
-
-
-def _split_of(run: Run, text: str) -> str:
-    """What to evaluate on of a text: what a run that was split from it has not seen, or all."""
-    if digest(split_text(text, run.config.alphabet)[0]) == run.text_sha256:
-        return "test"
-    if digest(text) == run.text_sha256:
-        print("dtp-lm: this is the text that the run was trained on", file=sys.stderr)
-    return "all"
-
-
-def _generate(options: argparse.Namespace) -> None:
-    config, alphabet, *_ = read_run(options.run)
-    model = for_use(read_model(options.run, alphabet), options.quantize or config.quantize)
-    new = generate(
-        model,
-        alphabet.encode(options.prompt)[None],
-        options.length,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        generators=sample_generators(options.seed, [0]),
-    )
-    print(options.prompt + alphabet.decode(new[0]))
-
-
-def _presets(options: argparse.Namespace) -> None:
-    if options.name is None:
-        for name, config in PRESETS.items():
-            model = config.model
-            layers = f"{model.pre_layers}+{model.shortened_layers}+{model.post_layers}"
-            print(f"{name:18} {layers} layers, width {model.width}, {config.steps} steps")
-    else:
-        print(json.dumps(dataclasses.asdict(preset(options.name)), indent=2))
-
-
-def _curves(options: argparse.Namespace) -> None:
-    plot_curves(options.runs, options.out)
-
-
-def preset(name: str) -> TrainingConfig:
-    """The named run."""
-    if name not in PRESETS:
-        raise SystemExit(f"no preset {name!r}; known: {', '.join(PRESETS)}")
-    return PRESETS[name]
-
-
-def override(config: TrainingConfig, settings: list[str]) -> TrainingConfig:
-    """The configuration with `key=value` settings; dots go into nested ones, values are JSON."""
-    values = dataclasses.asdict(config)
-    for setting in settings:
-        key, separator, text = setting.partition("=")
-        if not separator:
-            raise SystemExit(f"expected KEY=VALUE, got {setting!r}")
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = text  # a bare word
-        *outer, last = key.split(".")
-        target = values
-        for name in outer:
-            if not isinstance(target.get(name), dict):
-                raise SystemExit(f"{name!r} in {key!r} is no section of the configuration")
-            target = target[name]
-        target[last] = value
-    return from_dict(TrainingConfig, values)

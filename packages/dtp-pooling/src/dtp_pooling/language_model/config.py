@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dtp_pooling.pooling.losses import BoundaryTarget
+from dtp_pooling.pooling.boundary_settings import (
+    BoundaryTarget,
+    EvaluationRule,
+    PredictorKind,
+    RateLoss,
+    require_ranges,
+)
 from dtp_pooling.strict_config import require, require_one_of
 
 BoundaryKind = Literal["none", "fixed", "whitespace", "unigram", "entropy", "gumbel", "random"]
-RateLoss = Literal["binomial", "ratio", "interval"]
 
 LEARNED_FROM_TARGETS = ("unigram", "entropy")
 LEARNED = (*LEARNED_FROM_TARGETS, "gumbel")
-
-
-def require_ranges(
-    hidden: int | None, temperature: float, weight: float, interval: tuple[float, float], seed: int
-) -> None:
-    """Raise ValueError unless the settings that language models and towers share are in range."""
-    require(hidden is None or hidden >= 1, f"hidden must be at least 1 or None, got {hidden}")
-    require(
-        0 < temperature < math.inf, f"temperature must be above 0 and finite, got {temperature}"
-    )
-    require(0 <= weight < math.inf, f"weight must be at least 0 and finite, got {weight}")
-    low, high = interval
-    require(0 <= low <= high <= 1, f"interval must rise within [0, 1], got {low}, {high}")
-    require(-(2**63) <= seed < 2**63, f"seed must have 64 bits, got {seed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +48,10 @@ class BoundaryConfig:
     kind: BoundaryKind = "gumbel"
     factor: int = 2
     rate: float = 0.2
-    scores: Literal["mlp", "cosine"] = "mlp"
+    scores: PredictorKind = "mlp"
     hidden: int | None = None
     temperature: float = 0.5
-    evaluation: Literal["threshold", "pattern"] = "threshold"
+    evaluation: EvaluationRule = "threshold"
     rate_loss: RateLoss = "binomial"
     interval: tuple[float, float] = (0.15, 0.25)
     weight: float = 1.0
@@ -77,8 +67,8 @@ class BoundaryConfig:
             "model; use 'gumbel' with a rate",
         )
         require_one_of("kind", self.kind, BoundaryKind)
-        require_one_of("scores", self.scores, Literal["mlp", "cosine"])
-        require_one_of("evaluation", self.evaluation, Literal["threshold", "pattern"])
+        require_one_of("scores", self.scores, PredictorKind)
+        require_one_of("evaluation", self.evaluation, EvaluationRule)
         require_one_of("rate_loss", self.rate_loss, RateLoss)
         require_one_of("target_loss", self.target_loss, BoundaryTarget)
         require(self.factor >= 1, f"factor must be at least 1, got {self.factor}")

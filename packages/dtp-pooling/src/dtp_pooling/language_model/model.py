@@ -195,6 +195,10 @@ class DynamicPoolingLM(nn.Module):
         """Write `model.safetensors` and `config.json` into the folder."""
         folder.mkdir(parents=True, exist_ok=True)
         save_tensors(folder / "model.safetensors", self.state_dict())
+        self.save_config(folder)
+
+    def save_config(self, folder: Path) -> None:
+        """Write `config.json` into the folder."""
         text = json.dumps(dataclasses.asdict(self.config), indent=2)
         (folder / "config.json").write_text(text + "\n", encoding="utf-8")
 

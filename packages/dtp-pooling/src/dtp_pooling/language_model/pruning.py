@@ -21,7 +21,7 @@ from dtp_pooling.language_model.model import DynamicPoolingLM
 _LENGTH = 32  # of the text that the model is traced on
 
 
-def pruned(model: DynamicPoolingLM, config: LanguageModelConfig) -> DynamicPoolingLM:
+def prune(model: DynamicPoolingLM, config: LanguageModelConfig) -> DynamicPoolingLM:
     """The model of `config` with the weights of the trained one's largest heads and hidden units.
 
     Largest in the sum of squares of all weights that belong to them.
@@ -47,11 +47,11 @@ def pruned(model: DynamicPoolingLM, config: LanguageModelConfig) -> DynamicPooli
     inputs = {"tokens": tokens, "max_segments": _LENGTH + 1}
     kept = {"mlp": config.feedforward, "heads": config.num_heads}
     small = DynamicPoolingLM(config)
-    small.load_state_dict(_pruning()(model.eval(), inputs, kept).state_dict())
+    small.load_state_dict(_find_pruner()(model.eval(), inputs, kept).state_dict())
     return small.eval()
 
 
-def _pruning() -> Callable[[nn.Module, Mapping[str, Any], Mapping[str, int]], nn.Module]:
+def _find_pruner() -> Callable[[nn.Module, Mapping[str, Any], Mapping[str, int]], nn.Module]:
     found = entry_points(group="dtp_pooling.pruning", name="largest")
     if not found:
         raise ModuleNotFoundError(
@@ -59,5 +59,5 @@ def _pruning() -> Callable[[nn.Module, Mapping[str, Any], Mapping[str, int]], nn
             name="osf_supernet",
         )
     (entry,) = found
-    prune: Callable[..., nn.Module] = entry.load()
-    return prune
+    pruner: Callable[..., nn.Module] = entry.load()
+    return pruner

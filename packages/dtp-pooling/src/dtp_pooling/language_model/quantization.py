@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from torch import nn
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def quantized_int8(model: Module) -> Module:
+def quantize_int8(model: Module) -> Module:
     """A copy whose linear layers hold int8 weights, one scale per output, and round their inputs.
 
     Inputs are rounded to int8 at each call, one scale per token. Predictors of boundaries stay as
@@ -31,3 +31,8 @@ def quantized_int8(model: Module) -> Module:
     model = copy.deepcopy(model)
     quantize_(model, Int8DynamicActivationInt8WeightConfig(), is_chosen)
     return model
+
+
+def quantize(model: Module, precision: Literal["none", "int8"]) -> Module:
+    """The model itself for `none`, else its int8 copy."""
+    return model if precision == "none" else quantize_int8(model)

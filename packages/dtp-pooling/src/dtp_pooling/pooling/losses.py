@@ -8,13 +8,13 @@ tokens are valid.
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-BoundaryTarget = Literal["logits", "double_sigmoid"]
+from dtp_pooling.pooling.boundary_settings import BoundaryTarget
 
 
 def binomial_prior(boundaries: Tensor, rate: float, lengths: Tensor | None = None) -> Tensor:

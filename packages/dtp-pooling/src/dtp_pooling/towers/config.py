@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dtp_pooling.language_model.config import RateLoss, require_ranges
-from dtp_pooling.pooling.token_order import TokenOrder
+from dtp_pooling.pooling.boundary_settings import (
+    EvaluationRule,
+    PredictorKind,
+    RateLoss,
+    require_ranges,
+)
 from dtp_pooling.strict_config import require, require_one_of
 
+TokenOrder = Literal["raster", "serpentine", "hilbert"]
 PoolingKind = Literal["top_k", "gumbel", "fixed", "random", "dissimilarity"]
 
 
@@ -45,11 +50,11 @@ class TokenPoolingConfig:
 
     kind: PoolingKind = "top_k"
     rate: float = 0.25
-    scores: Literal["mlp", "cosine"] = "mlp"
+    scores: PredictorKind = "mlp"
     hidden: int | None = None
     temperature: float = 0.5
     sample: bool = True
-    evaluation: Literal["threshold", "pattern"] = "threshold"
+    evaluation: EvaluationRule = "threshold"
     rate_loss: RateLoss = "binomial"
     interval: tuple[float, float] = (0.2, 0.3)
     weight: float = 1.0
@@ -62,8 +67,8 @@ class TokenPoolingConfig:
 
     def __post_init__(self) -> None:
         require_one_of("kind", self.kind, PoolingKind)
-        require_one_of("scores", self.scores, Literal["mlp", "cosine"])
-        require_one_of("evaluation", self.evaluation, Literal["threshold", "pattern"])
+        require_one_of("scores", self.scores, PredictorKind)
+        require_one_of("evaluation", self.evaluation, EvaluationRule)
         require_one_of("rate_loss", self.rate_loss, RateLoss)
         require_one_of("compare", self.compare, Literal["tokens", "keys"])
         require(

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from dtp_pooling.pooling import boundaries as rules
 from dtp_pooling.pooling import losses, noise
 from dtp_pooling.pooling.functional import Pooled, pool
-from dtp_pooling.pooling.token_cuts import Cuts, cuts_of, even_boundaries, free_count, segment_count
-from dtp_pooling.pooling.token_order import grid_order
 from dtp_pooling.strict_config import from_dict
 from dtp_pooling.towers.config import TokenPoolingConfig
+from dtp_pooling.towers.token_cuts import Cuts, cuts_of, even_boundaries, free_count, segment_count
+from dtp_pooling.towers.token_order import grid_order
 
 
 class PooledTokens(NamedTuple):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from dtp_pooling.training.run_directory import read_metrics
 
 
 def plot_curves(folders: list[Path], path: Path) -> None:
@@ -18,8 +19,9 @@ def plot_curves(folders: list[Path], path: Path) -> None:
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     bits, shortening = figure.subplots(1, 2)
     for folder in folders:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines]
+        records = read_metrics(folder)
+        if not records:
+            raise ValueError(f"{folder} holds no metrics; name the directory of a run")
         for kind, style in (("train", "-"), ("valid", "o--")):
             chosen = [record for record in records if record["kind"] == kind]
             steps = [record["step"] for record in chosen]

@@ -1,4 +1,4 @@
-"""Texts as symbols: reading, alphabets, splits and the order of training chunks.
+"""Texts: reading, splits, and the order of training chunks.
 
 N symbols of a text, B batch, L context.
 """
@@ -9,97 +9,17 @@ import gzip
 import hashlib
 import zipfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-TEXT8 = " abcdefghijklmnopqrstuvwxyz"
-_BYTES = ("utf-8", "surrogateescape")  # what holds a character cut in two
-
-
-@dataclass(frozen=True, kw_only=True)
-class Alphabet:
-    """Symbols of a text and their ids.
-
-    Attributes:
-        characters: One character per id, or None for the 256 bytes.
-    """
-
-    characters: str | None = TEXT8
-
-    def __post_init__(self) -> None:
-        if self.characters is not None and len(set(self.characters)) != len(self.characters):
-            raise ValueError(f"an alphabet's characters must differ, got {self.characters!r}")
-
-    def __len__(self) -> int:
-        return 256 if self.characters is None else len(self.characters)
-
-    @property
-    def has_space(self) -> bool:
-        """Whether one of its symbols is the space."""
-        return self.characters is None or " " in self.characters
-
-    @property
-    def space(self) -> int:
-        """Id of the space, 0 if the alphabet has none."""
-        if self.characters is None:
-            return 32
-        return max(0, self.characters.find(" "))
-
-    def encode(self, text: str) -> Tensor:
-        """(N,) int64 ids; UTF-8 bytes for the byte alphabet."""
-        if self.characters is None:
-            return _buffer(text.encode(*_BYTES), torch.uint8).long()
-        codes = _buffer(text.encode("utf-32-le"), torch.int32)
-        known, ids = torch.tensor([ord(character) for character in self.characters]).sort()
-        place = torch.searchsorted(known, codes.long()).clamp(max=len(known) - 1)
-        if not torch.equal(known[place], codes.long()):
-            unknown = sorted(set(text) - set(self.characters))
-            shown = self.characters[:60] + ("…" if len(self.characters) > 60 else "")
-            raise ValueError(
-                f"the text has characters outside the alphabet, {unknown[:10]}; use only those in "
-                f"it, {shown!r}"
-            )
-        return ids[place]
-
-    def decode(self, ids: Tensor) -> str:
-        """The text of (N,) ids; bytes that are no UTF-8 become replacement characters."""
-        if self.characters is None:
-            return bytes(ids.tolist()).decode(errors="replace")
-        return "".join(self.characters[index] for index in ids.tolist())
-
-
-def _buffer(raw: bytes, dtype: torch.dtype) -> Tensor:
-    return torch.frombuffer(bytearray(raw), dtype=dtype) if raw else torch.empty(0, dtype=dtype)
-
-
-def make_alphabet(name: str, *texts: str) -> Alphabet:
-    """`text8` (27 symbols), `bytes` (256), or `characters`: those that occur in the texts.
-
-    Raises:
-        ValueError: No such alphabet, or the texts have characters outside it.
-    """
-    if name == "bytes":
-        return Alphabet(characters=None)
-    if name not in ("text8", "characters"):
-        raise ValueError(f"alphabet must be 'text8', 'bytes' or 'characters', got {name!r}")
-    found = set().union(*texts)
-    if name == "characters":
-        return Alphabet(characters="".join(sorted(found)))
-    unknown = sorted(found.difference(TEXT8))
-    if unknown:
-        raise ValueError(
-            f"the text has characters outside the alphabet, {unknown[:10]}; use the alphabet "
-            "'characters', which is read from the text, or 'bytes'"
-        )
-    return Alphabet()
+from dtp_pooling.training.alphabet import BYTES
 
 
 def digest(text: str) -> str:
     """SHA-256 of the text's UTF-8 bytes, in hexadecimal."""
-    return hashlib.sha256(text.encode(*_BYTES)).hexdigest()
+    return hashlib.sha256(text.encode(*BYTES)).hexdigest()
 
 
 def read_text(path: Path) -> str:
@@ -134,10 +54,10 @@ def split_text(text: str, alphabet: str = "text8") -> tuple[str, str, str]:
     They are shares of what the alphabet counts: `bytes`, as is usual for enwik8, or characters.
     """
     if alphabet == "bytes":
-        raw = text.encode(*_BYTES)
+        raw = text.encode(*BYTES)
         first, second = len(raw) * 90 // 100, len(raw) * 95 // 100
         cuts = (raw[:first], raw[first:second], raw[second:])
-        train, valid, test = (part.decode(*_BYTES) for part in cuts)
+        train, valid, test = (part.decode(*BYTES) for part in cuts)
         return train, valid, test
     first, second = len(text) * 90 // 100, len(text) * 95 // 100
     return text[:first], text[first:second], text[second:]

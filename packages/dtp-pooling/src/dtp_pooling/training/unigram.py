@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dtp_pooling.training.run_directory import replace_file
+
 
 def train_unigram(text: str, path: Path, vocabulary: int = 5000) -> None:
     """Train a unigram model on the words of `text` and write it to `path` (`.model`).
@@ -38,7 +40,7 @@ def train_unigram(text: str, path: Path, vocabulary: int = 5000) -> None:
         raise ValueError(
             f"no unigram model of {vocabulary} pieces; try more, or a longer text: {error}"
         ) from error
-    path.write_bytes(model.getvalue())
+    replace_file(path, model.getvalue())
 
 
 def unigram_boundaries(text: str, path: Path) -> Tensor:

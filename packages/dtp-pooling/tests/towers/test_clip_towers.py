@@ -364,7 +364,7 @@ def test_osf_supernet_prunes_a_pooled_tower():
 
 
 def test_the_configuration_in_the_readme_builds_a_pooled_tower():
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```toml\n(.*?)```", readme, re.S)
     pooled = from_dict(PoolingConfig, tomllib.loads(block)["model"]["vision"]["pooling"])
     config = dataclasses.replace(get_config("ViT-B-16").vision, width=64, num_heads=1)

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from dtp_pooling.pooling.token_order import grid_order
+from dtp_pooling.towers.token_order import grid_order
 
 GRIDS = [(h, w) for h in range(1, 15) for w in range(1, 15)]
 

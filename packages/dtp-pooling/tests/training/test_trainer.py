@@ -9,9 +9,11 @@ import torch
 from dtp_pooling import BoundaryConfig, DynamicPoolingLM, LanguageModelConfig
 from dtp_pooling.language_model import pruning
 from dtp_pooling.language_model.model import Block
-from dtp_pooling.training.config import PRESETS, TrainingConfig
+from dtp_pooling.training.config import TrainingConfig
+from dtp_pooling.training.presets import PRESETS
+from dtp_pooling.training.run_directory import create_run, read_run
 from dtp_pooling.training.text import chunk_index
-from dtp_pooling.training.trainer import Trainer, learning_rate, read_run, start_run
+from dtp_pooling.training.trainer import Trainer, learning_rate
 
 TEXT = "the cat sat on the mat and the dog sat on the log while a cow ate the hay " * 12
 CPU = torch.device("cpu")
@@ -46,7 +48,7 @@ def small(kind: str, **changes: object) -> TrainingConfig:
 
 def train(folder, config, until=None) -> Trainer:
     if not (folder / "run.json").exists():
-        start_run(folder, config, TEXT, TEXT[:200])
+        create_run(folder, config, TEXT, TEXT[:200])
     trainer = Trainer(folder, TEXT, TEXT[:200], CPU)
     trainer.run(until)
     return trainer
@@ -69,16 +71,6 @@ def test_resuming_gives_the_same_bits_as_never_stopping(tmp_path, kind, capsys):
     assert [m["step"] for m in metrics("whole") if m["kind"] == "valid"] == [3, 6]
 
 
-def test_a_save_that_was_cut_short_leaves_the_old_checkpoint(tmp_path, capsys):
-    train(tmp_path, small("none"), until=3)
-    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
-    (tmp_path / "checkpoint.new").mkdir()  # half written
-    trainer = train(tmp_path, small("none"), until=0)
-    assert trainer.step_number == 3
-    trainer.run()
-    assert sorted(p.name for p in tmp_path.glob("checkpoint*")) == ["checkpoint"]
-
-
 def test_a_line_of_metrics_that_was_cut_short_is_dropped(tmp_path, capsys):
     train(tmp_path, small("none"), until=3)
     path = tmp_path / "metrics.jsonl"
@@ -93,27 +85,27 @@ def test_a_run_that_diverges_keeps_its_last_checkpoint(tmp_path, capsys):
     trainer.model.head.bias.data.fill_(float("nan"))
     with pytest.raises(ValueError, match="nan bits per character at step 4"):
         trainer.run()
-    assert train(tmp_path, small("none")).step_number == 6
+    assert train(tmp_path, small("none")).steps_done == 6
 
 
 def test_a_run_that_never_began_is_written_over(tmp_path):
     unigram = small("unigram", alphabet="bytes")
-    start_run(tmp_path, unigram, TEXT + "é", TEXT)
+    create_run(tmp_path, unigram, TEXT + "é", TEXT)
     with pytest.raises(ValueError, match="marks characters"):
         Trainer(tmp_path, TEXT + "é", TEXT, CPU)
-    start_run(tmp_path, small("none"), TEXT, "")
+    create_run(tmp_path, small("none"), TEXT, "")
     with pytest.raises(ValueError, match="validation text is empty"):
         Trainer(tmp_path, TEXT, "", CPU)
     with pytest.raises(ValueError, match="needs a text with spaces"):
-        start_run(tmp_path, small("whitespace", alphabet="characters"), "abc", "abc")
-    start_run(tmp_path, small("none"), TEXT, TEXT)
+        create_run(tmp_path, small("whitespace", alphabet="characters"), "abc", "abc")
+    create_run(tmp_path, small("none"), TEXT, TEXT)
     Trainer(tmp_path, TEXT, TEXT, CPU)
-    start_run(tmp_path, small("none", steps=3), TEXT, TEXT)
+    create_run(tmp_path, small("none", steps=3), TEXT, TEXT)
     assert Trainer(tmp_path, TEXT, TEXT, CPU).config.steps == 3
 
 
 def test_another_text_is_refused(tmp_path):
-    start_run(tmp_path, small("none"), TEXT, TEXT[:200])
+    create_run(tmp_path, small("none"), TEXT, TEXT[:200])
     with pytest.raises(ValueError, match="started on another training text"):
         Trainer(tmp_path, TEXT + "a", TEXT[:200], CPU)
     with pytest.raises(ValueError, match="started on another validation text"):
@@ -124,15 +116,15 @@ def test_a_run_that_could_not_be_evaluated_does_not_begin(tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     with pytest.raises(ModuleNotFoundError, match="torchao"):
         train(tmp_path, small("none", quantize="int8"), until=1)
-    assert train(tmp_path / "plain", small("none"), until=1).step_number == 1
+    assert train(tmp_path / "plain", small("none"), until=1).steps_done == 1
 
 
 def test_the_alphabet_is_that_of_all_texts(tmp_path):
     config = small("none", alphabet="characters")
-    run = start_run(tmp_path, config, TEXT, TEXT + "é", "ß")
+    run = create_run(tmp_path, config, TEXT, TEXT + "é", "ß")
     assert set(run.alphabet.characters) == set(TEXT + "éß")
     with pytest.raises(ValueError, match=r"outside .*'é'.*use the alphabet 'characters'"):
-        start_run(tmp_path, small("none"), TEXT, TEXT + "é")
+        create_run(tmp_path, small("none"), TEXT, TEXT + "é")
 
 
 def test_training_learns_a_repeating_text(tmp_path, capsys):
@@ -149,13 +141,13 @@ def test_training_learns_a_repeating_text(tmp_path, capsys):
 
 def test_run_is_fitted_to_the_alphabet_and_read_back(tmp_path, capsys):
     config = small("whitespace", alphabet="bytes")
-    run = start_run(tmp_path, config, TEXT, TEXT)
+    run = create_run(tmp_path, config, TEXT, TEXT)
     assert run.config.model.vocabulary == 256
     assert run.config.model.boundaries.space == 32
     assert read_run(tmp_path) == run
     Trainer(tmp_path, TEXT, TEXT, CPU).run(until=1)
     with pytest.raises(FileExistsError, match="holds a run"):
-        start_run(tmp_path, config, TEXT, TEXT)
+        create_run(tmp_path, config, TEXT, TEXT)
     with pytest.raises(FileNotFoundError, match="holds no run"):
         read_run(tmp_path / "nowhere")
 
@@ -229,10 +221,10 @@ def test_a_teacher_is_half_of_what_is_learned(tmp_path, capsys):
 
 @pytest.mark.parametrize("key", ["teacher", "pruned_from"])
 def test_a_trained_run_of_another_alphabet_or_without_checkpoint_is_refused(tmp_path, key):
-    start_run(tmp_path / "bytes", small("none", alphabet="bytes"), TEXT, TEXT)
+    create_run(tmp_path / "bytes", small("none", alphabet="bytes"), TEXT, TEXT)
     with pytest.raises(ValueError, match="has another alphabet"):
         train(tmp_path / "a", small("none", **{key: str(tmp_path / "bytes")}))
-    start_run(tmp_path / "fresh", small("none"), TEXT, TEXT)
+    create_run(tmp_path / "fresh", small("none"), TEXT, TEXT)
     with pytest.raises(FileNotFoundError, match="no checkpoint yet"):
         train(tmp_path / "b", small("none", **{key: str(tmp_path / "fresh")}))
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dtp_pooling.strict_config import require_one_of
-
-TokenOrder = Literal["raster", "serpentine", "hilbert"]
+from dtp_pooling.towers.config import TokenOrder
 
 
 def grid_order(height: int, width: int, order: TokenOrder) -> Tensor:

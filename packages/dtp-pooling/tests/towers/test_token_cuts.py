@@ -6,7 +6,7 @@ from math import floor
 import pytest
 import torch
 from dtp_pooling import token_pooling
-from dtp_pooling.pooling.token_cuts import even_boundaries, segment_count
+from dtp_pooling.towers.token_cuts import even_boundaries, segment_count
 
 
 def test_the_number_of_segments_is_exact_for_ints_and_tensors():

@@ -79,7 +79,7 @@ def test_images_are_pooled_into_means_with_the_class_token_first(kind, order):
 
 @pytest.mark.parametrize("order", ["raster", "serpentine", "hilbert"])
 def test_segments_are_stretches_of_the_order(order):
-    from dtp_pooling.pooling.token_order import grid_order
+    from dtp_pooling.towers.token_order import grid_order
 
     tokens, apart = images()
     out = build("top_k", order=order, rate=0.5)(tokens, keep_apart=apart)

@@ -1,0 +1,1 @@
+"""Bodies of the sub-commands of `dtp-lm`, imported when they are called."""

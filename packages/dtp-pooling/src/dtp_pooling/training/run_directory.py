@@ -1,0 +1,222 @@
+"""The directory of a training run.
+
+`run.json` holds the configuration, the alphabet and the digests of the texts; `metrics.jsonl` one
+line per record; `checkpoints/step-NNNNNNN` model and optimizer; `unigram.model` the subword model
+of the kind `unigram`. An earlier layout with one checkpoint in `checkpoint/` is read too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dtp_pooling.checkpoint_files import newest_checkpoint, read_state
+from dtp_pooling.language_model.model import DynamicPoolingLM
+from dtp_pooling.strict_config import from_dict
+from dtp_pooling.training.alphabet import Alphabet, make_alphabet
+from dtp_pooling.training.config import TrainingConfig
+from dtp_pooling.training.text import digest
+
+RUN_NAME, METRICS_NAME, UNIGRAM_NAME = "run.json", "metrics.jsonl", "unigram.model"
+CHECKPOINTS_NAME = "checkpoints"
+_EARLIER_LAYOUT = ("checkpoint", "checkpoint.old")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What `run.json` holds.
+
+    Attributes:
+        config: Fitted to the alphabet.
+        alphabet: Symbols of all texts.
+        text_sha256: Digest of the training text.
+        valid_sha256: Digest of the validation text.
+        data: File of the text, or None if it is not known.
+        valid: File of the validation text, or None if it is a part of `data`.
+    """
+
+    config: TrainingConfig
+    alphabet: Alphabet
+    text_sha256: str
+    valid_sha256: str
+    data: str | None = None
+    valid: str | None = None
+
+
+def check_directory(directory: Path, *, overwrite: bool = False) -> None:
+    """Raise FileExistsError if a new run would meet files of something else.
+
+    A run that a mistake stopped before its first metrics and checkpoint is written over.
+    """
+    if not overwrite and _is_occupied(directory):
+        has_run = (directory / RUN_NAME).is_file()
+        resume = f"continue it with `dtp-lm resume {directory}`, " if has_run else ""
+        kind = "holds a run" if has_run else "already exists and is not empty"
+        raise FileExistsError(
+            f"{directory} {kind}; {resume}choose another --out, or pass --overwrite to set it aside"
+        )
+
+
+def create_run(
+    directory: Path,
+    config: TrainingConfig,
+    train_text: str,
+    valid_text: str,
+    test_text: str = "",
+    *,
+    files: tuple[Path, Path | None] | None = None,
+    overwrite: bool = False,
+) -> RunRecord:
+    """Fit the configuration to the alphabet of all texts and write `run.json`.
+
+    Args:
+        directory: Made if it does not exist.
+        config: Of the run.
+        train_text: Text to train on.
+        valid_text: Text to evaluate on.
+        test_text: Text whose characters also belong to the alphabet.
+        files: Where the text is, and the validation text if it is another file; for resuming.
+        overwrite: Rename an existing directory to `NAME.old-K`.
+
+    Raises:
+        FileExistsError: The directory is not empty, and `overwrite` is false.
+        ValueError: The configuration and the text do not go together.
+    """
+    check_directory(directory, overwrite=overwrite)
+    alphabet = make_alphabet(config.alphabet, train_text, valid_text, test_text)
+    if config.model.boundaries.kind == "whitespace" and not alphabet.has_space:
+        raise ValueError("kind='whitespace' needs a text with spaces; use another kind")
+    if _is_occupied(directory):
+        _set_aside(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / UNIGRAM_NAME).unlink(missing_ok=True)
+    data, valid = files or (None, None)
+    record = RunRecord(
+        config=_fit(config, alphabet),
+        alphabet=alphabet,
+        text_sha256=digest(train_text),
+        valid_sha256=digest(valid_text),
+        data=None if data is None else str(data.absolute()),
+        valid=None if valid is None else str(valid.absolute()),
+    )
+    values = dataclasses.asdict(record)
+    values["characters"] = values.pop("alphabet")["characters"]
+    replace_file(directory / RUN_NAME, (json.dumps(values, indent=2) + "\n").encode())
+    return record
+
+
+def read_run(directory: Path) -> RunRecord:
+    """What `create_run` wrote.
+
+    Raises:
+        FileNotFoundError: There is no run.
+        ValueError: `run.json` is damaged.
+    """
+    path = directory / RUN_NAME
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{directory} holds no run: expected {path}; `dtp-lm train` makes one"
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values["config"] = from_dict(TrainingConfig, values["config"])
+        values["alphabet"] = Alphabet(characters=values.pop("characters"))
+        return RunRecord(**values)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} describes no run: {error!r}; `dtp-lm train` makes one") from error
+
+
+def has_checkpoint(directory: Path) -> bool:
+    """Whether a run was ever saved."""
+    saved = newest_checkpoint(directory / CHECKPOINTS_NAME)
+    return saved is not None or earlier_checkpoint(directory) is not None
+
+
+def earlier_checkpoint(directory: Path) -> Path | None:
+    """The checkpoint of the earlier layout, whole also after a save that was cut short."""
+    places = (directory / name for name in _EARLIER_LAYOUT)
+    return next((place for place in places if place.exists()), None)
+
+
+def read_model(directory: Path, alphabet: Alphabet) -> DynamicPoolingLM:
+    """The newest model of a run in evaluation mode, if it reads the alphabet.
+
+    Raises:
+        ValueError: The run's alphabet is another, or a file is damaged.
+        FileNotFoundError: The directory holds no run, or one without a checkpoint.
+    """
+    if read_run(directory).alphabet != alphabet:
+        raise ValueError(f"{directory} has another alphabet; train it on a text with the same one")
+    saved = newest_checkpoint(directory / CHECKPOINTS_NAME)
+    if saved is not None:
+        read_state(saved)  # verifies the files
+    place = saved or earlier_checkpoint(directory)
+    if place is None:
+        raise FileNotFoundError(f"{directory} has no checkpoint yet; train it to its end first")
+    return DynamicPoolingLM.load(place)
+
+
+def read_metrics(directory: Path) -> list[dict[str, Any]]:
+    """Records of `metrics.jsonl`, without a last line that was cut short."""
+    path = directory / METRICS_NAME
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def append_metrics(directory: Path, record: dict[str, Any]) -> None:
+    """Add a line to `metrics.jsonl`."""
+    with (directory / METRICS_NAME).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def rewind_metrics(directory: Path, step: int) -> None:
+    """Drop records of later steps than `step`, which will be computed again."""
+    kept = [record for record in read_metrics(directory) if record["step"] <= step]
+    text = "".join(json.dumps(record) + "\n" for record in kept)
+    replace_file(directory / METRICS_NAME, text.encode())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file that is whole or not there."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def _is_occupied(directory: Path) -> bool:
+    """Whether something other than a run that never began is there."""
+    if not directory.is_dir():
+        return directory.exists()
+    metrics = directory / METRICS_NAME
+    if has_checkpoint(directory) or (metrics.exists() and metrics.stat().st_size):
+        return True
+    ours = {RUN_NAME, METRICS_NAME, UNIGRAM_NAME}
+    return any(path.name not in ours for path in directory.iterdir())
+
+
+def _set_aside(directory: Path) -> None:
+    """Rename the directory to the first free `NAME.old-K`."""
+    number = 1
+    while (aside := directory.with_name(f"{directory.name}.old-{number}")).exists():
+        number += 1
+    directory.rename(aside)
+
+
+def _fit(config: TrainingConfig, alphabet: Alphabet) -> TrainingConfig:
+    """The configuration for an alphabet, with the runs that it names by absolute paths."""
+    boundaries = dataclasses.replace(config.model.boundaries, space=alphabet.space)
+    model = dataclasses.replace(config.model, vocabulary=len(alphabet), boundaries=boundaries)
+    return dataclasses.replace(
+        config,
+        model=model,
+        teacher=_absolute(config.teacher),
+        pruned_from=_absolute(config.pruned_from),
+    )
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())

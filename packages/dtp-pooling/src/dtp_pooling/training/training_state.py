@@ -1,0 +1,88 @@
+"""Model and optimizer of a run on disk: a checkpoint, from which training goes on bit by bit."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dtp_pooling.checkpoint_files import (
+    checkpoint_step,
+    keep_last,
+    newest_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
+from dtp_pooling.language_model.model import DynamicPoolingLM
+from dtp_pooling.training.run_directory import CHECKPOINTS_NAME, earlier_checkpoint
+
+
+def save_training_state(
+    directory: Path, step: int, model: DynamicPoolingLM, optimizer: torch.optim.Adam, keep: int
+) -> None:
+    """Write the checkpoint of a step into a run, and delete all but the newest `keep`.
+
+    Raises:
+        OSError: It could not be written; earlier checkpoints are as they were.
+    """
+    names: dict[Tensor, str] = {tensor: name for name, tensor in model.named_parameters()}
+    tensors = {
+        "model": model.state_dict(),
+        "optimizer": {
+            f"{names[parameter]}.{key}": value
+            for parameter, values in optimizer.state.items()
+            for key, value in values.items()
+        },
+    }
+    write_checkpoint(directory / CHECKPOINTS_NAME, step, tensors, {}, model.save_config)
+    keep_last(directory / CHECKPOINTS_NAME, keep)
+
+
+def load_training_state(
+    directory: Path, model: DynamicPoolingLM, optimizer: torch.optim.Adam
+) -> int:
+    """Put the newest checkpoint's tensors into model and optimizer; its step, or 0 without one.
+
+    Raises:
+        ValueError: A file is damaged, or does not fit the model.
+    """
+    newest = newest_checkpoint(directory / CHECKPOINTS_NAME)
+    if newest is None:
+        earlier = earlier_checkpoint(directory)
+        return 0 if earlier is None else _load_earlier_layout(earlier, model, optimizer)
+    tensors, _ = read_checkpoint(newest)
+    try:
+        model.load_state_dict(tensors["model"])
+        _load_optimizer(optimizer, model, tensors["optimizer"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{newest} does not fit the model of {directory}: {error}") from error
+    return checkpoint_step(newest)
+
+
+def _load_optimizer(
+    optimizer: torch.optim.Adam, model: DynamicPoolingLM, tensors: dict[str, Tensor]
+) -> None:
+    places = {name: place for place, (name, _) in enumerate(model.named_parameters())}
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        name, _, part = key.rpartition(".")
+        state.setdefault(places[name], {})[part] = value
+    groups: list[dict[str, Any]] = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _load_earlier_layout(place: Path, model: DynamicPoolingLM, optimizer: torch.optim.Adam) -> int:
+    model.load_state_dict(DynamicPoolingLM.load(place).state_dict())
+    path = place / "optimizer.pt"
+    device = next(model.parameters()).device
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        optimizer.load_state_dict(state["optimizer"])
+        return int(state["step"])
+    except (EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}); remove {place} to start from before it"
+        ) from error
