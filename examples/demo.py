@@ -34,7 +34,7 @@ def main() -> None:
     began = time.monotonic()
     out = new_directory(Path("demo"))
     data, trained, evaluation = out / "shapes", out / "run", out / "evaluation"
-    run("clip-train", "data", "shapes", data)
+    run("clip-train", "data", "shapes", "--out", data)
     sources = ("--data.train", f"wds:{data / 'train'}", "--data.val", data / "val")
     run("clip-train", "run", "shapes", *sources, "--out", trained, *sys.argv[1:])
     run("clip-eval", "run", "--model", trained, "--data", data / "val", "--out", evaluation)

@@ -11,7 +11,7 @@ command = Path(sys.executable).with_name("clip-train")
 with tempfile.TemporaryDirectory() as directory:
     subprocess.run([command, "presets"], check=True)
     subprocess.run(
-        [command, "data", "shapes", "shapes", "--train", "64", "--val-per-class", "1"],
+        [command, "data", "shapes", "--out", "shapes", "--train", "64", "--val-per-class", "1"],
         cwd=directory,
         check=True,
     )

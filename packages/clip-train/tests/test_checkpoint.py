@@ -20,7 +20,7 @@ from clip_train.checkpoints import state as checkpoint
 from clip_train.checkpoints.stores import LocalStore, RemoteStore, open_store
 from clip_train.cli.main import main
 from clip_train.engine.trainer import Trainer
-from clip_train.logs.run_directory import RunDirectoryError
+from clip_train.training_error import RunDirectoryError
 
 
 def with_checkpoint(config: Config, **changes: object) -> Config:

@@ -127,7 +127,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 
 def test_the_commands(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, text = run(capsys, "convert", f"imagefolder:{shapes}/val", tmp_path / "out")
+    code, text = run(capsys, "convert", f"imagefolder:{shapes}/val", "--out", tmp_path / "out")
     assert code == 0
     assert "144 of 144 samples" in text
     code, text = run(

@@ -17,7 +17,8 @@ from clip_tokenizer import Tokenizer
 from clip_train import Config, Interrupted, TrainingError, resume, start
 from clip_train.checkpoints.stores import LocalStore
 from clip_train.engine.trainer import Trainer
-from clip_train.logs.run_directory import RunDirectory, RunDirectoryError
+from clip_train.logs.run_directory import RunDirectory
+from clip_train.training_error import RunDirectoryError
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -8,10 +8,9 @@ import pytest
 from clip_models import ConfigError, get_config
 from clip_models.config import CompactResNetConfig, ViTConfig
 from clip_tokenizer import Tokenizer
-from clip_train.cli.main import parse_flags
-from clip_train.config.model import load_pretrained, resolve_model, split_tower_flags
 from clip_train.config.run import Config, ModelConfig, TokenizerConfig
 from clip_train.engine.components import make_tokenizer
+from clip_train.model.loading import load_pretrained, resolve_model
 from clip_train.shapes.source import ShapesSource
 
 
@@ -47,40 +46,6 @@ def test_another_kind_starts_from_its_own_defaults() -> None:
 def test_wrong_fields_are_named(settings: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve_model(ModelConfig(name="ViT-B-16", vision=settings))
-
-
-def test_flags_become_tables() -> None:
-    rest, tables = split_tower_flags(
-        [
-            "--model.name",
-            "ViT-B-16",
-            "--model.vision.patch-reduction.kind=grid",
-            "--model.vision.patch_reduction.keep_ratio",
-            "0.25",
-            "--model.text.mlp_width",
-            "[1, 2]",
-            "--optim.lr",
-            "1e-3",
-        ]
-    )
-    assert rest == ["--model.name", "ViT-B-16", "--optim.lr", "1e-3"]
-    assert tables == {
-        "vision": {"patch_reduction": {"kind": "grid", "keep_ratio": 0.25}},
-        "text": {"mlp_width": [1, 2]},
-        "preprocess": {},
-    }
-
-
-def test_a_flag_without_a_value_is_named() -> None:
-    with pytest.raises(ConfigError, match="image_size needs a value"):
-        split_tower_flags(["--model.vision.image_size", "--optim.lr", "1"])
-
-
-def test_flags_override_the_file() -> None:
-    base = Config(model=ModelConfig(vision={"image_size": 64, "patch_size": 8}))
-    config = parse_flags(["--model.vision.image_size", "32", "--train.seed", "3"], base)
-    assert config.model.vision == {"image_size": 32, "patch_size": 8}
-    assert config.train.seed == 3
 
 
 def test_weights_to_start_from_have_weights(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_in_a_source(
             assert clip_train(["run", "config.json", "--out", "run", *more]) == 2
             assert clip_train(["run", "shapes-tiny", "--out", "run", *flags, *more]) == 2
     assert clip_train(["data", "inspect", spec]) == 2
-    assert clip_train(["data", "convert", spec, "converted"]) == 2
+    assert clip_train(["data", "convert", spec, "--out", "converted"]) == 2
     assert clip_eval(["inspect", spec]) == 2
     assert clip_eval(["run", "--model", "none", "--data", spec, "--out", "results"]) == 2
     assert clip_eval(["embed", "--model", "none", "--data", spec, "--out", "e.npz"]) == 2

@@ -15,9 +15,9 @@ from clip_eval.data import open_source
 from clip_models import CLIP
 from clip_models.config import ModifiedResNetConfig, PreprocessConfig
 from clip_train import Config, load_config, start
-from clip_train.config.model import resolve_model, resolve_preprocess
 from clip_train.cost.flops import Accelerators
 from clip_train.cost.table import plan_run
+from clip_train.model.loading import resolve_model, resolve_preprocess
 from clip_train.optim.optimizer import learning_rate, steps_of
 
 # Li, Wang and Xie 2023, "An Inverse Scaling Law for CLIP Training" and "CLIPA-v2", and their code.

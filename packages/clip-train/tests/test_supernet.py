@@ -18,7 +18,8 @@ from clip_models.files import load_tensors
 from clip_tokenizer import Tokenizer
 from clip_train import Config
 from clip_train.cli.main import main
-from clip_train.cli.supernet import base_config
+from clip_train.cli.training import base_config
+from clip_train.config.supernet import SupernetSettings
 from clip_train.data.batches import BatchReader
 from clip_train.distributed.single import SingleBackend
 from clip_train.engine import runs
@@ -31,7 +32,7 @@ from clip_train.objectives.from_config import make_objective
 from clip_train.supernet import gradient as supernet_step
 from clip_train.supernet import run as supernet
 from clip_train.supernet.gradient import SandwichGradient
-from clip_train.supernet.settings import SupernetSettings, make_supernet
+from clip_train.supernet.settings import make_supernet
 from osf_supernet import count_parameters, load_supernet
 
 processes = runpy.run_path(str(Path(__file__).parent / "workers" / "processes.py"))

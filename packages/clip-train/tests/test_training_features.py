@@ -20,8 +20,8 @@ from clip_train.cli.main import main
 from clip_train.config.run import RangeAugmentConfig
 from clip_train.engine.gradients import WholeBatchGradient
 from clip_train.engine.trainer import Trainer
-from clip_train.logs.run_directory import RunDirectoryError
 from clip_train.optim.loss_scale import GROWTH_INTERVAL, LossScale
+from clip_train.training_error import RunDirectoryError
 
 
 def changed(config: Config, **sections: dict[str, Any]) -> Config:
@@ -290,7 +290,7 @@ def test_the_sigmoid_loss_trains_the_bias(short: Config, plain: Path, tmp_path: 
     assert not (tmp_path / "without").exists()
 
 
-def test_one_batch_is_learned_by_heart(
+def test_one_batch_is_overfit(
     short: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = changed(
@@ -304,7 +304,7 @@ def test_one_batch_is_learned_by_heart(
     assert found[-1]["samples"] == 4 * 60
     assert losses(tmp_path / "run")[-1] < 0.1 * losses(tmp_path / "run")[0]
     assert rows(tmp_path / "run", "eval") == []
-    assert "ends below a tenth: it was\n" in capsys.readouterr().out
+    assert "overfit check passed: loss" in capsys.readouterr().out
 
 
 def config_text(config: Config) -> str:

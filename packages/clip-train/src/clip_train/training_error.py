@@ -1,4 +1,4 @@
-"""How a run can end before its time."""
+"""Errors of a run, of its directory and of its processes; importing them needs no torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,18 @@ from pathlib import Path
 
 class TrainingError(RuntimeError):
     """A run that cannot go on; its last checkpoint stays."""
+
+
+class BackendError(RuntimeError):
+    """Processes that cannot work together, or no longer do."""
+
+
+class RunDirectoryError(ValueError):
+    """A directory that cannot be used for the run as asked."""
+
+
+class ShapesError(ValueError):
+    """A shapes data set that cannot be written as asked."""
 
 
 class Interrupted(Exception):

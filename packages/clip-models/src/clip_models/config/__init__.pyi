@@ -1,3 +1,4 @@
+from .checks import require
 from .clip_config import CLIPConfig
 from .named_models import get_config, list_models
 from .preprocess_config import PreprocessConfig
@@ -26,5 +27,6 @@ __all__ = [
     "get_config",
     "list_models",
     "nearest",
+    "require",
     "to_dict",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from clip_train.config.require import require
+from clip_models.config import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,26 +197,3 @@ class AugmentConfig:
         for name in ("color_jitter_probability", "grayscale_probability"):
             share = getattr(self, name)
             require(0 <= share <= 1, f"{name} must be in [0, 1], got {share}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerConfig:
-    """How captions become ids.  The context length is the model's; a saved tokenizer's own, where a
-    new model's is not given."""
-
-    kind: Literal["openai", "train", "bytes", "directory"] = "openai"
-    """CLIP's own vocabulary, one learned from the captions, bytes only, or a saved tokenizer."""
-    vocab_size: int = 1024
-    """Size of the vocabulary for kind `train`."""
-    path: str = ""
-    """Directory of the saved tokenizer for kind `directory`."""
-    reduction: Literal["truncate", "random", "shuffle", "block", "syntax"] = "truncate"
-    """How a training caption that is too long for the context is made to fit (CLIPA): its first
-    tokens, any tokens in order, any in random order, neighbours, or nouns before adjectives before
-    verbs (`pip install clip-tokenizer[syntax]`).  Evaluation always truncates."""
-
-    def __post_init__(self) -> None:
-        require(
-            (self.kind == "directory") == bool(self.path),
-            f"path goes with kind 'directory', got kind {self.kind!r} and path {self.path!r}",
-        )

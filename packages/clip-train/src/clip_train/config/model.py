@@ -1,173 +1,68 @@
-"""Which model is trained: a registered config with some fields of its towers replaced."""
+"""The sections of a config about the model and the tokenizer of its captions."""
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from clip_models import (
-    CLIP,
-    CheckpointError,
-    CLIPConfig,
-    ConfigError,
-    ModelAndTransforms,
-    create_model_and_transforms,
-    get_config,
-    list_models,
-)
-from clip_models.config import PreprocessConfig, from_dict, to_dict
-from clip_models.files import load_config
-
-from clip_train.config.run import ModelConfig
-
-DEFAULT_MODEL = "ViT-B-32"
-_TABLES = ("vision", "text", "preprocess")
+from clip_models.config import require
 
 
-def resolve_model(model: ModelConfig) -> CLIPConfig:
-    """The registered config with `model.vision` and `model.text` laid over it.
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which model is trained."""
 
-    Without a name, that in the directory of `model.pretrained`, where there is one.
+    name: str = ""
+    """A name of `clip_models.list_models()`; empty is the model of `pretrained`, or ViT-B-32."""
+    vision: dict[str, Any] = field(default_factory=dict)
+    """Fields of its image tower to replace: `image_size`, `patch_reduction`, `pooling`, …"""
+    text: dict[str, Any] = field(default_factory=dict)
+    """Fields of its text tower to replace."""
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    """Fields of its preprocessing to replace: `mean`, `std`, `interpolation`, `resize_mode`."""
+    pretrained: str = ""
+    """Weights to start from: a model directory, `hf-hub:org/name`, or with a `name` a file in any
+    dialect that clip-models reads.  Positions are interpolated to the image size and context."""
+    lock_image: bool = False
+    """Freeze the image tower."""
+    unlocked_image_groups: int = 0
+    """How many groups at the end of a locked image tower stay trainable: what follows the blocks
+    is one group, and so is each block."""
+    lock_text: bool = False
+    """Freeze the text tower."""
+    unlocked_text_groups: int = 0
+    """The same for a locked text tower."""
 
-    Raises:
-        ConfigError: The name is not registered, the directory has no config that can be read, or a
-            tower has no such field or value.
-    """
-    if model.name or not model.pretrained:
-        return _with_towers(get_config(model.name or DEFAULT_MODEL), model)
-    try:
-        return _with_towers(load_config(model.pretrained)[0], model)
-    except CheckpointError as error:
-        raise ConfigError(
-            f"{error}; or name the model of model.pretrained with model.name"
-        ) from None
-
-
-def load_pretrained(model: ModelConfig) -> tuple[CLIP, PreprocessConfig]:
-    """The model with the weights of `model.pretrained`, and its preprocessing.
-
-    Without a name, the config is the one that came with the weights; with one, only the vocabulary
-    and the logit bias are, where the weights are in a model directory of ours.
-
-    Raises:
-        ConfigError: There is no such model, field or value.
-        CheckpointError: The weights cannot be read, or do not fit.
-    """
-    if model.name:
-        config = _fit_weights(model.pretrained, resolve_model(model))
-        made = create_model_and_transforms(config, model.pretrained)
-    else:
-        made = load_saved(model.pretrained, "model.pretrained", "model.name")
-        if model.vision or model.text:
-            config = _with_towers(made.model.config, model)
-            made = create_model_and_transforms(config, model.pretrained)
-    return made.model, resolve_preprocess(model, made.evaluate.config)
+    def __post_init__(self) -> None:
+        for tower in ("image", "text"):
+            groups, locked = (
+                getattr(self, f"unlocked_{tower}_groups"),
+                getattr(self, f"lock_{tower}"),
+            )
+            require(
+                groups == 0 or (locked and groups > 0),
+                f"unlocked_{tower}_groups goes with lock_{tower}, and is 0 or more; got {groups}",
+            )
 
 
-def load_saved(source: str, key: str, name_key: str) -> ModelAndTransforms:
-    """The model in a directory or on the hub, with its weights.
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """How captions become ids.  The context length is the model's; a saved tokenizer's own, where a
+    new model's is not given."""
 
-    Args:
-        source: The value of `key`.
-        key: For messages.
-        name_key: The key beside it that names a model.
+    kind: Literal["openai", "train", "bytes", "directory"] = "openai"
+    """CLIP's own vocabulary, one learned from the captions, bytes only, or a saved tokenizer."""
+    vocab_size: int = 1024
+    """Size of the vocabulary for kind `train`."""
+    path: str = ""
+    """Directory of the saved tokenizer for kind `directory`."""
+    reduction: Literal["truncate", "random", "shuffle", "block", "syntax"] = "truncate"
+    """How a training caption that is too long for the context is made to fit (CLIPA): its first
+    tokens, any tokens in order, any in random order, neighbours, or nouns before adjectives before
+    verbs (`pip install clip-tokenizer[syntax]`).  Evaluation always truncates."""
 
-    Raises:
-        ConfigError: It is a file of weights, or a model's name.
-        CheckpointError: The weights cannot be read.
-    """
-    if Path(source).is_file():
-        raise ConfigError(f"{key} {source} is a file of weights; name its model with {name_key}")
-    if source in list_models() and not Path(source).is_dir():
-        raise ConfigError(
-            f"{key} {source!r} is a model's name, without weights; give the name as {name_key} "
-            f"and weights as {key}"
+    def __post_init__(self) -> None:
+        require(
+            (self.kind == "directory") == bool(self.path),
+            f"path goes with kind 'directory', got kind {self.kind!r} and path {self.path!r}",
         )
-    return create_model_and_transforms(source)
-
-
-def _fit_weights(pretrained: str, config: CLIPConfig) -> CLIPConfig:
-    """The config for the ids that the weights of a model directory know, and for their bias."""
-    try:
-        stored = load_config(pretrained)[0]
-    except CheckpointError:  # another library's, or none, which reading the weights tells
-        return config
-    known = stored.text
-    text = replace(config.text, vocab_size=known.vocab_size, eot_token_id=known.eot_token_id)
-    return replace(config, text=text, init_logit_bias=stored.init_logit_bias)
-
-
-def _with_towers(config: CLIPConfig, model: ModelConfig) -> CLIPConfig:
-    """Tables are merged key by key; a tower of another `kind` starts from that kind's defaults."""
-    values = config.to_dict()
-    for tower, settings in (("vision", model.vision), ("text", model.text)):
-        base: Mapping[str, Any] = values[tower]
-        if settings.get("kind", base.get("kind")) != base.get("kind"):
-            base = {}
-        values[tower] = merge(base, settings)
-    try:
-        return from_dict(CLIPConfig, values)
-    except ConfigError as error:
-        raise ConfigError(f"model.{error}") from None
-
-
-def resolve_preprocess(model: ModelConfig, base: PreprocessConfig) -> PreprocessConfig:
-    """`base` with `model.preprocess` laid over it.
-
-    Raises:
-        ConfigError: There is no such field or value.
-    """
-    try:
-        return from_dict(PreprocessConfig, merge(to_dict(base), model.preprocess))
-    except ConfigError as error:
-        raise ConfigError(f"model.preprocess: {error}") from None
-
-
-def merge(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `settings`, nested tables merged."""
-    merged = dict(base)
-    for key, value in settings.items():
-        below = merged.get(key)
-        if isinstance(below, Mapping) and isinstance(value, Mapping):
-            value = merge(below, value)
-        merged[key] = value
-    return merged
-
-
-def split_tower_flags(flags: Sequence[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """Flags below `--model.vision.`, `.text.` and `.preprocess.` as tables, and all other flags.
-
-    A value is read as TOML (`0.5`, `true`, `[1, 2]`, `{kind = "grid"}`), else taken as a string.
-
-    Raises:
-        ConfigError: A flag has no value.
-    """
-    rest: list[str] = []
-    tables: dict[str, dict[str, Any]] = {table: {} for table in _TABLES}
-    words = list(flags)
-    while words:
-        flag, equals, value = words[0].partition("=")
-        path = flag.removeprefix("--").replace("-", "_").split(".")
-        if path[0] != "model" or len(path) < 3 or path[1] not in _TABLES:
-            rest.append(words.pop(0))
-            continue
-        words.pop(0)
-        if not equals:
-            if not words or words[0].startswith("--"):
-                raise ConfigError(f"{flag} needs a value, as in {flag}=0.5")
-            value = words.pop(0)
-        nested: dict[str, Any] = _toml_value(value)
-        for key in reversed(path[2:]):
-            nested = {key: nested}
-        tables[path[1]] = merge(tables[path[1]], nested)
-    return rest, tables
-
-
-def _toml_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text

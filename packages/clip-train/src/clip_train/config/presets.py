@@ -11,7 +11,6 @@ from typing import Any
 from clip_models import ConfigError
 from clip_models.config import from_dict, nearest
 
-from clip_train.config.model import merge
 from clip_train.config.run import Config
 
 UNITS = (
@@ -83,3 +82,14 @@ def _with_base(values: dict[str, Any]) -> dict[str, Any]:
             kept = base.get(section, {})
             base[section] = {key: kept[key] for key in kept if key not in keys}
     return merge(base, values)
+
+
+def merge(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `settings`, nested tables merged."""
+    merged = dict(base)
+    for key, value in settings.items():
+        below = merged.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            value = merge(below, value)
+        merged[key] = value
+    return merged

@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 
+from clip_models.config import require
+
 from clip_train.config.data import (
     AugmentConfig,
     DataConfig,
     RangeAugmentConfig,
-    TokenizerConfig,
     VariableSizesConfig,
 )
-from clip_train.config.require import require
-from clip_train.config.training import LossConfig, ModelConfig, OptimConfig, TrainConfig
+from clip_train.config.model import ModelConfig, TokenizerConfig
+from clip_train.config.training import LossConfig, OptimConfig, TrainConfig
 
 __all__ = [
     "AugmentConfig",

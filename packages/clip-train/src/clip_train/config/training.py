@@ -1,49 +1,12 @@
-"""The sections of a config about training: model, length, optimizer and loss."""
+"""The sections of a config about training: length, optimizer and loss."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from clip_train.config.require import require
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Which model is trained."""
-
-    name: str = ""
-    """A name of `clip_models.list_models()`; empty is the model of `pretrained`, or ViT-B-32."""
-    vision: dict[str, Any] = field(default_factory=dict)
-    """Fields of its image tower to replace: `image_size`, `patch_reduction`, `pooling`, …"""
-    text: dict[str, Any] = field(default_factory=dict)
-    """Fields of its text tower to replace."""
-    preprocess: dict[str, Any] = field(default_factory=dict)
-    """Fields of its preprocessing to replace: `mean`, `std`, `interpolation`, `resize_mode`."""
-    pretrained: str = ""
-    """Weights to start from: a model directory, `hf-hub:org/name`, or with a `name` a file in any
-    dialect that clip-models reads.  Positions are interpolated to the image size and context."""
-    lock_image: bool = False
-    """Freeze the image tower."""
-    unlocked_image_groups: int = 0
-    """How many groups at the end of a locked image tower stay trainable: what follows the blocks
-    is one group, and so is each block."""
-    lock_text: bool = False
-    """Freeze the text tower."""
-    unlocked_text_groups: int = 0
-    """The same for a locked text tower."""
-
-    def __post_init__(self) -> None:
-        for tower in ("image", "text"):
-            groups, locked = (
-                getattr(self, f"unlocked_{tower}_groups"),
-                getattr(self, f"lock_{tower}"),
-            )
-            require(
-                groups == 0 or (locked and groups > 0),
-                f"unlocked_{tower}_groups goes with lock_{tower}, and is 0 or more; got {groups}",
-            )
+from clip_models.config import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,14 +7,14 @@ work, norms and softmax are not counted), and the tensors that autograd keeps ar
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from clip_models import CLIP, CLIPConfig, ConfigError
+from clip_models import CLIP, CLIPConfig
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from clip_train.cost.assumptions import Accelerators
 
 PAIRS = 2
 """Pairs that are counted together: as few as a tower with batch norm takes."""
@@ -40,31 +40,6 @@ class RunCost(NamedTuple):
     days: float
     accelerator_hours: float
     price: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Accelerators:
-    """What the run is computed on."""
-
-    number: int = 8
-    peak_tflops: float = 312.0
-    """Dense peak of one, in 10^12 FLOP/s at the precision used; 312 is an A100 in bf16."""
-    utilization: float = 0.4
-    """Share of the peak that training reaches (model FLOPs utilisation)."""
-    memory_gb: float = 80.0
-    """Memory of one, in 10^9 bytes."""
-    price_per_hour: float = 2.0
-    """Price of one for an hour, in any currency."""
-
-    def __post_init__(self) -> None:
-        for name in ("number", "peak_tflops", "memory_gb"):
-            value = getattr(self, name)
-            if not 0 < value < math.inf:
-                raise ConfigError(f"{name} of accelerators must be positive, got {value}")
-        if not 0 <= self.price_per_hour < math.inf:
-            raise ConfigError(f"price_per_hour must be 0 or more, got {self.price_per_hour}")
-        if not 0 < self.utilization <= 1:
-            raise ConfigError(f"utilization must be in (0, 1], got {self.utilization}")
 
 
 def pair_cost(

@@ -7,16 +7,14 @@ from statistics import fmean
 from typing import NamedTuple
 
 from clip_models import ConfigError
+from clip_models.config import require
 
-from clip_train.config.model import resolve_model
 from clip_train.config.presets import load_config
-from clip_train.config.require import require
 from clip_train.config.run import Config
-from clip_train.cost.flops import Accelerators, PairCost, RunCost, pair_cost, run_cost
+from clip_train.cost.assumptions import NATURAL_CAPTION, Accelerators
+from clip_train.cost.flops import PairCost, RunCost, pair_cost, run_cost
+from clip_train.model.loading import resolve_model
 from clip_train.plan.batch_schedule import SizedBatch, size_table
-
-NATURAL_CAPTION = 17
-"""Tokens of an average caption of the web, start and end included."""
 
 
 class PlannedRun(NamedTuple):

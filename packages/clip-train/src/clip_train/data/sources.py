@@ -87,7 +87,7 @@ def _open(
     if plain and not Path(path).exists():
         raise ConfigError(
             f"{spec!r} does not exist; name your data with --data.train and --data.val, "
-            "or draw the shapes set with `clip-train data shapes DIR`"
+            "or draw the shapes set with `clip-train data shapes --out DIR`"
         )
     return open_source(
         spec,

@@ -1,4 +1,4 @@
-"""Errors that ranks share: of a backend, of the first rank, of ranks that no longer answer."""
+"""Errors that ranks share: of the first rank, and of ranks that no longer answer."""
 
 from __future__ import annotations
 
@@ -19,10 +19,6 @@ _LOST_RANK_PHRASES = (
     "timed out",
     "broken pipe",
 )
-
-
-class BackendError(RuntimeError):
-    """Processes that cannot work together, or no longer do."""
 
 
 def run_on_first_rank(backend: Backend, function: Callable[[], None]) -> None:

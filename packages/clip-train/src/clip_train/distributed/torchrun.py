@@ -17,8 +17,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from clip_train.distributed.errors import BackendError
 from clip_train.distributed.single import total_squared_norm
+from clip_train.training_error import BackendError
 
 
 class _TorchrunBackend:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clip_train.distributed.errors import BackendError
 from clip_train.distributed.single import SingleBackend
+from clip_train.training_error import BackendError
 
 
 class XLABackend(SingleBackend):

@@ -17,10 +17,10 @@ from clip_models.config import PreprocessConfig
 from clip_models.devices import choose_device
 from clip_tokenizer import Tokenizer
 
-from clip_train.config.model import load_pretrained, resolve_model, resolve_preprocess
 from clip_train.config.run import Config
 from clip_train.data.mixing import make_order
 from clip_train.data.sources import open_training_source, open_validation_source
+from clip_train.model.loading import load_pretrained, resolve_model, resolve_preprocess
 from clip_train.optim.optimizer import steps_of
 from clip_train.plan.batch_schedule import make_schedule
 from clip_train.plan.sample_plan import SamplePlan

@@ -24,7 +24,8 @@ from clip_train.distributed.factory import open_backend
 from clip_train.distributed.protocol import Backend
 from clip_train.engine.components import Parts, build
 from clip_train.engine.trainer import Trainer
-from clip_train.logs.run_directory import RunDirectory, RunDirectoryError
+from clip_train.logs.run_directory import RunDirectory
+from clip_train.training_error import RunDirectoryError
 
 
 def start(

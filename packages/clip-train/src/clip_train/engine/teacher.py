@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from clip_models import CLIP, ConfigError, create_model_and_transforms
 
-from clip_train.config.model import load_saved
 from clip_train.config.run import Config
 from clip_train.data.batches import Batch
 from clip_train.data.mixing import MixedSource
 from clip_train.distributed.protocol import Backend
 from clip_train.engine.cached_teacher import CachedTeacher
 from clip_train.engine.components import Parts
+from clip_train.model.loading import load_saved
 from clip_train.objectives.batch import Embeddings, StepInputs
 
 

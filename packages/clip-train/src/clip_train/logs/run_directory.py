@@ -16,13 +16,10 @@ from clip_models.config import from_dict, to_dict
 from torch.utils.tensorboard import SummaryWriter
 
 from clip_train.config.run import Config
+from clip_train.training_error import RunDirectoryError
 
 CONFIG_NAME = "config.toml"
 METRICS_NAME = "metrics.jsonl"
-
-
-class RunDirectoryError(ValueError):
-    """A directory that cannot be used for the run as asked."""
 
 
 class RunDirectory:

@@ -39,6 +39,7 @@ from clip_train.shapes.scenes import (
     render,
     word_caption,
 )
+from clip_train.training_error import ShapesError
 
 TEMPLATES = (
     "a {c}",
@@ -99,10 +100,6 @@ _PAIR_BLOCKS: tuple[Mapping[str, tuple[str, ...]], ...] = (
         "background": ("black", "gray"),
     },
 )
-
-
-class ShapesError(ValueError):
-    """The set cannot be written as asked."""
 
 
 @dataclass(frozen=True, kw_only=True)

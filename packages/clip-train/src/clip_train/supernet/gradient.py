@@ -13,13 +13,13 @@ from osf_supernet import Supernet
 from osf_supernet.training import average_gradients, frozen_statistics, sandwich_configs
 from torch import Tensor
 
+from clip_train.config.supernet import SupernetSettings
 from clip_train.distributed.protocol import Backend
 from clip_train.engine.gradients import WholeBatchGradient
 from clip_train.model.towers import Towers
 from clip_train.objectives.batch import Embeddings, Objective, StepInputs
 from clip_train.objectives.candidates import Candidates
 from clip_train.objectives.losses import distillation_loss
-from clip_train.supernet.settings import SupernetSettings
 
 
 class SandwichGradient(WholeBatchGradient):

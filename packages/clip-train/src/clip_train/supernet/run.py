@@ -23,6 +23,7 @@ from osf_supernet.training import broadcast_supernet, recalibrate, recalibrated
 from torch import Tensor
 
 from clip_train.config.run import Config
+from clip_train.config.supernet import SupernetSettings
 from clip_train.data.batches import BatchReader
 from clip_train.distributed.errors import run_on_first_rank
 from clip_train.distributed.protocol import Backend
@@ -36,7 +37,7 @@ from clip_train.model.towers import Towers
 from clip_train.objectives.batch import Embeddings, StepInputs
 from clip_train.objectives.from_config import make_objective
 from clip_train.supernet.gradient import SandwichGradient
-from clip_train.supernet.settings import SupernetRecord, SupernetSettings, make_supernet
+from clip_train.supernet.settings import SupernetRecord, make_supernet
 
 SUBNETS, DESCRIPTION = "subnets", "subnet.json"
 TRIED_BATCHES = 4  # by whose loss subnets are chosen, and batch norms recalibrated

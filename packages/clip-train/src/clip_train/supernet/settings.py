@@ -13,6 +13,7 @@ from clip_models.config import from_dict
 from clip_models.model import config_of
 from osf_supernet import Space, Supernet, ratios
 
+from clip_train.config.supernet import SupernetSettings
 from clip_train.logs.run_directory import replace_text
 
 RECORD_NAME = "osf_supernet.json"  # beside model.safetensors, as `osf_supernet.load_supernet` wants
@@ -21,40 +22,6 @@ DEFAULT_SPACE = {
     "heads": ratios(0.5, 0.75, 1),
     "depth": ratios(0.5, 0.75, 1),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class SupernetSettings:
-    """Everything that `clip-train supernet` adds to a config.
-
-    Attributes:
-        num_random: Random subnets of a step, besides the largest and the smallest.
-        distill: Share of the largest's outputs in the loss of the others.
-        embedding: Weight of the distance to the largest's embeddings.
-        keep: For each subnet to take out in the end, which fraction of the parameters it may have.
-        population: Subnets that are tried for each of them, by the loss on training batches.
-        generations: Of NSGA-II, from those; 0 tries the path by importance only.
-    """
-
-    num_random: int = 2
-    distill: float = 0.5
-    embedding: float = 1.0
-    keep: tuple[float, ...] = (0.7,)
-    population: int = 8
-    generations: int = 0
-
-    def __post_init__(self) -> None:
-        rules = {
-            "num_random must be at least 0": self.num_random >= 0,
-            "distill must be in [0, 1]": 0 <= self.distill <= 1,
-            "embedding must be at least 0": self.embedding >= 0,
-            "keep must be fractions in (0, 1]": all(0 < share <= 1 for share in self.keep),
-            "population must be at least 1": self.population >= 1,
-            "generations must be at least 0": self.generations >= 0,
-        }
-        for rule, holds in rules.items():
-            if not holds:
-                raise ConfigError(f"{rule}, got {getattr(self, rule.split()[0])}")
 
 
 def make_supernet(model: CLIP, example: Any, space: Mapping[str, Any] | None) -> Supernet:

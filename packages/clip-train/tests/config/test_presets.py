@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tomllib
 from pathlib import Path
 
@@ -11,10 +10,8 @@ import tomli_w
 from clip_models import ConfigError, get_config
 from clip_models.config import from_dict, to_dict
 from clip_train import Config, list_presets, load_config
-from clip_train.cli.main import parse_flags
-from clip_train.config.model import resolve_model
-from clip_train.config.presets import UNITS, preset_text
-from clip_train.config.run import OptimConfig
+from clip_train.config.presets import preset_text
+from clip_train.model.loading import resolve_model
 
 
 def test_the_promised_presets_exist() -> None:
@@ -41,74 +38,6 @@ def test_the_reference_preset_is_the_published_recipe() -> None:
     assert config.optim.schedule == "cosine"
     assert (config.train.epochs, config.train.batch_size, config.train.seed) == (50, 32, 42)
     assert len(config.data.templates) == 5
-
-
-def test_flags_override_the_file() -> None:
-    base = load_config("shapes")
-    flags = ["--optim.lr", "0.5", "--train.batch-size", "7", "--augment.scale", "0.3", "0.8"]
-    flags += ["--data.cache_images", "False", "--data.templates", "a {c}", "the {c}"]
-    config = parse_flags(flags, base)
-    assert (config.optim.lr, config.train.batch_size) == (0.5, 7)
-    assert config.augment.scale == (0.3, 0.8)
-    assert config.data.cache_images is False
-    assert config.data.templates == ("a {c}", "the {c}")
-    assert config.model == base.model
-
-
-def test_equals_sign_works_too() -> None:
-    assert parse_flags(["--train.seed=9"], Config()).train.seed == 9
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [["--data.cache_images", "true"], ["--data.cache-images=true"], ["--data.cache_images=True"]],
-)
-def test_switches_are_spelled_as_in_toml_too(flags: list[str]) -> None:
-    assert parse_flags(flags, Config()).data.cache_images is True
-    assert parse_flags(["--log.wandb_project", "true"], Config()).log.wandb_project == "true"
-
-
-@pytest.mark.parametrize(("section", "units"), UNITS)
-def test_a_flag_replaces_the_preset_s_unit(section: str, units: set[str]) -> None:
-    for unit in units:
-        base = Config(optim=OptimConfig(schedule="constant_cooldown"))
-        start = dataclasses.replace(getattr(base, section), **dict.fromkeys(units, 7))
-        base = dataclasses.replace(base, **{section: start})
-        found = getattr(parse_flags([f"--{section}.{unit}", "50"], base), section)
-        usual = getattr(Config(), section)
-        assert found == dataclasses.replace(
-            start, **{key: 50 if key == unit else getattr(usual, key) for key in units}
-        )
-
-
-def test_a_length_in_epochs_replaces_one_in_steps() -> None:
-    base = dataclasses.replace(Config(), train=dataclasses.replace(Config().train, steps=5))
-    assert parse_flags(["--train.epochs", "2"], base).train.steps is None
-    both = parse_flags(["--train.epochs", "2", "--train.steps", "3"], base).train
-    assert (both.epochs, both.steps) == (2.0, 3)
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--train.stepz", "3"], "unknown key 'train.stepz'; did you mean 'train.steps'?"),
-        (["--optim.lr", "fast"], "optim.lr"),
-        (["--optim.lr", "-1"], "lr must be positive, got -1.0"),
-        (["--train.batch-size", "1.5"], "batch-size"),
-        (["--train.epochs", "inf"], "epochs must be positive and finite, got inf"),
-        (["--optim.lr", "inf"], "lr must be finite, got inf"),
-        (["--loss.kind", "hinge"], "loss.kind"),
-        (["--data.templates", "no slot"], "templates need a {c} slot"),
-        (["--augment.scale", "0.9", "0.3"], "scale must satisfy"),
-        (["stray"], "stray"),
-    ],
-)
-def test_wrong_flags_are_one_clear_line(flags: list[str], message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        parse_flags(flags, Config())
-    assert message in str(caught.value)
-    for noise in ("\n", "--- ", "For full helptext", ".py"):
-        assert noise not in str(caught.value)
 
 
 def test_a_file_extends_a_preset(tmp_path: Path) -> None:

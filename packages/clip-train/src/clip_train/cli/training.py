@@ -1,0 +1,167 @@
+"""Bodies of `clip-train run`, `resume`, `supernet` and `plan`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from clip_eval import Result
+from clip_models import ConfigError
+from clip_models.command_line import one_line
+from clip_models.files import WEIGHTS_NAME
+from osf_supernet import count_parameters
+
+from clip_train.cli.parser import PROG
+from clip_train.config.keys import apply_flags
+from clip_train.config.presets import load_config
+from clip_train.config.run import Config
+from clip_train.config.supernet import SupernetSettings
+from clip_train.cost.assumptions import Accelerators
+from clip_train.cost.table import cost_table, plan_run
+from clip_train.engine import runs
+from clip_train.logs.run_directory import CONFIG_NAME, RunDirectory
+from clip_train.model.loading import DEFAULT_MODEL
+from clip_train.supernet import run as supernet_run
+from clip_train.supernet.settings import SupernetRecord
+from clip_train.training_error import RunDirectoryError
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train a model."""
+    config = apply_flags(load_config(options.config), options.flags)
+    if options.overfit_batch is not None:
+        train = replace(config.train, overfit_batch=options.overfit_batch)
+        config = replace(config, train=train)
+    if options.dry_run:
+        _dry_run(config)
+        return
+    if not options.out:
+        raise ConfigError("--out DIR is missing; it names the run directory")
+    result = runs.start(
+        config, options.out, overwrite=options.overwrite, progress=not options.quiet
+    )
+    _report(result, options.out)
+    if config.train.overfit_batch is not None:
+        print(_overfit_verdict(options.out))
+
+
+def resume(options: argparse.Namespace) -> None:
+    """Continue an interrupted run, of a model or of a supernet."""
+    is_supernet = SupernetRecord.read(options.directory) is not None
+    resume_run = supernet_run.resume if is_supernet else runs.resume
+    _report(resume_run(options.directory, progress=not options.quiet), options.directory)
+
+
+def supernet(options: argparse.Namespace) -> None:
+    """Train a supernet and write smaller models."""
+    settings = SupernetSettings(
+        num_random=options.num_random,
+        distill=options.distill,
+        embedding=options.embedding,
+        keep=tuple(options.keep),
+        population=options.population,
+        generations=options.generations,
+    )
+    space = None if options.space is None else _read_space(Path(options.space))
+    config = apply_flags(base_config(options.start), options.flags)
+    result = supernet_run.start(
+        *(config, options.out, settings, space),
+        overwrite=options.overwrite,
+        progress=not options.quiet,
+    )
+    _report(result, options.out)
+    for folder in sorted((Path(options.out) / supernet_run.SUBNETS).iterdir()):
+        print(f"subnet: {supernet_run.describe_subnet(folder)}")
+
+
+def plan(options: argparse.Namespace) -> None:
+    """Print what runs cost."""
+    accelerators = Accelerators(
+        number=options.accelerators,
+        peak_tflops=options.peak_tflops,
+        utilization=options.utilization,
+        memory_gb=options.memory_gb,
+        price_per_hour=options.price_per_hour,
+    )
+    planned = [
+        plan_run(
+            name,
+            accelerators,
+            caption_tokens=options.caption_tokens,
+            num_samples=options.num_samples,
+        )
+        for name in options.configs
+    ]
+    print(cost_table(planned, accelerators))
+
+
+def _dry_run(config: Config) -> None:
+    parts, batch = runs.dry_run(config)
+    count = count_parameters(parts.model)
+    device = next(parts.model.parameters()).device
+    name = config.model.name or config.model.pretrained or DEFAULT_MODEL
+    print(f"data      {parts.source.name}: {len(parts.source):,} samples")
+    print(f"model     {name}: {count:,} parameters, on {device}")
+    print(f"length    {parts.total_steps:,} steps, {parts.plan.steps_per_epoch:,} per epoch")
+    print(f"batch     images {tuple(batch.images.shape)}, captions {tuple(batch.tokens.shape)}")
+
+
+def _report(result: Result | None, out: str) -> None:
+    for warning in result.warnings if result else ():
+        print(f"{PROG}: warning: evaluation: {one_line(warning)}", file=sys.stderr)
+    accuracy = result.metrics["acc1"] if result else None
+    if result and accuracy is not None and result.chance is not None:
+        print(
+            f"zero-shot top-1 {100 * accuracy:.2f} % of n = {result.n} "
+            f"({result.n_skipped} skipped), chance {100 * result.chance:.2f} %"
+        )
+    print(f"run directory: {out}")
+
+
+def _overfit_verdict(out: str) -> str:
+    """Whether the loss on one batch fell below a tenth of what it was."""
+    losses = [row["loss"] for row in RunDirectory(Path(out)).metrics("train")]
+    if not losses:
+        return "overfit check: no loss was logged; give more --train.steps than --log.every-steps"
+    verdict = "passed" if losses[-1] < losses[0] / 10 else "failed"
+    return (
+        f"overfit check {verdict}: loss {losses[0]:.4f} → {losses[-1]:.4f}, "
+        f"expected below {losses[0] / 10:.4f} (10 %)"
+    )
+
+
+def _read_space(file: Path) -> dict[str, Any]:
+    """What the file of `--space` holds.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from None
+    return found
+
+
+def base_config(start: str) -> Config:
+    """The config of a finished run, continued from its model; or of a preset or TOML file.
+
+    Raises:
+        RunDirectoryError: The run is not finished.
+    """
+    path = Path(start)
+    if not (path / CONFIG_NAME).is_file():
+        return load_config(start)
+    if not (path / WEIGHTS_NAME).is_file():
+        raise RunDirectoryError(
+            f"the run in {path} is not finished; continue it with `clip-train resume {path}`"
+        )
+    config = RunDirectory.read_config(path)
+    model = replace(config.model, name="", pretrained=str(path.absolute()), vision={}, text={})
+    tokenizer = replace(config.tokenizer, kind="directory", path=str(path.absolute()))
+    checkpoint = replace(config.checkpoint, directory="")  # it holds that run's
+    return replace(config, model=model, tokenizer=tokenizer, checkpoint=checkpoint)

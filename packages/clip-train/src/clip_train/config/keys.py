@@ -1,0 +1,179 @@
+"""Every key of a config by its dotted name, and the words of a command line that set it."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from clip_models import ConfigError
+from clip_models.config import from_dict, nearest, to_dict
+
+from clip_train.config.presets import UNITS, merge
+from clip_train.config.run import Config
+
+
+class ConfigKey(NamedTuple):
+    """A value of the config tree."""
+
+    name: str  # dotted, such as `train.batch_size`
+    hint: Any  # its type, without None
+    optional: bool  # whether it may be None
+    doc: str
+
+    @property
+    def num_words(self) -> float:
+        """Most words that it takes on a command line."""
+        if typing.get_origin(self.hint) is not tuple:
+            return 1
+        kinds = typing.get_args(self.hint)
+        return math.inf if kinds[-1] is Ellipsis else len(kinds)
+
+
+def config_keys(cls: type = Config, prefix: str = "") -> dict[str, ConfigKey]:
+    """All keys by name, in the order of the dataclasses."""
+    keys: dict[str, ConfigKey] = {}
+    hints, docs = typing.get_type_hints(cls), _field_docs(cls)
+    for field in dataclasses.fields(cls):
+        name, hint = prefix + field.name, hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            keys |= config_keys(typing.cast(type, hint), f"{name}.")
+            continue
+        optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
+        if optional:
+            (hint,) = (option for option in typing.get_args(hint) if option is not types.NoneType)
+        keys[name] = ConfigKey(name, hint, optional, docs.get(field.name, ""))
+    return keys
+
+
+def apply_flags(base: Config, words: Sequence[str]) -> Config:
+    """`base` with the values of `--section.key value …` or `--section.key=value` laid over it.
+
+    Below `model.vision`, `model.text` and `model.preprocess` a key may name any field of the model,
+    and its value is read as TOML (`0.5`, `[1, 2]`, `{kind = "grid"}`), else taken as text.
+
+    Raises:
+        ConfigError: A flag names no key, or its value is wrong.
+    """
+    keys = config_keys()
+    given = _read_flags(words, keys)
+    values = to_dict(base)
+    for section, units in UNITS:
+        if any(f"{section}.{unit}" in given for unit in units):
+            values[section] = {k: v for k, v in values[section].items() if k not in units}
+    for name, texts in given.items():
+        value = _parse_value(name, find_key(name, keys), texts)
+        for part in reversed(name.split(".")):
+            value = {part: value}
+        values = merge(values, value)
+    return from_dict(Config, values)
+
+
+def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words that set no config key, and those that do."""
+    keys = config_keys()
+    rest: list[str] = []
+    flags: list[str] = []
+    room = 0.0  # how many of the next words are the last key's values
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if word.startswith("--"):
+            name = _key_name(name)
+            is_key = "." in name or name in keys
+            key = find_key(name, keys)
+            takes = key.num_words if key else math.inf
+            room = takes if is_key and not equals else 0
+        else:
+            is_key = room > 0
+            room -= 1
+        (flags if is_key else rest).append(word)
+    return rest, flags
+
+
+def find_key(name: str, keys: Mapping[str, ConfigKey]) -> ConfigKey | None:
+    """The key of that name, or the table of model fields that the name lies in."""
+    if name in keys:
+        return keys[name]
+    table = ".".join(name.split(".")[:2])
+    return keys[table] if table in keys and typing.get_origin(keys[table].hint) is dict else None
+
+
+def unknown_key(name: str) -> ConfigError:
+    """The error of a name that is no key, with the nearest one."""
+    keys = config_keys()
+    same = [key for key in keys if key.rpartition(".")[2] == name.rpartition(".")[2]]
+    if same:
+        hint = f"; did you mean {' or '.join(map(repr, same))}?"
+    else:
+        hint = nearest(name, keys)
+        if not hint.startswith("; did"):
+            hint = "; `clip-train run --help` lists all keys"
+    return ConfigError(f"unknown key {name!r}{hint}")
+
+
+def _key_name(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
+
+
+def _read_flags(words: Sequence[str], keys: Mapping[str, ConfigKey]) -> dict[str, list[str]]:
+    given: dict[str, list[str]] = {}
+    name = ""
+    for word in words:
+        if word.startswith("--"):
+            flag, equals, value = word.partition("=")
+            name = _key_name(flag)
+            if find_key(name, keys) is None:
+                raise unknown_key(name)
+            given[name] = [value] if equals else []
+        elif name:
+            given[name].append(word)
+        else:
+            raise ConfigError(f"unexpected {word!r}; a key is set by --section.key value")
+    return given
+
+
+def _parse_value(name: str, key: ConfigKey | None, texts: list[str]) -> Any:
+    """Plain values, as TOML would give them; `from_dict` finds those of a wrong type."""
+    assert key is not None
+    kinds = typing.get_args(key.hint)
+    if typing.get_origin(key.hint) is tuple:
+        return [_parse_scalar(kinds[0], text) for text in texts]
+    if not texts:
+        raise ConfigError(f"--{name} needs a value, as in --{name}=0.5")
+    if len(texts) > 1:
+        raise ConfigError(f"--{name} takes one value, got {' '.join(texts)}")
+    if key.optional and texts[0] == "None":
+        return None
+    return _parse_scalar(dict if key.name != name else key.hint, texts[0])
+
+
+def _parse_scalar(kind: Any, text: str) -> Any:
+    try:
+        if kind in (int, float):
+            return kind(text)
+        if kind is bool:
+            return {"true": True, "false": False}.get(text.lower(), text)
+        if dict in (kind, typing.get_origin(kind)):
+            return tomllib.loads(f"value = {text}")["value"]
+    except ValueError:  # of TOML too
+        pass
+    return text
+
+
+def _field_docs(cls: type) -> dict[str, str]:
+    """The string below each field of a class, on one line."""
+    (definition,) = ast.parse(inspect.getsource(cls)).body
+    assert isinstance(definition, ast.ClassDef)
+    docs: dict[str, str] = {}
+    for field, below in itertools.pairwise(definition.body):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(text))):
+                docs[name] = " ".join(text.split())
+    return docs
