@@ -60,6 +60,11 @@ def test_plan_prints_costs_before_anyone_spends_them(capsys: pytest.CaptureFixtu
     code, out, _ = run(capsys, "plan", "cifar10-cpu", "--num-samples", "50000")
     assert code == 0
     assert "cifar10-cpu" in out.splitlines()[2]
+    code, out, _ = run(capsys, "plan", "cifar10-cpu", "--num-samples", "50000", "--json")
+    assert code == 0
+    (found,) = json.loads(out)
+    assert (found["name"], round(found["pairs"])) == ("cifar10-cpu", 300_000)
+    assert found["training_flops"] == pytest.approx(3e5 * found["pair"]["training_flops"])
     code, _, err = run(capsys, "plan", "cifar10-cpu")
     assert code == 2
     assert_one_line(err, "6 epochs", "--num-samples N")

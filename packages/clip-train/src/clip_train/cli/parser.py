@@ -157,6 +157,7 @@ def _add_plan(commands: Any) -> None:
     parser.add_argument(
         "--num-samples", type=int, metavar="N", help="size of the data set, for lengths in epochs"
     )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def _add_number(

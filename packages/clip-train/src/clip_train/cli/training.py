@@ -21,7 +21,7 @@ from clip_train.config.presets import load_config
 from clip_train.config.run import Config
 from clip_train.config.supernet import SupernetSettings
 from clip_train.cost.assumptions import Accelerators
-from clip_train.cost.table import cost_table, plan_run
+from clip_train.cost.table import cost_record, cost_table, plan_run
 from clip_train.engine import runs
 from clip_train.logs.run_directory import CONFIG_NAME, RunDirectory
 from clip_train.model.loading import DEFAULT_MODEL
@@ -96,7 +96,10 @@ def plan(options: argparse.Namespace) -> None:
         )
         for name in options.configs
     ]
-    print(cost_table(planned, accelerators))
+    if options.json:
+        print(json.dumps([cost_record(run) for run in planned], indent=2))
+    else:
+        print(cost_table(planned, accelerators))
 
 
 def _dry_run(config: Config) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clip_models import ConfigError
 from clip_models.config import require
@@ -73,6 +73,17 @@ def plan_run(
         run_cost(model, cost, pairs=pairs, accelerators=accelerators),
         kept / accelerators.number / train.accumulation * size,
     )
+
+
+def cost_record(run: PlannedRun) -> dict[str, Any]:
+    """The numbers of a row, in units of one: bytes, FLOPs, tokens, pairs."""
+    return {
+        "name": run.name,
+        **run.run._asdict(),
+        "pairs": run.run.training_flops / run.pair.training_flops,
+        "activation_bytes": run.activation_bytes,
+        "pair": run.pair._asdict(),
+    }
 
 
 def cost_table(runs: Sequence[PlannedRun], accelerators: Accelerators) -> str:
