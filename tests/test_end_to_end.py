@@ -28,7 +28,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shapes drawn, a short training, an evaluation of the result in both layouts."""
     root = tmp_path_factory.mktemp("work")
     shapes = root / "shapes"
-    command("clip-train", "data", "shapes", "--out", shapes, "--train", "3000", "--val-per-class", "2")
+    size = ("--train", "3000", "--val-per-class", "2")
+    command("clip-train", "data", "shapes", "--out", shapes, *size)
     sources = ("--data.train", f"wds:{shapes}/train", "--data.val", shapes / "val")
     command("clip-train", "run", "shapes-tiny", *sources, "--out", root / "run")
     for layout in ("val", "val-wds"):
