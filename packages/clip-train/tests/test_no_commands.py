@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tomli_w
 from clip_eval.cli.main import main as clip_eval
 from clip_eval.data import BadImage, Source, decode_image, open_source
 from clip_models.config import to_dict
@@ -55,11 +55,11 @@ def test_in_a_source(
         config = to_dict(tiny_config)
         config["data"] |= {"train": spec, "order": order}
         config["data"] |= {"epoch_samples": 96} if order == "stream" else {}
-        Path("config.json").write_text(json.dumps(config))
+        Path("config.toml").write_text(tomli_w.dumps(config))
         flags = [word for key in ("train", "val") for word in (f"--data.{key}", spec)]
         flags += ["--data.order", order, *(("--data.epoch-samples", "8") * (order == "stream"))]
         for more in ([], ["--dry-run"]):
-            assert clip_train(["run", "config.json", "--out", "run", *more]) == 2
+            assert clip_train(["run", "config.toml", "--out", "run", *more]) == 2
             assert clip_train(["run", "shapes-tiny", "--out", "run", *flags, *more]) == 2
     assert clip_train(["data", "inspect", spec]) == 2
     assert clip_train(["data", "convert", spec, "--out", "converted"]) == 2

@@ -6,7 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
-from clip_eval.data.formats import FORMS
+from clip_eval.data.formats import list_forms
 
 MODEL_HELP = (
     "run or checkpoint directory, open_clip:NAME[:TAG-OR-FILE], hf:ID-OR-DIRECTORY, "
@@ -16,7 +16,7 @@ TEMPLATES_HELP = (
     "file of caption templates, {c} for the class; JSON of class to prompts; or the name of a "
     "standard data set such as imagenet1k"
 )
-DATA_HELP = f"data set: {', '.join(FORMS)}, or a path of recognized layout"
+DATA_HELP = f"data set: {list_forms()}, or a path of recognized layout"
 
 
 def add_out(

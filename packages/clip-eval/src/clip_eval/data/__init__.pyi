@@ -1,29 +1,36 @@
 from .class_names import ClassList
-from .faults import BadImage, BadSample, DataError
-from .formats import open_source
+from .faults import BadImage, BadSample, DataError, Fault
+from .formats import FORMATS, Format, absolute_source, is_missing, open_source, register_format
 from .images import decode_image
 from .samples import Sample, Source
-from .shards.files import ShardCache, check_url, open_location
+from .shards.cache import ShardCache
 from .shards.paths import expand_shards
 from .shards.webdataset import sample_from_files
 from .templates import DEFAULT_TEMPLATES, TEMPLATES_FILE, fill_templates, read_templates
+from .urls import check_url, open_location
 
 __all__ = [
     "DEFAULT_TEMPLATES",
+    "FORMATS",
     "TEMPLATES_FILE",
     "BadImage",
     "BadSample",
     "ClassList",
     "DataError",
+    "Fault",
+    "Format",
     "Sample",
     "ShardCache",
     "Source",
+    "absolute_source",
     "check_url",
     "decode_image",
     "expand_shards",
     "fill_templates",
+    "is_missing",
     "open_location",
     "open_source",
     "read_templates",
+    "register_format",
     "sample_from_files",
 ]

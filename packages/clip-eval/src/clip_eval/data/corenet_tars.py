@@ -1,7 +1,7 @@
 """CoreNet's image–text set: ``metadata.pkl`` and ``0.tar.gz``, ``1.tar.gz``, … of pickled samples.
 
 A tar.gz cannot be read by position, so each is decompressed once into the bounded cache of
-`clip_eval.data.shards.files`.  Members are ``<k>/<number>.pkl``: a dict of ``image`` (base64) and
+`clip_eval.data.shards.cache`.  Members are ``<k>/<number>.pkl``: a dict of ``image`` (base64) and
 ``text`` or ``texts``.  Pickles are read by `clip_eval.data.restricted_pickle`.
 """
 
@@ -18,10 +18,11 @@ import numpy as np
 from clip_eval.data.faults import BadSample, DataError, Fault
 from clip_eval.data.restricted_pickle import UnsafePickle, load_plain
 from clip_eval.data.samples import Sample
-from clip_eval.data.shards.files import ShardCache, ShardFile, is_url, read_url
+from clip_eval.data.shards.cache import ShardCache, ShardFile
 from clip_eval.data.shards.offset_index import IndexedShards, IndexedSource, Scan
 from clip_eval.data.shards.tar_index import BLOCK, TarDamage, iter_members
 from clip_eval.data.templates import choose_templates
+from clip_eval.data.urls import is_url, read_url
 
 METADATA = "metadata.pkl"
 

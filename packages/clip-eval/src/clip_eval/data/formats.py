@@ -1,42 +1,177 @@
-"""One way in: a data set from a short text such as ``imagefolder:photos/val``."""
+"""The table of data formats, and the way in: a source from a text such as `imagefolder:photos/val`.
+
+A format is a reader (a subclass of `Source`) and a row of `FORMATS`. Whatever lists, recognizes or
+opens formats reads the table: `open_source`, `absolute_source`, error texts, the help of the
+commands. A reader is imported when its first source is opened.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
-from clip_eval.data.class_names import ClassList
-from clip_eval.data.coco_captions import CocoCaptions
-from clip_eval.data.corenet_tars import CoreNetTars
-from clip_eval.data.csv_table import CsvTable
+from clip_eval.data.class_names import ClassList, ClassNames
 from clip_eval.data.faults import DataError
-from clip_eval.data.image_folder import ImageFolder, holds_images
-from clip_eval.data.parquet_table import ParquetTable
 from clip_eval.data.samples import Source
-from clip_eval.data.shards.files import ShardCache, check_url, is_url, refuse_command
-from clip_eval.data.shards.tfrecord import TFRecordSource
-from clip_eval.data.shards.webdataset import WebDataset
-from clip_eval.data.torchvision_sets import SETS, TorchvisionSet
+from clip_eval.data.shards.cache import ShardCache
+from clip_eval.data.urls import check_url, is_url, refuse_command
 
-FORMS = (
-    "imagefolder:DIR",
-    "wds:DIR-OR-PATTERN-OR-URL",
-    "csv:FILE",
-    "parquet:FILE-OR-DIR",
-    "coco:JSON",
-    "tfrecord:DIR-OR-PATTERN",
-    "corenet:DIR",
-    "cifar10[:ROOT]",
-    "cifar100[:ROOT]",
-)
-KINDS = ("imagefolder", "wds", "csv", "parquet", "coco", "tfrecord", "corenet", *SETS)
+WILDCARDS = frozenset("*?[{")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """A data format: one row of the table.
+
+    Attributes:
+        kind: The name before the colon.
+        reader: `module:name` of the reader, or the reader itself. It is called with the path and
+            with those keyword arguments of `open_source` that it accepts.
+        form: How a source is written, for help and errors.
+        content: What is read, as a noun phrase.
+        accepts: Keyword arguments of `open_source` that the reader takes.
+        is_on_disk: Whether the part after the colon is a path on this machine, unless it is a URL.
+        needs_path: Whether there must be something after the colon.
+        file_names: Patterns of file names, lower case, by which a bare path is recognized.
+        contents: Patterns below a directory by which a bare directory is recognized.
+        is_default_directory: Whether a directory that no row recognizes is taken for this format.
+        is_default_pattern: The same of URLs, and of patterns with wildcards or braces.
+    """
+
+    kind: str
+    reader: str | Callable[..., Source]
+    form: str
+    content: str
+    accepts: tuple[str, ...] = ()
+    is_on_disk: bool = True
+    needs_path: bool = True
+    file_names: tuple[str, ...] = ()
+    contents: tuple[str, ...] = ()
+    is_default_directory: bool = False
+    is_default_pattern: bool = False
+
+    def load_reader(self) -> Callable[..., Source]:
+        """The reader, imported now if it is given by name."""
+        if not isinstance(self.reader, str):
+            return self.reader
+        module, _, name = self.reader.partition(":")
+        reader: Callable[..., Source] = getattr(importlib.import_module(module), name)
+        return reader
+
+
+_TABLE = ("classnames", "templates", "image_key", "caption_key", "image_root")
+_SHARDS = ("classnames", "templates", "split", "image_key", "caption_key", "cache")
+_TORCHVISION = ("classnames", "templates", "split", "default_split", "download")
+
+FORMATS: dict[str, Format] = {
+    row.kind: row
+    for row in (
+        Format(
+            kind="imagefolder",
+            reader="clip_eval.data.image_folder:ImageFolder",
+            form="imagefolder:DIR",
+            content="class folders of images, `DIR/<class>/**/*.jpg`",
+            accepts=("classnames", "templates", "split"),
+            is_default_directory=True,
+        ),
+        Format(
+            kind="wds",
+            reader="clip_eval.data.shards.webdataset:WebDataset",
+            form="wds:DIR-OR-PATTERN-OR-URL",
+            content="WebDataset tar shards, CLIP_benchmark's layout included",
+            accepts=_SHARDS,
+            file_names=("*.tar",),
+            contents=("*.tar", "*/*.tar", "nshards.txt", "*/nshards.txt"),
+            is_default_pattern=True,
+        ),
+        Format(
+            kind="csv",
+            reader="clip_eval.data.csv_table:CsvTable",
+            form="csv:FILE",
+            content="a CSV or TSV file of image paths with captions, class names or label numbers",
+            accepts=_TABLE,
+            file_names=("*.csv", "*.tsv"),
+        ),
+        Format(
+            kind="parquet",
+            reader="clip_eval.data.parquet_table:ParquetTable",
+            form="parquet:FILE-OR-DIR",
+            content="Parquet files of image paths, or with the images inside",
+            accepts=_TABLE,
+            file_names=("*.parquet",),
+            contents=("*.parquet",),
+        ),
+        Format(
+            kind="coco",
+            reader="clip_eval.data.coco_captions:CocoCaptions",
+            form="coco:JSON",
+            content="COCO's captions, or the JSON file of Karpathy's splits",
+            accepts=("templates", "split", "image_root"),
+            file_names=("*.json",),
+        ),
+        Format(
+            kind="tfrecord",
+            reader="clip_eval.data.shards.tfrecord:TFRecordSource",
+            form="tfrecord:DIR-OR-PATTERN",
+            content="TFRecord files as img2dataset and TFDS write them, read without TensorFlow",
+            accepts=_SHARDS,
+            file_names=("*.tfrecord*",),
+            contents=("*.tfrecord*", "*/*.tfrecord*"),
+        ),
+        Format(
+            kind="corenet",
+            reader="clip_eval.data.corenet_tars:CoreNetTars",
+            form="corenet:DIR",
+            content="CoreNet's tar.gz files with `metadata.pkl`",
+            accepts=("templates", "cache"),
+            contents=("metadata.pkl",),
+        ),
+        Format(
+            kind="cifar10",
+            reader="clip_eval.data.torchvision_sets:Cifar10",
+            form="cifar10[:ROOT]",
+            content="CIFAR-10 as torchvision stores it, downloaded if it is not there",
+            accepts=_TORCHVISION,
+            needs_path=False,
+        ),
+        Format(
+            kind="cifar100",
+            reader="clip_eval.data.torchvision_sets:Cifar100",
+            form="cifar100[:ROOT]",
+            content="CIFAR-100 as torchvision stores it, downloaded if it is not there",
+            accepts=_TORCHVISION,
+            needs_path=False,
+        ),
+    )
+}
+"""Rows by kind; the first row that recognizes a bare path opens it."""
+
+
+def register_format(row: Format) -> None:
+    """Add a row to the table.
+
+    Raises:
+        DataError: There is a format of that kind already.
+    """
+    if row.kind in FORMATS:
+        raise DataError(f"there is a data format {row.kind!r} already; choose another kind")
+    FORMATS[row.kind] = row
+
+
+def list_forms() -> str:
+    """How sources are written, as one text for help and errors."""
+    return ", ".join(row.form for row in FORMATS.values())
 
 
 def open_source(
     spec: str | Path,
     *,
-    classnames: ClassList | Sequence[str] | Mapping[str, str] | None = None,
+    classnames: ClassNames | None = None,
     templates: Sequence[str] | None = None,
     split: str | None = None,
     default_split: str | None = None,
@@ -48,17 +183,17 @@ def open_source(
 ) -> Source:
     """A random-access source from its description.
 
+    An option that a format has no use for is ignored, except `split`.
+
     Args:
-        spec: One of the forms in `FORMS`, such as ``imagefolder:DIR``, ``wds:DIR`` (or a tar, a
-            glob, a brace range, a URL), ``csv:FILE``, ``parquet:DIR``, ``coco:JSON``,
-            ``tfrecord:DIR``; or a bare path that is recognised.
+        spec: `kind:path` in one of the forms of `FORMATS`, such as `imagefolder:DIR`, `wds:DIR`
+            (or a tar, a glob, a brace range, a URL), `csv:FILE`; or a bare path that is recognized.
         classnames: Class names in label order, or a mapping of folder to class name, instead
             of those that come with the data.
-        templates: Caption templates with ``{c}``, instead of those that come with the data.
+        templates: Caption templates with `{c}`, instead of those that come with the data.
         split: Which split, where the data has several.
-        default_split: The split of a torchvision set when ``split`` is None, instead of its test
+        default_split: The split of a torchvision set when `split` is None, instead of its test
             split; data on disk has no default.
-
         image_key: Column, feature or extension of the image, where it has an unusual name.
         caption_key: Column, feature, extension or JSON key of the captions.
         image_root: Directory that the paths of a table or of COCO's JSON are relative to.
@@ -68,85 +203,84 @@ def open_source(
     Raises:
         DataError: The description is not understood, or the data cannot be used.
     """
-    kind, path = _split_spec(str(spec))
-    if kind == "imagefolder":
-        return ImageFolder(path, classnames=classnames, templates=templates, split=split)
-    keys = {"image_key": image_key, "caption_key": caption_key}
-    if kind in ("csv", "parquet") and split is not None:
-        raise DataError(f"{spec}: a table has no splits; give the file of the split")
-    if kind == "csv":
-        return CsvTable(
-            path, classnames=classnames, templates=templates, image_root=image_root, **keys
-        )
-    names = None if classnames is None else ClassList.of(classnames).names
-    if kind == "parquet":
-        return ParquetTable(
-            path, classnames=names, templates=templates, image_root=image_root, **keys
-        )
-    if kind == "coco":
-        return CocoCaptions(path, image_root=image_root, split=split, templates=templates)
-    if kind == "corenet":
-        return CoreNetTars(path, templates=templates, cache=cache)
-    if kind in ("wds", "tfrecord"):
-        reader = WebDataset if kind == "wds" else TFRecordSource
-        return reader(path, classnames=names, templates=templates, split=split, cache=cache, **keys)
-    return TorchvisionSet(
-        kind,
-        path or None,
-        classnames=names,
-        templates=templates,
-        split=split or default_split,
-        download=download,
-    )
+    row, path = _resolve(str(spec))
+    options: dict[str, Any] = {
+        "classnames": None if classnames is None else ClassList.of(classnames),
+        "templates": templates,
+        "split": split,
+        "default_split": default_split,
+        "image_key": image_key,
+        "caption_key": caption_key,
+        "image_root": image_root,
+        "cache": cache,
+        "download": download,
+    }
+    if split is not None and "split" not in row.accepts:
+        raise DataError(f"{spec}: {row.kind} data has no splits; give the file of the split")
+    return row.load_reader()(path, **{name: options[name] for name in row.accepts})
 
 
-def _split_spec(spec: str) -> tuple[str, str]:
-    if spec in SETS:
-        return spec, ""
+def absolute_source(spec: str) -> str:
+    """A source with its path made absolute; URLs and what is no path on disk stay as they are."""
     kind, colon, path = spec.partition(":")
-    if colon and kind in KINDS:
-        if not path and kind not in SETS:
+    if not spec or is_url(spec) or is_url(path):
+        return spec
+    if colon and path and kind in FORMATS:
+        return f"{kind}:{Path(path).absolute()}" if FORMATS[kind].is_on_disk else spec
+    is_pattern = bool(WILDCARDS & set(spec)) and not _names_kind(spec)
+    return str(Path(spec).absolute()) if is_pattern or Path(spec).exists() else spec
+
+
+def is_missing(spec: str) -> bool:
+    """Whether a source names one path on disk, without wildcards, where there is nothing."""
+    kind, _, path = spec.partition(":")
+    row = FORMATS.get(kind)
+    if row is None or not row.is_on_disk or not row.needs_path or is_url(path):
+        return False
+    return not (WILDCARDS | {":"}) & set(path) and not Path(path).exists()
+
+
+def _resolve(spec: str) -> tuple[Format, str]:
+    """The row of a source, and the path that its reader gets."""
+    kind, _, path = spec.partition(":")
+    row = FORMATS.get(kind)
+    if row is not None and (":" in spec or not row.needs_path):
+        if not path and row.needs_path:
             raise DataError(f"{spec!r}: expected a path after {kind}:")
-        return kind, path
+        return row, path
     if not Path(spec).exists():
         refuse_command(spec)
-    if is_url(spec):
-        check_url(spec)
-        return _recognise(spec), spec
-    if colon and kind.isidentifier() and len(kind) > 1 and not Path(spec).exists():
-        near = difflib.get_close_matches(kind, KINDS, n=1)
-        hint = f"did you mean {near[0]}:? " if near else ""
-        raise DataError(f"{spec!r}: unknown kind {kind!r}; {hint}expected {', '.join(FORMS)}")
-    return _recognise(spec), spec
+        if is_url(spec):
+            check_url(spec)
+        elif _names_kind(spec):
+            near = difflib.get_close_matches(kind, FORMATS, n=1)
+            hint = f"did you mean {near[0]}:? " if near else ""
+            raise DataError(f"{spec!r}: unknown kind {kind!r}; {hint}expected {list_forms()}")
+    return _recognize(spec), spec
 
 
-def _recognise(path_text: str) -> str:
-    path = Path(path_text)
-    if ".tfrecord" in path.name:
-        return "tfrecord"
-    by_suffix = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".json": "coco"}
-    if path.suffix.lower() in by_suffix:
-        return by_suffix[path.suffix.lower()]
-    if path_text.endswith(".tar") or "{" in path_text or is_url(path_text):
-        return "wds"
-    if not path.exists():
-        if any(mark in path_text for mark in "*?["):
-            return "wds"
-        raise DataError(f"{path_text}: no such file or directory; expected {', '.join(FORMS)}")
+def _names_kind(spec: str) -> bool:
+    """Whether a text begins like `kind:`; a single letter is a drive."""
+    kind, colon, _ = spec.partition(":")
+    return bool(colon) and kind.isidentifier() and len(kind) > 1
+
+
+def _recognize(spec: str) -> Format:
+    """The row that a bare path, pattern or URL belongs to."""
+    path = Path(spec)
+    rows = FORMATS.values()
+    for row in rows:
+        if any(fnmatchcase(path.name.lower(), pattern) for pattern in row.file_names):
+            return row
     if path.is_dir():
-        if next(path.glob("*.tar"), None) or next(path.glob("*/*.tar"), None):
-            return "wds"
-        if next(path.glob("nshards.txt"), None) or next(path.glob("*/nshards.txt"), None):
-            return "wds"
-        for kind, pattern in (
-            ("corenet", "metadata.pkl"),
-            ("parquet", "*.parquet"),
-            ("tfrecord", "*.tfrecord*"),
-            ("tfrecord", "*/*.tfrecord*"),
-        ):
-            if next(path.glob(pattern), None):
-                return kind
-        if holds_images(path) or any(path.iterdir()):
-            return "imagefolder"
-        raise DataError(f"{path_text}: empty; expected class folders with images, or .tar shards")
-    raise DataError(f"{path_text}: not a kind of data known here; expected {', '.join(FORMS)}")
+        for row in rows:
+            if any(next(path.glob(pattern), None) for pattern in row.contents):
+                return row
+        if any(path.iterdir()):
+            return next(row for row in rows if row.is_default_directory)
+        raise DataError(f"{spec}: empty; expected class folders with images, or .tar shards")
+    if not path.exists():
+        if is_url(spec) or WILDCARDS & set(spec):
+            return next(row for row in rows if row.is_default_pattern)
+        raise DataError(f"{spec}: no such file or directory; expected {list_forms()}")
+    raise DataError(f"{spec}: not a kind of data known here; expected {list_forms()}")

@@ -105,11 +105,6 @@ class ImageFolder(Source):
         return Sample(path, data, self.class_captions(label, path), label)
 
 
-def holds_images(directory: Path) -> bool:
-    """Whether some folder of the directory holds an image (stops at the first one)."""
-    return any(_files_below(folder, first=True).images for folder in _visible_folders(directory))
-
-
 def _name(root: Path, split: str | None) -> str:
     """The directory's name, with the one above it where the name is only that of a split."""
     above = [root.parent.name] if root.name in SPLIT_NAMES else []
@@ -176,8 +171,8 @@ class _Found(NamedTuple):
     loops: list[str]
 
 
-def _files_below(folder: Path, *, first: bool = False) -> _Found:
-    """The images below a folder (or the first one), what else is there, and links that loop."""
+def _files_below(folder: Path) -> _Found:
+    """The images below a folder, what else is there, and links that loop."""
     found = _Found([], [], [])
     parents = (folder, *folder.resolve().parents)
     above = {str(folder): {_identity(parent) for parent in parents}}
@@ -199,8 +194,6 @@ def _files_below(folder: Path, *, first: bool = False) -> _Found:
                 continue
             is_image = os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
             (found.images if is_image else found.others).append((below / name).as_posix())
-            if first and is_image:
-                return found
     return _Found(*map(sorted, found))
 
 

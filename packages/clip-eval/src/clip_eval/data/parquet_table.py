@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import json
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 from clip_eval.data.class_names import ClassList, ClassNames, choose_names
 from clip_eval.data.csv_table import CAPTION_COLUMNS, LABEL_COLUMNS, PATH_COLUMNS, find_column
 from clip_eval.data.faults import BadSample, DataError
+from clip_eval.data.lru_cache import LRUCache
 from clip_eval.data.samples import Sample, Source
 from clip_eval.data.shards.paths import expand_braces
 from clip_eval.data.templates import choose_templates
@@ -92,7 +92,9 @@ class ParquetTable(Source):
         found_names = _class_names(schema, self.label_column)
         self.classnames = choose_names(found_names, classnames, where=f"{self.files[0]}")
         self.templates = choose_templates(templates, folder)
-        self._cache: OrderedDict[int, Any] = OrderedDict()
+        self._rows = LRUCache(
+            self._read_rows, CACHE_BYTES if self.holds_images else None, _count_bytes
+        )
         if not len(self):
             raise DataError(f"{pattern}: no rows")
         if self.holds_images:  # rows without images are short: all are kept, in any order
@@ -103,10 +105,6 @@ class ParquetTable(Source):
     def __len__(self) -> int:
         """Number of rows."""
         return self._first[-1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but the rows that were read."""
-        return {**self.__dict__, "_cache": OrderedDict()}
 
     def place(self, index: int) -> str:
         """The file of a row and its row group."""
@@ -123,7 +121,7 @@ class ParquetTable(Source):
         group, number = self._find(index)
         where = self.place(index)
         try:
-            row = {name: column[number].as_py() for name, column in self._rows(group).items()}
+            row = {name: column[number].as_py() for name, column in self._rows.get(group).items()}
         except Exception as error:  # of a damaged file, pyarrow raises nearly everything
             raise BadSample("unreadable", " ".join(str(error).split())[:200], where) from error
         named = row.get(self.name_column) if self.name_column else None
@@ -153,23 +151,12 @@ class ParquetTable(Source):
         group = bisect_right(self._first, index) - 1
         return group, index - self._first[group]
 
-    def _rows(self, group: int) -> dict[str, Any]:
-        """The columns of a row group, kept as long as there is room."""
-        rows = self._cache.get(group)
-        if rows is None:
-            file, number = self._groups[group]
-            with _parquet().ParquetFile(self.files[file]) as opened:
-                table = opened.read_row_group(number, columns=list(self._columns))
-            rows = {name: table.column(name).combine_chunks() for name in self._columns}
-            self._cache[group] = rows
-            if self.holds_images:
-                while len(self._cache) > 1 and self._bytes_cached() > CACHE_BYTES:
-                    self._cache.popitem(last=False)
-        self._cache.move_to_end(group)
-        return rows
-
-    def _bytes_cached(self) -> int:
-        return sum(column.nbytes for rows in self._cache.values() for column in rows.values())
+    def _read_rows(self, group: int) -> dict[str, Any]:
+        """The columns of a row group."""
+        file, number = self._groups[group]
+        with _parquet().ParquetFile(self.files[file]) as opened:
+            table = opened.read_row_group(number, columns=list(self._columns))
+        return {name: table.column(name).combine_chunks() for name in self._columns}
 
     def _set_columns(self, schema: Any, image_key: str, caption_key: str) -> None:
         names = list(schema.names)
@@ -202,6 +189,10 @@ class ParquetTable(Source):
         found = (image, self.caption_column, self.label_column, self.name_column)
         self._columns = tuple(dict.fromkeys(name for name in found if name))
         self.holds_images = "string" not in str(schema.field(image).type).partition("<")[0]
+
+
+def _count_bytes(rows: dict[str, Any]) -> int:
+    return sum(column.nbytes for column in rows.values())
 
 
 def _class_names(schema: Any, label: str | None) -> tuple[str, ...] | None:

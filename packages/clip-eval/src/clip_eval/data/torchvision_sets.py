@@ -4,58 +4,60 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
 from PIL import Image
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from clip_eval.data.class_names import ClassNames, choose_names
 from clip_eval.data.faults import DataError
 from clip_eval.data.samples import Sample, Source
+from clip_eval.data.storage import cache_directory
 from clip_eval.data.templates import choose_templates
-
-SETS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 
 
 class TorchvisionSet(Source):
     """One of torchvision's data sets: read from disk if it is there, else downloaded.
 
+    A subclass names the data set: `kind`, and torchvision's class as `dataset`.
+
     Args:
-        kind: ``cifar10`` or ``cifar100``.
-        root: Where its files are or shall be; ``~/.cache/clip-eval`` (or below
-            ``XDG_CACHE_HOME``) if None.
+        root: Directory of its files; `~/.cache/clip-eval` (or below `XDG_CACHE_HOME`) if empty.
         classnames: Class names in label order, instead of torchvision's.
         templates: Caption templates.
-        split: ``test`` (the default) or ``train``.
+        split: `test` or `train`.
+        default_split: Split to read where `split` is None, instead of `test`.
         download: Whether it is downloaded where it is not on disk.
 
     Raises:
         DataError: Not on disk and not to be downloaded, or a wrong split or class list.
     """
 
+    dataset: type[CIFAR10]
+
     def __init__(
         self,
-        kind: str,
         root: str | Path | None = None,
         *,
         classnames: ClassNames | None = None,
         templates: Sequence[str] | None = None,
         split: str | None = None,
+        default_split: str | None = None,
         download: bool = True,
     ) -> None:
-        self.split = "test" if split in (None, "val") else split
+        chosen = split or default_split or "test"
+        self.split = "test" if chosen == "val" else chosen
         if self.split not in ("train", "test"):
-            raise DataError(f"{kind}: expected split 'train' or 'test', got {split!r}")
-        self.kind = kind
-        self.root = Path(root) if root else _cache_directory()
-        self.name = f"{kind}/{self.split}"
+            raise DataError(f"{self.kind}: expected split 'train' or 'test', got {split!r}")
+        self.root = Path(root) if root else cache_directory()
+        self.name = f"{self.kind}/{self.split}"
         self.templates = choose_templates(templates)
         self._data: Any = self._open(download)
         found = tuple(name.replace("_", " ") for name in self._data.classes)
-        self.classnames = choose_names(found, classnames, where=kind)
+        self.classnames = choose_names(found, classnames, where=self.kind)
         self.labels: list[int] = [int(label) for label in self._data.targets]
 
     def __len__(self) -> int:
@@ -79,17 +81,14 @@ class TorchvisionSet(Source):
         return Sample(key, image, self.class_captions(label, key), label)
 
     def _open(self, download: bool) -> Any:
-        import torchvision.datasets
-
-        build = getattr(torchvision.datasets, SETS[self.kind])
         train = self.split == "train"
         with contextlib.redirect_stdout(io.StringIO()):
-            with contextlib.suppress(RuntimeError):  # torchvision's word for "not on disk"
-                return build(str(self.root), train=train, download=False)
+            with contextlib.suppress(RuntimeError):  # torchvision's error for "not on disk"
+                return self.dataset(str(self.root), train=train, download=False)
             if not download:
                 raise DataError(f"{self.kind}: not found in {self.root}")
             try:
-                return build(str(self.root), train=train, download=True)
+                return self.dataset(str(self.root), train=train, download=True)
             except (URLError, OSError, RuntimeError) as error:
                 cause = getattr(error, "reason", None) or error
                 raise DataError(
@@ -98,6 +97,13 @@ class TorchvisionSet(Source):
                 ) from error
 
 
-def _cache_directory() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "clip-eval"
+class Cifar10(TorchvisionSet):
+    """CIFAR-10."""
+
+    kind, dataset = "cifar10", CIFAR10
+
+
+class Cifar100(TorchvisionSet):
+    """CIFAR-100."""
+
+    kind, dataset = "cifar100", CIFAR100

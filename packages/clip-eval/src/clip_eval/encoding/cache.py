@@ -22,6 +22,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clip_eval.data import storage
+
 DIGEST_BYTES = 16
 ROWS_PER_FILE = 4096
 MOST_FILES = 32
@@ -189,6 +191,5 @@ def _mapped(path: Path) -> np.ndarray | None:
 
 
 def cache_directory() -> Path:
-    """Where embeddings are kept unless told otherwise."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "clip-eval" / "embeddings"
+    """Default directory of embeddings."""
+    return storage.cache_directory() / "embeddings"

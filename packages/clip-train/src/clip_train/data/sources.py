@@ -6,7 +6,16 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from clip_eval.data import DEFAULT_TEMPLATES, BadSample, ClassList, ShardCache, Source, open_source
+from clip_eval.data import (
+    DEFAULT_TEMPLATES,
+    BadSample,
+    ClassList,
+    ShardCache,
+    Source,
+    absolute_source,
+    is_missing,
+    open_source,
+)
 from clip_models import ConfigError
 
 from clip_train.config.run import DataConfig
@@ -15,8 +24,6 @@ from clip_train.data.streaming import ShardStream
 from clip_train.shapes.source import ShapesSource, is_shapes
 
 SEPARATOR = "::"
-KINDS_ON_DISK = ("imagefolder", "wds", "csv", "parquet", "coco", "tfrecord", "corenet")
-KINDS = (*KINDS_ON_DISK, "cifar10", "cifar100")
 
 
 def open_training_source(data: DataConfig) -> Source:
@@ -66,15 +73,8 @@ def open_validation_source(data: DataConfig) -> Source | None:
 
 
 def absolute_spec(spec: str) -> str:
-    """Sources with their paths made absolute: `kind:path`, or bare paths that exist."""
-    return SEPARATOR.join(map(_absolute, spec.split(SEPARATOR)))
-
-
-def _absolute(spec: str) -> str:
-    kind, colon, path = spec.partition(":")
-    if colon and path and kind in KINDS and "://" not in spec:
-        return f"{kind}:{Path(path).absolute()}"
-    return str(Path(spec).absolute()) if spec and Path(spec).exists() else spec
+    """Sources separated by `::` with their paths made absolute."""
+    return SEPARATOR.join(map(absolute_source, spec.split(SEPARATOR)))
 
 
 def _open(
@@ -82,9 +82,7 @@ def _open(
 ) -> Source:
     if is_shapes(spec):
         return ShapesSource.of(spec)
-    kind, _, path = spec.partition(":")
-    plain = kind in KINDS_ON_DISK and "://" not in spec and not set(path) & set("*?[{:")
-    if plain and not Path(path).exists():
+    if is_missing(spec):
         raise ConfigError(
             f"{spec!r} does not exist; name your data with --data.train and --data.val, "
             "or draw the shapes set with `clip-train data shapes --out DIR`"

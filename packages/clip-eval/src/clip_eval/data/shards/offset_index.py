@@ -25,7 +25,6 @@ import json
 import os
 import random
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -37,9 +36,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from clip_eval.data.faults import DataError, Fault
+from clip_eval.data.lru_cache import LRUCache
 from clip_eval.data.samples import Source
-from clip_eval.data.shards.files import ShardFile, cache_directory, read_url
+from clip_eval.data.shards.cache import ShardFile
 from clip_eval.data.shards.open_files import OpenFiles
+from clip_eval.data.storage import atomic_path, cache_directory
+from clip_eval.data.urls import read_url
 
 OPEN_INDICES = 256
 SUFFIX = ".idx"
@@ -85,7 +87,7 @@ class IndexedShards:
         self.shards = tuple(shards)
         self._scan, self._is_whole = scan, is_whole
         self._files = OpenFiles(self._local)
-        self._indices: OrderedDict[int, NDArray[np.uint64]] = OrderedDict()
+        self._indices = LRUCache(self._map_index, OPEN_INDICES)
         self._index_files: list[Path] = [Path()] * len(self.shards)
         faults: dict[int, tuple[Fault, ...]] = {}
         sizes = [0] * len(self.shards)
@@ -102,8 +104,8 @@ class IndexedShards:
         return self._first[-1]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the mapped files, and what only the first look at shards needed."""
-        return {**self.__dict__, "_indices": OrderedDict(), "_scan": None, "_is_whole": None}
+        """Everything but the functions that only building the index needs."""
+        return {**self.__dict__, "_scan": None, "_is_whole": None}
 
     def place(self, index: int) -> Place:
         """Where sample ``index`` lies.
@@ -113,7 +115,7 @@ class IndexedShards:
             OSError: The index file is gone.
         """
         shard, number = self.shard_of(index)
-        offsets = self._offsets(shard)
+        offsets = self._indices.get(shard)
         start = int(offsets[number])
         return Place(shard, number, start, int(offsets[number + 1]) - start)
 
@@ -140,14 +142,8 @@ class IndexedShards:
     def _local(self, number: int) -> Path:
         return self.shards[number].local()
 
-    def _offsets(self, shard: int) -> NDArray[np.uint64]:
-        offsets = self._indices.get(shard)
-        if offsets is None:
-            offsets = np.memmap(self._index_files[shard], dtype="<u8", mode="r")
-            self._indices[shard] = offsets
-            if len(self._indices) > OPEN_INDICES:
-                self._indices.popitem(last=False)
-        return offsets
+    def _map_index(self, shard: int) -> NDArray[np.uint64]:
+        return np.memmap(self._index_files[shard], dtype="<u8", mode="r")
 
     def _open_index(self, number: int) -> tuple[int, tuple[Fault, ...]]:
         """Number of samples of a shard and its damage; afterwards its index file exists."""
@@ -217,7 +213,7 @@ def _index_paths(shard: ShardFile) -> Iterator[Path]:
     path = _index_in_cache(shard)
     yield path
     content = read_url(shard.location + SUFFIX) if shard.is_remote and not shard.unzip else None
-    if content is not None and _replace(path, content):
+    if content is not None and _write(path, content):
         yield path
 
 
@@ -225,13 +221,13 @@ def _write_index(shard: ShardFile, scan: Scan) -> Path:
     """Write the index beside the shard, or else into the cache, in one step; its path."""
     content = scan.offsets.astype("<u8").tobytes()
     beside = Path(shard.location + SUFFIX)
-    if not shard.is_cached and _replace(beside, content):
+    if not shard.is_cached and _write(beside, content):
         return beside
     path = _index_in_cache(shard)
     if shard.is_cached and scan.faults:  # it will not be looked through again
         records = [dataclasses.asdict(fault) for fault in scan.faults]
-        _replace(path.with_suffix(FAULTS), json.dumps(records).encode())
-    if not _replace(path, content):
+        _write(path.with_suffix(FAULTS), json.dumps(records).encode())
+    if not _write(path, content):
         raise DataError(f"{path}: an index cannot be written; set XDG_CACHE_HOME to a directory")
     return path
 
@@ -244,15 +240,14 @@ def _stored_faults(path: Path) -> tuple[Fault, ...]:
     return tuple(Fault(**record) for record in json.loads(file.read_text(encoding="utf-8")))
 
 
-def _replace(path: Path, content: bytes) -> bool:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+def _write(path: Path, content: bytes) -> bool:
+    """Write a file in one step; whether its directory can be written."""
     try:
         if path.parent.name == INDEX_FOLDER:
             path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content)
     except OSError:
-        partial.unlink(missing_ok=True)
         return False
     return True
 

@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from clip_eval.data.lru_cache import LRUCache
 
 OPEN_FILES = 64
 
 
 class OpenFiles:
-    """The files most recently read stay open.
+    """The most recently read files stay open.
 
     Args:
-        locate: Path of file number ``n`` on disk; may fetch it first.
+        locate: Path of file number `n` on disk; may fetch it first.
     """
 
     def __init__(self, locate: Callable[[int], Path]) -> None:
         self._locate = locate
-        self._open: OrderedDict[int, _Descriptor] = OrderedDict()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but the open files."""
-        return {**self.__dict__, "_open": OrderedDict()}
+        self._files = LRUCache(self._open, OPEN_FILES)
 
     def read_at(self, number: int, offset: int, length: int) -> bytes:
-        """Bytes of one file; fewer than ``length`` where it ends before.
+        """Bytes of one file; fewer than `length` where it ends before.
 
         Raises:
             OSError: The file cannot be opened or read.
         """
-        file = self._open.get(number) or _Descriptor(self._locate(number))
-        self._open[number] = file
-        self._open.move_to_end(number)
-        if len(self._open) > OPEN_FILES:
-            self._open.popitem(last=False)
-        return os.pread(file.number, length, offset)
+        return os.pread(self._files.get(number).number, length, offset)
+
+    def _open(self, number: int) -> _Descriptor:
+        return _Descriptor(self._locate(number))
 
 
 class _Descriptor:

@@ -11,8 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 from clip_eval.data.class_names import CLASSES_FILE, ClassList
 from clip_eval.data.faults import DataError
-from clip_eval.data.shards.files import check_url, is_url, read_url, refuse_command
 from clip_eval.data.templates import TEMPLATES_FILE, choose_templates
+from clip_eval.data.urls import check_url, is_url, read_url, refuse_command
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")

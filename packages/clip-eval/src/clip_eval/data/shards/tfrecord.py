@@ -16,12 +16,13 @@ import numpy as np
 from clip_eval.data.class_names import ClassList, ClassNames, choose_names
 from clip_eval.data.faults import BadSample, DataError, Fault
 from clip_eval.data.samples import Sample
+from clip_eval.data.shards.cache import ShardCache, ShardFile
 from clip_eval.data.shards.crc32c import masked_crc32c
-from clip_eval.data.shards.files import ShardCache, ShardFile, is_url
 from clip_eval.data.shards.offset_index import IndexedShards, IndexedSource, Place, Scan
 from clip_eval.data.shards.paths import expand_braces
 from clip_eval.data.shards.tf_example import Values, WireError, parse_example
 from clip_eval.data.templates import choose_templates
+from clip_eval.data.urls import is_url
 
 HEADER, FOOTER = 12, 4
 IMAGE_KEYS = ("jpg", "jpeg", "png", "webp", "image", "image/encoded", "image_raw")

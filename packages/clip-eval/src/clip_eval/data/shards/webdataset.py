@@ -15,7 +15,7 @@ import numpy as np
 from clip_eval.data.class_names import CLASSES_FILE, ClassNames, choose_names
 from clip_eval.data.faults import BadSample, DataError, Fault
 from clip_eval.data.samples import Sample, class_captions
-from clip_eval.data.shards.files import ShardCache, ShardFile
+from clip_eval.data.shards.cache import ShardCache, ShardFile
 from clip_eval.data.shards.offset_index import IndexedShards, IndexedSource, Scan
 from clip_eval.data.shards.paths import find_shards
 from clip_eval.data.shards.sidecars import captions_and_label, targets_of

@@ -13,7 +13,7 @@ import pytest
 from clip_eval.data import BadSample, DataError, open_source
 from clip_eval.data.corenet_tars import CoreNetTars
 from clip_eval.data.restricted_pickle import UnsafePickle, load_plain
-from clip_eval.data.shards.files import ShardCache
+from clip_eval.data.shards.cache import ShardCache
 
 
 class Hostile:
@@ -69,7 +69,7 @@ def test_each_tar_is_decompressed_once_within_the_bound(corenet: Path, tmp_path:
     size = len(gzip.decompress((corenet / "0.tar.gz").read_bytes()))
     source = CoreNetTars(corenet, cache=ShardCache(tmp_path / "small", max_bytes=size))
     for index in (0, 5, 1, 4):
-        source._index._files._open.clear()
+        source._index._files._files.clear()
         assert source.read(index).image == f"image {index}".encode()
         assert len(list((tmp_path / "small").glob("*.tar"))) == 1
 

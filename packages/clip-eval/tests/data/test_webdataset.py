@@ -193,7 +193,7 @@ def test_pickles_after_reading_and_forgets_the_oldest_files(
     before = [source.read(i) for i in (0, 11, 1)]
     again = pickle.loads(pickle.dumps(source))
     assert [again.read(i) for i in (0, 11, 1)] == before
-    assert len(again._index._files._open) == 1
+    assert len(again._index._files._files) == 1
 
 
 def test_indexing_reads_no_contents(colour_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 from clip_eval.data import BadSample, DataError
-from clip_eval.data.shards.files import ShardCache, ShardFile
+from clip_eval.data.shards.cache import ShardCache, ShardFile
 from clip_eval.data.shards.webdataset import WebDataset
 
 
@@ -42,7 +42,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
             pass
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("clip_eval.data.shards.files.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("clip_eval.data.shards.cache.FIRST_PAUSE", 0.01)
     handler = functools.partial(Handler, directory=str(root))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
         thread = threading.Thread(target=http.serve_forever, args=(0.02,))
@@ -103,7 +103,7 @@ def test_the_cache_keeps_its_bound_and_the_shards_used_last(
 
     assert len(held()) <= 2
     for index in (0, 4, 0, 8):
-        source._index._files._open.clear()
+        source._index._files._files.clear()
         source.read(index)
     assert held() == ["000.tar", "002.tar"]
     assert [source.read(i).captions for i in range(20)] == [
@@ -148,7 +148,7 @@ def test_a_shard_that_vanishes_gives_bad_samples(
     (server.root / "001.tar").unlink()
     for path in (tmp_path / "one").glob("*.tar"):
         path.unlink()
-    source._index._files._open.clear()
+    source._index._files._files.clear()
     with pytest.raises(BadSample, match=r"001\.tar, sample 1: unreadable.*HTTP 404"):
         source.read(5)
 

@@ -84,7 +84,7 @@ def test_row_groups_are_forgotten_when_there_is_no_room(
     expected = [source.read(i) for i in range(14)]
     for index in (0, 13, 4, 0, 9):
         assert source.read(index) == expected[index]
-    assert len(source._cache) < 6
+    assert len(source._rows) < 6
     assert source.working_set == 3
 
 

@@ -1,0 +1,45 @@
+"""Files of our own: written in one step, locked between processes, kept below one directory."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+PARTIAL = ".partial"
+
+
+def cache_directory() -> Path:
+    """Where downloads and indices go: `$XDG_CACHE_HOME/clip-eval` or `~/.cache/clip-eval`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "clip-eval"
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`: written to by the caller, then flushed to disk and renamed.
+
+    Where the caller fails, the temporary file is removed and what was at `path` stays.
+
+    Raises:
+        OSError: The file cannot be flushed or renamed.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):  # a read-only file system refuses this too
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock_file(path: Path) -> Iterator[None]:
+    """Hold a lock between processes; it ends with the process, so none can be left behind."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

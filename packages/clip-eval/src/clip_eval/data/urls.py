@@ -1,0 +1,106 @@
+"""URLs that data may lie behind: a closed list of schemes, and never a command."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import IO, Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import unquote, urlsplit
+from urllib.request import Request, urlopen
+
+from clip_eval.data.faults import DataError
+
+TIMEOUT = 60.0  # seconds without a byte
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+WEB_SCHEMES = ("http", "https", "file")
+OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "hf", "memory")
+"""Schemes read through fsspec. The list is closed: others of its schemes start programs, open
+connections of their own or wrap a second URL."""
+
+
+def is_url(text: str) -> bool:
+    """Whether a text is a URL rather than a path."""
+    return URL.match(text) is not None
+
+
+def check_url(url: str) -> str:
+    """The scheme of a URL, lower case.
+
+    Raises:
+        DataError: It is not one that is read here.
+    """
+    scheme = url.partition("://")[0].lower()
+    known = (*WEB_SCHEMES, *OBJECT_STORES)
+    if scheme not in known:
+        raise DataError(f"{url}: expected a URL of {', '.join(known)}, got {scheme}://")
+    if "::" in url:
+        raise DataError(f"{url}: expected one URL, got several joined by ::")
+    return scheme
+
+
+def refuse_command(location: str) -> None:
+    """Data are opened by path or URL, never by a command, as webdataset's `pipe:` is.
+
+    Raises:
+        DataError: The location is a command.
+    """
+    if location.lstrip().lower().startswith("pipe:"):
+        raise DataError(
+            f"{location}: expected a path or URL, got a command, which is never run; name the "
+            "object itself, as in s3://bucket/{000..099}.tar"
+        )
+
+
+def base_name(location: str) -> str:
+    """The last part of a path, or of the path of a URL."""
+    path = unquote(urlsplit(location).path) if is_url(location) else location
+    return path.rpartition("/")[2]
+
+
+def open_location(location: str) -> IO[bytes]:
+    """A file on disk or behind a URL as a stream of bytes; a name is never run as a command.
+
+    Args:
+        location: Path, or URL of a scheme in `WEB_SCHEMES` or `OBJECT_STORES`.
+
+    Raises:
+        DataError: The URL's scheme is not read here.
+        OSError: It cannot be opened.
+    """
+    if not is_url(location):
+        return open(location, "rb")
+    scheme = check_url(location)
+    if scheme in WEB_SCHEMES:
+        request = Request(location, headers={"User-Agent": "clip-eval"})
+        try:
+            stream: IO[bytes] = urlopen(request, timeout=TIMEOUT)
+        except URLError as error:
+            if isinstance(error.reason, OSError):
+                raise error.reason from error
+            raise
+        return stream
+    try:
+        fsspec: Any = importlib.import_module("fsspec")  # it has no types
+        opened: IO[bytes] = fsspec.open(location, "rb").open()
+    except ImportError as error:
+        raise OSError(f"{scheme}:// needs a package that is not installed: {error}") from error
+    return opened
+
+
+def read_url(url: str) -> bytes | None:
+    """The content of a small file behind a URL; None where there is no such file.
+
+    Raises:
+        OSError: The server does not answer.
+    """
+    try:
+        with open_location(url) as stream:
+            content: bytes = stream.read()
+            return content
+    except FileNotFoundError:
+        return None
+    except HTTPError as error:
+        if 400 <= error.code < 500:
+            return None
+        raise
