@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         OSError: The file cannot be flushed or renamed.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL}")
     try:
         yield temporary
         with temporary.open("rb") as file:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import time
 import uuid
 import warnings
@@ -130,11 +129,9 @@ class EmbeddingStore:
         table["digest"] = [np.frombuffer(digest, np.uint8) for digest, _ in self._new]
         table["feature"] = [row for _, row in self._new]
         self.directory.mkdir(parents=True, exist_ok=True)
-        name = uuid.uuid4().hex
-        temporary = self.directory / f".{name}.tmp"
-        with temporary.open("wb") as file:
+        path = self.directory / f"{uuid.uuid4().hex}.npy"
+        with storage.atomic_path(path) as temporary, temporary.open("wb") as file:
             np.save(file, table)
-        os.replace(temporary, self.directory / f"{name}.npy")
 
     def _files(self) -> list[Path]:
         return sorted(self.directory.glob("*.npy"))
@@ -162,20 +159,13 @@ class EmbeddingStore:
             "fortran_order": False,
             "shape": (sum(map(len, chosen.values())),),
         }
-        name = digest_of(*(path.name for path in chosen)).hex()
-        temporary = self.directory / f".{uuid.uuid4().hex}.tmp"
-        try:
-            with temporary.open("wb") as file:
-                np.lib.format.write_array_header_1_0(file, header)
-                for path, rows in chosen.items():
-                    table = np.load(path, mmap_mode="r", allow_pickle=False)
-                    for start in range(0, len(rows), ROWS_PER_FILE):
-                        file.write(table[rows[start : start + ROWS_PER_FILE]].tobytes())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.directory / f"{name}.npy")
-        finally:
-            temporary.unlink(missing_ok=True)
+        target = self.directory / f"{digest_of(*(path.name for path in chosen)).hex()}.npy"
+        with storage.atomic_path(target) as temporary, temporary.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for path, rows in chosen.items():
+                table = np.load(path, mmap_mode="r", allow_pickle=False)
+                for start in range(0, len(rows), ROWS_PER_FILE):
+                    file.write(table[rows[start : start + ROWS_PER_FILE]].tobytes())
         for path in chosen:
             path.unlink(missing_ok=True)
 

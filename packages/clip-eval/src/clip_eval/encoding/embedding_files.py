@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clip_eval.data.samples import Source
+from clip_eval.data.storage import atomic_path
 from clip_eval.encoding.batches import LoaderConfig
 from clip_eval.encoding.embed import embed_images
 from clip_eval.encoding.encoder import Encoder
@@ -68,13 +68,9 @@ def write_embeddings(path: Path, embeddings: Embeddings) -> None:
         EvaluationError: Another suffix, or Parquet without pyarrow.
     """
     write = writer_of(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary, embeddings)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        write(file, embeddings)
 
 
 def read_embeddings(path: str | Path) -> tuple[list[str], NDArray[np.float32]]:
@@ -103,7 +99,7 @@ def read_embeddings(path: str | Path) -> tuple[list[str], NDArray[np.float32]]:
     return keys, features
 
 
-def writer_of(path: Path) -> Callable[[Path, Embeddings], None]:
+def writer_of(path: Path) -> Callable[[IO[bytes], Embeddings], None]:
     """What writes a file of that suffix.
 
     Raises:
@@ -117,9 +113,9 @@ def writer_of(path: Path) -> Callable[[Path, Embeddings], None]:
     return _write_parquet
 
 
-def _write_npz(path: Path, embeddings: Embeddings) -> None:
+def _write_npz(file: IO[bytes], embeddings: Embeddings) -> None:
     np.savez(
-        path,
+        file,
         features=embeddings.features,
         keys=np.array(embeddings.keys, dtype=np.str_),
         labels=embeddings.labels,
@@ -131,7 +127,7 @@ def _read_npz(path: Path) -> tuple[list[str], NDArray[np.float32]]:
         return arrays["keys"].reshape(-1).tolist(), arrays["features"].astype(np.float32)
 
 
-def _write_parquet(path: Path, embeddings: Embeddings) -> None:
+def _write_parquet(file: IO[bytes], embeddings: Embeddings) -> None:
     arrow, parquet = _pyarrow("pyarrow"), _pyarrow("pyarrow.parquet")
     width = embeddings.features.shape[1]
     flat = arrow.array(embeddings.features.reshape(-1))
@@ -142,7 +138,7 @@ def _write_parquet(path: Path, embeddings: Embeddings) -> None:
             "embedding": arrow.FixedSizeListArray.from_arrays(flat, width),
         }
     )
-    parquet.write_table(table, path)
+    parquet.write_table(table, file)
 
 
 def _read_parquet(path: Path) -> tuple[list[str], NDArray[np.float32]]:
