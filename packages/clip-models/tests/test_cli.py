@@ -57,10 +57,11 @@ def same_weights(left: Path, right: Path) -> bool:
 def test_directories_there_and_back(
     directory: Path, tmp_path: Path, to: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["convert", str(directory), str(tmp_path / "there"), "--to", to]) == 0
+    assert main(["convert", str(directory), "--out", str(tmp_path / "there"), "--to", to]) == 0
     written = capsys.readouterr().out.splitlines()
     assert sorted(written) == sorted(str(path) for path in (tmp_path / "there").iterdir())
-    back = ["convert", str(tmp_path / "there"), str(tmp_path / "back"), "--to", "clip-models"]
+    there, back = str(tmp_path / "there"), str(tmp_path / "back")
+    back = ["convert", there, "--out", back, "--to", "clip-models"]
     assert main(back) == 0
     assert same_weights(tmp_path / "back", directory)
     assert load_model(tmp_path / "back")[1] == PreprocessConfig(size=32)
@@ -69,9 +70,9 @@ def test_directories_there_and_back(
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_openai_s_file_needs_no_name(directory: Path, tmp_path: Path, suffix: str) -> None:
     file = tmp_path / "deep" / f"w{suffix}"
-    assert main(["convert", str(directory), str(file), "--to", "openai"]) == 0
+    assert main(["convert", str(directory), "--out", str(file), "--to", "openai"]) == 0
     assert int(read_weights(file)["input_resolution"]) == 32
-    assert main(["convert", str(file), str(tmp_path / "back"), "--to", "clip-models"]) == 0
+    assert main(["convert", str(file), "--out", str(tmp_path / "back"), "--to", "clip-models"]) == 0
     assert same_weights(tmp_path / "back", directory)
 
 
@@ -79,7 +80,7 @@ def test_openai_s_file_needs_no_name(directory: Path, tmp_path: Path, suffix: st
 def test_numbers_in_half_the_bytes(
     directory: Path, tmp_path: Path, dtype: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["convert", str(directory), str(tmp_path / "out"), "--to", "clip-models"]
+    command = ["convert", str(directory), "--out", str(tmp_path / "out"), "--to", "clip-models"]
     assert main([*command, "--dtype", dtype]) == 0
     stored, _ = load_model(tmp_path / "out", dtype=None)
     for key, value in load_model(directory)[0].state_dict().items():
@@ -89,8 +90,8 @@ def test_numbers_in_half_the_bytes(
     with torch.no_grad():
         model.visual.conv1.weight[0, 0, 0, 0] = 1e5
     save_model(tmp_path / "large", model, preprocess)
-    command[1:3] = [str(tmp_path / "large"), str(tmp_path / "large-half")]
-    assert main([*command, "--dtype", dtype]) == (dtype == "float16")
+    command[1:4] = [str(tmp_path / "large"), "--out", str(tmp_path / "large-half")]
+    assert main([*command, "--dtype", dtype]) == (2 if dtype == "float16" else 0)
     if dtype == "float16":
         words = "visual.conv1.weight holds 100000, which float16 cannot"
         assert words in capsys.readouterr().err
@@ -101,8 +102,9 @@ def test_a_file_of_a_named_model(tmp_path: Path, capsys: pytest.CaptureFixture[s
     model = create_model("Compact-32")
     state = {f"module.{key}": value for key, value in model.state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "w.pt")
-    arguments = ["convert", str(tmp_path / "w.pt"), str(tmp_path / "out"), "--to", "clip-models"]
-    assert main(arguments) == 1
+    weights, out = str(tmp_path / "w.pt"), str(tmp_path / "out")
+    arguments = ["convert", weights, "--out", out, "--to", "clip-models"]
+    assert main(arguments) == 2
     assert "does not say which model it holds" in capsys.readouterr().err
     assert main([*arguments, "--model", "Compact-32"]) == 0
     for key, value in create_model(tmp_path / "out").state_dict().items():
@@ -122,11 +124,13 @@ def test_flax_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = CLIPConfig(embed_dim=12, vision=vision, text=CONFIG.text)
     model = CLIP(config).to(torch.bfloat16)
     save_model(tmp_path / "model", model, PreprocessConfig(size=32))
-    assert main(["convert", str(tmp_path / "model"), str(tmp_path / "w.npz"), "--to", "clipa"]) == 0
+    there = ["convert", str(tmp_path / "model"), "--out", str(tmp_path / "w.npz"), "--to", "clipa"]
+    assert main(there) == 0
     with np.load(tmp_path / "w.npz") as arrays:
         assert arrays["img/embedding/kernel"].shape == (8, 8, 3, 24)
     monkeypatch.setitem(sys.modules["clip_models.config.named_models"]._CONFIGS, "Tiny", config)
-    back = ["convert", str(tmp_path / "w.npz"), str(tmp_path / "back"), "--to", "clip-models"]
+    back = ["convert", str(tmp_path / "w.npz"), "--out", str(tmp_path / "back")]
+    back += ["--to", "clip-models"]
     assert main([*back, "--model", "Tiny"]) == 0
     stored = read_weights(tmp_path / "back" / "model.safetensors")
     for key, value in model.state_dict().items():
@@ -139,7 +143,7 @@ def test_no_config_of_the_replaced_model_stays(directory: Path, tmp_path: Path) 
     out = tmp_path / "out"
     plain = dataclasses.replace(CONFIG, text=dataclasses.replace(CONFIG.text, activation="gelu"))
     save_model(out, CLIP(plain), PreprocessConfig(size=32))
-    arguments = ["convert", str(directory), str(out), "--to", "open-clip", "--overwrite"]
+    arguments = ["convert", str(directory), "--out", str(out), "--to", "open-clip", "--overwrite"]
     assert main(arguments) == 0
     assert sorted(path.name for path in out.iterdir()) == [
         "open_clip_config.json",
@@ -147,7 +151,7 @@ def test_no_config_of_the_replaced_model_stays(directory: Path, tmp_path: Path) 
     ]
     assert load_model(out)[0].config == CONFIG
     before = sorted(path.name for path in directory.iterdir())
-    arguments = ["convert", str(directory), str(directory), "--to", "open-clip", "--overwrite"]
+    arguments[3] = str(directory)
     assert main(arguments) == 0  # into the same directory: the configs there say the same
     assert {path.name for path in directory.iterdir()} > set(before)
 
@@ -156,10 +160,12 @@ def test_nothing_is_replaced_unasked(
     directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for out, to in ((tmp_path / "out", "hugging-face"), (tmp_path / "w.pt", "openai")):
-        arguments = ["convert", str(directory), str(out), "--to", to]
+        arguments = ["convert", str(directory), "--out", str(out), "--to", to]
         assert main(arguments) == 0
-        assert main(arguments) == 1
+        arguments[1] = "absent"  # the output is checked before any work
+        assert main(arguments) == 2
         assert "already has" in capsys.readouterr().err
+        arguments[1] = str(directory)
         assert main([*arguments, "--overwrite"]) == 0
 
 
@@ -168,19 +174,25 @@ def test_nothing_is_replaced_unasked(
     [
         (["info", "absent.pt"], "absent.pt is not a file"),
         (["info", "ViT-B-23"], "unknown model 'ViT-B-23'; did you mean 'ViT-B-"),
-        (["convert", "{model}", "out.pt", "--to", "corenet"], "corenet has no such model"),
+        (["convert", "{model}", "--out", "out.pt", "--to", "corenet"], "corenet has no such model"),
         (
-            ["convert", "{model}", "out.onnx", "--to", "openai"],
-            "out.onnx has a suffix that is not written; openai is written to .pt, .pth, .bin, .s",
+            ["convert", "{model}", "--out", "out.onnx", "--to", "openai"],
+            "out.onnx must end in one of .pt, .pth, .bin, .safetensors, .npz, the files",
         ),
         (
-            ["convert", "{model}", "out", "--to", "clip-models", "--model", "ViT-B32"],
+            ["convert", "{model}", "--out", "out", "--to", "clip-models", "--model", "ViT-B32"],
             "did you mean",
         ),
         (["info", "{model}", "--model", "ViT-B-32"], "does not fit the model: missing visual."),
         (["info", "RN50", "--model", "ViT-B-32"], "RN50 is not a file"),
-        (["convert", "{model}", "{text}", "--to", "open-clip"], "a.txt is a file; open-clip is w"),
-        (["convert", "{model}", "{model}", "--to", "openai"], "is a directory; openai is written"),
+        (
+            ["convert", "{model}", "--out", "{text}", "--to", "open-clip"],
+            "a.txt is a file; open-clip is w",
+        ),
+        (
+            ["convert", "{model}", "--out", "{model}", "--to", "openai"],
+            "is a directory; openai is written",
+        ),
         (["info", "{text}"], "is no weight file that is known here"),
         (["info", "hf-hub:nowhere"], "names no repository"),
         (["list", "X*"], "no model is named like 'X*'"),
@@ -197,9 +209,10 @@ def test_refusals(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("just some text")
     places = {"model": directory, "text": tmp_path / "a.txt"}
-    assert main([argument.format(**places) for argument in arguments]) == 1
+    assert main([argument.format(**places) for argument in arguments]) == 2
     shown = capsys.readouterr()
-    assert shown.err.startswith("clip-models: ")
+    assert shown.err.startswith("clip-models: error: ")
+    assert shown.err.count("\n") == 1
     assert words in shown.err
     assert not shown.out
     assert not list(tmp_path.glob("out*"))
@@ -211,7 +224,9 @@ def test_weights_that_do_not_fit_write_nothing(
     state = dict(load_model(directory)[0].state_dict())
     state["visual.proj"] = torch.zeros(3, 3)
     save_tensors(directory / "model.safetensors", state)
-    assert main(["convert", str(directory), str(tmp_path / "out"), "--to", "open-clip"]) == 1
+    assert (
+        main(["convert", str(directory), "--out", str(tmp_path / "out"), "--to", "open-clip"]) == 2
+    )
     assert "visual.proj is (3, 3), expected (64, 12)" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -236,11 +251,52 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-@pytest.mark.parametrize("arguments", [[], ["convert", "a", "b", "--to", "keras"], ["info"]])
-def test_wrong_usage_is_status_two(arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments", [[], ["convert", "a", "--out", "b", "--to", "keras"], ["convert", "a"], ["info"]]
+)
+def test_wrong_usage_is_one_line_and_code_two(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1
+    assert ": error: " in shown
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["convert", "--help"], ["list"], ["--version"]])
+def test_help_and_lists_import_no_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom clip_models.cli import main\n"
+        f"try:\n    main({arguments})\nexcept SystemExit:\n    pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_json(directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    arguments = ["convert", str(directory), "--out", str(out), "--to", "clip-models", "--json"]
+    assert main(arguments) == 0
+    files = json.loads(capsys.readouterr().out)["files"]
+    assert sorted(files) == sorted(str(path) for path in out.iterdir())
+    assert main(["info", str(directory), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert CLIPConfig.from_dict(shown["config"]) == CONFIG
+    assert shown["names"] == "clip-models"
+    assert shown["tensors"] == {"float32": 62}
+    assert shown["parameters"] > shown["image_parameters"] > 0
+    assert main(["list", "ViT-B-32", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {
+            "name": "ViT-B-32",
+            "image_size": 224,
+            "context_length": 77,
+            "vocab_size": 49408,
+            "embed_dim": 512,
+        }
+    ]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["convert", "--help"]])
@@ -248,12 +304,14 @@ def test_help_shows_examples(arguments: list[str], capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 0
-    assert "clip-models convert ViT-B-32.pt vit-b-32 --to clip-models" in capsys.readouterr().out
+    assert (
+        "clip-models convert ViT-B-32.pt --to clip-models --out vit-b-32" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("text", [cli._EXAMPLES, README.read_text(encoding="utf-8")])
 def test_models_of_the_examples_can_be_written(text: str) -> None:
-    examples = re.findall(r"clip-models convert .* --to (\S+) --model (\S+)", text)
+    examples = re.findall(r"clip-models convert .* --to (\S+) .*--model (\S+)", text)
     assert examples
     for dialect, name in examples:
         with torch.device("meta"):

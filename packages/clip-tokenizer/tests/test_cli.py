@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from clip_tokenizer import Tokenizer
 from clip_tokenizer.cli import main
-from clip_tokenizer.progress import show_progress
+from clip_tokenizer.commands import show_progress
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_encode_with_start_and_end(monkeypatch, capsys):
 
 def test_encode_to_an_array(captions, tmp_path, openai):
     target = tmp_path / "ids.npy"
-    assert main(["encode", captions, "--array", str(target), "--context-length", "8"]) == 0
+    assert main(["encode", captions, "--out", str(target), "--context-length", "8"]) == 0
     found = np.load(target)
     assert found.dtype == np.uint16
     texts = ["a photo of a cat", "", "Café &amp; bar", "a " * 100]
@@ -50,7 +51,7 @@ def test_encode_to_an_array(captions, tmp_path, openai):
 
 def test_an_array_always_has_start_and_end(captions, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        main(["encode", captions, "--special", "--array", str(tmp_path / "ids.npy")])
+        main(["encode", captions, "--special", "--out", str(tmp_path / "ids.npy")])
     assert "not allowed with" in capsys.readouterr().err
 
 
@@ -65,14 +66,62 @@ def test_count(captions, capsys):
 
 def test_train_and_use_and_export(captions, tmp_path, capsys):
     folder = str(tmp_path / "trained")
-    assert main(["train", captions, captions, "--vocab-size", "518", "--output", folder]) == 0
+    assert main(["train", captions, captions, "--vocab-size", "518", "--out", folder]) == 0
     assert "518 ids written" in capsys.readouterr().out
     assert Tokenizer.from_pretrained(folder).vocab_size == 518
     assert main(["count", "--tokenizer", folder, captions]) == 0
     exported = tmp_path / "exported"
-    arguments = ["export", "--tokenizer", "bytes", "--clean", "whitespace", "--output"]
+    arguments = ["export", "--tokenizer", "bytes", "--clean", "whitespace", "--out"]
     assert main([*arguments, str(exported)]) == 0
     assert Tokenizer.from_pretrained(exported).clean == "whitespace"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        (["encode", "--out", "{}/ids.npy"], "ids.npy"),
+        (["train", "--vocab-size", "514", "--out", "{}"], "vocab.json"),
+        (["export", "--tokenizer", "bytes", "--out", "{}"], "merges.txt"),
+    ],
+)
+def test_existing_files_are_replaced_on_request_only(
+    arguments, written, tmp_path, monkeypatch, capsys
+):
+    arguments = [argument.format(tmp_path) for argument in arguments]
+    (tmp_path / written).write_text("kept")
+    feed(monkeypatch, b"\xff")  # what is written is looked at before what is read
+    assert main(arguments) == 2
+    assert f"{written} exists; add --overwrite to replace it" in capsys.readouterr().err
+    assert (tmp_path / written).read_text() == "kept"
+    feed(monkeypatch, b"a cat\n")
+    assert main([*arguments, "--overwrite"]) == 0
+    assert (tmp_path / written).read_bytes() != b"kept"
+
+
+def test_json(captions, monkeypatch, capsys):
+    assert main(["count", "--json", captions]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert numbers == {
+        "lines": 4,
+        "tokens": 108,
+        "longest": 100,
+        "too_long": 1,
+        "context_length": 77,
+    }
+    feed(monkeypatch, b"a cat\n\n")
+    assert main(["encode", "--json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line) for line in lines] == [[320, 2368], []]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
+def test_help_imports_no_torch(arguments):
+    code = (
+        "import sys\nfrom clip_tokenizer.cli import main\n"
+        f"try:\n    main({arguments})\nexcept SystemExit:\n    pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_special_tokens_are_text_unless_allowed(monkeypatch, capsys):
@@ -90,14 +139,17 @@ def test_special_tokens_are_text_unless_allowed(monkeypatch, capsys):
         (["encode"], b"ok\n\xff\n", "-, line 2 is not UTF-8"),
         (["encode", "absent.txt"], b"", "No such file"),
         (["count", "--tokenizer", "absent"], b"", "neither a directory"),
-        (["train", "--vocab-size", "3", "--output", "x"], b"a", "at least 514"),
-        (["train", "--vocab-size", "600", "--context-length", "0", "--output", "x"], b"a", "posit"),
+        (["train", "--vocab-size", "3", "--out", "x"], b"a", "at least 514"),
+        (["train", "--vocab-size", "600", "--context-length", "0", "--out", "x"], b"a", "posit"),
     ],
 )
 def test_mistakes_end_with_a_message(monkeypatch, capsys, arguments, data, message):
     feed(monkeypatch, data)
-    assert main(arguments) == 1
-    assert re.search(message, capsys.readouterr().err)
+    assert main(arguments) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("clip-tokenizer: error: ")
+    assert shown.count("\n") == 1
+    assert re.search(message, shown)
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path):
@@ -128,12 +180,13 @@ def test_progress_is_for_terminals_and_long_input(monkeypatch):
     quick = Terminal()
     assert list(show_progress(lines, 2000, quick)) == ["x"] * 1000
     assert quick.getvalue() == ""
-    monkeypatch.setattr("clip_tokenizer.progress.WAIT", 0.0)
+    monkeypatch.setattr("clip_tokenizer.commands.PROGRESS_DELAY", 0.0)
     shown = Terminal()
     assert list(show_progress(lines, 2000, shown)) == ["x"] * 1000
     last = shown.getvalue().split("\r")[-1]
-    assert last.startswith("[" + "#" * 30 + "] 100%  1,000 lines")
+    assert last.startswith("100%|")
+    assert "2.00k/2.00k" in last
     assert last.endswith("\n")
     piped = Terminal()
     assert list(show_progress(lines, None, piped)) == ["x"] * 1000
-    assert "\r1,000 lines, " in piped.getvalue()
+    assert "\r2.00kB [" in piped.getvalue()

@@ -18,6 +18,7 @@ MERGES_FILE = "merges.txt"
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 WORDPIECE_FILE = "vocab.txt"
+SAVED_FILES = (VOCAB_FILE, MERGES_FILE, TOKENIZER_FILE, CONFIG_FILE)
 
 OPTIONS = ("context_length", "clean", "truncate", "allow_special", "pad_token_id", "reduction")
 """What stands under `clip_tokenizer` in a config, besides `extra_special_tokens`."""

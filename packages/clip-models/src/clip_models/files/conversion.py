@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from clip_models.converters.dialects import detect_dialect, from_native, to_nati
 from clip_models.errors import CheckpointError
 from clip_models.files import hub
 from clip_models.files.atomic_write import replacing, save_json, save_tensors
-from clip_models.files.export import OPEN_CLIP_WEIGHTS, refuse_to_replace, remove_others
+from clip_models.files.export import OPEN_CLIP_WEIGHTS, remove_others, require_absent
 from clip_models.files.foreign_configs import hugging_face_configs, open_clip_config
 from clip_models.files.model_directory import (
     CONFIG_NAME,
@@ -27,15 +27,21 @@ from clip_models.files.model_directory import (
     HUGGING_FACE_PREPROCESS,
     OPEN_CLIP_CONFIG,
     WEIGHTS_NAME,
+    native_config,
     read_model_directory,
-    save_config,
 )
 from clip_models.files.pretrained import load_state
 from clip_models.files.weight_files import read_weights
 from clip_models.model.clip import CLIP
 
 _PICKLES = (".pt", ".pth", ".bin")
-_FILES = (*_PICKLES, ".safetensors", ".npz")
+_SUFFIXES = (*_PICKLES, ".safetensors", ".npz")
+_DIRECTORY_FILES: dict[Dialect, tuple[str, ...]] = {
+    "clip-models": (WEIGHTS_NAME, CONFIG_NAME),
+    "open-clip": (OPEN_CLIP_WEIGHTS, OPEN_CLIP_CONFIG),
+    "hugging-face": (WEIGHTS_NAME, HUGGING_FACE_CONFIG, HUGGING_FACE_PREPROCESS),
+}
+"""Names of the files of each dialect that is a directory, the weights first."""
 
 
 class StoredModel(NamedTuple):
@@ -78,6 +84,36 @@ def read_stored(source: str | Path, *, model: str | None = None) -> StoredModel:
     return StoredModel(config, preprocess, state, dialect, path)
 
 
+def output_files(out: str | Path, to: Dialect) -> list[Path]:
+    """The files that a model is written to, its weights first."""
+    out = Path(out)
+    return [out] if to in FILE_DIALECTS else [out / name for name in _DIRECTORY_FILES[to]]
+
+
+def check_output(out: str | Path, to: Dialect, *, overwrite: bool = False) -> None:
+    """Check that a model can be written there.
+
+    Raises:
+        CheckpointError: A file is expected and there is a directory, or the reverse; the suffix is
+            not one that is written; or files exist and `overwrite` is not set.
+    """
+    out = Path(out)
+    single = to in FILE_DIALECTS
+    if out.exists() and out.is_dir() == single:
+        raise CheckpointError(
+            f"{out} is a {'directory' if single else 'file'}; {to} is written to a "
+            f"{'file' if single else 'directory'}, give its name"
+        )
+    if single and out.suffix not in _SUFFIXES:
+        raise CheckpointError(
+            f"{out.name} must end in one of {', '.join(_SUFFIXES)}, the files that {to} is "
+            f"written to, got {out.suffix!r}"
+        )
+    if not overwrite:
+        files = output_files(out, to)
+        require_absent(files[0].parent, [file.name for file in files])
+
+
 def write_stored(
     stored: StoredModel,
     out: str | Path,
@@ -93,52 +129,38 @@ def write_stored(
         out: A directory, or for OpenAI's, CLIPA's and CoreNet's dialects a file: `.safetensors`,
             `.npz`, or `.pt`, `.pth` or `.bin` for a pickle of tensors.
         to: The dialect.
-        overwrite: Replace the file or the model that is there.
-        dtype: What the numbers become; None keeps their bits.
+        overwrite: Replace an existing file or model.
+        dtype: Type of the written numbers; None keeps their bits.
 
     Raises:
-        CheckpointError: A file is in the way, its suffix is another, or a number is too large for
-            the type.
+        CheckpointError: As `check_output`, or a number is too large for the type.
         ConfigError: The dialect has no such model.
     """
     out = Path(out)
-    single = to in FILE_DIALECTS
-    if out.exists() and out.is_dir() == single:
-        raise CheckpointError(
-            f"{out} is a {'directory' if single else 'file'}; {to} is written to a "
-            f"{'file' if single else 'directory'}, give its name"
-        )
-    if single and out.suffix not in _FILES:
-        raise CheckpointError(
-            f"{out.name} has a suffix that is not written; {to} is written to {', '.join(_FILES)}"
-        )
+    check_output(out, to, overwrite=overwrite)
     tensors = from_native(stored.state, stored.config, to)
     if dtype is not None:
         tensors = {name: _cast(name, value, dtype) for name, value in tensors.items()}
-    if single:
-        refuse_to_replace(out.parent, () if overwrite else [out.name])
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _write_file(out, tensors)
-        return [out]
-    texts: dict[str, dict[str, Any]] = {}
-    name = WEIGHTS_NAME
+    weights, *others = output_files(out, to)
+    configs = _configs(stored, to)
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    _write_file(weights, tensors)
+    for file, values in zip(others, configs, strict=True):
+        save_json(file, values)
+    if others and overwrite and out.resolve() != stored.weights.parent.resolve():
+        remove_others(out, [file.name for file in (weights, *others)])
+    return [weights, *others]
+
+
+def _configs(stored: StoredModel, to: Dialect) -> Sequence[dict[str, Any]]:
+    """The contents of the dialect's files beside the weights."""
+    if to in FILE_DIALECTS:
+        return ()
     if to == "open-clip":
-        name = OPEN_CLIP_WEIGHTS
-        texts[OPEN_CLIP_CONFIG] = open_clip_config(stored.config, stored.preprocess)
-    elif to == "hugging-face":
-        model, images = hugging_face_configs(stored.config, stored.preprocess)
-        texts |= {HUGGING_FACE_CONFIG: model, HUGGING_FACE_PREPROCESS: images}
-    names = [name, *(texts or [CONFIG_NAME])]
-    refuse_to_replace(out, () if overwrite else names)
-    out.mkdir(parents=True, exist_ok=True)
-    save_tensors(out / name, tensors)
-    for file, values in texts.items():
-        save_json(out / file, values)
-    if not texts:
-        save_config(out, stored.config, stored.preprocess)
-    if overwrite and out.resolve() != stored.weights.parent.resolve():
-        remove_others(out, names)
-    return [out / file for file in names]
+        return (open_clip_config(stored.config, stored.preprocess),)
+    if to == "hugging-face":
+        return hugging_face_configs(stored.config, stored.preprocess)
+    return (native_config(stored.config, stored.preprocess),)
 
 
 def _cast(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:

@@ -68,7 +68,7 @@ def save_pretrained(
     config = measured_config(model)
     foreign = foreign_configs(config, preprocess)
     card = model_card(model, config, preprocess, foreign, license=license, description=description)
-    texts = {} if _is_somebody_s(directory / CARD_NAME) else {CARD_NAME: card}
+    texts = {} if _is_user_written(directory / CARD_NAME) else {CARD_NAME: card}
     for name, values in (
         (OPEN_CLIP_CONFIG, foreign.open_clip),
         (HUGGING_FACE_CONFIG, foreign.hugging_face),
@@ -82,7 +82,8 @@ def save_pretrained(
     if foreign.open_clip:
         weights[OPEN_CLIP_WEIGHTS] = "open-clip"
     names = [CONFIG_NAME, *weights, *texts, *(file.name for file in new)]
-    refuse_to_replace(directory, () if overwrite else names)
+    if not overwrite:
+        require_absent(directory, names)
     directory.mkdir(parents=True, exist_ok=True)
     save_config(directory, config, preprocess)
     for name, dialect in weights.items():
@@ -101,7 +102,7 @@ def _is_in(directory: Path, file: Path) -> bool:
     return (directory / file.name).exists() and file.samefile(directory / file.name)
 
 
-def _is_somebody_s(card: Path) -> bool:
+def _is_user_written(card: Path) -> bool:
     """Whether there is a model card that this package did not write."""
     return card.is_file() and MARK not in card.read_text(encoding="utf-8", errors="replace")
 
@@ -115,12 +116,15 @@ def remove_others(directory: Path, names: Iterable[str]) -> None:
         (directory / name).unlink(missing_ok=True)
 
 
-def refuse_to_replace(directory: Path, names: Iterable[str]) -> None:
-    """Check that none of the names is in the directory.
+def require_absent(directory: Path, names: Iterable[str]) -> None:
+    """Check that none of the files exists in the directory.
 
     Raises:
-        CheckpointError: Some are.
+        CheckpointError: Some do.
     """
-    there = [name for name in names if (directory / name).exists()]
-    if there:
-        raise CheckpointError(f"{directory} already has {', '.join(there)}; nothing was written")
+    existing = [name for name in names if (directory / name).exists()]
+    if existing:
+        raise CheckpointError(
+            f"{directory} already has {', '.join(existing)}; nothing was written; "
+            "set overwrite to replace the model"
+        )

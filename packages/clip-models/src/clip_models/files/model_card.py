@@ -5,7 +5,7 @@ from __future__ import annotations
 from clip_models.config.clip_config import CLIPConfig
 from clip_models.config.preprocess_config import PreprocessConfig
 from clip_models.files.foreign_configs import ForeignConfigs
-from clip_models.model.clip import CLIP
+from clip_models.model.clip import CLIP, count_parameters
 
 MARK = "<!-- written anew with the model; without this line, the file is yours and stays -->"
 """What tells our cards from others'."""
@@ -39,12 +39,11 @@ def model_card(
 
 
 def _table(model: CLIP, config: CLIPConfig, preprocess: PreprocessConfig) -> str:
-    parameters = sum(parameter.numel() for parameter in model.parameters())
     mean, std = (
         ", ".join(f"{x:g}" for x in values) for values in (preprocess.mean, preprocess.std)
     )
     rows = {
-        "parameters": f"{parameters:,}",
+        "parameters": f"{count_parameters(model):,}",
         "embedding": f"{config.embed_dim} dimensions",
         "image tower": f"`{config.vision.kind}`, {config.vision.image_size} px",
         "text tower": f"{config.text.num_layers} layers of width {config.text.width}, "

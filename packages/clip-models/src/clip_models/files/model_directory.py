@@ -79,8 +79,12 @@ def save_model(directory: str | Path, model: CLIP, preprocess: PreprocessConfig)
 
 def save_config(directory: str | Path, config: CLIPConfig, preprocess: PreprocessConfig) -> None:
     """Write `clip_config.json`; the directory must exist."""
-    values = to_dict(_ModelFile(model=config, preprocess=preprocess))
-    save_json(Path(directory) / CONFIG_NAME, values)
+    save_json(Path(directory) / CONFIG_NAME, native_config(config, preprocess))
+
+
+def native_config(config: CLIPConfig, preprocess: PreprocessConfig) -> dict[str, Any]:
+    """The contents of `clip_config.json`."""
+    return to_dict(_ModelFile(model=config, preprocess=preprocess))
 
 
 def load_config(directory: str | Path) -> tuple[CLIPConfig, PreprocessConfig]:

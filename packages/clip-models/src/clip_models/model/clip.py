@@ -246,6 +246,11 @@ class CLIP(nn.Module):
         return x @ self.text_projection
 
 
+def count_parameters(model: nn.Module) -> int:
+    """Numbers in the parameters of a module, those that share memory counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def _has_values(tokens: Tensor) -> bool:
     """Whether numbers are there that Python may ask for: not in a graph or a function transform."""
     return (

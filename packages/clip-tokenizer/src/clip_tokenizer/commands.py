@@ -1,0 +1,169 @@
+"""The bodies of the command `clip-tokenizer`. N lines, T context length."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+from tqdm import tqdm
+
+from clip_tokenizer.errors import TokenizerError
+from clip_tokenizer.tokenizer import CONTEXT_LENGTH, Tokenizer
+from clip_tokenizer.vocabulary_files import SAVED_FILES
+
+STDIN = "-"
+BLOCK = 4096
+"""Lines that are tokenized at a time."""
+PROGRESS_DELAY = 1.0
+"""Seconds before a progress bar is shown."""
+
+
+def encode(options: argparse.Namespace) -> None:
+    """Print the ids of each line, or write all rows as one array."""
+    if options.out is not None:
+        _require_absent([options.out], options.overwrite)
+    tokenizer = _load(options)
+    blocks = _blocks(_lines(options.files))
+    if options.out is not None:
+        dtype = np.uint16 if tokenizer.vocab_size <= 0x10000 else np.int32
+        arrays = [tokenizer.encode_batch(block, dtype=dtype) for block in blocks]
+        rows = np.concatenate([tokenizer.encode_batch([], dtype=dtype), *arrays])  # (N, T)
+        with open(options.out, "wb") as file:
+            np.save(file, rows)
+        return
+    start, end = tokenizer.sot_token_id, tokenizer.eot_token_id
+    for block in blocks:
+        for ids in tokenizer.encode_rows(block).to_list():
+            if options.json:
+                print(json.dumps(ids))
+            else:
+                print(*([start, *ids, end] if options.special else ids))
+
+
+def decode(options: argparse.Namespace) -> None:
+    """Print the text of each line of ids."""
+    tokenizer = _load(options)
+    for number, line in enumerate(_lines(options.files), start=1):
+        try:
+            ids = [int(word) for word in line.split()]
+        except ValueError as error:
+            raise TokenizerError(f"line {number} must be ids, got {line!r:.60}") from error
+        try:
+            text = tokenizer.decode(ids)
+        except TokenizerError as error:
+            raise TokenizerError(f"line {number}: {error}") from error
+        print(text)
+
+
+def count(options: argparse.Namespace) -> None:
+    """Print how many tokens the lines have, in all or each."""
+    tokenizer = _load(options)
+    lines = tokens = longest = too_long = 0
+    for block in _blocks(_lines(options.files)):
+        lengths = tokenizer.encode_rows(block).lengths
+        if options.each:
+            print(*lengths.tolist(), sep="\n")
+        lines += len(lengths)
+        tokens += int(lengths.sum())
+        longest = max(longest, int(lengths.max()))
+        too_long += int((lengths + 2 > tokenizer.context_length).sum())
+    if options.json:
+        numbers = {"lines": lines, "tokens": tokens, "longest": longest, "too_long": too_long}
+        print(json.dumps({**numbers, "context_length": tokenizer.context_length}))
+    elif not options.each:
+        print(
+            f"{lines} lines, {tokens} tokens, longest {longest}, "
+            f"{too_long} do not fit in {tokenizer.context_length} with start and end"
+        )
+
+
+def train(options: argparse.Namespace) -> None:
+    """Learn a vocabulary and write its files."""
+    _require_absent([options.out / name for name in SAVED_FILES], options.overwrite)
+    length = options.context_length
+    tokenizer = Tokenizer.train(
+        _lines(options.files),
+        options.vocab_size,
+        clean=options.clean or "lower",
+        min_count=options.min_count,
+        context_length=CONTEXT_LENGTH if length is None else length,
+    )
+    tokenizer.save(options.out)
+    print(f"{tokenizer.vocab_size} ids written to {options.out}")
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write the files of a tokenizer."""
+    _require_absent([options.out / name for name in SAVED_FILES], options.overwrite)
+    _load(options).save(options.out)
+    print(f"written to {options.out}")
+
+
+def _require_absent(files: Sequence[Path], overwrite: bool) -> None:
+    """Check that no file is replaced unless that is asked for."""
+    existing = [file for file in files if file.exists()]
+    if existing and not overwrite:
+        raise TokenizerError(f"{existing[0]} exists; add --overwrite to replace it")
+
+
+def _load(options: argparse.Namespace) -> Tokenizer:
+    """The tokenizer that the options describe; what is not given is the tokenizer's own."""
+    names = ("clean", "context_length", "allow_special")
+    chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if options.tokenizer == "openai":
+        return Tokenizer.openai(**chosen)
+    if options.tokenizer == "bytes":
+        return Tokenizer.from_bytes(**chosen)
+    return Tokenizer.from_pretrained(options.tokenizer, **chosen)
+
+
+def _lines(files: Sequence[str]) -> Iterator[str]:
+    """The lines of the files, with a progress bar on a terminal."""
+    total = None if STDIN in files else sum(Path(name).stat().st_size for name in files)
+    return show_progress(_read_sized(files), total)
+
+
+def show_progress(
+    lines: Iterable[tuple[str, int]], total: int | None, stream: TextIO | None = None
+) -> Iterator[str]:
+    """The lines, with a progress bar where the input is long and `stream` is a terminal.
+
+    Args:
+        lines: Each line with its number of bytes.
+        total: Number of bytes in all; None, for a pipe, shows a count without a bar.
+        stream: Where the bar is shown; None is standard error.
+    """
+    with tqdm(
+        total=total, unit="B", unit_scale=True, delay=PROGRESS_DELAY, disable=None, file=stream
+    ) as bar:
+        for line, size in lines:
+            bar.update(size)
+            yield line
+
+
+def _read_sized(files: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """The lines of the files without their ends, each with its number of bytes."""
+    for name in files:
+        with nullcontext(sys.stdin.buffer) if name == STDIN else open(name, "rb") as stream:
+            for number, data in enumerate(stream, start=1):
+                try:
+                    line = data.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise TokenizerError(
+                        f"{name}, line {number} is not UTF-8 ({error.reason} at byte "
+                        f"{error.start}); convert the file first"
+                    ) from error
+                yield line.removesuffix("\n").removesuffix("\r"), len(data)
+
+
+def _blocks(lines: Iterable[str]) -> Iterator[list[str]]:
+    stream = iter(lines)
+    while block := list(itertools.islice(stream, BLOCK)):
+        yield block
