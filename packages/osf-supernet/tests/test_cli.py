@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
 from osf_supernet import load_subnet
-from osf_supernet.cli import _COMMANDS, main
+from osf_supernet.cli import main
+from osf_supernet.commands import subnets
 from osf_supernet.sources import build_model
 from osf_supernet.subnets.comparison import run
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 MODULE = """
@@ -36,6 +39,12 @@ def bare():
 def broken():
     raise ValueError("my own fault")
 
+def unread():
+    open("nothere.txt")
+
+def unimported():
+    import nothere
+
 SIZE = 3
 """
 
@@ -50,7 +59,7 @@ def model(tmp_path, monkeypatch):
 def test_explain_in_words_json_and_dot(model, capsys):
     assert main(["explain", model]) == 0
     assert "mlp  mlp 32  [8, 16, 24, 32]" in capsys.readouterr().out
-    main(["explain", model, "--format", "json"])
+    main(["explain", model, "--json"])
     assert json.loads(capsys.readouterr().out)["groups"][0]["name"]
     main(["explain", model, "--format", "dot"])
     assert capsys.readouterr().out.startswith("graph dimensions {")
@@ -58,21 +67,26 @@ def test_explain_in_words_json_and_dot(model, capsys):
 
 def test_sample_extract_and_verify(model, capsys, tmp_path):
     main(["sample", model, "--max-params", "0.3"])
+    assert capsys.readouterr().out == "mlp 8 of 32\n83 of 323 parameters\n"
+    main(["sample", model, "--max-params", "0.3", "--json"])
     config = json.loads(capsys.readouterr().out)
     assert config == {"mlp": 8}
     (tmp_path / "config.json").write_text(json.dumps(config))
     folder = tmp_path / "small"
-    main(["extract", model, "--config", str(tmp_path / "config.json"), "--output", str(folder)])
+    main(["extract", model, "--config", str(tmp_path / "config.json"), "--out", str(folder)])
     assert "83 of 323 parameters (25.7%)" in capsys.readouterr().out
     full = nn.Sequential(nn.Linear(6, 32), nn.GELU(), nn.Linear(32, 3))
     assert load_subnet(folder, full)(torch.ones(1, 6)).shape == (1, 3)
     assert main(["verify", model, "--samples", "1"]) == 0
     assert capsys.readouterr().out.count("error") == 3
+    assert main(["verify", model, "--samples", "1", "--json"]) == 0
+    certificates = json.loads(capsys.readouterr().out)
+    assert [c["config"] for c in certificates][:2] == [{"mlp": 32}, {"mlp": 8}]
 
 
-def test_a_model_must_say_where_it_comes_from():
-    with pytest.raises(SystemExit, match="expected module:factory"):
-        main(["explain", "resnet"])
+def test_a_model_must_say_where_it_comes_from(capsys):
+    assert main(["explain", "resnet"]) == 2
+    assert "expected module:factory" in capsys.readouterr().err
 
 
 DATA = """
@@ -90,23 +104,70 @@ def data(batch_size):
 """
 
 
-def test_train_and_search(model, capsys, tmp_path):
+@pytest.fixture
+def data(model, tmp_path):
     (tmp_path / "osf_cli_data.py").write_text(DATA)
-    run = ["--data", "osf_cli_data:data", "--batch-size", "32"]
+    return ["--data", "osf_cli_data:data", "--batch-size", "32"]
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_train_and_search(model, data, capsys, tmp_path):
     folder = str(tmp_path / "net")
-    main(["train", model, *run, "--steps", "60", "--lr", "0.02", "--output", folder])
+    main(["train", model, *data, "--steps", "60", "--lr", "0.02", "--out", folder])
     out = capsys.readouterr().out
     assert "step 60 losses" in out
     assert float(out.split("largest: score ")[1].split()[0]) > 80
-    main(["train", model, *run, "--steps", "60", "--output", folder])
+    main(["resume", folder, "--model", model, "--data", "osf_cli_data:data"])
     assert "step" not in capsys.readouterr().out  # nothing was left to do
     front = str(tmp_path / "front")
     arguments = ["--supernet", folder, "--generations", "1", "--population", "4"]
-    main(["search", model, *run, *arguments, "--max-params", "0.8", "--output", front])
+    main(["search", model, *data, *arguments, "--max-params", "0.8", "--out", front])
     assert "parameters: score" in capsys.readouterr().out
     stored = json.loads((tmp_path / "front" / "front.json").read_text())
     assert all(row["params"] <= 0.8 * 323 for row in stored["front"])
     assert (tmp_path / "front" / "front.svg").exists()
+    names = ["--model", model, "--data", "osf_cli_data:data"]
+    assert main(["resume", front, *names, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == stored
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(model, data, tmp_path, capsys):
+    words = ["train", model, *data, "--lr", "0.02", "--save-interval", "4"]
+    assert main([*words, "--steps", "12", "--out", str(tmp_path / "whole")]) == 0
+    part = tmp_path / "part"
+    assert main([*words, "--steps", "8", "--out", str(part), "--quiet"]) == 0
+    names = ["--model", model, "--data", "osf_cli_data:data"]
+    assert main(["resume", str(part), *names, "--steps", "12"]) == 0
+    for name, tensor in weights(tmp_path / "whole").items():
+        assert torch.equal(weights(part)[name], tensor), name
+    assert [path.name for path in (part / "checkpoints").iterdir()] == ["step-0000012"]
+
+
+def test_resume_runs_no_code_that_a_file_names(model, data, tmp_path, capsys):
+    assert main(["train", model, *data, "--steps", "1", "--out", str(tmp_path / "net")]) == 0
+    capsys.readouterr()
+    assert main(["resume", str(tmp_path / "net")]) == 2
+    assert "pass --model osf_cli_example:make" in capsys.readouterr().err
+    assert main(["resume", str(tmp_path / "net"), "--model", model]) == 2
+    assert "pass --data osf_cli_data:data" in capsys.readouterr().err
+    assert main(["resume", str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_an_existing_directory_is_set_aside_only_when_asked(model, data, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["train", model, *data, "--steps", "1", "--out", str(out)]
+    assert main(words) == 0
+    before = weights(out)
+    for command in (words, ["extract", model, "--out", str(out)]):
+        assert main(command) == 2
+        assert "--overwrite to set it aside" in capsys.readouterr().err
+    assert main(["extract", model, "--out", str(out), "--overwrite"]) == 0
+    assert (out / "osf.json").exists()
+    assert all(torch.equal(weights(tmp_path / "out.old-1")[n], t) for n, t in before.items())
 
 
 def test_training_on_an_image_folder(capsys, tmp_path):
@@ -127,7 +188,7 @@ def test_training_on_an_image_folder(capsys, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(tmp_path))
         arguments = ["--images", str(tmp_path), "--steps", "15", "--batch-size", "4"]
-        output = ["--lr", "0.01", "--output", str(tmp_path / "out")]
+        output = ["--lr", "0.01", "--out", str(tmp_path / "out")]
         main(["train", "osf_cli_images:make", *arguments, *output])
     assert "largest: score 100.0" in capsys.readouterr().out
 
@@ -208,32 +269,32 @@ def test_a_saved_clip_is_built_with_its_weights(tmp_path):
         (["timm:test_vti"], "near names: .*test_vit"),
     ],
 )
-def test_a_model_that_is_not_there(model, arguments, message):
-    with pytest.raises(SystemExit, match=message):
-        main(["explain", *arguments])
+def test_a_model_that_is_not_there(model, arguments, message, capsys):
+    assert main(["explain", *arguments]) == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
-def test_a_library_that_is_not_installed(model, monkeypatch):
+def test_a_library_that_is_not_installed(model, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(SystemExit, match="need open_clip_torch: pip install open_clip_torch"):
-        main(["explain", "open_clip:ViT-B-32"])
+    assert main(["explain", "open_clip:ViT-B-32"]) == 2
+    assert "need open_clip_torch: pip install open_clip_torch" in capsys.readouterr().err
 
 
-def test_arguments_that_do_not_fit_are_told_in_a_line(model, capsys, tmp_path):
-    def told(*arguments):
-        assert main([*arguments]) == 1
+def test_arguments_that_do_not_fit_are_refused_in_one_line(model, capsys, tmp_path):
+    def refuse(*arguments):
+        assert main([*arguments]) == 2
         text = capsys.readouterr().err
-        assert text.startswith("osf: ")
+        assert text.startswith("osf: error: ")
         assert text.count("\n") == 1
         return text
 
-    assert "raise the bound" in told("sample", model, "--max-params", "0.01")
-    assert "nothere.json" in told("explain", model, "--space", str(tmp_path / "nothere.json"))
+    assert "raise the bound" in refuse("sample", model, "--max-params", "0.01")
+    assert "nothere.json" in refuse("explain", model, "--space", str(tmp_path / "nothere.json"))
     (tmp_path / "space.json").write_text('{"mpl": {"ratios": [0.5]}}')
-    assert "kinds here: mlp" in told("explain", model, "--space", str(tmp_path / "space.json"))
+    assert "kinds here: mlp" in refuse("explain", model, "--space", str(tmp_path / "space.json"))
     (tmp_path / "config.json").write_text('{"mpl": 8}')
-    output = ["--output", str(tmp_path / "out")]
-    assert "near names: mlp" in told(
+    output = ["--out", str(tmp_path / "out")]
+    assert "near names: mlp" in refuse(
         "extract", model, "--config", str(tmp_path / "config.json"), *output
     )
 
@@ -247,21 +308,21 @@ def test_arguments_that_do_not_fit_are_told_in_a_line(model, capsys, tmp_path):
     ):
         file = tmp_path / name
         file.write_text(text)
-        assert message in told("extract", model, f"--{name}", str(file), *output)
+        assert message in refuse("extract", model, f"--{name}", str(file), *output)
     (tmp_path / "osf_cli_bad_data.py").write_text("def data(batch_size):\n    return 1, 2\n")
     for name, message in (
         ("nosuch:data", "no module 'nosuch'"),
         ("osf_cli_bad_data:nosuch", "has no callable 'nosuch'"),
         ("osf_cli_bad_data:data", r"must return a tuple (task, batch_of, evaluate, calibration)"),
     ):
-        assert message in told("train", model, "--data", name, *output)
-    assert "called with one image" in told(
+        assert message in refuse("train", model, "--data", name, *output)
+    assert "called with one image" in refuse(
         "train", "osf_cli_example:pair", "--images", "x", *output
     )
     both = ["--supernet", "x", "--space", "y"]
-    assert "leave out --weights and --space" in told("verify", model, *both)
+    assert "leave out --weights and --space" in refuse("verify", model, *both)
     both = ["--config", "x", "--max-params", "0.5"]
-    assert "leave out --max-params" in told("extract", model, *both, *output)
+    assert "leave out --max-params" in refuse("extract", model, *both, *output)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +338,9 @@ def test_arguments_that_do_not_fit_are_told_in_a_line(model, capsys, tmp_path):
         ("search", "--population", "0"),
     ],
 )
-def test_numbers_out_of_range_are_told_before_anything_runs(model, command, option, value, capsys):
+def test_numbers_out_of_range_are_refused_before_anything_runs(
+    model, command, option, value, capsys
+):
     with pytest.raises(SystemExit, match="2"):
         main([command, model, option, value])
     assert f"argument {option}: " in capsys.readouterr().err
@@ -285,23 +348,41 @@ def test_numbers_out_of_range_are_told_before_anything_runs(model, command, opti
 
 def test_the_seed_is_that_of_weights_too(model, monkeypatch):
     found = []
-    monkeypatch.setitem(_COMMANDS, "explain", lambda net, _: found.append(net.model[0].weight) or 0)
+    build = subnets.build_supernet
+
+    def watch(options):
+        net = build(options)
+        found.append(net.model[0].weight)
+        return net
+
+    monkeypatch.setattr(subnets, "build_supernet", watch)
     for seed in ("1", "1", "2"):
         main(["explain", "osf_cli_example:bare", "--seed", seed])
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
 
 
-def test_faults_of_the_models_own_code_keep_their_traceback(model):
-    with pytest.raises(ValueError, match="my own fault"):
-        main(["explain", "osf_cli_example:broken"])
+@pytest.mark.parametrize(
+    ("factory", "last_line"),
+    [
+        ("broken", "ValueError: my own fault"),
+        ("unread", "FileNotFoundError: .*nothere.txt"),
+        ("unimported", "ModuleNotFoundError: No module named 'nothere'"),
+    ],
+)
+def test_faults_of_the_models_own_code_keep_their_traceback(model, factory, last_line, capsys):
+    assert main(["explain", f"osf_cli_example:{factory}"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert f"in {factory}" in "".join(lines)
+    assert re.match(last_line, lines[-1])
 
 
 def test_an_interrupt_ends_quietly(model, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("osf_supernet.cli._supernet", interrupted)
+    monkeypatch.setattr(subnets, "build_supernet", interrupted)
     assert main(["explain", model]) == 130
     assert capsys.readouterr().err == "osf: interrupted\n"
 
@@ -310,7 +391,7 @@ def test_a_module_in_the_current_directory_is_found(tmp_path):
     (tmp_path / "here.py").write_text(MODULE)
     command = [sys.executable, "-c", "from osf_supernet.cli import main; main()"]
     ran = subprocess.run(
-        [*command[:1], "-P", *command[1:], "sample", "here:make"],
+        [*command[:1], "-P", *command[1:], "sample", "here:make", "--json"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

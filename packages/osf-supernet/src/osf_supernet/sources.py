@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -23,22 +24,32 @@ def build_model(name: str, image_size: int | None = None) -> Made:
     """The module that a name stands for, in evaluation mode, and example inputs.
 
     Args:
-        name: see the module's documentation.
+        name: `module:factory` or `LIBRARY:NAME`.
         image_size: side of the example image; the model's own, or 224, by default.
+
+    Raises:
+        ValueError: there is no such model, or the factory returned something else.
+        ImportError: the library is not installed.
     """
     library, _, rest = name.partition(":")
     if not rest:
         known = ", ".join(f"{prefix}:NAME" for prefix in _LIBRARIES)
-        raise SystemExit(f"osf: expected module:factory or one of {known}; got {name!r}")
-    if library not in _LIBRARIES:
+        raise ValueError(f"expected module:factory or one of {known}; got {name!r}")
+    if is_factory(name):
         model, inputs = _call_factory(name, image_size)
     else:
         package = _import_library(library)
         try:
             model, inputs = _LIBRARIES[library](package, rest, image_size)
         except (KeyError, OSError, RuntimeError, ValueError) as error:  # each has its own
-            raise SystemExit(f"osf: {name}: {error}{_suggest_names(package, rest)}") from error
+            reason = str(error).strip().split("\n")[0]
+            raise ValueError(f"{name}: {reason}{_suggest_names(package, rest)}") from error
     return model.eval(), inputs
+
+
+def is_factory(name: str) -> bool:
+    """Whether a name is `module:factory`, code of the user's, rather than a library's model."""
+    return name.partition(":")[0] not in _LIBRARIES
 
 
 def _import_library(library: str) -> Any:
@@ -50,9 +61,7 @@ def _import_library(library: str) -> Any:
         if (error.name or "") not in (package, package.partition(".")[0]):
             raise
         install = _DISTRIBUTIONS.get(library, library)
-        raise SystemExit(
-            f"osf: models of {library} need {install}: pip install {install}"
-        ) from error
+        raise ImportError(f"models of {library} need {install}: pip install {install}") from error
 
 
 def _suggest_names(package: Any, name: str) -> str:
@@ -88,12 +97,12 @@ def _call_factory(name: str, image_size: int | None) -> Made:
     try:
         factory = find_factory(name, "a model")
     except ValueError as error:
-        raise SystemExit(f"osf: {error}; libraries: {', '.join(_LIBRARIES)}") from error
+        raise ValueError(f"{error}; libraries: {', '.join(_LIBRARIES)}") from error
     made = factory()
     pair = made if isinstance(made, tuple) else (made, _images(image_size or 224))
     if len(pair) != 2 or not isinstance(pair[0], nn.Module):
-        raise SystemExit(
-            f"osf: {name} must return a torch module, or a tuple of it and example inputs; "
+        raise ValueError(
+            f"{name} must return a torch module, or a tuple of it and example inputs; "
             f"got {describe_types(made)}"
         )
     return pair
@@ -162,8 +171,6 @@ def _transformers(library: Any, name: str, image_size: int | None) -> Made:
 
 
 def _parameters(model: Any) -> dict[str, Any]:
-    import inspect
-
     return dict(inspect.signature(model.forward).parameters)
 
 

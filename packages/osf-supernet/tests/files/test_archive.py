@@ -4,7 +4,15 @@ import json
 
 import pytest
 import torch
-from osf_supernet import Supernet, load_subnet, ratios, save_subnet, sizes
+from osf_supernet import (
+    Supernet,
+    load_subnet,
+    load_supernet,
+    ratios,
+    save_subnet,
+    save_supernet,
+    sizes,
+)
 from torch import nn
 from torch.nn import functional as F
 
@@ -129,3 +137,29 @@ def test_an_extracted_module_can_be_exported_and_compiled(small):
     torch.testing.assert_close(exported(IDS), expected)
     compiled = torch.compile(small, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(IDS), expected)
+
+
+def flip_last_bit(file):
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_flipped_bit_is_an_error(small, tmp_path):
+    save_subnet(small, tmp_path / "subnet")
+    save_supernet(Supernet(Tagger().double(), IDS), tmp_path / "net")
+    for folder in ("subnet", "net"):
+        flip_last_bit(tmp_path / folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"is damaged: its SHA-256 is not the one in osf\.json"):
+        load_subnet(tmp_path / "subnet", Tagger().double())
+    with pytest.raises(ValueError, match="is damaged: its SHA-256 is not the one in osf_supernet"):
+        load_supernet(tmp_path / "net", Tagger().double(), IDS)
+
+
+def test_folders_of_earlier_releases_have_no_digest(small, tmp_path):
+    save_subnet(small, tmp_path)
+    record = json.loads((tmp_path / "osf.json").read_text())
+    del record["sha256"]
+    (tmp_path / "osf.json").write_text(json.dumps(record))
+    flip_last_bit(tmp_path / "model.safetensors")
+    load_subnet(tmp_path, Tagger().double())

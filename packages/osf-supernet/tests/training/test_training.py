@@ -177,7 +177,7 @@ def test_resuming_is_exact(tmp_path):
     assert [progress.step for progress in seen] == [3, 4, 5]
     assert isinstance(seen[0], Progress)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    assert [p.name for p in (tmp_path / "parts").glob("step-*")] == ["step-6"]
+    assert [p.name for p in (tmp_path / "parts").glob("step-*")] == ["step-0000006"]
 
 
 def pairs(step, size=8):
@@ -313,7 +313,7 @@ def test_osf_train_under_torchrun_is_one_process_with_all_rows(tmp_path):
     words = ["train", "noise_model:make", "--images", ".", "--steps", "4", "--lr", "0.01"]
 
     def run(folder, batch, environment):
-        command = [sys.executable, "-c", script, *words, "--batch-size", batch, "--output", folder]
+        command = [sys.executable, "-c", script, *words, "--batch-size", batch, "--out", folder]
         return subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **environment})
 
     with socket.socket() as found:

@@ -7,9 +7,9 @@ the small one by what the JSON says about lists, integers and shapes.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from osf_supernet.counting import storage_key
 from osf_supernet.graph.graph import named_tensors
+from osf_supernet.output_files import replace_file, write_text
 from osf_supernet.subnets.attributes import integers_of
-from osf_supernet.subnets.space import Space
+from osf_supernet.subnets.space import Space, read_json_object
 from osf_supernet.subnets.surgery import Surgery, extract_module
 from osf_supernet.supernet import Supernet
 
@@ -48,10 +49,9 @@ def save_subnet(module: nn.Module, folder: str | Path) -> None:
             tensors[name] = tensor.detach().contiguous().cpu()
         else:
             aliases[name] = first
-    with readable(folder / _WEIGHTS) as path:
-        save_file(tensors, path)
-    text = json.dumps(record | {"aliases": aliases}, indent=2, sort_keys=True)
-    (folder / _RECORD).write_text(text + "\n", encoding="utf-8")
+    digest = _write_weights(folder, lambda path: save_file(tensors, path))
+    record = record | {"aliases": aliases, "sha256": {_WEIGHTS: digest}}
+    write_text(folder / _RECORD, json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 
 def load_subnet(folder: str | Path, full: nn.Module) -> nn.Module:
@@ -65,11 +65,7 @@ def load_subnet(folder: str | Path, full: nn.Module) -> nn.Module:
         ValueError: the folder does not fit the module.
     """
     folder = Path(folder)
-    record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-    if record.get("format") != 1:
-        raise ValueError(f"osf.json must have format 1, got {record.get('format')!r}")
-    if record["class"] != type(full).__qualname__:
-        raise ValueError(f"the subnet is of class {record['class']}, got {type(full).__qualname__}")
+    record = _read_record(folder / _RECORD, "subnet", full)
     _require_size(record.get("full", {}), full)
     surgery = Surgery(
         attributes={name: _integers(value) for name, value in record["attributes"].items()},
@@ -83,7 +79,7 @@ def load_subnet(folder: str | Path, full: nn.Module) -> nn.Module:
         odd = sorted(expected ^ set(stored))[:3]
         raise ValueError(f"the file and the module differ in tensors, for example {', '.join(odd)}")
     _fill(module, stored)
-    vars(module)["osf_record"] = {k: v for k, v in record.items() if k != "aliases"}
+    vars(module)["osf_record"] = {k: v for k, v in record.items() if k not in ("aliases", "sha256")}
     return module
 
 
@@ -91,17 +87,16 @@ def save_supernet(net: Supernet, folder: str | Path) -> None:
     """Write a supernet: the model's weights, its space and the order of its blocks."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with readable(folder / _WEIGHTS) as path:
-        save_model(net.model, str(path))
+    digest = _write_weights(folder, lambda path: save_model(net.model, str(path)))
     record = {
         "format": 1,
         "class": type(net.model).__qualname__,
         "space": net.space.to_dict(),
         "depth_orders": net.depth_orders,
         "outputs": list(net.outputs),
+        "sha256": {_WEIGHTS: digest},
     }
-    text = json.dumps(record, indent=2) + "\n"
-    (folder / _SUPERNET).write_text(text, encoding="utf-8")
+    write_text(folder / _SUPERNET, json.dumps(record, indent=2) + "\n")
 
 
 def load_supernet(folder: str | Path, model: nn.Module, example_inputs: Any) -> Supernet:
@@ -116,14 +111,11 @@ def load_supernet(folder: str | Path, model: nn.Module, example_inputs: Any) -> 
         ValueError: the folder does not fit the module.
     """
     folder = Path(folder)
-    record = json.loads((folder / _SUPERNET).read_text(encoding="utf-8"))
-    if record.get("format") != 1:
-        raise ValueError(f"{_SUPERNET} must have format 1, got {record.get('format')!r}")
-    if record["class"] != type(model).__qualname__:
-        raise ValueError(
-            f"the supernet is of class {record['class']}, got {type(model).__qualname__}"
-        )
-    load_model(model, str(folder / _WEIGHTS))
+    record = _read_record(folder / _SUPERNET, "supernet", model)
+    try:
+        load_model(model, str(folder / _WEIGHTS))
+    except RuntimeError as error:
+        raise ValueError(f"{folder / _WEIGHTS} does not fit the model: {error}") from error
     space = Space.from_dict(record["space"])
     net = Supernet(model, example_inputs, space, outputs=record["outputs"])
     net.depth_orders = record["depth_orders"]
@@ -151,13 +143,45 @@ def _require_size(recorded: dict[str, Any], full: nn.Module) -> None:
             )
 
 
-@contextmanager
-def readable(path: Path) -> Iterator[Path]:
-    """A file that those can read who can read others made here: safetensors lets only the owner."""
-    path.touch()
-    mode = path.stat().st_mode
-    yield path
-    path.chmod(mode)
+def _write_weights(folder: Path, write: Callable[[Path], object]) -> str:
+    """Write the weights of a folder, as readable as its other files; their SHA-256 digest.
+
+    By itself safetensors makes a file that only its owner can read.
+    """
+    with replace_file(folder / _WEIGHTS) as path:
+        path.touch()
+        mode = path.stat().st_mode
+        write(path)
+        path.chmod(mode)
+        return _digest(path)
+
+
+def _read_record(file: Path, what: str, module: nn.Module) -> dict[str, Any]:
+    """The record of a folder, after the weights beside it were found as they were written.
+
+    Raises:
+        ValueError: It is of another format or class, or the weights are damaged.
+    """
+    record: dict[str, Any] = read_json_object(file)
+    if record.get("format") != 1:
+        raise ValueError(f"{file} must have format 1, got {record.get('format')!r}")
+    if record["class"] != type(module).__qualname__:
+        raise ValueError(
+            f"the {what} is of class {record['class']}, got {type(module).__qualname__}"
+        )
+    expected = record.get("sha256", {}).get(_WEIGHTS)  # folders of earlier releases have none
+    weights = file.with_name(_WEIGHTS)
+    if expected is not None and _digest(weights) != expected:
+        raise ValueError(
+            f"{weights} is damaged: its SHA-256 is not the one in {file.name}; copy or write the "
+            "folder again"
+        )
+    return record
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _integers(value: Any) -> Any:

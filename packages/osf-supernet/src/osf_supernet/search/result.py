@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from osf_supernet.output_files import write_text
 from osf_supernet.subnets.planning import Config
 
 
@@ -73,7 +74,7 @@ class SearchResult:
 
     def save(self, path: str | Path) -> None:
         """Write the front and the greedy front as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_text(Path(path), json.dumps(self.to_dict(), indent=2) + "\n")
 
 
 def pareto_front(candidates: Sequence[Candidate], cost: str) -> list[Candidate]:

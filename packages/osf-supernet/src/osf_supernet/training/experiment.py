@@ -38,7 +38,12 @@ def from_factory(name: str, batch_size: int) -> Experiment:
 
 
 def from_image_folder(
-    folder: str | Path, *, image_size: int, batch_size: int, seed: int = 0
+    folder: str | Path,
+    *,
+    image_size: int,
+    batch_size: int,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> Experiment:
     """Classification of `train/CLASS/*` with random flips, scored on all of `val/CLASS/*`.
 
@@ -60,7 +65,7 @@ def from_image_folder(
             tensor = _tensor(image, image_size)
             pixels.append(tensor.flip(2) if flip is not None and flip[position] else tensor)
             labels.append(label)
-        return torch.stack(pixels), torch.tensor(labels)
+        return torch.stack(pixels).to(device), torch.tensor(labels).to(device)
 
     def batch_of(step: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(1_000_003 * seed + step)
@@ -87,8 +92,7 @@ def _load_image(path: str) -> Any:
 
 def _tensor(image: Any, size: int) -> Tensor:
     """(3, size, size) normalised, from a PIL image."""
-    import numpy
-
+    numpy: Any = importlib.import_module("numpy")
     pixels = torch.from_numpy(numpy.array(image.convert("RGB").resize((size, size))))
     mean, std = torch.tensor(MEAN), torch.tensor(STD)
     return ((pixels.float() / 255 - mean) / std).permute(2, 0, 1)

@@ -1,0 +1,210 @@
+"""Training checkpoints on disk: directories `step-NNNNNNN` that are whole or not there.
+
+A checkpoint holds one safetensors file for each group of tensors, such as `model` and `optimizer`,
+and `state.json`: format version, step, state, and the SHA-256 digests of every file and of itself.
+It is written under a hidden name, flushed to disk and renamed, so that a kill or a full disk leaves
+the earlier checkpoints as they were. Packages that import no sibling each hold this file, word for
+word; a test of the repository compares the copies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FORMAT_VERSION = 3
+STATE_NAME = "state.json"
+_SUFFIX = ".safetensors"
+_NAME = re.compile(r"\.?step-(\d{7,})(\.replaced)?")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged, or of another format."""
+
+
+def write_checkpoint(
+    parent: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    add_files: Callable[[Path], None] | None = None,
+) -> Path:
+    """Write `parent/step-NNNNNNN`, replacing an earlier checkpoint of the same step; its path.
+
+    Args:
+        parent: Directory of the checkpoints of one run; made if it does not exist.
+        step: Number of optimizer steps done.
+        tensors: Tensors by name, by the name of their file without its suffix.
+        state: Everything else, of JSON's types.
+        add_files: Writes more files, such as a config, into the directory it is called with.
+
+    Raises:
+        OSError: It could not be written; earlier checkpoints are as they were.
+    """
+    target = parent / f"step-{step:07d}"
+    partial = parent / f".{target.name}.partial"
+    parent.mkdir(parents=True, exist_ok=True)
+    for leftover in [*parent.glob(".step-*.partial"), *parent.glob(".step-*.deleted")]:
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir()
+    try:
+        if add_files is not None:
+            add_files(partial)
+        for group, named in tensors.items():
+            save_tensors(partial / f"{group}{_SUFFIX}", named)
+        digests = {file.name: _sha256(file) for file in sorted(partial.iterdir())}
+        record = {"format_version": FORMAT_VERSION, "step": step, "state": state, "sha256": digests}
+        record["record_sha256"] = _digest_of(record)
+        (partial / STATE_NAME).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        for path in [*partial.iterdir(), partial]:
+            _flush(path)
+        _put_in_place(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def read_checkpoint(directory: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The tensors on the CPU, by group and name, and the state that `write_checkpoint` got.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or another format was written.
+    """
+    record = _read_record(directory)
+    files = [directory / name for name in record["sha256"] if name.endswith(_SUFFIX)]
+    return {file.name.removesuffix(_SUFFIX): load_file(file) for file in files}, record["state"]
+
+
+def read_state(directory: Path) -> dict[str, Any]:
+    """The state alone, after every file was verified; for those who need only one group."""
+    state: dict[str, Any] = _read_record(directory)["state"]
+    return state
+
+
+def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file whose mode follows the umask (by itself its owner's alone).
+
+    Raises:
+        OSError: It could not be written.
+    """
+    file.touch()
+    mode = file.stat().st_mode
+    whole: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        is_shared = plain.untyped_storage().data_ptr() in storages  # which safetensors refuses
+        storages.add(plain.untyped_storage().data_ptr())
+        whole[name] = plain.clone() if is_shared else plain
+    try:
+        save_file(whole, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{file} could not be written: {error}") from None
+    file.chmod(mode)
+
+
+def verify_files(directory: Path, digests: Mapping[str, str]) -> None:
+    """Raise CheckpointError unless the directory's files have these SHA-256 digests."""
+    for name, digest in digests.items():
+        file = directory / name
+        if Path(name).name != name or not file.is_file():
+            raise _damage(file, "it is missing")
+        if _sha256(file) != digest:
+            raise _damage(file, "its SHA-256 is not the one that was written")
+
+
+def list_checkpoints(parent: Path) -> list[Path]:
+    """Complete checkpoints by rising step; entries with other names are ignored."""
+    found: dict[int, Path] = {}
+    for path in sorted(parent.glob("*step-*")):  # a hidden, replaced one comes before a visible one
+        if _NAME.fullmatch(path.name) and (path / STATE_NAME).is_file():
+            found[checkpoint_step(path)] = path
+    return [found[step] for step in sorted(found)]
+
+
+def newest_checkpoint(parent: Path) -> Path | None:
+    """The complete checkpoint with the most steps, or None."""
+    return next(reversed(list_checkpoints(parent)), None)
+
+
+def checkpoint_step(directory: Path) -> int:
+    """The step in the name of a checkpoint."""
+    match = _NAME.fullmatch(directory.name)
+    if match is None:
+        raise CheckpointError(f"{directory} is not named step-NNNNNNN; name a checkpoint")
+    return int(match[1])
+
+
+def keep_last(parent: Path, count: int, keep_every: int | None = None) -> None:
+    """Delete all but the newest `count` and those of steps that `keep_every` divides."""
+    found = list_checkpoints(parent)
+    for path in found[: max(0, len(found) - count)]:
+        if keep_every is None or checkpoint_step(path) % keep_every:
+            hidden = parent / f".{path.name.lstrip('.')}.deleted"
+            shutil.rmtree(hidden, ignore_errors=True)
+            path.rename(hidden)  # at once, so that half of it is never seen
+            shutil.rmtree(hidden)
+
+
+def _put_in_place(partial: Path, target: Path) -> None:
+    """Rename; an earlier checkpoint of that name is listed under either of its names meanwhile."""
+    replaced = target.with_name(f".{target.name}.replaced")
+    if target.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        target.rename(replaced)
+    partial.rename(target)
+    _flush(target.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _read_record(directory: Path) -> dict[str, Any]:
+    """`state.json`, after it and every file was found as it was written."""
+    file = directory / STATE_NAME
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        version = record["format_version"]
+        if version == FORMAT_VERSION and record.pop("record_sha256") != _digest_of(record):
+            raise ValueError("its SHA-256 is not the one that was written")
+    except FileNotFoundError:
+        raise _damage(file, "it is missing") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _damage(file, f"{error}") from None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{file} has format version {version}, expected {FORMAT_VERSION}; read it with the "
+            "release that wrote it"
+        )
+    verify_files(directory, record["sha256"])
+    return dict(record)
+
+
+def _damage(file: Path, reason: str) -> CheckpointError:
+    remedy = f"delete {file.parent} to go on from an older checkpoint"
+    return CheckpointError(f"{file} is damaged: {' '.join(reason.split())}; {remedy}")
+
+
+def _digest_of(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record).encode()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

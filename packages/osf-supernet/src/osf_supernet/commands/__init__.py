@@ -1,0 +1,1 @@
+"""Bodies of the sub-commands of `osf`, imported when they are called."""

@@ -1,0 +1,58 @@
+"""The supernet that the options of a command describe."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from osf_supernet.devices import choose_device
+from osf_supernet.files.archive import load_supernet
+from osf_supernet.sources import build_model
+from osf_supernet.subnets.planning import Config
+from osf_supernet.subnets.space import Space
+from osf_supernet.supernet import Supernet
+
+
+def build_supernet(options: argparse.Namespace) -> Supernet:
+    """The supernet of MODEL with the weights and the space that the options name.
+
+    Raises:
+        ValueError: They do not go together, or a file does not fit.
+        OSError: A file cannot be read.
+    """
+    if options.supernet and (options.weights or options.space):
+        raise ValueError("--supernet has weights and a space: leave out --weights and --space")
+    device = choose_device(options.device)
+    space = Space.read(options.space) if options.space else None
+    torch.manual_seed(options.seed)
+    model, inputs = build_model(options.model, options.image_size)
+    if options.weights:
+        _load_weights(model, options.weights, options.model)
+    model = model.to(device)
+    inputs = pytree.tree_map_only(Tensor, lambda x: x.to(device), inputs)
+    if options.supernet:
+        return load_supernet(options.supernet, model, inputs)
+    return Supernet(model, inputs, space)
+
+
+def sample_subnet(net: Supernet, options: argparse.Namespace) -> Config:
+    """The random config that `--seed` and the bounds give."""
+    return net.sample(seed=options.seed, max_params=options.max_params, max_flops=options.max_flops)
+
+
+def _load_weights(model: nn.Module, file: str, name: str) -> None:
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"{file} is no file; expected safetensors with a state dict")
+    try:
+        model.load_state_dict(load_file(file))
+    except SafetensorError as error:
+        raise ValueError(f"{file} is no safetensors file: {error}") from error
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).split("\n")]
+        raise ValueError(f"{file} does not fit {name}: {lines[1]}") from error

@@ -1,0 +1,56 @@
+"""Files and directories that commands and folders write: whole or not there, never by accident."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Another name to write a file under; it takes its own when the block ends without error."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that is whole or not there."""
+    with replace_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def require_new_directory(directory: Path, *, overwrite: bool = False) -> None:
+    """Refuse a directory that holds anything, unless it may be set aside.
+
+    Raises:
+        FileExistsError: It holds something, and `overwrite` is false.
+    """
+    if _is_occupied(directory) and not overwrite:
+        raise FileExistsError(
+            f"{directory} already exists and is not empty; choose another --out, or pass "
+            "--overwrite to set it aside"
+        )
+
+
+def make_new_directory(directory: Path, *, overwrite: bool = False) -> None:
+    """Make an empty directory; what is there is renamed to `NAME.old-K`.
+
+    Raises:
+        FileExistsError: It holds something, and `overwrite` is false.
+    """
+    require_new_directory(directory, overwrite=overwrite)
+    if _is_occupied(directory):
+        number = 1
+        while (aside := directory.with_name(f"{directory.name}.old-{number}")).exists():
+            number += 1
+        directory.rename(aside)
+    directory.mkdir(parents=True, exist_ok=True)
+
+
+def _is_occupied(path: Path) -> bool:
+    return path.exists() and not (path.is_dir() and not any(path.iterdir()))
