@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from markupsafe import Markup
 
 from clip_eval.metrics.functions import CalibrationBin
+from clip_eval.report.rendering import render
 from clip_eval.report.table import percent
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 420, 300, 54, 38, 12, 16
+MAX_NAME = 26
 
 
 class Point(NamedTuple):
@@ -22,111 +25,101 @@ class Point(NamedTuple):
     interval: tuple[float, float] | None
 
 
-def reliability_chart(bins: Sequence[CalibrationBin]) -> str:
-    """Accuracy against probability; on the diagonal, a model knows how sure it may be."""
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """The plotting area of a chart, with its axes.
+
+    Attributes:
+        name: Name of the chart, for screen readers.
+        columns: Position and label of each tick of the horizontal axis.
+        rows: Position and label of each tick of the vertical axis.
+        below: Title of the horizontal axis.
+        beside: Title of the vertical axis.
+    """
+
+    width: ClassVar[int] = 420
+    height: ClassVar[int] = 300
+    left: ClassVar[int] = 54
+    right: ClassVar[int] = 420 - 16
+    top: ClassVar[int] = 12
+    bottom: ClassVar[int] = 300 - 38
+    middle: ClassVar[float] = (54 + 420 - 16) / 2
+
+    name: str
+    columns: Sequence[tuple[float, str]]
+    rows: Sequence[tuple[float, str]]
+    below: str
+    beside: str = ""
+
+
+def reliability_chart(bins: Sequence[CalibrationBin]) -> Markup:
+    """Draw accuracy against probability; a calibrated model lies on the diagonal."""
     most = max((b.n for b in bins), default=1) or 1
-    bars = []
-    for b in bins:
-        if not b.n:
-            continue
-        left, right = _x(b.low), _x(b.high)
-        top = _y(b.accuracy)
-        bars.append(
-            f'<rect x="{left + 1:.1f}" y="{top:.1f}" width="{right - left - 2:.1f}" '
-            f'height="{_y(0) - top:.1f}" class="c-bar" opacity="{0.35 + 0.65 * b.n / most:.2f}">'
-            f"<title>{b.n:,} images, said {percent(b.confidence)}, right {percent(b.accuracy)}"
-            "</title></rect>"
-            f'<circle cx="{_x(b.confidence):.1f}" cy="{top:.1f}" r="3" class="c-dot"/>'
-        )
-    diagonal = f'<line x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}" class="c-guide"/>'
-    return _svg(
-        "reliability diagram",
-        "".join(bars) + diagonal,
-        [(x, percent(x, 0)) for x in (0, 0.25, 0.5, 0.75, 1)],
-        [(y, percent(y, 0)) for y in (0, 0.25, 0.5, 0.75, 1)],
-        "probability of the first guess",
-        "share right",
+    bars = [
+        {
+            "bin": b,
+            "x": _x(b.low) + 1,
+            "width": _x(b.high) - _x(b.low) - 2,
+            "y": _y(b.accuracy),
+            "middle": _x(b.confidence),
+            "opacity": 0.35 + 0.65 * b.n / most,
+        }
+        for b in bins
+        if b.n
+    ]
+    shares = (0, 0.25, 0.5, 0.75, 1)
+    frame = Frame(
+        name="reliability diagram",
+        columns=[(_x(share), percent(share, 0)) for share in shares],
+        rows=[(_y(share), percent(share, 0)) for share in shares],
+        below="probability of the first guess",
+        beside="share right",
     )
+    return render("reliability.svg.j2", frame=frame, bars=bars)
 
 
-def cost_chart(points: Sequence[Point], label: str) -> str:
-    """Accuracy against a cost on a logarithmic axis, with intervals."""
-    usable = [p for p in points if p.x > 0]
+def cost_chart(points: Sequence[Point], label: str) -> Markup:
+    """Draw accuracy against a cost on a logarithmic axis, with intervals; empty without points."""
+    usable = [point for point in points if point.x > 0]
     if not usable:
-        return ""
+        return Markup()
     low_x, high_x = min(p.x for p in usable) / 1.5, max(p.x for p in usable) * 1.5
     spans = [p.interval or (p.y, p.y) for p in usable]
     low_y = max(0.0, min(low for low, _ in spans) - 0.03)
     high_y = min(1.0, max(high for _, high in spans) + 0.03)
 
-    def place(point: Point) -> tuple[float, float]:
-        across = math.log(point.x / low_x) / math.log(high_x / low_x)
-        return _x(across), _y((point.y - low_y) / (high_y - low_y))
+    def down(value: float) -> float:
+        return _y((value - low_y) / (high_y - low_y))
 
     marks = []
     for point in usable:
-        x, y = place(point)
-        if point.interval:
-            ends = [_y((v - low_y) / (high_y - low_y)) for v in point.interval]
-            marks.append(
-                f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{ends[0]:.1f}" y2="{ends[1]:.1f}" '
-                'class="c-error"/>'
-            )
-        side, shift = ("end", -8) if x > WIDTH * 0.6 else ("start", 8)
+        x = _x(math.log(point.x / low_x) / math.log(high_x / low_x))
         marks.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" class="c-dot">'
-            f"<title>{escape(point.name)}: {percent(point.y)}</title></circle>"
-            f'<text x="{x + shift:.1f}" y="{y - 6:.1f}" text-anchor="{side}">'
-            f"{escape(_short(point.name))}</text>"
+            {
+                "point": point,
+                "x": x,
+                "y": down(point.y),
+                "interval": point.interval and tuple(map(down, point.interval)),
+                "is_left": x > Frame.width * 0.6,
+                "label": _shorten(point.name),
+            }
         )
-    ticks = [low_x * (high_x / low_x) ** (n / 3) for n in range(4)]
-    rows = [low_y + (high_y - low_y) * n / 4 for n in range(5)]
-    return _svg(
-        f"accuracy against {label}",
-        "".join(marks),
-        [(n / 3, _number(value)) for n, value in enumerate(ticks)],
-        [(n / 4, percent(value)) for n, value in enumerate(rows)],
-        label,
-        "",
+    values = [low_y + (high_y - low_y) * n / 4 for n in range(5)]
+    frame = Frame(
+        name=f"accuracy against {label}",
+        columns=[(_x(n / 3), _number(low_x * (high_x / low_x) ** (n / 3))) for n in range(4)],
+        rows=[(_y(n / 4), percent(value)) for n, value in enumerate(values)],
+        below=label,
     )
-
-
-def _svg(
-    name: str,
-    body: str,
-    columns: Sequence[tuple[float, str]],
-    rows: Sequence[tuple[float, str]],
-    below: str,
-    beside: str,
-) -> str:
-    grid = "".join(
-        f'<line x1="{_x(0)}" x2="{_x(1)}" y1="{_y(y):.1f}" y2="{_y(y):.1f}" class="c-grid"/>'
-        f'<text x="{LEFT - 6}" y="{_y(y) + 4:.1f}" text-anchor="end">{escape(text)}</text>'
-        for y, text in rows
-    ) + "".join(
-        f'<text x="{_x(x):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{escape(text)}'
-        "</text>"
-        for x, text in columns
-    )
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    titles = f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(below)}</text>'
-    if beside:
-        titles += (
-            f'<text x="12" y="{TOP + 90}" text-anchor="middle" '
-            f'transform="rotate(-90 12 {TOP + 90})">{escape(beside)}</text>'
-        )
-    return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(name)}">{grid}{body}{titles}</svg>'
-    )
+    return render("cost.svg.j2", frame=frame, marks=marks)
 
 
 def _x(share: float) -> float:
-    return LEFT + share * (WIDTH - LEFT - RIGHT)
+    return Frame.left + share * (Frame.right - Frame.left)
 
 
 def _y(share: float) -> float:
-    return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
+    return Frame.bottom - share * (Frame.bottom - Frame.top)
 
 
 def _number(value: float) -> str:
@@ -136,5 +129,5 @@ def _number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _short(name: str, limit: int = 26) -> str:
-    return name if len(name) <= limit else f"…{name[1 - limit :]}"
+def _shorten(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"…{name[1 - MAX_NAME :]}"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from html import escape
+from typing import NamedTuple
 
 from clip_eval.data.faults import BadSample
 from clip_eval.data.images import decode_image
 from clip_eval.data.samples import Source
-from clip_eval.report.result_page import guess_bar, page
+from clip_eval.report.rendering import render
 from clip_eval.report.sample_pictures import SMALL, picture_address
 from clip_eval.report.table import display_width, percent
 from clip_eval.tasks.prediction import LabeledImage, Predictions
@@ -31,23 +30,24 @@ def format_predictions(predictions: Predictions) -> str:
 
 
 def render_predictions(predictions: Predictions, source: Source, title: str) -> str:
-    """The images with their labels as one page that needs no other file."""
-    cards = "".join(_card(image, source) for image in predictions.images)
-    return page(title, [f"<h1>{escape(title)}</h1>", f'<div class="samples">{cards}</div>'])
+    """Render the images with their labels as one page that needs no other file."""
+    cards = [card for card in (_view_card(image, source) for image in predictions.images) if card]
+    return render("predictions.html.j2", title=title, cards=cards)
 
 
-def _card(image: LabeledImage, source: Source) -> str:
+class Card(NamedTuple):
+    """An image with its labels, best first, and their probabilities."""
+
+    key: str
+    address: str
+    is_small: bool
+    guesses: list[tuple[str, float]]
+
+
+def _view_card(image: LabeledImage, source: Source) -> Card | None:
     try:
         picture = decode_image(source.read(image.index).image)
     except BadSample:
-        return ""
-    small = ' class="small"' if max(picture.size) <= SMALL else ""
-    guesses: Iterator[str] = (
-        guess_bar(label, share, rank == 0)
-        for rank, (label, share) in enumerate(zip(image.labels, image.probabilities, strict=True))
-    )
-    return (
-        f'<div class="card sample"><img{small} src="{picture_address(picture)}" '
-        f'alt="{escape(image.key)}"><div><div class="truth"><span>{escape(image.key)}</span>'
-        f"</div>{''.join(guesses)}</div></div>"
-    )
+        return None
+    guesses = list(zip(image.labels, image.probabilities, strict=True))
+    return Card(image.key, picture_address(picture), max(picture.size) <= SMALL, guesses)

@@ -21,11 +21,11 @@ SMALL = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A prediction with its image as a ``data:`` address; ``small`` is shown pixel by pixel."""
+    """A prediction with its image as a ``data:`` address; `is_small` is shown pixel by pixel."""
 
     prediction: Prediction
     address: str
-    small: bool
+    is_small: bool
 
 
 def choose_predictions(
@@ -43,7 +43,7 @@ def choose_predictions(
     return draw.sample(wrong, take_wrong) + draw.sample(right, take_right)
 
 
-def surest_mistakes(predictions: Sequence[Prediction], count: int) -> list[Prediction]:
+def most_confident_errors(predictions: Sequence[Prediction], count: int) -> list[Prediction]:
     """The wrong predictions of highest probability, highest first."""
     wrong = [p for p in predictions if p.guesses and not p.correct]
     return sorted(wrong, key=lambda p: (-p.probabilities[0], p.index))[:count]
@@ -60,8 +60,13 @@ def load_pictures(source: Source, predictions: Sequence[Prediction]) -> list[Pic
             continue
         if sample.key != prediction.key:  # the data has changed since
             continue
-        small = max(image.size) <= SMALL
-        pictures.append(Picture(prediction=prediction, address=picture_address(image), small=small))
+        pictures.append(
+            Picture(
+                prediction=prediction,
+                address=picture_address(image),
+                is_small=max(image.size) <= SMALL,
+            )
+        )
     return pictures
 
 

@@ -1,0 +1,32 @@
+"""Pages and charts from the templates of this package; every value is escaped."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from clip_eval.report.table import metric_name, percent
+
+
+def render(template: str, **values: object) -> Markup:
+    """Fill in a template; the result is safe to be put into another one."""
+    return Markup(_environment().get_template(template).render(values))
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("clip_eval.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "metric_name": metric_name, "count": _format_count}
+    return environment
+
+
+def _format_count(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else "–"
