@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 from markupsafe import Markup
 
 from clip_eval.metrics.functions import CalibrationBin
-from clip_eval.report.rendering import render
+from clip_eval.report.rendering import render_fragment
 from clip_eval.report.table import percent
 
 MAX_NAME = 26
@@ -40,10 +40,10 @@ class Frame:
     width: ClassVar[int] = 420
     height: ClassVar[int] = 300
     left: ClassVar[int] = 54
-    right: ClassVar[int] = 420 - 16
+    right: ClassVar[int] = width - 16
     top: ClassVar[int] = 12
-    bottom: ClassVar[int] = 300 - 38
-    middle: ClassVar[float] = (54 + 420 - 16) / 2
+    bottom: ClassVar[int] = height - 38
+    middle: ClassVar[float] = (left + right) / 2
 
     name: str
     columns: Sequence[tuple[float, str]]
@@ -75,7 +75,7 @@ def reliability_chart(bins: Sequence[CalibrationBin]) -> Markup:
         below="probability of the first guess",
         beside="share right",
     )
-    return render("reliability.svg.j2", frame=frame, bars=bars)
+    return render_fragment("reliability.svg.j2", frame=frame, bars=bars)
 
 
 def cost_chart(points: Sequence[Point], label: str) -> Markup:
@@ -111,7 +111,7 @@ def cost_chart(points: Sequence[Point], label: str) -> Markup:
         rows=[(_y(n / 4), percent(value)) for n, value in enumerate(values)],
         below=label,
     )
-    return render("cost.svg.j2", frame=frame, marks=marks)
+    return render_fragment("cost.svg.j2", frame=frame, marks=marks)
 
 
 def _x(share: float) -> float:

@@ -14,7 +14,7 @@ from clip_eval.data.samples import Source
 from clip_eval.errors import EvaluationError
 from clip_eval.prompts.named_data import open_data
 from clip_eval.report.charts import Point, cost_chart
-from clip_eval.report.rendering import render
+from clip_eval.report.rendering import render_page
 from clip_eval.report.result_page import ResultView, view_result
 from clip_eval.report.table import main_metric
 from clip_eval.results.result import Result, result_from_record
@@ -78,7 +78,7 @@ def render_family(
         seed: Seed of their choice.
     """
     named = set(data)
-    return render(
+    return render_page(
         "family.html.j2",
         title=title,
         rows=[_row(number, stored[number].record) for number in _order(stored)],

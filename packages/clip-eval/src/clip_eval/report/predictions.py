@@ -7,7 +7,7 @@ from typing import NamedTuple
 from clip_eval.data.faults import BadSample
 from clip_eval.data.images import decode_image
 from clip_eval.data.samples import Source
-from clip_eval.report.rendering import render
+from clip_eval.report.rendering import render_page
 from clip_eval.report.sample_pictures import SMALL, picture_address
 from clip_eval.report.table import display_width, percent
 from clip_eval.tasks.prediction import LabeledImage, Predictions
@@ -32,7 +32,7 @@ def format_predictions(predictions: Predictions) -> str:
 def render_predictions(predictions: Predictions, source: Source, title: str) -> str:
     """Render the images with their labels as one page that needs no other file."""
     cards = [card for card in (_view_card(image, source) for image in predictions.images) if card]
-    return render("predictions.html.j2", title=title, cards=cards)
+    return render_page("predictions.html.j2", title=title, cards=cards)
 
 
 class Card(NamedTuple):

@@ -10,9 +10,14 @@ from markupsafe import Markup
 from clip_eval.report.table import metric_name, percent
 
 
-def render(template: str, **values: object) -> Markup:
-    """Fill in a template; the result is safe to be put into another one."""
-    return Markup(_environment().get_template(template).render(values))
+def render_page(template: str, **values: object) -> str:
+    """Fill in the template of a page."""
+    return _environment().get_template(template).render(values)
+
+
+def render_fragment(template: str, **values: object) -> Markup:
+    """Fill in the template of a part of a page, which is not escaped again."""
+    return Markup(render_page(template, **values))
 
 
 @cache

@@ -13,7 +13,7 @@ from clip_eval.data.samples import Source
 from clip_eval.metrics.functions import calibration
 from clip_eval.report.charts import reliability_chart
 from clip_eval.report.confusions import ConfusionView, view_confusions
-from clip_eval.report.rendering import render
+from clip_eval.report.rendering import render_page
 from clip_eval.report.sample_pictures import (
     Picture,
     choose_predictions,
@@ -189,7 +189,7 @@ def render_report(
         seed: Seed of their choice.
     """
     view = view_result(result, source, run_directory=run_directory, samples=samples, seed=seed)
-    return render("result.html.j2", title=f"{result.model} on {result.dataset}", view=view)
+    return render_page("result.html.j2", title=f"{result.model} on {result.dataset}", view=view)
 
 
 def view_result(
