@@ -222,7 +222,8 @@ def test_inspect_needs_no_model(
 ) -> None:
     assert main(["inspect", str(colour_shards), "--quiet"]) == 0
     shown = capsys.readouterr().out
-    assert "WebDataset, 12 samples, 0 broken" in shown
+    assert "12 samples in 2 shards, split test" in shown
+    assert "12: 12 usable, 0 broken" in shown
     assert "green        4" in shown
     assert main(["inspect", str(tmp_path / "absent")]) == 2
 

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
 
+from clip_eval.data.inspect import summarize
 from clip_eval.prompts.named_data import open_data
-from clip_eval.report.inspection import format_inspection, inspect_source
 from clip_eval.results.result import finite
+
+MAX_PICTURES = 500
 
 
 def inspect_data(arguments: argparse.Namespace) -> None:
-    """Read every sample of a data set, and print what was found."""
+    """Read samples of a data set, and print what was found."""
     source, _ = open_data(arguments.data, classnames=arguments.classnames, split=arguments.split)
-    found = inspect_source(source, progress=not arguments.quiet)
+    summary = summarize(
+        source,
+        samples=arguments.samples,
+        seed=arguments.seed,
+        pictures=MAX_PICTURES if arguments.html else 0,
+        progress=not arguments.quiet,
+    )
+    if arguments.html:
+        summary.write_html(arguments.html)
     if arguments.json:
-        print(json.dumps(finite(asdict(found)), ensure_ascii=False, allow_nan=False))
+        print(json.dumps(finite(summary.to_dict()), ensure_ascii=False, allow_nan=False))
     else:
-        print(format_inspection(found))
+        print(summary.to_text())

@@ -155,10 +155,19 @@ def _add_embed(commands: SubCommands[CommandParser]) -> None:
 
 
 def _add_inspect(commands: SubCommands[CommandParser]) -> None:
-    inspect = commands.add_parser("inspect", help="layout, classes, counts and broken files")
+    inspect = commands.add_parser(
+        "inspect", help="layout, classes, sizes, captions and broken files of a data set"
+    )
     inspect.set_defaults(function="data_commands:inspect_data")
     inspect.add_argument("data", metavar="DATA", help=DATA_HELP)
     add_data_options(inspect)
+    inspect.add_argument(
+        "--samples", type=positive, help="number of samples to read (default: all)"
+    )
+    inspect.add_argument("--seed", type=int, default=0, help="random seed of the choice of samples")
+    inspect.add_argument(
+        "--html", type=Path, metavar="FILE", help="HTML page of thumbnails to write"
+    )
     add_json(inspect, "one JSON object")
     add_quiet(inspect)
 

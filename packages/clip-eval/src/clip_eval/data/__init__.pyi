@@ -2,6 +2,7 @@ from .class_names import ClassList
 from .faults import BadImage, BadSample, DataError, Fault
 from .formats import FORMATS, Format, absolute_source, is_missing, open_source, register_format
 from .images import decode_image
+from .inspect import Summary, summarize
 from .samples import Sample, Source
 from .shards.cache import ShardCache
 from .shards.paths import expand_shards
@@ -22,6 +23,7 @@ __all__ = [
     "Sample",
     "ShardCache",
     "Source",
+    "Summary",
     "absolute_source",
     "check_url",
     "decode_image",
@@ -33,4 +35,5 @@ __all__ = [
     "read_templates",
     "register_format",
     "sample_from_files",
+    "summarize",
 ]

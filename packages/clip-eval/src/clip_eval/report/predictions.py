@@ -7,9 +7,10 @@ from typing import NamedTuple
 from clip_eval.data.faults import BadSample
 from clip_eval.data.images import decode_image
 from clip_eval.data.samples import Source
+from clip_eval.data.text_width import display_width, pad
 from clip_eval.report.rendering import render_page
 from clip_eval.report.sample_pictures import SMALL, picture_address
-from clip_eval.report.table import display_width, percent
+from clip_eval.report.table import percent
 from clip_eval.tasks.prediction import LabeledImage, Predictions
 
 
@@ -20,9 +21,8 @@ def format_predictions(predictions: Predictions) -> str:
         lines.append(image.key)
         width = max((display_width(label) for label in image.labels), default=0)
         for label, share in zip(image.labels, image.probabilities, strict=True):
-            space = " " * (width - display_width(label))
             bar = "█" * round(30 * share)
-            lines.append(f"  {label}{space}  {percent(share):>7}  {bar}".rstrip())
+            lines.append(f"  {pad(label, width)}  {percent(share):>7}  {bar}".rstrip())
         if not image.labels:
             lines.append("  the embedding is not finite")
     lines += [f"skipped: {s.key}: {s.reason}: {s.detail}" for s in predictions.skipped]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from clip_eval.data.text_width import display_width, pad
 from clip_eval.results.result import ClassScore, Result
 
 WORST_CLASSES = 5
@@ -102,12 +102,7 @@ def format_table(records: Sequence[Mapping[str, Any]]) -> str:
         )
     widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
     lines = [
-        "| "
-        + " | ".join(
-            cell + " " * (width - display_width(cell))
-            for cell, width in zip(row, widths, strict=True)
-        )
-        + " |"
+        "| " + " | ".join(pad(cell, width) for cell, width in zip(row, widths, strict=True)) + " |"
         for row in (tuple(cell.replace("|", "\\|") for cell in row) for row in rows)
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
@@ -166,12 +161,4 @@ def _speed(result: Result) -> str:
 
 def _align(rows: Sequence[tuple[str, str]]) -> list[str]:
     width = max((display_width(name) for name, _ in rows), default=0)
-    return [f"{name}{' ' * (width - display_width(name))}  {value}" for name, value in rows]
-
-
-def display_width(text: str) -> int:
-    """Columns a text takes in a terminal (wide characters count twice, combining ones not)."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-        for c in text
-    )
+    return [f"{pad(name, width)}  {value}" for name, value in rows]

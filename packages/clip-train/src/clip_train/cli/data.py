@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 
-from clip_eval.data import DataError, Source
+from clip_eval.data import Source, summarize
 
 from clip_train.config.data import DataConfig
 from clip_train.data.convert import convert as convert_source
-from clip_train.data.inspect import format_look, look_at, write_contact_sheet
 from clip_train.data.sources import open_training_source
 from clip_train.logs.run_directory import set_aside
 from clip_train.shapes.dataset import write_shapes
+
+MAX_PICTURES = 500
 
 
 def shapes(options: argparse.Namespace) -> None:
@@ -56,13 +58,16 @@ def convert(options: argparse.Namespace) -> None:
 
 def inspect(options: argparse.Namespace) -> None:
     """Print what some samples of a source are like."""
-    if options.samples < 1:
-        raise DataError(f"--samples must be 1 or more, got {options.samples}")
-    look = look_at(_open(options), options.samples, seed=options.seed, progress=not options.quiet)
-    print(format_look(look))
+    summary = summarize(
+        _open(options),
+        samples=options.samples,
+        seed=options.seed,
+        pictures=MAX_PICTURES if options.html else 0,
+        progress=not options.quiet,
+    )
     if options.html:
-        write_contact_sheet(look, options.html)
-        print(f"contact sheet: {options.html}")
+        summary.write_html(options.html)
+    print(json.dumps(summary.to_dict(), ensure_ascii=False) if options.json else summary.to_text())
 
 
 def _open(options: argparse.Namespace) -> Source:

@@ -218,12 +218,13 @@ def _add_data_convert(topics: Any) -> None:
 
 
 def _add_data_inspect(topics: Any) -> None:
-    summary = "summarize sizes, captions and faults of a data source"
+    summary = "summarize layout, classes, sizes, captions and broken samples of a data source"
     parser = _add(topics, "inspect", summary, "data:inspect")
     _add_source(parser)
     _add_number(parser, "samples", int, "number of samples to read", 200)
     _add_number(parser, "seed", int, "random seed of the choice of samples", 0)
     parser.add_argument("--html", metavar="FILE", help="HTML page of thumbnails to write")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     _add_quiet(parser)
 
 
