@@ -28,7 +28,9 @@ def describe_keys(config: Config) -> str:
             field = ".FIELD" if typing.get_origin(key.hint) is dict else ""
             lines.append(f"  --{key.name}{field} {_metavar(key)}")
             doc = f"{key.doc.rstrip('.')} (default: {_show(_find(config, key.name))})"
-            lines += textwrap.wrap(doc, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+            lines += textwrap.indent(
+                textwrap.fill(doc, width - 6, break_on_hyphens=False), " " * 6
+            ).splitlines()
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The sections of a config about samples: where they come from and what happens to them."""
+"""Config sections about samples: data sources, image sizes, augmentation."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from clip_models.config import require
 
 @dataclass(frozen=True, kw_only=True)
 class VariableSizesConfig:
-    """Batches of several image sizes with about equal pixels (Mehta et al. 2022, CVNets).
+    """Variable batch sampler: image sizes that change per batch, at constant pixels per batch.
 
-    `train.batch_size` is the batch at the model's own image size.
+    From CVNets (Mehta et al. 2022). `train.batch_size` is the batch size at the model's image size.
     """
 
     num_sizes: int = 0
-    """Sizes drawn evenly from `min_size` to `max_size`, besides the model's; 0 turns it off."""
+    """Number of image sizes drawn evenly between `min_size` and `max_size`, in addition to the
+    model's own; 0 disables variable sizes."""
     min_size: int = 160
-    """Smallest side in pixels."""
+    """Smallest image side in pixels."""
     max_size: int = 320
-    """Largest side in pixels."""
+    """Largest image side in pixels."""
     divisor: int = 32
-    """Sides are rounded to multiples of it."""
+    """Divisor of every image side, in pixels."""
     batch_multiple: int = 1
-    """Batches are multiples of it; a multiple of the number of processes gives each the same."""
+    """Divisor of every batch size; a multiple of the number of processes gives each the same number
+    of images."""
     growth_epochs: tuple[int, ...] = ()
-    """Epochs from which on smallest and largest side grow once more by the factors."""
+    """Epochs at which the smallest and the largest side grow by `min_growth` and `max_growth`."""
     min_growth: float = 0.0
-    """Share by which the smallest side grows."""
+    """Relative growth of the smallest side at each of `growth_epochs`."""
     max_growth: float = 0.0
-    """Share by which the largest side grows."""
+    """Relative growth of the largest side at each of `growth_epochs`."""
 
     def __post_init__(self) -> None:
         require(self.num_sizes >= 0, f"num_sizes must be 0 or more, got {self.num_sizes}")
@@ -52,60 +54,65 @@ class VariableSizesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where samples come from and how their captions are worded."""
+    """Training and evaluation data."""
 
     train: str = ""
-    """Training source: `wds:DIR` (or shards, or URLs of shards), `imagefolder:DIR`, `csv:FILE`,
-    `parquet:DIR`, `coco:JSON`, `tfrecord:DIR`, `corenet:DIR`, `cifar10[:DIR]`, `shapes:NUMBER`,
-    or a path (recognised); several are separated by `::`."""
+    """Training data: `wds:DIR` (or shards, or URLs of shards), `imagefolder:DIR`, `csv:FILE`,
+    `parquet:DIR`, `coco:JSON`, `tfrecord:DIR`, `corenet:DIR`, `cifar10[:DIR]`, `shapes:NUMBER`, or
+    a path whose format is recognized; `::` separates several sources."""
     val: str = ""
-    """Source with classes for evaluation during training; empty for none."""
+    """Labelled data for zero-shot evaluation during training, in the same notation; empty for
+    none."""
     templates: tuple[str, ...] = ()
-    """Prompts with a {c} slot for the class name; empty means those of the source, if any."""
+    """Caption templates with a {c} slot for the class name; empty for those of the source, if it
+    has any."""
     classnames: str = ""
-    """File of class names for `train` and `val`: one a line, or `folder<TAB>name`, or JSON."""
+    """File of class names for `train` and `val`: one per line, `folder<TAB>name` per line, or
+    JSON."""
     template_choice: Literal["sample", "batch"] = "sample"
-    """Draw a template for each sample, or one for the whole batch: then equal classes have equal
-    captions, and the text tower computes each class once."""
+    """Scope of one random template: each `sample`, or the whole `batch`, where images of a class
+    then share one caption that is encoded once."""
     variable_sizes: VariableSizesConfig = field(default_factory=VariableSizesConfig)
     cache_images: bool = False
-    """Decode every image once, at the model's size, and keep the pixels in memory."""
+    """Decode every image once, at the model's image size, and keep the pixels in memory."""
     image_key: str = ""
-    """Column, feature or extension of the image, where it has an unusual name."""
+    """Column, feature or file extension of the images, if it is not a common one."""
     caption_key: str = ""
-    """Column, feature, extension or JSON key of the captions, where it has an unusual name."""
+    """Column, feature, file extension or JSON key of the captions, if it is not a common one."""
     image_root: str = ""
-    """Directory that the paths of a table or of COCO's JSON are relative to."""
+    """Directory that image paths in a table or a COCO file are relative to."""
     cache_dir: str = ""
-    """Where shards behind a URL are kept; empty means below `~/.cache/clip-eval`."""
+    """Directory for shards downloaded from URLs; empty for one below `~/.cache/clip-eval`."""
     cache_gb: float = 50.0
-    """Most gigabytes of them; should hold more than `shuffle_streams` shards."""
+    """Maximum size of `cache_dir` in GB; it should hold more than `shuffle_streams` shards."""
     order: Literal["exact", "stream"] = "exact"
-    """`exact`: the samples of a step follow from the seed alone.  `stream`: webdataset reads tars
-    from end to end, chosen at random; no index, but neither order nor resume are exact."""
+    """Order of samples: `exact` follows from the seed alone; `stream` reads tar shards sequentially
+    with webdataset and needs no index, but depends on the numbers of processes, workers and
+    resumes."""
     epoch_samples: int | None = None
-    """Samples that count as an epoch in `stream` order, where nobody has counted them."""
+    """Number of samples per epoch for order `stream`, which does not count them."""
     weights: tuple[float, ...] = ()
-    """Share of each source when `train` names several; empty means by their sizes."""
+    """Sampling weight of each source when `train` names several; empty for weights by size."""
     shuffle_streams: int = 32
-    """Sharded data: at any time samples come from about this many shards; see `shuffle_buffer`."""
+    """Number of shards read at the same time, for sharded data."""
     shuffle_buffer: int = 65536
-    """Sharded data: this many samples of the streams are permuted at a time (their numbers, not
-    their pixels); data that fits is permuted as a whole."""
+    """Number of samples shuffled together, for sharded data (their indices, not their pixels);
+    smaller data is shuffled as a whole."""
     decode: Literal["scaled", "exact"] = "scaled"
-    """`scaled` decodes a JPEG at 1/2, 1/4 or 1/8 where the crop needs no more; `exact` in full."""
+    """JPEG decoding: `scaled` to 1/2, 1/4 or 1/8 of the size where the crop needs no more, or
+    `exact` at full size."""
     sort_by_length: bool = False
-    """Put a batch's samples in the order of their captions' lengths, so that micro-batches of
-    similar lengths can be cut shorter; which samples make a batch does not change."""
+    """Sort each batch by caption length, so that micro-batches are padded less; the batch holds the
+    same samples."""
     prefetch: int = 2
-    """Batches that each worker keeps ready."""
+    """Number of batches that each worker loads ahead."""
     stall_seconds: float = 120.0
-    """Name the shard that a worker is stuck in when no batch came for so long; after five times
-    that the run stops.  Needs `workers` of 1 or more."""
+    """Seconds without a batch before a warning names the shard that each worker is reading; after
+    five times as long the run stops. Needs `workers` of 1 or more."""
     workers: int = 1
-    """Processes that read and decode; 0 does it in the training process."""
+    """Number of data loading processes; 0 loads in the training process."""
     max_faults: int = 1000
-    """Stop when more different samples than this could not be read."""
+    """Maximum number of different unreadable samples before the run stops."""
 
     def __post_init__(self) -> None:
         for template in self.templates:
@@ -136,20 +143,21 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RangeAugmentConfig:
-    """Learned augmentation and the target its loss follows."""
+    """RangeAugment: learned strengths of brightness, contrast and noise (Mehta et al. 2022)."""
 
     enabled: bool = False
-    """Whether images are augmented so."""
+    """Use RangeAugment."""
     target_psnr: tuple[float, float] = (40.0, 20.0)
-    """PSNR in dB at the first and last step; equal numbers are a fixed target."""
+    """Target PSNR in dB at the first and at the last step; equal numbers for a fixed target."""
     curriculum: Literal["cosine", "linear"] = "cosine"
-    """How the target moves, in mean squared error."""
+    """Interpolation of the target between its ends, in mean squared error."""
     weight: float = 100.0
-    """Weight of the loss, on images scaled to [0, 1] (the original's alpha)."""
+    """Weight of the augmentation loss (alpha of the paper), for images scaled to [0, 1]."""
     lr_scale: float = 1.0
-    """Learning rate of the ranges as a multiple of the model's; they have no weight decay."""
+    """Learning rate of the ranges relative to the model's; they have no weight decay."""
     parity: bool = False
-    """The original's choices: first ranges, half of the batch, one order for all."""
+    """Follow the reference implementation: its initial ranges, half of the batch augmented, one
+    order of operations for all images."""
 
     def __post_init__(self) -> None:
         require(
@@ -165,24 +173,25 @@ class RangeAugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """What happens to training images.  Random numbers are keyed by seed, epoch and position."""
+    """Augmentation of training images."""
 
     kind: Literal["none", "shift", "random_resized_crop"] = "none"
-    """`shift` moves the image by up to `pad` pixels over its mirrored border;
-    `random_resized_crop` cuts a part of area `scale` (and aspect 3/4 to 4/3) to the full size."""
+    """Geometric augmentation: `shift` moves the image by up to `pad` pixels and mirrors its border;
+    `random_resized_crop` resizes a crop of area `scale` and aspect ratio 3/4 to 4/3 to the full
+    size."""
     pad: int = 4
-    """Largest shift in pixels."""
+    """Maximum shift in pixels, for kind `shift`."""
     scale: tuple[float, float] = (0.9, 1.0)
-    """Least and largest share of the image's area that a crop keeps."""
+    """Minimum and maximum area of a crop relative to the image, for kind `random_resized_crop`."""
     flip: bool = False
-    """Mirror half of the images left to right."""
+    """Flip half of the images horizontally."""
     color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    """Largest relative change of brightness, contrast and saturation, and of hue as a share of the
-    circle; drawn for each image, in a random order."""
+    """Maximum relative change of brightness, contrast and saturation, and maximum hue shift as a
+    fraction of the circle; in random order per image."""
     color_jitter_probability: float = 1.0
-    """Share of the images whose colours are changed."""
+    """Probability of color jitter per image."""
     grayscale_probability: float = 0.0
-    """Share of the images that lose their colours."""
+    """Probability of conversion to grayscale per image."""
     range: RangeAugmentConfig = field(default_factory=RangeAugmentConfig)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The sections of a config about the model and the tokenizer of its captions."""
+"""Config sections about the model and the tokenizer of its captions."""
 
 from __future__ import annotations
 
@@ -10,28 +10,32 @@ from clip_models.config import require
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which model is trained."""
+    """Model to train."""
 
     name: str = ""
-    """A name of `clip_models.list_models()`; empty is the model of `pretrained`, or ViT-B-32."""
+    """Name of a registered model (`clip-models list`); empty for the model of `pretrained`, or for
+    ViT-B-32."""
     vision: dict[str, Any] = field(default_factory=dict)
-    """Fields of its image tower to replace: `image_size`, `patch_reduction`, `pooling`, …"""
+    """Fields of the image tower to replace, such as `image_size`, `patch_reduction` or
+    `pooling`."""
     text: dict[str, Any] = field(default_factory=dict)
-    """Fields of its text tower to replace."""
+    """Fields of the text tower to replace, such as `context_length`."""
     preprocess: dict[str, Any] = field(default_factory=dict)
-    """Fields of its preprocessing to replace: `mean`, `std`, `interpolation`, `resize_mode`."""
+    """Fields of the preprocessing to replace: `mean`, `std`, `interpolation`, `resize_mode`."""
     pretrained: str = ""
-    """Weights to start from: a model directory, `hf-hub:org/name`, or with a `name` a file in any
-    dialect that clip-models reads.  Positions are interpolated to the image size and context."""
+    """Initial weights: a model directory, `hf-hub:ORG/NAME`, or together with `name` a weight file
+    in any format that clip-models reads. Positions are interpolated to the image size and context
+    length."""
     lock_image: bool = False
     """Freeze the image tower."""
     unlocked_image_groups: int = 0
-    """How many groups at the end of a locked image tower stay trainable: what follows the blocks
-    is one group, and so is each block."""
+    """Number of groups at the output end of a frozen image tower that stay trainable: the layers
+    behind the blocks are one group, each block is another."""
     lock_text: bool = False
     """Freeze the text tower."""
     unlocked_text_groups: int = 0
-    """The same for a locked text tower."""
+    """Number of groups at the output end of a frozen text tower that stay trainable, counted
+    alike."""
 
     def __post_init__(self) -> None:
         for tower in ("image", "text"):
@@ -47,19 +51,23 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """How captions become ids.  The context length is the model's; a saved tokenizer's own, where a
-    new model's is not given."""
+    """Tokenizer of the captions.
+
+    The context length is the model's; a new model that sets none takes that of a saved tokenizer.
+    """
 
     kind: Literal["openai", "train", "bytes", "directory"] = "openai"
-    """CLIP's own vocabulary, one learned from the captions, bytes only, or a saved tokenizer."""
+    """Tokenizer: `openai` (CLIP's vocabulary), `train` (a BPE trained on the captions), `bytes`, or
+    `directory` (a saved tokenizer)."""
     vocab_size: int = 1024
-    """Size of the vocabulary for kind `train`."""
+    """Vocabulary size for kind `train`."""
     path: str = ""
     """Directory of the saved tokenizer for kind `directory`."""
     reduction: Literal["truncate", "random", "shuffle", "block", "syntax"] = "truncate"
-    """How a training caption that is too long for the context is made to fit (CLIPA): its first
-    tokens, any tokens in order, any in random order, neighbours, or nouns before adjectives before
-    verbs (`pip install clip-tokenizer[syntax]`).  Evaluation always truncates."""
+    """Shortening of training captions that exceed the context length (CLIPA): `truncate` keeps the
+    first tokens, `random` a random subset in order, `shuffle` a random subset in random order,
+    `block` consecutive tokens, `syntax` nouns before adjectives before verbs (`pip install
+    clip-tokenizer[syntax]`). Evaluation always truncates."""
 
     def __post_init__(self) -> None:
         require(

@@ -1,4 +1,4 @@
-"""The configuration of a training run: one frozen dataclass per concern, one tree for the run."""
+"""The configuration of a training run, a tree of frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """Zero-shot evaluation on `data.val` during training; it always runs at the end."""
+    """Zero-shot evaluation on `data.val` during training; one always runs at the end."""
 
     every_steps: int | None = None
-    """Steps between evaluations; None means only at the end."""
+    """Steps between evaluations; None for one at the end only."""
     every_samples: int | None = None
-    """The same in samples, rounded up to whole steps; takes precedence."""
+    """Samples between evaluations, rounded up to whole steps; takes precedence over
+    `every_steps`."""
     batch_size: int = 256
-    """Images a forward pass."""
+    """Images per forward pass."""
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, f"batch_size must be positive, got {self.batch_size}")
@@ -50,21 +51,22 @@ class EvalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When and where the whole training state is written."""
+    """Checkpoints of the whole training state."""
 
     every_steps: int | None = None
-    """Steps between checkpoints; None means only when interrupted and at the end."""
+    """Steps between checkpoints; None for one at an interruption and at the end only."""
     every_samples: int | None = None
-    """The same in samples, rounded up to whole steps; takes precedence."""
+    """Samples between checkpoints, rounded up to whole steps; takes precedence over
+    `every_steps`."""
     every_minutes: float | None = None
-    """Also write one when the last is that old."""
+    """Maximum minutes between checkpoints, in addition to steps or samples."""
     keep_last: int = 2
-    """How many of them stay."""
+    """Number of latest checkpoints to keep."""
     keep_every_steps: int | None = None
-    """Those of steps that this number divides stay for good."""
+    """Interval in steps of checkpoints that are never deleted; None deletes all but the latest."""
     directory: str = ""
-    """Where they go: empty for `checkpoints` in the run directory, a path, or a URL that fsspec
-    knows (`s3://bucket/run`)."""
+    """Directory or fsspec URL (`s3://bucket/run`) of the checkpoints; empty for `checkpoints` in
+    the run directory."""
 
     def __post_init__(self) -> None:
         require(self.keep_last >= 1, f"keep_last must be 1 or more, got {self.keep_last}")
@@ -75,25 +77,26 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """When and where numbers are written; metrics.jsonl and TensorBoard always get them."""
+    """Metrics, which metrics.jsonl and TensorBoard always get."""
 
     every_steps: int = 10
-    """Steps between lines of metrics.jsonl and TensorBoard points."""
+    """Steps between rows of metrics.jsonl and TensorBoard points."""
     every_samples: int | None = None
-    """The same in samples, rounded up to whole steps; takes precedence."""
+    """Samples between rows, rounded up to whole steps; takes precedence over `every_steps`."""
     wandb_project: str = ""
-    """Also log to this project of Weights & Biases (`pip install clip-train[wandb]`)."""
+    """Weights & Biases project to log to as well (`pip install clip-train[wandb]`); empty for
+    none."""
     peak_tflops: float | None = None
-    """Arithmetic speed of one device in TFLOP/s, to which the model FLOPs utilisation refers; None
-    knows that of common GPUs and otherwise reports none."""
+    """Peak of one device in TFLOP/s, for the model FLOPs utilization (MFU); None for that of a
+    common GPU, or no MFU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A whole training run."""
+    """Configuration of a training run."""
 
     description: str = ""
-    """One line for `clip-train presets`."""
+    """Description of the run, shown by `clip-train presets`."""
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -1,4 +1,4 @@
-"""The sections of a config about training: length, optimizer and loss."""
+"""Config sections about training: length, optimizer and loss."""
 
 from __future__ import annotations
 
@@ -11,39 +11,38 @@ from clip_models.config import require
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Length, batch and numbers of the run."""
+    """Length, batch size and numerics of the run."""
 
     steps: int | None = None
-    """Optimizer steps; takes precedence over `epochs`."""
+    """Number of optimizer steps; takes precedence over `samples` and `epochs`."""
     epochs: float | None = None
-    """Passes over the training set."""
+    """Number of passes over the training data."""
     samples: int | None = None
-    """Image–caption pairs to see, rounded up to whole steps; comes after `steps` and before
+    """Number of image–caption pairs seen, rounded up to whole steps; takes precedence over
     `epochs`."""
     batch_size: int = 256
-    """Image–caption pairs a step, of all processes together."""
+    """Global batch size: image–caption pairs per step on all processes together."""
     accumulation: int = 1
-    """Compute a process's batch in that many parts, to save memory.  The gradient is still that of
-    the whole batch; embeddings are computed twice."""
+    """Number of micro-batches per process and step. The gradient is still that of the whole batch;
+    embeddings are computed twice."""
     seed: int = 0
-    """Everything random follows from it."""
+    """Random seed of everything."""
     device: str = "auto"
-    """`auto` (CUDA when there is one), `cpu`, `cuda`, `cuda:1`, …"""
+    """Device: `auto` (CUDA if available), `cpu`, `cuda`, `cuda:1`, …"""
     backend: Literal["auto", "single", "ddp", "fsdp2", "xla"] = "auto"
-    """`ddp` and `fsdp2` (parameters sharded) run under torchrun; `auto` is `ddp` there, and a
-    single process otherwise; `xla` needs torch_xla."""
+    """Distributed backend: `ddp`, or `fsdp2` for sharded parameters, both under torchrun; `auto`
+    for `ddp` under torchrun and `single` otherwise; `xla` needs torch_xla."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """`bf16` and `fp16` compute the towers in that type by autocast, `fp16` with a loss scale;
-    weights and loss stay fp32."""
+    """Autocast type of the towers; weights and loss stay fp32, and `fp16` scales the loss."""
     compile: Literal["", "inductor", "aot_eager"] = ""
-    """Compile the towers with that backend of torch.compile; empty does not."""
+    """torch.compile backend for the towers; empty for none."""
     gradient_checkpointing: bool = False
-    """Compute each transformer layer again in the backward pass instead of keeping what it made."""
+    """Recompute each transformer layer in the backward pass instead of storing its activations."""
     timeout_s: float = 600.0
-    """Seconds that a process waits for the others before it gives up."""
+    """Seconds that a process waits for the others before the run fails."""
     overfit_batch: int | None = None
-    """Train on the first that many samples over and over, unaugmented: a check that the loss can
-    reach its floor.  Nothing is evaluated."""
+    """Overfit check: train on this number of samples over and over, without augmentation or
+    evaluation."""
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 2, f"batch_size must be 2 or more, got {self.batch_size}")
@@ -64,47 +63,50 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """The optimizer and its learning rate over time."""
+    """Optimizer and learning rate schedule."""
 
     name: Literal["adamw", "muon"] = "adamw"
-    """`muon` updates the matrices of transformer blocks by torch's Muon, all else by AdamW."""
+    """Optimizer; `muon` is torch's Muon for the matrices of transformer blocks and AdamW for
+    everything else."""
     lr: float = 5e-4
     """Peak learning rate."""
     lr_rule: Literal["fixed", "linear", "sqrt"] = "fixed"
-    """`linear`: `lr` is meant for `lr_batch_size` samples a step and scales with the batch; `sqrt`:
-    with its root."""
+    """Scaling of `lr` with the batch size relative to `lr_batch_size`: `fixed` for none,
+    `linear`, or `sqrt` for the square root."""
     lr_batch_size: int = 256
-    """The batch that `lr` is meant for under a rule."""
+    """Batch size that `lr` refers to under `lr_rule`."""
     betas: tuple[float, float] = (0.9, 0.98)
-    """Decay of the first and second moment; the first is also Muon's momentum."""
+    """Decay rates of the first and second moment; the first is also Muon's momentum."""
     eps: float = 1e-6
-    """Added to the root of the second moment."""
+    """Term added to the square root of the second moment."""
     weight_decay: float = 0.2
-    """Decoupled decay of matrices; vectors, biases, norms and the logit scale have none."""
+    """Decoupled weight decay of matrices; vectors, biases, norms and the logit scale have none."""
     image_layer_decay: float = 1.0
-    """Factor of the learning rate from each group of the image tower to the one before it."""
+    """Layer-wise learning rate decay of the image tower: factor from each group to the one before
+    it."""
     text_layer_decay: float = 1.0
-    """The same for the text tower."""
+    """Layer-wise learning rate decay of the text tower: factor from each group to the one before
+    it."""
     schedule: Literal["cosine", "constant", "constant_cooldown"] = "cosine"
-    """Learning rate after the warmup: cosine to `final_lr`, constant, or constant and then linearly
-    to zero over the last `cooldown_steps`."""
+    """Learning rate after warmup: cosine decay to `final_lr`, constant, or constant with a linear
+    decay to zero over the last `cooldown_steps`."""
     first_lr: float = 0.0
-    """Learning rate that the warmup starts from."""
+    """Learning rate at the start of warmup."""
     final_lr: float = 0.0
-    """Learning rate that the cosine ends at."""
+    """Learning rate at the end of the cosine schedule."""
     warmup_steps: int = 0
-    """Steps of linear warmup."""
+    """Number of linear warmup steps."""
     warmup_samples: int | None = None
-    """The same in samples; takes precedence."""
+    """Length of warmup in samples; takes precedence over `warmup_steps`."""
     cooldown_steps: int = 0
-    """Steps of the cooldown."""
+    """Number of cooldown steps."""
     cooldown_samples: int | None = None
-    """The same in samples; takes precedence."""
+    """Length of the cooldown in samples; takes precedence over `cooldown_steps`."""
     clip_norm: float | None = None
-    """Largest norm of the model's whole gradient; None leaves it alone."""
+    """Maximum norm of the model's gradient; None for no clipping."""
     ema_decay: float | None = None
-    """Keep an exponential moving average of the weights, with this decay a step; it is what is
-    evaluated and what the run leaves as its model."""
+    """Decay per step of an exponential moving average of the weights, which is then evaluated and
+    saved as the final model; None for no average."""
 
     def __post_init__(self) -> None:
         for name in ("lr", "eps", "lr_batch_size", "image_layer_decay", "text_layer_decay"):
@@ -136,30 +138,32 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """The objective."""
+    """Objective."""
 
     kind: Literal["infonce", "multi_positive", "sigmoid", "none"] = "multi_positive"
-    """`infonce`: only a pair's own caption is right.  `multi_positive`: equal captions are one.
-    `sigmoid`: each pair is a binary decision (SigLIP).  `none`: distillation alone."""
+    """Contrastive loss: `infonce` (CLIP's; only a pair's own caption is positive), `multi_positive`
+    (equal captions are one candidate), `sigmoid` (SigLIP's), or `none` for distillation alone."""
     label_smoothing: float = 0.0
-    """Share of the target spread over all candidates."""
+    """Share of the target that is spread over all candidates."""
     tile: int | None = None
-    """Compute the pairs of the batch in tiles of that side, and again in the backward pass, instead
-    of keeping all of them: memory grows with the batch, not with its square."""
+    """Side of the tiles in which the similarity matrix is computed, and recomputed in the backward
+    pass, so that memory grows linearly with the batch size; None for the whole matrix."""
     teacher: str = ""
-    """A model to distil from: a model directory, `hf-hub:org/name`, or with a `teacher_name` a file
-    of weights in any dialect.  It sees the same images and the same tokens."""
+    """Teacher to distil from: a model directory, `hf-hub:ORG/NAME`, or together with `teacher_name`
+    a weight file. It sees the same images and tokens as the model."""
     teacher_name: str = ""
-    """The registered model that `teacher` has the weights of, where it does not say so itself."""
+    """Name of the registered model that `teacher` has the weights of, if `teacher` does not say
+    so."""
     teacher_images: str = ""
-    """Distil from embeddings of the training images instead: a file of `clip-eval embed --data`,
-    .npz or .parquet, whose keys are the samples'."""
+    """Precomputed image embeddings to distil from: an .npz or .parquet file of `clip-eval embed
+    --data`, keyed by sample."""
     teacher_texts: str = ""
-    """The same of all captions: a file of `clip-eval embed --texts`."""
+    """Precomputed caption embeddings to distil from: an .npz or .parquet file of `clip-eval embed
+    --texts`."""
     teacher_logit_scale: float = 100.0
-    """Inverse temperature of embeddings in files."""
+    """Inverse temperature of precomputed embeddings."""
     teacher_weight: float = 1.0
-    """Factor of the distillation loss, which is added to the loss of `kind`."""
+    """Weight of the distillation loss, which is added to the contrastive loss."""
 
     def __post_init__(self) -> None:
         require(
