@@ -12,7 +12,7 @@ from clip_eval.data import Source, summarize
 from clip_train.config.data import DataConfig
 from clip_train.data.convert import convert as convert_source
 from clip_train.data.sources import open_training_source
-from clip_train.logs.run_directory import set_aside
+from clip_train.logs.files import set_aside
 from clip_train.shapes.dataset import write_shapes
 
 MAX_PICTURES = 500

@@ -9,7 +9,7 @@ from clip_models.command_line import CommandParser
 
 from clip_train.config.supernet import SupernetSettings
 from clip_train.cost.assumptions import NATURAL_CAPTION, Accelerators
-from clip_train.translate.tables import SYSTEMS
+from clip_train.translate.systems import SYSTEMS
 
 PROG = "clip-train"
 CONFIG_KEYS = "\nAny key of the config is a flag: --section.key VALUE; all are listed below."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from clip_train.config.presets import list_presets, load_config, preset_text
-from clip_train.translate import command
+from clip_train.translate import translation
 
 
 def presets(options: argparse.Namespace) -> None:
@@ -21,4 +21,4 @@ def presets(options: argparse.Namespace) -> None:
 def translate(options: argparse.Namespace) -> None:
     """Print another system's run as TOML."""
     words = [options.file] if options.file else options.flags
-    print(command.translate(options.system, words, processes=options.processes).text(), end="")
+    print(translation.translate(options.system, words, processes=options.processes).text(), end="")

@@ -1,8 +1,8 @@
-"""What training costs, counted before anyone spends it: tokens, FLOPs and memory of one pair.
+"""Cost of training, counted in advance: tokens, FLOPs and memory of one pair.
 
-Nothing is estimated by formula: the model runs forward and backward on PyTorch's meta device, which
-has shapes but no numbers, under its FLOP counter (a multiply and an add are two FLOPs; elementwise
-work, norms and softmax are not counted), and the tensors that autograd keeps are added up.
+The model runs forward and backward on PyTorch's meta device, which has shapes but no numbers, under
+PyTorch's FLOP counter: a multiply and an add are two FLOPs; elementwise work, norms and softmax are
+not counted. The tensors that autograd keeps are added up.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from typing import Any, NamedTuple
 
 import torch
 from clip_models import CLIP, CLIPConfig
+from osf_supernet import count_parameters
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from clip_train.cost.assumptions import Accelerators
 
 PAIRS = 2
-"""Pairs that are counted together: as few as a tower with batch norm takes."""
+"""Number of pairs in the counted batch, the fewest that a tower with batch norm accepts."""
 
 
 class PairCost(NamedTuple):
-    """One image–caption pair of a training step."""
+    """Cost of one image–caption pair in a training step."""
 
-    image_tokens: int  # into the image tower's first layer, class token included; 0: no transformer
+    image_tokens: int  # at the image tower's first layer, with the class token; 0: no transformer
     text_tokens: int
     image_flops: float  # forward, image tower
     text_flops: float  # forward, text tower
@@ -32,7 +33,7 @@ class PairCost(NamedTuple):
 
 
 class RunCost(NamedTuple):
-    """A whole run on given accelerators; it is compute-bound, and nothing but the towers counts."""
+    """Cost of a whole run, which is taken to be compute-bound, with the towers as its only work."""
 
     parameters: int
     state_bytes: float  # fp32 weights, gradients and two AdamW moments
@@ -49,13 +50,13 @@ def pair_cost(
     caption_tokens: int,
     gradient_checkpointing: bool = False,
 ) -> PairCost:
-    """Cost of one pair in a training step, the loss left out.
+    """Cost of one pair in a training step, without the loss.
 
     Args:
         config: The model.
         image_size: Side of the images in pixels.
-        caption_tokens: Positions of the text tower that are computed for a caption.
-        gradient_checkpointing: Keep less and compute twice.
+        caption_tokens: Number of positions that the text tower computes for a caption.
+        gradient_checkpointing: Recompute layers in the backward pass.
     """
     with torch.device("meta"):
         model = CLIP(config)
@@ -87,7 +88,7 @@ def run_cost(
     """Cost of training on `pairs` image–caption pairs."""
     with torch.device("meta"):
         model = CLIP(config)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = count_parameters(model)
     flops = cost.training_flops * pairs
     rate = accelerators.number * accelerators.peak_tflops * 1e12 * accelerators.utilization
     hours = flops / rate / 3600
@@ -102,7 +103,7 @@ def run_cost(
 
 
 class _TokenCount:
-    """Remembers how many tokens reach the first layer of a transformer; 0 for another network."""
+    """Number of tokens at the first layer of a transformer; 0 for another network."""
 
     def __init__(self, tower: nn.Module) -> None:
         self.number = 0
@@ -115,7 +116,7 @@ class _TokenCount:
 
 
 class _KeptBytes:
-    """Adds up the storages that autograd keeps, each once, parameters left out."""
+    """Bytes of the storages that autograd keeps, each counted once, without parameters."""
 
     def __init__(self, model: nn.Module) -> None:
         self.total = 0

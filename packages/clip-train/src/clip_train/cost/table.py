@@ -1,4 +1,4 @@
-"""`clip-train plan`: what presets cost on given accelerators, as a table."""
+"""Cost of presets on given accelerators as a table, for `clip-train plan`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from clip_train.plan.batch_schedule import SizedBatch, size_table
 
 
 class PlannedRun(NamedTuple):
-    """A preset with what it costs."""
+    """A preset and its cost."""
 
     name: str
     config: Config
     pair: PairCost
     run: RunCost
-    activation_bytes: float  # of one accelerator's part of a step
+    activation_bytes: float  # of one accelerator's micro-batch
 
 
 def plan_run(
@@ -36,13 +36,13 @@ def plan_run(
 ) -> PlannedRun:
     """The cost of one preset or TOML file.
 
-    Images of several sizes are drawn equally often, as long as they have not grown; with
-    `train.accumulation` every embedding is computed a second time.
+    Each image size is drawn equally often, before any growth; with `train.accumulation` embeddings
+    are computed twice.
 
     Args:
-        name: The preset, or the path of a TOML file.
-        accelerators: What it would run on.
-        caption_tokens: Tokens of an average caption, cut to the model's context.
+        name: Name of a preset, or path of a TOML file.
+        accelerators: Devices that it would run on.
+        caption_tokens: Tokens of an average caption, truncated to the model's context length.
         num_samples: Size of the data set, for lengths in epochs.
 
     Raises:
@@ -87,7 +87,7 @@ def cost_record(run: PlannedRun) -> dict[str, Any]:
 
 
 def cost_table(runs: Sequence[PlannedRun], accelerators: Accelerators) -> str:
-    """One line a run, and their sum."""
+    """One line per run, and their sum."""
     rows = [_HEADER, *(_row(run, accelerators) for run in runs)]
     if len(runs) > 1:
         hours, price = (sum(column) for column in zip(*(_spent(run) for run in runs), strict=True))
@@ -98,12 +98,12 @@ def cost_table(runs: Sequence[PlannedRun], accelerators: Accelerators) -> str:
     return "\n".join(
         [
             f"{accelerators.number} accelerators of {accelerators.peak_tflops:g} TFLOP/s at "
-            f"{accelerators.utilization:.0%} utilisation, {accelerators.price_per_hour:g} an hour",
+            f"{accelerators.utilization:.0%} utilization, {accelerators.price_per_hour:g} per hour",
             *lines,
-            "FLOPs are counted on the model itself (a multiply and an add are two); GB are of one "
-            "accelerator, weights not sharded:",
+            "FLOPs are counted on the model (a multiply and an add are two). GB are those of one "
+            "accelerator with unsharded weights:",
             "state = fp32 weights, gradients and AdamW moments; kept = activations for the "
-            "backward pass.  * more than its memory.",
+            "backward pass; * exceeds its memory.",
         ]
     )
 
@@ -147,7 +147,7 @@ def _spent(run: PlannedRun) -> tuple[float, float]:
 
 
 def _mean(costs: Sequence[PairCost], batches: Sequence[SizedBatch], *, twice: bool) -> PairCost:
-    """A pair's cost on average; `twice` if both towers run forward once more."""
+    """Average cost of a pair; `twice` if both towers run forward once more."""
     weights = [batch.batch_size for batch in batches]
     tokens, _, *others = (fmean(column, weights) for column in zip(*costs, strict=True))
     mean = PairCost(round(tokens), costs[0].text_tokens, *others)
@@ -156,16 +156,16 @@ def _mean(costs: Sequence[PairCost], batches: Sequence[SizedBatch], *, twice: bo
 
 
 def _pairs(config: Config, batch: float, num_samples: int | None) -> float:
-    """Pairs of the run at `batch` a step; a length in samples is one in batches of the config."""
+    """Number of pairs of a run; `batch` is the average batch size over image sizes."""
     train = config.train
     if train.steps is not None:
         return train.steps * batch
     if train.samples is not None:
         return train.samples / train.batch_size * batch
     if train.epochs is None:
-        raise ConfigError("the length of the run is not set; give train.steps or train.samples")
+        raise ConfigError("the run has no length; set train.steps or train.samples")
     if num_samples is None:
         raise ConfigError(
-            f"the length is {train.epochs:g} epochs; say of how many samples with --num-samples N"
+            f"the run is {train.epochs:g} epochs long; give its data's size with --num-samples N"
         )
     return train.epochs * num_samples

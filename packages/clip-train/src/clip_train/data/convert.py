@@ -1,4 +1,4 @@
-"""Any source as WebDataset shards, with counts, and resumable after an interruption."""
+"""Conversion of any data source to WebDataset shards, resumable after an interruption."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from clip_eval.data import (
 )
 from PIL import Image
 
+from clip_train.logs.files import replace_text, replacing
 from clip_train.logs.progress import progress_bar
 
 RECORD = "conversion.json"
@@ -36,13 +37,13 @@ MAGIC = {
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionCounts:
-    """What became of the samples.
+    """Numbers of samples written and left out.
 
     Attributes:
-        written: Samples in the shards.
-        captions: Captions of all of them.
-        faults: Samples left out, by reason.
-        named: The first of those, each with its reason.
+        written: Number of samples in the shards.
+        captions: Number of their captions.
+        faults: Number of samples left out, by reason.
+        named: The first samples left out, each with its reason.
     """
 
     written: int = 0
@@ -68,25 +69,25 @@ def convert(
     check: bool = False,
     progress: bool = True,
 ) -> ConversionCounts:
-    """Write a source as shards; counts of everything, of earlier attempts too.
+    """Write a source as shards; returns the counts, of interrupted conversions as well.
 
-    Each sample becomes its encoded image, `.txt` with one caption a line (`.json` where a caption
-    has several lines) and `.cls` for a label; class names and templates lie beside the shards.
-    Sample n of the source goes to shard n // shard_size under the key n.  A shard appears complete
-    or not at all, so the same command goes on where an earlier one was interrupted.
+    Each sample becomes its encoded image, `.txt` with one caption per line (`.json` if a caption
+    has several lines) and `.cls` for a label; class names and templates are written beside the
+    shards. Sample n of the source goes to shard n // shard_size under the key n. A shard appears
+    complete or not at all, so that an interrupted conversion is continued by the same call.
 
     Args:
-        source: What to read.
-        out: A directory, new or of an interrupted conversion of the same source.
-        shard_size: Samples of the source in one shard.
-        check: Decode every image, and leave out those that cannot be decoded.
+        source: Samples to convert.
+        out: Directory of the shards: new, or of an interrupted conversion of the same source.
+        shard_size: Number of the source's samples per shard.
+        check: Decode every image and leave out those that cannot be decoded.
         progress: Show a progress bar.
 
     Raises:
-        DataError: The directory holds something else.
+        DataError: The directory holds other files.
     """
     if shard_size < 1:
-        raise DataError(f"the shard size must be 1 or more, got {shard_size}")
+        raise DataError(f"shard_size must be 1 or more, got {shard_size}")
     folder = Path(out)
     _claim(folder, {"source": source.name, "samples": len(source), "shard_size": shard_size})
     if source.classnames:
@@ -109,7 +110,7 @@ def convert(
 
 
 def _claim(folder: Path, record: dict[str, object]) -> None:
-    """Make sure that the directory is ours to write in."""
+    """Create the directory, or check that it holds a conversion of the same source."""
     file = folder / RECORD
     if file.is_file():
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -117,21 +118,24 @@ def _claim(folder: Path, record: dict[str, object]) -> None:
             raise DataError(
                 f"{folder} holds a conversion of {found['source']} ({found['samples']:,} samples, "
                 f"{found['shard_size']:,} a shard), not of {record['source']} "
-                f"({record['samples']:,}, {record['shard_size']:,}); give another directory"
+                f"({record['samples']:,}, {record['shard_size']:,}); choose another directory"
             )
         return
     if folder.is_dir() and any(folder.iterdir()):
-        raise DataError(f"{folder} is not empty; give a new directory")
+        raise DataError(f"{folder} is not empty; choose a new directory, or pass --overwrite")
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(file, record)
 
 
 def _write_shard(source: Source, indices: range, path: Path, check: bool) -> ConversionCounts:
-    """Write one shard in one step; what became of its samples."""
-    partial = path.with_suffix(".partial")
+    """Write one shard in one step; returns its counts."""
     written = captions = 0
     faults: list[BadSample] = []
-    with partial.open("wb") as stream, webdataset.TarWriter(stream, encoder=False, mtime=0) as tar:
+    with (
+        replacing(path) as partial,
+        partial.open("wb") as stream,
+        webdataset.TarWriter(stream, encoder=False, mtime=0) as tar,
+    ):
         for index in indices:
             try:
                 sample = source.read(index)
@@ -144,7 +148,6 @@ def _write_shard(source: Source, indices: range, path: Path, check: bool) -> Con
             tar.write({"__key__": f"{index:09d}", **files})
             written += 1
             captions += len(sample.captions)
-    partial.replace(path)
     return ConversionCounts(
         written=written,
         captions=captions,
@@ -172,7 +175,7 @@ def _files_of(sample: Sample, source: Source) -> dict[str, bytes]:
 
 
 def _from_class(sample: Sample, source: Source) -> tuple[str, ...]:
-    """The captions that a reader of the shards will make from the label by itself."""
+    """The captions that a reader of the shards makes from the label."""
     if sample.label is None or not source.classnames or not source.templates:
         return ()
     return source.class_captions(sample.label, sample.key)
@@ -194,6 +197,4 @@ def _write_lines(path: Path, lines: tuple[str, ...]) -> None:
 
 
 def _write_json(path: Path, content: object) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
-    partial.replace(path)
+    replace_text(path, json.dumps(content, indent=2, ensure_ascii=False))

@@ -53,7 +53,7 @@ def start(
         directory = RunDirectory(Path(out), writes=backend.rank == 0)
         trainer = make_trainer(config, directory, parts, backend, progress=progress)
         run_on_first_rank(backend, lambda: _fill(directory, config, parts, overwrite=overwrite))
-        run_on_first_rank(backend, lambda: directory.follow(config))
+        run_on_first_rank(backend, lambda: directory.start_wandb(config))
         return trainer.run()
 
 
@@ -71,7 +71,7 @@ def resume(
         raise RunDirectoryError(f"the run in {path} is finished; there is nothing to resume")
     with reopened(path, config) as (directory, parts, backend):
         trainer = make_trainer(config, directory, parts, backend, progress=progress)
-        run_on_first_rank(backend, lambda: directory.follow(config))
+        run_on_first_rank(backend, lambda: directory.start_wandb(config))
         trainer.resume()
         return trainer.run()
 

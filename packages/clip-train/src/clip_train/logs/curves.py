@@ -1,4 +1,4 @@
-"""The picture of a run: loss, learning rate, logit scale, accuracy and learned ranges."""
+"""Training curves: loss, learning rate, logit scale, accuracy and learned ranges."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def draw_curves(train: Rows, evaluations: Rows, path: Path) -> None:
     """Write a PNG of four panels, and two more for learned augmentation.
 
     Args:
-        train: Rows with `step`, `loss`, `lr` and `logit_scale`; `range/…` too where they are.
-        evaluations: Rows with `step`, `acc1` (a share) and `chance`; may be empty.
+        train: Rows with `step`, `loss`, `lr`, `logit_scale`, and `range/…` for RangeAugment.
+        evaluations: Rows with `step`, and `acc1` and `chance` in [0, 1]; may be empty.
         path: The PNG file.
     """
     learned = bool(train) and "range/psnr" in train[-1]
@@ -28,7 +28,7 @@ def draw_curves(train: Rows, evaluations: Rows, path: Path) -> None:
         (panels[1, 1], "logit_scale", "logit scale"),
     ):
         axes.plot([row["step"] for row in train], [row[key] for row in train], color="#2b6cb0")
-        _dress(axes, title)
+        _style(axes, title)
     _draw_accuracy(panels[0, 1], evaluations)
     if learned:
         _draw_ranges(panels[2, 0], train)
@@ -55,18 +55,18 @@ def _draw_accuracy(axes: Axes, rows: Rows) -> None:
         axes.legend(loc="lower right", frameon=False)
     else:
         axes.text(0.5, 0.5, "no evaluation", ha="center", va="center")
-    _dress(axes, "accuracy (%)")
+    _style(axes, "accuracy (%)")
 
 
 def _draw_ranges(axes: Axes, rows: Rows) -> None:
-    """Each operation's range as a band, on a logarithmic axis."""
+    """Range of each operation as a band on a logarithmic axis."""
     steps = [row["step"] for row in rows]
     for name, color in (("brightness", "#b7791f"), ("contrast", "#2b6cb0"), ("noise", "#718096")):
         low, high = ([row[f"range/{name}.{end}"] for row in rows] for end in ("low", "high"))
         axes.fill_between(steps, low, high, color=color, alpha=0.3, label=name)
     axes.set_yscale("log")
     axes.legend(loc="lower right", frameon=False)
-    _dress(axes, "learned ranges of strength")
+    _style(axes, "learned ranges of strength")
 
 
 def _draw_psnr(axes: Axes, rows: Rows) -> None:
@@ -75,10 +75,10 @@ def _draw_psnr(axes: Axes, rows: Rows) -> None:
     target = [row["range/target_psnr"] for row in rows]
     axes.plot(steps, target, color="#718096", linestyle="--", label="target")
     axes.legend(loc="upper right", frameon=False)
-    _dress(axes, "PSNR of augmented images (dB)")
+    _style(axes, "PSNR of augmented images (dB)")
 
 
-def _dress(axes: Axes, title: str) -> None:
+def _style(axes: Axes, title: str) -> None:
     axes.set_title(title, fontsize=11, loc="left")
     axes.set_xlabel("step")
     axes.grid(alpha=0.25)

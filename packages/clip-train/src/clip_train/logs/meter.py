@@ -1,4 +1,4 @@
-"""Means and speed between two lines of metrics."""
+"""Means and speed between two rows of metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clip_train.distributed.protocol import Backend
 
 
 class Meter:
-    """Sums of some steps; the device is not waited for until they are read."""
+    """Sums over steps; reading them waits for the device, adding to them does not."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -34,8 +34,14 @@ class Meter:
         samples: int,
         records: dict[str, Tensor],
     ) -> None:
-        """One step: this rank's shares () of its losses and of other numbers, the gradient's norm
-        (), this rank's keys, and the samples of all ranks.
+        """Add one step.
+
+        Args:
+            losses: This rank's shares () of the losses, by name.
+            norm: Norm () of the gradient.
+            keys: Keys of this rank's samples.
+            samples: Number of samples of all ranks.
+            records: This rank's shares () of other numbers to log, by name.
         """
         self._records.append(records)
         self._losses.append(losses)
@@ -44,7 +50,7 @@ class Meter:
         self._samples += samples
 
     def first_not_finite(self, *, norms: bool) -> list[str] | None:
-        """Keys of the first batch whose loss (or gradient) is not finite; None if all are."""
+        """Sample keys of the first step whose loss (or gradient) is not finite; None if all are."""
         if not self._losses:
             return None
         totals = self._totals()
@@ -71,20 +77,20 @@ class Meter:
         return means
 
     def speed(self) -> dict[str, float]:
-        """Samples a second of all ranks, and the share of time that this one waited for data."""
+        """Samples per second of all ranks, and the share of time this rank waited for data."""
         elapsed = time.perf_counter() - self._began
         return {"samples_per_s": self._samples / elapsed, "data_wait": self._waited / elapsed}
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time spent within counts as waiting for data."""
+        """Count the time within as waiting for data."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time spent within does not count at all."""
+        """Do not count the time within."""
         start = time.perf_counter()
         yield
         self._began += time.perf_counter() - start

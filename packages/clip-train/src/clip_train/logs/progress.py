@@ -1,4 +1,4 @@
-"""Progress bars that suit a terminal and a log file alike."""
+"""Progress bars for terminals and log files."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-LOG_FILE_INTERVAL = 15.0  # seconds between two states of a bar that no one can see move
+LOG_FILE_INTERVAL = 15.0  # seconds between two lines of a bar in a log file
 
 
 def progress_bar(
     items: Iterable[Any] | None = None, desc: str = "", *, show: bool, **options: Any
 ) -> tqdm[Any]:
-    """A tqdm bar on standard error; `show` False draws nothing."""
+    """A tqdm bar on standard error; none if `show` is false."""
     terminal = sys.stderr.isatty()
     interval = 0.1 if terminal else LOG_FILE_INTERVAL
     return tqdm(

@@ -1,11 +1,10 @@
-"""A run directory that explains itself: config, metrics, TensorBoard events and curves."""
+"""A run directory: config, metrics, TensorBoard events and curves."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
 import json
-import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from clip_models.config import from_dict, to_dict
 from torch.utils.tensorboard import SummaryWriter
 
 from clip_train.config.run import Config
+from clip_train.logs.curves import draw_curves
+from clip_train.logs.files import replace_text, set_aside
 from clip_train.training_error import RunDirectoryError
 
 CONFIG_NAME = "config.toml"
@@ -28,7 +29,7 @@ class RunDirectory:
     def __init__(self, path: Path, *, writes: bool = True) -> None:
         """Args:
         path: The directory.
-        writes: Whether this process is the one that writes into it.
+        writes: Whether this process writes to it; false on all ranks but the first.
         """
         self.path = path
         self.writes = writes
@@ -37,7 +38,7 @@ class RunDirectory:
 
     @staticmethod
     def check(path: str | Path, *, overwrite: bool) -> bool:
-        """Whether something is in the way at `path`.
+        """Whether `path` exists and is not an empty directory.
 
         Raises:
             RunDirectoryError: It is, and `overwrite` is false.
@@ -46,20 +47,20 @@ class RunDirectory:
         occupied = path.exists() and not (path.is_dir() and not any(path.iterdir()))
         if occupied and not overwrite:
             has_run = (path / CONFIG_NAME).is_file()
-            go_on = f"continue it with `clip-train resume {path}`, " if has_run else ""
+            remedy = f"continue it with `clip-train resume {path}`, " if has_run else ""
             raise RunDirectoryError(
-                f"{path} already exists and is not empty; {go_on}choose another --out, "
-                "or pass --overwrite to set it aside"
+                f"{path} already exists and is not empty; {remedy}choose another --out, "
+                "or pass --overwrite to rename and replace it"
             )
         return occupied
 
     def create(self, config: Config, *, overwrite: bool) -> None:
-        """Make it, with the resolved config in it.
+        """Create the directory with the resolved config in it.
 
-        With `overwrite` a directory that is in the way is renamed to `NAME.old-K`, not deleted.
+        With `overwrite` an existing one is renamed to `NAME.old-N`, not deleted.
 
         Raises:
-            RunDirectoryError: Something is there already and `overwrite` is false.
+            RunDirectoryError: The directory exists and `overwrite` is false.
         """
         if self.check(self.path, overwrite=overwrite):
             set_aside(self.path)
@@ -72,7 +73,7 @@ class RunDirectory:
         """The config of an existing run.
 
         Raises:
-            RunDirectoryError: It is no run directory, or its config cannot be read.
+            RunDirectoryError: It is not a run directory, or its config cannot be read.
         """
         path = Path(path)
         file = path / CONFIG_NAME
@@ -88,11 +89,11 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
-        """Where checkpoints are."""
+        """The directory of the checkpoints."""
         return self.path / "checkpoints"
 
     def rewind(self, step: int) -> None:
-        """Drop metrics of later steps than `step`: they are about to be computed again."""
+        """Drop the metrics of steps after `step`, which will be computed again."""
         kept = [row for row in self.metrics() if row["step"] <= step]
         replace_text(self.path / METRICS_NAME, "".join(json.dumps(row) + "\n" for row in kept))
         self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
@@ -120,16 +121,13 @@ class RunDirectory:
 
     def draw_curves(self) -> None:
         """Write `curves.png` from the metrics so far."""
-        from clip_train.logs.curves import draw_curves
+        if self.writes:
+            draw_curves(self.metrics("train"), self.metrics("eval"), self.path / "curves.png")
 
-        if not self.writes:
-            return
-        draw_curves(self.metrics("train"), self.metrics("eval"), self.path / "curves.png")
+    def start_wandb(self, config: Config) -> None:
+        """Log to Weights & Biases as well, if the config names a project.
 
-    def follow(self, config: Config) -> None:
-        """Also log to the project of Weights & Biases that the config names, if it names one.
-
-        A resumed run goes on with the same remote run, which is found by the directory's name.
+        A resumed run continues the same remote run, which is identified by the directory's path.
 
         Raises:
             RunDirectoryError: wandb is not installed.
@@ -155,7 +153,7 @@ class RunDirectory:
         )
 
     def close(self) -> None:
-        """Flush TensorBoard's events, and end the remote run."""
+        """Flush TensorBoard's events and finish the remote run."""
         if self._remote is not None:
             self._remote.finish()
             self._remote = None
@@ -165,25 +163,9 @@ class RunDirectory:
 
 
 def _parse(line: str) -> dict[str, Any] | None:
-    """A row of metrics; None for a line that a kill cut off."""
+    """A row of metrics; None for a line that a kill left incomplete."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError:
         return None
     return row if isinstance(row, dict) else None
-
-
-def set_aside(path: Path) -> Path:
-    """Rename `path` to the first free `NAME.old-K` and return that."""
-    path = path.absolute()
-    number = 1
-    while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
-        number += 1
-    return path.rename(aside)
-
-
-def replace_text(file: Path, text: str) -> None:
-    """Write a file in one step."""
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)

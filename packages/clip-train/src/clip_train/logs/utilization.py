@@ -1,4 +1,4 @@
-"""How much of a device training uses: memory, and model FLOPs utilisation."""
+"""Use of the device by training: memory and model FLOPs utilization (MFU)."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ PEAK_TFLOPS = {
 
 
 class Utilization:
-    """Between two lines of metrics: FLOPs of the model over what the devices could have done.
+    """FLOPs of the model between two rows of metrics, relative to the peak of the devices.
 
-    Only the work of the model counts, not what is computed twice to save memory (PaLM, Chowdhery
-    et al. 2022, appendix B), nor padding, where the text tower leaves it out.
+    Recomputation to save memory does not count (PaLM, Chowdhery et al. 2022, appendix B), nor does
+    padding that the text tower skips.
     """
 
     def __init__(self, config: Config, model: CLIPConfig, backend: Backend) -> None:
@@ -42,17 +42,19 @@ class Utilization:
         text = model.text
         ends = text.causal and text.readout == "end_token" and text.pooling is None
         self.packed = ends and not (config.train.compile or backend.fixed_shapes)
-        self._each: dict[int, tuple[float, float]] = {}  # FLOPs of a pair by size: see _pair
+        self._each: dict[
+            int, tuple[float, float]
+        ] = {}  # by image size: FLOPs of a pair, and per token
         self._flops = 0.0
         self._began = time.perf_counter()
 
     def add(self, inputs: StepInputs, captions: Tensor, samples: int) -> None:
-        """One step.
+        """Add one step.
 
         Args:
-            inputs: Of this rank.
-            captions: (u, T) its tokens on the CPU, where counting them waits for no device.
-            samples: Of all ranks.
+            inputs: Inputs of this rank.
+            captions: (u, T) Tokens of this rank on the CPU, where counting waits for no device.
+            samples: Number of samples of all ranks.
         """
         if self.peak is not None:
             tokens = captions.count_nonzero() if self.packed else inputs.tokens.numel()
@@ -60,7 +62,7 @@ class Utilization:
             self._flops += samples * self._pair(int(inputs.images.shape[-1]), each)
 
     def _pair(self, size: int, tokens: float) -> float:
-        """FLOPs of a pair, on the line through a caption of half the context and of all of it."""
+        """FLOPs of a pair, interpolated between captions of half and all of the context."""
         longest = self.model.text.context_length
         half = max(1, longest // 2)
         if size not in self._each:
@@ -73,7 +75,7 @@ class Utilization:
         return some + (tokens - half) * further
 
     def read(self) -> dict[str, float]:
-        """`memory_gb` at its highest, and `mfu` since the last reading where a peak is known."""
+        """Peak `memory_gb`, and `mfu` since the last reading if the device's peak is known."""
         found = {"memory_gb": _memory(self.backend.device) / 1e9}
         now = time.perf_counter()
         if self.peak is not None:
@@ -94,7 +96,7 @@ def _known_peak(precision: str, device: torch.device) -> float | None:
 
 
 def _memory(device: torch.device) -> int:
-    """Most bytes ever in use: on the GPU, or by this process."""
+    """Peak memory in bytes, of the GPU or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,1 +1,1 @@
-"""The drawn set of coloured shapes with captions."""
+"""The drawn set of colored shapes with captions."""

@@ -1,4 +1,4 @@
-"""The shapes data set on disk: which combinations are held out, and the files.
+"""Files of the shapes data set.
 
 DIR/shapes.json                   what made the set
 DIR/train/shapes-000000.tar …     WebDataset shards, `jpg` + `txt`
@@ -25,20 +25,9 @@ from PIL.Image import Image
 from tqdm import tqdm
 
 from clip_train.logs.progress import progress_bar
-from clip_train.shapes.scenes import (
-    BACKGROUNDS,
-    COLOURS,
-    POSITIONS,
-    RELATIONS,
-    SHAPES,
-    SIZES,
-    Draws,
-    PairScene,
-    Scene,
-    SingleScene,
-    render,
-    word_caption,
-)
+from clip_train.shapes.drawing import MIN_IMAGE_SIZE
+from clip_train.shapes.scenes import Scene
+from clip_train.shapes.splits import draw_held_out_image, draw_training_sample, held_out_scenes
 from clip_train.training_error import ShapesError
 
 TEMPLATES = (
@@ -48,58 +37,7 @@ TEMPLATES = (
     "a picture of a {c}",
     "there is a {c}.",
 )
-MIN_IMAGE_SIZE = 32
-
 _MARKER = "shapes.json"
-_TRAIN, _VAL = 0, 1
-_SCENE, _CAPTION, _PIXELS = 0, 1, 2
-_SINGLE_SHARE = 0.6  # of the training pictures; the others show two objects
-
-# Each row is a block: all combinations of its values are held out, so that a held-out class has
-# neighbours in each attribute with two values, and guessing all but one attribute is not enough.
-# No two classes differ only in which object is the upper or left one: contrastive training learns
-# word order last (Yuksekgonul et al. 2023), and not in the minutes of the demo (it was tried).
-_SINGLE_BLOCKS: tuple[Mapping[str, tuple[str, ...]], ...] = (
-    {
-        "shape": ("circle", "ring"),
-        "colour": ("red", "pink"),
-        "size": SIZES,
-        "position": ("top left", "center"),
-        "background": ("white", "gray"),
-    },
-    {
-        "shape": ("square", "cross"),
-        "colour": ("yellow", "green"),
-        "size": SIZES,
-        "position": ("top right", "bottom left"),
-        "background": ("black", "striped"),
-    },
-    {
-        "shape": ("triangle", "star"),
-        "colour": ("cyan", "blue", "purple"),
-        "size": SIZES,
-        "position": ("bottom right", "top right"),
-        "background": ("gray", "striped"),
-    },
-)
-_PAIR_BLOCKS: tuple[Mapping[str, tuple[str, ...]], ...] = (
-    {
-        "shape": ("circle", "star"),
-        "colour": ("red", "blue"),
-        "relation": ("left", "above"),
-        "other_shape": ("square",),
-        "other_colour": ("yellow", "green"),
-        "background": ("white",),
-    },
-    {
-        "shape": ("triangle", "cross"),
-        "colour": ("purple", "pink"),
-        "relation": ("right", "below"),
-        "other_shape": ("ring",),
-        "other_colour": ("cyan",),
-        "background": ("black", "gray"),
-    },
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,57 +49,6 @@ class ShapesSummary:
     num_train_shards: int
     num_val: int
     classnames: tuple[str, ...]
-
-
-def held_out_scenes() -> tuple[Scene, ...]:
-    """Return the held-out scenes, in the order of their classes; the same for every seed."""
-    single: list[Scene] = [
-        SingleScene(**dict(zip(block, values, strict=True)))
-        for block in _SINGLE_BLOCKS
-        for values in itertools.product(*block.values())
-    ]
-    pairs: list[Scene] = [
-        PairScene(**dict(zip(block, values, strict=True)))
-        for block in _PAIR_BLOCKS
-        for values in itertools.product(*block.values())
-    ]
-    return tuple(sorted(single + pairs, key=lambda scene: scene.phrase))
-
-
-_HELD_OUT = frozenset(scene.canonical() for scene in held_out_scenes())
-
-
-def is_trainable(scene: Scene) -> bool:
-    """Return whether a scene may occur in training: not held out, and its objects differ."""
-    if isinstance(scene, PairScene) and (scene.shape, scene.colour) == (
-        scene.other_shape,
-        scene.other_colour,
-    ):
-        return False
-    return scene.canonical() not in _HELD_OUT
-
-
-def training_scene(index: int, *, seed: int) -> Scene:
-    """Return the scene of training sample `index`."""
-    draws = Draws(seed=seed, split=_TRAIN, index=index, purpose=_SCENE)
-    single = draws.chance(_SINGLE_SHARE)
-    while True:
-        scene = _draw_single(draws) if single else _draw_pair(draws)
-        if is_trainable(scene):
-            return scene
-
-
-def training_caption(scene: Scene, index: int, *, seed: int) -> str:
-    """Return the caption of training sample `index`, which shows `scene`."""
-    return word_caption(scene, Draws(seed=seed, split=_TRAIN, index=index, purpose=_CAPTION))
-
-
-def draw_training_sample(index: int, *, image_size: int, seed: int) -> tuple[Image, str]:
-    """Return picture and caption of training sample `index`."""
-    scene = training_scene(index, seed=seed)
-    draws = Draws(seed=seed, split=_TRAIN, index=index, purpose=_PIXELS)
-    picture = render(scene, draws, image_size=image_size)
-    return picture, training_caption(scene, index, seed=seed)
 
 
 def write_shapes(
@@ -180,16 +67,16 @@ def write_shapes(
     renamed when it is complete, so that an interrupted run leaves nothing that looks finished.
 
     Args:
-        directory: where the set goes; must not exist or be empty.
-        num_train: number of training pictures.
-        image_size: side of the pictures in pixels.
-        num_val_per_class: number of pictures for each held-out class.
-        shard_size: most pictures in one shard.
-        seed: decides all choices but the held-out combinations, which are always the same.
-        progress: show a progress bar.
+        directory: Directory of the set; must not exist or be empty.
+        num_train: Number of training pictures.
+        image_size: Side of the pictures in pixels.
+        num_val_per_class: Number of pictures for each held-out class.
+        shard_size: Maximum number of pictures per shard.
+        seed: Random seed of everything but the held-out combinations, which are always the same.
+        progress: Show a progress bar.
 
     Raises:
-        ShapesError: if an argument is out of range, or the directory is taken or unwritable.
+        ShapesError: An argument is out of range, or the directory is not empty or not writable.
     """
     _check_range("num_train", num_train, 1)
     _check_range("image_size", image_size, MIN_IMAGE_SIZE)
@@ -220,7 +107,7 @@ def write_shapes(
             num_shards = _write_train(partial / "train", settings, bar)
             _write_val(partial, settings, classes, bar)
             if target.exists():
-                target.rmdir()  # it was empty; if it is not by now, this says so
+                target.rmdir()  # it was empty; an OSError if it no longer is
             partial.rename(target)
     except OSError as error:
         raise ShapesError(
@@ -233,27 +120,6 @@ def write_shapes(
         num_train_shards=num_shards,
         num_val=num_val,
         classnames=tuple(scene.phrase for scene in classes),
-    )
-
-
-def _draw_single(draws: Draws) -> SingleScene:
-    return SingleScene(
-        shape=draws.choice(SHAPES),
-        colour=draws.choice(tuple(COLOURS)),
-        size=draws.choice(SIZES),
-        position=draws.choice(tuple(POSITIONS)),
-        background=draws.choice(BACKGROUNDS),
-    )
-
-
-def _draw_pair(draws: Draws) -> PairScene:
-    return PairScene(
-        shape=draws.choice(SHAPES),
-        colour=draws.choice(tuple(COLOURS)),
-        relation=draws.choice(tuple(RELATIONS)),
-        other_shape=draws.choice(SHAPES),
-        other_colour=draws.choice(tuple(COLOURS)),
-        background=draws.choice(BACKGROUNDS),
     )
 
 
@@ -272,13 +138,13 @@ def _check_free(target: Path) -> None:
 
 
 def _make_partial(partial: Path, settings: Mapping[str, int]) -> None:
-    """Make the directory to write in, in place of one that an interrupted run left."""
+    """Create the directory for partial files, instead of one that an interrupted run left."""
     if (partial / _MARKER).is_file():
         shutil.rmtree(partial)
     if partial.exists():
         raise ShapesError(
-            f"{partial} is needed to write in, but was made by something else; "
-            "move it away or choose another directory"
+            f"{partial} is needed for partial files, but exists and is none of ours; "
+            "move it or choose another directory"
         )
     partial.mkdir(parents=True)
     _write_lines(partial / _MARKER, json.dumps(settings, indent=2).splitlines())
@@ -324,8 +190,9 @@ def _write_val(
             stop = min(start + settings["shard_size"], len(samples))
             for index in range(start, stop):
                 label, number = samples[index]
-                draws = Draws(seed=settings["seed"], split=_VAL, index=index, purpose=_PIXELS)
-                image = render(classes[label], draws, image_size=settings["image_size"])
+                image = draw_held_out_image(
+                    classes[label], index, image_size=settings["image_size"], seed=settings["seed"]
+                )
                 jpeg = _to_jpeg(image)
                 folder = root / "val" / classes[label].phrase
                 folder.mkdir(parents=True, exist_ok=True)

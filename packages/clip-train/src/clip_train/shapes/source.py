@@ -7,7 +7,8 @@ import re
 from clip_eval.data import Sample, Source
 from clip_models import ConfigError
 
-from clip_train.shapes.dataset import MIN_IMAGE_SIZE, draw_training_sample
+from clip_train.shapes.drawing import MIN_IMAGE_SIZE
+from clip_train.shapes.splits import draw_training_sample
 
 _FORM = re.compile(r"shapes:(\d+)(?:@(\d+))?")
 
@@ -23,7 +24,7 @@ class ShapesSource(Source):
     Args:
         num_samples: Number of pairs.
         image_size: Side in pixels.
-        seed: Decides all of them.
+        seed: Random seed of all of them.
     """
 
     kind = "shapes"
@@ -53,7 +54,7 @@ class ShapesSource(Source):
         return self.num_samples
 
     def read(self, index: int) -> Sample:
-        """Sample `index`, its picture drawn now."""
+        """Draw sample `index`."""
         if not 0 <= index < self.num_samples:
             raise IndexError(f"sample {index} of {self.num_samples}")
         image, caption = draw_training_sample(index, image_size=self.image_size, seed=self.seed)

@@ -14,7 +14,7 @@ from clip_models.model import config_of
 from osf_supernet import Space, Supernet, ratios
 
 from clip_train.config.supernet import SupernetSettings
-from clip_train.logs.run_directory import replace_text
+from clip_train.logs.files import replace_text
 
 RECORD_NAME = "osf_supernet.json"  # beside model.safetensors, as `osf_supernet.load_supernet` wants
 DEFAULT_SPACE = {

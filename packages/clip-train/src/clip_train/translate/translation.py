@@ -1,4 +1,4 @@
-"""Other systems' command lines and recipes in our words, and what has no word here."""
+"""Another system's command line or recipe as TOML, and a list of what has no counterpart."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ from clip_models import ConfigError
 from clip_models.config import from_dict, nearest
 
 from clip_train.config.run import Config, OptimConfig
-from clip_train.translate.tables import COMMANDS, DEFAULTS, NOTE, SYSTEMS, Rule
+from clip_train.translate.rules import NOTE, Rule
+from clip_train.translate.systems import SYSTEMS
 
 
 class Translation(NamedTuple):
-    """A config as TOML, options of the command that takes it, and what could not be said."""
+    """A config as TOML, the command that takes it, and what could not be translated."""
 
     toml: str
     without_counterpart: list[str]  # `flag value: reason`
-    command: str = ""  # with THIS.toml for the file; empty for `clip-train run`
+    command: str = ""  # with THIS.toml as its file; empty for `clip-train run`
 
     def text(self) -> str:
-        """The TOML with the rest as comments below."""
-        start = f"\n# Start it with: {self.command}\n" if self.command else ""
+        """The TOML, with the rest as comments below it."""
+        start = f"\n# Run it with: {self.command}\n" if self.command else ""
         notes = "".join(f"# {line}\n" for line in self.without_counterpart)
         return self.toml + start + (f"\n# Without counterpart:\n{notes}" if notes else "")
 
 
 def translate(system: str, words: Sequence[str], *, processes: int = 1) -> Translation:
-    """Our config of another system's run.
+    """The config of another system's run.
 
     Args:
         system: A key of SYSTEMS.
         words: Its flags; or the path of a YAML file, or of a shell script with the command.
-        processes: How many processes the original ran on: its batches are counted for each.
+        processes: Number of processes of the original run, whose batch sizes are per process.
 
     Raises:
-        ConfigError: The system is unknown, a file cannot be read, or a value cannot be.
+        ConfigError: The system is unknown, a file cannot be read, or a value is out of range.
     """
     if system not in SYSTEMS:
         raise ConfigError(f"unknown system {system!r}{nearest(system, SYSTEMS)}")
@@ -47,21 +48,22 @@ def translate(system: str, words: Sequence[str], *, processes: int = 1) -> Trans
         given = _read_file(Path(words[0]))
     else:
         given = _read_flags(words)
-    found = _apply(SYSTEMS[system], {**DEFAULTS[system], **given}, given, processes)
-    return found._replace(command=f"{COMMANDS[system]} {found.command}" if found.command else "")
+    known = SYSTEMS[system]
+    found = _apply(known.rules, {**known.defaults, **given}, given, processes)
+    return found._replace(command=f"{known.command} {found.command}" if found.command else "")
 
 
 def _apply(
     rules: Mapping[str, Rule], values: Mapping[str, Any], given: Mapping[str, Any], processes: int
 ) -> Translation:
-    """Config values by the rules; what the user gave and no rule takes is left over."""
+    """The config by the rules, and what the user gave that no rule takes."""
     config: dict[str, Any] = {}
     rest: list[str] = []
     options: list[str] = []
     for name, value in values.items():
         rule = rules.get(name)
         if rule is None:
-            rest.append(f"{name} {value}: not known here")
+            rest.append(f"{name} {value}: unknown")
             continue
         if isinstance(rule, str):
             if name in given:
@@ -91,9 +93,9 @@ def _apply(
         train.pop("epochs", None)
     betas = config.get("optim", {}).get("betas")
     if betas is not None:
-        usual = OptimConfig().betas
-        config["optim"]["betas"] = [betas.get("0", usual[0]), betas.get("1", usual[1])]
-    from_dict(Config, config)  # whatever cannot be is found now
+        default = OptimConfig().betas
+        config["optim"]["betas"] = [betas.get("0", default[0]), betas.get("1", default[1])]
+    from_dict(Config, config)  # raises on values that are out of range
     return Translation(tomli_w.dumps(config), rest, " ".join(options))
 
 
@@ -104,7 +106,7 @@ def _put(config: dict[str, Any], path: list[str], value: Any) -> None:
 
 
 def _read_flags(words: Sequence[str]) -> dict[str, Any]:
-    """`--name value`, `--name=value`, `--name` alone, and names that take several values."""
+    """Values by flag name; True for a flag alone, several words are joined."""
     found: dict[str, Any] = {}
     name = ""
     for word in words:

@@ -7,15 +7,9 @@ import re
 from dataclasses import fields, replace
 
 import pytest
-from clip_train.shapes.dataset import (
-    held_out_scenes,
-    is_trainable,
-    training_caption,
-    training_scene,
-)
 from clip_train.shapes.scenes import (
     BACKGROUNDS,
-    COLOURS,
+    COLORS,
     POSITIONS,
     RELATIONS,
     SHAPES,
@@ -24,6 +18,12 @@ from clip_train.shapes.scenes import (
     Scene,
     SingleScene,
     differing_attributes,
+)
+from clip_train.shapes.splits import (
+    held_out_scenes,
+    is_trainable,
+    training_caption,
+    training_scene,
 )
 
 # What a reader of the captions knows, written down again without looking at the writer.
@@ -57,34 +57,34 @@ def understand(caption: str) -> Scene:
     """Read a caption back; the background is "" where it is not told."""
     words = words_of(caption)
     shapes = [word for word in words if word in SHAPES]
-    colours = [word for word in words if word in COLOURS]
+    colors = [word for word in words if word in COLORS]
     grounds = [word for word in words if word in BACKGROUNDS] or [""]
     (background,) = grounds
     if len(shapes) == 1:
-        (colour,), (shape,) = colours, shapes
+        (color,), (shape,) = colors, shapes
         (size,) = (word for word in words if word in SIZES)
         (position,) = re.findall(r"(?:top|bottom) (?:left|right)|center", " ".join(words))
-        known = {shape, colour, size, background, *position.split()}
+        known = {shape, color, size, background, *position.split()}
         assert set(words) <= known | GLUE
         return SingleScene(
-            shape=shape, colour=colour, size=size, position=position, background=background
+            shape=shape, color=color, size=size, position=position, background=background
         )
     (relation,) = (word for word in words if word in RELATIONS)
-    assert set(words) <= {*shapes, *colours, relation, background} | GLUE
-    objects = list(zip(colours, shapes, strict=True))
-    for colour, shape in objects:
-        assert f"{colour} {shape}" in " ".join(words)
+    assert set(words) <= {*shapes, *colors, relation, background} | GLUE
+    objects = list(zip(colors, shapes, strict=True))
+    for color, shape in objects:
+        assert f"{color} {shape}" in " ".join(words)
     text = " ".join(words)
     named = re.search(rf"{relation}(?: of)? a (\w+ \w+)", text)  # … left of a blue square
     owned = re.search(rf"with a (\w+ \w+) (?:(?:to|on) its )?{relation}", text)
     assert (named is None) != (owned is None)
     if named is not None:
-        colour, shape = named.group(1).split()
-        other = objects.index((colour, shape))
+        color, shape = named.group(1).split()
+        other = objects.index((color, shape))
         return make_pair(objects[1 - other], relation, objects[other], background)
     assert owned is not None
-    colour, shape = owned.group(1).split()
-    placed = objects.index((colour, shape))
+    color, shape = owned.group(1).split()
+    placed = objects.index((color, shape))
     return make_pair(objects[placed], relation, objects[1 - placed], background)
 
 
@@ -92,10 +92,10 @@ def make_pair(
     first: tuple[str, str], relation: str, other: tuple[str, str], background: str
 ) -> PairScene:
     return PairScene(
-        colour=first[0],
+        color=first[0],
         shape=first[1],
         relation=relation,
-        other_colour=other[0],
+        other_color=other[0],
         other_shape=other[1],
         background=background,
     )
@@ -106,13 +106,13 @@ def attributes_of(scene: Scene) -> dict[str, str]:
 
 
 def all_single_scenes() -> list[Scene]:
-    values = itertools.product(SHAPES, COLOURS, SIZES, POSITIONS, BACKGROUNDS)
-    names = ("shape", "colour", "size", "position", "background")
+    values = itertools.product(SHAPES, COLORS, SIZES, POSITIONS, BACKGROUNDS)
+    names = ("shape", "color", "size", "position", "background")
     return [SingleScene(**dict(zip(names, value, strict=True))) for value in values]
 
 
 def all_pair_scenes() -> list[Scene]:
-    objects = list(itertools.product(COLOURS, SHAPES))
+    objects = list(itertools.product(COLORS, SHAPES))
     return [
         make_pair(first, relation, other, background)
         for first, other in itertools.permutations(objects, 2)
@@ -137,7 +137,7 @@ def test_every_held_out_class_has_three_neighbours() -> None:
 
 def test_held_out_classes_cover_every_value_of_single_scenes() -> None:
     seen = {value for scene in held_out_scenes() for value in attributes_of(scene).values()}
-    assert seen >= {*SHAPES, *COLOURS, *SIZES, *POSITIONS, *BACKGROUNDS}
+    assert seen >= {*SHAPES, *COLORS, *SIZES, *POSITIONS, *BACKGROUNDS}
 
 
 @pytest.mark.parametrize("population", [all_single_scenes(), all_pair_scenes()])
@@ -158,7 +158,7 @@ def test_a_held_out_picture_is_not_trainable_in_either_telling() -> None:
     pairs = [scene for scene in held_out_scenes() if isinstance(scene, PairScene)]
     assert not any(is_trainable(scene) or is_trainable(scene.mirrored()) for scene in pairs)
     first = pairs[0]
-    same = replace(first, other_shape=first.shape, other_colour=first.colour)
+    same = replace(first, other_shape=first.shape, other_color=first.color)
     assert not is_trainable(same)
 
 
@@ -176,7 +176,7 @@ def test_no_training_caption_tells_a_held_out_scene() -> None:
         assert told.canonical() not in held_out
         values |= set(attributes_of(scene).values())
         single += isinstance(scene, SingleScene)
-    assert values == {*SHAPES, *COLOURS, *SIZES, *POSITIONS, *BACKGROUNDS, *RELATIONS}
+    assert values == {*SHAPES, *COLORS, *SIZES, *POSITIONS, *BACKGROUNDS, *RELATIONS}
     assert 0.08 < dropped / 20_000 < 0.12
     assert 0.58 < single / 20_000 < 0.62
 
@@ -187,6 +187,6 @@ def test_class_names_say_what_the_scene_is() -> None:
         assert told == scene
         assert re.fullmatch(r"[a-z]+( [a-z]+)+", scene.phrase)
     scene = SingleScene(
-        shape="circle", colour="red", size="small", position="top left", background="white"
+        shape="circle", color="red", size="small", position="top left", background="white"
     )
     assert scene.phrase == "small red circle in the top left corner on a white background"

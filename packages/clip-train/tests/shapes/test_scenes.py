@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from clip_train.shapes.captions import word_caption
+from clip_train.shapes.drawing import render
 from clip_train.shapes.scenes import (
     BACKGROUNDS,
-    COLOURS,
+    COLORS,
     POSITIONS,
     RELATIONS,
     SHAPES,
@@ -19,8 +21,6 @@ from clip_train.shapes.scenes import (
     Scene,
     SingleScene,
     differing_attributes,
-    render,
-    word_caption,
 )
 from PIL import Image
 
@@ -29,10 +29,10 @@ def make_pair(
     first: tuple[str, str], relation: str, other: tuple[str, str], background: str
 ) -> PairScene:
     return PairScene(
-        colour=first[0],
+        color=first[0],
         shape=first[1],
         relation=relation,
-        other_colour=other[0],
+        other_color=other[0],
         other_shape=other[1],
         background=background,
     )
@@ -43,7 +43,7 @@ def draws_for(index: int, purpose: int = 0) -> Draws:
 
 
 SINGLE = SingleScene(
-    shape="circle", colour="red", size="small", position="top left", background="white"
+    shape="circle", color="red", size="small", position="top left", background="white"
 )
 PAIR = make_pair(("red", "circle"), "right", ("blue", "square"), "gray")
 
@@ -91,18 +91,18 @@ def test_pictures_have_the_size_asked_for(image_size: int) -> None:
 
 
 def objects_mask(image: Image.Image) -> np.ndarray:
-    """Return where a picture is coloured rather than gray, (S, S)."""
+    """Return where a picture is colored rather than gray, (S, S)."""
     pixels = np.asarray(image).astype(int)
     return (pixels.max(2) - pixels.min(2)) > 55
 
 
 @pytest.mark.parametrize("background", BACKGROUNDS)
-@pytest.mark.parametrize("colour", COLOURS)
-def test_objects_stand_where_and_as_large_as_they_say(colour: str, background: str) -> None:
+@pytest.mark.parametrize("color", COLORS)
+def test_objects_stand_where_and_as_large_as_they_say(color: str, background: str) -> None:
     areas: dict[str, list[float]] = {size: [] for size in SIZES}
     for number, (shape, size, position) in enumerate(itertools.product(SHAPES, SIZES, POSITIONS)):
         scene = SingleScene(
-            shape=shape, colour=colour, size=size, position=position, background=background
+            shape=shape, color=color, size=size, position=position, background=background
         )
         mask = objects_mask(render(scene, draws_for(number), image_size=64))
         rows, columns = np.nonzero(mask)
@@ -131,20 +131,20 @@ def test_both_tellings_of_a_pair_are_one_picture() -> None:
     assert pictures[0].tobytes() == pictures[1].tobytes()
 
 
-def test_colours_are_told_apart_by_the_nearest_mean() -> None:
-    """The jitter of colours leaves them apart: nearest of the seven means is always right."""
+def test_colors_are_told_apart_by_the_nearest_mean() -> None:
+    """The jitter of colors leaves them apart: nearest of the seven means is always right."""
 
-    def mean_colour(colour: str, index: int) -> np.ndarray:
+    def mean_color(color: str, index: int) -> np.ndarray:
         scene = SingleScene(
-            shape="square", colour=colour, size="large", position="center", background="gray"
+            shape="square", color=color, size="large", position="center", background="gray"
         )
         pixels = np.asarray(render(scene, draws_for(index), image_size=32))
         return pixels[13:19, 13:19].mean((0, 1))
 
-    means = np.array([np.mean([mean_colour(c, i) for i in range(10)], axis=0) for c in COLOURS])
-    for label, colour in enumerate(COLOURS):
+    means = np.array([np.mean([mean_color(c, i) for i in range(10)], axis=0) for c in COLORS])
+    for label, color in enumerate(COLORS):
         for index in range(10, 40):
-            distances = np.linalg.norm(means - mean_colour(colour, index), axis=1)
+            distances = np.linalg.norm(means - mean_color(color, index), axis=1)
             assert distances.argmin() == label
 
 
@@ -153,7 +153,7 @@ def test_shapes_are_told_apart_by_the_nearest_mean() -> None:
 
     def centred(shape: str, index: int) -> np.ndarray:
         scene = SingleScene(
-            shape=shape, colour="red", size="small", position="center", background="white"
+            shape=shape, color="red", size="small", position="center", background="white"
         )
         mask = objects_mask(render(scene, draws_for(index), image_size=48))
         rows, columns = np.nonzero(mask)

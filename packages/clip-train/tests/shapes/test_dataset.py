@@ -12,17 +12,13 @@ import numpy as np
 import pytest
 from clip_train.shapes.dataset import (
     TEMPLATES,
-    ShapesError,
     ShapesSummary,
-    held_out_scenes,
-    training_caption,
-    training_scene,
     write_shapes,
 )
-from clip_train.shapes.scenes import (
-    Draws,
-    render,
-)
+from clip_train.shapes.drawing import render
+from clip_train.shapes.scenes import Draws
+from clip_train.shapes.splits import held_out_scenes, training_caption, training_scene
+from clip_train.training_error import ShapesError
 from PIL import Image
 from webdataset import tariterators
 

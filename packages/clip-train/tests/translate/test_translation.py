@@ -10,7 +10,7 @@ from clip_models import ConfigError
 from clip_train.cli.main import main
 from clip_train.config.presets import load_config, parse_config
 from clip_train.config.run import DataConfig, VariableSizesConfig
-from clip_train.translate.command import translate
+from clip_train.translate.translation import translate
 
 OPEN_CLIP = """
 --train-data shards/{0000..0099}.tar --dataset-type webdataset --imagenet-val /data/val
@@ -42,9 +42,9 @@ def test_open_clip_s_command_line() -> None:
     assert config.augment.scale == (0.4, 1.0)
     assert config.augment.color_jitter == (0.32, 0.32, 0.32, 0.08)
     left = "\n".join(found.without_counterpart)
-    assert "local-loss True: the gradient is that of the whole batch here" in left
-    assert "my-own-flag 7: not known here" in left
-    assert "save-frequency 1: counted in epochs there" in left
+    assert "local-loss True: the gradient is always that of the whole batch" in left
+    assert "my-own-flag 7: unknown" in left
+    assert "save-frequency 1: counts epochs" in left
     assert tomllib.loads(found.text()) == tomllib.loads(found.toml)
 
 
@@ -169,7 +169,7 @@ def test_corenet_s_variable_sizes(tmp_path: Path) -> None:
     recipe.write_text(f"sampler:\n  name: batch_sampler\n{sizes}")
     found = translate("corenet", [str(recipe)], processes=4)
     assert parse_config(found.toml, source="translated").data == DataConfig()
-    assert "check_scale 16: read by variable_batch_sampler alone" in found.text()
+    assert "check_scale 16: used by variable_batch_sampler only" in found.text()
 
 
 @pytest.mark.parametrize(
@@ -206,9 +206,9 @@ def test_osf_s_command_line() -> None:
     assert (config.optim.lr, config.train.batch_size, config.train.epochs) == (3e-5, 64, 500.0)
     assert config.log.every_steps == 5
     assert found.command == "clip-train supernet THIS.toml --out out/ --space space.json"
-    assert f"# Start it with: {found.command}\n" in found.text()
+    assert f"# Run it with: {found.command}\n" in found.text()
     left = "\n".join(found.without_counterpart)
-    assert "num-shards 20: each step trains several subnets here" in left
+    assert "num-shards 20: each step trains several subnets" in left
     assert "--token T" in left
     assert len(found.without_counterpart) == 2
 
@@ -219,9 +219,9 @@ def test_osf_s_command_line() -> None:
         ("--model vit", "", "model vit: `osf train`"),
         ("--model org/clip", 'pretrained = "hf-hub:org/clip"', ""),
         ("--model ./run", 'pretrained = "./run"', ""),
-        ("--dataset Food101", "", "dataset Food101: give class folders"),
+        ("--dataset Food101", "", "dataset Food101: needs class folders"),
         ("--dataset sst2", "", "dataset sst2: a text task"),
-        ("--spp", "", "spp True: read by no script"),
+        ("--spp", "", "spp True: unused by the scripts"),
     ],
 )
 def test_values_of_osf_s_flags(words: str, key: str, message: str) -> None:

@@ -1,0 +1,36 @@
+"""Files that appear complete or not at all, and directories set aside instead of deleted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A temporary path to write to; what was written is flushed to disk and replaces `file`."""
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        yield partial
+        with open(partial, "rb+") as stream:
+            os.fsync(stream.fileno())
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Write a text file in one step."""
+    with replacing(file) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def set_aside(path: Path) -> Path:
+    """Rename `path` to the first free `NAME.old-N` and return that."""
+    path = path.absolute()
+    number = 1
+    while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
+        number += 1
+    return path.rename(aside)

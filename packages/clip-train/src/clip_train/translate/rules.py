@@ -1,0 +1,53 @@
+"""Rules that translate one flag or key of another system."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Rule = Callable[[Any, Mapping[str, Any]], dict[str, Any] | str] | str
+"""Function of a value and all values that returns our keys and command options (`--out`); or a text
+that says why there are none."""
+
+NOTE = "#"  # beside the keys of a rule: the part of the value that they do not cover
+AUTOMATIC = "nothing to set, this is always so"
+PRECISIONS = {
+    **dict.fromkeys(("fp32", "float32"), "fp32"),
+    **dict.fromkeys(("amp", "fp16", "float16"), "fp16"),
+    **dict.fromkeys(("amp_bf16", "amp_bfloat16", "bf16", "bfloat16"), "bf16"),
+}
+
+
+def to_key(key: str, kind: Callable[[Any], Any] = str) -> Rule:
+    """The value under one of our keys."""
+    return lambda value, values: {key: kind(value)}
+
+
+def to_values(**values: Any) -> Rule:
+    """Values of our keys that a flag without a value stands for; two underscores are a dot."""
+    return lambda value, _: {key.replace("__", "."): ours for key, ours in values.items()}
+
+
+def look_up(value: Any, names: Mapping[str, str]) -> str:
+    """Our name of a value."""
+    if value not in names:
+        raise ValueError(f"expected one of {', '.join(names)}")
+    return names[value]
+
+
+def to_choice(key: str, names: Mapping[str, str]) -> Rule:
+    """Our name of the value under one of our keys."""
+    return lambda value, values: {key: look_up(value, names)}
+
+
+def used_with(other: str) -> Rule:
+    """A flag that the rule of another one uses; without that one it has no effect."""
+    return lambda value, values: {} if other in values else f"has no effect without {other}"
+
+
+def image_size(value: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A side, or height and width, of square images."""
+    sides = {int(word) for word in str(value).split()}
+    if len(sides) != 1:
+        raise ValueError("images must be square")
+    return {"model.vision.image_size": sides.pop()}
