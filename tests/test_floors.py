@@ -34,6 +34,7 @@ PUBLIC_PARTS = {
     "clip_models.model",
     "clip_models.pooling",
     "dtp_pooling.checkpoint_files",
+    "dtp_pooling.pooling",
     "osf_supernet.files",
     "osf_supernet.graph",
     "osf_supernet.search",

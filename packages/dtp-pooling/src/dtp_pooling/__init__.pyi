@@ -5,7 +5,8 @@ from .language_model.model import DynamicPoolingLM
 from .pooling.functional import Pooled, closed_segment_of, pool, unpool
 from .pooling.noise import sample_generators
 from .towers.config import TokenPoolingConfig
-from .towers.token_pooling import DynamicTokenPooling, PooledTokens, token_pooling
+from .towers.pooled_tokens import PooledTokens
+from .towers.token_pooling import DynamicTokenPooling, token_pooling
 
 __all__ = [
     "BoundaryConfig",

@@ -6,9 +6,6 @@ import pytest
 import torch
 from dtp_pooling import pool
 from dtp_pooling.pooling.boundaries import (
-    CosineScores,
-    MLPScores,
-    dissimilarity_logits,
     entropy_spikes,
     fixed_boundaries,
     gumbel_boundaries,
@@ -17,7 +14,8 @@ from dtp_pooling.pooling.boundaries import (
     top_k_boundaries,
     whitespace_boundaries,
 )
-from dtp_pooling.pooling.noise import logistic, row_keys, sample_generators, uniform
+from dtp_pooling.pooling.noise import logistic_noise, row_keys, sample_generators
+from dtp_pooling.pooling.splitmix64 import hashed_uniform
 
 CPU = torch.device("cpu")
 D = 6
@@ -40,7 +38,7 @@ def test_whitespace_closes_the_word_at_its_space():
 
 
 def test_random_has_its_rate():
-    b = random_boundaries(uniform(torch.arange(16), 4000), 0.2)
+    b = random_boundaries(hashed_uniform(torch.arange(16), 4000), 0.2)
     assert abs(b.mean() - 0.2) < 0.01
     assert set(b.unique().tolist()) == {0.0, 1.0}
 
@@ -68,13 +66,13 @@ def test_entropy_spikes_only_look_back():
 def test_gumbel_samples_bernoulli():
     for probability in (0.2, 0.7):
         logits = torch.full((8, 4000), math.log(probability / (1 - probability)))
-        b = gumbel_boundaries(logits, noise=logistic(torch.arange(8), 4000))
+        b = gumbel_boundaries(logits, noise=logistic_noise(hashed_uniform(torch.arange(8), 4000)))
         assert abs(b.mean() - probability) < 0.01
 
 
 def test_gumbel_is_exactly_binary_with_the_gradient_of_the_relaxation():
     logits = (torch.randn(4, 500, generator=torch.Generator().manual_seed(0)) * 5).requires_grad_()
-    noise = logistic(torch.arange(4), 500)
+    noise = logistic_noise(hashed_uniform(torch.arange(4), 500))
     hard = gumbel_boundaries(logits, 0.5, noise)
     assert set(hard.unique().tolist()) == {0.0, 1.0}
     weight = torch.randn(4, 500)
@@ -125,7 +123,7 @@ def test_top_k_gradient_is_that_of_the_sigmoid_at_the_threshold():
 @pytest.mark.parametrize("rule", ["gumbel", "top_k"])
 def test_no_nan_at_extreme_logits(dtype, rule):
     logits = torch.tensor([[80.0, -80.0, 80.0, -80.0, 0.0]], dtype=dtype, requires_grad=True)
-    noise = logistic(torch.tensor([1]), 5)
+    noise = logistic_noise(hashed_uniform(torch.tensor([1]), 5))
     if rule == "gumbel":
         b = gumbel_boundaries(logits, 0.5, noise)
     else:
@@ -140,74 +138,6 @@ def test_no_nan_at_extreme_logits(dtype, rule):
     assert h.grad.isfinite().all()
 
 
-def test_mlp_is_the_formula_and_stays_float32_under_autocast():
-    scores = MLPScores(D, 10)
-    h = tokens()
-    with torch.no_grad():
-        want = scores.out(torch.nn.functional.gelu(scores.hidden(h))).squeeze(-1)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(scores(h), want)
-    low = scores.bfloat16()(h.bfloat16())
-    assert low.dtype == torch.float32
-    assert MLPScores(D).hidden.out_features == 4 * D
-
-
-def test_cosine_is_the_routing_probability_of_the_pair():
-    scores = CosineScores(D)
-    h = tokens()
-    probability = scores(h).sigmoid()
-    for t in range(10):
-        cosine = torch.cosine_similarity(h[:, t], h[:, t + 1], dim=-1)
-        torch.testing.assert_close(probability[:, t], (1 - cosine) / 2)
-    assert (probability[:, -1] > 0.999).all()
-    causal = CosineScores(D, causal=True)(h)
-    torch.testing.assert_close(causal[:, 1:].sigmoid(), probability[:, :-1])
-    assert (causal[:, 0].sigmoid() < 0.001).all()
-
-
-def test_cosine_last_valid_token_closes_and_ignores_padding():
-    scores = CosineScores(D)
-    h = tokens()
-    lengths = torch.tensor([11, 4, 1])
-    logits = scores(h, lengths)
-    for row, n in enumerate(lengths.tolist()):
-        torch.testing.assert_close(logits[row, :n], scores(h[row : row + 1, :n])[0])
-
-
-def test_causal_cosine_continues_from_the_previous_token():
-    scores = CosineScores(D, causal=True)
-    h = tokens()
-    whole = scores(h)
-    part = scores(h[:, 4:7], previous=h[:, 3])
-    torch.testing.assert_close(part, whole[:, 4:7])
-    with pytest.raises(ValueError, match="previous is for causal scores"):
-        CosineScores(D)(h, previous=h[:, 0])
-
-
-def test_dissimilarity_is_finite_for_equal_and_opposite_vectors():
-    h = tokens().requires_grad_()
-    for other in (h.detach(), -h.detach(), torch.zeros_like(h)):
-        logits = dissimilarity_logits(h, other)
-        assert logits.isfinite().all()
-        (gradient,) = torch.autograd.grad(logits.sum(), h)
-        assert gradient.isfinite().all()
-
-
-@pytest.mark.parametrize("scores", [MLPScores(D), CosineScores(D), CosineScores(D, causal=True)])
-@pytest.mark.parametrize("rule", ["gumbel", "top_k"])
-def test_task_gradient_reaches_every_weight_of_the_predictor(scores, rule):
-    h = tokens()
-    noise = logistic(torch.arange(3), 11)
-    logits = scores(h)
-    if rule == "gumbel":
-        b = gumbel_boundaries(logits, noise=noise)
-    else:
-        b = top_k_boundaries(logits, torch.tensor([4, 4, 4]), noise=noise)
-    loss = (pool(h, b).values ** 3).sum()
-    gradients = torch.autograd.grad(loss, list(scores.parameters()))
-    assert all(gradient.abs().max() > 0 for gradient in gradients)
-
-
 @pytest.mark.parametrize("rule", ["gumbel", "top_k", "random"])
 def test_sampled_boundaries_of_a_row_do_not_depend_on_its_batch(rule):
     logits = torch.randn(3, 20, generator=torch.Generator().manual_seed(2))
@@ -215,8 +145,8 @@ def test_sampled_boundaries_of_a_row_do_not_depend_on_its_batch(rule):
     def sample(rows: list[int]) -> torch.Tensor:
         keys = row_keys(len(rows), sample_generators(1, rows), CPU)
         if rule == "random":
-            return random_boundaries(uniform(keys, 20), 0.3)
-        noise = logistic(keys, 20)
+            return random_boundaries(hashed_uniform(keys, 20), 0.3)
+        noise = logistic_noise(hashed_uniform(keys, 20))
         if rule == "gumbel":
             return gumbel_boundaries(logits[rows], noise=noise)
         return top_k_boundaries(logits[rows], torch.full((len(rows),), 5), noise=noise)

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dtp_pooling.pooling.noise import logistic, row_keys, sample_generators, uniform
+from dtp_pooling.pooling.noise import logistic_noise, row_keys, sample_generators
+from dtp_pooling.pooling.splitmix64 import hashed_uniform
 
 CPU = torch.device("cpu")
 
@@ -22,16 +23,16 @@ def test_uniform_is_splitmix():
         [((splitmix(key % 2**64, t) >> 41) + 0.5) / 2**23 for t in range(9)]
         for key in keys.tolist()
     ]
-    assert uniform(keys, 9).tolist() == expected
+    assert hashed_uniform(keys, 9).tolist() == expected
 
 
 def test_first_output_is_the_published_one_of_seed_zero():
     assert splitmix(0, 0) == 0xE220A8397B1DCDAF
-    assert uniform(torch.tensor([0]), 1).item() == ((0xE220A8397B1DCDAF >> 41) + 0.5) / 2**23
+    assert hashed_uniform(torch.tensor([0]), 1).item() == ((0xE220A8397B1DCDAF >> 41) + 0.5) / 2**23
 
 
 def test_uniform_is_open_and_uniform():
-    u = uniform(torch.arange(8), 20000).flatten()
+    u = hashed_uniform(torch.arange(8), 20000).flatten()
     assert 0 < u.min() < u.max() < 1
     counts = torch.histc(u, bins=16, min=0, max=1)
     expected = u.numel() / 16
@@ -41,20 +42,20 @@ def test_uniform_is_open_and_uniform():
 
 
 def test_logistic_is_finite_with_the_right_spread():
-    noise = logistic(torch.arange(8), 20000)
+    noise = logistic_noise(hashed_uniform(torch.arange(8), 20000))
     assert noise.isfinite().all()
     assert abs(noise.mean()) < 0.02
     assert abs(noise.std() - torch.pi / 3**0.5) < 0.02
 
 
-def test_numbers_do_not_depend_on_length_offset_or_batch():
+def test_numbers_do_not_depend_on_length_start_or_batch():
     keys = torch.tensor([3, 4, 5])
-    whole = uniform(keys, 50)
-    assert torch.equal(uniform(keys, 20), whole[:, :20])
-    assert torch.equal(uniform(keys, 10, offset=7), whole[:, 7:17])
-    per_row = uniform(keys, 10, offset=torch.tensor([0, 3, 6]))
+    whole = hashed_uniform(keys, 50)
+    assert torch.equal(hashed_uniform(keys, 20), whole[:, :20])
+    assert torch.equal(hashed_uniform(keys, 10, start=7), whole[:, 7:17])
+    per_row = hashed_uniform(keys, 10, start=torch.tensor([0, 3, 6]))
     assert torch.equal(per_row[2], whole[2, 6:16])
-    assert torch.equal(uniform(keys[1:2], 50)[0], whole[1])
+    assert torch.equal(hashed_uniform(keys[1:2], 50)[0], whole[1])
     assert not torch.equal(whole[0], whole[1])
 
 

@@ -11,7 +11,8 @@ from dtp_pooling import (
     sample_generators,
     token_pooling,
 )
-from dtp_pooling.pooling.noise import row_keys, uniform
+from dtp_pooling.pooling.noise import row_keys
+from dtp_pooling.pooling.splitmix64 import hashed_uniform
 
 D = 8
 ALL = ["top_k", "gumbel", "fixed", "random", "dissimilarity"]
@@ -37,7 +38,7 @@ def captions() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def drawn(seed: int, positions: Iterable[int], length: int = 17) -> torch.Tensor:
     """Uniform numbers of samples, keyed by their positions in the data."""
     generators = sample_generators(seed, positions)
-    return uniform(row_keys(len(generators), generators, torch.device("cpu")), length)
+    return hashed_uniform(row_keys(len(generators), generators, torch.device("cpu")), length)
 
 
 def build(kind: str, **settings: object):
@@ -209,7 +210,7 @@ def test_training_draws(kind):
 def test_a_row_s_numbers_give_it_the_same_segments_in_any_batch(kind):
     tokens, apart = images()
     module = build(kind).train()
-    numbers = uniform(torch.tensor([11, -12, 13]), tokens.shape[1])
+    numbers = hashed_uniform(torch.tensor([11, -12, 13]), tokens.shape[1])
     together = module(tokens, keep_apart=apart, uniform=numbers)
     other = torch.tensor([2, 0])
     again = module(tokens[other], keep_apart=apart[other], uniform=numbers[other])

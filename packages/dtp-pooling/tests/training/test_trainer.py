@@ -8,7 +8,7 @@ import pytest
 import torch
 from dtp_pooling import BoundaryConfig, DynamicPoolingLM, LanguageModelConfig
 from dtp_pooling.language_model import pruning
-from dtp_pooling.language_model.model import Block
+from dtp_pooling.language_model.block import Block
 from dtp_pooling.training.config import TrainingConfig
 from dtp_pooling.training.presets import PRESETS
 from dtp_pooling.training.run_directory import create_run, read_run

@@ -9,6 +9,7 @@ The logits are those of the whole forward pass up to rounding.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from dtp_pooling.language_model.attention import LayerCache
 from dtp_pooling.language_model.model import DynamicPoolingLM
 from dtp_pooling.pooling.functional import closed_segment_of, pool
-from dtp_pooling.pooling.noise import Generators, row_keys, uniform
+from dtp_pooling.pooling.noise import Generators, row_keys
+from dtp_pooling.pooling.splitmix64 import hashed_uniform
 
 
 @dataclass(kw_only=True)
@@ -61,37 +63,49 @@ def prefill(
         lengths = torch.full((batch,), length, device=tokens.device)
     rows = torch.arange(batch, device=tokens.device)
     hidden, pre = _run(model, model.pre, model.embedding(tokens), lengths)
-    if model.segmenter is None:
-        x, shortened = _run(model, model.shortened, hidden, lengths)
-        open_sum, open_count = torch.zeros_like(hidden[:, 0]), torch.zeros_like(lengths)
-        segment = open_sum
-    else:
-        b, _ = model.segmenter(tokens, hidden, lengths=lengths)
-        pooled = pool(hidden, b, tail="drop", null=model.null, lengths=lengths)
-        y, shortened = _run(
-            model, model.shortened, model.pooled_norm(pooled.values), pooled.lengths
-        )
-        closed = closed_segment_of(b)  # (B, L)
-        x = hidden + y.gather(1, closed[..., None].expand_as(hidden))
-        segment = y[rows, pooled.lengths - 1]
-        valid = torch.arange(length, device=tokens.device) < lengths[:, None]
-        unfinished = valid & (pooled.segment_of < 0)
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        open_sum = (hidden * unfinished[..., None]).sum(1, dtype=wide)
-        open_count = unfinished.sum(1)
+    x, shortened, segments = _prefill_segments(model, tokens, hidden, lengths)
     x, post = _run(model, model.post, x, lengths)
     state = DecodingState(
         pre=pre,
         shortened=shortened,
         post=post,
         length=lengths.clone(),
-        open_sum=open_sum,
-        open_count=open_count,
-        segment=segment,
+        open_sum=segments.open_sum,
+        open_count=segments.open_count,
+        segment=segments.newest,
         previous=hidden[rows, lengths - 1],
     )
     logits: Tensor = model.head(model.norm(x[rows, lengths - 1]))
     return logits, state
+
+
+class _Segments(NamedTuple):
+    """The segments of a prompt that decoding needs; see `DecodingState`."""
+
+    open_sum: Tensor
+    open_count: Tensor
+    newest: Tensor
+
+
+def _prefill_segments(
+    model: DynamicPoolingLM, tokens: Tensor, hidden: Tensor, lengths: Tensor
+) -> tuple[Tensor, list[LayerCache], _Segments]:
+    """(B, L, D) after unpooling, the caches of the layers on segments, and the open segments."""
+    if model.segmenter is None:
+        x, shortened = _run(model, model.shortened, hidden, lengths)
+        nothing = torch.zeros_like(hidden[:, 0])
+        return x, shortened, _Segments(nothing, torch.zeros_like(lengths), nothing)
+    b, _ = model.segmenter(tokens, hidden, lengths=lengths)
+    pooled = pool(hidden, b, tail="drop", null=model.null, lengths=lengths)
+    y, shortened = _run(model, model.shortened, model.pooled_norm(pooled.values), pooled.lengths)
+    closed = closed_segment_of(b)  # (B, L)
+    x = hidden + y.gather(1, closed[..., None].expand_as(hidden))
+    newest = y[torch.arange(len(y), device=y.device), pooled.lengths - 1]
+    valid = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+    unfinished = valid & (pooled.segment_of < 0)
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    open_sum = (hidden * unfinished[..., None]).sum(1, dtype=wide)
+    return x, shortened, _Segments(open_sum, unfinished.sum(1), newest)
 
 
 @torch.no_grad()
@@ -157,7 +171,7 @@ def generate(
     logits, state = prefill(model, prompt, lengths)
     draws = None
     if temperature > 0:
-        draws = uniform(row_keys(len(prompt), generators, prompt.device), new_tokens)
+        draws = hashed_uniform(row_keys(len(prompt), generators, prompt.device), new_tokens)
     out = prompt.new_zeros(len(prompt), new_tokens)
     for t in range(new_tokens):
         out[:, t] = _pick(logits, temperature, top_k, None if draws is None else draws[:, t])

@@ -58,13 +58,25 @@ def load_hourglass(
     for needed in ("r_w_bias", "word_emb.weight", "layers.0.0.pos_ff.CoreNet.0.weight"):
         if _rename(needed) not in state:
             raise ValueError(f"the checkpoint has no {needed}; pass its whole `model_state`")
+    model = DynamicPoolingLM(_read_config(state, boundaries))
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if missing or unexpected:
+        raise ValueError(
+            f"the checkpoint does not fit boundaries.kind={boundaries.kind!r}: "
+            f"missing {missing}, unexpected {unexpected}; pass the kind it was trained with"
+        )
+    return model.eval()
+
+
+def _read_config(state: Mapping[str, Tensor], boundaries: BoundaryConfig) -> LanguageModelConfig:
+    """The sizes that tensors under this package's names have."""
     depths = {stage: _depth(state, stage) for stage in _STAGES}
     num_heads, head_dim = state["content_bias"].shape
     vocabulary, width = state["embedding.weight"].shape
     predictor = state.get("segmenter.scores.hidden.weight")
     if predictor is not None:
         boundaries = dataclasses.replace(boundaries, hidden=predictor.shape[0])
-    config = LanguageModelConfig(
+    return LanguageModelConfig(
         vocabulary=vocabulary,
         width=width,
         num_heads=num_heads,
@@ -78,14 +90,6 @@ def load_hourglass(
         attention_dropout=0.1,
         boundaries=boundaries,
     )
-    model = DynamicPoolingLM(config)
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    if missing or unexpected:
-        raise ValueError(
-            f"the checkpoint does not fit boundaries.kind={boundaries.kind!r}: "
-            f"missing {missing}, unexpected {unexpected}; pass the kind it was trained with"
-        )
-    return model.eval()
 
 
 def _is_weight(name: str) -> bool:

@@ -21,13 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dtp_pooling.checkpoint_files import save_tensors
-from dtp_pooling.language_model.attention import (
-    LayerCache,
-    Relative,
-    RelativeAttention,
-    RotaryAttention,
-    sinusoids,
-)
+from dtp_pooling.language_model.attention import Relative, sinusoids
+from dtp_pooling.language_model.block import Block
 from dtp_pooling.language_model.config import LanguageModelConfig
 from dtp_pooling.language_model.segmenter import CausalSegmenter, Segmentation
 from dtp_pooling.pooling.functional import closed_segment_of, pool, unpool
@@ -51,46 +46,6 @@ class LanguageModelOutput(NamedTuple):
     boundaries: Tensor | None
     boundary_logits: Tensor | None
     boundary_loss: Tensor
-
-
-class Block(nn.Module):
-    """Attention and feed-forward, each with a residual and a layer norm before or after it."""
-
-    def __init__(self, config: LanguageModelConfig) -> None:
-        super().__init__()
-        attention = RotaryAttention if config.attention == "rotary" else RelativeAttention
-        self.pre = config.norm == "pre"
-        self.attention_norm = nn.LayerNorm(config.width)
-        self.attention = attention(
-            config.width, config.num_heads, config.head_dim, config.attention_dropout
-        )
-        self.feedforward_norm = nn.LayerNorm(config.width)
-        self.expand = nn.Linear(config.width, config.feedforward)
-        self.contract = nn.Linear(config.feedforward, config.width)
-        self.dropout = nn.Dropout(config.dropout)
-        self.activation = nn.GELU()
-
-    def forward(
-        self, x: Tensor, relative: Relative | None = None, lengths: Tensor | None = None
-    ) -> tuple[Tensor, LayerCache | None]:
-        """(B, L, D) to (B, L, D), and the layer's cache when `lengths` (B,) are given."""
-        y, cache = self.attention(self.attention_norm(x) if self.pre else x, relative, lengths)
-        return self._rest(x, y), cache
-
-    def step(
-        self, x: Tensor, cache: LayerCache, rows: Tensor, relative: Relative | None = None
-    ) -> Tensor:
-        """(R, D) next tokens of the rows (R,) to (R, D)."""
-        y = self.attention.step(self.attention_norm(x) if self.pre else x, cache, rows, relative)
-        return self._rest(x, y)
-
-    def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = x + self.dropout(attended)
-        x = x if self.pre else self.attention_norm(x)
-        y = self.feedforward_norm(x) if self.pre else x
-        y = self.contract(self.dropout(self.activation(self.expand(y))))
-        x = x + self.dropout(y)
-        return x if self.pre else self.feedforward_norm(x)
 
 
 class DynamicPoolingLM(nn.Module):
@@ -140,9 +95,8 @@ class DynamicPoolingLM(nn.Module):
             boundaries: (B, L) to use instead of the model's own.
             targets: (B, L) boundaries for `unigram` to learn; its loss is zero without them.
             max_segments: Segments to pad every row to, null included; None for the longest row's,
-                up to a multiple of 16. With a given number all shapes are known beforehand, and
-                a text's logits are the same bits whatever its future holds; without, they are as
-                long as the multiple is the same, and attention over another may round differently.
+                up to a multiple of 16. With a given number all shapes are known beforehand, and a
+                text's logits are the same bits whatever its future holds.
         """
         x = self.dropout(self.embedding(tokens))  # (B, L, D)
         x = self._run(self.pre, x)

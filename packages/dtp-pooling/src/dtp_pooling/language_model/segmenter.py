@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from dtp_pooling.language_model.config import LEARNED, LEARNED_FROM_TARGETS, BoundaryConfig
 from dtp_pooling.pooling import boundaries as rules
-from dtp_pooling.pooling import losses, noise
+from dtp_pooling.pooling.losses import boundary_bce, rate_loss
+from dtp_pooling.pooling.noise import Generators, logistic_noise, row_keys
+from dtp_pooling.pooling.predictors import CosinePredictor, MLPPredictor, make_predictor
+from dtp_pooling.pooling.splitmix64 import hashed_uniform
 
 
 class Segmentation(NamedTuple):
@@ -40,13 +43,9 @@ class CausalSegmenter(nn.Module):
     def __init__(self, width: int, config: BoundaryConfig) -> None:
         super().__init__()
         self.config = config
-        self.scores: rules.MLPScores | rules.CosineScores | None = None
+        self.scores: MLPPredictor | CosinePredictor | None = None
         if config.kind in LEARNED:
-            self.scores = (
-                rules.MLPScores(width, config.hidden)
-                if config.scores == "mlp"
-                else rules.CosineScores(width, causal=True)
-            )
+            self.scores = make_predictor(config.scores, width, config.hidden, causal=True)
 
     def forward(
         self,
@@ -54,7 +53,7 @@ class CausalSegmenter(nn.Module):
         hidden: Tensor,
         *,
         lengths: Tensor | None = None,
-        generators: noise.Generators = None,
+        generators: Generators = None,
         offset: int | Tensor = 0,
         previous: Tensor | None = None,
     ) -> Segmentation:
@@ -81,7 +80,7 @@ class CausalSegmenter(nn.Module):
         self,
         tokens: Tensor,
         logits: Tensor | None,
-        generators: noise.Generators,
+        generators: Generators,
         offset: int | Tensor,
     ) -> Tensor:
         batch, length = tokens.shape
@@ -94,19 +93,21 @@ class CausalSegmenter(nn.Module):
             return rules.whitespace_boundaries(tokens, self.config.space)
         if kind == "random":
             keys = self._keys(batch, generators, tokens.device)
-            return rules.random_boundaries(noise.uniform(keys, length, offset), self.config.rate)
+            return rules.random_boundaries(
+                hashed_uniform(keys, length, start=offset), self.config.rate
+            )
         assert logits is not None
         if kind in LEARNED_FROM_TARGETS:
             return rules.threshold_boundaries(logits)
         drawn = None
         if self.training or self.config.evaluation == "pattern":
             keys = self._keys(batch, generators, tokens.device)
-            drawn = noise.logistic(keys, length, offset)
+            drawn = logistic_noise(hashed_uniform(keys, length, start=offset))
         return rules.gumbel_boundaries(logits, self.config.temperature, drawn)
 
-    def _keys(self, batch: int, generators: noise.Generators, device: torch.device) -> Tensor:
+    def _keys(self, batch: int, generators: Generators, device: torch.device) -> Tensor:
         if self.training:
-            return noise.row_keys(batch, generators, device)
+            return row_keys(batch, generators, device)
         return torch.full((batch,), self.config.seed, device=device)
 
     def loss(
@@ -134,11 +135,7 @@ class CausalSegmenter(nn.Module):
                 targets = rules.entropy_spikes(next_token_logits, config.spikes_left)
             if targets is None:
                 raise ValueError("kind='unigram' learns from given boundaries: pass targets (B, L)")
-            loss = losses.boundary_bce(logits, targets, config.target_loss, lengths)
-        elif config.rate_loss == "binomial":
-            loss = losses.binomial_prior(hard, config.rate, lengths)
-        elif config.rate_loss == "ratio":
-            loss = losses.ratio_loss(hard, logits, 1 / config.rate, lengths)
+            loss = boundary_bce(logits, targets, config.target_loss, lengths)
         else:
-            loss = losses.interval_loss(hard, *config.interval, lengths)
+            loss = rate_loss(config.rate_loss, hard, logits, config.rate, config.interval, lengths)
         return config.weight * loss

@@ -1,1 +1,5 @@
-"""Segments: boundaries, pooling and unpooling, losses."""
+"""Segments of tokens: boundary predictors, rules, losses and noise."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -23,7 +23,8 @@ from typing import Literal, NamedTuple, cast, get_args
 import torch
 from torch import Tensor
 
-from dtp_pooling.pooling.segment_autograd import GatherSegments, PoolSegments, SegmentPlan
+from dtp_pooling.pooling.segment_autograd import GatherSegments, PoolSegments
+from dtp_pooling.pooling.segment_plan import SegmentPlan, longest_row, make_plan, require_all
 
 Reduce = Literal["mean", "sum", "first", "last"]
 Tail = Literal["keep", "drop"]
@@ -54,7 +55,7 @@ class Pooled(NamedTuple):
     @property
     def mask(self) -> Tensor:
         """(B, S) bool, True where a padded row has a segment; S is that of the padded layout."""
-        size = self.values.shape[1] if self.values.dim() == 3 else _longest(self.lengths)
+        size = self.values.shape[1] if self.values.dim() == 3 else longest_row(self.lengths)
         return torch.arange(size, device=self.values.device) < self.lengths[:, None]
 
 
@@ -90,14 +91,8 @@ def pool(
         ValueError: Shapes disagree, an option is unknown, or a row has more than `max_segments`.
     """
     _check_pool(h, boundaries, reduce, tail, null, lengths, layout, max_segments)
-    plan = _plan(boundaries, tail, null is not None, lengths, layout, max_segments)
-    if reduce in ("mean", "sum"):
-        sums, sizes = PoolSegments.apply(h, boundaries, plan, reduce == "mean")
-    else:
-        chosen = _chosen(plan, reduce)
-        only = h.flatten(0, 1).masked_fill(~chosen[:, None], 0)
-        unused = torch.zeros_like(boundaries, dtype=torch.bool)
-        sums, sizes = PoolSegments.apply(only.view_as(h), unused, plan, False)
+    plan = make_plan(boundaries, tail, null is not None, lengths, layout, max_segments)
+    sums, sizes = _reduce_slots(h, boundaries, plan, reduce)
     values, counts = _crop(sums, plan, layout), _crop(sizes, plan, layout)
     if null is not None:
         values = _put_null(values, null.to(values.dtype), plan, layout)
@@ -117,25 +112,16 @@ def unpool(values: Tensor, segment_of: Tensor, cu_seqlens: Tensor | None = None)
     Raises:
         ValueError: Shapes disagree, or a row has no segment of a given number.
     """
-    if segment_of.dim() != 2:
-        raise ValueError(f"segment_of must be (B, L), got shape {tuple(segment_of.shape)}")
-    if (values.dim() == 2) != (cu_seqlens is not None):
-        raise ValueError(
-            f"values of shape {tuple(values.shape)} need cu_seqlens exactly when they are packed "
-            "(T, D); pass Pooled.cu_seqlens with packed values and nothing with padded ones"
-        )
+    _check_unpool(values, segment_of, cu_seqlens)
     batch, length = segment_of.shape
-    rows = values.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1
-    if rows != batch:
-        raise ValueError(f"values have {rows} rows, segment_of has {batch}; pass those of one pool")
     if cu_seqlens is None:
         start = torch.arange(batch, device=values.device) * values.shape[1]
         has: Tensor | int = values.shape[1]
     else:
         start = cu_seqlens[:-1].long()
         has = cu_seqlens.diff()[:, None]
-    _require(
-        (segment_of < has).all(),
+    require_all(
+        segment_of < has,
         "segment_of names a segment that its row does not have; closed_segment_of counts a null "
         "segment, which pool adds when it is given one",
     )
@@ -155,6 +141,21 @@ def closed_segment_of(boundaries: Tensor) -> Tensor:
     indices keeps a causal model causal.
     """
     return (boundaries > 0.5).long().cumsum(1)
+
+
+def _check_unpool(values: Tensor, segment_of: Tensor, cu_seqlens: Tensor | None) -> None:
+    if segment_of.dim() != 2:
+        raise ValueError(f"segment_of must be (B, L), got shape {tuple(segment_of.shape)}")
+    if (values.dim() == 2) != (cu_seqlens is not None):
+        raise ValueError(
+            f"values of shape {tuple(values.shape)} need cu_seqlens exactly when they are packed "
+            "(T, D); pass Pooled.cu_seqlens with packed values and nothing with padded ones"
+        )
+    rows = values.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1
+    if rows != len(segment_of):
+        raise ValueError(
+            f"values have {rows} rows, segment_of has {len(segment_of)}; pass those of one pool"
+        )
 
 
 def _check_pool(
@@ -185,78 +186,21 @@ def _check_pool(
         raise ValueError("max_segments has no meaning for layout='packed'; leave it out")
 
 
-def _plan(
-    boundaries: Tensor,
-    tail: str,
-    with_null: bool,
-    lengths: Tensor | None,
-    layout: str,
-    max_segments: int | None,
-) -> SegmentPlan:
-    """Where every token goes. Dropped tokens go to one spare slot at the end of their row."""
-    batch, length = boundaries.shape
-    device = boundaries.device
-    closes = (boundaries > 0.5).detach()
-    position = torch.arange(length, device=device)
-    valid = None if lengths is None else position < lengths[:, None]  # (B, L)
-    if valid is not None:
-        closes = closes & valid
-    inclusive = closes.long().cumsum(1)
-    segment = inclusive - closes.long()  # (B, L) boundaries strictly before each token
-    closed = inclusive[:, -1] if length else inclusive.new_zeros(batch)
-    if tail == "keep":
-        kept = torch.ones_like(closes) if valid is None else valid
-        last = (segment + 1).masked_fill(~kept, 0)
-        per_row = last.amax(1) if length else closed
-    else:
-        kept, per_row = segment < closed[:, None], closed
-    spare = int(tail == "drop" or lengths is not None)
-    first = int(with_null)
-    per_row = per_row + first
-    if layout == "padded":
-        size = _padded_size(per_row, max_segments)
-        start = torch.arange(batch, device=device) * (size + spare)
-        end, total = start + size, batch * (size + spare)
-    else:
-        size = int(per_row.sum())
-        ends = (per_row + spare).cumsum(0)
-        start, end = ends - per_row - spare, ends - spare
-        total = size + batch * spare
-    slot = torch.where(kept, start[:, None] + first + segment, end[:, None])
-    segment_of = (segment + first).masked_fill(~kept, -1)
-    return SegmentPlan(slot.reshape(-1), kept.reshape(-1), total, segment_of, per_row, size)
+def _reduce_slots(
+    h: Tensor, boundaries: Tensor, plan: SegmentPlan, reduce: str
+) -> tuple[Tensor, Tensor]:
+    """(slots, D) values and (slots,) counts of the plan's slots, spare ones included."""
+    if reduce in ("mean", "sum"):
+        values, counts = PoolSegments.apply(h, boundaries, plan, reduce == "mean")
+        return values, counts
+    selected = _select_tokens(plan, reduce)
+    only = h.flatten(0, 1).masked_fill(~selected[:, None], 0)
+    unused = torch.zeros_like(boundaries, dtype=torch.bool)
+    values, counts = PoolSegments.apply(only.view_as(h), unused, plan, False)
+    return values, counts
 
 
-def _padded_size(per_row: Tensor, max_segments: int | None) -> int:
-    if max_segments is None:
-        return _longest(per_row)
-    got = "more" if _is_deferred(per_row) else _longest(per_row)
-    _require(
-        (per_row <= max_segments).all(),
-        f"max_segments={max_segments} is too small: a row has {got} segments (null included); "
-        "raise it or leave it out",
-    )
-    return max_segments
-
-
-def _require(holds: Tensor, message: str) -> None:
-    """Raise ValueError unless a tensor of one bool holds; off CPU without waiting for it."""
-    if _is_deferred(holds):
-        torch._assert_async(holds, message)
-    elif not bool(holds):
-        raise ValueError(message)
-
-
-def _is_deferred(values: Tensor) -> bool:
-    """Whether a tensor's numbers are not to be had now: off CPU without waiting, or in a graph."""
-    return values.device.type != "cpu" or torch.compiler.is_compiling()
-
-
-def _longest(lengths: Tensor) -> int:
-    return int(lengths.max()) if lengths.numel() else 0
-
-
-def _chosen(plan: SegmentPlan, which: str) -> Tensor:
+def _select_tokens(plan: SegmentPlan, which: str) -> Tensor:
     """(B * L,) bool: the first or last token of each segment."""
     changes = torch.ones_like(plan.kept)
     differs = plan.slot[1:] != plan.slot[:-1]

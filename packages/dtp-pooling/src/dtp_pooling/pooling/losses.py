@@ -14,7 +14,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dtp_pooling.pooling.boundary_settings import BoundaryTarget
+from dtp_pooling.pooling.boundary_settings import BoundaryTarget, RateLoss
+
+
+def rate_loss(
+    kind: RateLoss,
+    boundaries: Tensor,
+    logits: Tensor,
+    rate: float,
+    interval: tuple[float, float],
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """The loss of a configuration that holds the share of boundaries at a rate.
+
+    Args:
+        kind: `binomial` (prior), `ratio` or `interval`.
+        boundaries: (B, L) zeros and ones.
+        logits: (B, L) of the boundary probabilities.
+        rate: Share of boundaries aimed at.
+        interval: Lowest and highest share, for `interval`.
+        lengths: (B,) valid tokens, or None for all.
+    """
+    if kind == "binomial":
+        return binomial_prior(boundaries, rate, lengths)
+    if kind == "ratio":
+        return ratio_loss(boundaries, logits, 1 / rate, lengths)
+    return interval_loss(boundaries, *interval, lengths)
 
 
 def binomial_prior(boundaries: Tensor, rate: float, lengths: Tensor | None = None) -> Tensor:

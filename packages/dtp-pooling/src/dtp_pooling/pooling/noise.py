@@ -1,10 +1,7 @@
-"""Random numbers that belong to a sample: the same whatever its batch or padding.
+"""Random numbers of a sample, the same whatever its batch or padding. B batch.
 
-B batch, L tokens.
-
-Each row has one 64-bit key, given or drawn from its generator; the numbers of its tokens are a
-hash of (key, position). So a row of a longer or larger batch sees the numbers it would see alone,
-and one token can be drawn without drawing those before it.
+Each row has one 64-bit key, given or drawn from its generator; `hashed_uniform` makes the numbers
+of its tokens from the key and their positions.
 """
 
 from __future__ import annotations
@@ -14,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from dtp_pooling.pooling.splitmix64 import WEYL, hashed_uniform, mix
+from dtp_pooling.pooling.splitmix64 import WEYL, mix
 
 Generators = torch.Generator | Sequence[torch.Generator] | Tensor | None
 
@@ -58,24 +55,11 @@ def row_keys(batch: int, generators: Generators, device: torch.device) -> Tensor
     return torch.cat([_draw(1, generator) for generator in generators]).to(device)
 
 
-def uniform(keys: Tensor, length: int, offset: int | Tensor = 0) -> Tensor:
-    """(B, L) float32 in the open interval (0, 1), token t of row b hashed from (key_b, t).
+def logistic_noise(uniform: Tensor) -> Tensor:
+    """Logistic noise, the difference of two Gumbels, from numbers in the open interval (0, 1).
 
-    Args:
-        keys: (B,) int64.
-        length: L.
-        offset: Position of the first token, one for all rows or (B,).
+    Those of `hashed_uniform` give noise of at most 16.7 in size.
     """
-    return hashed_uniform(keys, length, start=offset)
-
-
-def logistic(keys: Tensor, length: int, offset: int | Tensor = 0) -> Tensor:
-    """(B, L) float32 logistic noise, the difference of two Gumbels; at most 16.7 in size."""
-    return as_logistic(uniform(keys, length, offset))
-
-
-def as_logistic(uniform: Tensor) -> Tensor:
-    """Logistic noise of the same shape as numbers in the open interval (0, 1)."""
     return uniform.log() - (1 - uniform).log()
 
 

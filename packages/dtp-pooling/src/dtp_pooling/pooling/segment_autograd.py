@@ -5,27 +5,13 @@ B batch, L tokens, D width, N = B L.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-
-class SegmentPlan(NamedTuple):
-    """Where the tokens of one pooling go.
-
-    Each row owns consecutive slots of a buffer: one per segment, then perhaps a spare one for
-    dropped tokens.
-    """
-
-    slot: Tensor  # (B * L,) slot of each token, non-decreasing
-    kept: Tensor  # (B * L,) bool: the token belongs to a segment
-    total: int  # slots in all
-    segment_of: Tensor  # (B, L)
-    per_row: Tensor  # (B,) segments of each row, null included
-    size: int  # S of the padded layout, or T of the packed one
-
+from dtp_pooling.pooling.segment_plan import SegmentPlan
 
 _PART = 64  # rows added one after another; longer segments are sums of such sums
 

@@ -16,15 +16,15 @@ _ONE = 2**32
 
 
 class Cuts(NamedTuple):
-    """What is given before any score: each (B, L) bool, in sequence order."""
+    """What is known before any score: each (B, L) bool, in the order of the sequence."""
 
     poolable: Tensor  # real tokens that may share a segment
     forced: Tensor  # a segment must end here
     candidates: Tensor  # a segment may end here
 
 
-def cuts_of(apart: Tensor, lengths: Tensor | None) -> Cuts:
-    """The cuts around the tokens that stay `apart` (B, L) and at the ends of rows (B,)."""
+def find_cuts(apart: Tensor, lengths: Tensor | None) -> Cuts:
+    """Cuts around the tokens (B, L) that stay segments of one token, and at the rows' ends (B,)."""
     real = torch.ones_like(apart)
     if lengths is not None:
         real = torch.arange(apart.shape[1], device=apart.device) < lengths[:, None]

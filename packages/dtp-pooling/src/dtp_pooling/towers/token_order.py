@@ -34,6 +34,30 @@ def grid_order(height: int, width: int, order: TokenOrder) -> Tensor:
     return index.flatten()
 
 
+def order_patches(apart: Tensor, order: TokenOrder, grid: tuple[int, int] | None) -> Tensor | None:
+    """(L,) token at each place of the sequence; None for the order that the tokens came in.
+
+    Args:
+        apart: (B, L) bool, tokens that are no patches, the same in every row; they keep their
+            places.
+        order: Of the patches.
+        grid: Rows and columns of patches; None for a square.
+    """
+    if order == "raster" or not len(apart):
+        return None
+    patches = (~apart[0]).nonzero().flatten()
+    count = patches.numel()
+    height, width = grid or (int(count**0.5), int(count**0.5))
+    if height * width != count:
+        raise ValueError(
+            f"order={order!r} needs a grid of {height} x {width} patches, got {count}; set grid, "
+            "or order='raster' when patches were dropped or pooled before"
+        )
+    places = torch.arange(apart.shape[1], device=apart.device)
+    curve = grid_order(height, width, order).to(apart.device)
+    return places.index_copy(0, patches, patches[curve])
+
+
 Vector = tuple[int, int]
 
 

@@ -68,7 +68,7 @@ def create_run(
     valid_text: str,
     test_text: str = "",
     *,
-    files: tuple[Path, Path | None] | None = None,
+    files: tuple[Path | None, Path | None] = (None, None),
     overwrite: bool = False,
 ) -> RunRecord:
     """Fit the configuration to the alphabet of all texts and write `run.json`.
@@ -79,7 +79,7 @@ def create_run(
         train_text: Text to train on.
         valid_text: Text to evaluate on.
         test_text: Text whose characters also belong to the alphabet.
-        files: Where the text is, and the validation text if it is another file; for resuming.
+        files: The text, and the validation text if it is another file, for resuming.
         overwrite: Rename an existing directory to `NAME.old-K`.
 
     Raises:
@@ -88,20 +88,19 @@ def create_run(
     """
     check_directory(directory, overwrite=overwrite)
     alphabet = make_alphabet(config.alphabet, train_text, valid_text, test_text)
-    if config.model.boundaries.kind == "whitespace" and not alphabet.has_space:
-        raise ValueError("kind='whitespace' needs a text with spaces; use another kind")
+    fitted = _fit(config, alphabet)
     if _is_occupied(directory):
         _set_aside(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / UNIGRAM_NAME).unlink(missing_ok=True)
-    data, valid = files or (None, None)
+    data, valid = files
     record = RunRecord(
-        config=_fit(config, alphabet),
+        config=fitted,
         alphabet=alphabet,
         text_sha256=digest(train_text),
         valid_sha256=digest(valid_text),
-        data=None if data is None else str(data.absolute()),
-        valid=None if valid is None else str(valid.absolute()),
+        data=_absolute(data),
+        valid=_absolute(valid),
     )
     values = dataclasses.asdict(record)
     values["characters"] = values.pop("alphabet")["characters"]
@@ -207,7 +206,9 @@ def _set_aside(directory: Path) -> None:
 
 
 def _fit(config: TrainingConfig, alphabet: Alphabet) -> TrainingConfig:
-    """The configuration for an alphabet, with the runs that it names by absolute paths."""
+    """The configuration for an alphabet, with absolute paths of the runs that it names."""
+    if config.model.boundaries.kind == "whitespace" and not alphabet.has_space:
+        raise ValueError("kind='whitespace' needs a text with spaces; use another kind")
     boundaries = dataclasses.replace(config.model.boundaries, space=alphabet.space)
     model = dataclasses.replace(config.model, vocabulary=len(alphabet), boundaries=boundaries)
     return dataclasses.replace(
@@ -218,5 +219,5 @@ def _fit(config: TrainingConfig, alphabet: Alphabet) -> TrainingConfig:
     )
 
 
-def _absolute(path: str | None) -> str | None:
+def _absolute(path: str | Path | None) -> str | None:
     return None if path is None else str(Path(path).absolute())

@@ -1,6 +1,6 @@
 """Bits per character by kind of boundary: equal steps, equal size, several seeds.
 
-    python bench/quality_text.py TEXT --valid TEXT --out FOLDER [--seeds 3] [--steps 1100]
+    python bench/measure_text_quality.py TEXT --valid TEXT --out FOLDER [--seeds 3] [--steps 1100]
 
 Any key of the configuration is a flag, such as `--model.width 64`.
 

@@ -1,6 +1,6 @@
 """Accuracy of a pooled image tower by kind of pooling: equal steps, equal size, several seeds.
 
-    python bench/quality_images.py FOLDER --out OUT [--seeds 3] [--steps 600]
+    python bench/measure_image_quality.py FOLDER --out OUT [--seeds 3] [--steps 600]
 
 FOLDER holds `train` and `val`, each with a folder of images per class. Trains clip-models' vision
 transformer as a classifier (32 x 32 pixels, 4 x 4 patches, 6 layers of width 64, pooled after the

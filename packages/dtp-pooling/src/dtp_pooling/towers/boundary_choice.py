@@ -1,0 +1,77 @@
+"""Boundaries among a tower's tokens by configuration, and what holds them at their rate.
+
+B batch, L tokens, D width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dtp_pooling.pooling import boundaries as rules
+from dtp_pooling.pooling.losses import rate_loss
+from dtp_pooling.pooling.noise import logistic_noise
+from dtp_pooling.pooling.predictors import dissimilarity_logits
+from dtp_pooling.towers.config import TokenPoolingConfig
+from dtp_pooling.towers.token_cuts import Cuts, even_boundaries, free_count
+
+
+def choose_boundaries(
+    config: TokenPoolingConfig,
+    features: Tensor,
+    logits: Tensor | None,
+    cuts: Cuts,
+    causal: bool,
+    uniform: Tensor | None,
+) -> Tensor:
+    """(B, L) boundaries, of which only those at candidates count.
+
+    Args:
+        config: Kind, rate and temperature.
+        features: (B, L, D) tokens or keys, which `dissimilarity` compares.
+        logits: (B, L) of the boundary predictor, for kinds that have one.
+        cuts: Candidates, and boundaries that are forced.
+        causal: No boundary may depend on a later token.
+        uniform: (B, L) in the open interval (0, 1) where boundaries are drawn; None where not.
+    """
+    if config.kind == "fixed":
+        return even_boundaries(cuts.poolable, config.rate, causal)
+    if config.kind == "random" and causal:
+        assert uniform is not None
+        return rules.random_boundaries(uniform, config.rate)
+    count = free_count(cuts, config.rate)
+    if config.kind == "random":
+        assert uniform is not None
+        return rules.top_k_boundaries(uniform, count, cuts.candidates)
+    if config.kind == "dissimilarity":
+        ranking = neighbor_dissimilarity(features)
+        chosen = rules.top_k_boundaries(ranking, count, cuts.candidates, config.temperature)
+        return chosen.detach()
+    assert logits is not None
+    drawn = None if uniform is None else logistic_noise(uniform)
+    if config.kind == "gumbel":
+        return rules.gumbel_boundaries(logits, config.temperature, drawn)
+    return rules.top_k_boundaries(logits, count, cuts.candidates, config.temperature, drawn)
+
+
+def tower_rate_loss(
+    config: TokenPoolingConfig, boundaries: Tensor, logits: Tensor | None, cuts: Cuts
+) -> Tensor:
+    """Weighted rate loss over the poolable tokens of each row; zero for exact kinds."""
+    if config.kind != "gumbel" or logits is None:
+        return boundaries.new_zeros(())
+    first = (~cuts.poolable).long().argsort(dim=1, stable=True)  # poolable tokens to the front
+    boundaries, logits = boundaries.gather(1, first), logits.gather(1, first)
+    loss = rate_loss(
+        config.rate_loss, boundaries, logits, config.rate, config.interval, cuts.poolable.sum(1)
+    )
+    return config.weight * loss
+
+
+def neighbor_dissimilarity(features: Tensor) -> Tensor:
+    """(B, L) float32 logits that grow with the angle between a token and the next; last is 0.
+
+    Args:
+        features: (B, L, D) tokens, or keys of an attention layer.
+    """
+    logits = dissimilarity_logits(features[:, :-1], features[:, 1:])
+    return nn.functional.pad(logits, (0, 1))[:, : features.shape[1]]
