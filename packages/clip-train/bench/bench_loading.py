@@ -26,7 +26,7 @@ from clip_tokenizer import Tokenizer
 from clip_train import Config
 from clip_train.data.batches import BatchReader
 from clip_train.data.sources import open_training_source
-from clip_train.engine.components import make_plan
+from clip_train.engine.data_components import make_plan
 from open_clip_train import data as open_clip_data
 from PIL import Image
 from webdataset import TarWriter

@@ -28,10 +28,9 @@ import tomli_w
 import torch
 from clip_models import create_model, get_config, save_model
 from clip_models.config import PreprocessConfig, from_dict, to_dict
-from clip_train import start
+from clip_train import train
 from clip_train.config.run import Config
-from clip_train.data.batches import BatchReader
-from clip_train.engine.components import build
+from clip_train.engine.data_components import build_data_components
 from PIL import Image
 
 SIZE = (500, 375)
@@ -129,11 +128,11 @@ def their_losses(config: Config) -> tuple[list[float], float]:
 
     weights = config.model.pretrained
     model = open_clip.create_model(config.model.name, pretrained=weights, output_dict=True)
-    parts = build(config)
-    total = parts.total_steps
-    reader = BatchReader(parts.source, parts.plan, config, parts.preprocess, parts.tokenizer)
+    data_components = build_data_components(config)
+    total = data_components.total_steps
+    reader = data_components.make_reader()
     batches = [
-        (parts.preprocess.normalize(batch.images), batch.tokens[batch.caption_of])
+        (data_components.preprocess.normalize(batch.images), batch.tokens[batch.caption_of])
         for batch in map(reader.__getitem__, range(total))
     ]
     loader = _Loader(batches, config.train.batch_size)
@@ -181,7 +180,7 @@ def compare_curves(folder: Path, options: argparse.Namespace) -> None:
     data = f"shapes:{options.steps * options.batch}@{size}"
     config = config_for(folder, options, data, "none")
     begun = time.process_time()
-    start(config, folder / "run", progress=False)
+    train(config, folder / "run", progress=False)
     spent = time.process_time() - begun
     rows = map(json.loads, (folder / "run" / "metrics.jsonl").read_text().splitlines())
     ours = [row["loss"] for row in rows if row["kind"] == "train"]

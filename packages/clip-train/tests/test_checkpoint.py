@@ -15,7 +15,7 @@ import pytest
 import torch
 from clip_models import CheckpointError, ConfigError, load_model
 from clip_models.files import load_tensors
-from clip_train import Config, Interrupted, resume, start
+from clip_train import Config, Interrupted, resume, train
 from clip_train.checkpoints import state as checkpoint
 from clip_train.checkpoints.stores import LocalStore, RemoteStore, open_store
 from clip_train.cli.main import main
@@ -36,12 +36,12 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Make the next run stop by itself after a step, as if a signal had come."""
-    original = Trainer._agree
+    original = Trainer._agree_on_events
 
     def agree(self: Trainer, batch: object, stop: bool) -> None:
         original(self, batch, stop or self.steps_done == step)
 
-    monkeypatch.setattr(Trainer, "_agree", agree)
+    monkeypatch.setattr(Trainer, "_agree_on_events", agree)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def stopped(vit_config: Config, tmp_path: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, 9)
         with pytest.raises(Interrupted):
-            start(vit_config, tmp_path / "stopped", progress=False)
+            train(vit_config, tmp_path / "stopped", progress=False)
     assert LocalStore(tmp_path / "stopped" / "checkpoints").steps() == [5, 9]
     return tmp_path / "stopped"
 
@@ -69,7 +69,7 @@ def test_one_flipped_bit_is_found_and_the_older_checkpoint_goes_on(
     assert f"delete it to go on from {stopped}/checkpoints/step-0000005" in message
     shutil.rmtree(file.parent)
     resume(stopped, progress=False)
-    start(vit_config, tmp_path / "whole", progress=False)
+    train(vit_config, tmp_path / "whole", progress=False)
     assert_same_weights(stopped, tmp_path / "whole")
 
 
@@ -116,18 +116,18 @@ def test_a_full_disk_loses_nothing_that_was_written(
                 lambda a, b: full() if "0000010" in str(b) else rename(a, b),
             )
         with pytest.raises(OSError, match="No space left"):
-            start(vit_config, tmp_path / "full", progress=False)
+            train(vit_config, tmp_path / "full", progress=False)
     left = {path.name for path in (tmp_path / "full" / "checkpoints").iterdir()}
     assert left == {"step-0000005"}
     load_model(tmp_path / "full" / "checkpoints" / "step-0000005")
     resume(tmp_path / "full", progress=False)
-    start(vit_config, tmp_path / "whole", progress=False)
+    train(vit_config, tmp_path / "whole", progress=False)
     assert_same_weights(tmp_path / "full", tmp_path / "whole")
 
 
 def test_the_newest_stay_and_those_to_keep_for_good(vit_config: Config, tmp_path: Path) -> None:
     config = with_checkpoint(vit_config, every_steps=2, keep_last=2, keep_every_steps=4)
-    start(config, tmp_path / "run", progress=False)
+    train(config, tmp_path / "run", progress=False)
     assert LocalStore(tmp_path / "run" / "checkpoints").steps() == [4, 8, 12, 14]
 
 
@@ -135,12 +135,12 @@ def test_a_checkpoint_is_due_by_samples_and_by_minutes(
     vit_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = with_checkpoint(vit_config, every_steps=None, every_samples=30, keep_last=9)
-    start(config, tmp_path / "samples", progress=False)
+    train(config, tmp_path / "samples", progress=False)
     assert LocalStore(tmp_path / "samples" / "checkpoints").steps() == [4, 8, 12, 14]
     now = iter(range(0, 100_000, 20))  # seconds: each step looks at the clock once
     monkeypatch.setattr("clip_train.engine.trainer.time.monotonic", lambda: next(now))
     config = with_checkpoint(vit_config, every_steps=None, every_minutes=1.5, keep_last=9)
-    start(config, tmp_path / "minutes", progress=False)
+    train(config, tmp_path / "minutes", progress=False)
     steps = LocalStore(tmp_path / "minutes" / "checkpoints").steps()
     assert steps[-1] == 14
     assert 2 <= len(steps) <= 4
@@ -156,7 +156,7 @@ def test_checkpoints_behind_a_url(
     with monkeypatch.context() as patch:
         interrupt_at(patch, 9)
         with pytest.raises(Interrupted):
-            start(config, path, progress=False)
+            train(config, path, progress=False)
     store = open_store(url, path)
     assert isinstance(store, RemoteStore)
     assert store.steps() == [5, 9]
@@ -169,7 +169,7 @@ def test_checkpoints_behind_a_url(
         load_model(directory)
     resume(path, progress=False)
     assert store.steps() == [10, 14]
-    start(vit_config, tmp_path / "whole", progress=False)
+    train(vit_config, tmp_path / "whole", progress=False)
     assert_same_weights(path, tmp_path / "whole")
 
 
@@ -189,12 +189,12 @@ def test_checkpoints_of_another_run_are_refused_and_stay(
     vit_config: Config, tmp_path: Path
 ) -> None:
     config = with_checkpoint(vit_config, directory=str(tmp_path / "shared"), every_steps=7)
-    start(config, tmp_path / "one", progress=False)
+    train(config, tmp_path / "one", progress=False)
     for out, overwrite in (("two", False), ("one", True)):
         with pytest.raises(
             RunDirectoryError, match=r"must hold no checkpoints of .* up to step 14"
         ):
-            start(config, tmp_path / out, overwrite=overwrite, progress=False)
+            train(config, tmp_path / out, overwrite=overwrite, progress=False)
     assert {path.name for path in tmp_path.iterdir()} == {"one", "shared"}
     assert LocalStore(tmp_path / "shared").steps() == [7, 14]
 
@@ -205,21 +205,21 @@ def test_a_url_that_nothing_here_reads(
 ) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(ConfigError, match=rf"checkpoint\.directory must be .*got {url}: .*{said}"):
-        start(with_checkpoint(vit_config, directory=url), tmp_path / "run", progress=False)
+        train(with_checkpoint(vit_config, directory=url), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 
 def test_what_a_run_began_with_is_not_needed_to_go_on(vit_config: Config, tmp_path: Path) -> None:
     first = tmp_path / "first"
-    start(vit_config, first, progress=False)
+    train(vit_config, first, progress=False)
     model = dataclasses.replace(vit_config.model, pretrained=str(first))
     tokenizer = dataclasses.replace(vit_config.tokenizer, kind="directory", path=str(first))
     config = dataclasses.replace(vit_config, model=model, tokenizer=tokenizer)
-    start(config, tmp_path / "whole", progress=False)
+    train(config, tmp_path / "whole", progress=False)
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, 9)
         with pytest.raises(Interrupted):
-            start(config, tmp_path / "stopped", progress=False)
+            train(config, tmp_path / "stopped", progress=False)
     shutil.rmtree(first)
     resume(tmp_path / "stopped", progress=False)
     assert_same_weights(tmp_path / "stopped", tmp_path / "whole")
@@ -233,6 +233,6 @@ def test_faults_of_the_listing_count_no_more_after_a_resume_than_before(
     with open(stopped / "metrics.jsonl", "a") as file:
         file.write(json.dumps(listed) + "\n")
         file.write(json.dumps({**listed, "step": 3, "samples": ["a.jpg: empty"]}) + "\n")
-    monkeypatch.setattr(Trainer, "run", lambda self: seen.append(self.bad_samples))
+    monkeypatch.setattr(Trainer, "run", lambda self: seen.append(self.faults.samples))
     resume(stopped, progress=False)
     assert seen == [{"a.jpg: empty"}]

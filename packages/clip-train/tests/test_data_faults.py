@@ -19,9 +19,9 @@ from clip_eval.data import DataError, Sample, Source
 from clip_models import Preprocess
 from clip_models.config import PreprocessConfig
 from clip_tokenizer import Tokenizer
-from clip_train import Config, TrainingError, start
+from clip_train import Config, TrainingError, train
 from clip_train.data.batches import BatchReader
-from clip_train.engine.components import make_plan
+from clip_train.engine.data_components import make_plan
 from PIL import Image
 
 LIMIT_SECONDS = 300
@@ -156,7 +156,7 @@ def test_the_numbers_in_the_metrics_are_those_injected(
     assert count % batch == 0  # no remainder: an epoch sees all
     config = config_for(tiny_config, spec, count // batch, workers=workers)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=batch))
-    start(config, tmp_path / "run", progress=False)
+    train(config, tmp_path / "run", progress=False)
     assert counted(tmp_path / "run") == expected
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
@@ -168,7 +168,7 @@ def test_a_limit_stops_the_run_and_says_so(
     spec, _, count = damaged
     config = config_for(tiny_config, spec, count // 8, workers=1, max_faults=3)
     with pytest.raises(TrainingError, match=r"more than data\.max_faults = 3"):
-        start(config, tmp_path / "run", progress=False)
+        train(config, tmp_path / "run", progress=False)
     assert counted(tmp_path / "run").total() > 3
 
 

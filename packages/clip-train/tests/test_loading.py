@@ -16,7 +16,7 @@ from clip_tokenizer import Tokenizer
 from clip_train import Config
 from clip_train.config.run import TokenizerConfig, VariableSizesConfig
 from clip_train.data.batches import Batch, BatchReader
-from clip_train.engine.components import make_plan
+from clip_train.engine.data_components import make_plan
 from PIL import Image
 
 

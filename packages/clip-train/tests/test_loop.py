@@ -14,7 +14,7 @@ import torch
 from clip_models import CheckpointError, ConfigError, load_model
 from clip_models.files import load_tensors
 from clip_tokenizer import Tokenizer
-from clip_train import Config, Interrupted, TrainingError, resume, start
+from clip_train import Config, Interrupted, TrainingError, resume, train
 from clip_train.checkpoints.stores import LocalStore
 from clip_train.engine.trainer import Trainer
 from clip_train.logs.run_directory import RunDirectory
@@ -34,7 +34,7 @@ def with_train(config: Config, **changes: object) -> Config:
 
 @pytest.fixture
 def finished(tiny_config: Config, tmp_path: Path) -> Path:
-    start(tiny_config, tmp_path / "run", progress=False)
+    train(tiny_config, tmp_path / "run", progress=False)
     return tmp_path / "run"
 
 
@@ -69,15 +69,15 @@ def test_a_run_directory_explains_itself(finished: Path, tiny_config: Config) ->
 
 
 def test_the_loss_falls(tiny_config: Config, tmp_path: Path) -> None:
-    start(with_train(tiny_config, steps=60), tmp_path / "run", progress=False)
+    train(with_train(tiny_config, steps=60), tmp_path / "run", progress=False)
     losses = [row["loss"] for row in rows(tmp_path / "run", "train")]
     assert sum(losses[-5:]) / 5 < 0.85 * sum(losses[:3]) / 3
 
 
 def test_same_seed_same_weights(finished: Path, tiny_config: Config, tmp_path: Path) -> None:
-    start(tiny_config, tmp_path / "again", progress=False)
+    train(tiny_config, tmp_path / "again", progress=False)
     assert_same_weights(finished, tmp_path / "again")
-    start(with_train(tiny_config, seed=1), tmp_path / "other", progress=False)
+    train(with_train(tiny_config, seed=1), tmp_path / "other", progress=False)
     one, other = (load_tensors(p / "model.safetensors") for p in (finished, tmp_path / "other"))
     assert not torch.equal(one["text_projection"], other["text_projection"])
 
@@ -108,7 +108,7 @@ def test_a_signal_saves_and_resume_is_bit_exact(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", step_and_signal)
         with pytest.raises(Interrupted, match=r"stopped at step 7 of 14; go on with `clip-train"):
-            start(tiny_config, path, progress=False)
+            train(tiny_config, path, progress=False)
     assert signal.getsignal(number) == before
     assert not (path / "model.safetensors").exists()
     assert (path / "checkpoints" / "step-0000007").is_dir()
@@ -133,7 +133,7 @@ def test_a_crash_resumes_from_the_newest_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", step_and_crash)
         with pytest.raises(RuntimeError, match="power cut"):
-            start(tiny_config, path, progress=False)
+            train(tiny_config, path, progress=False)
     (path / "checkpoints" / ".step-0000012.partial").mkdir()  # a write that was cut off
     assert rows(path, "train")[-1]["step"] == 12
     resume(path, progress=False)
@@ -149,7 +149,7 @@ def test_resume_without_any_checkpoint_starts_over(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", lambda self, batch: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            start(tiny_config, path, progress=False)
+            train(tiny_config, path, progress=False)
     resume(path, progress=False)
     assert_same_weights(finished, path)
 
@@ -197,7 +197,7 @@ def test_rotation_and_resume_leave_foreign_directories_alone(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "evaluate", evaluate_and_copy)
-        start(config, tmp_path / "run", progress=False)
+        train(config, tmp_path / "run", progress=False)
     found = {path.name for path in mine.parent.iterdir()}
     assert found == {"step-best", "step-0000014"}
     assert LocalStore(mine.parent).steps() == [14]
@@ -212,7 +212,7 @@ def test_nothing_is_lost_when_the_last_evaluation_fails(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "evaluate", fail)
         with pytest.raises(OSError, match="gone"):
-            start(tiny_config, tmp_path / "other", progress=False)
+            train(tiny_config, tmp_path / "other", progress=False)
     resume(tmp_path / "other", progress=False)
     assert_same_weights(finished, tmp_path / "other")
     assert [row["step"] for row in rows(tmp_path / "other", "eval")] == [14]
@@ -236,7 +236,7 @@ def test_a_diverged_run_keeps_its_good_checkpoints(
     )
     monkeypatch.setattr(Trainer, "step", step_and_diverge)
     with pytest.raises(TrainingError, match="not finite by step 9"):
-        start(config, tmp_path / "run", progress=False)
+        train(config, tmp_path / "run", progress=False)
     assert LocalStore(tmp_path / "run" / "checkpoints").steps() == [3, 6]
 
 
@@ -245,7 +245,7 @@ def test_a_relative_source_can_be_resumed_from_elsewhere(
 ) -> None:
     monkeypatch.chdir(shapes)
     data = dataclasses.replace(tiny_config.data, train="wds:train", val="val")
-    start(dataclasses.replace(tiny_config, data=data), tmp_path / "run", progress=False)
+    train(dataclasses.replace(tiny_config, data=data), tmp_path / "run", progress=False)
     written = RunDirectory.read_config(tmp_path / "run").data
     assert (written.train, written.val) == (f"wds:{shapes}/train", f"{shapes}/val")
 
@@ -258,7 +258,7 @@ def test_events_are_on_disk_after_an_interrupt(
 
     monkeypatch.setattr(Trainer, "save_checkpoint", crash)
     with pytest.raises(KeyboardInterrupt):
-        start(tiny_config, tmp_path / "run", progress=False)
+        train(tiny_config, tmp_path / "run", progress=False)
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [2, 4]
@@ -270,7 +270,7 @@ def test_a_saved_tokenizer_is_used(tiny_config: Config, tmp_path: Path) -> None:
         tiny_config.tokenizer, kind="directory", path=str(tmp_path / "tokenizer")
     )
     config = dataclasses.replace(with_train(tiny_config, steps=2), tokenizer=tokenizer)
-    start(config, tmp_path / "run", progress=False)
+    train(config, tmp_path / "run", progress=False)
     model, _ = load_model(tmp_path / "run")
     assert model.config.text.context_length == 40
     assert model.config.text.vocab_size == 520
@@ -278,9 +278,9 @@ def test_a_saved_tokenizer_is_used(tiny_config: Config, tmp_path: Path) -> None:
 
 def test_an_existing_directory_is_refused_or_set_aside(finished: Path, tiny_config: Config) -> None:
     with pytest.raises(RunDirectoryError, match="already exists and is not empty; continue it"):
-        start(tiny_config, finished, progress=False)
+        train(tiny_config, finished, progress=False)
     before = (finished / "metrics.jsonl").read_text()
-    start(with_train(tiny_config, steps=2), finished, overwrite=True, progress=False)
+    train(with_train(tiny_config, steps=2), finished, overwrite=True, progress=False)
     aside = finished.with_name("run.old-1")
     assert (aside / "metrics.jsonl").read_text() == before
     assert len(rows(finished, "train")) == 1
@@ -289,14 +289,14 @@ def test_an_existing_directory_is_refused_or_set_aside(finished: Path, tiny_conf
 def test_a_bad_config_leaves_no_directory(tiny_config: Config, tmp_path: Path) -> None:
     config = with_train(tiny_config, steps=None)
     with pytest.raises(ConfigError, match=r"give train\.steps, train\.samples or"):
-        start(config, tmp_path / "run", progress=False)
+        train(config, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 
 def test_an_infinite_loss_stops_the_run(tiny_config: Config, tmp_path: Path) -> None:
     optim = dataclasses.replace(tiny_config.optim, lr=1e30, clip_norm=None, warmup_steps=0)
     with pytest.raises(TrainingError, match=r"is not finite by step \d+; the batch that did it"):
-        start(dataclasses.replace(tiny_config, optim=optim), tmp_path / "run", progress=False)
+        train(dataclasses.replace(tiny_config, optim=optim), tmp_path / "run", progress=False)
 
 
 def test_too_many_bad_samples_stop_the_run(tiny_config: Config, tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_too_many_bad_samples_stop_the_run(tiny_config: Config, tmp_path: Path) 
     )
     config = dataclasses.replace(tiny_config, data=data)
     with pytest.raises(TrainingError, match=r"2 samples could not be read, more than data\.max_"):
-        start(config, tmp_path / "run", progress=False)
+        train(config, tmp_path / "run", progress=False)
     counted = rows(tmp_path / "run", "fault")
     assert sum(sum(row["counts"].values()) for row in counted) == 2
     assert sum(len(row["samples"]) for row in counted) == 2
@@ -324,11 +324,11 @@ def test_too_many_bad_samples_stop_the_run(tiny_config: Config, tmp_path: Path) 
 
 
 def test_bfloat16_trains_and_keeps_fp32_weights(tiny_config: Config, tmp_path: Path) -> None:
-    start(with_train(tiny_config, precision="bf16", steps=4), tmp_path / "run", progress=False)
+    train(with_train(tiny_config, precision="bf16", steps=4), tmp_path / "run", progress=False)
     model, _ = load_model(tmp_path / "run")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     fp32 = tmp_path / "fp32"
-    start(with_train(tiny_config, steps=4), fp32, progress=False)
+    train(with_train(tiny_config, steps=4), fp32, progress=False)
     ours, theirs = (rows(path, "train")[0]["loss"] for path in (tmp_path / "run", fp32))
     assert ours != theirs
     assert ours == pytest.approx(theirs, rel=0.02)
@@ -337,10 +337,10 @@ def test_bfloat16_trains_and_keeps_fp32_weights(tiny_config: Config, tmp_path: P
 def test_the_logit_scale_stays_below_100(tiny_config: Config, tmp_path: Path) -> None:
     optim = dataclasses.replace(tiny_config.optim, lr=3.0, warmup_steps=0)
     config = dataclasses.replace(tiny_config, optim=optim)
-    start(with_train(config, steps=6), tmp_path / "run", progress=False)
+    train(with_train(config, steps=6), tmp_path / "run", progress=False)
     assert max(row["logit_scale"] for row in rows(tmp_path / "run", "train")) <= 100.001
 
 
 def test_unknown_device(tiny_config: Config, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"train\.device 'gpu9' cannot be used"):
-        start(with_train(tiny_config, device="gpu9"), tmp_path / "run", progress=False)
+        train(with_train(tiny_config, device="gpu9"), tmp_path / "run", progress=False)

@@ -13,7 +13,7 @@ import tomli_w
 from clip_eval.cli.main import main as clip_eval
 from clip_eval.data import BadImage, Source, decode_image, open_source
 from clip_models.config import to_dict
-from clip_train import Config, start
+from clip_train import Config, train
 from clip_train.cli.main import main as clip_train
 
 KINDS = (
@@ -89,7 +89,7 @@ def test_in_the_name_of_a_file(
         tiny_config.data, **changes, epoch_samples=16 if order == "stream" else None
     )
     config = dataclasses.replace(tiny_config, data=data)
-    start(config, Path("run"), progress=False)
+    train(config, Path("run"), progress=False)
     assert Path("run/model.safetensors").is_file()
     assert len(open_source(spec)) > 2
     assert not Path("ran").exists()
@@ -102,7 +102,7 @@ def test_in_a_run_directory_that_is_resumed(
     data = dataclasses.replace(
         tiny_config.data, train=f"wds:{shapes}/train", val="", order="stream", epoch_samples=16
     )
-    start(dataclasses.replace(tiny_config, data=data), Path("run"), progress=False)
+    train(dataclasses.replace(tiny_config, data=data), Path("run"), progress=False)
     config = Path("run/config.toml")
     text = config.read_text()
     assert f"wds:{shapes}/train" in text

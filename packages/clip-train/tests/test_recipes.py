@@ -10,7 +10,7 @@ import pytest
 import torch
 from clip_models import ConfigError
 from clip_models.files import load_tensors
-from clip_train import Config, resume, start
+from clip_train import Config, resume, train
 from clip_train.config.run import (
     RangeAugmentConfig,
     VariableSizesConfig,
@@ -53,7 +53,7 @@ def recipe(tiny_config: Config) -> Config:
 
 
 def test_ranges_are_trained_logged_drawn_and_resumed(recipe: Config, tmp_path: Path) -> None:
-    start(recipe, tmp_path / "run", progress=False)
+    train(recipe, tmp_path / "run", progress=False)
     first, *_, last = rows(tmp_path / "run")
     assert first["range/target_psnr"] == pytest.approx(40)
     assert 20 < last["range/target_psnr"] < 40
@@ -83,7 +83,7 @@ def test_what_cannot_go_with_learned_augmentation_is_refused(
 ) -> None:
     teacher = changed(recipe, loss={"teacher": str(tmp_path)})
     with pytest.raises(ConfigError, match="teacher"):
-        start(teacher, tmp_path / "run", progress=False)
+        train(teacher, tmp_path / "run", progress=False)
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
@@ -107,7 +107,7 @@ def test_what_a_pooled_tower_computes_is_logged(
         train={"steps": 2, "accumulation": accumulation},
         checkpoint={"every_steps": None},
     )
-    start(config, tmp_path / "run", progress=False)
+    train(config, tmp_path / "run", progress=False)
     row = rows(tmp_path / "run")[-1]
     assert row["vision.pooling/tokens"] == pytest.approx(10)
     assert row["vision.pooling/rate"] == pytest.approx(9 / 36)

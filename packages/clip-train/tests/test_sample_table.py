@@ -24,7 +24,7 @@ from clip_train import Config
 from clip_train.augment.geometry import shift_and_flip
 from clip_train.data.batches import Batch, BatchReader
 from clip_train.data.sources import open_training_source
-from clip_train.engine.components import make_plan
+from clip_train.engine.data_components import make_plan
 from PIL import Image
 from tfrecord.writer import TFRecordWriter
 from torch import Tensor

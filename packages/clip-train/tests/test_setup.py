@@ -10,7 +10,7 @@ from clip_models import CLIP, CLIPConfig, ConfigError
 from clip_models.config import from_dict
 from clip_train.config.run import Config
 from clip_train.distributed.single import SingleBackend
-from clip_train.engine.setup import make_towers
+from clip_train.engine.model_setup import make_towers
 
 POOLED = {"name": "dynamic", "after_layer": 1}
 

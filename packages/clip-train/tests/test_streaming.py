@@ -12,10 +12,10 @@ from clip_eval.data import DataError
 from clip_models import Preprocess
 from clip_models.config import PreprocessConfig
 from clip_tokenizer import Tokenizer
-from clip_train import Config, start
+from clip_train import Config, train
 from clip_train.data.batches import BatchReader
 from clip_train.data.sources import open_training_source
-from clip_train.engine.components import make_plan
+from clip_train.engine.data_components import make_plan
 from clip_train.engine.runs import dry_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
@@ -102,10 +102,10 @@ def test_a_whole_run_and_a_dry_one(tiny_config: Config, shapes: Path, tmp_path: 
         tiny_config.data, train=f"wds:{shapes}/train", order="stream", epoch_samples=96, workers=1
     )
     config = dataclasses.replace(tiny_config, data=data)
-    parts, batch = dry_run(config)
-    assert len(parts.source) == 96
+    components, batch = dry_run(config)
+    assert len(components.data.source) == 96
     assert batch.images.shape == (8, 3, 48, 48)
-    start(config, tmp_path / "run", progress=False)
+    train(config, tmp_path / "run", progress=False)
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
 

@@ -20,10 +20,10 @@ from clip_train import Config
 from clip_train.cli.main import main
 from clip_train.cli.training import base_config
 from clip_train.config.supernet import SupernetSettings
-from clip_train.data.batches import BatchReader
 from clip_train.distributed.single import SingleBackend
 from clip_train.engine import runs
-from clip_train.engine.components import build
+from clip_train.engine.components import make_model
+from clip_train.engine.data_components import build_data_components
 from clip_train.engine.gradients import WholeBatchGradient
 from clip_train.engine.step_inputs import InputMaker
 from clip_train.logs.run_directory import RunDirectory
@@ -31,6 +31,7 @@ from clip_train.model.towers import Towers
 from clip_train.objectives.from_config import make_objective
 from clip_train.supernet import gradient as supernet_step
 from clip_train.supernet import run as supernet
+from clip_train.supernet import subnets
 from clip_train.supernet.gradient import SandwichGradient
 from clip_train.supernet.settings import make_supernet
 from osf_supernet import count_parameters, load_supernet
@@ -51,18 +52,15 @@ def config(vit_config: Config, shapes: Path) -> Config:
 
 def test_a_step_is_the_mean_of_the_subnets_steps(config: Config) -> None:
     """Without distillation: autograd through sliced weights, one subnet after the other."""
-    parts, backend = build(config), SingleBackend(torch.device("cpu"))
-    model = parts.model.double()
-    net = make_supernet(
-        model, (torch.randn(2, 3, 48, 48).double(), _tokens(parts.tokenizer)), SPACE
-    )
+    data, backend = build_data_components(config), SingleBackend(torch.device("cpu"))
+    model = make_model(data, backend, pretrained=None).double()
+    net = make_supernet(model, (torch.randn(2, 3, 48, 48).double(), _tokens(data.tokenizer)), SPACE)
     settings = SupernetSettings(num_random=1, distill=0.0)
-    make = InputMaker(config, backend, parts.preprocess, model)
-    reader = BatchReader(parts.source, parts.plan, config, parts.preprocess, parts.tokenizer)
-    inputs = make(reader[0])
+    inputs = InputMaker(config, backend, data.preprocess, model)(data.make_reader()[0])
     inputs = inputs._replace(images=inputs.images.double())
     objective = make_objective(config.loss, backend)
-    sandwich = SandwichGradient(net, Towers(model), backend, settings, lambda: 3)
+    sandwich = SandwichGradient(net, Towers(model), backend, settings)
+    sandwich.set_step(3)
     losses = sandwich.compute(inputs, objective)
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
@@ -75,7 +73,8 @@ def test_a_step_is_the_mean_of_the_subnets_steps(config: Config) -> None:
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(found[name], parameter.grad, rtol=0, atol=1e-9)
-    learning = SandwichGradient(net, Towers(model), backend, SupernetSettings(), lambda: 3)
+    learning = SandwichGradient(net, Towers(model), backend, SupernetSettings())
+    learning.set_step(3)
     learning.compute(inputs, objective)
     for name, expected in zip(("largest", "smallest"), each, strict=False):
         assert float(learning.records[f"supernet/{name}"]) == pytest.approx(expected, abs=1e-9)
@@ -89,7 +88,7 @@ def test_a_run_gives_models_that_clip_eval_evaluates(
     config: Config, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From a finished run, on the command line; what comes out needs no osf-supernet."""
-    runs.start(config, tmp_path / "clip", progress=False)
+    runs.train(config, tmp_path / "clip", progress=False)
     (tmp_path / "space.json").write_text(json.dumps(SPACE))
     words = ["supernet", tmp_path / "clip", "--out", tmp_path / "net", "--keep", "0.9", "0.85"]
     more = ["--space", tmp_path / "space.json", "--train.steps", "3", "--num-random", "1"]
@@ -114,8 +113,8 @@ def test_a_run_gives_models_that_clip_eval_evaluates(
 def test_a_resumed_run_is_the_run_that_was_not_interrupted(config: Config, tmp_path: Path) -> None:
     settings = SupernetSettings(num_random=1, keep=())
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, val=""))
-    supernet.start(config, tmp_path / "whole", settings, SPACE, progress=False)
-    supernet.start(config, tmp_path / "part", settings, SPACE, progress=False)
+    supernet.train(config, tmp_path / "whole", settings, SPACE, progress=False)
+    supernet.train(config, tmp_path / "part", settings, SPACE, progress=False)
     (tmp_path / "part" / "model.safetensors").unlink()
     for step in (tmp_path / "part" / "checkpoints").iterdir():
         if step.name.endswith("6"):
@@ -136,7 +135,7 @@ def test_resume_writes_the_subnets_that_are_missing(
     train = dataclasses.replace(config.train, steps=2, seed=5)
     data = dataclasses.replace(config.data, val="")
     config = dataclasses.replace(config, train=train, data=data)
-    describe, sample, seeds = supernet._write_description, supernet_step.sandwich_configs, set()
+    describe, sample, seeds = subnets._write_description, supernet_step.sandwich_configs, set()
 
     def describe_one(folder: Path, *rest: Any) -> None:
         if "0.85" in folder.name:
@@ -148,10 +147,10 @@ def test_resume_writes_the_subnets_that_are_missing(
         return sample(*arguments, seed=seed, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(supernet, "_write_description", describe_one)
+        patch.setattr(subnets, "_write_description", describe_one)
         patch.setattr(supernet_step, "sandwich_configs", note)
         with pytest.raises(OSError, match="disk is full"):
-            supernet.start(config, path, settings, SPACE, progress=False)
+            supernet.train(config, path, settings, SPACE, progress=False)
     assert seeds == {5}
     assert {folder.name for folder in (path / "subnets").iterdir()} == {"0.9", ".0.85.partial"}
     first = (path / "subnets" / "0.9" / "subnet.json").stat()
@@ -181,7 +180,7 @@ def test_a_search_that_needs_pymoo_is_refused_before_training(
 ) -> None:
     monkeypatch.setattr(supernet, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="generations must be 0 without pymoo, got 2"):
-        supernet.start(config, tmp_path / "run", SupernetSettings(generations=2), progress=False)
+        supernet.train(config, tmp_path / "run", SupernetSettings(generations=2), progress=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -234,7 +233,7 @@ def test_what_cannot_be_is_said_before_anything_is_written(
     for section, keys in change.items():
         values[section] = {**values[section], **keys}
     with pytest.raises(ConfigError, match=message):
-        supernet.start(
+        supernet.train(
             from_dict(Config, values), tmp_path / "run", SupernetSettings(), space, progress=False
         )
     assert not (tmp_path / "run").exists()

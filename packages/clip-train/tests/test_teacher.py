@@ -15,10 +15,10 @@ from clip_eval.data import open_source
 from clip_models import ConfigError, create_model, load_model, save_model
 from clip_models.config import PreprocessConfig
 from clip_models.files import save_tensors
-from clip_train import Config, TrainingError, start
+from clip_train import Config, TrainingError, train
 from clip_train.distributed.single import SingleBackend
 from clip_train.engine.cached_teacher import EmbeddingTable
-from clip_train.engine.components import build
+from clip_train.engine.data_components import build_data_components
 from clip_train.engine.teacher import open_teacher
 
 
@@ -44,7 +44,7 @@ def recipe(vit_config: Config) -> Config:
 @pytest.fixture
 def teacher(recipe: Config, tmp_path: Path) -> Path:
     """A model directory."""
-    start(changed(recipe, train={"seed": 1}), tmp_path / "teacher", progress=False)
+    train(changed(recipe, train={"seed": 1}), tmp_path / "teacher", progress=False)
     return tmp_path / "teacher"
 
 
@@ -72,8 +72,8 @@ def test_embeddings_in_files_teach_what_their_model_does(
         "teacher_texts": str(texts),
         "teacher_logit_scale": scale,
     }
-    start(distilled, tmp_path / "live", progress=False)
-    start(changed(distilled, loss=cached), tmp_path / "cached", progress=False)
+    train(distilled, tmp_path / "live", progress=False)
+    train(changed(distilled, loss=cached), tmp_path / "cached", progress=False)
     assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "live"), rel=1e-5)
 
 
@@ -88,13 +88,13 @@ def test_a_sample_without_an_embedding_is_named(recipe: Config, tmp_path: Path) 
         "teacher_texts": save(tmp_path / "texts.npz", ["a word"], [[1, 0]]),
     }
     with pytest.raises(TrainingError, match=r"images\.npz has no embedding of 'shapes-00000"):
-        start(changed(recipe, loss=files), tmp_path / "run", progress=False)
+        train(changed(recipe, loss=files), tmp_path / "run", progress=False)
     wide = {"teacher_texts": save(tmp_path / "wide.npz", ["a word"], [[1, 0, 0]])}
     with pytest.raises(ConfigError, match="of one teacher, got embeddings of 2 and 3 numbers"):
-        start(changed(recipe, loss=files | wide), tmp_path / "other", progress=False)
+        train(changed(recipe, loss=files | wide), tmp_path / "other", progress=False)
     two = {"train": f"{recipe.data.train}::{recipe.data.train}"}
     with pytest.raises(ConfigError, match="has the keys of one source"):
-        start(changed(recipe, loss=files, data=two), tmp_path / "other", progress=False)
+        train(changed(recipe, loss=files, data=two), tmp_path / "other", progress=False)
 
 
 def test_files_that_are_no_embeddings(tmp_path: Path) -> None:
@@ -121,11 +121,11 @@ def test_a_teacher_may_be_saved_in_any_way(recipe: Config, tmp_path: Path) -> No
     model, preprocess = create_model("Compact-48"), PreprocessConfig(size=48)
     save_model(tmp_path / "directory", model, preprocess)
     save_tensors(tmp_path / "weights.safetensors", model.state_dict())
-    parts, backend = build(config), SingleBackend(torch.device("cpu"))
+    data, backend = build_data_components(config), SingleBackend(torch.device("cpu"))
 
     def open_named(teacher: Path | str, name: str = "") -> Any:
         named = changed(config, loss={"teacher": str(teacher), "teacher_name": name})
-        return open_teacher(named, parts, backend)
+        return open_teacher(dataclasses.replace(data, config=named), backend)
 
     for found in (
         open_named(tmp_path / "directory"),

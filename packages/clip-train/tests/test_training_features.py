@@ -15,9 +15,11 @@ from clip_models import ConfigError
 from clip_models.config import to_dict
 from clip_models.files import load_tensors
 from clip_tokenizer import Tokenizer
-from clip_train import Config, Interrupted, TrainingError, resume, start
+from clip_train import Config, Interrupted, TrainingError, resume, train
+from clip_train.checkpoints.state import TrainingState
 from clip_train.cli.main import main
 from clip_train.config.run import RangeAugmentConfig
+from clip_train.engine import trainer
 from clip_train.engine.gradients import WholeBatchGradient
 from clip_train.engine.trainer import Trainer
 from clip_train.optim.loss_scale import GROWTH_INTERVAL, LossScale
@@ -31,8 +33,8 @@ def changed(config: Config, **sections: dict[str, Any]) -> Config:
     return config
 
 
-def train(config: Config, path: Path, **sections: dict[str, Any]) -> dict[str, torch.Tensor]:
-    start(changed(config, **sections), path, progress=False)
+def train_with(config: Config, path: Path, **sections: dict[str, Any]) -> dict[str, torch.Tensor]:
+    train(changed(config, **sections), path, progress=False)
     return load_tensors(path / "model.safetensors")
 
 
@@ -57,7 +59,7 @@ def short(vit_config: Config) -> Config:
 
 @pytest.fixture
 def plain(short: Config, tmp_path: Path) -> Path:
-    train(short, tmp_path / "plain")
+    train_with(short, tmp_path / "plain")
     return tmp_path / "plain"
 
 
@@ -77,7 +79,7 @@ def plain(short: Config, tmp_path: Path) -> Path:
 def test_what_saves_memory_or_time_changes_no_loss(
     change: dict[str, Any], short: Config, plain: Path, tmp_path: Path
 ) -> None:
-    train(short, tmp_path / "run", **change)
+    train_with(short, tmp_path / "run", **change)
     assert losses(tmp_path / "run") == pytest.approx(losses(plain), rel=1e-4)
 
 
@@ -91,7 +93,7 @@ def test_parts_are_really_parts(
         return embed(self, part)
 
     monkeypatch.setattr(WholeBatchGradient, "_embed", note)
-    train(short, tmp_path / "run", train={"steps": 1, "accumulation": 3})
+    train_with(short, tmp_path / "run", train={"steps": 1, "accumulation": 3})
     assert sizes == [3, 3, 2, 2, 3, 3]  # without a graph, and again from the last to the first
 
 
@@ -99,7 +101,7 @@ def test_parts_are_really_parts(
 def test_half_precision_follows_full_precision(
     precision: str, short: Config, plain: Path, tmp_path: Path
 ) -> None:
-    found = train(short, tmp_path / "run", train={"precision": precision})
+    found = train_with(short, tmp_path / "run", train={"precision": precision})
     assert losses(tmp_path / "run") == pytest.approx(losses(plain), rel=0.02)
     assert losses(tmp_path / "run") != losses(plain)
     assert {value.dtype for value in found.values() if value.is_floating_point()} == {torch.float32}
@@ -121,26 +123,26 @@ def test_an_overflow_skips_the_step_and_halves_the_scale(
         return found
 
     monkeypatch.setattr(WholeBatchGradient, "compute", overflow)
-    train(short, tmp_path / "run", train={"precision": "fp16", "steps": 4}, augment=RANGES)
+    train_with(short, tmp_path / "run", train={"precision": "fp16", "steps": 4}, augment=RANGES)
     assert [row["loss_scale"] for row in rows(tmp_path / "run")] == [65536.0] + [32768.0] * 3
     assert torch.equal(before[1], before[2])  # the second step was skipped
     assert not torch.equal(before[2], before[3])
 
 
 def test_ranges_have_the_same_gradient_in_half_precision(short: Config, tmp_path: Path) -> None:
-    found, update = [], Trainer._update
+    found, update = [], trainer.update_weights
 
-    def note(self: Trainer, norm: torch.Tensor) -> None:
-        assert self.augmentation is not None
-        gradients = [parameter.grad for parameter in self.augmentation.parameters()]
+    def note(state: TrainingState, norm: torch.Tensor) -> None:
+        assert state.augmentation is not None
+        gradients = [parameter.grad for parameter in state.augmentation.parameters()]
         found.append(torch.stack([gradient.clone() for gradient in gradients]))
-        update(self, norm)
+        update(state, norm)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_update", note)
+        patch.setattr(trainer, "update_weights", note)
         for precision in ("fp32", "fp16"):
             settings = {"steps": 1, "precision": precision}
-            train(short, tmp_path / precision, train=settings, augment=RANGES)
+            train_with(short, tmp_path / precision, train=settings, augment=RANGES)
     torch.testing.assert_close(found[1], found[0], rtol=0.02, atol=1e-4)
     assert found[0].abs().max() > 0.01
 
@@ -158,17 +160,17 @@ def test_the_loss_scale_grows_again() -> None:
 
 def test_the_average_of_the_weights_is_what_the_run_leaves(short: Config, tmp_path: Path) -> None:
     seen: list[torch.Tensor] = []
-    update = Trainer._update
+    update = trainer.update_weights
 
-    def note(self: Trainer, norm: torch.Tensor) -> None:
+    def note(state: TrainingState, norm: torch.Tensor) -> None:
         if not seen:
-            seen.append(self.model.text_projection.detach().clone())
-        update(self, norm)
-        seen.append(self.model.text_projection.detach().clone())
+            seen.append(state.model.text_projection.detach().clone())
+        update(state, norm)
+        seen.append(state.model.text_projection.detach().clone())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_update", note)
-        found = train(short, tmp_path / "run", optim={"ema_decay": 0.75})
+        patch.setattr(trainer, "update_weights", note)
+        found = train_with(short, tmp_path / "run", optim={"ema_decay": 0.75})
     expected = seen[0]
     for value in seen[1:]:
         expected = 0.75 * expected + 0.25 * value
@@ -190,16 +192,16 @@ def test_the_average_of_the_weights_is_what_the_run_leaves(short: Config, tmp_pa
 def test_every_kind_of_state_is_resumed_bit_for_bit(
     change: dict[str, Any], short: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = train(short, tmp_path / "whole", **change)
-    agree = Trainer._agree
+    whole = train_with(short, tmp_path / "whole", **change)
+    agree = Trainer._agree_on_events
 
     def stop_at_three(self: Trainer, batch: Any, stop: bool) -> None:
         agree(self, batch, stop or self.steps_done == 3)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_agree", stop_at_three)
+        patch.setattr(Trainer, "_agree_on_events", stop_at_three)
         with pytest.raises(Interrupted):
-            train(short, tmp_path / "stopped", **change)
+            train_with(short, tmp_path / "stopped", **change)
     resume(tmp_path / "stopped", progress=False)
     stopped = load_tensors(tmp_path / "stopped" / "model.safetensors")
     assert all(torch.equal(whole[name], stopped[name]) for name in whole)
@@ -207,7 +209,7 @@ def test_every_kind_of_state_is_resumed_bit_for_bit(
 
 
 def test_a_locked_tower_stays_as_it_is(short: Config, plain: Path, tmp_path: Path) -> None:
-    found = train(
+    found = train_with(
         short,
         tmp_path / "run",
         model={"name": "", "pretrained": str(plain), "lock_image": True, "lock_text": True}
@@ -223,28 +225,30 @@ def test_training_goes_on_from_given_weights(short: Config, plain: Path, tmp_pat
     given = {"name": "", "pretrained": str(plain), "vision": {}, "text": {}}
     tokenizer = {"kind": "directory", "path": str(plain)}
     optim = {"lr": 1e-12, "warmup_steps": 0}
-    found = train(short, tmp_path / "run", model=given, tokenizer=tokenizer, optim=optim)
+    found = train_with(short, tmp_path / "run", model=given, tokenizer=tokenizer, optim=optim)
     before = load_tensors(plain / "model.safetensors")
     for name in before:
         torch.testing.assert_close(found[name], before[name], rtol=0, atol=1e-7)
     named = {"pretrained": str(plain)}  # the config's own name and towers, the weights' vocabulary
-    again = train(short, tmp_path / "named", model=named, tokenizer=tokenizer, optim=optim)
+    again = train_with(short, tmp_path / "named", model=named, tokenizer=tokenizer, optim=optim)
     assert all(torch.equal(found[name], again[name]) for name in found)
     for length in (16, 90):
         fitted = given | {"text": {"context_length": length}}
-        train(short, tmp_path / str(length), model=fitted, tokenizer=tokenizer, train={"steps": 1})
+        train_with(
+            short, tmp_path / str(length), model=fitted, tokenizer=tokenizer, train={"steps": 1}
+        )
         assert Tokenizer.from_pretrained(tmp_path / str(length)).context_length == length
     for kind, words in (("openai", "was trained with 514 tokens and end"), ("train", "learns a")):
         other = {"kind": kind, "vocab_size": 514, "path": ""}
         with pytest.raises(ConfigError, match=words):
-            train(short, tmp_path / "other", model=given, tokenizer=other)
+            train_with(short, tmp_path / "other", model=given, tokenizer=other)
 
 
 def test_distillation_brings_the_student_to_the_teacher(
     short: Config, plain: Path, tmp_path: Path
 ) -> None:
     tokenizer = {"kind": "directory", "path": str(plain)}
-    train(
+    train_with(
         short,
         tmp_path / "run",
         train={"steps": 40},
@@ -254,7 +258,7 @@ def test_distillation_brings_the_student_to_the_teacher(
     )
     first, last = losses(tmp_path / "run")[0], losses(tmp_path / "run")[-1]
     assert last < first
-    train(
+    train_with(
         short,
         tmp_path / "both",
         loss={"teacher": str(plain), "teacher_weight": 0.5, "tile": 4},
@@ -264,12 +268,14 @@ def test_distillation_brings_the_student_to_the_teacher(
     assert row["loss"] == pytest.approx(row["loss/contrastive"] + row["loss/distillation"])
     assert row["loss/distillation"] == pytest.approx(0.5 * first, rel=0.01)
     with pytest.raises(ConfigError, match="sees other inputs than the model"):
-        train(short, tmp_path / "bad", loss={"teacher": str(plain)}, tokenizer={"kind": "openai"})
+        train_with(
+            short, tmp_path / "bad", loss={"teacher": str(plain)}, tokenizer={"kind": "openai"}
+        )
 
 
 def test_the_sigmoid_loss_trains_the_bias(short: Config, plain: Path, tmp_path: Path) -> None:
     loss, path = {"kind": "sigmoid", "tile": 3}, tmp_path / "run"
-    found = train(short, path, loss=loss)
+    found = train_with(short, path, loss=loss)
     assert rows(path)[0]["logit_scale"] == pytest.approx(10, rel=0.01)
     assert found["logit_bias"] == pytest.approx(-10, rel=0.01)
     assert found["logit_bias"] != -10
@@ -277,10 +283,10 @@ def test_the_sigmoid_loss_trains_the_bias(short: Config, plain: Path, tmp_path: 
     for name in ("", short.model.name):  # the bias is part of the weights, as the vocabulary is
         given = {"name": name, "pretrained": str(path)}
         tokenizer = {"kind": "directory", "path": str(path)}
-        train(short, tmp_path / f"more {name}", loss=loss, model=given, tokenizer=tokenizer)
+        train_with(short, tmp_path / f"more {name}", loss=loss, model=given, tokenizer=tokenizer)
         assert losses(tmp_path / f"more {name}")[0] < losses(path)[0]
     with pytest.raises(ConfigError, match=r"needs a model with a logit bias, and .*plain has none"):
-        train(
+        train_with(
             short,
             tmp_path / "without",
             loss=loss,
@@ -312,7 +318,7 @@ def config_text(config: Config) -> str:
 
 
 def test_a_run_can_be_as_long_as_so_many_samples(short: Config, tmp_path: Path) -> None:
-    train(
+    train_with(
         short,
         tmp_path / "run",
         train={"steps": None, "samples": 33},
@@ -323,17 +329,17 @@ def test_a_run_can_be_as_long_as_so_many_samples(short: Config, tmp_path: Path) 
 
 
 def test_utilisation_is_logged_where_a_peak_is_known(short: Config, tmp_path: Path) -> None:
-    train(short, tmp_path / "run", log={"peak_tflops": 0.001})
+    train_with(short, tmp_path / "run", log={"peak_tflops": 0.001})
     row = rows(tmp_path / "run")[-1]
     assert 0 < row["mfu"] < 100
     assert row["memory_gb"] > 0.05
-    train(short, tmp_path / "without", train={"steps": 1})
+    train_with(short, tmp_path / "without", train={"steps": 1})
     assert "mfu" not in rows(tmp_path / "without")[-1]
 
 
 def test_parts_and_batch_norms_do_not_go_together(tiny_config: Config, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="BatchNorm layers would see the statistics of each part"):
-        train(tiny_config, tmp_path / "run", train={"accumulation": 2})
+    with pytest.raises(ConfigError, match="BatchNorm layers would see the statistics of each one"):
+        train_with(tiny_config, tmp_path / "run", train={"accumulation": 2})
     assert not (tmp_path / "run").exists()
 
 
@@ -350,7 +356,7 @@ def test_a_loss_that_is_not_finite_names_every_sample(
 
     monkeypatch.setattr(Trainer, "step", spoil)
     with pytest.raises(TrainingError, match="not finite by step 3"):
-        train(short, tmp_path / "run")
+        train_with(short, tmp_path / "run")
     (row,) = rows(tmp_path / "run", "not_finite")
     assert len(row["keys"]) == 8
 
@@ -379,7 +385,7 @@ def test_metrics_go_to_weights_and_biases_too(
 ) -> None:
     fake = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    train(short, tmp_path / "run", log={"wandb_project": "shapes"})
+    train_with(short, tmp_path / "run", log={"wandb_project": "shapes"})
     assert fake.begun[0]["project"] == "shapes"
     assert fake.begun[0]["config"]["train"]["steps"] == 6
     assert [step for step, _ in fake.logged] == [1, 2, 3, 4, 5, 6]
@@ -387,4 +393,4 @@ def test_metrics_go_to_weights_and_biases_too(
     assert fake.finished == 1
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(RunDirectoryError, match=r"pip install clip-train\[wandb\]"):
-        train(short, tmp_path / "other", log={"wandb_project": "shapes"})
+        train_with(short, tmp_path / "other", log={"wandb_project": "shapes"})

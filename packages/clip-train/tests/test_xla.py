@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch_xla.debug.metrics as metrics
 from clip_models import ConfigError
-from clip_train import Config, start
+from clip_train import Config, train
 from clip_train.data.batches import Batch
 from clip_train.engine.step_inputs import InputMaker
 from clip_train.engine.trainer import Trainer
@@ -62,14 +62,14 @@ def test_losses_equal_one_process_and_shapes_are_compiled_once(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(InputMaker, "__call__", note_shapes)
         patch.setattr(Trainer, "step", count)
-        start(config, tmp_path / "xla", progress=False)
+        train(config, tmp_path / "xla", progress=False)
     assert len(compiled) == 14
     assert sum(compiled) <= len(shapes) <= 3, (compiled, shapes)
-    start(recipe, tmp_path / "plain", progress=False)
+    train(recipe, tmp_path / "plain", progress=False)
     assert losses(tmp_path / "xla") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
 
 
 def test_shapes_that_follow_the_data_are_refused(recipe: Config, tmp_path: Path) -> None:
     config = changed(changed(recipe, "train", backend="xla"), "loss", kind="multi_positive")
     with pytest.raises(ConfigError, match="compiles every new shape; use 'infonce' or 'sigmoid'"):
-        start(config, tmp_path / "run", progress=False)
+        train(config, tmp_path / "run", progress=False)

@@ -1,6 +1,7 @@
 from .config.presets import list_presets, load_config
 from .config.run import Config
-from .engine.runs import resume, start
+from .engine.runs import resume, train
+from .engine.trainer import Trainer
 from .objectives.losses import contrastive_loss, distillation_loss, sigmoid_loss
 from .plan.sample_plan import SamplePlan
 from .shapes.dataset import write_shapes
@@ -10,6 +11,7 @@ __all__ = [
     "Config",
     "Interrupted",
     "SamplePlan",
+    "Trainer",
     "TrainingError",
     "contrastive_loss",
     "distillation_loss",
@@ -17,6 +19,6 @@ __all__ = [
     "load_config",
     "resume",
     "sigmoid_loss",
-    "start",
+    "train",
     "write_shapes",
 ]

@@ -14,7 +14,7 @@ from clip_eval import EvaluationConfig, evaluate, load_for_evaluation
 from clip_eval.data import open_source
 from clip_models import CLIP
 from clip_models.config import ModifiedResNetConfig, PreprocessConfig
-from clip_train import Config, load_config, start
+from clip_train import Config, load_config, train
 from clip_train.cost.flops import Accelerators
 from clip_train.cost.table import plan_run
 from clip_train.model.loading import resolve_model, resolve_preprocess
@@ -273,7 +273,7 @@ def test_three_real_steps(
 ) -> None:
     by_syntax = clip_tokenizer.SyntaxOrder(tagger=tag_by_length)
     monkeypatch.setitem(clip_tokenizer.reduction.REDUCTIONS, "syntax", by_syntax)
-    result = start(reduced(load_config(name), shapes), tmp_path / "run", progress=False)
+    result = train(reduced(load_config(name), shapes), tmp_path / "run", progress=False)
     assert result is not None
     model = load_for_evaluation(tmp_path / "run")
     again = evaluate(

@@ -129,7 +129,7 @@ def gradients_of(
     kind, accumulation, tile = case
     inputs, teacher = local_inputs(backend, kind in ("multi_positive", "distillation"))
     model.zero_grad(set_to_none=True)
-    step.parts = accumulation
+    step.grad_accum_steps = accumulation
     losses = step.compute(inputs, objective(kind, tile, teacher, backend))
     found = {"loss": backend.all_reduce(losses[kind])}
     for name, parameter in model.named_parameters():

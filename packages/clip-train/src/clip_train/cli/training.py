@@ -27,6 +27,7 @@ from clip_train.logs.run_directory import CONFIG_NAME, RunDirectory
 from clip_train.model.loading import DEFAULT_MODEL
 from clip_train.supernet import run as supernet_run
 from clip_train.supernet.settings import SupernetRecord
+from clip_train.supernet.subnets import SUBNETS, describe_subnet
 from clip_train.training_error import RunDirectoryError
 
 
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
         return
     if not options.out:
         raise ConfigError("--out DIR is missing; it names the run directory")
-    result = runs.start(
+    result = runs.train(
         config, options.out, overwrite=options.overwrite, progress=not options.quiet
     )
     _report(result, options.out)
@@ -68,14 +69,14 @@ def supernet(options: argparse.Namespace) -> None:
     )
     space = None if options.space is None else _read_space(Path(options.space))
     config = apply_flags(base_config(options.start), options.flags)
-    result = supernet_run.start(
+    result = supernet_run.train(
         *(config, options.out, settings, space),
         overwrite=options.overwrite,
         progress=not options.quiet,
     )
     _report(result, options.out)
-    for folder in sorted((Path(options.out) / supernet_run.SUBNETS).iterdir()):
-        print(f"subnet: {supernet_run.describe_subnet(folder)}")
+    for folder in sorted((Path(options.out) / SUBNETS).iterdir()):
+        print(f"subnet: {describe_subnet(folder)}")
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -103,13 +104,13 @@ def plan(options: argparse.Namespace) -> None:
 
 
 def _dry_run(config: Config) -> None:
-    parts, batch = runs.dry_run(config)
-    count = count_parameters(parts.model)
-    device = next(parts.model.parameters()).device
+    components, batch = runs.dry_run(config)
+    data, count = components.data, count_parameters(components.model)
+    device = components.backend.device
     name = config.model.name or config.model.pretrained or DEFAULT_MODEL
-    print(f"data      {parts.source.name}: {len(parts.source):,} samples")
+    print(f"data      {data.source.name}: {len(data.source):,} samples")
     print(f"model     {name}: {count:,} parameters, on {device}")
-    print(f"length    {parts.total_steps:,} steps, {parts.plan.steps_per_epoch:,} per epoch")
+    print(f"length    {data.total_steps:,} steps, {data.plan.steps_per_epoch:,} per epoch")
     print(f"batch     images {tuple(batch.images.shape)}, captions {tuple(batch.tokens.shape)}")
 
 

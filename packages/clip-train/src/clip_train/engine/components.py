@@ -1,218 +1,116 @@
-"""From a config to the parts of a run: data, tokenizer, model, plan."""
+"""The device side of a run (model, gradient, optimizer, teacher), and `RunComponents`."""
 
 from __future__ import annotations
 
-import itertools
-import math
-import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from clip_eval.data import TEMPLATES_FILE, BadSample, Source
-from clip_models import CLIP, CLIPConfig, ConfigError, Preprocess
+from clip_models import CLIP
 from clip_models.config import PreprocessConfig
-from clip_models.devices import choose_device
-from clip_tokenizer import Tokenizer
 
-from clip_train.config.run import Config
-from clip_train.data.mixing import make_order
-from clip_train.data.sources import open_training_source, open_validation_source
-from clip_train.model.loading import load_pretrained, resolve_model, resolve_preprocess
-from clip_train.optim.optimizer import steps_of
-from clip_train.plan.batch_schedule import make_schedule
-from clip_train.plan.sample_plan import SamplePlan
-from clip_train.randomness import keyed_permutation
+from clip_train.augment.range_augment import LearnedAugmentation
+from clip_train.checkpoints.state import TrainingState
+from clip_train.distributed.protocol import Backend
+from clip_train.engine.data_components import DataComponents
+from clip_train.engine.gradients import WholeBatchGradient
+from clip_train.engine.model_setup import make_augmentation, make_towers, make_training_state
+from clip_train.engine.step_inputs import InputMaker
+from clip_train.engine.teacher import Teacher, open_teacher
+from clip_train.model.towers import Towers
 
-MAX_TOKENIZER_CAPTIONS = 20_000
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+MakeGradient = Callable[[Towers, DataComponents, Backend], WholeBatchGradient]
+"""From towers that no backend has wrapped yet to what computes the gradient of a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What a run is made of."""
+class RunComponents:
+    """Everything that a `Trainer` works with.
 
-    source: Source
-    val_source: Source | None
-    templates: tuple[str, ...]
-    tokenizer: Tokenizer
+    Attributes:
+        data: The data side.
+        backend: Device and processes.
+        model: The model, on its device.
+        augmentation: Trained with the model, if the config asks for it.
+        gradient: Computes the gradient of a step.
+        make_inputs: From a batch of the reader to what the towers take.
+        teacher: Distilled from, if the config names one.
+        state: Everything that changes from step to step: model, optimizers, EMA, loss scale.
+    """
+
+    data: DataComponents
+    backend: Backend
     model: CLIP
-    preprocess: Preprocess
-    plan: SamplePlan
-    total_steps: int
-
-    def save_prompting(self, directory: Path) -> None:
-        """Write the tokenizer and the templates beside a model, with which it is evaluated."""
-        self.tokenizer.save(directory)
-        if self.templates:
-            text = "".join(f"{template}\n" for template in self.templates)
-            (directory / TEMPLATES_FILE).write_text(text, encoding="utf-8")
+    augmentation: LearnedAugmentation | None
+    gradient: WholeBatchGradient
+    make_inputs: InputMaker
+    teacher: Teacher | None
+    state: TrainingState
 
 
-def build(
-    config: Config,
+def make_whole_batch_gradient(
+    towers: Towers, data: DataComponents, backend: Backend
+) -> WholeBatchGradient:
+    """The gradient of one model's loss; the backend may replace parameters by sharded ones."""
+    train = data.config.train
+    return WholeBatchGradient(
+        backend.wrap(towers),
+        backend,
+        grad_accum_steps=train.accumulation,
+        autocast=PRECISIONS[train.precision],
+    )
+
+
+def build_components(
+    data: DataComponents,
+    backend: Backend,
     *,
-    device: torch.device | None = None,
-    tokenizer: Tokenizer | None = None,
     pretrained: tuple[CLIP, PreprocessConfig] | None = None,
-) -> Parts:
-    """Open the data and make everything else; the same config gives the same parts.
+) -> RunComponents:
+    """Make the model and all that trains it; the same data side and seed give the same weights.
 
     Args:
-        config: The whole configuration.
-        device: Where the model goes; by default the config says where.
-        tokenizer: A saved one, to go on with; by default the config says which.
-        pretrained: A model to go on with; by default what `model.pretrained` names, if anything.
+        data: The data side.
+        backend: Device and processes.
+        pretrained: The model to continue with, the one that `data` was built for.
 
     Raises:
-        ConfigError: The config asks for something that does not exist or does not fit.
-        DataError: The data cannot be used.
+        ConfigError: Parts of the config do not go together.
+        CheckpointError: The teacher's weights cannot be read, or do not fit.
     """
-    if not config.data.train:
-        raise ConfigError("data.train is not set; give one, as in --data.train imagefolder:DIR")
-    if pretrained is None and config.model.pretrained:
-        pretrained = load_pretrained(config.model)
-    clip_config = pretrained[0].config if pretrained else resolve_model(config.model)
-    if config.loss.kind == "sigmoid" and clip_config.init_logit_bias is None:
-        clip_config = _with_logit_bias(config, clip_config)
-    source = open_training_source(config.data)
-    for fault in source.faults:
-        warnings.warn(str(fault), stacklevel=2)
-    val_source = open_validation_source(config.data)
-    if config.augment.kind == "shift" and config.augment.pad >= clip_config.vision.image_size:
-        raise ConfigError(
-            "augment.pad must be below the model's image size, "
-            f"{clip_config.vision.image_size}, got {config.augment.pad}"
-        )
-    plan = make_plan(config, source, image_size=clip_config.vision.image_size)
-    if tokenizer is None:
-        tokenizer = make_tokenizer(config, source, clip_config.text.context_length)
-    clip_config = _fit_text_tower(clip_config, tokenizer)
+    model = make_model(data, backend, pretrained=pretrained)
+    return assemble_components(data, backend, model, make_whole_batch_gradient)
+
+
+def make_model(
+    data: DataComponents, backend: Backend, *, pretrained: tuple[CLIP, PreprocessConfig] | None
+) -> CLIP:
+    """The pretrained model, or one with random weights that follow from the seed; on its device."""
     if pretrained is None:
-        torch.manual_seed(config.train.seed)
-        model = CLIP(clip_config)
-        size = clip_config.vision.image_size
-        preprocess = resolve_preprocess(config.model, PreprocessConfig(size=size))
+        torch.manual_seed(data.config.train.seed)
+        model = CLIP(data.clip_config)
     else:
-        model, preprocess = pretrained
-        _check_vocabulary(config, model, tokenizer)
-    model = model.to(device or choose_device(config.train.device, setting="train.device"))
-    model = model.to(memory_format=torch.channels_last)
-    return Parts(
-        source=source,
-        val_source=val_source,
-        templates=_evaluation_templates(config, source, val_source),
-        tokenizer=tokenizer,
+        model = pretrained[0]
+    return model.to(backend.device).to(memory_format=torch.channels_last)
+
+
+def assemble_components(
+    data: DataComponents, backend: Backend, model: CLIP, make_gradient: MakeGradient
+) -> RunComponents:
+    """All components around a model that is on its device."""
+    config = data.config
+    augmentation = make_augmentation(config, data, backend)
+    towers = make_towers(model, augmentation, config, backend)
+    gradient = make_gradient(towers, data, backend)  # first: it may replace the parameters
+    return RunComponents(
+        data=data,
+        backend=backend,
         model=model,
-        preprocess=Preprocess(preprocess),
-        plan=plan,
-        total_steps=_total_steps(config, plan),
+        augmentation=augmentation,
+        gradient=gradient,
+        make_inputs=InputMaker(config, backend, data.preprocess, model),
+        teacher=open_teacher(data, backend),
+        state=make_training_state(model, augmentation, data, backend),
     )
-
-
-def make_plan(config: Config, source: Source, *, image_size: int) -> SamplePlan:
-    """Which samples of the source make which batch; `image_size` is the model's own."""
-    data, train = config.data, config.train
-    order = make_order(
-        source,
-        data.weights,
-        seed=train.seed,
-        streams=data.shuffle_streams,
-        buffer=data.shuffle_buffer,
-    )
-    schedule = make_schedule(
-        order.num_samples, train.batch_size, image_size, data.variable_sizes, train.seed
-    )
-    return SamplePlan(order, schedule)
-
-
-def _with_logit_bias(config: Config, clip_config: CLIPConfig) -> CLIPConfig:
-    """SigLIP's first scale and bias (Zhai et al. 2023, section 3.2) for a model without a bias."""
-    if config.model.pretrained:
-        raise ConfigError(
-            f"loss.kind 'sigmoid' needs a model with a logit bias, and {config.model.pretrained} "
-            "has none; start from weights that have one, or without model.pretrained"
-        )
-    return replace(clip_config, init_logit_scale=math.log(10), init_logit_bias=-10.0)
-
-
-def _check_vocabulary(config: Config, model: CLIP, tokenizer: Tokenizer) -> None:
-    """Find out now whether the model was trained with another tokenizer."""
-    text, path = model.config.text, config.model.pretrained
-    end = text.vocab_size - 1 if text.eot_token_id is None else text.eot_token_id
-    remedy = "give the model's own, as in --tokenizer.kind directory --tokenizer.path DIR"
-    if config.tokenizer.kind == "train":  # ids of another vocabulary of the same size would fit
-        raise ConfigError(
-            f"tokenizer.kind 'train' learns a vocabulary that {path} was not trained with; {remedy}"
-        )
-    if (tokenizer.vocab_size, tokenizer.eot_token_id) != (text.vocab_size, end):
-        raise ConfigError(
-            f"{path} was trained with {text.vocab_size} tokens and end token {end}, "
-            f"the tokenizer has {tokenizer.vocab_size} and {tokenizer.eot_token_id}; {remedy}"
-        )
-
-
-def make_tokenizer(config: Config, source: Source, context_length: int) -> Tokenizer:
-    """The tokenizer that the config describes, learned from the source's captions if it says so."""
-    kind = config.tokenizer.kind
-    if kind == "openai":
-        return Tokenizer.openai(context_length=context_length)
-    if kind == "bytes":
-        return Tokenizer.from_bytes(context_length=context_length)
-    if kind == "directory":
-        given = config.model.pretrained or "context_length" in config.model.text
-        options = {"context_length": context_length} if given else {}
-        return Tokenizer.from_pretrained(config.tokenizer.path, **options)
-    return Tokenizer.train(
-        _sample_captions(source, config.train.seed),
-        config.tokenizer.vocab_size,
-        context_length=context_length,
-    )
-
-
-def _sample_captions(source: Source, seed: int) -> Iterable[str]:
-    """Captions of up to MAX_TOKENIZER_CAPTIONS samples, in a keyed order."""
-    if source.classnames and source.templates:
-        for name, template in itertools.product(source.classnames, source.templates):
-            yield template.replace("{c}", name)
-        return
-    order = keyed_permutation(seed, 0, len(source), "tokenizer")
-    for index in np.sort(order[:MAX_TOKENIZER_CAPTIONS]).tolist():
-        try:
-            yield from source.read(index).captions
-        except BadSample:
-            continue  # counted when training meets it
-
-
-def _evaluation_templates(
-    config: Config, source: Source, val_source: Source | None
-) -> tuple[str, ...]:
-    """Prompts for evaluation, saved with the run: the config's, or those of the data."""
-    if config.data.templates:
-        return config.data.templates
-    if val_source is not None and val_source.templates:
-        return val_source.templates
-    return source.templates or ()
-
-
-def _fit_text_tower(config: CLIPConfig, tokenizer: Tokenizer) -> CLIPConfig:
-    text = replace(
-        config.text,
-        vocab_size=tokenizer.vocab_size,
-        context_length=tokenizer.context_length,
-        eot_token_id=tokenizer.eot_token_id,
-    )
-    return replace(config, text=text)
-
-
-def _total_steps(config: Config, plan: SamplePlan) -> int:
-    if config.train.steps is not None:
-        return config.train.steps
-    if config.train.samples is not None:
-        return steps_of(0, config.train.samples, config.train.batch_size)
-    if config.train.epochs is None:
-        raise ConfigError(
-            "the length of the run is not set; give train.steps, train.samples or train.epochs"
-        )
-    return max(1, plan.steps_in_epochs(config.train.epochs))

@@ -1,12 +1,12 @@
-"""The gradient of a whole batch, computed in as many parts as memory asks for.
+"""The gradient of a whole batch, computed in one or several micro-batches.
 
 n images and u texts of this rank, N images of all ranks, E embedding width.
 
-With one part this is forward, loss, backward.  With several, embeddings are computed part by part
-without a graph, the loss and its gradient are taken on the embeddings of the whole batch, and then
-every part is computed again, with the same randomness, to carry that gradient into the towers (Gao
-et al. 2021, GradCache, here for both towers).  The result is the whole batch's gradient: that of
-the logit scale is taken once, and no part forgets what the others contain.
+With one micro-batch this is forward, loss, backward. With several, embeddings are computed without
+a graph, the loss and its gradient are taken on the embeddings of the whole batch, and then every
+micro-batch is computed again, with the same randomness, to carry that gradient into the towers (Gao
+et al. 2021, GradCache, here for both towers). The result is the gradient of the whole batch: the
+logit scale's is taken once, and every micro-batch is contrasted with all others.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip_train.distributed.protocol import Backend
+from clip_train.model.towers import TowerFeatures
 from clip_train.objectives.batch import Embeddings, Objective, StepInputs
 from clip_train.objectives.candidates import Candidates
 
+_RandomState = tuple[Tensor, Tensor | None]
+"""Of the CPU's generator, and of the device's if it has one."""
 
-class _Part(NamedTuple):
-    """Some rows of a batch, and the share of all ranks' rows that they are."""
+
+class _MicroBatch(NamedTuple):
+    """Some rows of this rank's batch, and their share of the rows of all ranks."""
 
     inputs: StepInputs
     image_rows: slice
@@ -35,8 +39,10 @@ class _Part(NamedTuple):
 
 
 class WholeBatchGradient:
-    """`compute(inputs, objective)` leaves gradients in the parameters, the mean over ranks of
-    `world` times the shares: the gradient of the whole batch's loss.
+    """`compute(inputs, objective)` leaves the gradient of the whole batch's loss in the parameters.
+
+    Ranks compute shares of the loss that add up to it, and backends average gradients over ranks,
+    so that every share is multiplied by the world size.
     """
 
     def __init__(
@@ -44,122 +50,135 @@ class WholeBatchGradient:
         towers: nn.Module,
         backend: Backend,
         *,
-        parts: int = 1,
+        grad_accum_steps: int = 1,
         autocast: torch.dtype | None = None,
     ) -> None:
-        """Args:
-        towers: A `Towers`, as the backend wrapped it.
-        backend: Where it lives.
-        parts: Parts of equal size that a rank's batch is computed in.
-        autocast: Type that the towers compute in; None leaves theirs.
+        """Wrap towers.
+
+        Args:
+            towers: A `Towers`, as the backend wrapped it.
+            backend: Device and processes.
+            grad_accum_steps: Micro-batches that a rank's batch is computed in.
+            autocast: Type that the towers compute in; None leaves that of their weights.
         """
         self.towers = towers
         self.backend = backend
-        self.parts = parts
+        self.grad_accum_steps = grad_accum_steps
         self.autocast = autocast
         self.records: dict[str, Tensor] = {}
-        """This rank's share () of the numbers to log of the last batch."""
+        """This rank's share () of the numbers of the last batch to log."""
+
+    def set_step(self, step: int) -> None:
+        """The number of the next step, for gradients that depend on it; this one does not."""
 
     def compute(
         self, inputs: StepInputs, objective: Objective, *, loss_scale: float = 1.0
     ) -> dict[str, Tensor]:
         """Gradients times `loss_scale` into `.grad`; this rank's share () of every loss."""
         self.records = {}
-        parts = list(_split(inputs, self.parts))
-        # Wrappers average over ranks; shares are meant to be added.
+        batches = list(_split(inputs, self.grad_accum_steps))
         factor = loss_scale * self.backend.world_size
-        if len(parts) == 1:
-            losses = self._at_once(parts[0], objective, factor)
+        if len(batches) == 1:
+            losses = self._compute_at_once(batches[0], objective, factor)
         else:
-            losses = self._in_parts(parts, inputs.candidates, objective, factor)
+            losses = self._compute_in_micro_batches(batches, inputs.candidates, objective, factor)
         self.backend.reduce_gradients(self.towers.parameters())
         return losses
 
-    def _at_once(self, part: _Part, objective: Objective, factor: float) -> dict[str, Tensor]:
+    def _compute_at_once(
+        self, batch: _MicroBatch, objective: Objective, factor: float
+    ) -> dict[str, Tensor]:
         with self.backend.gradient_sync(self.towers, True):
-            embeddings, auxiliary = self._embed(part)
-            losses = objective(embeddings, part.inputs.candidates) | auxiliary
+            embeddings, auxiliary = self._embed(batch)
+            losses = objective(embeddings, batch.inputs.candidates) | auxiliary
             # An output that the loss does not use would leave DistributedDataParallel waiting.
             unused = sum(0 * x for x in embeddings[2:] if x is not None)
             _backward(factor * _total(losses) + unused)
-        return _detached(losses)
+        return _detach(losses)
 
-    def _in_parts(
-        self, parts: list[_Part], candidates: Candidates, objective: Objective, factor: float
+    def _compute_in_micro_batches(
+        self,
+        batches: list[_MicroBatch],
+        candidates: Candidates,
+        objective: Objective,
+        factor: float,
     ) -> dict[str, Tensor]:
-        states, features = [], []
-        with torch.no_grad():
-            for part in parts:
-                states.append(_random_state(self.backend.device))
-                features.append(self._embed(part)[0])
-        whole = Embeddings(
-            torch.cat(
-                [x.images[: _length(p.image_rows)] for x, p in zip(features, parts, strict=True)]
-            ),
-            torch.cat(
-                [x.texts[: _length(p.text_rows)] for x, p in zip(features, parts, strict=True)]
-            ),
-            features[0].logit_scale,
-            features[0].logit_bias,
-        )
+        states, whole = self._embed_without_graph(batches)
         leaves = [x.detach().requires_grad_() for x in whole if x is not None]
         losses = objective(Embeddings(*leaves, *[None] * (4 - len(leaves))), candidates)
         gradients = torch.autograd.grad(
             factor * _total(losses), leaves, allow_unused=True, materialize_grads=True
         )
-        losses = _detached(losses)
-        # The first part is never empty, so it comes last: then gradients are reduced.
-        for number in reversed(range(len(parts))):
-            part = parts[number]
+        losses = _detach(losses)
+        # The first micro-batch is never empty, so it comes last: then gradients are reduced.
+        for number in reversed(range(len(batches))):
+            batch, is_last = batches[number], number == 0
             with (
-                self.backend.gradient_sync(self.towers, number == 0),
-                _restored(states[number], self.backend.device),
+                self.backend.gradient_sync(self.towers, is_last),
+                _restore_random_state(states[number], self.backend.device),
             ):
-                embeddings, auxiliary = self._embed(part)
-                surrogate = _inner(embeddings.images, gradients[0][part.image_rows])
-                surrogate = surrogate + _inner(embeddings.texts, gradients[1][part.text_rows])
-                if number == 0:
+                embeddings, auxiliary = self._embed(batch)
+                surrogate = _inner(embeddings.images, gradients[0][batch.image_rows])
+                surrogate = surrogate + _inner(embeddings.texts, gradients[1][batch.text_rows])
+                if is_last:
                     scalars = [x for x in embeddings[2:] if x is not None]
                     for value, gradient in zip(scalars, gradients[2:], strict=True):
                         surrogate = surrogate + value * gradient
                 _backward(surrogate + factor * _total(auxiliary))
-            for name, loss in _detached(auxiliary).items():
+            for name, loss in _detach(auxiliary).items():
                 losses[name] = losses[name] + loss if name in losses else loss
         return losses
 
-    def _embed(self, part: _Part) -> tuple[Embeddings, dict[str, Tensor]]:
-        """Normalized features of a part, and its share of the auxiliary losses."""
-        inputs = part.inputs
+    @torch.no_grad()
+    def _embed_without_graph(
+        self, batches: list[_MicroBatch]
+    ) -> tuple[list[_RandomState], Embeddings]:
+        """The random state before each micro-batch, and the embeddings of all of them."""
+        states, images, texts = [], [], []
+        for batch in batches:
+            states.append(_random_state(self.backend.device))
+            embeddings, _ = self._embed(batch)
+            images.append(embeddings.images[: _length(batch.image_rows)])
+            texts.append(embeddings.texts[: _length(batch.text_rows)])
+        scale, bias = embeddings.logit_scale, embeddings.logit_bias
+        return states, Embeddings(torch.cat(images), torch.cat(texts), scale, bias)
+
+    def _embed(self, batch: _MicroBatch) -> tuple[Embeddings, dict[str, Tensor]]:
+        """Normalized features of a micro-batch, and its share of the auxiliary losses."""
+        inputs = batch.inputs
         device, kind = self.backend.device.type, self.autocast
         with torch.autocast(device, kind, enabled=kind is not None):
             out = self.towers(inputs.images, inputs.tokens, inputs.image_keys, inputs.text_keys)
-        auxiliary = {name: loss * part.image_share for name, loss in out.image_losses.items()}
-        auxiliary |= {name: loss * part.text_share for name, loss in out.text_losses.items()}
-        if torch.is_grad_enabled():  # once for each part
+        auxiliary = {name: loss * batch.image_share for name, loss in out.image_losses.items()}
+        auxiliary |= {name: loss * batch.text_share for name, loss in out.text_losses.items()}
+        if torch.is_grad_enabled():  # once for each micro-batch
             for records, share in (
-                (out.image_records, part.image_share),
-                (out.text_records, part.text_share),
+                (out.image_records, batch.image_share),
+                (out.text_records, batch.text_share),
             ):
                 for name, value in records.items():
                     self.records[name] = self.records.get(name, 0) + value * share
-        embeddings = Embeddings(
-            _unit(out.images), _unit(out.texts), out.logit_scale, out.logit_bias
-        )
-        return embeddings, auxiliary
+        return normalized_embeddings(out), auxiliary
 
 
-def _split(inputs: StepInputs, parts: int) -> Iterator[_Part]:
-    """Parts of a batch, the largest first; an empty one repeats a row that counts for nothing.
+def normalized_embeddings(out: TowerFeatures) -> Embeddings:
+    """What objectives take, from what towers return."""
+    images, texts = _normalize(out.images), _normalize(out.texts)
+    return Embeddings(images, texts, out.logit_scale, out.logit_bias)
+
+
+def _split(inputs: StepInputs, count: int) -> Iterator[_MicroBatch]:
+    """Micro-batches, the largest first; an empty one repeats a row that counts for nothing.
 
     Every rank calls its towers equally often, however few texts it has: sharded parameters are
     gathered by all ranks together.
     """
     candidates = inputs.candidates
-    for number in range(parts):
-        images = _piece(len(inputs.images), parts, number)
-        texts = _piece(len(inputs.tokens), parts, number)
-        some_images, some_texts = (_never_empty(rows) for rows in (images, texts))
-        yield _Part(
+    for number in range(count):
+        images = _micro_batch_rows(len(inputs.images), count, number)
+        texts = _micro_batch_rows(len(inputs.tokens), count, number)
+        some_images, some_texts = (_at_least_one(rows) for rows in (images, texts))
+        yield _MicroBatch(
             StepInputs(
                 inputs.images[some_images],
                 inputs.tokens[some_texts],
@@ -174,14 +193,14 @@ def _split(inputs: StepInputs, parts: int) -> Iterator[_Part]:
         )
 
 
-def _piece(rows: int, parts: int, number: int) -> slice:
-    """The rows of a part; sizes differ by at most one, larger ones first."""
-    size, longer = divmod(rows, parts)
+def _micro_batch_rows(rows: int, count: int, number: int) -> slice:
+    """The rows of a micro-batch; sizes differ by at most one, larger ones first."""
+    size, longer = divmod(rows, count)
     start = number * size + min(number, longer)
     return slice(start, start + size + (number < longer))
 
 
-def _never_empty(rows: slice) -> slice:
+def _at_least_one(rows: slice) -> slice:
     return rows if _length(rows) else slice(0, 1)
 
 
@@ -194,7 +213,7 @@ def _inner(features: Tensor, gradient: Tensor) -> Tensor:
     return (features[: len(gradient)] * gradient).sum()
 
 
-def _unit(features: Tensor) -> Tensor:
+def _normalize(features: Tensor) -> Tensor:
     """Rows of length 1, in fp32 at least."""
     half = features.dtype in (torch.bfloat16, torch.float16)
     return F.normalize(features.float() if half else features, dim=-1)
@@ -205,7 +224,7 @@ def _total(losses: Mapping[str, Tensor]) -> Any:
     return sum(losses.values())
 
 
-def _detached(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _detach(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: loss.detach() for name, loss in losses.items()}
 
 
@@ -213,15 +232,15 @@ def _backward(loss: Tensor) -> None:
     torch.autograd.backward(loss)
 
 
-def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+def _random_state(device: torch.device) -> _RandomState:
     """State of torch's global generators, for modules that draw from them."""
     of_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return torch.get_rng_state(), of_device
 
 
 @contextmanager
-def _restored(state: tuple[Tensor, Tensor | None], device: torch.device) -> Iterator[None]:
-    """The generators as they were then; afterwards as they are now."""
+def _restore_random_state(state: _RandomState, device: torch.device) -> Iterator[None]:
+    """Inside, the generators continue from an earlier state; afterwards from where they are now."""
     now = _random_state(device)
     _set_random_state(state, device)
     try:
@@ -230,7 +249,7 @@ def _restored(state: tuple[Tensor, Tensor | None], device: torch.device) -> Iter
         _set_random_state(now, device)
 
 
-def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
+def _set_random_state(state: _RandomState, device: torch.device) -> None:
     torch.set_rng_state(state[0])
     if state[1] is not None:
         torch.cuda.set_rng_state(state[1], device)

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from clip_eval import Result
-from clip_models import ConfigError
+from clip_models import CLIP, ConfigError
+from clip_models.config import PreprocessConfig
 from clip_models.devices import choose_device
 from clip_models.files import WEIGHTS_NAME
 from clip_tokenizer import Tokenizer
@@ -17,29 +18,40 @@ from clip_tokenizer import Tokenizer
 from clip_train.checkpoints.state import load_newest_model
 from clip_train.checkpoints.stores import open_store
 from clip_train.config.run import AugmentConfig, Config, VariableSizesConfig
-from clip_train.data.batches import Batch, BatchReader
+from clip_train.data.batches import Batch
 from clip_train.data.sources import absolute_spec
 from clip_train.distributed.errors import run_on_first_rank
 from clip_train.distributed.factory import open_backend
 from clip_train.distributed.protocol import Backend
-from clip_train.engine.components import Parts, build
+from clip_train.engine.components import RunComponents, build_components
+from clip_train.engine.data_components import DataComponents, build_data_components
 from clip_train.engine.trainer import Trainer
 from clip_train.logs.run_directory import RunDirectory
+from clip_train.model.loading import load_pretrained
 from clip_train.training_error import RunDirectoryError
 
 
-def start(
+def train(
     config: Config,
     out: str | Path,
     *,
     overwrite: bool = False,
     progress: bool = True,
     make_trainer: Callable[..., Trainer] = Trainer,
+    build_components: Callable[..., RunComponents] = build_components,
 ) -> Result | None:
     """Train from the beginning into the directory `out`; the final evaluation, if any.
 
-    Under torchrun every process calls it; the first one writes.  `make_trainer` takes what
-    `Trainer` takes.
+    Under torchrun every process calls it; the first one writes.
+
+    Args:
+        config: The whole configuration.
+        out: The run directory.
+        overwrite: Set an existing directory aside.
+        progress: Show progress bars.
+        make_trainer: `Trainer` or a subclass.
+        build_components: Called as `build_components(data, backend, pretrained=...)`; another one
+            trains another model, or with another gradient.
 
     Raises:
         ConfigError, DataError: The config or the data cannot be used; nothing was written.
@@ -47,20 +59,32 @@ def start(
             checkpoints.
     """
     config = for_overfitting(with_absolute_paths(config))
-    with _backend(config) as backend:
+    with open_run_backend(config) as backend:
         run_on_first_rank(backend, lambda: _check_out(config, out, overwrite=overwrite))
-        parts = build(config, device=backend.device)
+        pretrained = load_initial_model(config)
+        data = build_data_components(config, pretrained=pretrained)
+        components = build_components(data, backend, pretrained=pretrained)
         directory = RunDirectory(Path(out), writes=backend.rank == 0)
-        trainer = make_trainer(config, directory, parts, backend, progress=progress)
-        run_on_first_rank(backend, lambda: _fill(directory, config, parts, overwrite=overwrite))
+        trainer = make_trainer(directory, components, progress=progress)
+        run_on_first_rank(backend, lambda: _fill_directory(directory, data, overwrite=overwrite))
         run_on_first_rank(backend, lambda: directory.start_wandb(config))
         return trainer.run()
 
 
 def resume(
-    path: str | Path, *, progress: bool = True, make_trainer: Callable[..., Trainer] = Trainer
+    path: str | Path,
+    *,
+    progress: bool = True,
+    make_trainer: Callable[..., Trainer] = Trainer,
+    build_components: Callable[..., RunComponents] = build_components,
 ) -> Result | None:
-    """Go on with an interrupted run from its newest checkpoint, on any number of processes.
+    """Continue an interrupted run from its newest checkpoint, on any number of processes.
+
+    Args:
+        path: The run directory.
+        progress: Show progress bars.
+        make_trainer: As the run was started with.
+        build_components: The same.
 
     Raises:
         RunDirectoryError: `path` is no run directory, or its run is finished.
@@ -69,41 +93,57 @@ def resume(
     config = RunDirectory.read_config(path)
     if (Path(path) / WEIGHTS_NAME).is_file():
         raise RunDirectoryError(f"the run in {path} is finished; there is nothing to resume")
-    with reopened(path, config) as (directory, parts, backend):
-        trainer = make_trainer(config, directory, parts, backend, progress=progress)
+    with open_run_backend(config) as backend:
+        directory = RunDirectory(Path(path), writes=backend.rank == 0)
+        pretrained = load_initial_model(config, directory)
+        data = reopen_data(directory, pretrained=pretrained)
+        components = build_components(data, backend, pretrained=pretrained)
+        trainer = make_trainer(directory, components, progress=progress)
         run_on_first_rank(backend, lambda: directory.start_wandb(config))
         trainer.resume()
         return trainer.run()
 
 
-@contextmanager
-def reopened(path: str | Path, config: Config) -> Iterator[tuple[RunDirectory, Parts, Backend]]:
-    """What an existing run is made of, and its backend until the end of the block."""
-    with _backend(config) as backend:
-        directory = RunDirectory(Path(path), writes=backend.rank == 0)
-        tokenizer = Tokenizer.from_pretrained(directory.path)
-        model = None
-        if config.model.pretrained:  # which need not be there any more
-            store = open_store(config.checkpoint.directory, directory.checkpoints)
-            model = load_newest_model(store)
-        parts = build(config, device=backend.device, tokenizer=tokenizer, pretrained=model)
-        yield directory, parts, backend
+def reopen_data(
+    directory: RunDirectory, *, pretrained: tuple[CLIP, PreprocessConfig] | None
+) -> DataComponents:
+    """The data side of an existing run, with the tokenizer that it saved."""
+    config = RunDirectory.read_config(directory.path)
+    tokenizer = Tokenizer.from_pretrained(directory.path)
+    return build_data_components(config, tokenizer=tokenizer, pretrained=pretrained)
 
 
-def dry_run(config: Config) -> tuple[Parts, Batch]:
+def dry_run(config: Config) -> tuple[RunComponents, Batch]:
     """Build everything and read the first batch; nothing is written, no image cached."""
     config = for_overfitting(config)
     config = replace(config, data=replace(config.data, cache_images=False))
-    with _backend(config) as backend:
+    with open_run_backend(config) as backend:
         _check_store(config)
-        parts = build(config, device=backend.device)
-        Trainer(config, RunDirectory(Path(), writes=False), parts, backend, progress=False)
-        reader = BatchReader(parts.source, parts.plan, config, parts.preprocess, parts.tokenizer)
-        return parts, reader[0]
+        pretrained = load_initial_model(config)
+        data = build_data_components(config, pretrained=pretrained)
+        components = build_components(data, backend, pretrained=pretrained)
+        Trainer(RunDirectory(Path(), writes=False), components, progress=False)
+        return components, data.make_reader()[0]
+
+
+def load_initial_model(
+    config: Config, directory: RunDirectory | None = None
+) -> tuple[CLIP, PreprocessConfig] | None:
+    """The model that `model.pretrained` names, or the one that it has become in a run directory.
+
+    A run with a checkpoint does not need the directory that `model.pretrained` names any more.
+    """
+    if not config.model.pretrained:
+        return None
+    model = None
+    if directory is not None:
+        store = open_store(config.checkpoint.directory, directory.checkpoints)
+        model = load_newest_model(store)
+    return model or load_pretrained(config.model)
 
 
 @contextmanager
-def _backend(config: Config) -> Iterator[Backend]:
+def open_run_backend(config: Config) -> Iterator[Backend]:
     """The backend of a run, until its end."""
     train = config.train
     device = None if train.backend == "xla" else choose_device(train.device, setting="train.device")
@@ -125,7 +165,7 @@ def _check_out(config: Config, out: str | Path, *, overwrite: bool) -> None:
 
 
 def _check_store(config: Config) -> None:
-    """Refuse a place of another run's checkpoints: the newest by number would stay, of either."""
+    """Refuse a place with checkpoints of another run: rotation and resume would mix them up."""
     location = config.checkpoint.directory
     steps = open_store(location, Path()).steps() if location else []
     if steps:
@@ -135,11 +175,11 @@ def _check_store(config: Config) -> None:
         )
 
 
-def _fill(directory: RunDirectory, config: Config, parts: Parts, *, overwrite: bool) -> None:
+def _fill_directory(directory: RunDirectory, data: DataComponents, *, overwrite: bool) -> None:
     """Write what a run directory holds before the first step."""
-    directory.create(config, overwrite=overwrite)
-    parts.save_prompting(directory.path)
-    faults = parts.source.faults
+    directory.create(data.config, overwrite=overwrite)
+    data.save_prompts(directory.path)
+    faults = data.source.faults
     if faults:
         counts = Counter(fault.reason for fault in faults)
         directory.log("fault", 0, {"counts": counts, "samples": [str(fault) for fault in faults]})
@@ -159,7 +199,7 @@ def for_overfitting(config: Config) -> Config:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The config with paths that do not depend on where the command was typed."""
+    """The config with paths that do not depend on the working directory."""
     data, tokenizer = config.data, config.tokenizer
     model, loss, checkpoint = config.model, config.loss, config.checkpoint
     return replace(

@@ -1,11 +1,10 @@
-"""Gradients of several subnets of one supernet, on the loop's own batches, losses and backends.
+"""Gradients of several subnets of one supernet, on a run's batches, losses and backends.
 
 n images and u texts of a rank, E embedding width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
@@ -37,82 +36,89 @@ class SandwichGradient(WholeBatchGradient):
         towers: Towers,
         backend: Backend,
         settings: SupernetSettings,
-        step: Callable[[], int],
         *,
         seed: int = 0,
-        parts: int = 1,
+        grad_accum_steps: int = 1,
         autocast: torch.dtype | None = None,
     ) -> None:
-        """Args:
-        net: The supernet.
-        towers: Its model's; no wrapper watches them, as gradients are averaged once, in the end.
-        backend: One process, or several that hold all parameters.
-        settings: Which subnets, and how much they learn from the largest.
-        step: The number of the step, which says what is sampled.
-        seed: The run's, which says the rest.
-        parts: As of `WholeBatchGradient`.
-        autocast: The same.
+        """Prepare the gradient of a step.
+
+        Args:
+            net: The supernet.
+            towers: Its model's, not wrapped by the backend: gradients are averaged over ranks once,
+                after all subnets.
+            backend: One process, or several that hold all parameters.
+            settings: Which subnets, and how much they learn from the largest.
+            seed: The run's; with the number of the step it says which subnets are sampled.
+            grad_accum_steps: As in `WholeBatchGradient`.
+            autocast: As in `WholeBatchGradient`.
         """
-        super().__init__(towers, backend, parts=parts, autocast=autocast)
-        self.net, self.settings, self.step, self.seed = net, settings, step, seed
-        self._own = torch.tensor(0.0)  # () share of the last subnet's loss, without the largest's
+        super().__init__(towers, backend, grad_accum_steps=grad_accum_steps, autocast=autocast)
+        self.net, self.settings, self.seed = net, settings, seed
+        self._step = 0
+        self._last_loss = torch.tensor(0.0)  # () this rank's share, without distillation
+
+    def set_step(self, step: int) -> None:
+        """The number of the next step, from which its subnets follow."""
+        self._step = step
 
     def compute(
         self, inputs: StepInputs, objective: Objective, *, loss_scale: float = 1.0
     ) -> dict[str, Tensor]:
         """Gradients times `loss_scale` into `.grad`; this rank's share () of the mean losses."""
         configs = sandwich_configs(
-            self.net, self.step(), num_random=self.settings.num_random, seed=self.seed
+            self.net, self._step, num_random=self.settings.num_random, seed=self.seed
         )
         found: list[Embeddings] = []
         means: dict[str, Tensor] = {}
         records: dict[str, Tensor] = {}
         for number, config in enumerate(configs):
-            learn = self._learning_from(found, objective)
-            # Running statistics are the largest's; subnets get theirs when they are taken out.
+            subnet_objective = self._subnet_objective(found, objective)
+            # Running statistics are the largest's; subnets get theirs when they are extracted.
             statistics = frozen_statistics(self.net.model) if number else nullcontext()
             with statistics, self.net.training(config):
-                losses = super().compute(inputs, learn, loss_scale=loss_scale / len(configs))
+                share = loss_scale / len(configs)
+                losses = super().compute(inputs, subnet_objective, loss_scale=share)
             for name, loss in losses.items():
                 means[name] = means.get(name, 0) + loss / len(configs)
             if number < 2:
-                records[f"supernet/{('largest', 'smallest')[number]}"] = self._own
+                records[f"supernet/{('largest', 'smallest')[number]}"] = self._last_loss
             if not number:
                 records |= self.records
         average_gradients(self.net.model)
         self.records = records
         return means
 
-    def _learning_from(self, found: list[Embeddings], objective: Objective) -> Objective:
+    def _subnet_objective(self, found: list[Embeddings], objective: Objective) -> Objective:
         """The objective of the next subnet; the first one leaves its embeddings in `found`."""
         if not found:
 
-            def watched(student: Embeddings, candidates: Candidates) -> dict[str, Tensor]:
+            def teaching(student: Embeddings, candidates: Candidates) -> dict[str, Tensor]:
                 images, texts, scale, bias = student
                 known = images.detach(), texts.detach(), scale.detach()
                 found.append(Embeddings(*known, None if bias is None else bias.detach()))
-                return self._noted(objective(student, candidates))
+                return self._note_loss(objective(student, candidates))
 
-            return watched
+            return teaching
         (teacher,), share = found, self.settings.distill
 
         def learning(student: Embeddings, candidates: Candidates) -> dict[str, Tensor]:
-            own = self._noted(objective(student, candidates))
+            own = self._note_loss(objective(student, candidates))
             losses = {name: (1 - share) * loss for name, loss in own.items()}
             losses["in_place"] = share * self._distillation(student, teacher, candidates)
             return losses
 
         return learning
 
-    def _noted(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The losses as they are; their sum is kept, to be logged."""
-        self._own = torch.stack([loss.detach() for loss in losses.values()]).sum()
+    def _note_loss(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Keep the sum of the losses for the log, and return them unchanged."""
+        self._last_loss = torch.stack([loss.detach() for loss in losses.values()]).sum()
         return losses
 
     def _distillation(
         self, student: Embeddings, teacher: Embeddings, candidates: Candidates
     ) -> Tensor:
-        """This rank's share () of how far distributions and embeddings are from the teacher's."""
+        """This rank's share () of the distance from the teacher's distributions and embeddings."""
         logits = distillation_loss(
             student.images,
             student.texts,

@@ -1,4 +1,4 @@
-"""A model made ready to train: locked, wrapped, with optimizer, average and loss scale."""
+"""A model made ready to train: locked towers, optimizer, EMA, loss scale, learned augmentation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clip_train.checkpoints.state import TrainingState
 from clip_train.config.run import Config
 from clip_train.distributed.batch_norm import synchronize_norms, trains_batch_norm
 from clip_train.distributed.protocol import Backend
-from clip_train.engine.components import Parts
+from clip_train.engine.data_components import DataComponents
 from clip_train.model.tower_groups import SCALARS, lock_tower
 from clip_train.model.towers import Towers
 from clip_train.optim.ema import WeightAverage
@@ -21,7 +21,7 @@ from clip_train.optim.optimizer import Optimizers
 def make_towers(
     model: CLIP, augmentation: LearnedAugmentation | None, config: Config, backend: Backend
 ) -> Towers:
-    """The module to call in training, which no backend has wrapped yet.
+    """The module to call in training, not yet wrapped by the backend.
 
     Raises:
         ConfigError: The model and the config do not go together.
@@ -37,12 +37,13 @@ def make_towers(
     if trains_batch_norm(model):
         if train.accumulation > 1:
             raise ConfigError(
-                "train.accumulation computes parts of a batch, and BatchNorm layers would see the "
-                "statistics of each part, twice; use accumulation = 1, or a model without them"
+                "train.accumulation computes a batch in micro-batches, and BatchNorm layers would "
+                "see the statistics of each one, twice; use accumulation = 1, or a model without "
+                "them"
             )
         synchronize_norms(model, backend)
     if backend.fixed_shapes:
-        _refuse_what_xla_cannot(model, config)
+        _check_xla_support(model, config)
     if train.gradient_checkpointing:
         model.set_gradient_checkpointing(True)
     towers = Towers(model, augmentation)
@@ -51,8 +52,8 @@ def make_towers(
     return towers
 
 
-def _refuse_what_xla_cannot(model: CLIP, config: Config) -> None:
-    """Shapes that follow the data would be compiled again and again; the rest has not run there."""
+def _check_xla_support(model: CLIP, config: Config) -> None:
+    """Refuse shapes that follow the data, which XLA would compile again, and what is untested."""
     train, towers = config.train, (model.config.vision, model.config.text)
     reasons = {
         "loss.kind 'multi_positive' has as many candidates as a batch has distinct captions, and "
@@ -77,7 +78,9 @@ def _refuse_what_xla_cannot(model: CLIP, config: Config) -> None:
             raise ConfigError(reason)
 
 
-def make_augmentation(config: Config, parts: Parts, backend: Backend) -> LearnedAugmentation | None:
+def make_augmentation(
+    config: Config, data: DataComponents, backend: Backend
+) -> LearnedAugmentation | None:
     """The augmentation that is trained with the model, if the config asks for it.
 
     Raises:
@@ -92,7 +95,7 @@ def make_augmentation(config: Config, parts: Parts, backend: Backend) -> Learned
     if config.loss.teacher:
         raise ConfigError("augment.range changes images that loss.teacher would not see changed")
     augmentation = LearnedAugmentation(
-        config.augment.range, parts.preprocess.config, parts.total_steps
+        config.augment.range, data.preprocess.config, data.total_steps
     )
     return augmentation.to(backend.device)
 
@@ -100,17 +103,17 @@ def make_augmentation(config: Config, parts: Parts, backend: Backend) -> Learned
 def make_training_state(
     model: CLIP,
     augmentation: LearnedAugmentation | None,
-    config: Config,
-    parts: Parts,
+    data: DataComponents,
     backend: Backend,
 ) -> TrainingState:
-    """Everything that a checkpoint holds, at its beginning; the model is wrapped already.
+    """All that a checkpoint holds, before the first step; the backend has wrapped the model.
 
     Raises:
         ConfigError: The optimizer cannot work on the backend.
     """
+    config = data.config
     if config.optim.name == "muon" and backend.name == "fsdp2":
-        raise ConfigError("optim.name 'muon' needs whole matrices; use train.backend 'ddp'")
+        raise ConfigError("optim.name 'muon' needs unsharded matrices; use train.backend 'ddp'")
     optimizers = Optimizers(model, config.optim, augmentation, on_xla=backend.fixed_shapes)
     decay = config.optim.ema_decay
     average = None if decay is None else WeightAverage(model, decay)
@@ -121,7 +124,7 @@ def make_training_state(
         backend=backend,
         model=model,
         augmentation=augmentation,
-        preprocess=parts.preprocess.config,
+        preprocess=data.preprocess.config,
         optimizers=optimizers,
         average=average,
         loss_scale=LossScale() if config.train.precision == "fp16" else None,

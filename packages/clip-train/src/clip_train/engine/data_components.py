@@ -1,0 +1,192 @@
+"""The data side of a run: sources, tokenizer, preprocessing, sample plan and reader."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from clip_eval.data import TEMPLATES_FILE, Source
+from clip_models import CLIP, CLIPConfig, ConfigError, Preprocess
+from clip_models.config import PreprocessConfig
+from clip_tokenizer import Tokenizer
+
+from clip_train.config.run import Config
+from clip_train.data.batches import BatchReader
+from clip_train.data.mixing import make_order
+from clip_train.data.sources import open_training_source, open_validation_source
+from clip_train.data.tokenizers import check_vocabulary, make_tokenizer
+from clip_train.model.loading import resolve_model, resolve_preprocess
+from clip_train.optim.optimizer import steps_of
+from clip_train.plan.batch_schedule import make_schedule
+from clip_train.plan.sample_plan import SamplePlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataComponents:
+    """What a run knows before there is a model or a device.
+
+    Attributes:
+        config: The run's.
+        source: Training samples.
+        val_source: Samples to evaluate on, if any.
+        templates: Prompts for evaluation; empty for the evaluation's default.
+        tokenizer: Of captions and prompts.
+        preprocess: From an image to the model's pixels.
+        clip_config: The model's config, fitted to the tokenizer.
+        plan: Which samples make which batch.
+        total_steps: Steps of the run.
+    """
+
+    config: Config
+    source: Source
+    val_source: Source | None
+    templates: tuple[str, ...]
+    tokenizer: Tokenizer
+    preprocess: Preprocess
+    clip_config: CLIPConfig
+    plan: SamplePlan
+    total_steps: int
+
+    def make_reader(
+        self, *, rank: int = 0, world_size: int = 1, progress: bool = False, cache: bool = True
+    ) -> BatchReader:
+        """A reader of this rank's batches; without `cache` it decodes no image before it is asked.
+
+        Raises:
+            DataError: The data cannot be used.
+        """
+        config = self.config
+        if not cache:
+            config = replace(config, data=replace(config.data, cache_images=False))
+        return BatchReader(
+            self.source,
+            self.plan,
+            config,
+            self.preprocess,
+            self.tokenizer,
+            rank=rank,
+            world_size=world_size,
+            progress=progress,
+        )
+
+    def save_prompts(self, directory: Path) -> None:
+        """Write tokenizer and templates into a model directory, for its evaluation."""
+        self.tokenizer.save(directory)
+        if self.templates:
+            text = "".join(f"{template}\n" for template in self.templates)
+            (directory / TEMPLATES_FILE).write_text(text, encoding="utf-8")
+
+
+def build_data_components(
+    config: Config,
+    *,
+    tokenizer: Tokenizer | None = None,
+    pretrained: tuple[CLIP, PreprocessConfig] | None = None,
+) -> DataComponents:
+    """Open the data and plan the run; the same config gives the same plan.
+
+    Args:
+        config: The whole configuration.
+        tokenizer: A saved tokenizer to continue with; by default the config says which.
+        pretrained: The model to continue with and its preprocessing, if there is one.
+
+    Raises:
+        ConfigError: The config asks for something that does not exist or does not fit.
+        DataError: The data cannot be used.
+    """
+    if not config.data.train:
+        raise ConfigError("data.train is not set; give one, as in --data.train imagefolder:DIR")
+    clip_config = pretrained[0].config if pretrained else resolve_model(config.model)
+    if config.loss.kind == "sigmoid" and clip_config.init_logit_bias is None:
+        clip_config = _add_logit_bias(config, clip_config)
+    image_size = clip_config.vision.image_size
+    source = open_training_source(config.data)
+    for fault in source.faults:
+        warnings.warn(str(fault), stacklevel=2)
+    val_source = open_validation_source(config.data)
+    if config.augment.kind == "shift" and config.augment.pad >= image_size:
+        raise ConfigError(
+            f"augment.pad must be below the model's image size, {image_size}, got "
+            f"{config.augment.pad}"
+        )
+    plan = make_plan(config, source, image_size=image_size)
+    if tokenizer is None:
+        tokenizer = make_tokenizer(config, source, clip_config.text.context_length)
+    if pretrained is None:
+        clip_config = _fit_text_tower(clip_config, tokenizer)
+        preprocess = resolve_preprocess(config.model, PreprocessConfig(size=image_size))
+    else:
+        check_vocabulary(config, clip_config, tokenizer)
+        preprocess = pretrained[1]
+    return DataComponents(
+        config=config,
+        source=source,
+        val_source=val_source,
+        templates=_evaluation_templates(config, source, val_source),
+        tokenizer=tokenizer,
+        preprocess=Preprocess(preprocess),
+        clip_config=clip_config,
+        plan=plan,
+        total_steps=_total_steps(config, plan),
+    )
+
+
+def make_plan(config: Config, source: Source, *, image_size: int) -> SamplePlan:
+    """Which samples of the source make which batch, for a model with images of `image_size`."""
+    data, train = config.data, config.train
+    order = make_order(
+        source,
+        data.weights,
+        seed=train.seed,
+        streams=data.shuffle_streams,
+        buffer=data.shuffle_buffer,
+    )
+    schedule = make_schedule(
+        order.num_samples, train.batch_size, image_size, data.variable_sizes, train.seed
+    )
+    return SamplePlan(order, schedule)
+
+
+def _add_logit_bias(config: Config, clip_config: CLIPConfig) -> CLIPConfig:
+    """SigLIP's first scale and bias (Zhai et al. 2023, section 3.2) for a model without a bias."""
+    if config.model.pretrained:
+        raise ConfigError(
+            f"loss.kind 'sigmoid' needs a model with a logit bias, and {config.model.pretrained} "
+            "has none; start from weights that have one, or without model.pretrained"
+        )
+    return replace(clip_config, init_logit_scale=math.log(10), init_logit_bias=-10.0)
+
+
+def _fit_text_tower(clip_config: CLIPConfig, tokenizer: Tokenizer) -> CLIPConfig:
+    text = replace(
+        clip_config.text,
+        vocab_size=tokenizer.vocab_size,
+        context_length=tokenizer.context_length,
+        eot_token_id=tokenizer.eot_token_id,
+    )
+    return replace(clip_config, text=text)
+
+
+def _evaluation_templates(
+    config: Config, source: Source, val_source: Source | None
+) -> tuple[str, ...]:
+    """The config's templates, or those of the data."""
+    if config.data.templates:
+        return config.data.templates
+    if val_source is not None and val_source.templates:
+        return val_source.templates
+    return source.templates or ()
+
+
+def _total_steps(config: Config, plan: SamplePlan) -> int:
+    if config.train.steps is not None:
+        return config.train.steps
+    if config.train.samples is not None:
+        return steps_of(0, config.train.samples, config.train.batch_size)
+    if config.train.epochs is None:
+        raise ConfigError(
+            "the length of the run is not set; give train.steps, train.samples or train.epochs"
+        )
+    return max(1, plan.steps_in_epochs(config.train.epochs))
