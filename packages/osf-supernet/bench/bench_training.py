@@ -37,7 +37,7 @@ def copied_step(net: Supernet, config: dict[str, int], batch: tuple[Tensor, Tens
     """One subnet's step by copying it out of the supernet and its change back in."""
     surgery = net.plan(config).surgery
     small = extract_module(copy.deepcopy(net.model), surgery)
-    for layer in small.modules():  # new layers are initialised before weights are copied in
+    for layer in small.modules():  # new layers are initialized before weights are copied in
         if isinstance(layer, nn.Linear):
             layer.reset_parameters()
     small.load_state_dict(extract_module(net.model, surgery).state_dict())

@@ -190,7 +190,7 @@ def _draw_seed(axes: Any, run: dict[str, Any], seed: int, cost: str) -> None:
             label = name if seed == 0 else None
             axes.plot(x, run[name]["accuracy"], marker, color=color, ms=8, label=label)
     if seed == 0:
-        axes.plot([], [], "ko-", ms=4, lw=1, label="front, not tuned (a colour per seed)")
+        axes.plot([], [], "ko-", ms=4, lw=1, label="front, not tuned (a color per seed)")
 
 
 def draw_importance(results: Rows, path: Path) -> None:

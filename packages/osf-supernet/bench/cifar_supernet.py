@@ -45,7 +45,7 @@ from cifar_task import (
     fit,
     likelihood,
     make_model,
-    normalised,
+    normalized,
     parts,
     schedule,
 )
@@ -237,7 +237,7 @@ class Run:
         small = load_subnet(self.folder / "subnet", make_model(self.tower)).eval()
         rows = self.results.data[self.name]["front"]["rows"]
         front = [extract_module(net.model, net.plan(row["config"]).surgery).eval() for row in rows]
-        example = (normalised(self.data.val[0][:32]), captions(torch.arange(10), 0))
+        example = (normalized(self.data.val[0][:32]), captions(torch.arange(10), 0))
 
         def row() -> dict[str, Any]:
             full, subnet, *others = milliseconds_in_turn([net.model, small, *front], example)

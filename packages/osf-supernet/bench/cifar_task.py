@@ -58,7 +58,7 @@ def read_split(folder: Path, cache: Path) -> tuple[Tensor, Tensor]:
     return loaded
 
 
-def normalised(images: Tensor) -> Tensor:
+def normalized(images: Tensor) -> Tensor:
     """uint8 (B, 3, H, W) to float."""
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
     return (images.float() / 255 - mean) / std
@@ -96,7 +96,7 @@ class Data:
         top, left, flip = torch.randint(9, (3, batch, 1), generator=generator)
         down, across = top + torch.arange(32), left + torch.arange(32)  # (B, 32)
         across = torch.where(flip % 2 == 1, across.flip(1), across)
-        padded = nn.functional.pad(normalised(self.images[rows]), (4, 4, 4, 4))
+        padded = nn.functional.pad(normalized(self.images[rows]), (4, 4, 4, 4))
         each = torch.arange(batch)[:, None, None]
         images = padded[each, :, down[:, :, None], across[:, None, :]]  # (B, 32, 32, 3)
         template = int(torch.randint(TEMPLATES, (), generator=generator))
@@ -112,7 +112,7 @@ def cosines(model: Any, images: Tensor) -> Tensor:
             for t in range(TEMPLATES)
         ]
         classes = nn.functional.normalize(torch.stack(texts).sum(0), dim=-1)
-        features = [model.encode_image(normalised(part)) for part in images.split(500)]
+        features = [model.encode_image(normalized(part)) for part in images.split(500)]
     return nn.functional.normalize(torch.cat(features), dim=-1) @ classes.T
 
 

@@ -47,7 +47,7 @@ def main(names: list[str]) -> None:
     for name in names or list(tiny.BUILDERS):
         torch.manual_seed(0)
         model, inputs = tiny.BUILDERS[name]()
-        print(row(name, tiny.randomise(model.double()), inputs), flush=True)
+        print(row(name, tiny.randomize(model.double()), inputs), flush=True)
 
 
 if __name__ == "__main__":

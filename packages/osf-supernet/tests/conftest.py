@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 
-def randomise(model):
+def randomize(model):
     """Every parameter and statistic gets a generic value of a scale that keeps signals alive."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
@@ -264,19 +264,19 @@ BUILDERS = {
 
 @pytest.fixture(scope="session")
 def build():
-    """name → (model in float64, randomised; example inputs); a fresh model each time."""
+    """name → (model in float64, randomized; example inputs); a fresh model each time."""
 
     def make(name):
         torch.manual_seed(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what other libraries warn of when imported
             model, inputs = BUILDERS[name]()
-        return randomise(model.double()), inputs
+        return randomize(model.double()), inputs
 
     return make
 
 
 @pytest.fixture(scope="session")
-def randomised():
+def randomized():
     """The function that gives a model's parameters generic values."""
-    return randomise
+    return randomize

@@ -10,7 +10,7 @@ import torch
 from osf_supernet import load_subnet
 from osf_supernet.cli import main
 from osf_supernet.commands import subnets
-from osf_supernet.sources import build_model
+from osf_supernet.commands.libraries import build_model
 from osf_supernet.subnets.comparison import run
 from safetensors.torch import load_file
 from torch import Tensor, nn

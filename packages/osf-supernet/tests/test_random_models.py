@@ -142,11 +142,11 @@ FAMILIES = {f.__name__: f for f in (vit, llama, mamba, swin, clip, own_clip)}
 @pytest.mark.filterwarnings(IGNORED)
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_random_sizes_of(family, seed, randomised):
+def test_random_sizes_of(family, seed, randomized):
     draw = random.Random(f"{family}{seed}")
     torch.manual_seed(seed)
     model, inputs, kinds = FAMILIES[family](draw)
-    model = randomised(model.double())
+    model = randomized(model.double())
     before = run(model, inputs)
     net = Supernet(model, inputs)
     found = {group.kind for group in net.graph.elastic()} | (

@@ -59,8 +59,8 @@ SPACE = {
 
 
 @pytest.fixture(scope="module")
-def shared(randomised):
-    return supernet(randomised)
+def shared(randomized):
+    return supernet(randomized)
 
 
 @pytest.fixture
@@ -73,9 +73,9 @@ def net(shared):
     shared._plans.clear()
 
 
-def supernet(randomised):
+def supernet(randomized):
     torch.manual_seed(0)
-    model = randomised(Net().double())
+    model = randomized(Net().double())
     x = torch.randn(2, 7, 6, dtype=torch.float64)
     return Supernet(
         model, {"x": x, "scale": 0.5}, SPACE, more_inputs=[{"x": x[:, :4], "scale": 2.0}]

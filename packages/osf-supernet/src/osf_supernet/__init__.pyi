@@ -1,5 +1,5 @@
 from .counting import count_parameters
-from .files.archive import load_subnet, load_supernet, save_subnet, save_supernet
+from .files.folders import load_subnet, load_supernet, save_subnet, save_supernet
 from .search.config import SearchConfig
 from .search.latency import LatencyTable
 from .search.result import SearchResult

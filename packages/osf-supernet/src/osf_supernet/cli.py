@@ -116,7 +116,7 @@ def _add_train(commands: Any) -> CommandParser:
     parser = _add(commands, "train", "runs:train", "training of a supernet into a new directory")
     _add_model(parser)
     _add_data(parser, required=True)
-    _add_training(parser)
+    _add_training_options(parser)
     _add_out(parser)
     _add_hub(parser)
     return parser
@@ -127,7 +127,7 @@ def _add_search(commands: Any) -> CommandParser:
     _add_model(parser)
     _add_data(parser, required=True)
     _add_bounds(parser)
-    _add_searching(parser)
+    _add_search_options(parser)
     _add_out(parser)
     return parser
 
@@ -143,8 +143,8 @@ def _add_resume(commands: Any, started_by: dict[str, CommandParser]) -> None:
     _add_model_options(given)
     _add_data(given, required=False)
     _add_bounds(given)
-    _add_training(given)
-    _add_searching(given)
+    _add_training_options(given)
+    _add_search_options(given)
     _add_hub(parser)
     flags = {action.dest for action in parser._actions} - {"help", "quiet", "json"}
     parser.set_defaults(**dict.fromkeys(flags))
@@ -184,7 +184,7 @@ def _add_data(parser: Any, *, required: bool) -> None:
     parser.add_argument("--batch-size", type=_positive, default=64, help="samples per step")
 
 
-def _add_training(parser: Any) -> None:
+def _add_training_options(parser: Any) -> None:
     parser.add_argument("--steps", type=_positive, default=1000, help="optimizer steps in all")
     parser.add_argument("--lr", type=float, default=5e-5, help="learning rate of AdamW")
     parser.add_argument("--num-random", type=_count, default=2, help="random subnets per step")
@@ -203,7 +203,7 @@ def _add_training(parser: Any) -> None:
     parser.add_argument("--quiet", action="store_true", help="no losses on standard output")
 
 
-def _add_searching(parser: Any) -> None:
+def _add_search_options(parser: Any) -> None:
     parser.add_argument(
         "--max-latency-ms", type=_above_zero, help="most milliseconds, measured on this machine"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Another name to write a file under; it takes its own when the block ends without error."""
+    """A temporary path to write to; it becomes `path` when the block ends without an error."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from osf_supernet.graph.explanation import explain
 from osf_supernet.subnets.bounds import Bounds, resolve_share, sample_config
-from osf_supernet.subnets.planning import Config, Counts, Plan, Planner
+from osf_supernet.subnets.counts import Counts
+from osf_supernet.subnets.planning import Config, Plan, Planner
 from osf_supernet.subnets.probing import build_checked_graph, require_plain
 from osf_supernet.subnets.ranking import Ranking, rank_model, sort_model
 from osf_supernet.subnets.references import ReferenceCache
@@ -32,7 +33,7 @@ class Supernet:
 
     The module is traced, its coupled dimensions are found, and every kind of group is tried
     once against an oracle; what fails or is not understood is frozen, with the reason
-    (`explain`). The module itself stays the only holder of weights.
+    (`explain`). All weights stay in the module.
 
     Attributes:
         model: the module.
@@ -41,6 +42,7 @@ class Supernet:
         outputs: patterns of the outputs whose shape must stay.
         space: the choices by pattern.
         choices: group or depth list name → the sizes it may take, ascending.
+        ranking: importance by the last `reorder` or `rank`.
     """
 
     def __init__(
@@ -152,7 +154,11 @@ class Supernet:
         """Floating point operations of a subnet at the example's shapes, as `FlopCounterMode`.
 
         What has no closed form (recurrent cells, an einsum of three operands) counts as in the
-        full model. Sizes and errors are as of `parameters_of`.
+        full model. Sizes may also be integer tensors, one entry per candidate.
+
+        Raises:
+            KeyError: a name is no elastic group's or depth list's.
+            ValueError: a size is not one it can have.
         """
         return self._counts.operations(config)
 
@@ -170,9 +176,12 @@ class Supernet:
         return active(self.model, self.plan(config).surgery)
 
     def training(self, config: Mapping[str, int]) -> AbstractContextManager[None]:
-        """`active` with a cheaper backward: gradients go straight into the full parameters'.
+        """`active` with a cheaper backward: gradients are added to the full parameters directly.
 
-        Raises as `active` does.
+        Raises:
+            KeyError: a name is no elastic group's or depth list's.
+            ValueError: a size is not one it can have.
+            RuntimeError: the model runs as a subnet already; blocks do not nest.
         """
         return active_for_training(self.model, self.plan(config).surgery)
 
@@ -202,11 +211,11 @@ class Supernet:
     def extract(self, config: Mapping[str, int]) -> nn.Module:
         """A verified plain module of the same class, without any tie to the supernet.
 
-        Its attribute `osf_record` holds the config, what `load` needs, and the certificate.
+        Its attribute `osf_record` holds the config, what `load_subnet` needs, and the certificate.
 
         Raises:
-            KeyError: as of `plan`, like the next two.
-            ValueError: see there.
+            KeyError: a name is no elastic group's or depth list's.
+            ValueError: a size is not one it can have.
             RuntimeError: the model runs as a subnet.
             VerificationError: it does not compute what the oracle says.
         """
@@ -223,7 +232,7 @@ class Supernet:
             "certificate": certificate.to_dict(),
             "full": {
                 "shapes": {n: list(p.shape) for n, p in self.model.named_parameters()},
-                "integers": self._table.followed(),
+                "integers": self._table.dependent_integers(),
             },
         }
         vars(module)["osf_record"] = record
@@ -248,7 +257,7 @@ class Supernet:
 
         Raises:
             ValueError: no such method, no loss for one that needs it, or batches of another form.
-            RuntimeError: the function changed (the weights are put back), the model runs as a
+            RuntimeError: the function changed (the weights are restored), the model runs as a
                 subnet, or its precision is another now.
         """
         require_inactive(self.model)
@@ -262,14 +271,14 @@ class Supernet:
         batches: Sequence[Any] = (),
         loss: Callable[[Any], Tensor] | None = None,
     ) -> None:
-        """Score groups and blocks as they stand, for the greedy path of `search`; nothing moves.
+        """Score groups and blocks without sorting, for the greedy path of `search_subnets`.
 
-        A supernet that was trained must not be sorted again: its subnets would become others.
+        A trained supernet must not be sorted again: its subnets would become others.
 
         Args:
-            method: as of `reorder`, like the next two.
-            batches: see there.
-            loss: see there.
+            method: magnitude, taylor, fisher, wanda, activation or random.
+            batches: inputs in the form of `example_inputs`, for the methods that need data.
+            loss: outputs → scalar, for taylor and fisher.
         """
         self._references.follow_model()
         self.ranking = rank_model(self._planner, self.inputs, method, batches, loss)

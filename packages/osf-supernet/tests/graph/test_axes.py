@@ -49,7 +49,7 @@ def test_chunks_and_a_view_of_a_fused_axis_agree():
         split_product(part, [3, 8])
     three, heads, dim = split_product(fused, [3, 3, 8])
     assert sizes(fused) == [3, 3, 8]
-    assert three.root().frozen is not None  # q, k and v are told apart
+    assert three.root().frozen is not None  # q, k and v have different roles
     assert heads.root().frozen is None
     assert list(atoms(q)) == [heads.root(), dim.root()]
     assert list(atoms(v)) == list(atoms(q))

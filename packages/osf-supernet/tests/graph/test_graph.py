@@ -59,7 +59,7 @@ def test_a_fused_gate_keeps_its_two_segments_tied():
 
 
 class Merging(nn.Module):
-    """Swin's patch merging: four neighbours side by side."""
+    """Swin's patch merging: four neighbors side by side."""
 
     def __init__(self):
         super().__init__()
@@ -70,7 +70,7 @@ class Merging(nn.Module):
         return self.reduce(self.norm(torch.cat([x, x.roll(1, 1), -x, x * 2], -1)))
 
 
-def test_concatenated_neighbours_are_four_times_the_same_group():
+def test_concatenated_neighbors_are_four_times_the_same_group():
     graph = build_graph(Merging(), torch.randn(2, 5, 3))
     assert kinds(graph) == [("embed", 24)]
     assert len(set(graph.tensors["norm.weight"][0].parts)) == 1
@@ -112,7 +112,7 @@ class Shuffled(nn.Module):
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
-        ("softmax", "compete"),
+        ("softmax", "a softmax or a maximum"),
         ("roll", "moved by position"),
         ("cumsum", "order of its entries"),
         ("position", "range of positions"),
@@ -181,7 +181,7 @@ def test_grouped_convolutions_and_group_norm_keep_whole_groups():
     sizes = {group.size: group for group in graph.groups.values()}
     assert sizes[4].frozen is None
     assert sizes[2].frozen is None
-    assert "group normalisation" in str(
+    assert "group normalization" in str(
         next(
             g.frozen
             for g in graph.groups.values()
@@ -204,7 +204,7 @@ def test_only_the_chosen_outputs_hold_their_width():
     assert kinds(build_graph(Two(), X, outputs=["*logits*"])) == [("mlp", 40)]
 
 
-def test_the_graph_is_told_serialised_and_drawn():
+def test_the_graph_is_told_serialized_and_drawn():
     graph = build_graph(Gated(), X)
     text = explain(graph, {"mlp": (8, 40)})
     assert "mlp  mlp 40  [8, 40]" in text

@@ -12,7 +12,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 
 
 class Attention(nn.Module):
-    """Freshly initialised, so that its softmax is nearly uniform; the scale is read off a shape."""
+    """Freshly initialized, so that its softmax is nearly uniform; the scale is read off a shape."""
 
     def __init__(self):
         super().__init__()
@@ -154,7 +154,7 @@ def test_tensors_that_cannot_be_cut_are_refused():
         Supernet(odd, x)
     odd = SinglePrecision()
     odd.up = torch.ao.nn.quantized.dynamic.Linear(6, 16)
-    with pytest.raises(ValueError, match=r"up is quantised \(Linear\): build the supernet of the"):
+    with pytest.raises(ValueError, match=r"up is quantized \(Linear\): build the supernet of the"):
         Supernet(odd, x)
 
 

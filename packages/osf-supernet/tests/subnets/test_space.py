@@ -20,7 +20,7 @@ def graph(*groups, depth=None):
             size=size,
             members=((name, 0),),
             frozen=frozen[0] if frozen else None,
-            normalised=False,
+            normalized=False,
         )
         tensors[name] = (Atom(number, size),)
         if kind == "heads":  # heads of 64
@@ -31,7 +31,7 @@ def graph(*groups, depth=None):
                 size=64,
                 members=(),
                 frozen="kept",
-                normalised=False,
+                normalized=False,
             )
             made[100 + number] = head_dim
             tensors[name] = (Compound("product", (Atom(number, size), Atom(100 + number, 64))),)

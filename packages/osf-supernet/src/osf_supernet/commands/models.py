@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from osf_supernet.commands.libraries import build_model
 from osf_supernet.devices import choose_device
-from osf_supernet.files.archive import load_supernet
-from osf_supernet.sources import build_model
+from osf_supernet.files.folders import load_supernet
 from osf_supernet.subnets.planning import Config
 from osf_supernet.subnets.space import Space
 from osf_supernet.supernet import Supernet

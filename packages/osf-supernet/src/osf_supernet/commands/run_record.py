@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from osf_supernet.commands.libraries import is_factory
 from osf_supernet.output_files import write_text
 from osf_supernet.search.scoring import SCORES
-from osf_supernet.sources import is_factory
 from osf_supernet.subnets.space import read_json_object
 from osf_supernet.training.checkpoint import has_checkpoint
 

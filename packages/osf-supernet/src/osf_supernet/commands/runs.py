@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from osf_supernet.commands.models import build_supernet
 from osf_supernet.commands.run_record import checkpoints_folder, read_record, write_record
-from osf_supernet.files.archive import save_supernet
+from osf_supernet.files.folders import save_supernet
 from osf_supernet.files.hub import push_to_hub
 from osf_supernet.output_files import make_new_directory, require_new_directory
 from osf_supernet.search.config import SearchConfig

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from osf_supernet.commands.models import build_supernet, sample_subnet
 from osf_supernet.counting import count_parameters
-from osf_supernet.files.archive import save_subnet
+from osf_supernet.files.folders import save_subnet
 from osf_supernet.files.hub import push_to_hub
 from osf_supernet.graph.drawing import graph_to_svg
 from osf_supernet.graph.explanation import graph_to_dict, graph_to_dot

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from osf_supernet.files.archive import load_subnet, load_supernet, save_subnet, save_supernet
+from osf_supernet.files.folders import load_subnet, load_supernet, save_subnet, save_supernet
 from osf_supernet.files.model_card import subnet_card, supernet_card
 from osf_supernet.supernet import Supernet
 
@@ -28,7 +28,7 @@ def push_to_hub(
         repository: `owner/name`; made if it does not exist.
         token: of the Hub; the stored one by default.
         private: whether a new repository is private.
-        endpoint: address of the Hub; the usual one by default.
+        endpoint: address of the Hub; huggingface.co by default.
     """
     api = _hub().HfApi(endpoint=endpoint, token=token)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,10 @@
-"""Coupled dimensions of a module, derived from its operators."""
+"""Coupled dimensions of a module, derived from its operators.
+
+`rules_structure` and `rules_compute` hold one function per operator: a new operator goes there.
+`propagation` applies them; `axes` unites what they find, `expressions` is its frozen form. `graph`
+names the groups, `depth` finds blocks to leave out, `flops` counts operations. `explanation` and
+`drawing` show the result.
+"""
 
 import lazy_loader
 

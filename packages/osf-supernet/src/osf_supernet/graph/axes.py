@@ -19,7 +19,7 @@ class Axis:
         joined: what the parts form, "product" (row-major) or "concat"; None for an atom.
         parts: the parts of a product or concatenation.
         frozen: why the size and order of an atom must stay, or None.
-        marks: what operators said about an atom ("heads", "normalised", …).
+        marks: what operators use an atom for ("heads", "normalized", …).
     """
 
     __slots__ = ("_parent", "frozen", "joined", "marks", "parts", "size")
@@ -52,7 +52,9 @@ def product(parts: Sequence[Axis]) -> Axis:
     flat: list[Axis] = []
     for part in (part.root() for part in parts):
         flat += part.resolved_parts() if part.joined == "product" else [part]
-    return _joined("product", [p for p in flat if p.size != 1], math.prod(p.size for p in flat))
+    return _make_compound(
+        "product", [p for p in flat if p.size != 1], math.prod(p.size for p in flat)
+    )
 
 
 def concat(parts: Sequence[Axis]) -> Axis:
@@ -61,11 +63,11 @@ def concat(parts: Sequence[Axis]) -> Axis:
     for part in (part.root() for part in parts):
         flat += part.resolved_parts() if part.joined == "concat" else [part]
     if len(flat) > 1 and all(part.size == 1 for part in flat):
-        return Axis(len(flat), "it is a list of single entries that are told apart")
-    return _joined("concat", [p for p in flat if p.size], sum(p.size for p in flat))
+        return Axis(len(flat), "its entries are single values with different roles")
+    return _make_compound("concat", [p for p in flat if p.size], sum(p.size for p in flat))
 
 
-def _joined(how: str, parts: list[Axis], size: int) -> Axis:
+def _make_compound(how: str, parts: list[Axis], size: int) -> Axis:
     if len(parts) == 1:
         return parts[0]
     axis = Axis(size)
@@ -108,7 +110,7 @@ def split_concat(axis: Axis, sizes: Sequence[int]) -> list[Axis]:
     """The axis as consecutive segments of these sizes."""
     parts = [Axis(size) for size in sizes]
     if len(parts) > 1 and all(part.size == 1 for part in parts):
-        freeze(axis, "its entries are taken apart one by one")
+        freeze(axis, "its entries are accessed one by one")
         return parts
     unite(axis, concat(parts))
     return [part.root() for part in parts]
@@ -117,7 +119,7 @@ def split_concat(axis: Axis, sizes: Sequence[int]) -> list[Axis]:
 def unite(a: Axis, b: Axis) -> None:
     """Make two axes the same, refining their structures to a common one.
 
-    Axes of size 1 broadcast and stay apart. Where no common structure exists both are frozen.
+    Axes of size 1 broadcast and are not united. Where no common structure exists both are frozen.
     """
     a, b = a.root(), b.root()
     if a is b or a.size == 1 or b.size == 1:

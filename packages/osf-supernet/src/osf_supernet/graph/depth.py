@@ -1,8 +1,8 @@
 """Depth units: members of a list of modules that a residual path runs around.
 
-A member can be left out when everything it hands on is one tensor, and that tensor is the
-member's input plus something (norms and elementwise functions on the path do not matter for the
-shape; what a network without the block computes is defined as the input passed on).
+A member can be left out when a single tensor of it is used later, and that tensor is the member's
+input plus something. Norms and elementwise functions on the path do not change the shape; without
+the block the network computes with the block's input in the place of its output.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _unit(trace: Trace, propagation: Propagation, path: str, position: int) -> D
         if any(user not in region for user in node.users) and not _from_buffers(node, trace)
     ]
     if len(outside) != 1:
-        return f"hands on {len(outside)} tensors rather than one"
+        return f"has {len(outside)} tensors that are used later, expected 1"
     result = outside[0]
     around = _addition_around(trace, result, region)
     if around is not None:

@@ -50,7 +50,7 @@ def _group(group: DimGroup) -> dict[str, Any]:
         "size": group.size,
         "members": [[name, axis] for name, axis in group.members],
         "frozen": group.frozen,
-        "normalised": group.normalised,
+        "normalized": group.normalized,
     }
 
 

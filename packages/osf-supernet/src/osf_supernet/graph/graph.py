@@ -15,9 +15,9 @@ from torch import Tensor, fx, nn
 
 from osf_supernet.counting import storage_key
 from osf_supernet.graph import rules_compute, rules_structure
-from osf_supernet.graph.costs import Cost, costs_of
 from osf_supernet.graph.depth import DepthUnit, find_depth_units
 from osf_supernet.graph.expressions import Atom, Compound, Expression, Numbering, groups_in
+from osf_supernet.graph.flops import Cost, costs_of
 from osf_supernet.graph.propagation import Propagation
 from osf_supernet.trace.tracing import Inputs, Trace, trace
 
@@ -35,7 +35,7 @@ class DimGroup:
         size: the full size.
         members: (parameter or buffer name, axis) pairs that contain it.
         frozen: why it cannot change, or None.
-        normalised: whether a norm takes statistics over it.
+        normalized: whether a norm takes statistics over it.
     """
 
     number: int
@@ -44,7 +44,7 @@ class DimGroup:
     size: int
     members: tuple[tuple[str, int], ...]
     frozen: str | None
-    normalised: bool
+    normalized: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Graph:
         tensors: parameter or buffer name → one expression per axis.
         values: graph node → one expression per axis (or a list of such lists).
         costs: floating point operations per node.
-        propagation: contraction and normalisation notes.
+        propagation: contraction and normalization notes.
         refused: list path → why its members cannot be left out.
         least: list path → the fewest units to keep: none where the list has other members.
         square: weights whose two axes were taken to be one.
@@ -207,7 +207,7 @@ def _groups(
             size=atom.size,
             members=tuple(where),
             frozen=reason,
-            normalised="normalised" in atom.marks,
+            normalized="normalized" in atom.marks,
         )
     return _name_groups(result)
 
@@ -229,9 +229,9 @@ def _kind(number: int, marks: set[str], where: _Where) -> str:
         if len(axes) > 1 and set(groups_in(axes[axis])) == {number}
     ]
     produced_and_consumed = {axis for _, axis in weights} >= {0, 1}
-    if "batch_norm" in marks or ("conv" in marks and "normalised" not in marks):
+    if "batch_norm" in marks or ("conv" in marks and "normalized" not in marks):
         return "channel"
-    if "normalised" in marks:
+    if "normalized" in marks:
         owners = {name.rpartition(".")[0].rpartition(".")[0] for name, _ in weights}
         merged = any(not isinstance(axes[1], Atom) for _, axes, axis in where if axis == 1)
         inner = produced_and_consumed and len(owners) == 1 and not merged  # a norm in an MLP

@@ -35,13 +35,13 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 class Propagation:
-    """The labels of every value in a trace, and what the rules noted on the way.
+    """The axes of every value in a trace, and what the rules recorded about its nodes.
 
     Attributes:
         labels: node → its axes (for several results a list of such lists).
         names: parameter or buffer name → its axes; tied tensors share them.
         contracted: node → pairs (argument position, dimension) that it sums over.
-        normalised: node → (argument position, dimensions) it computes statistics over.
+        normalized: node → (argument position, dimensions) it computes statistics over.
         cuts: (module, sizes) → the axes that a view in the module cut a last axis into.
     """
 
@@ -57,7 +57,7 @@ class Propagation:
         self.labels: dict[fx.Node, Any] = {}
         self.names: dict[str, Label] = {}
         self.contracted: dict[fx.Node, list[tuple[int, int]]] = {}
-        self.normalised: dict[fx.Node, tuple[int, tuple[int, ...]]] = {}
+        self.normalized: dict[fx.Node, tuple[int, tuple[int, ...]]] = {}
         self.cuts: dict[tuple[Any, ...], Label] = {}
         self._tied: dict[Hashable, Label] = {}
         for name, tensor in tensors.items():
@@ -94,13 +94,15 @@ class Propagation:
         if found is None and is_pointwise(node):
             found = RULES["pointwise"]
         if found is None:
-            return self.unknown(node, f"{operator_name(node)} has no rule")
+            return self.freeze_node(node, f"{operator_name(node)} has no rule")
         try:
             label = found(self, node)
         except Exception as error:  # a form of the operator that its rule does not foresee
-            return self.unknown(node, f"{operator_name(node)} could not be read: {error!r}"[:120])
+            return self.freeze_node(
+                node, f"{operator_name(node)} could not be read: {error!r}"[:120]
+            )
         if not _fits(label, node.meta.get("val")):
-            return self.unknown(node, f"{operator_name(node)}: {_UNREAD}")
+            return self.freeze_node(node, f"{operator_name(node)}: {_UNREAD}")
         return label
 
     def _placeholder(self, node: fx.Node) -> Any:
@@ -118,8 +120,8 @@ class Propagation:
             for axis in self.label(leaf):
                 freeze(axis, f"it is a dimension of the output {path or 'tensor'}")
 
-    def unknown(self, node: fx.Node, reason: str) -> Any:
-        """Freeze everything a node reads; its results start afresh and frozen."""
+    def freeze_node(self, node: fx.Node, reason: str) -> Any:
+        """Freeze every axis that a node reads, and those of its results."""
         for argument in node.all_input_nodes:
             for axis in flatten(self.labels[argument]):
                 freeze(axis, reason)
@@ -129,11 +131,11 @@ class Propagation:
         """Note that a node sums products over these (argument, dimension) pairs."""
         self.contracted[node] = list(pairs)
 
-    def normalise(self, node: fx.Node, argument: int, dims: Sequence[int]) -> None:
+    def normalize(self, node: fx.Node, argument: int, dims: Sequence[int]) -> None:
         """Note that a node takes statistics over these dimensions of an argument."""
-        self.normalised[node] = (argument, tuple(dims))
+        self.normalized[node] = (argument, tuple(dims))
         for dim in dims:
-            mark(self.axis(node.args[argument], dim), "normalised")
+            mark(self.axis(node.args[argument], dim), "normalized")
 
 
 _UNREAD = "what it returns could not be read"

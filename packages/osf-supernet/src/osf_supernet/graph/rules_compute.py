@@ -1,4 +1,4 @@
-"""Rules of operators that contract, normalise, attend and pool."""
+"""Rules of operators that contract, normalize, attend and pool."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _attention(p: Propagation, node: fx.Node) -> Label:
 def _transposed_convolution(p: Propagation, node: fx.Node) -> Any:
     x, weight = p.label(node.args[0]), p.label(node.args[1])
     if argument(node, 6, "groups", 1) != 1:
-        return p.unknown(node, "a transposed convolution of groups has no rule")
+        return p.freeze_node(node, "a transposed convolution of groups has no rule")
     unite(x[1], weight[0])
     p.contract(node, (0, 1), (1, 0))
     mark(weight[1], "conv")
@@ -112,7 +112,7 @@ def _transposed_convolution(p: Propagation, node: fx.Node) -> Any:
 def _convolution(p: Propagation, node: fx.Node) -> Any:
     x, weight = p.label(node.args[0]), p.label(node.args[1])
     if argument(node, 6, "transposed", False) is True:
-        return p.unknown(node, "this form of a transposed convolution has no rule")
+        return p.freeze_node(node, "this form of a transposed convolution has no rule")
     position = 8 if "convolution" in str(node.target) else 6
     groups = int(argument(node, position, "groups", 1))
     shape = shape_of(node)
@@ -176,7 +176,7 @@ def _layer_norm(p: Propagation, node: fx.Node) -> Label:
     for other in node.args[2:4]:
         if isinstance(other, fx.Node):
             broadcast([x[-dims:], p.label(other)])
-    p.normalise(node, 0, range(-dims, 0))
+    p.normalize(node, 0, range(-dims, 0))
     return x
 
 
@@ -188,7 +188,7 @@ def _group_norm(p: Propagation, node: fx.Node) -> Label:
             unite(x[1], p.axis(other, 0))
     groups = int(arguments_of(node)[1])
     _, inner = split_product(x[1], [groups, x[1].size // groups])
-    freeze(inner, "group normalisation takes statistics over it")
+    freeze(inner, "group normalization takes statistics over it")
     return x
 
 
@@ -197,9 +197,9 @@ def _statistics(p: Propagation, node: fx.Node) -> Any:
     label = p.label(node.args[0])
     position = 2 if "norm" in str(node.target) else 1
     dims = _dims(argument(node, position, "dim"), len(label))
-    p.normalise(node, 0, dims)
+    p.normalize(node, 0, dims)
     if isinstance(node.meta["val"], list | tuple):
-        return p.unknown(node, "a statistic with several results has no rule")
+        return p.freeze_node(node, "a statistic with several results has no rule")
     return _reduce_dims(label, dims, len(shape_of(node)))
 
 
@@ -207,7 +207,7 @@ def _statistics(p: Propagation, node: fx.Node) -> Any:
 def _sum(p: Propagation, node: fx.Node) -> Label:
     label = p.label(node.args[0])
     dims = _dims(argument(node, 1, "dim"), len(label))
-    p.normalise(node, 0, dims)  # nothing weighs the summands: the oracle must leave some out
+    p.normalize(node, 0, dims)  # nothing weighs the summands: the oracle must leave some out
     return _reduce_dims(label, dims, len(shape_of(node)))
 
 
@@ -230,7 +230,7 @@ def _along(p: Propagation, node: fx.Node) -> Any:
         return broadcast([label, p.label(node.args[1])])
     dims = _dims(argument(node, 1, "dim"), len(label))
     for dim in dims:
-        freeze(label[dim], "its entries compete with each other")
+        freeze(label[dim], "a softmax or a maximum is taken over it")
     if "softmax" in str(node.target):
         return label
     if isinstance(node.meta["val"], list | tuple):
@@ -262,7 +262,7 @@ def _einsum(p: Propagation, node: fx.Node) -> Any:
     equation = str(node.args[0]).replace(" ", "")
     operands = [p.label(item) for item in arguments_of(node)[1]]
     if "." in equation or "->" not in equation:
-        return p.unknown(node, "an einsum with ... or without -> has no rule")
+        return p.freeze_node(node, "an einsum with ... or without -> has no rule")
     terms, right = equation.split("->")[0].split(","), equation.split("->")[1]
     letters: dict[str, Axis] = {}
     for term, label in zip(terms, operands, strict=True):

@@ -149,7 +149,7 @@ def _repeat(p: Propagation, node: fx.Node) -> Label:
 def _repeat_interleave(p: Propagation, node: fx.Node) -> Any:
     count, dim = node.args[1], argument(node, 2, "dim")
     if not isinstance(count, int) or dim is None:
-        return p.unknown(node, "repeat_interleave by a tensor has no rule")
+        return p.freeze_node(node, "repeat_interleave by a tensor has no rule")
     label = p.label(node.args[0])
     label[dim] = product([label[dim], Axis(count)])
     return label
@@ -175,7 +175,7 @@ def _stack(p: Propagation, node: fx.Node) -> Label:
     items: list[Any] = list(arguments_of(node)[0])
     label = broadcast([p.label(item) for item in items])
     dim = argument(node, 1, "dim", 0) % (len(label) + 1)
-    label.insert(dim, Axis(len(items), "it is a list of single entries that are told apart"))
+    label.insert(dim, Axis(len(items), "its entries are single values with different roles"))
     return label
 
 
@@ -193,7 +193,7 @@ def _split(p: Propagation, node: fx.Node) -> list[Label]:
 def _unbind(p: Propagation, node: fx.Node) -> list[Label]:
     label = p.label(node.args[0])
     dim = argument(node, 1, "dim", 0) % len(label)
-    freeze(label[dim], "its entries are taken apart one by one")
+    freeze(label[dim], "its entries are accessed one by one")
     return [label[:dim] + label[dim + 1 :] for _ in node.meta["val"]]
 
 
@@ -241,9 +241,9 @@ def _index(p: Propagation, node: fx.Node) -> Any:
     for dim in used:
         freeze(label[dim], "its entries are looked up by index")
     if used != list(range(used[0], used[-1] + 1)):
-        return p.unknown(node, "indexing by tensors that are not side by side has no rule")
+        return p.freeze_node(node, "indexing by tensors that are not side by side has no rule")
     if any(_is_bool(indices[d]) for d in used):
-        return p.unknown(node, "indexing by a mask has no rule")
+        return p.freeze_node(node, "indexing by a mask has no rule")
     picked = broadcast([p.label(indices[d]) for d in used])
     return label[: used[0]] + picked + label[used[-1] + 1 :]
 
@@ -302,7 +302,7 @@ def _reorder(p: Propagation, node: fx.Node) -> Label:
 
 @rule("cumsum", "cumprod", "sort", "argsort", "diff", "topk", "logcumsumexp")
 def _ordered(p: Propagation, node: fx.Node) -> Any:
-    return p.unknown(node, "the order of its entries matters")
+    return p.freeze_node(node, "the result depends on the order of its entries")
 
 
 @rule("pad", "constant_pad_nd")

@@ -1,6 +1,6 @@
 """Measured milliseconds of subnets: a table of differences, with interpolation.
 
-The largest subnet is timed, then each kind of group at its sizes and each kind of block left
+The largest subnet is time_config, then each kind of group at its sizes and each kind of block left
 out. A subnet's prediction is the largest's time minus the differences of what it lacks; sizes
 between measured ones are interpolated. Groups inside a left-out block count nothing.
 """
@@ -56,10 +56,10 @@ class LatencyTable:
         """
         inputs = net.inputs if inputs is None else inputs
 
-        def timed(config: Config) -> float:
+        def time_config(config: Config) -> float:
             return milliseconds(net, config, inputs, repeats)
 
-        largest = timed(net.largest)
+        largest = time_config(net.largest)
         saved: dict[str, Curve] = {}
         elastic = [g for g in net.graph.elastic() if len(net.choices.get(g.name, ())) > 1]
         for alike in cluster_groups(net.graph):
@@ -68,7 +68,7 @@ class LatencyTable:
                 same = [name for name in names if net.choices[name] == sizes]
                 curve = [(sizes[-1], 0.0)]
                 for size in _spread(sizes[:-1], points):
-                    together = timed(net.largest | dict.fromkeys(same, size))
+                    together = time_config(net.largest | dict.fromkeys(same, size))
                     curve.insert(0, (size, max(0.0, largest - together) / len(same)))
                 saved |= dict.fromkeys(same, tuple(curve))
         blocks = {}
@@ -76,7 +76,7 @@ class LatencyTable:
             values = net.choices.get(f"{path}.depth", ())
             if len(values) > 1:
                 gone = values[-1] - values[0]
-                without = timed(net.largest | {f"{path}.depth": values[0]})
+                without = time_config(net.largest | {f"{path}.depth": values[0]})
                 blocks[path] = [max(0.0, largest - without) / gone] * len(units)
         return cls(net, largest, saved, blocks)
 
@@ -85,7 +85,7 @@ class LatencyTable:
         total = self.largest_ms
         gone: list[str] = []
         for path, units in self._net.graph.units.items():
-            largest = self._net.largest.get(f"{path}.depth", len(units))  # the timed one's
+            largest = self._net.largest.get(f"{path}.depth", len(units))  # the time_config one's
             count = config.get(f"{path}.depth", largest)
             for index in self._net.depth_orders[path][count:largest]:
                 if path in self.block_ms:

@@ -15,8 +15,8 @@ from osf_supernet.subnets.surgery import active
 from osf_supernet.trace.tracing import (
     evaluation_mode,
     full_precision,
+    restore_afterwards,
     split_inputs,
-    unchanged,
     without_fused_attention,
 )
 
@@ -44,7 +44,7 @@ def training_failure(module: nn.Module, inputs: Any) -> str | None:
     args, kwargs = split_inputs(inputs)
     devices = {p.device.index for p in module.parameters() if p.is_cuda}
     with (
-        unchanged(module),
+        restore_afterwards(module),
         full_precision(module),
         torch.no_grad(),
         torch.random.fork_rng(devices),

@@ -3,7 +3,7 @@
 The oracle never slices a module and knows nothing of integer attributes. It interprets the
 traced graph at full size with the parameters' left-out entries set to zero, leaves them out of
 every sum over an axis, and computes norms over the kept entries only (zeros alone would change
-a norm's statistics). A left-out block hands on its residual input.
+a norm's statistics). A left-out block returns its residual input.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def masked_outputs(
             continue
         if node.name in trace.parameters:
             name = trace.parameters[node.name]
-            arguments.append(masked(tensors[name].detach(), graph.tensors[name], kept))
+            arguments.append(mask_tensor(tensors[name].detach(), graph.tensors[name], kept))
         else:
             arguments.append(trace.constants.get(node.name, values.get(node.name)))
     interpreter = _MaskedInterpreter(graph, kept, dropped)
@@ -61,7 +61,7 @@ def masked_outputs(
     return [interpreter.outputs.get(leaf.name) if leaf else None for _, leaf in trace.outputs]
 
 
-def masked(tensor: Tensor, axes: Sequence[Expression], kept: Kept) -> Tensor:
+def mask_tensor(tensor: Tensor, axes: Sequence[Expression], kept: Kept) -> Tensor:
     """A copy with zeros outside the kept indices of each axis."""
     for dim, expression in enumerate(axes):
         tensor = _mask_dim(tensor, dim, expression, kept)
@@ -100,7 +100,7 @@ class _MaskedInterpreter(fx.Interpreter):
         """The value of one node."""
         if node.name in self.dropped:
             value = self._sources[self.dropped[node.name]].clone()
-        elif node in self.representation.propagation.normalised:
+        elif node in self.representation.propagation.normalized:
             value = self._statistics(node)
         elif node in self.representation.propagation.contracted:
             value = self._contraction(node)
@@ -127,7 +127,7 @@ class _MaskedInterpreter(fx.Interpreter):
         return self._call(node, [args[0], changed] if listed else changed, kwargs)
 
     def _statistics(self, node: fx.Node) -> Any:
-        position, dims = self.representation.propagation.normalised[node]
+        position, dims = self.representation.propagation.normalized[node]
         label = self.representation.values[arguments_of(node)[position]]
         args, kwargs = self.fetch_args_kwargs_from_env(node)
         if not any(group in self.kept for d in dims for group in groups_in(label[d])):

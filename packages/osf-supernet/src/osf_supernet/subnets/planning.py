@@ -1,9 +1,7 @@
-"""From a config (sizes by name) to what is kept: for the module, the oracle and the counts."""
+"""From a config (sizes by name) to what is kept, for the module and for the oracle."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -11,10 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from osf_supernet.counting import storage_key
-from osf_supernet.graph.expressions import Expression, groups_in, indices_of, size_of
-from osf_supernet.graph.graph import Graph, named_tensors
-from osf_supernet.subnets.attributes import AttributeTable, set_entries
+from osf_supernet.graph.expressions import Expression, groups_in, indices_of
+from osf_supernet.graph.graph import Graph
+from osf_supernet.subnets.integer_attributes import AttributeTable, set_entries
 from osf_supernet.subnets.surgery import Surgery
 
 Config = dict[str, int]
@@ -36,7 +33,7 @@ class Plan:
 
 
 class Planner:
-    """Turns configs into plans and counts, for one graph and one set of attribute decisions.
+    """Turns configs into plans, for one graph and one set of attribute decisions.
 
     Attributes:
         depth_order: list path → its units' indices, the most important first.
@@ -90,7 +87,7 @@ class Planner:
         """
         for name, size in config.items():
             if name not in self._full:
-                raise KeyError(self._unknown(name, self._full))
+                raise KeyError(self._explain_unknown(name, self._full))
             least = self.graph.least.get(name.removesuffix(".depth"), 1)
             full = self._full[name]
             if many and isinstance(size, Tensor) and not size.is_floating_point():
@@ -100,7 +97,7 @@ class Planner:
             if not fits:
                 raise ValueError(f"{name} must be {least}..{full}, got {size}")
 
-    def _unknown(self, name: str, full: Config) -> str:
+    def _explain_unknown(self, name: str, full: Config) -> str:
         group = self.by_name.get(name)
         if group is not None:
             return f"{name} is frozen: {group.frozen}"
@@ -145,111 +142,3 @@ def _inside(name: str, paths: Sequence[str]) -> bool:
 
 def _overlap(one: str, two: str) -> int:
     return len(set(one.split(".")) & set(two.split(".")))
-
-
-_Blocks = tuple[tuple[str, int], ...]  # (list path, index of the unit), each around the next
-
-
-@dataclass(frozen=True)
-class _Term:
-    """`factor` × the sizes of axes × whether it is there (see `Cost`).
-
-    It is where all the blocks around one of its places are.
-    """
-
-    axes: tuple[Expression, ...]
-    places: tuple[_Blocks, ...]
-    summed: tuple[Expression, ...] = ()
-
-
-class Counts:
-    """Parameters and floating point operations of subnets in closed form."""
-
-    def __init__(self, planner: Planner) -> None:
-        self.planner = planner
-        graph = planner.graph
-        self._parameters = Counter[_Term]()
-        self._operations = Counter[_Term]()
-        named = named_tensors(planner.module)
-        names: dict[Any, list[str]] = {}
-        for name, tensor in named.items():
-            if isinstance(tensor, nn.Parameter):
-                names.setdefault(storage_key(tensor), []).append(name)
-        for tied in names.values():
-            places = tuple(sorted({self._block_of_name(name) for name in tied}))
-            self._add(self._parameters, graph.tensors[tied[0]], places, 1)
-        for cost in graph.costs:
-            places = (self._blocks_of_node(cost.node),)
-            self._add(self._operations, cost.axes, places, cost.factor, cost.summed)
-
-    def parameters(self, config: Mapping[str, Any]) -> Any:
-        """Parameters with these sizes (ints, or tensors of many candidates at once)."""
-        return self._evaluate(self._parameters, config)
-
-    def operations(self, config: Mapping[str, Any]) -> Any:
-        """Floating point operations with these sizes, at the traced input shapes."""
-        return self._evaluate(self._operations, config)
-
-    def _block_of_name(self, name: str) -> _Blocks:
-        return tuple(
-            (path, index)
-            for path, units in self.planner.graph.units.items()
-            for index, unit in enumerate(units)
-            if name.startswith(f"{unit.path}.")
-        )
-
-    def _blocks_of_node(self, node: str) -> _Blocks:
-        return tuple(
-            (path, index)
-            for path, units in self.planner.graph.units.items()
-            for index, unit in enumerate(units)
-            if node in unit.region
-        )
-
-    def _add(
-        self,
-        counter: Counter[_Term],
-        axes: Sequence[Expression],
-        places: tuple[_Blocks, ...],
-        factor: int,
-        summed: tuple[Expression, ...] = (),
-    ) -> None:
-        elastic = {group.number for group in self.planner.graph.elastic()}
-        changing = []
-        for axis in axes:
-            if elastic & set(groups_in(axis)):
-                changing.append(axis)
-            else:
-                factor *= axis.size
-        counter[_Term(tuple(sorted(changing, key=repr)), places, summed)] += factor
-
-    def _evaluate(self, counter: Counter[_Term], config: Mapping[str, Any]) -> Any:
-        planner = self.planner
-        planner.check(config, many=True)
-        sizes = {planner.by_name[n].number: v for n, v in config.items() if n in planner.by_name}
-        total: Any = 0
-        cache: dict[Expression, Any] = {}
-        present: dict[tuple[_Blocks, ...], Any] = {}
-        for term, factor in counter.items():
-            value: Any = factor
-            for axis in term.axes:
-                if axis not in cache:
-                    cache[axis] = size_of(axis, sizes)
-                value = value * cache[axis]
-            if term.summed:
-                value = value * (math.prod(size_of(axis, sizes) for axis in term.summed) > 1)
-            if term.places not in present:
-                present[term.places] = self._presence(term.places, config)
-            total = total + value * present[term.places]
-        return total
-
-    def _presence(self, places: tuple[_Blocks, ...], config: Mapping[str, Any]) -> Any:
-        """1 where all the blocks around any of the places are there, else 0."""
-        nowhere: Any = 1
-        for blocks in places:
-            there: Any = 1
-            for path, index in blocks:
-                depth = config.get(f"{path}.depth", len(self.planner.graph.units[path]))
-                there = there * (depth > self.planner.depth_order[path].index(index))
-            nowhere = nowhere * (1 - there)
-        return 1 - nowhere

@@ -12,7 +12,6 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from osf_supernet.graph.graph import DimGroup, Graph, build_graph, named_tensors
-from osf_supernet.subnets.attributes import AttributeTable
 from osf_supernet.subnets.comparison import (
     difference,
     first_line,
@@ -21,6 +20,7 @@ from osf_supernet.subnets.comparison import (
     tolerance_of,
     training_failure,
 )
+from osf_supernet.subnets.integer_attributes import AttributeTable
 from osf_supernet.subnets.planning import Planner
 from osf_supernet.subnets.references import Reference, reference_at
 from osf_supernet.subnets.surgery import active, copy_module
@@ -74,7 +74,7 @@ class Prober:
         self.graph, self.table = graph, table
         self.notes: list[str] = []
         self.batch = inputs
-        self.module, self.reference = self._subject(module, inputs)
+        self.module, self.reference = self._prepare_subject(module, inputs)
         self.tolerance = tolerance_of(self.reference.graph)
         self.trains = bool(graph.unused)
         if self.trains and (failure := training_failure(self.module, self.batch)):
@@ -87,7 +87,7 @@ class Prober:
         self._expected: dict[object, list[Any]] = {}
         self._confirmed: list[Mapping[str, int]] = []  # what holds; later changes must not break it
 
-    def _subject(self, module: nn.Module, inputs: Any) -> tuple[nn.Module, Reference]:
+    def _prepare_subject(self, module: nn.Module, inputs: Any) -> tuple[nn.Module, Reference]:
         """A perturbed copy and its trace, in float64 where the module runs in it."""
         subject = perturb_copy(module)
         precision = precision_of(self.graph)
@@ -115,7 +115,7 @@ class Prober:
         for path in self.graph.units:
             self._probe_depth(path)
         current = self.graph.with_frozen(self.reasons)
-        if self._try(self._half(current)) is not None:  # alike by class, yet not alike
+        if self._try(self._halve_all(current)) is not None:  # alike by class, yet not alike
             self._probe_groups([[group] for group in current.elastic()])
             current = self.graph.with_frozen(self.reasons)
             self._freeze_kinds(current)
@@ -143,7 +143,7 @@ class Prober:
 
     def _solve(self, group: DimGroup) -> str | None:
         """None once some decisions make the group right, else what went wrong at first."""
-        config = {group.name: half(group.size)}
+        config = {group.name: halve(group.size)}
         first = self._try(config)
         if first is None:
             return None
@@ -190,8 +190,8 @@ class Prober:
             self._confirmed.append(config)
         return None
 
-    def _half(self, graph: Graph) -> dict[str, int]:
-        sizes = {group.name: half(group.size) for group in graph.elastic()}
+    def _halve_all(self, graph: Graph) -> dict[str, int]:
+        sizes = {group.name: halve(group.size) for group in graph.elastic()}
         return sizes | {f"{p}.depth": max(1, len(u) // 2) for p, u in graph.units.items()}
 
     def _freeze_kinds(self, graph: Graph) -> None:
@@ -199,7 +199,7 @@ class Prober:
         admitted: dict[str, int] = {}
         for kind in dict.fromkeys(group.kind for group in graph.elastic()):
             names = [g.name for g in graph.elastic() if g.kind == kind]
-            config = admitted | {n: half(size_of_group(graph, n)) for n in names}
+            config = admitted | {n: halve(size_of_group(graph, n)) for n in names}
             error = self._try(config)
             if error is None:
                 admitted = config
@@ -219,7 +219,7 @@ def require_plain(module: nn.Module) -> None:
     """Refuse tensors that cannot be cut.
 
     Raises:
-        ValueError: one has no values, is quantised, or is spread over processes.
+        ValueError: one has no values, is quantized, or is spread over processes.
     """
     tensors: Mapping[str, Any] = named_tensors(module)
     for name, tensor in tensors.items():
@@ -231,14 +231,14 @@ def require_plain(module: nn.Module) -> None:
         if tensor.is_quantized or is_traceable_wrapper_subclass(tensor):
             raise ValueError(
                 f"{name} must be a plain tensor, got {type(tensor).__name__}: build the supernet "
-                "of the plain model; quantise or distribute what `extract` returns"
+                "of the plain model; quantize or distribute what `extract` returns"
             )
     for path, child in module.named_modules():
         origin = type(child).__module__
         if origin.startswith(("torch.nn.", "torch.ao.nn.")) and "quantized" in origin:
             raise ValueError(
-                f"{path or 'the module'} is quantised ({type(child).__name__}): build the "
-                "supernet of the float model and quantise what `extract` returns"
+                f"{path or 'the module'} is quantized ({type(child).__name__}): build the "
+                "supernet of the float model and quantize what `extract` returns"
             )
 
 
@@ -269,7 +269,7 @@ def _widen(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
-def half(size: int) -> int:
+def halve(size: int) -> int:
     """A size to probe with: about half, and 2 of 3."""
     return max(1, (size + 1) // 2)
 

@@ -88,9 +88,9 @@ def sort_model(
     Args:
         planner: Of the model, whose weights are permuted in place.
         inputs: What the function is compared on, and blocks are left out on.
-        method: As of `rank_model`, like the next two; "random" leaves the order of blocks alone.
-        batches: See `rank_model`.
-        loss: See `rank_model`.
+        method: One of `importance.METHODS`; "random" leaves the order of blocks alone.
+        batches: Inputs for the methods that need data.
+        loss: Outputs → scalar, for taylor and fisher.
         known: The ranking until now.
 
     Raises:

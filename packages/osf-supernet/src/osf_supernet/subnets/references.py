@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from osf_supernet.graph.graph import Graph, build_graph
-from osf_supernet.subnets.attributes import integers_of
 from osf_supernet.subnets.comparison import (
     difference,
     find_nonfinite,
@@ -22,6 +21,7 @@ from osf_supernet.subnets.comparison import (
     run,
     tolerance_of,
 )
+from osf_supernet.subnets.integer_attributes import integers_of
 from osf_supernet.subnets.oracle import correspondence, masked_outputs
 from osf_supernet.trace.shapes import larger_batch, other_images, other_lengths
 from osf_supernet.trace.tracing import TraceError

@@ -195,7 +195,7 @@ class Space(Mapping[str, Choice]):
             resolved = {n: choice.resolve(n, *sizes) for n, sizes in matched[pattern].items()}
             resolved = {n: values for n, values in resolved.items() if values}
             if not resolved and not choice.only_full:
-                raise ValueError(_unmatched(pattern, graph, groups))
+                raise ValueError(_explain_no_match(pattern, graph, groups))
             found.update(resolved)
             reached |= {choice.values} if resolved else set()
         for pattern, choice in self._choices.items():  # one list may concern several kinds
@@ -308,7 +308,7 @@ def _matches(pattern: str, name: str, kind: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(f"{name}.{kind}", pattern)
 
 
-def _unmatched(pattern: str, graph: Graph, groups: Mapping[str, Any]) -> str:
+def _explain_no_match(pattern: str, graph: Graph, groups: Mapping[str, Any]) -> str:
     frozen = [g for g in graph.groups.values() if g.frozen and _matches(pattern, g.name, g.kind)]
     if frozen:
         return f"{pattern!r} matches frozen groups only: {frozen[0].name}: {frozen[0].frozen}"

@@ -1,7 +1,7 @@
-"""Running or copying a module with fewer rows, smaller integers and shorter lists.
+"""Where weights are cut: a module with fewer rows, smaller integers and shorter lists.
 
-A `Surgery` says what is kept. `active` runs the module itself that way, on views of its own
-tensors, and puts everything back; `extract_module` returns a plain smaller copy.
+A `Surgery` says what is kept. `active` runs the module itself that way, on views of its tensors,
+and restores it afterwards; `extract_module` returns a plain smaller copy.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ActiveReport:
 
 @contextmanager
 def active(module: nn.Module, surgery: Surgery) -> Iterator[ActiveReport]:
-    """Run `module` as the smaller network, on its own weights.
+    """Run `module` as the smaller network, on the weights that it has.
 
     Parameters and buffers become views (a copy only where the kept indices are not one
     stride; the report says how many bytes), so gradients land in the full parameters. The
@@ -116,7 +116,7 @@ def active_for_training(module: nn.Module, surgery: Surgery) -> Iterator[None]:
 
 @torch.no_grad()
 def _add_gradient(tensor: Tensor, keep: tuple[AxisKeep, ...], piece: Tensor) -> None:
-    """Add a piece's gradient to the tensor's, and leave it none."""
+    """Add a piece's gradient to the tensor's, and clear it."""
     assert piece.grad is not None
     if tensor.grad is None:
         tensor.grad = torch.zeros_like(tensor)
@@ -128,27 +128,27 @@ def _add_gradient(tensor: Tensor, keep: tuple[AxisKeep, ...], piece: Tensor) -> 
 
 
 def extract_module(module: nn.Module, surgery: Surgery) -> nn.Module:
-    """A plain smaller copy of `module`: same class, own memory, ties kept.
+    """A plain smaller copy of `module`: same class, separate memory, ties kept.
 
     Args:
         module: the full module, unchanged afterwards.
         surgery: what to keep.
 
     Raises:
-        KeyError: as of `active`, like the others.
-        ValueError: see there.
-        RuntimeError: see there.
+        KeyError: a name is not one of the module's.
+        ValueError: the kept indices do not fit the tensor or list they are for.
+        RuntimeError: the module runs as a smaller one already.
     """
     made: dict[tuple[Hashable, bool], Tensor] = {}
 
-    def own(tensor: Tensor, keep: tuple[AxisKeep, ...], is_buffer: bool) -> Tensor:
+    def copy_piece(tensor: Tensor, keep: tuple[AxisKeep, ...], is_buffer: bool) -> Tensor:
         key = (storage_key(tensor), is_buffer)
         if key not in made:
             piece = take(tensor.detach(), keep).clone(memory_format=torch.contiguous_format)
             made[key] = piece if is_buffer else nn.Parameter(piece, tensor.requires_grad)
         return made[key]
 
-    with _patch(module, surgery, own):
+    with _patch(module, surgery, copy_piece):
         return copy_module(module)
 
 
@@ -248,10 +248,10 @@ def _patch(module: nn.Module, surgery: Surgery, cut: _Cut) -> Iterator[None]:
 
 
 def require_inactive(module: nn.Module) -> None:
-    """Refuse a module that runs as a smaller one.
+    """Refuse a module that runs as a smaller one already.
 
     Raises:
-        RuntimeError: it does, or a part of it.
+        RuntimeError: it runs as a smaller one, or a part of it does.
     """
     if not _BUSY.isdisjoint(module.modules()):
         raise RuntimeError(

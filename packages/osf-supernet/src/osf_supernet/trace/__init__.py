@@ -1,1 +1,1 @@
-"""A module as a graph of operators with shapes."""
+"""A module as a graph of operators with shapes: exported, or recorded from one call."""

@@ -1,8 +1,9 @@
 """From a module to its ATen graph by recording one real call, for what does not export.
 
-The call runs on the real tensors under a dispatch mode that notes every operator before
-composite ones are taken apart. Python's own decisions on tensor values are those of this call:
-the graph is true for inputs (and subnets) that decide alike, which verification finds out.
+The call runs on the real tensors under a dispatch mode that records every operator before
+composite ones are decomposed. Branches of the forward that depend on tensor values are taken as in
+this call: the graph holds for inputs (and subnets) that take the same ones, which verification
+checks.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def other_lengths(inputs: Inputs | Tensor) -> Iterator[Any]:
                 return x[:, : max(1, x.shape[1] * share[0] // share[1])]
             return x
 
-        if _changes(inputs, cut):
+        if _has_effect(inputs, cut):
             yield _map_tensors(inputs, cut)
 
 
@@ -48,16 +48,16 @@ def other_images(inputs: Inputs | Tensor) -> Iterator[Any]:
     """Images (B, C, H, W) of half and of double the sides."""
     for factor in (0.5, 2.0):
 
-        def resized(x: Tensor, factor: float = factor) -> Tensor:
+        def resize(x: Tensor, factor: float = factor) -> Tensor:
             if x.dim() == 4 and x.is_floating_point() and min(x.shape[2:]) > 1:
                 return F.interpolate(x, scale_factor=factor)
             return x
 
-        if _changes(inputs, resized):
-            yield _map_tensors(inputs, resized)
+        if _has_effect(inputs, resize):
+            yield _map_tensors(inputs, resize)
 
 
-def _changes(inputs: Any, change: Callable[[Tensor], Tensor]) -> bool:
+def _has_effect(inputs: Any, change: Callable[[Tensor], Tensor]) -> bool:
     leaves = pytree.tree_flatten(split_inputs(inputs))[0]
     return any(isinstance(x, Tensor) and change(x).shape != x.shape for x in leaves)
 

@@ -71,20 +71,20 @@ class Trace:
     def move(self, device: torch.device) -> None:
         """Bring inputs and constants, and what the graph creates, to another device."""
 
-        def moved(value: Any) -> Any:
+        def move_value(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return value.to(device)
             return device if isinstance(value, torch.device) else value
 
         for table in (self.inputs, self.constants):
-            table.update({name: moved(value) for name, value in table.items()})
+            table.update({name: move_value(value) for name, value in table.items()})
         for node in self.nodes:
             if node.op == "get_attr":
                 owner, _, name = str(node.target).rpartition(".")
                 holder = self.graph_module.get_submodule(owner)
-                setattr(holder, name, moved(getattr(holder, name)))
+                setattr(holder, name, move_value(getattr(holder, name)))
             elif node.op == "call_function":
-                node.args, node.kwargs = fx.node.map_aggregate((node.args, node.kwargs), moved)
+                node.args, node.kwargs = fx.node.map_aggregate((node.args, node.kwargs), move_value)
 
 
 def _leaves(arguments: Any, *, only_tensors: bool) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def split_inputs(example_inputs: Inputs | Tensor) -> tuple[tuple[Any, ...], dict
 
 
 @contextmanager
-def unchanged(module: nn.Module) -> Any:
+def restore_afterwards(module: nn.Module) -> Any:
     """Every submodule's own attributes and buffers are restored afterwards.
 
     Some forwards change their module (Swin's adapts its windows to the image it sees). What they
@@ -140,8 +140,8 @@ def unchanged(module: nn.Module) -> Any:
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Any:
-    """The module in `eval` mode, and `unchanged` by what it is called for."""
-    with unchanged(module):
+    """The module in `eval` mode, restored afterwards."""
+    with restore_afterwards(module):
         module.eval()
         yield module
 

@@ -1,4 +1,4 @@
-"""Running statistics of batch normalisation, which subnets cannot share."""
+"""Running statistics of batch normalization, which subnets cannot share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _norms(model: nn.Module) -> list[_Norm]:
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Training-mode batch norms normalise by their batch and leave their running values alone."""
+    """Training-mode batch norms normalize by their batch and leave their running values alone."""
     norms = _norms(model)
     before = [(norm, norm.momentum, _count(norm)) for norm in norms]
     for norm in norms:

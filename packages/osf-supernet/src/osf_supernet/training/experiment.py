@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from osf_supernet.sources import describe_types, find_factory
+from osf_supernet.factories import describe_types, find_factory
 from osf_supernet.training.processes import rank_and_world, shard_rows
 from osf_supernet.training.tasks import Classification, Task
 
@@ -91,7 +91,7 @@ def _load_image(path: str) -> Any:
 
 
 def _tensor(image: Any, size: int) -> Tensor:
-    """(3, size, size) normalised, from a PIL image."""
+    """(3, size, size) normalized, from a PIL image."""
     numpy: Any = importlib.import_module("numpy")
     pixels = torch.from_numpy(numpy.array(image.convert("RGB").resize((size, size))))
     mean, std = torch.tensor(MEAN), torch.tensor(STD)

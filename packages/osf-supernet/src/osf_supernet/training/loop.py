@@ -37,7 +37,7 @@ def train(
 ) -> None:
     """Train a supernet; with a folder that holds a checkpoint, continue from it.
 
-    In a process group all ranks begin with the first one's weights, which alone writes.
+    In a process group all ranks begin with the first one's weights, and the first one writes.
 
     A resumed run computes bit for bit what an uninterrupted one does, on the same machine, with
     as many ranks, and if `batch_of` is a function of the step.

@@ -70,7 +70,7 @@ class Sandwich:
     ) -> list[Tensor]:
         """Add the gradients of every subnet of a step to the model's parameters.
 
-        With an initialised process group each rank brings its part of the batch, and the
+        With an initialized process group each rank brings its part of the batch, and the
         gradients are averaged over ranks once, at the end.
 
         Args:

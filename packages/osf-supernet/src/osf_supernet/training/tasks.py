@@ -1,4 +1,4 @@
-"""What a subnet is trained for: a loss, what a teacher hands on, and a score.
+"""What a subnet is trained for: a loss, outputs for other subnets to learn from, and a score.
 
 A task is any callable `task(model, batch, teacher=None) -> TaskResult`; three are here.
 B batch, C classes, E embedding, T tokens, V vocabulary.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from osf_supernet.trace.tracing import evaluation_mode, split_inputs
-from osf_supernet.training.gathering import gather_rows
+from osf_supernet.training.processes import gather_rows
 
 
 class TaskResult(NamedTuple):
@@ -99,7 +99,7 @@ class Classification:
 
 
 class ClipFeatures(NamedTuple):
-    """Normalised features (B, E) of both towers and the factor of their products."""
+    """Normalized features (B, E) of both towers and the factor of their products."""
 
     image: Tensor
     text: Tensor

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from osf_supernet.counting import storage_key
 from osf_supernet.graph.graph import named_tensors
 from osf_supernet.output_files import replace_file, write_text
-from osf_supernet.subnets.attributes import integers_of
+from osf_supernet.subnets.integer_attributes import integers_of
 from osf_supernet.subnets.space import Space, read_json_object
 from osf_supernet.subnets.surgery import Surgery, extract_module
 from osf_supernet.supernet import Supernet

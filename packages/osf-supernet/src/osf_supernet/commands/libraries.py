@@ -12,10 +12,12 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from osf_supernet.factories import describe_types, find_factory
 
 Made = tuple[nn.Module, Any]
 
@@ -71,27 +73,6 @@ def _suggest_names(package: Any, name: str) -> str:
     return f"; near names: {', '.join(near)}" if near and name not in names else ""
 
 
-def find_factory(name: str, what: str) -> Callable[..., Any]:
-    """The callable that `module:factory` names.
-
-    Raises:
-        ValueError: there is none.
-    """
-    module, _, factory = name.partition(":")
-    if not factory:
-        raise ValueError(f"{what} must be module:factory, got {name!r}")
-    try:
-        owner = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0] and error.name != module:
-            raise  # something that the module itself imports
-        raise ValueError(f"no module {module!r} in the current directory or installed") from error
-    found: Any = getattr(owner, factory, None)
-    if not callable(found):
-        raise ValueError(f"{module} has no callable {factory!r}")
-    return cast(Callable[..., Any], found)
-
-
 def _call_factory(name: str, image_size: int | None) -> Made:
     """What a factory returns: a module, or a module and example inputs."""
     try:
@@ -106,13 +87,6 @@ def _call_factory(name: str, image_size: int | None) -> Made:
             f"got {describe_types(made)}"
         )
     return pair
-
-
-def describe_types(made: Any) -> str:
-    """The types of what a factory returned, for a message."""
-    if isinstance(made, tuple):
-        return f"({', '.join(type(part).__name__ for part in made)})"
-    return type(made).__name__
 
 
 def _images(size: int, channels: int = 3) -> Tensor:

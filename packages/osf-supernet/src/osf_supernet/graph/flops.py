@@ -44,14 +44,16 @@ def costs_of(trace: Trace, values: Mapping[fx.Node, Any]) -> tuple[Cost, ...]:
     for node in trace.nodes:
         if node.op == "call_function":
             costs = _einsum(node, values) if operator_name(node) == "einsum" else None
-            products = _products(node, values) if costs is None else None
+            products = _matrix_products(node, values) if costs is None else None
             if products is not None:
                 costs = [Cost(node.name, 2, axes) for axes in products]
-            found += _counted(node, mode) if costs is None else costs
+            found += _count_operator(node, mode) if costs is None else costs
     return tuple(found)
 
 
-def _products(node: fx.Node, values: Mapping[fx.Node, Any]) -> list[tuple[Expression, ...]] | None:
+def _matrix_products(
+    node: fx.Node, values: Mapping[fx.Node, Any]
+) -> list[tuple[Expression, ...]] | None:
     """For each matrix product in a node, the axes whose sizes multiply; None without a formula."""
     name = operator_name(node)
     operands = [values[a] if isinstance(a, fx.Node) else [] for a in node.args]
@@ -81,7 +83,7 @@ def _einsum(node: fx.Node, values: Mapping[fx.Node, Any]) -> list[Cost] | None:
     return [Cost(node.name, 2, (*values[node], *summed), summed)] if summed else []
 
 
-def _counted(node: fx.Node, mode: FakeTensorMode) -> list[Cost]:
+def _count_operator(node: fx.Node, mode: FakeTensorMode) -> list[Cost]:
     """What `FlopCounterMode` counts at the traced shapes."""
     target: Any = node.target
     operands = [leaf for leaf in pytree.tree_leaves(node.args) if isinstance(leaf, fx.Node)]
@@ -91,7 +93,7 @@ def _counted(node: fx.Node, mode: FakeTensorMode) -> list[Cost]:
     if len(operands) < 2 or not hidden:
         return []
 
-    def alike(value: Any) -> Any:
+    def make_fake(value: Any) -> Any:
         value = value.meta.get("val") if isinstance(value, fx.Node) else value
         if not isinstance(value, Tensor):
             return value
@@ -100,7 +102,7 @@ def _counted(node: fx.Node, mode: FakeTensorMode) -> list[Cost]:
         )
 
     with mode, FlopCounterMode(display=False) as counter, torch.no_grad():
-        args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), alike)
+        args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), make_fake)
         try:
             target(*args, **kwargs)
         except Exception:  # an operator that runs on real tensors only

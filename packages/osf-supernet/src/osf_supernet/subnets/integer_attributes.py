@@ -65,12 +65,12 @@ class Slot:
     places: tuple[tuple[str, Expression], ...] = ()  # a leaf's own axes of that size
 
     @property
-    def key(self) -> Key:
+    def class_key(self) -> Key:
         """What decisions are made for: every module of a class alike."""
         return (self.owner, self.attribute, self.entry)
 
     @property
-    def own(self) -> Key:
+    def module_key(self) -> Key:
         """What a decision about this one module is made for."""
         return (f"/{self.path}", self.attribute, self.entry)
 
@@ -89,13 +89,13 @@ class AttributeTable:
         self.decisions: Decisions = {}
         for slot in self.slots:
             owner = module.get_submodule(slot.path)
-            known = _known(owner, slot, graph)
+            known = _expression_in_torch(owner, slot, graph)
             if known is not None:
                 self.known[slot] = known
             else:
                 suggestion = self._suggestion(slot)
-                if len(suggestion or "") >= len(self.decisions.get(slot.key) or ""):
-                    self.decisions[slot.key] = suggestion
+                if len(suggestion or "") >= len(self.decisions.get(slot.class_key) or ""):
+                    self.decisions[slot.class_key] = suggestion
         for key in self.decisions:
             shared = self._shared_places(key)
             if shared:
@@ -105,7 +105,7 @@ class AttributeTable:
         """`path.attribute` → value for the given group sizes, changed ones only."""
         found: dict[tuple[str, str], dict[int | None, int]] = {}
         for slot in self.slots:
-            expression = self._chosen(slot)
+            expression = self._choose(slot)
             if expression is not None:
                 size = size_of(expression, sizes)
                 found.setdefault((slot.path, slot.attribute), {})[slot.entry] = size
@@ -117,11 +117,11 @@ class AttributeTable:
             result[f"{path}.{attribute}" if path else attribute] = entries
         return result
 
-    def followed(self) -> dict[str, list[int]]:
+    def dependent_integers(self) -> dict[str, list[int]]:
         """`path.attribute` → the integers in it that follow a dimension, at full size."""
         found: dict[str, list[int]] = {}
         for slot in self.slots:
-            if self._chosen(slot) is not None:
+            if self._choose(slot) is not None:
                 name = f"{slot.path}.{slot.attribute}" if slot.path else slot.attribute
                 found.setdefault(name, []).append(slot.value)
         return found
@@ -142,8 +142,8 @@ class AttributeTable:
             patterns = [place for place, e in slot.places if groups & set(groups_in(e))]
             patterns += [pattern_of(e, self.kinds) for e in affected]
             if patterns:
-                key = slot.own if single else slot.key
-                current[key] = self.decisions.get(slot.own, self.decisions[slot.key])
+                key = slot.module_key if single else slot.class_key
+                current[key] = self.decisions.get(slot.module_key, self.decisions[slot.class_key])
                 listed = options.setdefault(key, [None])
                 listed += [p for p in patterns if p not in listed]
         changes = [
@@ -161,10 +161,10 @@ class AttributeTable:
                     if count >= limit:
                         return
 
-    def _chosen(self, slot: Slot) -> Expression | None:
+    def _choose(self, slot: Slot) -> Expression | None:
         if slot in self.known:
             return self.known[slot]
-        wanted = self.decisions.get(slot.own, self.decisions[slot.key])
+        wanted = self.decisions.get(slot.module_key, self.decisions[slot.class_key])
         if wanted is None:
             return None
         if wanted.startswith("="):
@@ -177,7 +177,7 @@ class AttributeTable:
 
     def _shared_places(self, key: Key) -> list[str]:
         """The parameter axes that have the attribute's size in every module of a class."""
-        places = [dict(slot.places) for slot in self.slots if slot.key == key]
+        places = [dict(slot.places) for slot in self.slots if slot.class_key == key]
         return [place for place in places[0] if all(place in other for other in places)]
 
     def _suggestion(self, slot: Slot) -> str | None:
@@ -277,7 +277,7 @@ def _collect(label: Any, into: set[Expression]) -> None:
         into.update(parts_of(label))
 
 
-def _known(owner: nn.Module, slot: Slot, graph: Graph) -> Expression | None:
+def _expression_in_torch(owner: nn.Module, slot: Slot, graph: Graph) -> Expression | None:
     """The expression of an attribute of a `torch.nn` module, from its own parameters."""
     if not type(owner).__module__.startswith("torch.nn."):
         return None
@@ -291,7 +291,7 @@ def _known(owner: nn.Module, slot: Slot, graph: Graph) -> Expression | None:
     if name.startswith("Conv") and slot.attribute == "groups":
         return weight[0] if slot.value == weight[0].size else _first_factor(weight[0], slot.value)
     if name.startswith("Conv") and slot.attribute == "in_channels":
-        return _incoming(owner, weight)
+        return _input_channels(owner, weight)
     place = _OWN.get(name, {}).get(slot.attribute)
     return weight[place[1]] if place else None
 
@@ -303,7 +303,7 @@ def _first_factor(expression: Expression, size: int) -> Expression | None:
     return None
 
 
-def _incoming(owner: Any, weight: tuple[Expression, ...]) -> Expression | None:
+def _input_channels(owner: Any, weight: tuple[Expression, ...]) -> Expression | None:
     if owner.groups == 1:
         return weight[1]
     return weight[0] if owner.groups == weight[0].size else None

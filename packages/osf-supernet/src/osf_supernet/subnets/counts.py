@@ -1,0 +1,123 @@
+"""Parameters and floating point operations of subnets in closed form."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from osf_supernet.counting import storage_key
+from osf_supernet.graph.expressions import Expression, groups_in, size_of
+from osf_supernet.graph.graph import named_tensors
+from osf_supernet.subnets.planning import Planner
+
+_Blocks = tuple[tuple[str, int], ...]  # (list path, index of the unit), each around the next
+
+
+@dataclass(frozen=True)
+class _Term:
+    """`factor` × the sizes of axes × whether it is there (see `Cost`).
+
+    It is where all the blocks around one of its places are.
+    """
+
+    axes: tuple[Expression, ...]
+    places: tuple[_Blocks, ...]
+    summed: tuple[Expression, ...] = ()
+
+
+class Counts:
+    """Parameters and floating point operations of subnets in closed form."""
+
+    def __init__(self, planner: Planner) -> None:
+        self.planner = planner
+        graph = planner.graph
+        self._parameters = Counter[_Term]()
+        self._operations = Counter[_Term]()
+        named = named_tensors(planner.module)
+        names: dict[Any, list[str]] = {}
+        for name, tensor in named.items():
+            if isinstance(tensor, nn.Parameter):
+                names.setdefault(storage_key(tensor), []).append(name)
+        for tied in names.values():
+            places = tuple(sorted({self._block_of_name(name) for name in tied}))
+            self._add(self._parameters, graph.tensors[tied[0]], places, 1)
+        for cost in graph.costs:
+            places = (self._blocks_of_node(cost.node),)
+            self._add(self._operations, cost.axes, places, cost.factor, cost.summed)
+
+    def parameters(self, config: Mapping[str, Any]) -> Any:
+        """Parameters with these sizes (ints, or tensors of many candidates at once)."""
+        return self._evaluate(self._parameters, config)
+
+    def operations(self, config: Mapping[str, Any]) -> Any:
+        """Floating point operations with these sizes, at the traced input shapes."""
+        return self._evaluate(self._operations, config)
+
+    def _block_of_name(self, name: str) -> _Blocks:
+        return tuple(
+            (path, index)
+            for path, units in self.planner.graph.units.items()
+            for index, unit in enumerate(units)
+            if name.startswith(f"{unit.path}.")
+        )
+
+    def _blocks_of_node(self, node: str) -> _Blocks:
+        return tuple(
+            (path, index)
+            for path, units in self.planner.graph.units.items()
+            for index, unit in enumerate(units)
+            if node in unit.region
+        )
+
+    def _add(
+        self,
+        counter: Counter[_Term],
+        axes: Sequence[Expression],
+        places: tuple[_Blocks, ...],
+        factor: int,
+        summed: tuple[Expression, ...] = (),
+    ) -> None:
+        elastic = {group.number for group in self.planner.graph.elastic()}
+        changing = []
+        for axis in axes:
+            if elastic & set(groups_in(axis)):
+                changing.append(axis)
+            else:
+                factor *= axis.size
+        counter[_Term(tuple(sorted(changing, key=repr)), places, summed)] += factor
+
+    def _evaluate(self, counter: Counter[_Term], config: Mapping[str, Any]) -> Any:
+        planner = self.planner
+        planner.check(config, many=True)
+        sizes = {planner.by_name[n].number: v for n, v in config.items() if n in planner.by_name}
+        total: Any = 0
+        cache: dict[Expression, Any] = {}
+        present: dict[tuple[_Blocks, ...], Any] = {}
+        for term, factor in counter.items():
+            value: Any = factor
+            for axis in term.axes:
+                if axis not in cache:
+                    cache[axis] = size_of(axis, sizes)
+                value = value * cache[axis]
+            if term.summed:
+                value = value * (math.prod(size_of(axis, sizes) for axis in term.summed) > 1)
+            if term.places not in present:
+                present[term.places] = self._presence(term.places, config)
+            total = total + value * present[term.places]
+        return total
+
+    def _presence(self, places: tuple[_Blocks, ...], config: Mapping[str, Any]) -> Any:
+        """1 where all the blocks around any of the places are there, else 0."""
+        nowhere: Any = 1
+        for blocks in places:
+            there: Any = 1
+            for path, index in blocks:
+                depth = config.get(f"{path}.depth", len(self.planner.graph.units[path]))
+                there = there * (depth > self.planner.depth_order[path].index(index))
+            nowhere = nowhere * (1 - there)
+        return 1 - nowhere
