@@ -69,5 +69,5 @@ def test_karpathy_splits(tmp_path: Path, encode: Callable[..., bytes]) -> None:
 def test_other_files_are_explained(tmp_path: Path, content: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(content)
-    with pytest.raises(DataError, match=r"x\.json: (expected COCO|no JSON)"):
+    with pytest.raises(DataError, match=r"x\.json: (expected COCO|not valid JSON)"):
         open_source(path)

@@ -104,7 +104,7 @@ def test_columns_may_be_named_and_missing_ones_are_explained(tmp_path: Path) -> 
 
 
 def test_broken_and_missing_files(tmp_path: Path, images_inside: Path) -> None:
-    with pytest.raises(DataError, match="no such Parquet file"):
+    with pytest.raises(DataError, match=r"none\.parquet: no such file"):
         open_source(f"parquet:{tmp_path}/none.parquet")
     (tmp_path / "a.parquet").write_bytes(b"PAR1 but no more")
     with pytest.raises(DataError, match="no Parquet file"):

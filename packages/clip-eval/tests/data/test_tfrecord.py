@@ -235,7 +235,7 @@ def test_a_file_cut_short_keeps_its_whole_records(img2dataset: Path) -> None:
         assert len(source) == 4
         (fault,) = source.faults
         assert (fault.reason, fault.where) == ("damaged-tfrecord", "00000.tfrecord")
-        assert "2 records before it are kept" in fault.detail
+        assert "2 samples before it are kept" in fault.detail
     path.write_bytes(b"no record at all, but long enough to look like one")
     assert "not a TFRecord header" in open_source(img2dataset).faults[0].detail
     path.write_bytes(b"")

@@ -11,7 +11,8 @@ from clip_models.devices import choose_device
 
 from clip_eval.data.class_names import ClassList
 from clip_eval.data.image_files import ImageFiles
-from clip_eval.data.templates import DEFAULT_TEMPLATES, read_text
+from clip_eval.data.templates import DEFAULT_TEMPLATES
+from clip_eval.data.text_files import read_text
 from clip_eval.encoding.batches import LoaderConfig
 from clip_eval.encoding.cache import cache_directory
 from clip_eval.encoding.embedding_files import (

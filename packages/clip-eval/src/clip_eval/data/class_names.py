@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clip_eval.data.faults import DataError
-from clip_eval.data.templates import normal_form as normal_form
-from clip_eval.data.templates import read_text
+from clip_eval.data.text_files import normal_form, read_json, read_text
 
 CLASSES_FILE = "classnames.txt"
 
@@ -59,10 +57,9 @@ class ClassList:
             DataError: The file cannot be read, or has an empty line among the names.
         """
         path = Path(path)
-        text = read_text(path)
         if path.suffix == ".json":
-            return cls._from_json(path, text)
-        lines = [line.strip("\r ") for line in text.rstrip().split("\n")]
+            return cls._from_json(path)
+        lines = [line.strip("\r ") for line in read_text(path).rstrip().split("\n")]
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 raise DataError(
@@ -79,11 +76,8 @@ class ClassList:
         return cls.of(lines)
 
     @classmethod
-    def _from_json(cls, path: Path, text: str) -> ClassList:
-        try:
-            found = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}: not valid JSON ({error})") from error
+    def _from_json(cls, path: Path) -> ClassList:
+        found = read_json(path)
         values = list(found.values()) if isinstance(found, dict) else found
         if not isinstance(values, list) or not all(isinstance(item, str) for item in values):
             raise DataError(f"{path}: expected a list of names or an object of folder to name")

@@ -6,14 +6,14 @@ for COCO, Flickr30k and Flickr8k.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clip_eval.data.faults import BadSample, DataError
-from clip_eval.data.samples import Sample, Source
+from clip_eval.data.faults import DataError
+from clip_eval.data.samples import Sample, Source, read_image_file
 from clip_eval.data.templates import choose_templates
+from clip_eval.data.text_files import read_json
 
 
 class CocoCaptions(Source):
@@ -43,12 +43,7 @@ class CocoCaptions(Source):
         self.name = "/".join(part for part in (self.path.stem, split) if part)
         self.split = split
         self.templates = choose_templates(templates)
-        try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise DataError(f"{path}: {error.strerror}") from error
-        except ValueError as error:
-            raise DataError(f"{path}: no JSON ({error})") from error
+        content = read_json(self.path)
         try:
             rows = _karpathy(content, split, path) if _has_sentences(content) else _coco(content)
         except (KeyError, TypeError, AttributeError) as error:
@@ -75,10 +70,7 @@ class CocoCaptions(Source):
             BadSample: The file cannot be read.
         """
         path = self.paths[index]
-        try:
-            return Sample(path, (self.image_root / path).read_bytes(), self.captions[index])
-        except OSError as error:
-            raise BadSample("unreadable", str(error.strerror), path) from error
+        return Sample(path, read_image_file(self.image_root / path, path), self.captions[index])
 
 
 Rows = list[tuple[str, tuple[str, ...]]]

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import base64
 import binascii
-import mmap
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from clip_eval.data.faults import BadSample, DataError, Fault
+from clip_eval.data.faults import BadSample, DataError
+from clip_eval.data.patterns import require_files
 from clip_eval.data.restricted_pickle import UnsafePickle, load_plain
 from clip_eval.data.samples import Sample
 from clip_eval.data.shards.cache import ShardCache, ShardFile
-from clip_eval.data.shards.offset_index import IndexedShards, IndexedSource, Scan
-from clip_eval.data.shards.tar_index import BLOCK, TarDamage, iter_members
+from clip_eval.data.shards.offset_index import (
+    IndexedShards,
+    IndexedSource,
+    Scan,
+    make_scan,
+    map_file,
+)
+from clip_eval.data.shards.tar_index import TarDamage, iter_members, tar_ends_at
 from clip_eval.data.templates import choose_templates
 from clip_eval.data.urls import is_url, read_url
 
@@ -55,7 +59,7 @@ class CoreNetTars(IndexedSource):
             ShardFile(f"{base}/{name}", cache or ShardCache(), unzip=name.endswith(".gz"))
             for name in _tar_names(base)
         ]
-        super().__init__(IndexedShards(shards, _scan, _ends_at))
+        super().__init__(IndexedShards(shards, _scan, tar_ends_at))
         if not len(self):
             raise DataError(f"{base}: no sample in its {len(shards)} tars")
 
@@ -66,11 +70,9 @@ class CoreNetTars(IndexedSource):
             BadSample: It is no pickle of plain values, or not of this layout.
         """
         where = self.place(index)
+        data = self.read_stretch(index)
         try:
-            data = self._index.read(self._index.place(index))
             member = next(iter_members(data, whole=False), None)
-        except OSError as error:
-            raise BadSample("unreadable", error.strerror or str(error), where) from error
         except TarDamage as error:
             raise BadSample("changed", str(error), where) from error
         if member is None:
@@ -121,32 +123,22 @@ def _tar_names(base: str) -> list[str]:
         given = [str(name).rpartition("/")[2] for name in listed]
         if all((Path(base) / name).is_file() for name in given):
             names = given
-    missing = [name for name in names if not (Path(base) / name).is_file()]
-    if missing:
-        raise DataError(f"missing shard {base}/{missing[0]}, of the {count} in {METADATA}")
+    require_files([Path(base) / name for name in names], f"of the {count} in {METADATA}")
     return names
-
-
-def _ends_at(path: Path, end: int, size: int) -> bool:
-    with path.open("rb") as file:
-        file.seek(end)
-        return file.read(BLOCK) == bytes(BLOCK)
 
 
 def _scan(path: Path) -> Scan:
     """Where each pickle of a decompressed tar begins."""
     starts: list[int] = []
     end = 0
-    damage = "empty file" if path.stat().st_size == 0 else ""
-    if not damage:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            try:
-                for member in iter_members(view):
-                    hidden = member.name.rpartition("/")[2].startswith(".")
-                    if member.name.endswith(".pkl") and not hidden:
-                        starts.append(member.start)
-                    end = member.end
-            except TarDamage as error:
-                damage = f"{error}; {len(starts)} samples before it are kept"
-    faults = (Fault(where=path.name, reason="damaged-tar", detail=damage),) if damage else ()
-    return Scan(np.array([*starts, end], np.uint64), faults)
+    damage = ""
+    with map_file(path) as view:
+        try:
+            for member in iter_members(view):
+                hidden = member.name.rpartition("/")[2].startswith(".")
+                if member.name.endswith(".pkl") and not hidden:
+                    starts.append(member.start)
+                end = member.end
+        except TarDamage as error:
+            damage = str(error)
+    return make_scan(path, [*starts, end], "tar", damage)

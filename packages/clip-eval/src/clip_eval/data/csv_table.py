@@ -8,10 +8,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from clip_eval.data.class_names import ClassList, ClassNames, normal_form
-from clip_eval.data.faults import BadSample, DataError
-from clip_eval.data.samples import Sample, Source
-from clip_eval.data.templates import choose_templates, read_text
+from clip_eval.data.class_names import ClassList, ClassNames
+from clip_eval.data.faults import DataError
+from clip_eval.data.samples import Sample, Source, read_image_file
+from clip_eval.data.templates import choose_templates
+from clip_eval.data.text_files import normal_form, read_text
 
 PATH_COLUMNS = ("filepath", "path", "image", "image_path", "file", "filename", "file_name")
 CAPTION_COLUMNS = ("caption", "title", "text")
@@ -94,10 +95,7 @@ class CsvTable(Source):
             BadSample: The file cannot be read.
         """
         path, label = self.paths[index], self.label(index)
-        try:
-            data = (self.image_root / path).read_bytes()
-        except OSError as error:
-            raise BadSample("unreadable", str(error.strerror), path) from error
+        data = read_image_file(self.image_root / path, path)
         captions: tuple[str, ...] = (self.captions[index],) if self.captions[index] else ()
         return Sample(path, data, captions or self.class_captions(label, path), label)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from clip_eval.data.faults import BadSample, DataError
+from clip_eval.data.faults import DataError
 from clip_eval.data.image_folder import IMAGE_SUFFIXES
-from clip_eval.data.samples import Sample, Source
+from clip_eval.data.samples import Sample, Source, read_image_file
 
 
 class ImageFiles(Source):
@@ -34,10 +34,7 @@ class ImageFiles(Source):
             BadSample: The file cannot be read.
         """
         path = self.paths[index]
-        try:
-            return Sample(str(path), path.read_bytes())
-        except OSError as error:
-            raise BadSample("unreadable", str(error.strerror), str(path)) from error
+        return Sample(str(path), read_image_file(path, str(path)))
 
 
 def _files_of(path: Path) -> list[Path]:

@@ -13,11 +13,11 @@ from clip_eval.data.class_names import (
     ClassList,
     ClassNames,
     match_folders,
-    normal_form,
 )
-from clip_eval.data.faults import BadSample, DataError
-from clip_eval.data.samples import Sample, Source
+from clip_eval.data.faults import DataError
+from clip_eval.data.samples import Sample, Source, read_image_file
 from clip_eval.data.templates import TEMPLATES_FILE, choose_templates
+from clip_eval.data.text_files import normal_form
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif"),
@@ -98,10 +98,7 @@ class ImageFolder(Source):
             BadSample: The file cannot be read.
         """
         path, label = self.paths[index], self.labels[index]
-        try:
-            data = (self.directory / path).read_bytes()
-        except OSError as error:
-            raise BadSample("unreadable", str(error.strerror), path) from error
+        data = read_image_file(self.directory / path, path)
         return Sample(path, data, self.class_captions(label, path), label)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -18,8 +17,8 @@ from clip_eval.data.class_names import ClassList, ClassNames, choose_names
 from clip_eval.data.csv_table import CAPTION_COLUMNS, LABEL_COLUMNS, PATH_COLUMNS, find_column
 from clip_eval.data.faults import BadSample, DataError
 from clip_eval.data.lru_cache import LRUCache
-from clip_eval.data.samples import Sample, Source
-from clip_eval.data.shards.paths import expand_braces
+from clip_eval.data.patterns import match_files
+from clip_eval.data.samples import Sample, Source, locate, read_image_file
 from clip_eval.data.templates import choose_templates
 
 CACHE_BYTES = 512 * 2**20
@@ -140,16 +139,10 @@ class ParquetTable(Source):
             return content
         if not isinstance(path, str) or not path:
             raise BadSample("no-image", "the row has neither bytes nor a path", key)
-        try:
-            return (self.image_root / path).read_bytes()
-        except OSError as error:
-            raise BadSample("unreadable", str(error.strerror), path) from error
+        return read_image_file(self.image_root / path, path)
 
     def _find(self, index: int) -> tuple[int, int]:
-        if index < 0 or index >= len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        group = bisect_right(self._first, index) - 1
-        return group, index - self._first[group]
+        return locate(self._first, index)
 
     def _read_rows(self, group: int) -> dict[str, Any]:
         """The columns of a row group."""
@@ -208,18 +201,11 @@ def _class_names(schema: Any, label: str | None) -> tuple[str, ...] | None:
 
 
 def _find_files(pattern: str) -> tuple[Path, ...]:
-    path = Path(pattern)
-    if path.is_dir():
-        files = sorted(path.glob("*.parquet"))
-    elif "{" in pattern:
-        files = [Path(name) for name in expand_braces(pattern)]
-    elif any(mark in pattern for mark in "*?["):
-        files = sorted(path.parent.glob(path.name))
-    else:
-        files = [path]
-    missing = [file for file in files if not file.is_file()]
-    if missing or not files:
-        raise DataError(f"{missing[0] if missing else pattern}: no such Parquet file")
+    if not Path(pattern).is_dir():
+        return tuple(match_files(pattern))
+    files = sorted(Path(pattern).glob("*.parquet"))
+    if not files:
+        raise DataError(f"{pattern}: no Parquet files in it")
     return tuple(files)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image
 
@@ -93,6 +96,34 @@ class Source(ABC):
             BadSample: The label is in no class.
         """
         return class_captions(label, self.classnames, self.templates, key)
+
+
+def read_image_file(path: Path, key: str) -> bytes:
+    """The bytes of an image that lies on disk.
+
+    Raises:
+        BadSample: The file cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadSample("unreadable", str(error.strerror), key) from error
+
+
+def locate(first: Sequence[int], index: int) -> tuple[int, int]:
+    """The part that an index lies in, and its number there.
+
+    Args:
+        first: First index of each part, and one more for the end.
+        index: Index over all parts.
+
+    Raises:
+        IndexError: It is beyond the last part, or negative.
+    """
+    if not 0 <= index < first[-1]:
+        raise IndexError(f"sample {index} of {first[-1]}")
+    part = bisect_right(first, index) - 1
+    return part, index - first[part]
 
 
 def class_captions(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import overload
 
 from clip_eval.data.faults import DataError
+from clip_eval.data.text_files import normal_form, read_json, read_text
 
 SLOT = "{c}"
 DEFAULT_TEMPLATES = ("a photo of a {c}.",)
@@ -127,11 +126,6 @@ def _check_names(classnames: Sequence[str], own: Mapping[str, Sequence[str]]) ->
         )
 
 
-def normal_form(text: str) -> str:
-    """Text in Unicode NFC, so that names match however a file system stored them."""
-    return unicodedata.normalize("NFC", text)
-
-
 def read_templates(path: str | Path) -> tuple[str, ...]:
     """Templates from a file: one a line, or a JSON list of strings.
 
@@ -152,15 +146,10 @@ def read_prompts(path: str | Path) -> tuple[str, ...] | dict[str, tuple[str, ...
             prompt.
     """
     path = Path(path)
-    text = read_text(path)
     if path.suffix != ".json":
-        return check_templates(
-            [line.strip() for line in text.splitlines() if line.strip()], where=str(path)
-        )
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from error
+        lines = [line.strip() for line in read_text(path).splitlines()]
+        return check_templates([line for line in lines if line], where=str(path))
+    found = read_json(path)
     if isinstance(found, dict) and all(isinstance(item, list) for item in found.values()):
         return check_prompts(found, where=str(path))
     if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
@@ -187,17 +176,3 @@ def find_templates(directory: str | Path) -> tuple[str, ...] | None:
     """Templates from ``zeroshot_classification_templates.txt`` in a directory, if it is there."""
     path = Path(directory) / TEMPLATES_FILE
     return read_templates(path) if path.is_file() else None
-
-
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file (a byte-order mark is dropped).
-
-    Raises:
-        DataError: The file is missing, unreadable or not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error

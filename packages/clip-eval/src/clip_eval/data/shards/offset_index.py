@@ -19,12 +19,13 @@ opened, and again if the shard is newer; where the directory cannot be written i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import mmap
 import os
 import random
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -35,9 +36,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from clip_eval.data.faults import DataError, Fault
+from clip_eval.data.faults import BadSample, DataError, Fault
 from clip_eval.data.lru_cache import LRUCache
-from clip_eval.data.samples import Source
+from clip_eval.data.samples import Source, locate
 from clip_eval.data.shards.cache import ShardFile
 from clip_eval.data.shards.open_files import OpenFiles
 from clip_eval.data.storage import atomic_path, cache_directory
@@ -54,6 +55,35 @@ class Scan(NamedTuple):
 
     offsets: NDArray[np.uint64]  # (n + 1,) begin of each sample, end of the last
     faults: tuple[Fault, ...] = ()
+
+
+def make_scan(path: Path, offsets: Sequence[int], what: str, damage: str = "") -> Scan:
+    """What looking through a shard found.
+
+    Args:
+        path: The shard.
+        offsets: Begin of each sample, and end of the last.
+        what: Name of the format, for the reason of a fault.
+        damage: What is wrong after the last offset, if anything.
+    """
+    faults: tuple[Fault, ...] = ()
+    if path.stat().st_size == 0:
+        faults = (Fault(where=path.name, reason="empty", detail="empty file"),)
+    elif damage:
+        detail = f"{damage}; {len(offsets) - 1} samples before it are kept"
+        faults = (Fault(where=path.name, reason=f"damaged-{what}", detail=detail),)
+    return Scan(np.array(offsets, np.uint64), faults)
+
+
+@contextlib.contextmanager
+def map_file(path: Path) -> Iterator[bytes | mmap.mmap]:
+    """The content of a file, mapped; an empty file, which cannot be, as no bytes."""
+    with path.open("rb") as file:
+        if path.stat().st_size == 0:
+            yield b""
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            yield view
 
 
 class Place(NamedTuple):
@@ -121,10 +151,7 @@ class IndexedShards:
 
     def shard_of(self, index: int) -> tuple[int, int]:
         """The shard of a sample, and the sample's number in it; touches no file."""
-        if index < 0 or index >= len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        shard = bisect_right(self._first, index) - 1
-        return shard, index - self._first[shard]
+        return locate(self._first, index)
 
     def name(self, index: int) -> str:
         """A sample's shard and number, for people."""
@@ -195,8 +222,20 @@ class IndexedSource(Source):
         return len(self._index)
 
     def place(self, index: int) -> str:
-        """The file of a sample and its number in it, without reading anything."""
+        """The file of a sample and its number in it; nothing is read."""
         return self._index.name(index)
+
+    def read_stretch(self, index: int) -> bytes:
+        """The bytes of a sample; fewer than were indexed where the file is shorter now.
+
+        Raises:
+            BadSample: The file cannot be read.
+        """
+        try:
+            return self._index.read(self._index.place(index))
+        except OSError as error:
+            detail = error.strerror or str(error)
+            raise BadSample("unreadable", detail, self.place(index)) from error
 
 
 def _own_order(count: int) -> list[int]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import glob
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from clip_eval.data.class_names import CLASSES_FILE, ClassList
 from clip_eval.data.faults import DataError
+from clip_eval.data.patterns import (
+    GLOB,
+    and_more,
+    expand_braces,
+    match_files,
+    require_files,
+    sort_by_number,
+)
+from clip_eval.data.splits import resolve_split
 from clip_eval.data.templates import TEMPLATES_FILE, choose_templates
 from clip_eval.data.urls import check_url, is_url, read_url, refuse_command
 
-BRACES = re.compile(r"\{([^{}]*)\}")
-RANGE = re.compile(r"(\d+)\.\.(\d+)")
-GLOB = re.compile(r"[*?\[]")
 COUNT_FILE = "nshards.txt"
 
 
@@ -29,30 +33,6 @@ class ShardLayout:
     shards: tuple[str, ...]  # paths or URLs
     classnames: tuple[str, ...] | None
     templates: tuple[str, ...] | None
-
-
-def expand_braces(pattern: str) -> list[str]:
-    """Every path of a pattern: ``{000..012}`` counts with its zeros, ``{a,b}`` lists.
-
-    Raises:
-        DataError: Braces that are neither.
-    """
-    match = BRACES.search(pattern)
-    if match is None:
-        return [pattern]
-    before, inside, after = pattern[: match.start()], match[1], pattern[match.end() :]
-    numbers = RANGE.fullmatch(inside)
-    if numbers:
-        first, last = numbers.groups()
-        if int(first) > int(last):
-            raise DataError(f"{pattern}: the range {{{inside}}} is empty; write the smaller first")
-        width = len(first) if first.startswith("0") or len(first) == len(last) else 0
-        values = [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
-    elif "," in inside:
-        values = inside.split(",")
-    else:
-        raise DataError(f"{pattern}: expected a range {{000..012}} or a list {{a,b}} in braces")
-    return [path for value in values for path in expand_braces(before + value + after)]
 
 
 def expand_shards(pattern: str) -> tuple[str, ...]:
@@ -79,21 +59,13 @@ def find_shards(pattern: str, *, split: str | None = None) -> ShardLayout:
     if is_url(pattern):
         check_url(pattern)
         return _find_behind_url(pattern, split)
-    path = Path(pattern)
-    if path.is_dir():
-        return _find_in_directory(path, split)
+    if Path(pattern).is_dir():
+        return _find_in_directory(Path(pattern), split)
     if split is not None:
         raise DataError(f"{pattern}: a split can be chosen only in a directory")
-    if "{" in pattern:
-        shards = [Path(name) for name in expand_braces(pattern)]
-        _require(shards, f"of {pattern}")
-    elif GLOB.search(pattern):
-        shards = _in_order(Path(name) for name in glob.glob(pattern, recursive=True))
-        if not shards:
-            raise DataError(f"{pattern}: no file matches")
-    else:
-        shards = [path]
-        _require(shards, "was asked for")
+    shards = match_files(pattern)
+    if GLOB.search(pattern):
+        shards = sort_by_number(shards)
     folder = shards[0].parent
     return _layout(folder, folder.resolve().name, None, shards)
 
@@ -106,10 +78,8 @@ def _find_in_directory(root: Path, split: str | None) -> ShardLayout:
         splits = sorted(p.name for p in folder.iterdir() if p.is_dir() and _is_split(p))
         if not splits:
             raise DataError(f"{folder}: no .tar shards in it")
-        chosen = "test" if "test" in splits else splits[0]
-        if len(splits) > 1 and chosen != "test":
-            raise DataError(f"{root}: several splits ({', '.join(splits)}); name one of them")
-        folder, split = folder / chosen, chosen
+        split = resolve_split(splits, None, preferred=("test",), where=root)
+        folder = folder / split
     shards = _tars(folder)
     counted = folder / COUNT_FILE
     if counted.is_file():
@@ -159,17 +129,7 @@ def _is_split(folder: Path) -> bool:
 
 
 def _tars(folder: Path) -> list[Path]:
-    return _in_order(p for p in folder.glob("*.tar") if not p.name.startswith("."))
-
-
-def _in_order(paths: Iterable[Path]) -> list[Path]:
-    """Sorted, with numbers in names as numbers: 2.tar before 10.tar."""
-
-    def parts(path: Path) -> list[tuple[int, int, str]]:
-        pieces = re.split(r"(\d+)", str(path))
-        return [(1, int(p), p) if p.isdigit() else (0, 0, p) for p in pieces]
-
-    return sorted(paths, key=parts)
+    return sort_by_number(p for p in folder.glob("*.tar") if not p.name.startswith("."))
 
 
 def _counted(folder: Path, counted: Path) -> list[Path]:
@@ -179,15 +139,8 @@ def _counted(folder: Path, counted: Path) -> list[Path]:
     shards = [folder / f"{number}.tar" for number in range(int(text))]
     if not any(shard.exists() for shard in shards) and len(_tars(folder)) == len(shards):
         return _tars(folder)  # counted, but named otherwise
-    _require(shards, f"of the {text} that {counted.name} counts")
+    require_files(shards, f"of the {text} that {counted.name} counts")
     return shards
-
-
-def _require(shards: list[Path], which: str) -> None:
-    missing = [shard for shard in shards if not shard.is_file()]
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise DataError(f"missing shard {missing[0]}{more}, {which}")
 
 
 def _refuse_gaps(shards: list[Path]) -> None:
@@ -201,11 +154,10 @@ def _refuse_gaps(shards: list[Path]) -> None:
         first = numbered[0]
         assert first is not None
         missing = f"{first[1]}{str(gaps[0]).zfill(len(first[2]))}.tar"
-        more = f" and {len(gaps) - 1} more" if len(gaps) > 1 else ""
         folder = shards[0].parent
         raise DataError(
-            f"missing shard {folder / missing}{more}; restore it, or give {folder}/*.tar to use "
-            "the shards that are there"
+            f"missing shard {folder / missing}{and_more(len(gaps) - 1)}; restore it, or give "
+            f"{folder}/*.tar to use the shards that are there"
         )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from mmap import mmap
+from pathlib import Path
 
 BLOCK = 512
 REGULAR, CONTIGUOUS = b"0", b"7"
@@ -88,6 +89,13 @@ def iter_members(buffer: bytes | mmap, *, whole: bool = True) -> Iterator[Member
             long_name, pax, start = None, {}, position
     if whole:
         raise TarDamage(min(start, length), "no end-of-archive mark, so members may be missing")
+
+
+def tar_ends_at(path: Path, end: int, size: int) -> bool:
+    """Whether a tar has its end-of-archive mark at an offset."""
+    with path.open("rb") as file:
+        file.seek(end)
+        return file.read(BLOCK) == bytes(BLOCK)
 
 
 def _text(raw: bytes) -> str:

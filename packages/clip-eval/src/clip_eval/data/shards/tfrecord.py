@@ -5,22 +5,27 @@ A record is a length (8 bytes), its checksum, the message, its checksum (4 bytes
 
 from __future__ import annotations
 
-import mmap
 import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from clip_eval.data.class_names import ClassList, ClassNames, choose_names
-from clip_eval.data.faults import BadSample, DataError, Fault
+from clip_eval.data.faults import BadSample, DataError
+from clip_eval.data.patterns import and_more, expand_braces, match_files
 from clip_eval.data.samples import Sample
 from clip_eval.data.shards.cache import ShardCache, ShardFile
 from clip_eval.data.shards.crc32c import masked_crc32c
-from clip_eval.data.shards.offset_index import IndexedShards, IndexedSource, Place, Scan
-from clip_eval.data.shards.paths import expand_braces
+from clip_eval.data.shards.offset_index import (
+    SUFFIX,
+    IndexedShards,
+    IndexedSource,
+    Scan,
+    make_scan,
+    map_file,
+)
 from clip_eval.data.shards.tf_example import Values, WireError, parse_example
+from clip_eval.data.splits import resolve_split
 from clip_eval.data.templates import choose_templates
 from clip_eval.data.urls import is_url
 
@@ -89,9 +94,7 @@ class TFRecordSource(IndexedSource):
         """
         where = self.place(index)
         try:
-            features = parse_example(self._message(self._index.place(index), where))
-        except OSError as error:
-            raise BadSample("unreadable", error.strerror or str(error), where) from error
+            features = parse_example(self._message(index, where))
         except WireError as error:
             raise BadSample("bad-record", str(error), where) from error
         named = next((t for key in NAME_KEYS for t in _texts(features.get(key), where)), "")
@@ -104,9 +107,9 @@ class TFRecordSource(IndexedSource):
         class_captions = self.class_captions(label, key)  # checks the label, captions or not
         return Sample(key, image, captions or class_captions, label)
 
-    def _message(self, place: Place, where: str) -> bytes:
-        record = self._index.read(place)
-        if len(record) < place.length or len(record) < HEADER + FOOTER:
+    def _message(self, index: int, where: str) -> bytes:
+        record = self.read_stretch(index)
+        if len(record) < self._index.place(index).length or len(record) < HEADER + FOOTER:
             raise BadSample("changed", "the file is shorter than it was", where)
         message = record[HEADER:-FOOTER]
         if len(message) != int.from_bytes(record[:8], "little"):
@@ -142,48 +145,35 @@ def _ends_at(path: Path, end: int, size: int) -> bool:
 
 def _scan(path: Path) -> Scan:
     """Where the records of a file begin; contents are not touched."""
-    size = path.stat().st_size
     offsets = [0]
-    damage = ""
-    if size:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            while (start := offsets[-1]) < size and not damage:
-                header = view[start : start + HEADER]
-                length, checksum = struct.unpack("<QI", header.ljust(HEADER, b"\0"))
-                end = start + HEADER + length + FOOTER
-                if len(header) < HEADER or end > size:
-                    damage = "cut in the middle of a record"
-                if len(header) == HEADER and masked_crc32c(header[:8]) != checksum:
-                    damage = "not a TFRecord header"
-                if not damage:
-                    offsets.append(end)
-    faults: tuple[Fault, ...] = ()
-    if damage:
-        detail = f"{damage} at byte {offsets[-1]}; {len(offsets) - 1} records before it are kept"
-        faults = (Fault(where=path.name, reason="damaged-tfrecord", detail=detail),)
-    elif not size:
-        faults = (Fault(where=path.name, reason="empty", detail="empty file"),)
-    return Scan(np.array(offsets, np.uint64), faults)
+    with map_file(path) as view:
+        while (start := offsets[-1]) < len(view):
+            header = view[start : start + HEADER]
+            length, checksum = struct.unpack("<QI", header.ljust(HEADER, b"\0"))
+            end = start + HEADER + length + FOOTER
+            damage = ""
+            if len(header) < HEADER or end > len(view):
+                damage = "cut in the middle of a record"
+            if len(header) == HEADER and masked_crc32c(header[:8]) != checksum:
+                damage = "not a TFRecord header"
+            if damage:
+                return make_scan(path, offsets, "tfrecord", f"{damage} at byte {start}")
+            offsets.append(end)
+    return make_scan(path, offsets, "tfrecord")
 
 
 def _find_files(pattern: str, split: str | None) -> tuple[Path, list[str], str | None]:
     """The directory, the files in order, and the split that was chosen."""
-    path = Path(pattern)
-    if path.is_dir():
-        return _find_in_directory(path, split)
+    if Path(pattern).is_dir():
+        return _find_in_directory(Path(pattern), split)
     if split is not None:
         raise DataError(f"{pattern}: a split can be chosen only in a directory")
     if is_url(pattern):
         return Path(pattern.rpartition("/")[2]), expand_braces(pattern), None
-    if "{" in pattern:
-        files = expand_braces(pattern)
-    else:
-        found = [path] if path.exists() else sorted(path.parent.glob(path.name))
-        files = [str(file) for file in found if not file.name.endswith(".idx")]
-    missing = [file for file in files if not Path(file).is_file()]
-    if missing or not files:
-        raise DataError(f"{missing[0] if missing else pattern}: no such file")
-    return Path(files[0]).resolve().parent, files, None
+    files = [file for file in match_files(pattern) if file.suffix != SUFFIX]
+    if not files:
+        raise DataError(f"{pattern}: no file matches")
+    return files[0].resolve().parent, list(map(str, files)), None
 
 
 def _find_in_directory(root: Path, split: str | None) -> tuple[Path, list[str], str | None]:
@@ -196,14 +186,7 @@ def _find_in_directory(root: Path, split: str | None) -> tuple[Path, list[str], 
     by_split: dict[str, list[Path]] = {}
     for path in found:
         by_split.setdefault(_split_of(path), []).append(path)
-    if split is None and len(by_split) > 1:
-        usual = [name for name in ("validation", "test") if name in by_split]
-        if not usual:
-            raise DataError(f"{folder}: several splits ({', '.join(by_split)}); name one of them")
-        split = usual[0]
-    chosen = split if split is not None else next(iter(by_split))
-    if chosen not in by_split:
-        raise DataError(f"{folder}: no split {chosen!r}; there are {', '.join(sorted(by_split))}")
+    chosen = resolve_split(by_split, split, preferred=("validation", "test"), where=folder)
     files = by_split[chosen]
     _refuse_missing(files)
     return folder, [str(file) for file in files], chosen or None
@@ -232,5 +215,6 @@ def _refuse_missing(files: list[Path]) -> None:
         there = {int(match[1]) for match in numbers if int(match[2]) == total}
         gaps = sorted(set(range(total)) - there)
         if gaps:
-            more = f" and {len(gaps) - 1} more" if len(gaps) > 1 else ""
-            raise DataError(f"missing shard {gaps[0]:05d} of {total}{more} beside {files[0]}")
+            raise DataError(
+                f"missing shard {gaps[0]:05d} of {total}{and_more(len(gaps) - 1)} beside {files[0]}"
+            )

@@ -10,16 +10,20 @@ import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from clip_eval.data.class_names import CLASSES_FILE, ClassNames, choose_names
-from clip_eval.data.faults import BadSample, DataError, Fault
+from clip_eval.data.faults import BadSample, DataError
 from clip_eval.data.samples import Sample, class_captions
 from clip_eval.data.shards.cache import ShardCache, ShardFile
-from clip_eval.data.shards.offset_index import IndexedShards, IndexedSource, Scan
+from clip_eval.data.shards.offset_index import (
+    IndexedShards,
+    IndexedSource,
+    Scan,
+    make_scan,
+    map_file,
+)
 from clip_eval.data.shards.paths import find_shards
 from clip_eval.data.shards.sidecars import captions_and_label, targets_of
-from clip_eval.data.shards.tar_index import BLOCK, Member, TarDamage, iter_members
+from clip_eval.data.shards.tar_index import Member, TarDamage, iter_members, tar_ends_at
 from clip_eval.data.templates import check_templates
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
@@ -71,7 +75,7 @@ class WebDataset(IndexedSource):
         )
         self._image_key, self._caption_key = image_key, caption_key
         files = [ShardFile(path, cache or ShardCache()) for path in layout.shards]
-        super().__init__(IndexedShards(files, _scan_tar, _tar_ends_at))
+        super().__init__(IndexedShards(files, _scan_tar, tar_ends_at))
         if not len(self):
             found = "; ".join(map(str, self.faults[:3])) or "the shards are empty"
             raise DataError(f"{self.name}: no sample in its shards ({found})")
@@ -100,14 +104,11 @@ class WebDataset(IndexedSource):
 
     def _members(self, index: int) -> tuple[bytes, list[Member]]:
         """The stretch of a sample, and its members therein."""
+        data = self.read_stretch(index)
         try:
-            data = self._index.read(self._index.place(index))
             members = list(_first_run(data))
         except TarDamage as error:
             raise BadSample("changed", str(error), self.place(index)) from error
-        except OSError as error:
-            detail = error.strerror or str(error)
-            raise BadSample("unreadable", detail, self.place(index)) from error
         if not members:
             raise BadSample("changed", "no file where its sample was", self.place(index))
         return data, members
@@ -162,38 +163,23 @@ def _first_run(data: bytes) -> Iterator[Member]:
         yield member
 
 
-def _tar_ends_at(path: Path, end: int, size: int) -> bool:
-    """Whether a tar has its end-of-archive mark at an offset."""
-    with path.open("rb") as file:
-        file.seek(end)
-        return file.read(BLOCK) == bytes(BLOCK)
-
-
 def _scan_tar(path: Path) -> Scan:
     """Where the samples of a shard begin, and its damage; contents are not touched."""
-    if path.stat().st_size == 0:
-        empty = Fault(where=path.name, reason="empty", detail="empty file")
-        return Scan(np.zeros(1, np.uint64), (empty,))
-    with path.open("rb") as file:
-        if file.read(2) == b"\x1f\x8b":
+    with map_file(path) as view:
+        if view[:2] == b"\x1f\x8b":
             raise DataError(
                 f"{path}: compressed, so its samples cannot be found by position; "
                 "decompress it with gunzip"
             )
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            offsets, damage = _find_runs(view)
-    faults: tuple[Fault, ...] = ()
-    if damage is not None:
-        detail = f"{damage}; {len(offsets) - 1} samples before it are kept"
-        faults = (Fault(where=path.name, reason="damaged-tar", detail=detail),)
-    return Scan(np.array(offsets, np.uint64), faults)
+        offsets, damage = _find_runs(view)
+    return make_scan(path, offsets, "tar", "" if damage is None else str(damage))
 
 
-def _find_runs(view: mmap.mmap) -> tuple[list[int], TarDamage | None]:
+def _find_runs(view: bytes | mmap.mmap) -> tuple[list[int], TarDamage | None]:
     """The begin of each whole sample and the end of the last, and any damage after it."""
     starts: list[int] = []
     run: _Run | None = None
-    usual: set[str] = set()  # extensions of the sample before
+    expected: set[str] = set()  # extensions of the sample before
     end = 0
     damage: TarDamage | None = None
     try:
@@ -201,13 +187,13 @@ def _find_runs(view: mmap.mmap) -> tuple[list[int], TarDamage | None]:
             if not is_hidden(member.name):
                 if run is None or run.ends_before(member):
                     starts.append(member.start)
-                    usual = run.extensions if run else usual
+                    expected = run.extensions if run else expected
                     run = _Run(member)
                 run.add(member)
             end = member.end
     except TarDamage as error:
         damage = error
-        cut_through = run is not None and not usual <= run.extensions
+        cut_through = run is not None and not expected <= run.extensions
         if starts and cut_through:
             end = starts.pop()
     return [*starts, end], damage

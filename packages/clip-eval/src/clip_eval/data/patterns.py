@@ -1,0 +1,90 @@
+"""Files that a pattern means: brace ranges, globs, single paths."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from clip_eval.data.faults import DataError
+
+BRACES = re.compile(r"\{([^{}]*)\}")
+RANGE = re.compile(r"(\d+)\.\.(\d+)")
+GLOB = re.compile(r"[*?\[]")
+DIGITS = re.compile(r"(\d+)")
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Every path of a pattern: `{000..012}` counts with its zeros, `{a,b}` lists.
+
+    Raises:
+        DataError: Braces that are neither.
+    """
+    match = BRACES.search(pattern)
+    if match is None:
+        return [pattern]
+    before, inside, after = pattern[: match.start()], match[1], pattern[match.end() :]
+    numbers = RANGE.fullmatch(inside)
+    if numbers:
+        first, last = numbers.groups()
+        if int(first) > int(last):
+            raise DataError(f"{pattern}: the range {{{inside}}} is empty; write the smaller first")
+        width = len(first) if first.startswith("0") or len(first) == len(last) else 0
+        values = [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
+    elif "," in inside:
+        values = inside.split(",")
+    else:
+        raise DataError(f"{pattern}: expected a range {{000..012}} or a list {{a,b}} in braces")
+    return [path for value in values for path in expand_braces(before + value + after)]
+
+
+def match_files(pattern: str) -> list[Path]:
+    """The files that a path, a glob or a brace range means; those of a glob sorted by name.
+
+    Raises:
+        DataError: Nothing matches, or a file that should be there is missing.
+    """
+    path = Path(pattern)
+    if path.exists():
+        return [path]
+    if "{" in pattern:
+        files = [Path(name) for name in expand_braces(pattern)]
+        require_files(files, f"of {pattern}")
+        return files
+    if not GLOB.search(pattern):
+        raise DataError(f"{pattern}: no such file")
+    files = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
+    if not files:
+        raise DataError(f"{pattern}: no file matches")
+    return files
+
+
+def require_files(files: Sequence[Path], which: str) -> None:
+    """Check that files exist.
+
+    Args:
+        files: The files.
+        which: What they are, for the message, such as `of the 12 that nshards.txt counts`.
+
+    Raises:
+        DataError: One is missing.
+    """
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise DataError(f"missing shard {missing[0]}{and_more(len(missing) - 1)}, {which}")
+
+
+def and_more(count: int) -> str:
+    """What follows the first of several things in a message."""
+    return f" and {count} more" if count > 0 else ""
+
+
+def sort_by_number(paths: Iterable[Path]) -> list[Path]:
+    """Sorted by name, with numbers in names as numbers: 2.tar before 10.tar."""
+
+    def parts(path: Path) -> list[tuple[int, int, str]]:
+        pieces = DIGITS.split(str(path))
+        return [(1, int(p), p) if p.isdigit() else (0, 0, p) for p in pieces]
+
+    return sorted(paths, key=parts)
