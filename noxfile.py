@@ -96,7 +96,7 @@ def xla(session: nox.Session) -> None:
     """The XLA backend on a CPU, with torch_xla and the torch that it needs."""
     torch = ("torch==2.9.0", "torchvision==0.24.0")
     install_all(session, *test_requirements(), "torch_xla==2.9.0", torch=torch)
-    tests = "packages/clip-train/tests/test_xla.py"
+    tests = "packages/clip-train/tests/distributed/test_xla.py"
     session.run("pytest", tests, *session.posargs, env={"PJRT_DEVICE": "CPU"})
 
 

@@ -10,7 +10,7 @@ from clip_models.config import from_dict, to_dict
 from clip_train import Config, write_shapes
 
 # torch_xla lives in the environment of `nox -s xla`, which names a device.
-collect_ignore = [] if "PJRT_DEVICE" in os.environ else ["test_xla.py"]
+collect_ignore = [] if "PJRT_DEVICE" in os.environ else ["distributed/test_xla.py"]
 
 
 @pytest.fixture(scope="session")

@@ -1,27 +1,38 @@
-"""Keyed random numbers: pinned, uniform, independent of how they are asked for."""
+"""Keyed random numbers: pinned, uniform, independent of batch and order."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from clip_train.randomness import as_float32, keyed_bits, keyed_permutation, keyed_uniform
+import torch
+from clip_models.pooling import hashed_uniform
+from clip_train.randomness import (
+    _mix,
+    as_float32,
+    hashed_normal,
+    keyed_bits,
+    keyed_permutation,
+    keyed_uniform,
+)
 
 PINNED_ORDER = [4, 1, 7, 5, 0, 3, 2, 6]
 PINNED_WORD = 4073641973805453896
 
 
+GOLDEN = 0x9E3779B97F4A7C15
+KEYS = torch.tensor([3, -7, 2**62, 0])
+
+
 def splitmix64(state: int) -> int:
-    """One output of SplitMix64 in Python's own integers."""
+    """One output of SplitMix64 on Python's integers."""
     mask = 2**64 - 1
-    state = (state + 0x9E3779B97F4A7C15) & mask
+    state = (state + GOLDEN) & mask
     state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
     state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
     return state ^ (state >> 31)
 
 
 def test_mixing_is_splitmix64() -> None:
-    from clip_train.randomness import _mix
-
     assert splitmix64(0) == 0xE220A8397B1DCDAF  # published first output for seed 0
     states = [0, 1, 2**63, 2**64 - 1, 123456789]
     mixed = _mix(np.array(states, dtype=np.uint64))
@@ -71,3 +82,41 @@ def test_in_float32_a_number_stays_below_one() -> None:
     found = as_float32(np.array([0.0, 0.3, 1 - 2.0**-26, 1 - 2.0**-53]))
     assert found.dtype == np.float32
     assert found.tolist() == [0.0, np.float32(0.3), 1 - 2.0**-24, 1 - 2.0**-24]
+
+
+def test_hashed_uniform_is_splitmix64() -> None:
+    expected = [
+        [((splitmix64(key + n * GOLDEN) >> 41) + 0.5) / 2**23 for n in range(5)]
+        for key in KEYS.tolist()
+    ]
+    torch.testing.assert_close(
+        hashed_uniform(KEYS, 5), torch.tensor(expected, dtype=torch.float32), rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize("draw", [hashed_uniform, hashed_normal])
+def test_a_hashed_row_depends_on_its_key_alone(draw) -> None:  # type: ignore[no-untyped-def]
+    together = draw(KEYS, 8)
+    for row, key in zip(together, KEYS, strict=True):
+        assert torch.equal(draw(key[None], 8)[0], row)
+
+
+def test_start_continues_where_another_draw_ended() -> None:
+    whole = hashed_uniform(KEYS, 10)
+    assert torch.equal(hashed_uniform(KEYS, 6, start=4), whole[:, 4:])
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_hashed_normal_has_the_count_it_was_given(count: int) -> None:
+    assert hashed_normal(KEYS, count).shape == (4, count)
+
+
+def test_hashed_normal_is_standard_normal() -> None:
+    drawn = hashed_normal(torch.arange(64), 20_001).double()
+    n = drawn.numel()
+    assert abs(drawn.mean().item()) < 5 / n**0.5
+    assert abs(drawn.var().item() - 1) < 5 * (2 / n) ** 0.5
+    below_one = (drawn < 1).double().mean().item()
+    assert abs(below_one - 0.8413447) < 5 * (0.1335 / n) ** 0.5
+    neighbours = (drawn[:, 1:] * drawn[:, :-1]).mean().item()
+    assert abs(neighbours) < 5 / n**0.5

@@ -1,7 +1,7 @@
-"""The same global batch on one process or several, in parts or not: losses and all gradients.
+"""The same global batch on one process or several, in micro-batches or not: loss and gradients.
 
-Run by `test_gradients.py` in the test's own process (world 1, backend `single`: the oracle) and in
-processes of a group.
+Run by `engine/test_gradients.py` in the process of the test (one rank, backend `single`: the
+reference) and in the processes of a group.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ UNEVEN = [
     (kind, accumulation, tile)
     for kind, accumulation, tile in itertools.product(KINDS, (5,), (5, 100))
 ]
-"""Parts and tiles that divide nothing: some parts of a rank are empty."""
+"""Micro-batches and tiles that divide nothing: some micro-batches of a rank are empty."""
 CAPTION_NUMBERS = [0, 1, 0, 2, 3, 1, 4, 0, 5, 5, 6, 1]
 
 MODEL: dict[str, Any] = {

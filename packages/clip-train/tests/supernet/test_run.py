@@ -36,7 +36,7 @@ from clip_train.supernet.gradient import SandwichGradient
 from clip_train.supernet.settings import make_supernet
 from osf_supernet import count_parameters, load_supernet
 
-processes = runpy.run_path(str(Path(__file__).parent / "workers" / "processes.py"))
+processes = runpy.run_path(str(Path(__file__).parents[1] / "workers" / "processes.py"))
 
 SPACE = {"mlp": {"ratios": [0.5, 1]}, "heads": {"ratios": [0.5, 1]}, "depth": {"ratios": [0.5, 1]}}
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from clip_models.files import load_tensors
 
-processes = runpy.run_path(str(Path(__file__).parent / "workers" / "processes.py"))
+processes = runpy.run_path(str(Path(__file__).parents[1] / "workers" / "processes.py"))
 
 # A transformer that drops patches: bits must not depend on who computes what.
 SMALL = """

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-WORKERS = Path(__file__).parent / "workers"
+WORKERS = Path(__file__).parents[1] / "workers"
 run_processes = runpy.run_path(str(WORKERS / "processes.py"))["run_processes"]
 worker = runpy.run_path(str(WORKERS / "whole_batch.py"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
-processes = runpy.run_path(str(Path(__file__).parent / "workers" / "processes.py"))
+processes = runpy.run_path(str(Path(__file__).parents[1] / "workers" / "processes.py"))
 
 
 def test_tiles_need_a_tenth_of_the_memory() -> None:
