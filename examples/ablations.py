@@ -1,15 +1,15 @@
-"""Does it help?  Recipes compared at equal seconds of training on CIFAR-10.
+"""Ablations: recipes compared at equal training time on CIFAR-10.
 
-    python examples/does_it_help.py --train imagefolder:cifar/train --val imagefolder:cifar/val
-    python examples/does_it_help.py --train … --costs
-    python examples/does_it_help.py --table
+    python examples/ablations.py --train imagefolder:cifar/train --val imagefolder:cifar/val
+    python examples/ablations.py --train … --costs
+    python examples/ablations.py --table
 
-Every recipe is a set of flags over the preset `cifar10-cpu`, trained with `clip-train` on one
-thread.  A short run finds what a step of a recipe costs, and the number of steps in the budget
-follows; start and evaluation do not count.  Measure that on an otherwise idle machine, with
-`--costs`; training itself may then share it.  A tenth of the steps warm up.  `step_costs.json` and
-a line of `results.jsonl` for each run stay: what is there is not repeated, so an interrupted
-comparison goes on.
+Each recipe is a set of flags for the preset `cifar10-cpu`, trained with `clip-train` on one thread.
+A short run measures the seconds per step of a recipe, from which the number of steps in the budget
+follows; startup and evaluation do not count. Measure these on an otherwise idle machine, with
+`--costs`; training itself may then share the machine. A tenth of the steps is warmup. Results are
+kept in `step_costs.json` and, one line per run, in `results.jsonl`, so that an interrupted
+comparison continues.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ VIT = (
     "--train.batch_size=64",
     "--optim.lr=1e-3",
 )
-LONG = (  # captions that a short context cannot hold
+LONG = (  # captions longer than a short context
     "--data.templates",
     "a low resolution photo of one {c} taken on a bright sunny day from close by.",
     "a blurry picture, cropped from a larger one, that shows a {c} in the middle.",
@@ -49,13 +49,13 @@ RANGE = ("--augment.range.enabled=True",)
 
 
 def patches(kind: str, ratio: float) -> tuple[str, ...]:
-    """Flags of a reduction of image tokens in training."""
+    """Flags that reduce image tokens in training."""
     base = "--model.vision.patch_reduction"
     return (*VIT, f"{base}.kind={kind}", f"{base}.keep_ratio={ratio}")
 
 
 def context(length: int, reduction: str) -> tuple[str, ...]:
-    """Flags of a reduction of text tokens in training."""
+    """Flags that reduce text tokens in training."""
     short = f"--model.text.context_length={length}"
     return (*VIT, *LONG, short, f"--tokenizer.reduction={reduction}")
 
@@ -81,30 +81,32 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "resnet, variable sizes": (*RESNET, *SIZES),
     "resnet, RangeAugment": (*RESNET, *RANGE),
 }
-
-
 PHASES: dict[str, tuple[str, float]] = {
     "vit, 24 px then 32 px": ("vit, 24 px", 0.75),
     "vit, random 25% then all": ("vit, random 25%", 0.75),
 }
-"""Recipes that go on from another one's weights, which took that share of the budget."""
+"""Recipes that start from the weights of another one, and its share of the budget."""
 
 
 def main() -> int:
-    """Train what is missing, then print the table."""
+    """Train the missing runs, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--train", help="training source, as for --data.train")
-    parser.add_argument("--val", help="evaluation source, as for --data.val")
-    parser.add_argument("--seconds", type=float, default=45, help="of training, in a run")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--train", help="training data, as in --data.train")
+    parser.add_argument("--val", help="evaluation data, as in --data.val")
+    parser.add_argument("--seconds", type=float, default=45, help="training time of a run")
+    parser.add_argument("--seeds", type=int, default=3, help="number of runs per recipe")
     parser.add_argument("--recipes", nargs="*", default=list(RECIPES), choices=list(RECIPES))
-    parser.add_argument("--out", type=Path, default=Path("does-it-help"))
-    parser.add_argument("--costs", action="store_true", help="measure what steps cost, no more")
-    parser.add_argument("--table", action="store_true", help="print the table of what is there")
+    parser.add_argument("--out", type=Path, default=Path("ablations"), help="directory of results")
+    parser.add_argument(
+        "--costs", action="store_true", help="measure the seconds per step and stop"
+    )
+    parser.add_argument(
+        "--table", action="store_true", help="print the table of existing results and stop"
+    )
     options = parser.parse_args()
     if not options.table:
         if not (options.train and options.val):
-            parser.error("--train and --val are needed; --table alone prints what is there")
+            parser.error("--train and --val are required, except with --table")
         options.out.mkdir(parents=True, exist_ok=True)
         if options.costs:
             for name in options.recipes:
@@ -118,7 +120,7 @@ def main() -> int:
 
 
 def run_once(name: str, seed: int, options: argparse.Namespace) -> None:
-    """One training run of a recipe, unless its line is there."""
+    """Train a recipe, unless its result exists."""
     results = options.out / "results.jsonl"
     done = [(row["recipe"], row["seed"], row["seconds_wanted"]) for row in read(results)]
     if (name, seed, options.seconds) in done:
@@ -150,8 +152,8 @@ def run_once(name: str, seed: int, options: argparse.Namespace) -> None:
 
 
 def step_cost(name: str, data: tuple[str, ...], out: Path) -> float:
-    """Seconds of a training step of a recipe, measured once: those of the steps 11 to 40."""
-    name = "vit" if name in PHASES else name  # whose steps a second phase takes
+    """Seconds per training step of a recipe, measured once, on steps 11 to 40."""
+    name = "vit" if name in PHASES else name  # of which a second phase is more steps
     path = out / "step_costs.json"
     costs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if name not in costs:
@@ -167,7 +169,7 @@ def step_cost(name: str, data: tuple[str, ...], out: Path) -> float:
 
 
 def train(directory: Path, flags: tuple[str, ...], steps: int) -> list[dict]:
-    """The lines of metrics.jsonl of a run on one thread."""
+    """Train on one thread; the rows of metrics.jsonl."""
     shutil.rmtree(directory, ignore_errors=True)
     script = Path(sys.executable).with_name("clip-train")
     command = [str(script), "run", "cifar10-cpu", *flags, f"--train.steps={steps}"]
@@ -179,14 +181,14 @@ def train(directory: Path, flags: tuple[str, ...], steps: int) -> list[dict]:
 
 
 def read(results: Path) -> list[dict]:
-    """The lines that are there."""
+    """The rows of a JSON lines file; none if it does not exist."""
     if not results.exists():
         return []
     return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
 
 
 def table(out: Path) -> str:
-    """Mean, spread and every run's accuracy, in the order of the recipes, as markdown."""
+    """A markdown table of mean, standard deviation and each run's accuracy, in order of RECIPES."""
     rows = defaultdict(list)
     for row in read(out / "results.jsonl"):
         rows[row["recipe"]].append(row)
