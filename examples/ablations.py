@@ -95,7 +95,14 @@ def main() -> int:
     parser.add_argument("--val", help="evaluation data, as in --data.val")
     parser.add_argument("--seconds", type=float, default=45, help="training time of a run")
     parser.add_argument("--seeds", type=int, default=3, help="number of runs per recipe")
-    parser.add_argument("--recipes", nargs="*", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument(
+        "--recipes",
+        nargs="*",
+        default=list(RECIPES),
+        choices=list(RECIPES),
+        metavar="RECIPE",
+        help="recipes to compare",
+    )
     parser.add_argument("--out", type=Path, default=Path("ablations"), help="directory of results")
     parser.add_argument(
         "--costs", action="store_true", help="measure the seconds per step and stop"

@@ -1,4 +1,4 @@
-"""A fingerprint of a source, to tell whether a run goes on with the data that it began with."""
+"""A digest of a data source, to check that a run is resumed with the same data."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ SAMPLES = 8
 
 
 def data_digest(source: Source) -> str:
-    """A digest of the keys of some samples, evenly spread; it does not depend on where they are.
+    """A digest of the keys of some samples, evenly spaced; it does not depend on their location.
 
-    Of a stream, whose samples have no numbers, it is one of the names of the shards.
+    The samples of a stream cannot be addressed, so its digest is of the names of the shards.
     """
     digest = hashlib.blake2b(digest_size=8)
     if isinstance(source, ShardStream):
