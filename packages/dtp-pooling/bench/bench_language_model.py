@@ -16,7 +16,7 @@ import time
 import torch
 from bench_pooling import dense
 from dtp_pooling import BoundaryConfig, DynamicPoolingLM, LanguageModelConfig
-from dtp_pooling.language_model.attention import LayerCache, Relative, RelativeAttention
+from dtp_pooling.language_model.attention import LayerCache, RelativeAttention, RelativeTerms
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,7 +28,7 @@ class DenseAttention(RelativeAttention):
     """Transformer-XL attention that holds every (B, H, L, L) intermediate."""
 
     def forward(
-        self, x: Tensor, relative: Relative | None = None, lengths: Tensor | None = None
+        self, x: Tensor, relative: RelativeTerms | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, LayerCache | None]:
         """(B, L, D) to (B, L, D)."""
         batch, length, _ = x.shape

@@ -3,7 +3,7 @@
 Prints a markdown table of ratios: `python bench/bench_pooling.py [--rounds 3]`.
 Both sides use the same tokens, boundaries and upstream gradient; the rounds alternate between the
 sides and the fastest counts. The dense side is written after the published formula: weights of
-shape (B, L, S) from the distance to each segment, normalised, contracted by einsum.
+shape (B, L, S) from the distance to each segment, normalized, contracted by einsum.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ transformer as a classifier (32 x 32 pixels, 4 x 4 patches, 6 layers of width 64
 second), evaluates it on all of `val` and writes `table.md` (mean and sample deviation over the
 seeds), `results.json` and `picture.png` into OUT after every run. A run that is in OUT already is
 not made again. Seeds are the outer loop: a table that is not finished compares equal numbers of
-seeds first. `merging` joins neighbours that are alike (`dissimilarity`), `learned` is `top_k`. A
+seeds first. `merging` joins neighbors that are alike (`dissimilarity`), `learned` is `top_k`. A
 second table pools the trained unpooled tower without any training, with proportional attention.
 """
 
@@ -88,7 +88,7 @@ def pooled_as_it_is(tower: VisionTransformer, rate: float, settings: dict[str, s
 
 def augmented(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """(B, 3, 32, 32) float: each image mirrored or not and moved by up to 4 pixels."""
-    batch = normalised(pixels)
+    batch = normalized(pixels)
     mirror = torch.rand(len(batch), generator=generator) < 0.5
     batch = torch.where(mirror[:, None, None, None], batch.flip(3), batch)
     padded = F.pad(batch, (4, 4, 4, 4))
@@ -99,7 +99,7 @@ def augmented(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
-def normalised(pixels: Tensor) -> Tensor:
+def normalized(pixels: Tensor) -> Tensor:
     """(B, 3, H, W) uint8 to floats within -1 and 1."""
     return pixels.float() / 127.5 - 1
 
@@ -129,7 +129,7 @@ def train(
     result = {"train_seconds": time.process_time() - start}
     tower.eval()
     with FlopCounterMode(display=False) as counter:  # with gradients: it sees into attention
-        tower(normalised(data["val"][0][:BATCH]))
+        tower(normalized(data["val"][0][:BATCH]))
     result["megaflops"] = counter.get_total_flops() / BATCH / 1e6
     start = time.process_time()
     result["accuracy"] = accuracy(tower, *data["val"])
@@ -146,7 +146,7 @@ def train(
 def accuracy(tower: nn.Module, pixels: Tensor, labels: Tensor) -> float:
     """Share of images whose highest output is their class."""
     batches = zip(pixels.split(250), labels.split(250), strict=True)
-    right = sum(int((tower(normalised(x)).argmax(1) == y).sum()) for x, y in batches)
+    right = sum(int((tower(normalized(x)).argmax(1) == y).sum()) for x, y in batches)
     return right / len(labels)
 
 

@@ -130,7 +130,7 @@ class Kill(BaseException):
 
 
 @pytest.mark.parametrize("step", [1, 2])
-@pytest.mark.parametrize("function", ["save_tensors", "_sha256", "_digest_of", "_flush"])
+@pytest.mark.parametrize("function", ["save_tensors", "_sha256", "_digest", "_flush"])
 def test_a_kill_while_writing_leaves_the_old_checkpoints(function, step, tmp_path, monkeypatch):
     write_checkpoint(tmp_path, 1, TENSORS, STATE)
 

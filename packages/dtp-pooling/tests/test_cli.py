@@ -213,13 +213,13 @@ def test_a_second_interruption_ends_at_once_in_one_line(run, tmp_path):
         (["train", "{data}", "--out", "x", "--devcie", "cpu"], "did you mean --device?"),
         (["train", "{data}", "--out", "x", "--context=9999"], "needs 79992 symbols"),
         (["train", "{data}", "--out", "x", "--device", "abacus"], "'abacus' cannot be used"),
-        (["resume", "x"], "x holds no run"),
-        (["eval", "nowhere", "{data}"], "nowhere holds no run"),
+        (["resume", "x"], "x is not a run directory"),
+        (["eval", "nowhere", "{data}"], "nowhere is not a run directory"),
         (["eval", "{out}", "{data}", "--device", "abacus"], "'abacus' cannot be used"),
         (["eval", "{out}", "{data}", "--batch-size", "0"], "expected at least 1, got 0"),
         (["eval", "{out}", "{other}"], "the text has characters outside"),
         (["generate", "{out}", "--prompt", ""], "expected a prompt"),
-        (["presets", "text9"], "no preset 'text9'; known: text8-vanilla"),
+        (["presets", "text9"], "unknown preset 'text9'; known: text8-vanilla"),
     ],
 )
 def test_mistakes_are_reported_in_one_line(run, tmp_path, monkeypatch, capsys, arguments, message):

@@ -46,7 +46,7 @@ def write_checkpoint(
         step: Number of optimizer steps done.
         tensors: Tensors by name, by the name of their file without its suffix.
         state: Everything else, of JSON's types.
-        add_files: Writes more files, such as a config, into the directory it is called with.
+        add_files: Called with the directory, to write more files into it, such as a config.
 
     Raises:
         OSError: It could not be written; earlier checkpoints are as they were.
@@ -64,7 +64,7 @@ def write_checkpoint(
             save_tensors(partial / f"{group}{_SUFFIX}", named)
         digests = {file.name: _sha256(file) for file in sorted(partial.iterdir())}
         record = {"format_version": FORMAT_VERSION, "step": step, "state": state, "sha256": digests}
-        record["record_sha256"] = _digest_of(record)
+        record["record_sha256"] = _digest(record)
         (partial / STATE_NAME).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         for path in [*partial.iterdir(), partial]:
             _flush(path)
@@ -75,7 +75,7 @@ def write_checkpoint(
 
 
 def read_checkpoint(directory: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The tensors on the CPU, by group and name, and the state that `write_checkpoint` got.
+    """The tensors on the CPU, by group and name, and the state, as they were written.
 
     Raises:
         CheckpointError: A file is missing or damaged, or another format was written.
@@ -86,13 +86,13 @@ def read_checkpoint(directory: Path) -> tuple[dict[str, dict[str, Tensor]], dict
 
 
 def read_state(directory: Path) -> dict[str, Any]:
-    """The state alone, after every file was verified; for those who need only one group."""
+    """The state alone, after every file was verified, for readers that need one group or none."""
     state: dict[str, Any] = _read_record(directory)["state"]
     return state
 
 
 def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file whose mode follows the umask (by itself its owner's alone).
+    """Write a safetensors file whose mode follows the umask; by default only its owner can read it.
 
     Raises:
         OSError: It could not be written.
@@ -118,15 +118,17 @@ def verify_files(directory: Path, digests: Mapping[str, str]) -> None:
     for name, digest in digests.items():
         file = directory / name
         if Path(name).name != name or not file.is_file():
-            raise _damage(file, "it is missing")
+            raise _damage_error(file, "it is missing")
         if _sha256(file) != digest:
-            raise _damage(file, "its SHA-256 is not the one that was written")
+            raise _damage_error(file, "its SHA-256 is not the one that was written")
 
 
 def list_checkpoints(parent: Path) -> list[Path]:
     """Complete checkpoints by rising step; entries with other names are ignored."""
     found: dict[int, Path] = {}
-    for path in sorted(parent.glob("*step-*")):  # a hidden, replaced one comes before a visible one
+    for path in sorted(
+        parent.glob("*step-*")
+    ):  # a visible one comes after, and replaces, a hidden one
         if _NAME.fullmatch(path.name) and (path / STATE_NAME).is_file():
             found[checkpoint_step(path)] = path
     return [found[step] for step in sorted(found)]
@@ -146,7 +148,7 @@ def checkpoint_step(directory: Path) -> int:
 
 
 def keep_last(parent: Path, count: int, keep_every: int | None = None) -> None:
-    """Delete all but the newest `count` and those of steps that `keep_every` divides."""
+    """Delete all but the newest `count` and those whose step is a multiple of `keep_every`."""
     found = list_checkpoints(parent)
     for path in found[: max(0, len(found) - count)]:
         if keep_every is None or checkpoint_step(path) % keep_every:
@@ -157,7 +159,7 @@ def keep_last(parent: Path, count: int, keep_every: int | None = None) -> None:
 
 
 def _put_in_place(partial: Path, target: Path) -> None:
-    """Rename; an earlier checkpoint of that name is listed under either of its names meanwhile."""
+    """Rename; `list_checkpoints` finds an earlier checkpoint of the step at any moment."""
     replaced = target.with_name(f".{target.name}.replaced")
     if target.exists():
         shutil.rmtree(replaced, ignore_errors=True)
@@ -168,17 +170,17 @@ def _put_in_place(partial: Path, target: Path) -> None:
 
 
 def _read_record(directory: Path) -> dict[str, Any]:
-    """`state.json`, after it and every file was found as it was written."""
+    """The content of `state.json`, after it and every other file was verified."""
     file = directory / STATE_NAME
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         version = record["format_version"]
-        if version == FORMAT_VERSION and record.pop("record_sha256") != _digest_of(record):
+        if version == FORMAT_VERSION and record.pop("record_sha256") != _digest(record):
             raise ValueError("its SHA-256 is not the one that was written")
     except FileNotFoundError:
-        raise _damage(file, "it is missing") from None
+        raise _damage_error(file, "it is missing") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _damage(file, f"{error}") from None
+        raise _damage_error(file, f"{error}") from None
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{file} has format version {version}, expected {FORMAT_VERSION}; read it with the "
@@ -188,12 +190,12 @@ def _read_record(directory: Path) -> dict[str, Any]:
     return dict(record)
 
 
-def _damage(file: Path, reason: str) -> CheckpointError:
+def _damage_error(file: Path, reason: str) -> CheckpointError:
     remedy = f"delete {file.parent} to go on from an older checkpoint"
     return CheckpointError(f"{file} is damaged: {' '.join(reason.split())}; {remedy}")
 
 
-def _digest_of(record: Mapping[str, Any]) -> str:
+def _digest(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record).encode()).hexdigest()
 
 

@@ -69,7 +69,7 @@ def _parser() -> CommandParser:
     curves = _add(commands, "curves", "curves:curves", "plot of the metrics of runs")
     curves.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory")
     curves.add_argument("--out", type=Path, required=True, metavar="IMAGE", help="image file")
-    curves.add_argument("--overwrite", action="store_true", help="replacement of an existing image")
+    curves.add_argument("--overwrite", action="store_true", help="replace an existing image")
     return parser
 
 
@@ -94,7 +94,11 @@ def _add_train(commands: Any) -> None:
     )
     train.add_argument("data", type=Path, metavar="TEXT", help="text file: plain, .gz or .zip")
     train.add_argument("--out", type=Path, required=True, metavar="RUN", help="new run directory")
-    train.add_argument("--overwrite", action="store_true", help="existing directory set aside")
+    train.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace an existing directory, which is renamed to RUN.old-K",
+    )
     train.add_argument(
         "--preset",
         default="text8-gumbel",
@@ -173,7 +177,7 @@ def _add_generate(commands: Any) -> None:
 
 def _add_device(parser: CommandParser) -> None:
     parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, … or auto: CUDA if available (default: auto)"
+        "--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (default)"
     )
 
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 from dtp_pooling.language_model.attention import (
-    Relative,
     RelativeAttention,
+    RelativeTerms,
     RotaryAttention,
     rotate,
     sinusoids,
@@ -66,7 +66,7 @@ def test_relative_attention_equals_the_loop():
                     ]
                 )
                 out[b, i, h] = attend(scores / math.sqrt(C), v[b, : i + 1, h])
-    got, _ = layer(x, Relative(table, *biases))
+    got, _ = layer(x, RelativeTerms(table, *biases))
     torch.testing.assert_close(got, layer.out(out.flatten(2)), rtol=0, atol=1e-12)
 
 
@@ -75,11 +75,11 @@ def test_steps_continue_rows_of_different_length(kind):
     layer = kind(D, H, C, 0.0).double().eval()
     x = tokens()
     biases = torch.randn(2, H, C, dtype=x.dtype)
-    relative = Relative(sinusoids(L, D, x), *biases)
+    relative = RelativeTerms(sinusoids(L, D, x), *biases)
     with torch.no_grad():
         whole, _ = layer(x, relative)
         lengths = torch.tensor([5, 2])
-        _, cache = layer(x[:, :5], Relative(sinusoids(5, D, x), *biases), lengths)
+        _, cache = layer(x[:, :5], RelativeTerms(sinusoids(5, D, x), *biases), lengths)
         for t in range(3):
             rows = torch.arange(2)
             got = layer.step(x[rows, lengths + t], cache, rows, relative)

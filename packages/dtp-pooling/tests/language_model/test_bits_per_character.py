@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from dtp_pooling import BoundaryConfig, DynamicPoolingLM, LanguageModelConfig
-from dtp_pooling.language_model.bits_per_character import _windows, bits_per_character
+from dtp_pooling.language_model.bits_per_character import _make_windows, bits_per_character
 
 V = 27
 
@@ -33,7 +33,7 @@ def text(size: int) -> torch.Tensor:
 @pytest.mark.parametrize(("window", "stride"), [(8, 8), (8, 3), (8, 1), (200, 50)])
 def test_every_character_is_scored_once_with_enough_context(size, window, stride):
     scored = []
-    for start, first, end in _windows(size, window, stride):
+    for start, first, end in _make_windows(size, window, stride):
         assert end - 1 - start <= window
         assert start < first
         assert first - start >= min(first, window - stride + 1)
@@ -77,7 +77,7 @@ def test_shortening_is_characters_per_boundary():
 
 
 def test_more_context_than_text_is_one_window():
-    assert len(_windows(100, 2048, 512)) == 1
+    assert len(_make_windows(100, 2048, 512)) == 1
 
 
 def test_wrong_use_is_refused():

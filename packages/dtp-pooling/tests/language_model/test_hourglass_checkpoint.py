@@ -145,7 +145,7 @@ def test_wrong_kind_and_unknown_names_are_refused():
     state = make_state([1, 1, 1], predictor=True)
     with pytest.raises(ValueError, match="pass the kind it was trained with"):
         load_hourglass(state, BoundaryConfig(kind="whitespace"))
-    with pytest.raises(ValueError, match="is no weight of the reference model"):
+    with pytest.raises(ValueError, match="is not a weight of the reference model"):
         load_hourglass(state | {"layers.0.0.mlp.weight": torch.zeros(1)}, BoundaryConfig())
     with pytest.raises(ValueError, match="has no r_w_bias"):
         load_hourglass({}, BoundaryConfig())

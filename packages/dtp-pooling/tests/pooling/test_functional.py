@@ -185,7 +185,7 @@ def test_boundary_gradient_of_a_kept_tail_is_that_of_a_closing_last_token():
     assert closed.grad.abs().max() > 0.1
 
 
-def test_sum_gradient_to_boundaries_is_the_unnormalised_dense_one():
+def test_sum_gradient_to_boundaries_is_the_unnormalized_dense_one():
     h, b, _ = case("random")
     b[:, -1] = 1
     weight = torch.randn(B, int(b.sum(1).max()), D, dtype=h.dtype)

@@ -27,7 +27,7 @@ def test_every_patch_once(order):
         assert sorted(grid_order(height, width, order).tolist()) == list(range(height * width))
 
 
-def test_neighbours_in_the_sequence_touch():
+def test_neighbors_in_the_sequence_touch():
     for height, width in GRIDS:
         assert set(steps(grid_order(height, width, "serpentine").tolist(), width)) <= {1}
         far = [d for d in steps(grid_order(height, width, "hilbert").tolist(), width) if d > 1]

@@ -242,7 +242,7 @@ def test_rate_losses_count_poolable_tokens_only(rate_loss):
     torch.testing.assert_close(half(tokens, keep_apart=apart).loss * 2, with_class.loss)
 
 
-def test_dissimilarity_cuts_where_neighbours_differ():
+def test_dissimilarity_cuts_where_neighbors_differ():
     base = torch.eye(D)[:4]
     tokens = base.repeat_interleave(torch.tensor([3, 1, 4, 2]), dim=0)[None]
     out = build("dissimilarity", rate=0.4)(tokens)

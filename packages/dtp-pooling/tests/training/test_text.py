@@ -26,7 +26,7 @@ def test_read_text_from_every_container(tmp_path):
 
 def test_a_file_that_is_no_text_is_named(tmp_path):
     (tmp_path / "image.txt").write_bytes(b"\x89PNG\xff")
-    with pytest.raises(ValueError, match=r"image\.txt is no UTF-8 text"):
+    with pytest.raises(ValueError, match=r"image\.txt is not UTF-8 text"):
         read_text(tmp_path / "image.txt")
 
 
@@ -38,7 +38,7 @@ def test_a_damaged_container_is_named(tmp_path, suffix):
         file.write(b"text" * 99)
     for raw in (b"none", whole.getvalue()[:-9]):
         path.write_bytes(raw)
-        with pytest.raises(ValueError, match=rf"a\.{suffix} is no whole \.{suffix} file"):
+        with pytest.raises(ValueError, match=rf"a\.{suffix} is not a complete \.{suffix} file"):
             read_text(path)
 
 

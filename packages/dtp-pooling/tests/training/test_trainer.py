@@ -148,7 +148,7 @@ def test_run_is_fitted_to_the_alphabet_and_read_back(tmp_path, capsys):
     Trainer(tmp_path, TEXT, TEXT, CPU).run(until=1)
     with pytest.raises(FileExistsError, match="holds a run"):
         create_run(tmp_path, config, TEXT, TEXT)
-    with pytest.raises(FileNotFoundError, match="holds no run"):
+    with pytest.raises(FileNotFoundError, match="is not a run directory"):
         read_run(tmp_path / "nowhere")
 
 

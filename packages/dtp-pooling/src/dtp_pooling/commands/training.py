@@ -46,8 +46,8 @@ def resume(options: argparse.Namespace) -> None:
     data, valid = options.data or run.data, options.valid or run.valid
     if data is None:
         raise ValueError(
-            f"{options.run} does not say where its text is: pass --data TEXT, and --valid TEXT if "
-            "it has a validation text of its own"
+            f"{options.run} does not record where its text is; pass --data TEXT, and --valid TEXT "
+            "if its validation text is another file"
         )
     texts = _read_texts(Path(data), None if valid is None else Path(valid), run.config.alphabet)
     _train(options.run, texts, device, quiet=options.quiet)

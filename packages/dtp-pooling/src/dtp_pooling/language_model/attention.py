@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 
 class LayerCache:
-    """Keys and values of one layer, each row with its own number of them.
+    """Keys and values of one layer; rows may have different numbers of them.
 
     Attributes:
         keys: (B, H, capacity, C); beyond a row's length it holds anything.
@@ -29,7 +29,7 @@ class LayerCache:
     def append(self, rows: Tensor, key: Tensor, value: Tensor) -> None:
         """Add one key and value, each (R, H, C), to the rows (R,)."""
         if int(self.lengths[rows].max()) == self.keys.shape[2]:
-            self.keys, self.values = _doubled(self.keys), _doubled(self.values)
+            self.keys, self.values = _double_capacity(self.keys), _double_capacity(self.values)
         at = self.lengths[rows]
         self.keys[rows, :, at] = key
         self.values[rows, :, at] = value
@@ -47,8 +47,8 @@ class LayerCache:
         )
 
 
-class Relative(NamedTuple):
-    """What Transformer-XL attention shares between layers.
+class RelativeTerms(NamedTuple):
+    """Terms of Transformer-XL attention that all layers share.
 
     Attributes:
         table: (P, D) sinusoids of the distances P - 1 down to 0.
@@ -71,10 +71,10 @@ class RotaryAttention(nn.Module):
         self.out = nn.Linear(num_heads * head_dim, width)
 
     def forward(
-        self, x: Tensor, relative: Relative | None = None, lengths: Tensor | None = None
+        self, x: Tensor, relative: RelativeTerms | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, LayerCache | None]:
         """(B, L, D) to (B, L, D), and the cache of it when the rows' `lengths` (B,) are given."""
-        q, k, v = _heads(self.qkv(x), self.num_heads)  # each (B, H, L, C)
+        q, k, v = _split_heads(self.qkv(x), self.num_heads)  # each (B, H, L, C)
         position = torch.arange(x.shape[1], device=x.device)
         q, k = rotate(q, position), rotate(k, position)
         dropout = self.dropout if self.training else 0.0
@@ -83,10 +83,10 @@ class RotaryAttention(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2)), cache
 
     def step(
-        self, x: Tensor, cache: LayerCache, rows: Tensor, relative: Relative | None = None
+        self, x: Tensor, cache: LayerCache, rows: Tensor, relative: RelativeTerms | None = None
     ) -> Tensor:
         """(R, D) next tokens of the rows to (R, D), adding them to the cache."""
-        q, k, v = _heads(self.qkv(x[:, None]), self.num_heads)  # each (R, H, 1, C)
+        q, k, v = _split_heads(self.qkv(x[:, None]), self.num_heads)  # each (R, H, 1, C)
         position = cache.lengths[rows][:, None, None]
         cache.append(rows, rotate(k, position)[:, :, 0], v[:, :, 0])
         keys, values, exists = cache.read(rows)
@@ -109,19 +109,19 @@ class RelativeAttention(nn.Module):
         self.out = nn.Linear(num_heads * head_dim, width)
 
     def forward(
-        self, x: Tensor, relative: Relative | None = None, lengths: Tensor | None = None
+        self, x: Tensor, relative: RelativeTerms | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, LayerCache | None]:
         """(B, L, D) to (B, L, D), and the cache of it when the rows' `lengths` (B,) are given."""
         assert relative is not None
         length = x.shape[1]
-        q, k, v = _heads(self.qkv(x), self.num_heads)  # each (B, H, L, C)
+        q, k, v = _split_heads(self.qkv(x), self.num_heads)  # each (B, H, L, C)
         r = (
             self.position(relative.table)
             .view(length, self.num_heads, self.head_dim)
             .permute(1, 2, 0)
         )
         distance = (q + relative.position_bias[:, None]) @ r  # (B, H, L, P = L), far to near
-        bias = _shift(distance) * self.head_dim**-0.5
+        bias = _shift_by_distance(distance) * self.head_dim**-0.5
         future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
         y = F.scaled_dot_product_attention(
             q + relative.content_bias[:, None],
@@ -134,11 +134,11 @@ class RelativeAttention(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2)), cache
 
     def step(
-        self, x: Tensor, cache: LayerCache, rows: Tensor, relative: Relative | None = None
+        self, x: Tensor, cache: LayerCache, rows: Tensor, relative: RelativeTerms | None = None
     ) -> Tensor:
         """(R, D) next tokens of the rows to (R, D), adding them to the cache."""
         assert relative is not None
-        q, k, v = _heads(self.qkv(x[:, None]), self.num_heads)  # each (R, H, 1, C)
+        q, k, v = _split_heads(self.qkv(x[:, None]), self.num_heads)  # each (R, H, 1, C)
         cache.append(rows, k[:, :, 0], v[:, :, 0])
         keys, values, exists = cache.read(rows)
         if cache.relative is None or cache.relative.shape[0] < keys.shape[2]:
@@ -179,7 +179,7 @@ def sinusoids(size: int, width: int, like: Tensor) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=-1).to(like.dtype)
 
 
-def _heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+def _split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """(B, L, 3 H C) to three (B, H, L, C)."""
     batch, length, width = qkv.shape
     split = qkv.view(batch, length, 3, num_heads, width // (3 * num_heads))
@@ -187,12 +187,12 @@ def _heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def _shift(x: Tensor) -> Tensor:
-    """(B, H, L, L) by distance, far to near, to (B, H, L, L) by key; junk in the future."""
+def _shift_by_distance(x: Tensor) -> Tensor:
+    """(B, H, L, L) by distance, far to near, to (B, H, L, L) by key; arbitrary for future keys."""
     batch, heads, length, _ = x.shape
     padded = F.pad(x, (1, 0)).reshape(batch, heads, length + 1, length)
     return padded[:, :, 1:]
 
 
-def _doubled(x: Tensor) -> Tensor:
+def _double_capacity(x: Tensor) -> Tensor:
     return torch.cat([x, torch.zeros_like(x)], dim=2) if x.shape[2] else F.pad(x, (0, 0, 0, 16))

@@ -59,9 +59,9 @@ def bits_per_character(
         raise ValueError("expected at least one character, got an empty text")
     bits = math.log2(model.config.vocabulary)
     boundaries, tokens = 0.0, 0
-    windows = _windows(len(text), window, stride)
+    windows = _make_windows(len(text), window, stride)
     for begin in range(0, len(windows), batch):
-        nats, closed, seen = _score(model, text, windows[begin : begin + batch])
+        nats, closed, seen = _score_windows(model, text, windows[begin : begin + batch])
         bits += nats / math.log(2)
         boundaries, tokens = boundaries + closed, tokens + seen
     pooled = model.segmenter is not None
@@ -69,7 +69,7 @@ def bits_per_character(
     return BitsPerCharacter(bits / len(text), len(text), shortening)
 
 
-def _windows(size: int, window: int, stride: int) -> list[_Window]:
+def _make_windows(size: int, window: int, stride: int) -> list[_Window]:
     """Every character but the first falls in exactly one [first, end)."""
     windows = []
     first = 1
@@ -82,7 +82,7 @@ def _windows(size: int, window: int, stride: int) -> list[_Window]:
 
 
 @torch.no_grad()
-def _score(
+def _score_windows(
     model: DynamicPoolingLM, text: Tensor, windows: list[_Window]
 ) -> tuple[float, float, int]:
     """Nats of the scored characters; boundaries and tokens of all inputs."""

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from dtp_pooling.language_model.attention import (
     LayerCache,
-    Relative,
     RelativeAttention,
+    RelativeTerms,
     RotaryAttention,
 )
 from dtp_pooling.language_model.config import LanguageModelConfig
@@ -31,20 +31,21 @@ class Block(nn.Module):
         self.activation = nn.GELU()
 
     def forward(
-        self, x: Tensor, relative: Relative | None = None, lengths: Tensor | None = None
+        self, x: Tensor, relative: RelativeTerms | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, LayerCache | None]:
         """(B, L, D) to (B, L, D), and the layer's cache when `lengths` (B,) are given."""
         y, cache = self.attention(self.attention_norm(x) if self.pre else x, relative, lengths)
-        return self._rest(x, y), cache
+        return self._add_attention(x, y), cache
 
     def step(
-        self, x: Tensor, cache: LayerCache, rows: Tensor, relative: Relative | None = None
+        self, x: Tensor, cache: LayerCache, rows: Tensor, relative: RelativeTerms | None = None
     ) -> Tensor:
         """(R, D) next tokens of the rows (R,) to (R, D)."""
         y = self.attention.step(self.attention_norm(x) if self.pre else x, cache, rows, relative)
-        return self._rest(x, y)
+        return self._add_attention(x, y)
 
-    def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
+    def _add_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The layer's output, from its input and the attention's."""
         x = x + self.dropout(attended)
         x = x if self.pre else self.attention_norm(x)
         y = self.feedforward_norm(x) if self.pre else x

@@ -30,7 +30,7 @@ class BoundaryConfig:
             `gumbel` samples from a predictor that learns from the task. `random` is the control.
         factor: Tokens per segment of `fixed`.
         rate: Share of boundaries: of `random`, and aimed at by the loss of `gumbel`.
-        scores: Predictor: `mlp`, or `cosine` routing between neighbours.
+        scores: Predictor: `mlp`, or `cosine` routing between neighbors.
         hidden: Width inside the MLP predictor; None for 4 times the model's.
         temperature: Of the Gumbel-sigmoid relaxation.
         evaluation: How `gumbel` decides in evaluation: `threshold` at probability one half, or
@@ -40,7 +40,7 @@ class BoundaryConfig:
         interval: Lowest and highest share for `rate_loss="interval"`.
         weight: Of the boundary loss in the total.
         target_loss: Cross-entropy of `unigram` and `entropy`.
-        spikes_left: Neighbours an entropy spike exceeds.
+        spikes_left: Neighbors an entropy spike exceeds.
         space: Token id of the space, for `whitespace`.
         seed: Of the fixed pattern that `random`, and `gumbel` if asked, use in evaluation.
     """

@@ -23,7 +23,7 @@ from dtp_pooling.pooling.splitmix64 import hashed_uniform
 
 @dataclass(kw_only=True)
 class DecodingState:
-    """Everything a text needs to go on; changed in place by `step`.
+    """What decoding continues from; changed in place by `step`.
 
     Attributes:
         pre: Caches of the layers before pooling.
@@ -50,7 +50,7 @@ class DecodingState:
 def prefill(
     model: DynamicPoolingLM, tokens: Tensor, lengths: Tensor | None = None
 ) -> tuple[Tensor, DecodingState]:
-    """(B, V) logits after each row's last token, and the state to go on from.
+    """(B, V) logits after each row's last token, and the state to continue from.
 
     Args:
         model: In evaluation mode.
@@ -110,7 +110,7 @@ def _prefill_segments(
 
 @torch.no_grad()
 def step(model: DynamicPoolingLM, tokens: Tensor, state: DecodingState) -> Tensor:
-    """(B, V) logits after one more token (B,) of every row; the state takes it in."""
+    """(B, V) logits after one more token (B,) of every row; the state is updated."""
     rows = torch.arange(len(tokens), device=tokens.device)
     hidden = _advance(model, model.pre, model.embedding(tokens), state.pre, rows)  # (B, D)
     if model.segmenter is None:
@@ -149,7 +149,7 @@ def generate(
     top_k: int | None = None,
     generators: Generators = None,
 ) -> Tensor:
-    """(B, new_tokens) continuations. A row's does not depend on its batch mates.
+    """(B, new_tokens) continuations. A row does not depend on its batch.
 
     Positions beyond those of training are allowed, and a model may be poor there.
 
@@ -174,13 +174,13 @@ def generate(
         draws = hashed_uniform(row_keys(len(prompt), generators, prompt.device), new_tokens)
     out = prompt.new_zeros(len(prompt), new_tokens)
     for t in range(new_tokens):
-        out[:, t] = _pick(logits, temperature, top_k, None if draws is None else draws[:, t])
+        out[:, t] = _sample(logits, temperature, top_k, None if draws is None else draws[:, t])
         if t + 1 < new_tokens:
             logits = step(model, out[:, t], state)
     return out
 
 
-def _pick(logits: Tensor, temperature: float, top_k: int | None, u: Tensor | None) -> Tensor:
+def _sample(logits: Tensor, temperature: float, top_k: int | None, u: Tensor | None) -> Tensor:
     """(B,) tokens of (B, V) logits: where the cumulative probability passes u."""
     if u is None:
         return logits.argmax(-1)
@@ -196,6 +196,7 @@ def _pick(logits: Tensor, temperature: float, top_k: int | None, u: Tensor | Non
 def _run(
     model: DynamicPoolingLM, blocks: nn.ModuleList, x: Tensor, lengths: Tensor
 ) -> tuple[Tensor, list[LayerCache]]:
+    """(B, L, D) through the blocks, and their caches."""
     caches = []
     relative = model.relative(x.shape[1])
     for block in blocks:

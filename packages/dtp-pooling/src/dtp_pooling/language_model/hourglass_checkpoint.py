@@ -1,7 +1,7 @@
 """Weights of the reference implementation of Nawrot et al. 2023 in this package's model.
 
 The checkpoints of github.com/PiotrNawrot/dynamic-pooling hold a `model_state` next to pickled
-objects of its own classes, which this package does not unpickle: pass the tensors.
+objects of that project's classes, which this package does not unpickle: pass the tensors.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def load_hourglass(
 
 def _read_config(state: Mapping[str, Tensor], boundaries: BoundaryConfig) -> LanguageModelConfig:
     """The sizes that tensors under this package's names have."""
-    depths = {stage: _depth(state, stage) for stage in _STAGES}
+    depths = {stage: _count_layers(state, stage) for stage in _STAGES}
     num_heads, head_dim = state["content_bias"].shape
     vocabulary, width = state["embedding.weight"].shape
     predictor = state.get("segmenter.scores.hidden.weight")
@@ -106,9 +106,9 @@ def _rename(name: str) -> str:
     predictor = re.fullmatch(r"boundary_predictor\.boundary_predictor\.([02])\.(.+)", name)
     if predictor is not None:
         return f"segmenter.scores.{_PREDICTOR[predictor[1]]}.{predictor[2]}"
-    raise ValueError(f"{name!r} is no weight of the reference model; pass its `model_state`")
+    raise ValueError(f"{name!r} is not a weight of the reference model; pass its `model_state`")
 
 
-def _depth(state: Mapping[str, Tensor], stage: str) -> int:
+def _count_layers(state: Mapping[str, Tensor], stage: str) -> int:
     numbers = {int(name.split(".")[1]) for name in state if name.startswith(f"{stage}.")}
     return len(numbers)

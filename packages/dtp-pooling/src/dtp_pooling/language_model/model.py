@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dtp_pooling.checkpoint_files import save_tensors
-from dtp_pooling.language_model.attention import Relative, sinusoids
+from dtp_pooling.language_model.attention import RelativeTerms, sinusoids
 from dtp_pooling.language_model.block import Block
 from dtp_pooling.language_model.config import LanguageModelConfig
 from dtp_pooling.language_model.segmenter import CausalSegmenter, Segmentation
@@ -33,7 +33,7 @@ _MULTIPLE = 16
 
 
 class LanguageModelOutput(NamedTuple):
-    """What the language model says of a batch.
+    """Output of the language model for a batch.
 
     Attributes:
         logits: (B, L, V) of the next tokens.
@@ -74,7 +74,7 @@ class DynamicPoolingLM(nn.Module):
             shape = (config.num_heads, config.head_dim)
             self.content_bias = nn.Parameter(0.02 * torch.randn(shape))
             self.position_bias = nn.Parameter(0.02 * torch.randn(shape))
-        self.apply(_initialise)
+        self.apply(_initialize)
 
     def forward(
         self,
@@ -106,7 +106,7 @@ class DynamicPoolingLM(nn.Module):
         else:
             segments = self.segmenter(tokens, x, lengths=lengths, generators=generators)
             if boundaries is not None:
-                given = _without_padding(boundaries.float(), lengths)
+                given = _mask_padding(boundaries.float(), lengths)
                 segments = Segmentation(given, segments.logits)
             x = self._through_segments(x, segments.boundaries, lengths, max_segments)
         logits = self.head(self.norm(self._run(self.post, x)))
@@ -126,7 +126,9 @@ class DynamicPoolingLM(nn.Module):
             tail="drop",
             null=self.null,
             lengths=lengths,
-            max_segments=_padded_segments(boundaries) if max_segments is None else max_segments,
+            max_segments=_count_padded_segments(boundaries)
+            if max_segments is None
+            else max_segments,
         )  # (B, S, D)
         # a shorter row's padding comes after its segments: causal attention never reads it
         y = self._run(self.shortened, self.pooled_norm(pooled.values))
@@ -138,12 +140,12 @@ class DynamicPoolingLM(nn.Module):
             x, _ = block(x, relative)
         return x
 
-    def relative(self, size: int) -> Relative | None:
+    def relative(self, size: int) -> RelativeTerms | None:
         """Transformer-XL's shared terms for distances below `size`; None for rotary positions."""
         if self.config.attention == "rotary":
             return None
         table = sinusoids(size, self.config.width, self.embedding.weight)
-        return Relative(self.dropout(table), self.content_bias, self.position_bias)
+        return RelativeTerms(self.dropout(table), self.content_bias, self.position_bias)
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` and `config.json` into the folder."""
@@ -168,27 +170,27 @@ class DynamicPoolingLM(nn.Module):
             model = cls(from_dict(LanguageModelConfig, values))
             model.load_state_dict(load_file(folder / "model.safetensors"))
         except (AttributeError, RuntimeError, SafetensorError, ValueError) as error:
-            raise ValueError(f"{folder} holds no whole model: {error}; save it anew") from error
+            raise ValueError(f"{folder} holds no complete model: {error}; save it again") from error
         return model.eval()
 
 
-def _padded_segments(boundaries: Tensor) -> int:
-    """Segments of the longest row, null included, up to a multiple of what kernels vectorise by.
+def _count_padded_segments(boundaries: Tensor) -> int:
+    """Segments of the longest row, null included, up to a multiple of what kernels vectorize by.
 
-    What is left over after whole vectors rounds differently, and would tell how long the rest is.
+    A remainder after full vectors rounds differently, and would reveal the length of the future.
     """
     longest = int((boundaries > 0.5).sum(1).max()) if len(boundaries) else 0
     return (longest // _MULTIPLE + 1) * _MULTIPLE
 
 
-def _without_padding(boundaries: Tensor, lengths: Tensor | None) -> Tensor:
+def _mask_padding(boundaries: Tensor, lengths: Tensor | None) -> Tensor:
     if lengths is None:
         return boundaries
     beyond = torch.arange(boundaries.shape[1], device=boundaries.device) >= lengths[:, None]
     return boundaries.masked_fill(beyond, 0)
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     """Normal weights of deviation 0.02 and zero biases; routing projections stay the identity."""
     if isinstance(module, nn.Linear | nn.Embedding):
         is_routing = isinstance(module, nn.Linear) and module.bias is None

@@ -1,7 +1,7 @@
 """A smaller language model out of a trained one (extra `pruning`).
 
-What prunes is found under the name `largest` in the entry-point group `dtp_pooling.pruning`, which
-osf-supernet answers: a callable that takes a model, its inputs by name and the size to keep of
+The pruner is found under the name `largest` in the entry-point group `dtp_pooling.pruning`, which
+osf-supernet registers: a callable that takes a model, its inputs by name and the size to keep of
 every kind of dimension (`mlp`, `heads`), and gives the smaller model.
 """
 

@@ -1,4 +1,4 @@
-"""Dynamic int8 quantisation by torchao (extra `int8`)."""
+"""Dynamic int8 quantization by torchao (extra `int8`)."""
 
 from __future__ import annotations
 

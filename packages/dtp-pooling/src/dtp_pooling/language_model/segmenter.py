@@ -19,7 +19,7 @@ from dtp_pooling.pooling.splitmix64 import hashed_uniform
 
 
 class Segmentation(NamedTuple):
-    """Boundaries and what they came from.
+    """Boundaries, and the logits that decided them.
 
     Attributes:
         boundaries: (B, L) float32 zeros and ones; zero beyond each row's length.
@@ -31,7 +31,7 @@ class Segmentation(NamedTuple):
 
 
 class CausalSegmenter(nn.Module):
-    """Decides where segments of a causal text end, and what that costs.
+    """Decides where segments of a causal text end, and computes the boundary loss.
 
     In training `gumbel` and `random` draw from the generators; in evaluation nothing is drawn.
 

@@ -30,22 +30,22 @@ def whitespace_boundaries(tokens: Tensor, space: int) -> Tensor:
 
 
 def random_boundaries(uniform: Tensor, rate: float) -> Tensor:
-    """(B, L): each token closes with probability `rate`, by uniform numbers from `noise`."""
+    """(B, L): each token closes with probability `rate`, by numbers of `hashed_uniform`."""
     return (uniform < rate).float()
 
 
 def entropy_spikes(logits: Tensor, left: int = 2) -> Tensor:
     """(B, L): tokens whose next-token entropy exceeds that of each of the `left` tokens before.
 
-    Nawrot et al. 2023, section 3.3. Neighbours beyond the start are ignored, so the first token
+    Nawrot et al. 2023, section 3.3. Neighbors beyond the start are ignored, so the first token
     always closes. No gradient.
 
     Args:
         logits: (B, L, V) next-token logits.
-        left: Neighbours compared with.
+        left: Neighbors compared with.
     """
     if left < 1:
-        raise ValueError(f"left must be at least 1 neighbour, got {left}")
+        raise ValueError(f"left must be at least 1 neighbor, got {left}")
     log_probability = logits.detach().float().log_softmax(-1)
     entropy = -(log_probability.exp() * log_probability).sum(-1)  # (B, L)
     before = F.pad(entropy, (left, 0), value=-torch.inf).unfold(1, left, 1)[:, :-1]

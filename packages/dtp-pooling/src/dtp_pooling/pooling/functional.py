@@ -32,7 +32,7 @@ Layout = Literal["padded", "packed"]
 
 
 class Pooled(NamedTuple):
-    """Pooled segments and where each token went.
+    """Values of segments, and the segment of each token.
 
     Attributes:
         values: (B, S, D) padded with zeros at the end of short rows, or (T, D) packed.
@@ -75,7 +75,7 @@ def pool(
         h: (B, L, D) tokens of a floating dtype.
         boundaries: (B, L), any dtype; above 0.5 closes a segment after that token. A floating
             tensor that requires gradient receives the straight-through gradient of the module
-            docstring for `mean`, the same without normalisation for `sum`, and zero for
+            docstring for `mean`, the same without normalization for `sum`, and zero for
             `first` and `last`, which select a token.
         reduce: `mean`, `sum`, `first` or `last` token of each segment.
         tail: What becomes of tokens after a row's last boundary: `keep` makes them a segment,
@@ -84,7 +84,7 @@ def pool(
         lengths: (B,) valid tokens of each row, or None when all L are valid.
         layout: `padded` gives (B, S, D), `packed` the rows one after another (T, D).
         max_segments: S of the padded layout (null included) when it is known beforehand, which
-            spares a device synchronisation and lets `torch.compile` and `torch.export` follow;
+            spares a device synchronization and lets `torch.compile` and `torch.export` follow;
             None takes the longest row.
 
     Raises:

@@ -55,8 +55,8 @@ def binomial_prior(boundaries: Tensor, rate: float, lengths: Tensor | None = Non
     """
     if not 0 < rate < 1:
         raise ValueError(f"rate must be in (0, 1), got {rate}; the prior is undefined at its ends")
-    n = _valid_count(boundaries, lengths)
-    k = _masked(boundaries, lengths).sum(1)
+    n = _count_valid(boundaries, lengths)
+    k = _mask_invalid(boundaries, lengths).sum(1)
     log_choose = torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
     log_probability = log_choose + k * math.log(rate) + (n - k) * math.log1p(-rate)
     return (-log_probability / n.clamp(min=1)).mean()
@@ -78,9 +78,9 @@ def ratio_loss(
     """
     if ratio <= 1:
         raise ValueError(f"ratio must be above 1 token per segment, got {ratio}")
-    n = _valid_count(logits, lengths).clamp(min=1)
-    share = _masked(boundaries.detach(), lengths).sum(1) / n
-    mean = _masked(_wide(logits).sigmoid(), lengths).sum(1) / n
+    n = _count_valid(logits, lengths).clamp(min=1)
+    share = _mask_invalid(boundaries.detach(), lengths).sum(1) / n
+    mean = _mask_invalid(_widen(logits).sigmoid(), lengths).sum(1) / n
     loss = (ratio - 1) * share * mean + (1 - share) * (1 - mean)
     return (loss * ratio / (ratio - 1)).mean()
 
@@ -91,7 +91,9 @@ def interval_loss(
     """Mean distance of the rows' share of boundaries to the interval [low, high]; 0 inside."""
     if not 0 <= low <= high <= 1:
         raise ValueError(f"expected 0 <= low <= high <= 1, got low={low}, high={high}")
-    share = _masked(boundaries, lengths).sum(1) / _valid_count(boundaries, lengths).clamp(min=1)
+    share = _mask_invalid(boundaries, lengths).sum(1) / _count_valid(boundaries, lengths).clamp(
+        min=1
+    )
     return (F.relu(low - share) + F.relu(share - high)).mean()
 
 
@@ -113,18 +115,18 @@ def boundary_bce(
     """
     if mode not in get_args(BoundaryTarget):
         raise ValueError(f"mode must be one of {get_args(BoundaryTarget)}, got {mode!r}")
-    logits = _wide(logits)
+    logits = _widen(logits)
     scores = logits.sigmoid() if mode == "double_sigmoid" else logits
     each = F.binary_cross_entropy_with_logits(scores, targets.to(scores.dtype), reduction="none")
-    n = _valid_count(logits, lengths).clamp(min=1)
-    return (_masked(each, lengths).sum(1) / n).mean()
+    n = _count_valid(logits, lengths).clamp(min=1)
+    return (_mask_invalid(each, lengths).sum(1) / n).mean()
 
 
-def _wide(x: Tensor) -> Tensor:
+def _widen(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _valid_count(like: Tensor, lengths: Tensor | None) -> Tensor:
+def _count_valid(like: Tensor, lengths: Tensor | None) -> Tensor:
     """(B,) valid tokens of each row, in at least float32."""
     dtype = torch.promote_types(like.dtype, torch.float32)
     if lengths is None:
@@ -132,9 +134,9 @@ def _valid_count(like: Tensor, lengths: Tensor | None) -> Tensor:
     return lengths.to(dtype)
 
 
-def _masked(x: Tensor, lengths: Tensor | None) -> Tensor:
+def _mask_invalid(x: Tensor, lengths: Tensor | None) -> Tensor:
     """(B, L) in at least float32, zeros beyond each row's length."""
-    x = _wide(x)
+    x = _widen(x)
     if lengths is None:
         return x
     invalid = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]

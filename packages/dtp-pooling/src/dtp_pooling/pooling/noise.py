@@ -29,7 +29,7 @@ def sample_generators(seed: int, positions: Iterable[int]) -> list[torch.Generat
 
 
 def row_keys(batch: int, generators: Generators, device: torch.device) -> Tensor:
-    """(B,) int64 key of each row, given or drawn from its own generator.
+    """(B,) int64 key of each row, given or drawn from the row's generator.
 
     Args:
         batch: B.

@@ -17,7 +17,7 @@ _COSINE_LIMIT = 1 - 2e-4  # keeps the routing probability in [1e-4, 1 - 1e-4]
 
 
 class MLPPredictor(nn.Module):
-    """Boundary logits of each token by two linear layers with GELU between; looks at no other.
+    """Boundary logits of each token by two linear layers with GELU between, from that token alone.
 
     Args:
         width: D.
@@ -33,19 +33,19 @@ class MLPPredictor(nn.Module):
     def forward(
         self, h: Tensor, lengths: Tensor | None = None, previous: Tensor | None = None
     ) -> Tensor:
-        """(B, L) float32 logits of tokens (B, L, D); the other arguments are not needed."""
+        """(B, L) float32 logits of tokens (B, L, D); `lengths` and `previous` are ignored."""
         with _without_autocast(h.device.type):
             x = F.gelu(_linear_float32(self.hidden, h))
             return _linear_float32(self.out, x).squeeze(-1)
 
 
 class CosinePredictor(nn.Module):
-    """Boundary logits from the dissimilarity of neighbours under two learned projections.
+    """Boundary logits from the dissimilarity of neighbors under two learned projections.
 
     The probability is (1 - cos(q, k)) / 2, H-Net's routing (Hwang et al. 2025), kept within
     [1e-4, 1 - 1e-4]. Both projections start as the identity. A boundary closes a segment, so the
     pair that decides about token t is (t, t + 1), and the last token always closes; a causal model
-    must not look ahead and decides by (t - 1, t), the first token never closing.
+    decides by (t - 1, t), and the first token never closes.
 
     Args:
         width: D.

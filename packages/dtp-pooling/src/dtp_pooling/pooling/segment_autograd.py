@@ -24,20 +24,20 @@ def segment_sum(flat: Tensor, slot: Tensor, sizes: Tensor) -> Tensor:
     so `slot` must not decrease.
     """
     if flat.device.type != "cpu":
-        return _reduced(flat, sizes)
+        return _reduce(flat, sizes)
     known = sizes.numel() > 0 and not torch.compiler.is_compiling()
     if known and int(sizes.max()) > _PART:
-        return _sum_of_parts(flat, slot, sizes)
+        return _sum_parts(flat, slot, sizes)
     sums = flat.new_zeros(sizes.numel(), flat.shape[1])
     return sums.index_add_(0, slot, flat)
 
 
-def _reduced(flat: Tensor, sizes: Tensor) -> Tensor:
+def _reduce(flat: Tensor, sizes: Tensor) -> Tensor:
     """`segment_sum` of rows in the order of their slots, one thread for each segment."""
     return torch.segment_reduce(flat, "sum", lengths=sizes, unsafe=True, initial=0.0)
 
 
-def _sum_of_parts(flat: Tensor, slot: Tensor, sizes: Tensor) -> Tensor:
+def _sum_parts(flat: Tensor, slot: Tensor, sizes: Tensor) -> Tensor:
     """`segment_sum` by way of the sums of at most `_PART` rows each, in any order of slots."""
     if bool((slot[1:] < slot[:-1]).any()):
         slot, order = slot.sort(stable=True)
@@ -130,7 +130,7 @@ class GatherSegments(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        """Gradient of `flat`: what arrives for a row, summed."""
+        """Gradient of `flat`: the sum of what arrives for each row."""
         (slot,) = ctx.saved_tensors
         grad = grad.to(torch.promote_types(grad.dtype, torch.float32))
         sizes = torch.bincount(slot, minlength=ctx.rows + 1)

@@ -55,7 +55,7 @@ def make_plan(
     first = int(with_null)
     per_row = per_row + first
     if layout == "padded":
-        size = _padded_size(per_row, max_segments)
+        size = _choose_size(per_row, max_segments)
         start = torch.arange(batch, device=device) * (size + spare)
         end, total = start + size, batch * (size + spare)
     else:
@@ -68,7 +68,7 @@ def make_plan(
     return SegmentPlan(slot.reshape(-1), kept.reshape(-1), total, segment_of, per_row, size)
 
 
-def _padded_size(per_row: Tensor, max_segments: int | None) -> int:
+def _choose_size(per_row: Tensor, max_segments: int | None) -> int:
     if max_segments is None:
         return longest_row(per_row)
     got = "more" if _is_deferred(per_row) else longest_row(per_row)

@@ -11,15 +11,19 @@ from dtp_pooling.pooling import boundaries as rules
 from dtp_pooling.pooling.losses import rate_loss
 from dtp_pooling.pooling.noise import logistic_noise
 from dtp_pooling.pooling.predictors import dissimilarity_logits
+from dtp_pooling.towers.boundary_constraints import (
+    BoundaryConstraints,
+    count_free_boundaries,
+    even_boundaries,
+)
 from dtp_pooling.towers.config import TokenPoolingConfig
-from dtp_pooling.towers.token_cuts import Cuts, even_boundaries, free_count
 
 
 def choose_boundaries(
     config: TokenPoolingConfig,
     features: Tensor,
     logits: Tensor | None,
-    cuts: Cuts,
+    constraints: BoundaryConstraints,
     causal: bool,
     uniform: Tensor | None,
 ) -> Tensor:
@@ -29,40 +33,50 @@ def choose_boundaries(
         config: Kind, rate and temperature.
         features: (B, L, D) tokens or keys, which `dissimilarity` compares.
         logits: (B, L) of the boundary predictor, for kinds that have one.
-        cuts: Candidates, and boundaries that are forced.
+        constraints: Candidates, and boundaries that are forced.
         causal: No boundary may depend on a later token.
         uniform: (B, L) in the open interval (0, 1) where boundaries are drawn; None where not.
     """
     if config.kind == "fixed":
-        return even_boundaries(cuts.poolable, config.rate, causal)
+        return even_boundaries(constraints.poolable, config.rate, causal)
     if config.kind == "random" and causal:
         assert uniform is not None
         return rules.random_boundaries(uniform, config.rate)
-    count = free_count(cuts, config.rate)
+    count = count_free_boundaries(constraints, config.rate)
     if config.kind == "random":
         assert uniform is not None
-        return rules.top_k_boundaries(uniform, count, cuts.candidates)
+        return rules.top_k_boundaries(uniform, count, constraints.candidates)
     if config.kind == "dissimilarity":
         ranking = neighbor_dissimilarity(features)
-        chosen = rules.top_k_boundaries(ranking, count, cuts.candidates, config.temperature)
+        chosen = rules.top_k_boundaries(ranking, count, constraints.candidates, config.temperature)
         return chosen.detach()
     assert logits is not None
     drawn = None if uniform is None else logistic_noise(uniform)
     if config.kind == "gumbel":
         return rules.gumbel_boundaries(logits, config.temperature, drawn)
-    return rules.top_k_boundaries(logits, count, cuts.candidates, config.temperature, drawn)
+    return rules.top_k_boundaries(logits, count, constraints.candidates, config.temperature, drawn)
 
 
 def tower_rate_loss(
-    config: TokenPoolingConfig, boundaries: Tensor, logits: Tensor | None, cuts: Cuts
+    config: TokenPoolingConfig,
+    boundaries: Tensor,
+    logits: Tensor | None,
+    constraints: BoundaryConstraints,
 ) -> Tensor:
     """Weighted rate loss over the poolable tokens of each row; zero for exact kinds."""
     if config.kind != "gumbel" or logits is None:
         return boundaries.new_zeros(())
-    first = (~cuts.poolable).long().argsort(dim=1, stable=True)  # poolable tokens to the front
+    first = (
+        (~constraints.poolable).long().argsort(dim=1, stable=True)
+    )  # poolable tokens to the front
     boundaries, logits = boundaries.gather(1, first), logits.gather(1, first)
     loss = rate_loss(
-        config.rate_loss, boundaries, logits, config.rate, config.interval, cuts.poolable.sum(1)
+        config.rate_loss,
+        boundaries,
+        logits,
+        config.rate,
+        config.interval,
+        constraints.poolable.sum(1),
     )
     return config.weight * loss
 

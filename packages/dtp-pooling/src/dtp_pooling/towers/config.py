@@ -24,10 +24,10 @@ class TokenPoolingConfig:
     Attributes:
         kind: `top_k` keeps an exact number of segments at learned scores. `gumbel` samples from
             learned probabilities, with a rate loss. `fixed` spaces segments evenly. `random`
-            is the control at the same number. `dissimilarity` needs no training: segments end
-            where neighbouring tokens differ most.
+            is the control with the same number. `dissimilarity` needs no training: segments end
+            where neighboring tokens differ most.
         rate: Segments per poolable token, in (0, 1]; 1 leaves the tower as it was.
-        scores: Learned scores: `mlp`, or `cosine` routing between neighbours.
+        scores: Learned scores: `mlp`, or `cosine` routing between neighbors.
         hidden: Width inside the MLP; None for 4 D.
         temperature: Of the relaxation whose gradient the scores get.
         sample: Draw boundaries in training (`top_k`: without replacement) instead of taking the
@@ -38,11 +38,11 @@ class TokenPoolingConfig:
         interval: Lowest and highest share for `rate_loss="interval"`.
         weight: Of the rate loss.
         order: Sequence of the patches of an image.
-        compare: What `dissimilarity` compares: the `tokens`, or their `keys` in the attention of
-            the layer behind, as Token Merging does.
-        proportional: Attention behind weighs a segment as many keys as it has tokens.
+        compare: What `dissimilarity` compares: the `tokens`, or their `keys` in the next attention
+            layer, as Token Merging does.
+        proportional: The attention of later layers weighs a segment by its number of tokens.
         max_segments: Segments to pad every row to, those kept apart included, where they are known
-            beforehand: it spares a device synchronisation, and `torch.compile` and `torch.export`
+            beforehand: it spares a device synchronization, and `torch.compile` and `torch.export`
             can follow (exact kinds, raster order, no mask). None for the longest row's.
         grid: Rows and columns of patches; None for a square.
         seed: Of the pattern of `random` and `gumbel` in evaluation.

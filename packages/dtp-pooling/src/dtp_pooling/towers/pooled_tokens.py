@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from dtp_pooling.towers.token_cuts import Cuts
+from dtp_pooling.towers.boundary_constraints import BoundaryConstraints
 
 
 class PooledTokens(NamedTuple):
-    """Fewer tokens and where the old ones went.
+    """Pooled tokens, and the segment of each token.
 
     Attributes:
         tokens: (B, S, D), zero where there is no segment.
@@ -25,7 +25,7 @@ class PooledTokens(NamedTuple):
         loss: Scalar to add to the task's loss.
         record: `counts` (B, S) tokens of each segment, 0 for none; scalars `rate`, segments per
             poolable token, `shortening`, tokens per segment with those kept apart, and `tokens`,
-            S, which is what the layers behind compute for every row.
+            S, the number of tokens that later layers compute for every row.
     """
 
     tokens: Tensor
@@ -37,7 +37,7 @@ class PooledTokens(NamedTuple):
 
 
 def make_record(
-    counts: Tensor, segments: Tensor, boundaries: Tensor, cuts: Cuts
+    counts: Tensor, segments: Tensor, boundaries: Tensor, constraints: BoundaryConstraints
 ) -> dict[str, Tensor]:
     """`PooledTokens.record` of a pooling.
 
@@ -45,13 +45,13 @@ def make_record(
         counts: (B, S) tokens of each segment.
         segments: (B,) segments of each row.
         boundaries: (B, L) zeros and ones.
-        cuts: Which tokens are poolable.
+        constraints: Which tokens are poolable.
     """
-    poolable = cuts.poolable.sum().clamp(min=1)
-    real = (cuts.poolable | cuts.forced).sum()
+    poolable = constraints.poolable.sum().clamp(min=1)
+    real = (constraints.poolable | constraints.forced).sum()
     return {
         "counts": counts,
-        "rate": (boundaries.detach() * cuts.poolable).sum() / poolable,
+        "rate": (boundaries.detach() * constraints.poolable).sum() / poolable,
         "shortening": real / segments.sum().clamp(min=1),
         "tokens": boundaries.new_full((), counts.shape[1]),
     }

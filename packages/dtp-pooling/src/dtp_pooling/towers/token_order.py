@@ -18,7 +18,7 @@ def grid_order(height: int, width: int, order: TokenOrder) -> Tensor:
         height: Rows of patches.
         width: Columns of patches.
         order: `raster` goes through each row from the left; `serpentine` turns around at the end
-            of a row; `hilbert` is a Hilbert curve generalised to any rectangle, whose stretches
+            of a row; `hilbert` is a Hilbert curve generalized to any rectangle, whose stretches
             are compact in both directions.
     """
     require_one_of("order", order, TokenOrder)
@@ -66,7 +66,7 @@ def _hilbert(start: Vector, along: Vector, across: Vector) -> Iterator[Vector]:
 
     Begins at the corner `start` and ends at the other corner of the side `along`. A rectangle is
     cut into one piece of half the width and two beside it, or in two when it is long, and each
-    piece is a smaller curve; halves are kept even so that the pieces meet in neighbouring cells.
+    piece is a smaller curve; halves are kept even so that the pieces meet in neighboring cells.
     """
     length, height = abs(sum(along)), abs(sum(across))
     step, side = _unit(along), _unit(across)

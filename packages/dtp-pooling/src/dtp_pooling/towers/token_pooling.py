@@ -23,10 +23,14 @@ from dtp_pooling.pooling.predictors import CosinePredictor, MLPPredictor, make_p
 from dtp_pooling.pooling.splitmix64 import hashed_uniform
 from dtp_pooling.strict_config import from_dict
 from dtp_pooling.towers.boundary_choice import choose_boundaries, tower_rate_loss
+from dtp_pooling.towers.boundary_constraints import (
+    BoundaryConstraints,
+    count_segments,
+    find_constraints,
+)
 from dtp_pooling.towers.config import TokenPoolingConfig
 from dtp_pooling.towers.input_checks import check_inputs
 from dtp_pooling.towers.pooled_tokens import PooledTokens, make_record
-from dtp_pooling.towers.token_cuts import Cuts, find_cuts, segment_count
 from dtp_pooling.towers.token_order import order_patches
 
 
@@ -81,7 +85,7 @@ class DynamicTokenPooling(nn.Module):
             ValueError: Shapes disagree, or the kind does not fit a causal tower.
         """
         if tokens.is_meta:
-            return self._outline(tokens, keep_apart)
+            return self._forward_on_meta(tokens, keep_apart)
         check_inputs(self.config, tokens, mask, keep_apart, causal, uniform, keys)
         compared = keys if self.reads_keys and keys is not None else tokens
         apart = torch.zeros_like(tokens[..., 0], dtype=torch.bool)
@@ -90,10 +94,10 @@ class DynamicTokenPooling(nn.Module):
         order = order_patches(apart, self.config.order, self.config.grid)
         if order is not None:
             tokens, compared, apart = tokens[:, order], compared[:, order], apart[:, order]
-        cuts = find_cuts(apart, lengths)
-        boundaries, logits = self._decide(compared, cuts, lengths, causal, uniform)
+        constraints = find_constraints(apart, lengths)
+        boundaries, logits = self._decide(compared, constraints, lengths, causal, uniform)
         pooled = pool(tokens, boundaries, lengths=lengths, max_segments=self.config.max_segments)
-        return self._collect(pooled, order, boundaries, logits, cuts)
+        return self._collect(pooled, order, boundaries, logits, constraints)
 
     @property
     def _is_random(self) -> bool:
@@ -108,7 +112,7 @@ class DynamicTokenPooling(nn.Module):
     def _decide(
         self,
         compared: Tensor,
-        cuts: Cuts,
+        constraints: BoundaryConstraints,
         lengths: Tensor | None,
         causal: bool,
         uniform: Tensor | None,
@@ -120,8 +124,10 @@ class DynamicTokenPooling(nn.Module):
         elif self.scores is not None:
             logits = self.scores(compared)
         drawn = self._draw(uniform, compared) if self._is_random else None
-        chosen = choose_boundaries(self.config, compared, logits, cuts, causal, drawn)
-        return torch.where(cuts.candidates, chosen, cuts.forced.to(chosen.dtype)), logits
+        chosen = choose_boundaries(self.config, compared, logits, constraints, causal, drawn)
+        return torch.where(
+            constraints.candidates, chosen, constraints.forced.to(chosen.dtype)
+        ), logits
 
     def _draw(self, uniform: Tensor | None, tokens: Tensor) -> Tensor:
         """(B, L) the numbers given for training, or in evaluation those of the seed."""
@@ -139,7 +145,7 @@ class DynamicTokenPooling(nn.Module):
         order: Tensor | None,
         boundaries: Tensor,
         logits: Tensor | None,
-        cuts: Cuts,
+        constraints: BoundaryConstraints,
     ) -> PooledTokens:
         """The result, its `segment_of` in the order that the tokens came in."""
         segment_of = pooled.segment_of
@@ -150,19 +156,19 @@ class DynamicTokenPooling(nn.Module):
             self._mask_of(pooled),
             segment_of,
             pooled.counts.float().log() if self.config.proportional else None,
-            tower_rate_loss(self.config, boundaries, logits, cuts),
-            make_record(pooled.counts, pooled.lengths, boundaries, cuts),
+            tower_rate_loss(self.config, boundaries, logits, constraints),
+            make_record(pooled.counts, pooled.lengths, boundaries, constraints),
         )
 
-    def _outline(self, tokens: Tensor, keep_apart: Tensor | None) -> PooledTokens:
-        """Shapes and FLOPs on the meta device, where no value says how many segments there are.
+    def _forward_on_meta(self, tokens: Tensor, keep_apart: Tensor | None) -> PooledTokens:
+        """Shapes and FLOPs, without values that would give the number of segments.
 
-        Their number is the one aimed at, plus one if any token may be kept apart.
+        It is the number aimed at, plus one if any token may be kept apart.
         """
         batch, length, _ = tokens.shape
         apart = int(keep_apart is not None)
         poolable = length - apart
-        size = apart + max(min(poolable, 1), segment_count(poolable, self.config.rate))
+        size = apart + max(min(poolable, 1), count_segments(poolable, self.config.rate))
         values = tokens.narrow(1, 0, size)
         if self.scores is not None:
             values = values + self.scores(tokens).mean()  # so that the backward pass meets them

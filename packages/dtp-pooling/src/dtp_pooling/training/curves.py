@@ -1,4 +1,4 @@
-"""A picture of a run's metrics (extra `plot`)."""
+"""Plots of the metrics of runs (extra `plot`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def plot_curves(folders: list[Path], path: Path) -> None:
 
     Args:
         folders: Runs with `metrics.jsonl`.
-        path: Image to write; its suffix says the format.
+        path: Image to write; its suffix decides the format.
     """
     from matplotlib.figure import Figure
 

@@ -61,7 +61,7 @@ PRESETS = {
 
 
 def get_preset(name: str) -> TrainingConfig:
-    """The run of a name.
+    """The configuration of that name.
 
     Raises:
         ValueError: There is none.
@@ -69,5 +69,5 @@ def get_preset(name: str) -> TrainingConfig:
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(PRESETS)}"
-        raise ValueError(f"no preset {name!r}; {hint}")
+        raise ValueError(f"unknown preset {name!r}; {hint}")
     return PRESETS[name]

@@ -48,7 +48,7 @@ class RunRecord:
 
 
 def check_directory(directory: Path, *, overwrite: bool = False) -> None:
-    """Raise FileExistsError if a new run would meet files of something else.
+    """Raise FileExistsError unless a new run can be written there.
 
     A run that a mistake stopped before its first metrics and checkpoint is written over.
     """
@@ -84,15 +84,12 @@ def create_run(
 
     Raises:
         FileExistsError: The directory is not empty, and `overwrite` is false.
-        ValueError: The configuration and the text do not go together.
+        ValueError: The configuration does not fit the text.
     """
     check_directory(directory, overwrite=overwrite)
     alphabet = make_alphabet(config.alphabet, train_text, valid_text, test_text)
     fitted = _fit(config, alphabet)
-    if _is_occupied(directory):
-        _set_aside(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / UNIGRAM_NAME).unlink(missing_ok=True)
+    _prepare(directory)
     data, valid = files
     record = RunRecord(
         config=fitted,
@@ -102,9 +99,7 @@ def create_run(
         data=_absolute(data),
         valid=_absolute(valid),
     )
-    values = dataclasses.asdict(record)
-    values["characters"] = values.pop("alphabet")["characters"]
-    replace_file(directory / RUN_NAME, (json.dumps(values, indent=2) + "\n").encode())
+    _write_record(directory, record)
     return record
 
 
@@ -118,7 +113,8 @@ def read_run(directory: Path) -> RunRecord:
     path = directory / RUN_NAME
     if not path.exists():
         raise FileNotFoundError(
-            f"{directory} holds no run: expected {path}; `dtp-lm train` makes one"
+            f"{directory} is not a run directory: it has no {RUN_NAME}; name the --out of a "
+            "`dtp-lm train`"
         )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -126,7 +122,15 @@ def read_run(directory: Path) -> RunRecord:
         values["alphabet"] = Alphabet(characters=values.pop("characters"))
         return RunRecord(**values)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} describes no run: {error!r}; `dtp-lm train` makes one") from error
+        raise ValueError(
+            f"{path} cannot be read: {error!r}; name the --out of a `dtp-lm train`"
+        ) from error
+
+
+def _write_record(directory: Path, record: RunRecord) -> None:
+    values = dataclasses.asdict(record)
+    values["characters"] = values.pop("alphabet")["characters"]
+    replace_file(directory / RUN_NAME, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def has_checkpoint(directory: Path) -> bool:
@@ -146,10 +150,12 @@ def read_model(directory: Path, alphabet: Alphabet) -> DynamicPoolingLM:
 
     Raises:
         ValueError: The run's alphabet is another, or a file is damaged.
-        FileNotFoundError: The directory holds no run, or one without a checkpoint.
+        FileNotFoundError: It is not a run directory, or it has no checkpoint.
     """
     if read_run(directory).alphabet != alphabet:
-        raise ValueError(f"{directory} has another alphabet; train it on a text with the same one")
+        raise ValueError(
+            f"{directory} has another alphabet; train both on texts with the same alphabet"
+        )
     saved = newest_checkpoint(directory / CHECKPOINTS_NAME)
     if saved is not None:
         read_state(saved)  # verifies the files
@@ -187,7 +193,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def _is_occupied(directory: Path) -> bool:
-    """Whether something other than a run that never began is there."""
+    """Whether the directory has files that must not be lost."""
     if not directory.is_dir():
         return directory.exists()
     metrics = directory / METRICS_NAME
@@ -197,12 +203,15 @@ def _is_occupied(directory: Path) -> bool:
     return any(path.name not in ours for path in directory.iterdir())
 
 
-def _set_aside(directory: Path) -> None:
-    """Rename the directory to the first free `NAME.old-K`."""
-    number = 1
-    while (aside := directory.with_name(f"{directory.name}.old-{number}")).exists():
-        number += 1
-    directory.rename(aside)
+def _prepare(directory: Path) -> None:
+    """Make the directory; an occupied one is renamed to the first free `NAME.old-K`."""
+    if _is_occupied(directory):
+        number = 1
+        while (aside := directory.with_name(f"{directory.name}.old-{number}")).exists():
+            number += 1
+        directory.rename(aside)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / UNIGRAM_NAME).unlink(missing_ok=True)
 
 
 def _fit(config: TrainingConfig, alphabet: Alphabet) -> TrainingConfig:

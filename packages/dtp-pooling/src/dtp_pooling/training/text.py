@@ -27,11 +27,11 @@ def read_text(path: Path) -> str:
     try:
         raw = _read(path)
     except (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{path} is no whole {path.suffix} file: {error}") from error
+        raise ValueError(f"{path} is not a complete {path.suffix} file: {error}") from error
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text: {error}") from error
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
     return text[:-1] if text.endswith("\n") else text
 
 

@@ -220,7 +220,9 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 def _check_text(directory: Path, name: str, text: str, known: str) -> None:
     if digest(text) != known:
-        raise ValueError(f"{directory} was started on another {name} text; pass that one")
+        raise ValueError(
+            f"{directory} was started on another {name} text; pass the text that it was started on"
+        )
 
 
 def _shortening_factor(out: LanguageModelOutput) -> Tensor | float:

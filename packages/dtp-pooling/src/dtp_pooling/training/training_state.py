@@ -1,4 +1,4 @@
-"""Model and optimizer of a run on disk: a checkpoint, from which training goes on bit by bit."""
+"""Model and optimizer of a run on disk: a checkpoint that training continues from."""
 
 from __future__ import annotations
 
@@ -84,5 +84,5 @@ def _load_earlier_layout(place: Path, model: DynamicPoolingLM, optimizer: torch.
         return int(state["step"])
     except (EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         raise ValueError(
-            f"{path} is damaged ({type(error).__name__}); remove {place} to start from before it"
+            f"{path} is damaged ({type(error).__name__}); delete {place} to start again"
         ) from error

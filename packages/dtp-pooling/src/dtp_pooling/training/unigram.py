@@ -46,8 +46,8 @@ def train_unigram(text: str, path: Path, vocabulary: int = 5000) -> None:
 def unigram_boundaries(text: str, path: Path) -> Tensor:
     """(len(text),) uint8: 1 at the end of every inner piece, and at every space.
 
-    A word's last piece is closed by the space after it, as one cannot know earlier that it is the
-    last.
+    A word's last piece is closed by the space after it, because nothing earlier shows that it is
+    the last.
 
     Args:
         text: Characters; words are separated by spaces.
@@ -77,7 +77,7 @@ def _inner_ends(word: str, pieces: list[str]) -> list[int]:
     plain = [piece.replace("\u2581", "") for piece in pieces]
     if "".join(plain) != word:
         raise ValueError(
-            f"the pieces {pieces} do not spell {word!r}: the model normalises characters; "
+            f"the pieces {pieces} do not spell {word!r}: the model normalizes characters; "
             "train one with train_unigram, which does not"
         )
     ends, position = [], 0

@@ -6,7 +6,7 @@ from math import floor
 import pytest
 import torch
 from dtp_pooling import token_pooling
-from dtp_pooling.towers.token_cuts import even_boundaries, segment_count
+from dtp_pooling.towers.boundary_constraints import count_segments, even_boundaries
 
 
 def test_the_number_of_segments_is_exact_for_ints_and_tensors():
@@ -14,8 +14,8 @@ def test_the_number_of_segments_is_exact_for_ints_and_tensors():
     for twentieths in range(1, 21):
         rate, exact = twentieths / 20, Fraction(twentieths, 20)
         want = [floor(exact * n + Fraction(1, 2)) for n in tokens.tolist()]
-        assert segment_count(tokens, rate).tolist() == want
-        assert [segment_count(n, rate) for n in tokens.tolist()] == want
+        assert count_segments(tokens, rate).tolist() == want
+        assert [count_segments(n, rate) for n in tokens.tolist()] == want
         causal = even_boundaries(torch.ones(1, 299, dtype=torch.bool), rate, causal=True)[0]
         assert causal.cumsum(0).tolist() == [floor(exact * n) for n in tokens.tolist()]
 

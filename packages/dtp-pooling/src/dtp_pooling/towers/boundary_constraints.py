@@ -15,16 +15,16 @@ Count = TypeVar("Count", int, Tensor)
 _ONE = 2**32
 
 
-class Cuts(NamedTuple):
-    """What is known before any score: each (B, L) bool, in the order of the sequence."""
+class BoundaryConstraints(NamedTuple):
+    """Limits on boundaries, each (B, L) bool, in the order of the sequence."""
 
     poolable: Tensor  # real tokens that may share a segment
     forced: Tensor  # a segment must end here
     candidates: Tensor  # a segment may end here
 
 
-def find_cuts(apart: Tensor, lengths: Tensor | None) -> Cuts:
-    """Cuts around the tokens (B, L) that stay segments of one token, and at the rows' ends (B,)."""
+def find_constraints(apart: Tensor, lengths: Tensor | None) -> BoundaryConstraints:
+    """Constraints by tokens (B, L) that stay segments of one token and by lengths (B,)."""
     real = torch.ones_like(apart)
     if lengths is not None:
         real = torch.arange(apart.shape[1], device=apart.device) < lengths[:, None]
@@ -32,34 +32,36 @@ def find_cuts(apart: Tensor, lengths: Tensor | None) -> Cuts:
     poolable = real & ~apart
     follows = torch.zeros_like(apart)  # the next token is poolable too
     follows[:, :-1] = poolable[:, 1:]
-    return Cuts(poolable, real & (apart | ~follows), poolable & follows)
+    return BoundaryConstraints(poolable, real & (apart | ~follows), poolable & follows)
 
 
-def segment_count(tokens: Count, rate: float) -> Count:
+def count_segments(tokens: Count, rate: float) -> Count:
     """round(rate * tokens), halves up: the same for an int and an int64 tensor of any shape.
 
     In whole numbers, because a product such as 0.65 * 90 rounds to either side of its half.
     """
-    return (tokens * _share(rate) + _ONE // 2) // _ONE
+    return (tokens * _to_fixed_point(rate) + _ONE // 2) // _ONE
 
 
-def _share(rate: float) -> int:
+def _to_fixed_point(rate: float) -> int:
     """The rate in units of 2**-32, up, which keeps products that are whole numbers whole."""
     return math.ceil(rate * _ONE)
 
 
-def free_count(cuts: Cuts, rate: float) -> Tensor:
+def count_free_boundaries(constraints: BoundaryConstraints, rate: float) -> Tensor:
     """(B,) boundaries to choose among the candidates: round(rate * poolable) segments in all."""
-    poolable, candidates = cuts.poolable.sum(1), cuts.candidates.sum(1)
+    poolable, candidates = constraints.poolable.sum(1), constraints.candidates.sum(1)
     stretches = poolable - candidates  # each ends by force
-    return (segment_count(poolable, rate) - stretches).clamp(min=0)
+    return (count_segments(poolable, rate) - stretches).clamp(min=0)
 
 
 def even_boundaries(poolable: Tensor, rate: float, causal: bool) -> Tensor:
     """(B, L) boundaries at even distances, counted over poolable tokens."""
     rank = poolable.long().cumsum(1) - 1  # of each poolable token in its row
     if causal:  # by position alone
-        return ((rank + 1) * _share(rate) // _ONE > rank * _share(rate) // _ONE).float()
+        return (
+            (rank + 1) * _to_fixed_point(rate) // _ONE > rank * _to_fixed_point(rate) // _ONE
+        ).float()
     count = poolable.sum(1, keepdim=True).clamp(min=1)
-    wanted = segment_count(count, rate).clamp(min=1)
+    wanted = count_segments(count, rate).clamp(min=1)
     return ((rank + 1) * wanted // count > rank * wanted // count).float()
