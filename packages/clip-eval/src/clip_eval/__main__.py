@@ -1,4 +1,4 @@
-"""``python -m clip_eval`` is the ``clip-eval`` command."""
+"""`python -m clip_eval` is the `clip-eval` command."""
 
 import sys
 

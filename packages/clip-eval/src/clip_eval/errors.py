@@ -1,5 +1,5 @@
-"""What a caller of an evaluation can catch, beside the faults of data."""
+"""Errors of an evaluation; those of data are in `clip_eval.data`."""
 
 
 class EvaluationError(ValueError):
-    """An evaluation that cannot be made as asked (no labels, wrong number of classes)."""
+    """The evaluation cannot be carried out: no labels, wrong number of classes, unknown model."""

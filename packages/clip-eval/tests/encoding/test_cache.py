@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from clip_eval import load_for_evaluation
-from clip_eval.encoding.cache import EmbeddingStore, digest_of, image_digest
+from clip_eval.encoding.cache import EmbeddingStore, digest_image, digest_parts
 from clip_eval.encoding.encoder import Encoder
 from clip_eval.models.adapters import as_preprocess
 from clip_eval.models.fingerprints import (
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 def test_rows_come_back_by_digest(tmp_path: Path) -> None:
     store = EmbeddingStore(tmp_path / "store")
-    digests = [digest_of(str(n)) for n in range(5)]
+    digests = [digest_parts(str(n)) for n in range(5)]
     rows = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     rows[4, 0] = float("inf")
     store.add(digests, rows)
@@ -60,7 +60,7 @@ def many_files(tmp_path: Path) -> Path:
     """A row in each of forty files, some of them in two; and two files that hold none."""
     for n in range(40):
         store = EmbeddingStore(tmp_path / str(n))
-        store.add([digest_of(str(n % 36))], torch.full((1, 3), float(n % 36)))
+        store.add([digest_parts(str(n % 36))], torch.full((1, 3), float(n % 36)))
         store.flush()
         (path,) = (tmp_path / str(n)).glob("*.npy")
         path.rename(tmp_path / path.name)
@@ -72,7 +72,7 @@ def many_files(tmp_path: Path) -> Path:
 
 
 def all_rows_are_there(store: EmbeddingStore) -> bool:
-    rows = store.get([digest_of(str(n)) for n in range(36)])
+    rows = store.get([digest_parts(str(n)) for n in range(36)])
     return len(store) == 36 and rows[:, 0].tolist() == list(range(36))
 
 
@@ -104,11 +104,11 @@ def test_merging_that_is_interrupted_loses_nothing(
 
 
 def test_digests_tell_parts_apart() -> None:
-    assert digest_of("ab", "c") != digest_of("a", "bc")
-    assert image_digest(b"x") != image_digest(b"y")
+    assert digest_parts("ab", "c") != digest_parts("a", "bc")
+    assert digest_image(b"x") != digest_image(b"y")
     red, blue = Image.new("RGB", (2, 2), "red"), Image.new("RGB", (2, 2), "blue")
-    assert image_digest(red) == image_digest(red.copy()) != image_digest(blue)
-    assert image_digest(Image.new("RGB", (1, 4), "red")) != image_digest(red)
+    assert digest_image(red) == digest_image(red.copy()) != digest_image(blue)
+    assert digest_image(Image.new("RGB", (1, 4), "red")) != digest_image(red)
 
 
 def test_the_colours_of_a_palette_count() -> None:
@@ -118,7 +118,7 @@ def test_the_colours_of_a_palette_count() -> None:
         image.putpalette(palette)
         if transparent is not None:
             image.info["transparency"] = transparent
-        found.add(image_digest(image))
+        found.add(digest_image(image))
     assert len(found) == 3
 
 
@@ -271,15 +271,15 @@ def test_prompts_are_remembered_by_class(
     encoder: Callable[..., Encoder], colour_tokenizer: Any, tmp_path: Path
 ) -> None:
     one = encoder()
-    first = one.groups([("a red one", "red"), ("blue",)])
+    first = one.encode_groups([("a red one", "red"), ("blue",)])
     assert not list(tmp_path.rglob("*.npy"))  # not a file for each call
     one.flush()
     seen = len(colour_tokenizer.seen)
     again = encoder()
     probes = len(colour_tokenizer.seen) - seen
-    assert torch.equal(again.groups([("blue",), ("a red one", "red")]), first[[1, 0]])
+    assert torch.equal(again.encode_groups([("blue",), ("a red one", "red")]), first[[1, 0]])
     assert len(colour_tokenizer.seen) == seen + probes
-    again.groups([("blue",), ("green",), ("a red one",)])
+    again.encode_groups([("blue",), ("green",), ("a red one",)])
     assert colour_tokenizer.seen[seen + probes :] == ["green", "a red one"]
 
 
@@ -287,7 +287,7 @@ def test_other_weights_or_precision_remember_nothing(
     encoder: Callable[..., Encoder], colour_model: Any
 ) -> None:
     one = encoder()
-    one.groups([("red",)])
+    one.encode_groups([("red",)])
     one.flush()
     assert len(encoder().text_store or ()) == 1
     assert len(encoder(precision="bf16").text_store or ()) == 0
@@ -317,7 +317,7 @@ def test_embeddings_that_are_not_finite_are_not_remembered(
 
     colour_model.encode_text = broken
     made = encoder()
-    assert made.groups([("red",), ("blue",)]).isnan().any(dim=1).sum() == 1
+    assert made.encode_groups([("red",), ("blue",)]).isnan().any(dim=1).sum() == 1
     assert len(made.text_store or ()) == 1
 
 
@@ -327,7 +327,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(
     (tmp_path / "file").write_text("x")
     parts = (colour_model.eval(), colour_tokenizer, colour_preprocess)
     made = Encoder(*parts, cache=tmp_path / "file" / "below")
-    found = made.groups([("red",), ("blue",)])
+    found = made.encode_groups([("red",), ("blue",)])
     with pytest.warns(UserWarning, match="embeddings are not kept"):
         made.flush()
-    assert torch.equal(found, Encoder(*parts).groups([("red",), ("blue",)]))
+    assert torch.equal(found, Encoder(*parts).encode_groups([("red",), ("blue",)]))

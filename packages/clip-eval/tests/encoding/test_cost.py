@@ -91,7 +91,7 @@ def test_a_page_of_a_family_and_one_without_its_data(
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.count("<details") >= 3
     assert page.count('<svg class="chart"') == 3 + 2
-    assert "Images and their best captions" in page
+    assert "Sample images" in page
     table = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert table.count("| colours |") == 3
 
@@ -99,5 +99,5 @@ def test_a_page_of_a_family_and_one_without_its_data(
     report = ["report", str(out), "--out", str(tmp_path / "page.html"), *data_of, "--overwrite"]
     assert main(report) == 0
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "no pictures:" in page
-    assert "Images and their best captions" not in page
+    assert "no images:" in page
+    assert "Sample images" not in page

@@ -110,7 +110,7 @@ def test_the_page_of_a_result(
     sound(found)
     assert found["images"] >= 12
     assert found["charts"] == 1
-    for heading in ("Surest mistakes", "Accuracy by class", "Most frequent mistakes"):
+    for heading in ("Most confident errors", "Accuracy by class", "Most frequent confusions"):
         assert heading in found["sections"]
 
 

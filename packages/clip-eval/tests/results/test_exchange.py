@@ -95,7 +95,7 @@ def test_what_is_no_result_is_refused(
         assert words in capsys.readouterr().err
     files = [str(tmp_path / "f.json")] * 2
     assert main(["import-results", *files, "--out", str(tmp_path / "twice")]) == 2
-    assert "two of the files are of the same" in capsys.readouterr().err
+    assert "two of the files have the same" in capsys.readouterr().err
 
 
 def test_names_from_elsewhere_are_escaped(tmp_path: Path) -> None:

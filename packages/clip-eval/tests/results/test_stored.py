@@ -78,7 +78,7 @@ def test_a_report_downloads_nothing(
     (tmp_path / "result.json").write_text(json.dumps(record))
     spec = f"cifar10:{tmp_path / 'gone'}"
     assert main(["report", str(tmp_path), "--data", spec]) == 0
-    assert "no pictures: cifar10: not found" in (tmp_path / "family.html").read_text()
+    assert "no images: cifar10: not found" in (tmp_path / "family.html").read_text()
 
 
 def test_a_report_opens_nothing_that_a_result_names(
@@ -99,7 +99,7 @@ def test_a_report_opens_nothing_that_a_result_names(
     assert main(["report", str(tmp_path)]) == 0
     assert main(["report", str(tmp_path), "--overwrite", "--data", "/etc"]) == 0
     assert opened == []  # the one that is named has a split that leads out of it
-    assert "no pictures: the split of" in (tmp_path / "family.html").read_text()
+    assert "no images: the split of" in (tmp_path / "family.html").read_text()
     settings = {"data": "/etc", "split": "val", "key": "k"}
     (tmp_path / "1" / "result.json").write_text(json.dumps(RECORD | {"settings": settings}))
     assert main(["report", str(tmp_path), "--overwrite", "--data", "/etc"]) == 0

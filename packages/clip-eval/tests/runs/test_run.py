@@ -256,11 +256,11 @@ def test_a_directory_for_each_description() -> None:
 def test_an_evaluation_and_a_reading_agree_on_the_content(
     run: Callable[..., int], colour_folder: Path, tmp_path: Path, read_json: Callable[[Path], Any]
 ) -> None:
-    from clip_eval.encoding.batches import source_content
+    from clip_eval.encoding.batches import hash_source
 
     assert run("--data", colour_folder, "--batch-size", "5") == 0
     content = read_json(tmp_path / "out" / "result.json")["content"]
-    assert content == source_content(open_source(colour_folder))
+    assert content == hash_source(open_source(colour_folder))
 
 
 def test_a_training_set_is_read_once_for_all_models(

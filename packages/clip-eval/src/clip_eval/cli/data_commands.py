@@ -7,7 +7,7 @@ import json
 
 from clip_eval.data.inspect import summarize
 from clip_eval.prompts.named_data import open_data
-from clip_eval.results.result import finite
+from clip_eval.results.result import replace_non_finite
 
 MAX_PICTURES = 500
 
@@ -25,6 +25,8 @@ def inspect_data(arguments: argparse.Namespace) -> None:
     if arguments.html:
         summary.write_html(arguments.html)
     if arguments.json:
-        print(json.dumps(finite(summary.to_dict()), ensure_ascii=False, allow_nan=False))
+        print(
+            json.dumps(replace_non_finite(summary.to_dict()), ensure_ascii=False, allow_nan=False)
+        )
     else:
         print(summary.to_text())

@@ -16,10 +16,10 @@ from clip_eval.data.text_files import read_text
 from clip_eval.encoding.batches import LoaderConfig
 from clip_eval.encoding.cache import cache_directory
 from clip_eval.encoding.embedding_files import (
+    choose_writer,
     embed_source,
     embed_texts,
     write_embeddings,
-    writer_of,
 )
 from clip_eval.encoding.encoder import Encoder, Precision
 from clip_eval.errors import EvaluationError
@@ -36,7 +36,7 @@ from clip_eval.results.files import (
     refuse_existing,
     write_text,
 )
-from clip_eval.results.result import finite
+from clip_eval.results.result import replace_non_finite
 from clip_eval.runs.config import EvaluationRun, Outcome
 from clip_eval.runs.run import run_evaluations
 from clip_eval.tasks.config import TaskConfig
@@ -118,7 +118,7 @@ def _print_json(outcome: Outcome) -> None:
     if outcome.error:
         _print_error(outcome)
     else:
-        print(json.dumps(finite(outcome.record), ensure_ascii=False, allow_nan=False))
+        print(json.dumps(replace_non_finite(outcome.record), ensure_ascii=False, allow_nan=False))
 
 
 def _print_error(outcome: Outcome) -> None:
@@ -178,7 +178,7 @@ def _labels(arguments: argparse.Namespace) -> tuple[ClassList, PromptSet | None]
 def write_embeddings_of(arguments: argparse.Namespace) -> None:
     """Write embeddings of a data set's images, or of texts."""
     refuse_existing(arguments.out, overwrite=arguments.overwrite)
-    writer_of(arguments.out)  # before any work
+    choose_writer(arguments.out)  # before any work
     device = choose_device(arguments.device)
     loaded = load_for_evaluation(arguments.model, device=device)
     encoder = Encoder(

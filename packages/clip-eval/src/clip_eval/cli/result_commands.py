@@ -11,7 +11,7 @@ from clip_eval.report.family import render_family
 from clip_eval.report.table import format_table
 from clip_eval.results.exchange import export_csv, export_json, import_results
 from clip_eval.results.files import refuse_existing, write_json, write_text
-from clip_eval.results.result import finite
+from clip_eval.results.result import replace_non_finite
 from clip_eval.results.stored import find_results
 
 FAMILY_FILE = "family.html"
@@ -22,7 +22,7 @@ def compare(arguments: argparse.Namespace) -> None:
     pairs = pair_results(find_results(arguments.first), find_results(arguments.second))
     found = [compare_results(first, second) for first, second in pairs]
     if arguments.json:
-        records = [finite(one.to_dict()) for one in found]
+        records = [replace_non_finite(one.to_dict()) for one in found]
         print(json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False))
     else:
         print("\n\n".join(map(format_comparison, found)))

@@ -1,4 +1,4 @@
-"""Batches of decoded images from a source, in order, with what had to be skipped.
+"""Batches of decoded images of a source, in order, with the samples that had to be skipped.
 
 Legend: B batch, H and W pixels.
 """
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from clip_eval.data.faults import BadSample
 from clip_eval.data.images import decode_image
 from clip_eval.data.samples import Sample, Source
-from clip_eval.encoding.cache import digest_of, image_digest
+from clip_eval.encoding.cache import digest_image, digest_parts
 from clip_eval.models.protocols import ImagePreprocess
 from clip_eval.results.result import Skipped
 
@@ -53,16 +53,16 @@ class LoaderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedSample:
-    """What is known of a sample once it was read.
+    """A sample without its image.
 
     Attributes:
-        index: Its position in the source.
-        key: Its name there.
+        index: Position in the source.
+        key: Name in the source.
         digest: Hash of the image.
-        label: Its class, None where the source has none.
-        targets: Its classes, where it may have several.
-        captions: Its captions.
-        content: Hash of all of that, except the position.
+        label: Class; None where the source has none.
+        targets: Classes, where a sample may have several.
+        captions: Captions.
+        content: Hash of all of these except the position.
     """
 
     index: int
@@ -75,13 +75,13 @@ class LoadedSample:
 
 
 def read_sample(source: Source, index: int) -> tuple[LoadedSample, Sample]:
-    """What is known of a sample, and the sample with its image.
+    """Read a sample: without its image and hashed, and with its image.
 
     Raises:
-        BadSample: It cannot be read.
+        BadSample: The sample cannot be read.
     """
     sample = source.read(index)
-    digest = image_digest(sample.image)
+    digest = digest_image(sample.image)
     facts = (sample.key, str(sample.label), str(sample.targets), *sample.captions)
     loaded = LoadedSample(
         index=index,
@@ -90,45 +90,44 @@ def read_sample(source: Source, index: int) -> tuple[LoadedSample, Sample]:
         label=sample.label,
         targets=sample.targets,
         captions=sample.captions,
-        content=digest_of(digest, *facts),
+        content=digest_parts(digest, *facts),
     )
     return loaded, sample
 
 
-def source_content(source: Source, indices: Sequence[int] | None = None) -> str:
-    """Hash of all samples of a source, in order, without decoding any."""
+def hash_source(source: Source, indices: Sequence[int] | None = None) -> str:
+    """Hash all samples of a source, in order, without decoding any."""
     found = []
     for index in range(len(source)) if indices is None else indices:
         try:
             found.append(read_sample(source, index)[0].content)
         except BadSample as error:
-            found.append(unreadable(error))
-    return content_hash(found, source.classnames)
+            found.append(hash_unreadable(error))
+    return hash_contents(found, source.classnames)
 
 
-def unreadable(error: BadSample) -> bytes:
-    """What stands for the content of a sample that cannot be read."""
-    return digest_of(error.key, error.reason)
+def hash_unreadable(error: BadSample) -> bytes:
+    """Return the hash that stands for a sample that cannot be read."""
+    return digest_parts(error.key, error.reason)
 
 
-def content_hash(samples: Iterable[bytes], classnames: Sequence[str] | None) -> str:
-    """One hash for the contents of samples and the class names they refer to."""
-    return digest_of(*(classnames or ()), b"", *samples).hex()
+def hash_contents(samples: Iterable[bytes], classnames: Sequence[str] | None) -> str:
+    """Hash the contents of samples together with the class names they refer to."""
+    return digest_parts(*(classnames or ()), b"", *samples).hex()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageBatch:
-    """Samples that could be used, and those that could not.
+    """A batch: samples that can be used, and skipped ones.
 
     Attributes:
-        number: Which batch of the source it is.
-        samples: One per usable image.
-        images: Preprocessed images (R, 3, H, W) of the ``rows``; R is 0 if there is none.
-        places: Position of each sample in the batch, which the skipped ones are counted in.
-        rows: Positions in ``samples`` of the images that were decoded; the others were not
-            needed.
-        skipped: The other samples of the batch.
-        contents: Hash of each sample of the batch, usable or not.
+        number: Number of the batch in the source.
+        samples: The usable samples.
+        images: Preprocessed images (R, 3, H, W) of the `rows`; R is 0 if there is none.
+        places: Position of each sample in the batch, counting skipped ones.
+        rows: Positions in `samples` of the decoded images; the others are in the cache.
+        skipped: The skipped samples.
+        contents: Hash of each sample of the batch, skipped ones included.
     """
 
     number: int
@@ -141,7 +140,7 @@ class ImageBatch:
 
 
 class Item(NamedTuple):
-    """One sample as a worker hands it over."""
+    """One sample as a worker returns it."""
 
     content: bytes
     sample: LoadedSample | None
@@ -160,7 +159,7 @@ def iter_batches(
     """Yield batches in the order of the source; the global random state is left alone.
 
     Each rank gets whole batches, every `world_size`-th one, so that what is computed together does
-    not depend on the number of processes.  A batch with skipped samples holds fewer images.
+    not depend on the number of processes. A batch with skipped samples holds fewer images.
 
     Args:
         source: Where samples come from.
@@ -203,7 +202,7 @@ class _DecodedSamples(Dataset[Item]):
                 image = self.preprocess(decode_image(sample.image))
         except BadSample as error:
             skipped = Skipped(key=error.key or key, reason=error.reason, detail=error.detail)
-            return Item(content or unreadable(error), None, None, skipped)
+            return Item(content or hash_unreadable(error), None, None, skipped)
         return Item(loaded.content, loaded, image, None)
 
 

@@ -1,8 +1,10 @@
-"""Embeddings kept on disk by content hash: of an image's bytes, or of a group of prompts.
+"""The embedding cache: embeddings on disk by the hash of an image, or of a group of prompts.
 
-A row belongs to what made it (weights, tokenizer or preprocessing, precision), which names the
-directory, and to what was embedded, whose hash names the row.  Nothing goes stale: other weights
-are another directory, an edited image is another row.  D width.
+The directory is named by what made the embeddings (weights, tokenizer or preprocessing, precision),
+a row by the hash of what was embedded. Nothing goes stale: other weights are another directory, an
+edited image is another row.
+
+Legend: N embeddings, D width.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ MOST_FILES = 32
 SECONDS_PER_FILE = 20.0
 
 
-def digest_of(*parts: str | bytes) -> bytes:
-    """A hash of the parts and of where each ends."""
+def digest_parts(*parts: str | bytes) -> bytes:
+    """Hash the parts and their lengths."""
     found = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for part in parts:
         data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
@@ -39,25 +41,25 @@ def digest_of(*parts: str | bytes) -> bytes:
     return found.digest()
 
 
-def image_digest(image: bytes | Image.Image) -> bytes:
-    """A hash of an encoded image's bytes, or of a decoded image's pixels and their colours."""
+def digest_image(image: bytes | Image.Image) -> bytes:
+    """Hash the bytes of an encoded image, or the pixels and the palette of a decoded one."""
     if not isinstance(image, Image.Image):
-        return digest_of(bytes(image))
+        return digest_parts(bytes(image))
     parts: list[str | bytes] = [image.mode, str(image.size), image.tobytes()]
-    colours = (image.getpalette(), image.info.get("transparency"))
-    if colours != (None, None):
-        parts.append(repr(colours))
-    return digest_of(*parts)
+    colors = (image.getpalette(), image.info.get("transparency"))
+    if colors != (None, None):
+        parts.append(repr(colors))
+    return digest_parts(*parts)
 
 
 class EmbeddingStore:
-    """Rows of float32 by digest, in files that are written once and only read afterwards.
+    """Rows of float32 by digest, in files that are never changed after they are written.
 
-    A file that is cut or foreign is ignored: its rows are computed again.  Each file is mapped,
-    which holds a descriptor of it, so many files are merged into one.
+    A file that is cut or foreign is ignored: its rows are computed again. Files are memory-mapped,
+    which takes a file descriptor each, so many files are merged into one.
 
     Args:
-        directory: Holds the files; made at the first write.
+        directory: Directory of the files; made at the first write.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -67,7 +69,7 @@ class EmbeddingStore:
         self._written = time.monotonic()
         paths = self._files()
         if len(paths) > MOST_FILES:
-            with contextlib.suppress(OSError):  # no place, or merged by another process meanwhile
+            with contextlib.suppress(OSError):  # a full disk, or merged meanwhile
                 self._merge(paths)
             paths = self._files()
         for path in paths:
@@ -77,23 +79,23 @@ class EmbeddingStore:
                 self._rows.update((digest.tobytes(), row) for digest, row in rows)
 
     def __len__(self) -> int:
-        """How many embeddings are known."""
+        """Number of known embeddings."""
         return len(self._rows)
 
     def __contains__(self, digest: bytes) -> bool:
-        """Whether the embedding of that digest is known."""
+        """Whether the embedding of a digest is known."""
         return digest in self._rows
 
     def digests(self) -> frozenset[bytes]:
-        """All that are known."""
+        """Return the digests of all known embeddings."""
         return frozenset(self._rows)
 
     def get(self, digests: Sequence[bytes]) -> Tensor:
-        """The rows of known digests, (N, D) float32."""
+        """Return the embeddings of known digests, (N, D) float32."""
         return torch.from_numpy(np.stack([self._rows[digest] for digest in digests]))
 
     def add(self, digests: Iterable[bytes], rows: Tensor) -> None:
-        """Keep new rows (N, D); rows that are not finite are not kept.
+        """Add new embeddings (N, D), except those that are not finite.
 
         They are written every few thousand rows or few seconds, so that a killed process loses
         little.
@@ -108,7 +110,7 @@ class EmbeddingStore:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is new, in one step; where that cannot be, warn and only remember it."""
+        """Write new embeddings in one step; if that fails, warn and keep them in memory."""
         self._written = time.monotonic()
         if not self._new:
             return
@@ -137,9 +139,9 @@ class EmbeddingStore:
         return sorted(self.directory.glob("*.npy"))
 
     def _merge(self, paths: Sequence[Path]) -> None:
-        """One file of the rows of many, which go only once it is on disk.
+        """Merge files into one; they are removed once it is on disk.
 
-        It is named by theirs, so that processes that merge the same files make one file.
+        It is named by a hash of their names, so that two processes that merge them make one file.
         """
         chosen: dict[Path, list[int]] = {}  # the rows of each file that no file before it has
         kind: np.dtype[Any] | None = None
@@ -159,7 +161,7 @@ class EmbeddingStore:
             "fortran_order": False,
             "shape": (sum(map(len, chosen.values())),),
         }
-        target = self.directory / f"{digest_of(*(path.name for path in chosen)).hex()}.npy"
+        target = self.directory / f"{digest_parts(*(path.name for path in chosen)).hex()}.npy"
         with storage.atomic_path(target) as temporary, temporary.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for path, rows in chosen.items():
@@ -171,7 +173,7 @@ class EmbeddingStore:
 
 
 def _mapped(path: Path) -> np.ndarray | None:
-    """The digests and features of a file; None if it is cut or foreign."""
+    """Map the digests and features of a file; None if it is cut or foreign."""
     try:
         table = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, operations, time.  B batch, T tokens, H and W pixels."""
+"""Cost of a model: parameters, operations, latency. B batch, T tokens, H and W pixels."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ PERCENTILES = (50, 90, 99)
 def measure_cost(
     encoder: Encoder, *, batch_sizes: Sequence[int] = (1, 32), repeats: int = 10, warmup: int = 2
 ) -> dict[str, Any]:
-    """Parameters, operations per image and per caption, and latency of both towers.
+    """Measure parameters, operations per image and per caption, and the latency of both towers.
 
     Operations are twice the multiply-adds of matrix products and convolutions
-    (`torch.utils.flop_counter`); latency is of the forward alone, decoding not included.
+    (`torch.utils.flop_counter`); latency is of the forward pass without decoding.
 
     Args:
-        encoder: The model with its preprocessing.
-        batch_sizes: Images, and captions, per forward.
-        repeats: Measured forwards of each.
-        warmup: Forwards before them.
+        encoder: The model.
+        batch_sizes: Images, and captions, per forward pass.
+        repeats: Measured forward passes per batch size.
+        warmup: Forward passes before the measured ones.
     """
     model = encoder.model
     pixels = encoder.preprocess(Image.new("RGB", (640, 480), (90, 120, 150)))[None]
@@ -43,7 +43,7 @@ def measure_cost(
 
     def images(batch: int) -> Callable[[], object]:
         own = pixels.expand(batch, *pixels.shape[1:]).contiguous().to(encoder.device)
-        return lambda: encoder.images(own)
+        return lambda: encoder.encode_images(own)
 
     def texts(batch: int) -> Callable[[], object]:
         own = tokens.expand(batch, -1).contiguous().to(encoder.device)
@@ -64,21 +64,21 @@ def measure_cost(
 
 
 def count_parameters(model: object) -> int | None:
-    """Numbers in a model's parameters, a shared one once; None for something without modules."""
+    """Count the parameters of a module, shared ones once; None for another object."""
     if not isinstance(model, nn.Module):
         return None
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_flops(forward: Callable[[], object]) -> int:
-    """Operations of the matrix products and convolutions of a forward."""
+    """Count the operations of the matrix products and convolutions of a forward pass."""
     with sdpa_kernel(SDPBackend.MATH), _no_fast_path(), FlopCounterMode(display=False) as counter:
         forward()
     return int(counter.get_total_flops())
 
 
 def device_name(device: torch.device) -> str:
-    """The device as a person names it."""
+    """Return the product name of a device."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     if device.type == "cpu":
@@ -107,7 +107,7 @@ def _latencies(
     warmup: int,
     device: torch.device,
 ) -> list[dict[str, float | int]]:
-    """Milliseconds per forward at each batch size: percentiles, and rows per second."""
+    """Measure milliseconds per forward pass at each batch size, and rows per second."""
     found = []
     for batch in batch_sizes:
         call = forward(batch)
@@ -129,7 +129,7 @@ def _latencies(
 
 @contextmanager
 def _no_fast_path() -> Iterator[None]:
-    """torch's fused attention is one operation that the counter does not know."""
+    """Switch off torch's fused attention, which the FLOP counter does not know."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

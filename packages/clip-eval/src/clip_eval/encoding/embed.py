@@ -1,4 +1,4 @@
-"""Every image of a source once, as unit vectors of one or more models.
+"""Embedding the images of a source with one or more models.
 
 Legend: B batch, D width.
 """
@@ -33,12 +33,12 @@ def embed_images(
     *,
     indices: Sequence[int] | None = None,
 ) -> Iterator[tuple[ImageBatch, list[Tensor]]]:
-    """Batches with the features (B, D) of each encoder, float32 on its device.
+    """Yield batches with the features (B, D) of each encoder, float32 on its device.
 
-    Each image is read once, and decoded once unless all encoders remember it.
+    Each image is read once, and decoded once unless its embedding is in the cache of all encoders.
 
     Args:
-        encoders: All with the same preprocessing.
+        encoders: Models that have the same preprocessing.
         source: The images.
         loader: How the source is read.
         indices: Which samples; all if None.
@@ -64,18 +64,18 @@ def embed_images(
 
 
 def _features(encoder: Encoder, batch: ImageBatch) -> Tensor:
-    """What the encoder remembers of a batch, and what it has to compute, in order (B, D)."""
+    """Take the features of a batch from the cache, and compute the missing ones; (B, D)."""
     digests = [sample.digest for sample in batch.samples]
     if not digests:
         return torch.empty(0, 0, device=encoder.device)
     store = encoder.image_store
     if store is None:
-        return encoder.images(batch.images)
+        return encoder.encode_images(batch.images)
     wanted = [n for n, row in enumerate(batch.rows) if digests[row] not in store]
     if not wanted:
         return store.get(digests).to(encoder.device)
     rows = [batch.rows[n] for n in wanted]
-    computed = encoder.images(batch.images[wanted])  # (len(rows), D)
+    computed = encoder.encode_images(batch.images[wanted])  # (len(rows), D)
     store.add([digests[row] for row in rows], computed)
     features = torch.empty(len(digests), computed.shape[1], device=encoder.device)
     features[rows] = computed

@@ -1,4 +1,4 @@
-"""Embeddings as files: ``.npz`` for NumPy, ``.parquet`` for tables."""
+"""Embeddings as files: `.npz` for NumPy, `.parquet` for tables."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Embeddings(NamedTuple):
 
 
 def embed_source(encoder: Encoder, source: Source, loader: LoaderConfig) -> Embeddings:
-    """The embeddings of a source's images, in order; an image of several rows comes once."""
+    """Embed the images of a source, in order; an image with several rows is embedded once."""
     rows: list[NDArray[np.float32]] = []
     keys: list[str] = []
     labels: list[int] = []
@@ -51,34 +51,34 @@ def embed_source(encoder: Encoder, source: Source, loader: LoaderConfig) -> Embe
 
 
 def embed_texts(encoder: Encoder, texts: list[str]) -> Embeddings:
-    """The embeddings of the distinct texts, in order."""
+    """Embed the distinct texts, in order."""
     texts = list(dict.fromkeys(texts))
     with evaluation_mode(encoder.model):
-        features = encoder.texts(texts).cpu().numpy()
+        features = encoder.encode_texts(texts).cpu().numpy()
     encoder.flush()
     return Embeddings(features, texts, np.full(len(texts), -1, dtype=np.int64))
 
 
 def write_embeddings(path: Path, embeddings: Embeddings) -> None:
-    """Write ``.npz`` (arrays ``features``, ``keys``, ``labels``) or ``.parquet``, in one step.
+    """Write `.npz` (arrays `features`, `keys`, `labels`) or `.parquet`, in one step.
 
-    A file name that is no UTF-8 comes as surrogates, which Parquet gets as ``\\udcXX``.
+    Surrogates, which stand for bytes of a file name that is not UTF-8, become `\\udcXX` in Parquet.
 
     Raises:
         EvaluationError: Another suffix, or Parquet without pyarrow.
     """
-    write = writer_of(path)
+    write = choose_writer(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         write(file, embeddings)
 
 
 def read_embeddings(path: str | Path) -> tuple[list[str], NDArray[np.float32]]:
-    """Keys (N) and features (N, D) of a file that `write_embeddings` wrote.
+    """Read keys (N) and features (N, D) of a file of `clip-eval embed`.
 
     Raises:
-        EvaluationError: It is no such file, or Parquet without pyarrow.
-        FileNotFoundError: There is none.
+        EvaluationError: The file is damaged or of another format, or Parquet without pyarrow.
+        FileNotFoundError: The file does not exist.
     """
     path = Path(path)
     read = {".npz": _read_npz, ".parquet": _read_parquet}.get(path.suffix)
@@ -99,8 +99,8 @@ def read_embeddings(path: str | Path) -> tuple[list[str], NDArray[np.float32]]:
     return keys, features
 
 
-def writer_of(path: Path) -> Callable[[IO[bytes], Embeddings], None]:
-    """What writes a file of that suffix.
+def choose_writer(path: Path) -> Callable[[IO[bytes], Embeddings], None]:
+    """Choose the writer of a file by its suffix.
 
     Raises:
         EvaluationError: Another suffix, or Parquet without pyarrow.

@@ -1,4 +1,4 @@
-"""A model as a pair of functions to unit vectors, remembering what it has already embedded.
+"""A model as a pair of functions to unit vectors, with a cache of embeddings.
 
 Legend: B batch, T tokens, G groups of prompts, D width, H and W pixels.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from clip_eval.data.images import DECODING
-from clip_eval.encoding.cache import EmbeddingStore, digest_of
+from clip_eval.encoding.cache import EmbeddingStore, digest_parts
 from clip_eval.models.fingerprints import (
     fingerprint,
     model_fingerprint,
@@ -34,16 +34,15 @@ class Encoder:
     """Images and prompts to unit vectors.
 
     Args:
-        model: On ``device``; its mode is the caller's concern.
+        model: A model on `device`; it is used in its current mode.
         tokenizer: Texts to token ids.
-        preprocess: An RGB image to pixels, and their normalisation.
-        name: What to call the model.
-        device: Where the forward runs.
-        precision: ``fp32``, or ``bf16``/``fp16`` for a forward under autocast.
-        batch_size: Prompts per forward.
-        cache: Directory to remember embeddings in; None remembers nothing.
-        factory: Where the model came from, if only that tells it from others: part of what
-            embeddings are remembered by.
+        preprocess: An RGB image to pixels, and their normalization.
+        name: Name of the model in results.
+        device: Device of the model.
+        precision: `fp32`, or `bf16`/`fp16` for a forward pass under autocast.
+        batch_size: Prompts per forward pass.
+        cache: Directory of the embedding cache; None keeps no embeddings.
+        factory: The `module:factory` that made the model; part of its identity in the cache.
     """
 
     def __init__(
@@ -76,39 +75,39 @@ class Encoder:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the weights, the structure and the factory."""
+        """Hash of the model and its factory."""
         if not self._fingerprint:
             self._fingerprint = fingerprint(model_fingerprint(self.model), self.factory)
         return self._fingerprint
 
     @property
     def scale(self) -> float:
-        """The factor on cosine similarity."""
+        """Factor on cosine similarity."""
         return float(self.model.logit_scale.detach().float().exp())
 
     @torch.no_grad()
-    def images(self, pixels: Tensor) -> Tensor:
-        """Unit vectors (B, D), float32 on the device, of preprocessed images (B, 3, H, W)."""
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Encode preprocessed images (B, 3, H, W) as unit vectors (B, D), float32 on the device."""
         inputs = self.preprocess.normalize(pixels.to(self.device))
         with self._autocast():
             features = self.model.encode_image(inputs)
         return normalize(features.float(), dim=-1)
 
     @torch.no_grad()
-    def groups(self, groups: Sequence[Sequence[str]]) -> Tensor:
-        """The direction of each group of prompts, (G, D) float32 on the device.
+    def encode_groups(self, groups: Sequence[Sequence[str]]) -> Tensor:
+        """Encode groups of prompts as one unit vector each, (G, D) float32 on the device.
 
-        Groups that the store knows are not computed; the new ones are on disk after `flush`.
+        Groups in the cache are not computed; new ones are on disk after `flush`.
         """
         store = self.text_store
         if store is None:
             return self._encode(groups)
-        digests = [digest_of(*group) for group in groups]
+        digests = [digest_parts(*group) for group in groups]
         place: dict[bytes, int] = {}
         for number, digest in enumerate(digests):
             if digest not in store:
                 place.setdefault(digest, number)
-        passing: dict[bytes, Tensor] = {}  # those that are not finite, which no store keeps
+        passing: dict[bytes, Tensor] = {}  # embeddings that are not finite, which no store keeps
         wanted = list(place)
         for start in range(0, len(wanted), GROUPS_AT_ONCE):
             part = wanted[start : start + GROUPS_AT_ONCE]
@@ -120,12 +119,12 @@ class Encoder:
         found = [passing[d] if d in passing else store.get([d])[0] for d in digests]
         return torch.stack(found).to(self.device)
 
-    def texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors (B, D) of single texts."""
-        return self.groups([(text,) for text in texts])
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Encode single texts as unit vectors (B, D)."""
+        return self.encode_groups([(text,) for text in texts])
 
     def flush(self) -> None:
-        """Write what the stores have not written yet."""
+        """Write new embeddings to disk."""
         for store in (self.image_store, self.text_store):
             if store is not None:
                 store.flush()

@@ -10,7 +10,7 @@ from typing import Any
 import torch.distributed
 
 from clip_eval.data.samples import Source
-from clip_eval.encoding.batches import LoaderConfig, content_hash
+from clip_eval.encoding.batches import LoaderConfig, hash_contents
 from clip_eval.encoding.embed import embed_images, group_by_preprocessing
 from clip_eval.encoding.encoder import Encoder
 from clip_eval.errors import EvaluationError
@@ -20,10 +20,10 @@ from clip_eval.models.protocols import ImagePreprocess, ImageTextModel, TextToke
 from clip_eval.results.result import Result, Skipped
 from clip_eval.tasks.build import make_task
 from clip_eval.tasks.config import ResolvedTask, resolve_task
-from clip_eval.tasks.features import CollectFeatures, stack
+from clip_eval.tasks.features import CollectFeatures, stack_features
 from clip_eval.tasks.task import Task
 
-SAME_SAMPLES = "the training samples are the test samples, so the number says nothing"
+SAME_SAMPLES = "the training samples are the test samples, so the result is meaningless"
 DEFAULTS = EvaluationConfig()
 
 
@@ -144,7 +144,7 @@ def _make_tasks(
         users = [i for i, task in enumerate(resolved) if task.is_trained and task.train is train]
         collectors = [CollectFeatures(len(resolved[i].names)) for i in users]
         found = _gather([encoders[i] for i in users], collectors, train, loader, None)
-        learned |= {i: stack(rows) for i, rows in zip(users, found.rows, strict=True)}
+        learned |= {i: stack_features(rows) for i, rows in zip(users, found.rows, strict=True)}
         contents |= dict.fromkeys(users, found.content)
     tasks = []
     for position, (encoder, task) in enumerate(zip(encoders, resolved, strict=True)):
@@ -185,7 +185,7 @@ def _gather(
     return _Found(
         rows=[[row for part in parts for row in part[1][n]] for n in range(len(tasks))],
         skipped=tuple(skipped for part in parts for skipped in part[2]),
-        content=content_hash((c for part in parts for c in part[3]), source.classnames),
+        content=hash_contents((c for part in parts for c in part[3]), source.classnames),
     )
 
 

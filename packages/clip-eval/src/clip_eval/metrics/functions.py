@@ -16,7 +16,7 @@ Z_95 = 1.959963984540054
 
 
 def topk_accuracy(guesses: ArrayLike, labels: ArrayLike, k: int) -> float | None:
-    """Share of samples whose label is among the first ``k`` guesses.
+    """Share of samples whose label is among the first `k` guesses.
 
     Args:
         guesses: Class indices, best first, (N, K).
@@ -24,7 +24,7 @@ def topk_accuracy(guesses: ArrayLike, labels: ArrayLike, k: int) -> float | None
         k: How many guesses count.
 
     Returns:
-        The share, or None without samples or with fewer than ``k`` guesses each.
+        The share, or None without samples or with fewer than `k` guesses each.
     """
     table, truth = np.asarray(guesses), np.asarray(labels)
     if len(truth) == 0 or table.shape[1] < k:
@@ -66,14 +66,14 @@ def mean_recall_interval(
 
 
 def wilson_interval(correct: float, n: float, z: float = Z_95) -> tuple[float, float] | None:
-    """Wilson score interval of a share ``correct / n`` (95 % by default); None without samples."""
+    """Wilson score interval of a share `correct / n` (95 % by default); None without samples."""
     if n == 0:
         return None
     share = correct / n
     scale = 1 + z * z / n
-    centre = (share + z * z / (2 * n)) / scale
+    center = (share + z * z / (2 * n)) / scale
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / scale
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def grouped_share_interval(correct: ArrayLike, counts: ArrayLike) -> tuple[float, float] | None:
@@ -255,7 +255,7 @@ def selection_correct(scores: ArrayLike, truth: Sequence[int]) -> tuple[bool, bo
 
     Returns:
         Images found by their captions, and captions found by their images (CLIP_benchmark's
-        ``image_acc`` and ``text_acc`` of one instance).
+        `image_acc` and `text_acc` of one instance).
     """
     table = np.asarray(scores, dtype=float)
     if not np.isfinite(table).all():
@@ -276,10 +276,10 @@ def retrieval_recall(
     *,
     chunk: int = 1024,
 ) -> dict[int, float | None]:
-    """Share of queries with at least one positive item among the ``k`` nearest.
+    """Share of queries with at least one positive item among the `k` nearest.
 
     The rank of a query's best positive is the number of items that score higher, so the N x M
-    scores exist only ``chunk`` rows at a time.  An item that ties with the best positive counts
+    scores exist only `chunk` rows at a time. An item that ties with the best positive counts
     as ranked before it unless it is a positive itself: a constant embedding earns nothing.
 
     Args:
@@ -337,7 +337,7 @@ def caption_retrieval(
         ks: The values of k.
 
     Returns:
-        ``image_retrieval_recall@k`` (texts look for their image) and ``text_retrieval_recall@k``
+        `image_retrieval_recall@k` (texts look for their image) and `text_retrieval_recall@k`
         (images look for any of their texts), CLIP_benchmark's names.
     """
     texts_of_image: list[list[int]] = [[] for _ in range(len(np.asarray(images)))]

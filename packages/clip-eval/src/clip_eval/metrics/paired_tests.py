@@ -1,6 +1,6 @@
-"""Two models' answers to the same questions: the difference, and whether it is chance.
+"""Paired tests of two models on the same samples.
 
-N answers, G groups of answers that go together.
+Legend: N answers, G groups of dependent answers.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ DRAWS = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class PairedTest:
-    """How far two models are apart.
+    """The difference between two models, and its test.
 
     Attributes:
-        n: Answers that both gave.
-        difference: Mean of the second's minus that of the first's.
-        ci95: Its 95 % interval.
-        p_value: Of no difference, two-sided.
-        method: What the probability is from.
+        n: Number of answers of each.
+        difference: Mean of the second minus mean of the first.
+        ci95: 95 % interval of the difference.
+        p_value: Two-sided p-value of no difference.
+        method: Name of the test.
     """
 
     n: int
@@ -37,7 +37,7 @@ class PairedTest:
 
 
 def paired_test(first: ArrayLike, second: ArrayLike) -> PairedTest:
-    """The comparison of two lists of right (True) and wrong answers, (N,) each.
+    """Test the difference of two lists of right (True) and wrong answers, (N,) each.
 
     McNemar's exact test; the interval for paired differences of Newcombe 1998, method 10.
 
@@ -65,18 +65,17 @@ def grouped_test(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> PairedTest:
-    """The comparison of two lists of values (N,), where those of one group go together.
+    """Test the difference of two lists of values (N,) that are dependent within groups.
 
-    The interval is a bootstrap's: whole groups are drawn with replacement.  The probability is
-    that of random signs, one for the differences of each group, which for right and wrong answers
-    in groups of one is McNemar's.
+    The interval is a bootstrap over groups. The p-value is that of a sign-flip permutation test
+    over groups, which for right and wrong answers in groups of one is McNemar's test.
 
     Args:
         first: Values of the first model (N,).
-        second: Of the second (N,).
+        second: Values of the second model (N,).
         groups: The group of each (N,), such as the image of a caption.
-        draws: How many bootstrap samples, and how many random signs.
-        seed: Of the draws.
+        draws: Number of bootstrap samples, and of random sign flips.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: The lists differ in length, or are empty.
@@ -101,12 +100,12 @@ def grouped_test(
         difference=float(gain.sum() / len(a)),
         ci95=(float(low), float(high)),
         p_value=(1 + extreme) / (1 + draws),
-        method=f"random signs of {len(gain):,} images",
+        method=f"sign-flip permutation over {len(gain):,} images",
     )
 
 
 def mcnemar(lost: int, won: int) -> float:
-    """Two-sided exact probability of flips at least as uneven as these, if none were likelier."""
+    """Return the p-value of McNemar's exact test, two-sided, for `lost` and `won` flips."""
     n, least = lost + won, min(lost, won)
     if n == 0:
         return 1.0
@@ -118,7 +117,7 @@ def mcnemar(lost: int, won: int) -> float:
 
 
 def _interval(n: int, both: int, lost: int, won: int) -> tuple[float, float]:
-    """Newcombe's square-and-add interval from the Wilson intervals of the two shares."""
+    """Compute Newcombe's square-and-add interval from the Wilson intervals of the two shares."""
     neither = n - both - lost - won
     first, second = (both + lost) / n, (both + won) / n
     low1, high1 = wilson_interval(both + lost, n) or (0.0, 1.0)

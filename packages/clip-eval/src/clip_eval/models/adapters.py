@@ -21,22 +21,22 @@ EXACT = 1e-4
 
 
 class TransformPreprocess:
-    """A library's own transform as it is: RGB image to normalised float (3, H, W).
+    """Another library's transform, unchanged: RGB image to normalized float (3, H, W).
 
     Args:
-        transform: Called in the workers.
-        description: The same for two transforms that do the same.
+        transform: Called in the loader's workers.
+        description: Identifies what the transform does, for the embedding cache.
     """
 
     def __init__(self, transform: Callable[[Image.Image], Tensor], description: str) -> None:
         self.transform, self.description = transform, description
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """What the transform makes of an RGB image."""
+        """Apply the transform to an RGB image."""
         return self.transform(image)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """The images: they are normalised already."""
+        """Return the images, which are normalized already."""
         return images
 
     def __repr__(self) -> str:
@@ -44,20 +44,21 @@ class TransformPreprocess:
 
 
 def as_preprocess(transform: Any) -> ImagePreprocess:
-    """A transform with ``normalize``, or any other as `TransformPreprocess`."""
+    """Wrap a transform in `TransformPreprocess`, unless it has `normalize`."""
     if hasattr(transform, "normalize"):
         return transform
     return TransformPreprocess(transform, repr(transform))
 
 
 class TowerAdapter(nn.Module):
-    """A library's model with its two towers under our names.
+    """Another library's model as an `ImageTextModel`.
 
     Args:
         model: The library's model, in evaluation mode.
-        encode_image: Normalised pixels (B, 3, H, W) to features (B, D).
+        encode_image: Normalized pixels (B, 3, H, W) to features (B, D).
         encode_text: Token ids (B, T) to features (B, D).
-        tokenizer: Decides whether the text tower gives the same without the padding.
+        tokenizer: Makes the tokens of a trial: if the text tower gives the same features without
+            padding, padding is cut off.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class TowerAdapter(nn.Module):
         super().__init__()
         self.model = model
         self._image, self._text = encode_image, encode_text
-        self._short = _without_padding(model, encode_text, tokenizer)
+        self._short = _find_unpadded(model, encode_text, tokenizer)
 
     @property
     def logit_scale(self) -> Tensor:
@@ -79,7 +80,7 @@ class TowerAdapter(nn.Module):
         return own["logit_scale"] if "logit_scale" in own else -own["temperature"].log()  # ALIGN
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Features (B, D) of normalised pixels (B, 3, H, W)."""
+        """Features (B, D) of normalized pixels (B, 3, H, W)."""
         return self._image(images)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
@@ -87,21 +88,21 @@ class TowerAdapter(nn.Module):
         return self._text(tokens) if self._short is None else self._short(tokens)
 
 
-def _without_padding(
+def _find_unpadded(
     model: nn.Module, encode_text: Callable[[Tensor], Tensor], tokenizer: TextTokenizer
 ) -> Callable[[Tensor], Tensor] | None:
-    """The text tower on columns without padding, if it can do that and gives the same features."""
+    """Return a text tower that computes no padding, if one gives the same features."""
     device = next(model.parameters()).device
     tokens = tokenizer(PROBES).to(device)
     candidates: list[Callable[[Tensor], Tensor]] = [lambda ids: encode_text(_cut(ids))]
     if isinstance(getattr(model, "attn_mask", None), Tensor):
-        candidates.append(_shortened(model))
+        candidates.append(_cut_tables(model))
     with torch.no_grad():
         expected = encode_text(tokens)
         for candidate in candidates:
             try:
                 found = candidate(tokens)
-            except Exception:  # a tower of fixed length says so in many ways
+            except Exception:  # a tower of fixed length raises many kinds of error
                 continue
             if found.shape == expected.shape and torch.allclose(
                 found, expected, rtol=EXACT, atol=EXACT * float(expected.abs().max())
@@ -111,7 +112,7 @@ def _without_padding(
 
 
 def _cut(tokens: Tensor) -> Tensor:
-    """The columns up to the longest row's end token, which a padding by that token hides."""
+    """Cut the columns behind the end token of the longest row; padding may be that token."""
     return tokens[:, : min(int(token_lengths(tokens).max()) + 1, tokens.shape[1])]
 
 
@@ -124,8 +125,8 @@ class _TextSide(nn.Module):
         return self.model.encode_text(tokens)
 
 
-def _shortened(model: Any) -> Callable[[Tensor], Tensor]:
-    """open_clip's plain CLIP with its tables of positions and attention cut to the tokens."""
+def _cut_tables(model: Any) -> Callable[[Tensor], Tensor]:
+    """Run open_clip's CLIP with positions and attention mask cut to the length of the tokens."""
     side = _TextSide(model)
 
     def encode(tokens: Tensor) -> Tensor:

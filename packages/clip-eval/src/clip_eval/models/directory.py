@@ -1,4 +1,4 @@
-"""A trained model from its directory, with all that an evaluation needs."""
+"""Loading a model, with its tokenizer and preprocessing, from a directory or a library."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ CONFIG_FILE = "clip_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "merges.txt", "vocab.txt", "*.txt.gz")
 CHECKPOINTS = "checkpoints"
 OTHERS = {"open_clip_config.json": "open_clip:local-dir:", "config.json": "hf:"}
-"""Files that other libraries' directories hold, and how such a directory is given."""
+"""Files that mark the directories of other libraries, and the prefix of such a directory."""
 OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model and what turns images and texts into its input.
+    """A model with its tokenizer and preprocessing.
 
     Attributes:
-        model: In evaluation mode, on the device asked for.
+        model: The model, in evaluation mode.
         tokenizer: Texts → token ids.
         preprocess: Image → pixels.
-        templates: Caption templates saved with the model, ``{c}`` for the class name.
-        name: What to call it in a table.
-        path: Its directory, where it has one of ours.
-        warnings: What the reader of its numbers should know.
-        factory: The ``module:factory`` that made it; empty for any other.
+        templates: Caption templates saved with the model, with `{c}` for the class name.
+        name: Name of the model in tables.
+        path: Its directory; None for another library's model.
+        warnings: What the reader of its results should know.
+        factory: The `module:factory` that made it; empty for other models.
     """
 
     model: ImageTextModel
@@ -56,17 +56,17 @@ class LoadedModel:
 
 
 def load_for_evaluation(model: str | Path, *, device: str | torch.device = "cpu") -> LoadedModel:
-    """A model from its description.
+    """Load a model for evaluation.
 
     Args:
-        model: A run directory or one of its checkpoints; ``open_clip:NAME[:TAG-OR-FILE]``;
-            ``hf:ID-OR-DIRECTORY`` of transformers; ``hf-hub:REPOSITORY`` with our files or
-            open_clip's; ``module:factory`` for a function that returns
-            ``(model, tokenizer, preprocess)``.
-        device: Where to put it.
+        model: A run directory or one of its checkpoints; `open_clip:NAME[:TAG-OR-FILE]`;
+            `hf:ID-OR-DIRECTORY` of transformers; `hf-hub:REPOSITORY` with our files or
+            open_clip's; `module:factory` for a function that returns
+            `(model, tokenizer, preprocess)`.
+        device: Device of the model.
 
     Raises:
-        EvaluationError: Something is missing or damaged; the message says what to do.
+        EvaluationError: A file is missing or damaged; the message names the remedy.
     """
     spec = str(model)
     kind, colon, rest = spec.partition(":")
@@ -96,18 +96,18 @@ def _from_library(found: LibraryModel, name: str) -> LoadedModel:
 
 
 def _short_name(spec: str) -> str:
-    """The description with paths that exist shortened to their last part."""
+    """Shorten existing paths in a description to their last part."""
     name, colon, weights = spec.partition(":")
     shorten = [Path(part).name if Path(part).exists() else part for part in (name, weights)]
     return f"{shorten[0]}{colon}{shorten[1]}"
 
 
 def _load_directory(directory: Path, device: str | torch.device) -> LoadedModel:
-    """The model of a run directory, or of one of its checkpoints.
+    """Load the model of a run directory, or of one of its checkpoints.
 
-    A directory holds ``model.safetensors``, ``clip_config.json``, the tokenizer's files and, if
-    the run had any, ``zeroshot_classification_templates.txt``.  What a checkpoint lacks is taken
-    from the run it belongs to.
+    A directory holds `model.safetensors`, `clip_config.json`, the tokenizer's files and, if the run
+    has templates, `zeroshot_classification_templates.txt`. Files that a checkpoint lacks are taken
+    from its run.
     """
 
     if not directory.is_dir():
@@ -159,7 +159,7 @@ def _what_is_missing(directory: Path) -> str:
 
 
 def _load_tokenizer(places: list[Path]) -> Tokenizer | HFTokenizer:
-    """From the first place with the files of one, else what the model's config asks for."""
+    """Load the tokenizer of the first place that has one, else the one that the config names."""
     for place in places:
         if any(any(place.glob(pattern)) for pattern in TOKENIZER_FILES):
             return get_tokenizer(place)

@@ -1,4 +1,4 @@
-"""Hashes that say whether two embeddings were made by the same thing."""
+"""Hashes that identify what made an embedding: model, tokenizer, preprocessing."""
 
 from __future__ import annotations
 
@@ -21,24 +21,23 @@ PROBES = (
     "It\u2019s caf\u00e9 No. 42 & <b>more</b>, under_score; don't!",
     "word " * 120,
 )
-"""Texts whose ids tell tokenizers apart: case, marks, entities, accents, length."""
+"""Texts whose ids distinguish tokenizers: case, marks, entities, accents, length."""
 PICTURES = ((97, 61), (320, 240), (40, 130))
-"""Sizes of the noise images that tell preprocessings apart: wide, large, high."""
+"""Sizes of the noise images that distinguish preprocessings: wide, large, high."""
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 NO_SETTINGS = frozenset({*vars(nn.Module()), "name_or_path"})
-"""Attributes of every module, and where transformers found one: they change no embedding."""
+"""Attributes that change no embedding: those of every module, and transformers' source path."""
 
 
 def model_fingerprint(model: object) -> str:
-    """A hash of a model's weights and buffers, settings, structure and code.
+    """Hash the weights and buffers, settings, structure and code of a model.
 
-    The settings of a module are its ``config``, and each attribute that is a number, a text, None,
-    a tuple of those, or a function, which counts by its name.  A module that counts its calls in
-    such an attribute has another hash after each.
+    The settings of a module are its `config`, and each attribute that is a number, a text, None,
+    a tuple of those, or a function, by its name. A module that counts its calls in such an
+    attribute has another hash after each call.
 
-    An object that is no module counts with all its attributes; where one of them is neither a
-    number, a text, an array nor a module, nothing tells two such objects apart, and the hash is
-    this one object's alone.
+    An object that is no module is hashed by all its attributes; if one of them is neither a number,
+    a text, an array nor a module, the hash is unique to the object.
     """
     found = hashlib.sha256()
     for line in _structure(model):
@@ -51,7 +50,7 @@ def model_fingerprint(model: object) -> str:
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """A hash of what a tokenizer makes of a few telling texts, and of its description."""
+    """Hash the ids of a few probe texts, and the description of the tokenizer."""
     tokens = tokenizer(list(PROBES))
     found = hashlib.sha256(_description(tokenizer).encode())
     found.update(repr(tokens.tolist()).encode())
@@ -59,10 +58,10 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 
 def preprocess_fingerprint(preprocess: Any) -> str:
-    """A text that is the same for two preprocessings that do the same to every image.
+    """Return a text that identifies a preprocessing.
 
-    One without a config is known by its description and by what it makes of noise in three sizes:
-    two functions of one name, or two objects that do not say their settings, may differ.
+    A preprocessing without a config is identified by its description and by its output for noise
+    images of three sizes, because two functions of one name may differ.
     """
     config = getattr(preprocess, "config", None)
     if config is not None and _describes_itself(config):
@@ -77,7 +76,7 @@ def preprocess_fingerprint(preprocess: Any) -> str:
 
 
 def fingerprint(*parts: str | Sequence[str] | dict[str, Any]) -> str:
-    """A hash of plain values."""
+    """Hash plain values."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -87,14 +86,14 @@ def _describes_itself(thing: object) -> bool:
 
 
 def _description(thing: object) -> str:
-    """How a thing describes itself, without addresses, which differ from process to process."""
+    """Return the representation of an object without memory addresses."""
     if not _describes_itself(thing):
         return f"{type(thing).__module__}.{type(thing).__qualname__}"
     return ADDRESS.sub("", repr(thing))
 
 
 def _structure(model: object) -> list[str]:
-    """What is not in the weights: modules and settings, and the source files of their classes."""
+    """List modules, their settings, and the source files of their classes."""
     parts: dict[str, object] = {"": model}
     lines = []
     if isinstance(model, nn.Module):
@@ -113,7 +112,7 @@ def _structure(model: object) -> list[str]:
 
 
 def _settings(module: nn.Module) -> Iterator[str]:
-    """The attributes of a module that are plain values or functions."""
+    """Yield the attributes of a module that are plain values or functions."""
     for name, value in sorted(vars(module).items()):
         if name in NO_SETTINGS:
             continue
@@ -144,7 +143,7 @@ def _text_of(file: str) -> list[str]:
 
 
 def _state(model: object) -> Iterator[tuple[str, Any]]:
-    """Names and contents of a model's tensors, or of all attributes of what is no module."""
+    """Yield names and contents of a module's tensors, or of all attributes of another object."""
     if isinstance(model, nn.Module):
         tensors = {**model.state_dict(), **dict(model.named_buffers(remove_duplicate=False))}
         for name, tensor in sorted(tensors.items()):

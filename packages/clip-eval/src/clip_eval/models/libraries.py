@@ -24,7 +24,7 @@ from clip_eval.models.adapters import TowerAdapter, TransformPreprocess, as_prep
 from clip_eval.models.protocols import ImagePreprocess, ImageTextModel, TextTokenizer
 
 PADDED_TEXT_MODELS = ("clip", "siglip")
-"""Model types of transformers that read their padding, or never see it, and want no mask."""
+"""Model types of transformers whose text tower takes no attention mask."""
 MASKED_TEXT_MODELS = ("align", "altclip", "chinese_clip")
 
 
@@ -39,7 +39,7 @@ class LibraryModel:
 
 
 def load_open_clip(spec: str, device: str | torch.device) -> LibraryModel:
-    """``NAME`` or ``NAME:WEIGHTS`` of open_clip; WEIGHTS is one of its tags or a file.
+    """Load `NAME` or `NAME:WEIGHTS` of open_clip, where WEIGHTS is one of its tags or a file.
 
     Raises:
         EvaluationError: open_clip is missing, or does not know the model.
@@ -67,7 +67,7 @@ def load_open_clip(spec: str, device: str | torch.device) -> LibraryModel:
 
 
 def _open_clip_tokenizer(open_clip: Any, name: str, model: Any) -> TextTokenizer:
-    """Ours where it knows the model (the ids are the same), else open_clip's."""
+    """Return our tokenizer for models that it knows (the ids are equal), else open_clip's."""
     place = name.removeprefix("local-dir:").removeprefix("hf-hub:")
     length = getattr(model, "context_length", None)
     try:
@@ -77,10 +77,10 @@ def _open_clip_tokenizer(open_clip: Any, name: str, model: Any) -> TextTokenizer
 
 
 def load_transformers(spec: str, device: str | torch.device) -> LibraryModel:
-    """A dual encoder of transformers, from the hub or a directory.
+    """Load a dual encoder of transformers, from the hub or a directory.
 
     Raises:
-        EvaluationError: transformers is missing, or the model is no dual encoder known here.
+        EvaluationError: transformers is missing, or the model is of an unknown kind.
     """
     transformers = _library("transformers", "transformers", "hf:")
     try:
@@ -123,7 +123,7 @@ class _ImageProcessor:
 
 
 class _TransformersTokenizer:
-    """Padded to the model's length, as SigLIP was trained; CLIP's tower does not see padding."""
+    """Pads to the model's length: SigLIP was trained so, and CLIP ignores padding."""
 
     def __init__(self, tokenizer: Any, length: int) -> None:
         self.tokenizer, self.context_length = tokenizer, length
@@ -140,18 +140,18 @@ class _TransformersTokenizer:
 
 
 def _features(found: Any) -> Tensor:
-    """A tensor, or from transformers 5 on the output that holds it."""
+    """Return the features, which transformers 5 wraps in an output object."""
     return found if isinstance(found, Tensor) else found.pooler_output
 
 
 def load_object(spec: str, device: str | torch.device) -> LibraryModel:
-    """What ``module:factory`` returns: ``(model, tokenizer, preprocess)``.
+    """Call `module:factory`, which returns `(model, tokenizer, preprocess)`.
 
-    The factory is called with ``device=`` if it takes that, else without arguments.  Modules are
-    found as Python finds them, and in the working directory.
+    The factory is called with `device=` if it takes that argument. Modules are searched in Python's
+    path and in the working directory.
 
     Raises:
-        EvaluationError: It cannot be imported, or returns something else.
+        EvaluationError: The factory cannot be imported, or returns something else.
     """
     module_name, _, attribute = spec.partition(":")
     try:
@@ -172,7 +172,7 @@ def load_object(spec: str, device: str | torch.device) -> LibraryModel:
     if not isinstance(model, ImageTextModel):
         raise EvaluationError(
             f"{spec}: the model needs encode_image, encode_text and logit_scale, "
-            f"{type(model).__name__} has not all of them"
+            f"{type(model).__name__} lacks some of them"
         )
     if isinstance(model, nn.Module):
         model = model.to(device).eval()
@@ -180,10 +180,10 @@ def load_object(spec: str, device: str | torch.device) -> LibraryModel:
 
 
 def download_from_hub(repository: str) -> Path:
-    """The files of a hub repository that a model consists of, in the local cache.
+    """Download the files of a model from a hub repository into the local cache.
 
     Raises:
-        EvaluationError: It is neither on the hub nor in the cache.
+        EvaluationError: The repository is neither on the hub nor in the cache.
     """
     hub = _library("huggingface_hub", "huggingface_hub", "hf-hub:")
     try:

@@ -15,9 +15,9 @@ from torch import Tensor
 class ImageTextModel(Protocol):
     """A model with an image and a text tower.
 
-    ``encode_image``: normalised pixels, float (B, 3, H, W) → features (B, D).
-    ``encode_text``: token ids, long (B, T) → features (B, D).
-    ``logit_scale``: log of the factor on cosine similarity, a scalar tensor.
+    `encode_image`: normalized pixels, float (B, 3, H, W), to features (B, D).
+    `encode_text`: token ids, long (B, T), to features (B, D).
+    `logit_scale`: log of the factor on cosine similarity, a scalar tensor.
     """
 
     @property
@@ -32,17 +32,17 @@ class ImageTextModel(Protocol):
 
 
 class TextTokenizer(Protocol):
-    """``texts → LongTensor (B, T)``, padded."""
+    """A tokenizer: texts to padded token ids, long (B, T)."""
 
     def __call__(self, texts: list[str], /) -> Tensor:
         """Token ids of the texts."""
 
 
 class ImagePreprocess(Protocol):
-    """What a model wants done to an image, in the worker and on the device."""
+    """A preprocessing: one method for the loader's workers, one for the device."""
 
     def __call__(self, image: Image.Image, /) -> Tensor:
-        """An RGB Pillow image → uint8 (3, H, W)."""
+        """RGB Pillow image to uint8 (3, H, W)."""
 
     def normalize(self, images: Tensor, /) -> Tensor:
-        """uint8 (B, 3, H, W) → float (B, 3, H, W), on the same device."""
+        """uint8 (B, 3, H, W) to float (B, 3, H, W), on the same device."""

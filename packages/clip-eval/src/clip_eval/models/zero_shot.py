@@ -28,22 +28,22 @@ def build_classifier(
     batch_size: int = 256,
     device: str | torch.device = "cpu",
 ) -> Tensor:
-    """Class directions: the mean of the normalised prompt embeddings, normalised again.
+    """Build the directions of classes: the mean of the normalized prompt embeddings, normalized.
 
     Args:
-        model: Has ``encode_text``; its mode (training or evaluation) is the caller's concern.
-        tokenizer: Turns a list of prompts into token ids.
+        model: Has `encode_text`; it is used in its current mode.
+        tokenizer: Texts to token ids.
         classnames: C names.
-        templates: Templates with ``{c}``, or the prompts of each class by its name.
+        templates: Templates with `{c}`, or the prompts of each class by its name.
         batch_size: Prompts per forward.
-        device: Where the model is.
+        device: Device of the model.
 
     Returns:
-        (C, D) float32 on ``device``, each row of length 1.
+        (C, D) float32 on `device`, each row of length 1.
 
     Raises:
-        EvaluationError: No class.
-        DataError: No template, one without ``{c}``, or a class without prompts.
+        EvaluationError: There is no class name.
+        DataError: No template, one without `{c}`, or a class without prompts.
     """
     if not classnames:
         raise EvaluationError("expected at least one class name, got none")
@@ -60,20 +60,20 @@ def encode_prompts(
     batch_size: int = 256,
     device: str | torch.device = "cpu",
 ) -> Tensor:
-    """One direction per group of prompts: the mean of their unit vectors, made a unit vector.
+    """Encode groups of prompts: the mean of the unit vectors of each group, as a unit vector.
 
-    Some thousand prompts are at work at a time, so that memory does not grow with the number of
-    groups beyond the answer itself; among them every distinct prompt is encoded once.
+    Prompts are encoded some thousand at a time, so that beside the result memory does not grow with
+    the number of groups; among those thousands each distinct prompt is encoded once.
 
     Args:
-        model: Has ``encode_text``.
-        tokenizer: Turns a list of prompts into token ids.
+        model: Has `encode_text`.
+        tokenizer: Texts to token ids.
         groups: G lists of prompts, none empty.
         batch_size: Prompts per forward.
-        device: Where the model is.
+        device: Device of the model.
 
     Returns:
-        (G, D) float32 on ``device``.
+        (G, D) float32 on `device`.
     """
     parts = [
         _encode_some(model, tokenizer, groups[start:stop], batch_size=batch_size, device=device)
@@ -83,7 +83,7 @@ def encode_prompts(
 
 
 def _spans(sizes: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Neighbouring groups that together have about `PROMPTS_AT_ONCE` prompts."""
+    """Yield spans of neighbouring groups with about `PROMPTS_AT_ONCE` prompts."""
     start = total = end = 0
     for end, size in enumerate(sizes, start=1):
         if total and total + size > PROMPTS_AT_ONCE:
@@ -103,7 +103,9 @@ def _encode_some(
 ) -> Tensor:
     prompts = list(dict.fromkeys(prompt for group in groups for prompt in group))
     tokens = tokenizer(prompts)  # (P, T)
-    order = torch.argsort(token_lengths(tokens), stable=True)  # a tower may skip a batch's padding
+    order = torch.argsort(
+        token_lengths(tokens), stable=True
+    )  # short with short, so that little padding is computed
     tokens = tokens[order]
     place = {prompts[prompt]: row for row, prompt in enumerate(order.tolist())}
     rows = torch.tensor([place[prompt] for group in groups for prompt in group])
@@ -126,6 +128,6 @@ def _encode_some(
 
 
 def token_lengths(tokens: Tensor) -> Tensor:
-    """Columns of each row before the run of equal ids at its end, the padding; (P,)."""
+    """Count the columns of each row before the run of equal ids at its end, the padding; (P,)."""
     differs = tokens != tokens[:, -1:]  # (P, T)
     return (differs * torch.arange(1, tokens.shape[1] + 1)).amax(dim=1)

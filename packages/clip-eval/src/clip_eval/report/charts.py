@@ -72,8 +72,8 @@ def reliability_chart(bins: Sequence[CalibrationBin]) -> Markup:
         name="reliability diagram",
         columns=[(_x(share), percent(share, 0)) for share in shares],
         rows=[(_y(share), percent(share, 0)) for share in shares],
-        below="probability of the first guess",
-        beside="share right",
+        below="confidence (probability of the first guess)",
+        beside="accuracy",
     )
     return render_fragment("reliability.svg.j2", frame=frame, bars=bars)
 

@@ -1,4 +1,4 @@
-"""Two results on the same samples: the difference, whether it is chance, and what flipped."""
+"""Paired comparison of two results: the difference, its test, and the samples that flipped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clip_eval.results.stored import StoredResult
 SHOWN_FLIPS = 10
 RETRIEVAL, MULTILABEL = "zeroshot_retrieval", "zeroshot_multilabel"
 TESTED = {"linear_probe": "lp_acc1", "knn": "knn_acc1", "image_caption_selection": "acc"}
-"""The metric that the right answers of a task are of, where it is not ``acc1``."""
+"""The metric that a task's right answers make up, where it is not `acc1`."""
 FLIPPED = {RETRIEVAL: "queries", MULTILABEL: "first guesses"}
 
 Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
@@ -27,11 +27,11 @@ class Comparison:
     Attributes:
         first: The baseline's record.
         second: The other's record.
-        n: Samples that both have; queries in retrieval.
-        tests: By the metric that is tested.
+        n: Samples that are in both; queries in retrieval.
+        tests: The paired test of each tested metric.
         worse: Predictions (first, second) of samples that only the first has right.
         better: Of samples that only the second has right.
-        only_one: Samples that are in one of the results alone.
+        only_one: Samples that are in only one of the results.
         same_data: Whether both read the same content, as far as the results say.
     """
 
@@ -60,7 +60,7 @@ class Comparison:
 
 
 def compare_results(first: StoredResult, second: StoredResult) -> Comparison:
-    """The comparison of two results of the same task on the same data, sample by sample.
+    """Compare two results of the same task on the same data, sample by sample.
 
     Raises:
         EvaluationError: They have no sample in common, or one sample has two truths.
@@ -103,10 +103,11 @@ def _task(record: Mapping[str, Any]) -> str:
 
 
 def _tests(task: str, pairs: Sequence[Pair]) -> dict[str, PairedTest]:
-    """What can be told from single samples, by metric.
+    """Test what single samples say, by metric.
 
-    Captions of one image go together.  Of several labels an image it is how the image ranks its
-    classes: mean average precision is of how a class ranks all images, which no sample says.
+    Captions of one image are one group. With several labels per image the test is of how each image
+    ranks its classes: mean average precision is of how a class ranks all images, which no single
+    sample says.
     """
     if task == MULTILABEL:
         pairs = [pair for pair in pairs if pair[0]["labels"]]
@@ -128,7 +129,7 @@ def _tests(task: str, pairs: Sequence[Pair]) -> dict[str, PairedTest]:
 
 
 def _values(pairs: Sequence[Pair], name: str) -> tuple[list[float], list[float]]:
-    """What the first and what the second have; nothing, of an embedding not finite, is 0."""
+    """Return the values of the first and of the second; a missing one counts as 0."""
     return [float(a[name] or 0) for a, _ in pairs], [float(b[name] or 0) for _, b in pairs]
 
 
@@ -149,10 +150,10 @@ def _by_key(result: StoredResult) -> dict[str, dict[str, Any]]:
 def pair_results(
     first: Sequence[StoredResult], second: Sequence[StoredResult]
 ) -> list[tuple[StoredResult, StoredResult]]:
-    """Results of the same data and task on either side; the two alone if there is one of each.
+    """Pair the results of the same data and task; two single results are always a pair.
 
     Raises:
-        EvaluationError: Nothing fits together.
+        EvaluationError: No data set and task is on both sides.
     """
     if len(first) == len(second) == 1:
         return [(first[0], second[0])]
@@ -167,7 +168,7 @@ def _subject(result: StoredResult) -> tuple[Any, Any]:
 
 
 def format_comparison(found: Comparison) -> str:
-    """The comparison as lines."""
+    """Format a comparison as lines."""
     first, second = found.first.get("model"), found.second.get("model")
     lines = [
         f"{found.second.get('dataset')}: {first} -> {second}",
@@ -177,11 +178,10 @@ def format_comparison(found: Comparison) -> str:
         f"{FLIPPED.get(_task(found.first), 'samples')}",
     ]
     if found.only_one:
-        lines.append(f"warning: {found.only_one} samples are in one of the results alone")
+        lines.append(f"warning: {found.only_one} samples are in only one of the results")
     if not found.same_data:
         lines.append(
-            "warning: the data differs (images, labels or class names); what is called the same "
-            "is compared"
+            "warning: the data differs (images, labels or class names); samples are matched by name"
         )
     for word, flips in (("worse", found.worse), ("better", found.better)):
         lines += [_flip(word, *pair) for pair in flips[:SHOWN_FLIPS]]
@@ -192,7 +192,7 @@ def format_comparison(found: Comparison) -> str:
 
 def _test_lines(name: str, test: PairedTest) -> tuple[str, str]:
     low, high = map(_signed, test.ci95)
-    verdict = "may be chance" if test.p_value >= 0.05 else "is not chance"
+    verdict = "may be chance" if test.p_value >= 0.05 else "is significant"
     return (
         f"difference in {metric_name(name)}  {_signed(test.difference)}   95 % interval {low} to "
         f"{high}",

@@ -1,4 +1,4 @@
-"""Many results on one page: the numbers, what they cost, and each in detail."""
+"""Many results on one page: a table, charts of accuracy against cost, and each in detail."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from clip_eval.results.stored import StoredResult
 COSTS = (
     ("parameters", "parameters"),
     ("image_flops", "FLOP per image"),
-    ("latency", "ms per image, alone"),
+    ("latency", "ms per image at batch size 1"),
 )
 
 
@@ -154,12 +154,14 @@ def _detail(stored: StoredResult, data: Set[str], samples: int, seed: int) -> De
 
 
 def _open_named(result: Result, data: Set[str]) -> Source | None:
-    """The data of a result if the user named it; nothing is downloaded for it."""
+    """Open the data of a result if the user named it; nothing is downloaded."""
     settings = result.settings
     spec, split = settings.get("data"), settings.get("split")
     if not isinstance(spec, str) or spec not in data:
         return None
     if split is not None and (not isinstance(split, str) or Path(split).name != split):
-        raise DataError(f"the split of {result.dataset} is {split!r}; expected a folder's name")
+        raise DataError(
+            f"the split of {result.dataset} is {split!r}; expected the name of a folder"
+        )
     source, _ = open_data(spec, split=split, download=False)
     return source

@@ -15,7 +15,7 @@ from clip_eval.tasks.prediction import LabeledImage, Predictions
 
 
 def format_predictions(predictions: Predictions) -> str:
-    """One block of lines per image, with bars."""
+    """Format a block of lines per image, with bars."""
     lines: list[str] = []
     for image in predictions.images:
         lines.append(image.key)

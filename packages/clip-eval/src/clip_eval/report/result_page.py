@@ -21,7 +21,7 @@ from clip_eval.report.sample_pictures import (
     load_pictures,
     most_confident_errors,
 )
-from clip_eval.report.table import metric_name, percent, shown_prompts
+from clip_eval.report.table import list_prompts, metric_name, percent
 from clip_eval.results.result import ClassScore, Result, Skipped
 
 CURVES_FILE = "curves.png"
@@ -32,26 +32,27 @@ SHOWN_PROMPTS = 20
 LONG_NAME = 28
 TITLES = {
     "zeroshot_classification": "zero-shot classification",
-    "zeroshot_multilabel": "zero-shot classification, several classes an image",
+    "zeroshot_multilabel": "zero-shot multi-label classification",
     "zeroshot_retrieval": "zero-shot retrieval",
     "linear_probe": "linear probe",
     "knn": "nearest neighbours",
-    "image_caption_selection": "choice of the caption",
+    "image_caption_selection": "image-caption selection",
 }
 METHODS = {
-    "zeroshot_classification": "Each class is the mean of its prompts' normalised embeddings; an "
-    "image is given the class of highest cosine similarity. Probabilities are a softmax over the "
-    "classes at the model's own scale.",
+    "zeroshot_classification": "Each class is the mean of its prompts' normalized embeddings; an "
+    "image is assigned the class of highest cosine similarity. Probabilities are a softmax over "
+    "the classes at the logit scale of the model.",
     "zeroshot_multilabel": "Images are ranked for each class by cosine similarity to the mean of "
-    "its prompts' normalised embeddings; the number is the mean of the classes' average precision.",
+    "its prompts' normalized embeddings; the metric is the mean of the classes' average precision.",
     "zeroshot_retrieval": "Captions look for their image and images for any of their captions, by "
     "cosine similarity; a hit is a right one among the first k. Ties count against the model.",
-    "linear_probe": "A multinomial logistic regression on frozen, normalised image features of the "
+    "linear_probe": "A multinomial logistic regression on frozen, normalized image features of the "
     "training set, its penalty chosen on a held-out part of it.",
     "knn": "The nearest training images by cosine similarity vote, weighted by "
     "exp(similarity / 0.07).",
-    "image_caption_selection": "A group is right if each of its images is nearer to its own "
-    "caption than to the others (right caption), and each caption to its own image (right image).",
+    "image_caption_selection": "A group counts for the text score if each of its images is "
+    "nearer to its own caption than to the others, for the image score if each caption is nearer "
+    "to its own image, and for the group score if both hold.",
 }
 
 
@@ -153,12 +154,12 @@ class ResultView:
     @property
     def prompts(self) -> list[str]:
         """The first templates, or prompts."""
-        return shown_prompts(self.result.templates)[:SHOWN_PROMPTS]
+        return list_prompts(self.result.templates)[:SHOWN_PROMPTS]
 
     @property
     def more_prompts(self) -> int:
         """Number of those that are not shown."""
-        return len(shown_prompts(self.result.templates)) - SHOWN_PROMPTS
+        return len(list_prompts(self.result.templates)) - SHOWN_PROMPTS
 
     @property
     def skipped(self) -> Sequence[Skipped]:

@@ -1,4 +1,4 @@
-"""Which images a report shows, and the images as data that a page can carry inside itself."""
+"""Sample images of a report: their choice, and their encoding as `data:` addresses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMALL = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A prediction with its image as a ``data:`` address; `is_small` is shown pixel by pixel."""
+    """A prediction with its image as a `data:` address; a small image is shown pixel by pixel."""
 
     prediction: Prediction
     address: str
@@ -31,9 +31,9 @@ class Picture:
 def choose_predictions(
     predictions: Sequence[Prediction], count: int, seed: int
 ) -> list[Prediction]:
-    """Up to ``count`` predictions, half of them wrong ones if there are so many.
+    """Choose up to `count` predictions, half of them wrong ones if there are enough.
 
-    The choice depends on the seed alone.  Wrong ones come first.
+    The choice depends on the seed only. Wrong predictions come first.
     """
     draw = random.Random(seed)
     wrong = [p for p in predictions if not p.correct]
@@ -44,13 +44,13 @@ def choose_predictions(
 
 
 def most_confident_errors(predictions: Sequence[Prediction], count: int) -> list[Prediction]:
-    """The wrong predictions of highest probability, highest first."""
+    """Return the wrong predictions of highest probability, highest first."""
     wrong = [p for p in predictions if p.guesses and not p.correct]
     return sorted(wrong, key=lambda p: (-p.probabilities[0], p.index))[:count]
 
 
 def load_pictures(source: Source, predictions: Sequence[Prediction]) -> list[Picture]:
-    """Predictions with their images; an image that is gone by now is left out."""
+    """Load the images of predictions; an image that does not exist any more is left out."""
     pictures = []
     for prediction in predictions:
         try:
@@ -71,7 +71,7 @@ def load_pictures(source: Source, predictions: Sequence[Prediction]) -> list[Pic
 
 
 def picture_address(image: Image.Image) -> str:
-    """A ``data:`` address of the image, at most 224 pixels wide and high."""
+    """Encode an image, at most 224 pixels wide and high, as a `data:` address."""
     if max(image.size) <= SMALL:
         return png_address(image)
     out = io.BytesIO()
@@ -82,12 +82,12 @@ def picture_address(image: Image.Image) -> str:
 
 
 def png_address(image: Image.Image) -> str:
-    """A ``data:`` address of the image as it is, without loss."""
+    """Encode an image without loss as a `data:` address."""
     out = io.BytesIO()
     image.save(out, "PNG", optimize=True)
     return data_address("image/png", out.getvalue())
 
 
 def data_address(kind: str, data: bytes) -> str:
-    """Bytes as a ``data:`` address."""
+    """Encode bytes as a `data:` address."""
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"

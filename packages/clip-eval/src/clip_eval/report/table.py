@@ -10,40 +10,38 @@ from clip_eval.data.text_width import display_width, pad
 from clip_eval.results.result import ClassScore, Result
 
 WORST_CLASSES = 5
+METRIC_NAMES = {
+    "acc1": "accuracy",
+    "acc5": "top-5 accuracy",
+    "mean_per_class_recall": "mean per-class recall",
+    "lp_acc1": "linear-probe accuracy",
+    "lp_acc5": "linear-probe top-5 accuracy",
+    "lp_mean_per_class_recall": "mean per-class recall",
+    "knn_acc1": "k-NN accuracy",
+    "knn_acc5": "k-NN top-5 accuracy",
+    "knn_mean_per_class_recall": "mean per-class recall",
+    "mean_average_precision": "mAP",
+    "mean_average_precision_all": "mAP, all classes",
+    "average_precision": "average precision per image",
+    "acc": "group score",
+    "image_acc": "image score",
+    "text_acc": "text score",
+}
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share as a percentage, an en dash where there is none."""
+    """Format a share as a percentage; an en dash for None."""
     return "–" if share is None else f"{100 * share:.{digits}f} %"
 
 
 def worst_classes(result: Result, limit: int = WORST_CLASSES) -> list[ClassScore]:
-    """Classes with the lowest accuracy, lowest first; those without samples are left out."""
+    """Return the classes with the lowest accuracy, lowest first."""
     scored = [score for score in result.per_class if score.accuracy is not None]
     return sorted(scored, key=lambda score: score.accuracy or 0.0)[:limit]
 
 
-METRIC_NAMES = {
-    "acc1": "accuracy",
-    "acc5": "top 5",
-    "mean_per_class_recall": "mean per class",
-    "lp_acc1": "probe accuracy",
-    "lp_acc5": "probe top 5",
-    "lp_mean_per_class_recall": "mean per class",
-    "knn_acc1": "k-NN accuracy",
-    "knn_acc5": "k-NN top 5",
-    "knn_mean_per_class_recall": "mean per class",
-    "mean_average_precision": "mAP",
-    "mean_average_precision_all": "mAP, all classes",
-    "average_precision": "average precision of an image's classes",
-    "acc": "both right",
-    "image_acc": "right image",
-    "text_acc": "right caption",
-}
-
-
 def metric_name(key: str) -> str:
-    """A metric as a person reads it."""
+    """Return the name of a metric as people write it."""
     words = {"image_retrieval_recall@": "image recall @", "text_retrieval_recall@": "text recall @"}
     for start, word in words.items():
         if key.startswith(start):
@@ -51,15 +49,15 @@ def metric_name(key: str) -> str:
     return METRIC_NAMES.get(key, key)
 
 
-def shown_prompts(templates: Sequence[str] | Mapping[str, Sequence[str]]) -> list[str]:
-    """Templates as they are; of prompts by class, all of them with their class."""
+def list_prompts(templates: Sequence[str] | Mapping[str, Sequence[str]]) -> list[str]:
+    """List templates, or prompts by class with the name of each one's class."""
     if isinstance(templates, Mapping):
         return [f"{name}: {text}" for name, texts in templates.items() for text in texts]
     return list(templates)
 
 
 def format_result(result: Result) -> str:
-    """The result as lines: what was measured, the numbers, and what to beware of."""
+    """Format a result as lines: what was measured, the numbers, and warnings."""
     rows = [("model", result.model), ("data", result.dataset)]
     for position, (name, value) in enumerate(result.metrics.items()):
         interval = result.ci95.get(name)
@@ -72,7 +70,7 @@ def format_result(result: Result) -> str:
             rows.append(("chance", f"{percent(result.chance)}{classes}"))
     rows += [
         ("images", f"{result.n:,} used, {result.n_skipped:,} skipped{_reasons(result)}"),
-        ("templates", _shorten(shown_prompts(result.templates))),
+        ("templates", _shorten(list_prompts(result.templates))),
         ("time", _speed(result)),
     ]
     rows += _cost(result)
@@ -84,7 +82,7 @@ def format_result(result: Result) -> str:
 
 
 def format_table(records: Sequence[Mapping[str, Any]]) -> str:
-    """Results as a markdown table, best first for each data set."""
+    """Format results as a markdown table, best first for each data set."""
     rows = [("data", "model", "metric", "value", "95 % interval", "n", "skipped")]
     for record in sorted(records, key=_order):
         name, value = main_metric(record)
@@ -114,7 +112,7 @@ def _count(value: object) -> str:
 
 
 def main_metric(record: Mapping[str, Any]) -> tuple[str, float | None]:
-    """Name and value of the metric a record of a result is known by: its first."""
+    """Return name and value of the main metric of a record, which is its first."""
     return next(iter((record.get("metrics") or {}).items()), ("", None))
 
 
@@ -130,7 +128,10 @@ def _cost(result: Result) -> list[tuple[str, str]]:
     return [
         ("parameters", f"{(result.cost['parameters'] or 0) / 1e6:,.1f} M"),
         ("per image", f"{result.cost['image_flops'] / 1e9:,.2f} GFLOP"),
-        ("latency", f"{latency['p50_ms']:.1f} ms an image alone, {result.cost['device']}"),
+        (
+            "latency",
+            f"{latency['p50_ms']:.1f} ms at batch size 1, {result.cost['device']}",
+        ),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Results in other tools' forms: CLIP_benchmark's JSON and CSV, DataComp's lines."""
+"""Results in the formats of other tools: CLIP_benchmark's JSON and CSV, DataComp's JSON lines."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Any
 from clip_eval.errors import EvaluationError
 from clip_eval.metrics.functions import wilson_interval
 from clip_eval.results.files import RESULT_FILE, read_json, refuse_existing, write_json
-from clip_eval.results.result import SCHEMA_VERSION, finite
+from clip_eval.results.result import SCHEMA_VERSION, replace_non_finite
 from clip_eval.results.stored import SHARES, check_record
 
 FIRST_COLUMNS = ("dataset", "model", "pretrained", "task", "language", "model_fullname")
 
 
 def read_foreign(path: str | Path) -> list[dict[str, Any]]:
-    """Records in our form from a CLIP_benchmark JSON or a DataComp ``eval_results.jsonl``.
+    """Read records from CLIP_benchmark's JSON or DataComp's `eval_results.jsonl`.
 
     Raises:
-        EvaluationError: The file cannot be read, is neither, or holds values out of their range.
+        EvaluationError: The file cannot be read, is neither, or holds values out of range.
     """
     path = Path(path)
     if path.suffix == ".jsonl":
@@ -38,10 +38,10 @@ def read_foreign(path: str | Path) -> list[dict[str, Any]]:
 
 
 def import_results(paths: Sequence[str | Path], out: Path, *, overwrite: bool) -> list[Path]:
-    """Write each foreign result as a directory of ours below ``out``.
+    """Write each result of another tool as a result directory below `out`.
 
     Raises:
-        EvaluationError: A file cannot be read, or a result is there already.
+        EvaluationError: A file cannot be read, or a result exists already.
     """
     found = [record for path in paths for record in read_foreign(path)]
     written = []
@@ -52,14 +52,14 @@ def import_results(paths: Sequence[str | Path], out: Path, *, overwrite: bool) -
         refuse_existing(place, overwrite=overwrite)
         written.append(place)
     if len(set(written)) < len(written):
-        raise EvaluationError("two of the files are of the same model, data set and task")
+        raise EvaluationError("two of the files have the same model, data set and task")
     for place, record in zip(written, found, strict=True):
         write_json(place, record)
     return written
 
 
 def export_csv(records: Sequence[Mapping[str, Any]]) -> str:
-    """One row a result: the table that CLIP_benchmark's ``build`` writes, in a fixed order."""
+    """Format results as the CSV table of CLIP_benchmark's `build`, one row each, columns sorted."""
     rows = []
     for record in records:
         row = {name: record.get(name, "") for name in FIRST_COLUMNS}
@@ -80,17 +80,17 @@ def export_csv(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def export_json(record: Mapping[str, Any]) -> dict[str, Any]:
-    """CLIP_benchmark's own keys of a result, which its ``build`` reads."""
+    """Return the keys of a record that CLIP_benchmark's `build` reads."""
     names = ("dataset", "model", "pretrained", "task", "metrics", "language")
     return {name: record.get(name, "") for name in names}
 
 
 def _ours(record: Mapping[str, Any], path: Path, tool: str) -> dict[str, Any]:
     check_record(record, path)
-    metrics = finite(record["metrics"] or {})
+    metrics = replace_non_finite(record["metrics"] or {})
     n = record.get("n")
     shares = {k: v for k, v in metrics.items() if SHARES.fullmatch(k) and v is not None}
-    return finite(
+    return replace_non_finite(
         {
             "model": "",
             "pretrained": "",

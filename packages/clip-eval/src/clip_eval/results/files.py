@@ -59,7 +59,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_text(path: Path, text: str) -> None:
     """Write a file in one step: beside its place, flushed to disk, then renamed.
 
-    A file name that is no UTF-8 comes as surrogates, which JSON and pages show as ``\\udcXX``.
+    A file name that is no UTF-8 comes as surrogates, which JSON and pages show as `\\udcXX`.
 
     Raises:
         EvaluationError: It cannot be written; what was there before is untouched.

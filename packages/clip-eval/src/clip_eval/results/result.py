@@ -1,4 +1,4 @@
-"""The outcome of an evaluation, and its strict JSON form."""
+"""The result of an evaluation, and its strict JSON form."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Skipped:
     """A sample that could not be used.
 
     Attributes:
-        key: Which one.
-        reason: A short fixed word, to count by.
-        detail: What was found.
+        key: Name of the sample.
+        reason: A fixed word, by which skipped samples are counted.
+        detail: Further information.
     """
 
     key: str
@@ -39,7 +39,7 @@ class ClassScore:
 
 @dataclass(frozen=True, kw_only=True)
 class Confusion:
-    """A frequent mistake: images of ``label`` taken for ``predicted``, ``n`` times."""
+    """A frequent confusion: `n` images of class `label` were predicted as `predicted`."""
 
     label: str
     predicted: str
@@ -48,11 +48,11 @@ class Confusion:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One sample's answer.
+    """The prediction for one sample.
 
     Attributes:
-        index: Its position in the source.
-        key: Its name there.
+        index: Position in the source.
+        key: Name in the source.
         label: True class.
         guesses: Up to five classes, best first; empty if the embedding was not finite, fewer
             where few neighbours voted.
@@ -73,31 +73,32 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
         dataset: Name of the data.
         model: Name of the model.
-        metrics: By name, None where there is no number: ``acc1``, ``acc5`` (None with fewer than
-            five classes) and ``mean_per_class_recall`` for classification.
-        n: Samples that count in the metrics.
-        n_skipped: Samples that could not be used.
+        metrics: Metrics by name, None where one is undefined: `acc1`, `acc5` (None with fewer than
+            five classes) and `mean_per_class_recall` for classification.
+        n: Number of samples that the metrics are computed from.
+        n_skipped: Number of samples that could not be used.
         skipped: Each of them, with its reason.
         ci95: 95 % interval of the metrics: Wilson's for shares, a bootstrap for average precision.
-        chance: What guessing gives in the first metric: k / number of classes for ``acc<k>``.
+        chance: Value of the first metric for random guesses: k / number of classes for `acc<k>`.
         classnames: Class names in label order, where there are classes.
         templates: The caption templates used, or the prompts of each class.
         per_class: Scores in label order.
-        confusions: The most frequent mistakes.
-        faults: Damage to the data set found while listing it, one line each.
+        confusions: The most frequent confusions.
+        faults: Damage found while the data set was listed, one line each.
         warnings: What the reader of the numbers should know.
-        seconds: Wall time.
-        predictions: Per sample of a classification, where kept; not part of the JSON.
-        records: Per query of another task, where kept; not part of the JSON.
-        details: What else belongs to the task, such as the penalty of a linear probe.
+        seconds: Wall-clock time.
+        predictions: One per sample of a classification, where kept; not part of the JSON.
+        records: One per query of another task, where kept; not part of the JSON.
+        details: Settings and values of the task, such as the penalty of a linear probe.
         content: Hash of the samples: images, labels, captions, order.
-        language: Of the prompts.
+        language: Language of the prompts.
         cost: Parameters, operations and latency of the model, where measured.
+        settings: How the result was made.
     """
 
     task: str = "zeroshot_classification"
@@ -126,16 +127,16 @@ class Result:
 
     @property
     def main_metric(self) -> str:
-        """Name of the metric the result is known by: the first."""
+        """Name of the main metric, which is the first."""
         return next(iter(self.metrics), "")
 
     @property
     def n_classes(self) -> int:
-        """Number of classes to choose from."""
+        """Number of classes."""
         return len(self.classnames)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for strict JSON: CLIP_benchmark's keys, then ours; no NaN anywhere."""
+        """Return plain values for strict JSON, without NaN: CLIP_benchmark's keys, then ours."""
         record = {
             "dataset": self.dataset,
             "model": self.model,
@@ -164,10 +165,10 @@ class Result:
             "cost": self.cost,
             "settings": self.settings,
         }
-        return {key: finite(value) for key, value in record.items()}
+        return {key: replace_non_finite(value) for key, value in record.items()}
 
     def prediction_records(self) -> Iterator[dict[str, Any]]:
-        """One plain record per kept prediction, with names instead of numbers."""
+        """Yield a plain record per kept prediction, with class names beside the class numbers."""
         yield from self.records or ()
         for prediction in self.predictions or ():
             yield {
@@ -182,25 +183,25 @@ class Result:
             }
 
 
-def finite(value: Any) -> Any:
-    """Plain values with None in place of what is not finite, which strict JSON cannot say."""
+def replace_non_finite(value: Any) -> Any:
+    """Replace values that are not finite by None: strict JSON has no NaN."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
+        return {key: replace_non_finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [replace_non_finite(item) for item in value]
     return value
 
 
 def result_from_record(
     record: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]] = ()
 ) -> Result:
-    """The result that a record of ``result.json`` and its predictions came from.
+    """Rebuild a result from the record of `result.json` and its predictions.
 
     Args:
-        record: From our files, or imported: what it lacks is left out.
-        predictions: From ``predictions.jsonl``, if they are there.
+        record: A record of ours, or an imported one, which may lack keys.
+        predictions: Records of `predictions.jsonl`, if there are some.
     """
     templates = record.get("templates") or ()
     intervals = {k: v and (v[0], v[1]) for k, v in (record.get("ci95") or {}).items()}

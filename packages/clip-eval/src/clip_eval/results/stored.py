@@ -1,4 +1,4 @@
-"""Results that are on disk: where they are, and what they say."""
+"""Results on disk: finding, reading and checking them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ TEXTS = ("faults", "warnings", "classnames")
 COUNTS = ("n", "n_skipped")
 NUMBERS = ("chance", "seconds")
 SHARES = re.compile(r"(lp_|knn_)?acc\d*|(image|text)_acc|(image|text)_retrieval_recall@\d+")
-"""Metrics that are right answers among all."""
+"""Names of metrics that are a share of right answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredResult:
-    """A result directory: the record in ``result.json``, and its predictions where they are."""
+    """A result directory: the record of `result.json`, and the predictions if there are some."""
 
     directory: Path
     record: dict[str, Any]
@@ -34,7 +34,7 @@ class StoredResult:
         return f"{self.record.get('model', '?')} on {self.record.get('dataset', '?')}"
 
     def predictions(self) -> list[dict[str, Any]]:
-        """One record per sample, in order.
+        """Read the records of the predictions, in order.
 
         Raises:
             EvaluationError: The file is missing or damaged.
@@ -48,7 +48,7 @@ class StoredResult:
 
 
 def find_results(place: str | Path) -> list[StoredResult]:
-    """The results in a directory and below it, sorted by path; equal ones are there once.
+    """Find the results in a directory and below it, sorted by path; duplicates are listed once.
 
     Raises:
         EvaluationError: There is none, or one is damaged.
@@ -58,7 +58,7 @@ def find_results(place: str | Path) -> list[StoredResult]:
     found: dict[object, StoredResult] = {}
     for path in sorted(root.rglob(RESULT_FILE)):
         one = StoredResult(directory=path.parent, record=read_result(path))
-        key = (one.record.get("settings") or {}).get("key")  # of all that decides the numbers
+        key = (one.record.get("settings") or {}).get("key")
         found.setdefault(f"{key} {one.title}" if key else path, one)
     if not found:
         raise EvaluationError(f"{place}: no {RESULT_FILE} in it or below it")
@@ -66,7 +66,7 @@ def find_results(place: str | Path) -> list[StoredResult]:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """The record in a file.
+    """Read the record of a result.
 
     Raises:
         EvaluationError: It cannot be read, or is no result.
@@ -77,10 +77,10 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def check_record(record: Mapping[str, Any], path: Path) -> None:
-    """See that a record from a file is a result, whoever wrote it.
+    """Check that a record is one of a result; it may be a stranger's.
 
     Raises:
-        EvaluationError: A value is of another kind than a result's, or out of its range.
+        EvaluationError: A value has the wrong type, or is out of range.
     """
 
     def check(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clip_eval.data.samples import Source
 from clip_eval.data.templates import DEFAULT_TEMPLATES, Templates
-from clip_eval.encoding.batches import LoaderConfig, source_content
+from clip_eval.encoding.batches import LoaderConfig, hash_source
 from clip_eval.errors import EvaluationError
 from clip_eval.evaluation.evaluate import evaluate_together
 from clip_eval.evaluation.processes import Processes
@@ -155,7 +155,7 @@ class DataRun:
     @cached_property
     def content(self) -> str:
         """Hash of the samples, computed once for all models."""
-        return source_content(self.source)
+        return hash_source(self.source)
 
     @cached_property
     def train(self) -> Source | None:
@@ -169,7 +169,7 @@ class DataRun:
     @cached_property
     def train_content(self) -> str:
         """Hash of the training samples; empty without any."""
-        return "" if self.train is None else source_content(self.train)
+        return "" if self.train is None else hash_source(self.train)
 
     def _measure(self, pending: Sequence[_Pending], report: Report) -> None:
         if not pending:

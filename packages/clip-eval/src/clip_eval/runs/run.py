@@ -1,6 +1,6 @@
 """An evaluation run: every model on every data set, each result written as soon as it is complete.
 
-An earlier result that was made by the same weights, prompts and samples is kept.  What fails is
+An earlier result that was made by the same weights, prompts and samples is kept. What fails is
 recorded, and the rest goes on.
 """
 

@@ -8,7 +8,7 @@ from clip_eval.data.templates import PromptsOfClasses
 from clip_eval.encoding.encoder import Encoder
 from clip_eval.tasks.classification import Classification
 from clip_eval.tasks.config import ResolvedTask
-from clip_eval.tasks.features import few_shots
+from clip_eval.tasks.features import choose_shots
 from clip_eval.tasks.knn import NearestNeighbors
 from clip_eval.tasks.linear_probe import LinearProbe, choose_penalty, fit_probe
 from clip_eval.tasks.multilabel import MultiLabel
@@ -33,7 +33,7 @@ def make_task(encoder: Encoder, task: ResolvedTask, learned: tuple[Tensor, Tenso
     if learned is not None:
         return _make_trained_task(encoder, task, *learned)
     assert config.templates is not None
-    classifier = encoder.groups(PromptsOfClasses(names, config.templates))
+    classifier = encoder.encode_groups(PromptsOfClasses(names, config.templates))
     check_directions(names, classifier)
     if config.task == "multilabel":
         return MultiLabel(names, classifier)
@@ -45,7 +45,7 @@ def _make_trained_task(
 ) -> Task:
     names, config, device = task.names, task.config, encoder.device
     if config.shots is not None:
-        chosen = few_shots(labels, config.shots, config.seed)
+        chosen = choose_shots(labels, config.shots, config.seed)
         features, labels = features[chosen], labels[chosen]
     if config.task == "knn":
         features, labels = features.to(device), labels.to(device)

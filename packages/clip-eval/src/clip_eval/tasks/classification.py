@@ -1,4 +1,4 @@
-"""Classification by the nearest of C directions: zero-shot, or with trained ones.
+"""Classification by the nearest of C directions: zero-shot or trained.
 
 Legend: B batch, C classes, D width, K guesses, N samples.
 """
@@ -20,14 +20,14 @@ from clip_eval.metrics.functions import (
 )
 from clip_eval.results.result import ClassScore, Confusion, Prediction, Result
 from clip_eval.tasks.guesses import guess_classes
-from clip_eval.tasks.task import checked_label
+from clip_eval.tasks.task import require_label
 
 MAX_GUESSES = 5
 KS = (1, 5)
 
 
 class Classification:
-    """The class of highest score.
+    """Predicts the class of highest score.
 
     Args:
         names: Class names in label order.
@@ -35,8 +35,8 @@ class Classification:
         scale: Factor on the products.
         bias: Added to the products (C,).
         ks: The values of k of top-k accuracy.
-        task: The task's name in the result.
-        prefix: Before each metric's name.
+        task: Name of the task in the result.
+        prefix: Prefix of the names of metrics.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Classification:
         self.ks, self.task, self.prefix = tuple(ks), task, prefix
 
     def rows(self, batch: ImageBatch, features: Tensor) -> list[Prediction]:
-        """The best guesses of each image."""
+        """Return the best guesses of each image."""
         if not batch.samples:
             return []
         guesses = guess_classes(
@@ -68,7 +68,7 @@ class Classification:
             Prediction(
                 index=sample.index,
                 key=sample.key,
-                label=checked_label(sample, len(self.names)),
+                label=require_label(sample, len(self.names)),
                 guesses=classes,
                 probabilities=probabilities,
             )
@@ -78,7 +78,7 @@ class Classification:
         ]
 
     def result(self, rows: Sequence[Prediction]) -> Result:
-        """Top-k accuracy, mean per-class recall, each class, the confusions."""
+        """Return top-k accuracy, mean per-class recall, scores by class, and confusions."""
         return classification_result(
             rows, self.names, ks=self.ks, task=self.task, prefix=self.prefix
         )
@@ -92,7 +92,7 @@ def classification_result(
     task: str = "zeroshot_classification",
     prefix: str = "",
 ) -> Result:
-    """The metrics of guesses."""
+    """Compute the metrics of predictions."""
     n, width = len(predictions), min(max(MAX_GUESSES, *ks), len(names))
     labels = torch.tensor([p.label for p in predictions], dtype=torch.long)
     guesses = torch.tensor(
@@ -130,15 +130,15 @@ def _score(name: str, n: int, correct: int) -> ClassScore:
 
 
 def _diagnose(guesses: Tensor, names: Sequence[str]) -> Iterator[str]:
-    """What makes a number suspect, in words."""
+    """Yield warnings about suspicious results."""
     if len(guesses) == 0:
         yield "no sample could be used, so there is no number"
         return
     if len(names) == 1:
-        yield "there is one class, so every answer is right"
+        yield "there is one class, so every prediction is right"
     invalid = int((guesses[:, 0] < 0).sum())
     if invalid:
         yield f"{invalid} samples have embeddings that are not finite; they count as wrong"
     first = int(guesses[0, 0])
     if len(guesses) > 1 and len(names) > 1 and first >= 0 and bool((guesses[:, 0] == first).all()):
-        yield f"every prediction is {names[first]!r}; the model does not tell the images apart"
+        yield f"every prediction is {names[first]!r}; the model does not distinguish the images"

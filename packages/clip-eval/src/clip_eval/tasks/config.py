@@ -148,7 +148,7 @@ def resolve_task(
 
 
 def recognize_task(source: Source) -> TaskName:
-    """``multilabel``, ``classify`` or ``retrieval``: what the first readable sample has.
+    """Recognize `multilabel`, `classify` or `retrieval` by the first readable sample.
 
     Raises:
         EvaluationError: No sample can be read, or it has neither classes nor captions.
@@ -167,7 +167,7 @@ def recognize_task(source: Source) -> TaskName:
 
 
 def _first_sample(source: Source) -> Sample | None:
-    """The first sample that can be read."""
+    """Read the first sample that can be read."""
     for index in range(len(source)):
         try:
             return source.read(index)
@@ -177,7 +177,7 @@ def _first_sample(source: Source) -> Sample | None:
 
 
 def _check_captions(task: str, source: Source) -> None:
-    """Refuse labelled images without captions: a source fills templates with their class name."""
+    """Refuse labeled images without captions: a source fills templates with their class name."""
     sample, names = _first_sample(source), source.classnames or ()
     if sample is None or sample.label is None or not 0 <= sample.label < len(names):
         return

@@ -1,4 +1,4 @@
-"""Features and labels to learn from: the training set of a probe.  N samples, D width."""
+"""Features and labels of the training data of probes and kNN. N samples, D width."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor
 from clip_eval.encoding.batches import ImageBatch
 from clip_eval.errors import EvaluationError
 from clip_eval.results.result import Result
-from clip_eval.tasks.task import checked_label
+from clip_eval.tasks.task import require_label
 
 
-class LabelledFeature(NamedTuple):
+class LabeledFeature(NamedTuple):
     """One sample: its features (D,) and its label."""
 
     feature: NDArray[np.float32]
@@ -24,29 +24,29 @@ class LabelledFeature(NamedTuple):
 
 
 class CollectFeatures:
-    """Keeps the features of labelled images; those that are not finite are left out."""
+    """Collects the features of labeled images, except those that are not finite."""
 
     def __init__(self, n_classes: int) -> None:
         self.n_classes = n_classes
 
-    def rows(self, batch: ImageBatch, features: Tensor) -> list[LabelledFeature]:
+    def rows(self, batch: ImageBatch, features: Tensor) -> list[LabeledFeature]:
         """The batch's features and labels."""
         return [
-            LabelledFeature(feature, checked_label(sample, self.n_classes))
+            LabeledFeature(feature, require_label(sample, self.n_classes))
             for sample, feature in zip(batch.samples, features.cpu().numpy(), strict=True)
             if np.isfinite(feature).all()
         ]
 
-    def result(self, rows: Sequence[LabelledFeature]) -> Result:
-        """Only how many there are."""
+    def result(self, rows: Sequence[LabeledFeature]) -> Result:
+        """Return the number of rows."""
         return Result(task="features", metrics={}, n=len(rows))
 
 
-def stack(rows: Sequence[LabelledFeature]) -> tuple[Tensor, Tensor]:
-    """Features (N, D) and labels (N,).
+def stack_features(rows: Sequence[LabeledFeature]) -> tuple[Tensor, Tensor]:
+    """Stack rows to features (N, D) and labels (N,).
 
     Raises:
-        EvaluationError: There is no row.
+        EvaluationError: There are no rows.
     """
     if not rows:
         raise EvaluationError("none of the training images could be used")
@@ -54,8 +54,8 @@ def stack(rows: Sequence[LabelledFeature]) -> tuple[Tensor, Tensor]:
     return features, torch.tensor([row.label for row in rows])
 
 
-def few_shots(labels: Tensor, shots: int, seed: int) -> Tensor:
-    """Positions of ``shots`` samples of each class, drawn by the seed, in order."""
+def choose_shots(labels: Tensor, shots: int, seed: int) -> Tensor:
+    """Choose `shots` samples of each class by the seed; their positions, in order."""
     draw = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=draw)
     taken = [order[labels[order] == label][:shots] for label in sorted(set(labels.tolist()))]

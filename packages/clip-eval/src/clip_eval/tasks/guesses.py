@@ -1,4 +1,4 @@
-"""The best classes of images: neither N x C nor B x C scores ever exist at once.
+"""The best classes of images, without ever holding all N x C or B x C scores.
 
 Legend: B batch, C classes, D width, K guesses, N samples.
 """
@@ -15,11 +15,11 @@ CLASSES_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Guesses:
-    """Best classes of a batch, on the host.
+    """The best classes of a batch, on the CPU.
 
     Attributes:
         classes: Class indices, best first (B, K).
-        probabilities: Softmax over all C classes at the given scale, of these (B, K).
+        probabilities: Softmax over all C classes, at the best ones (B, K).
         finite: Whether all scores of an image are finite (B,).
     """
 
@@ -28,7 +28,7 @@ class Guesses:
     finite: Tensor
 
     def row(self, index: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """Classes and probabilities of one image; empty if its scores are not finite."""
+        """Return classes and probabilities of one image; empty if its scores are not finite."""
         if not bool(self.finite[index]):
             return (), ()
         return tuple(self.classes[index].tolist()), tuple(self.probabilities[index].tolist())
@@ -44,13 +44,13 @@ def guess_classes(
     bias: Tensor | None = None,
     chunk: int = CLASSES_AT_ONCE,
 ) -> Guesses:
-    """The best ``limit`` classes of each image.
+    """Find the best `limit` classes of each image.
 
     Args:
-        features: Of images (B, D).
+        features: Features of images (B, D).
         classifier: Class directions (C, D) on the same device.
         scale: Factor on the products.
-        limit: How many classes; all of them if there are fewer.
+        limit: Number of classes; all of them if there are fewer.
         bias: Added to the products (C,).
         chunk: Classes at a time.
     """

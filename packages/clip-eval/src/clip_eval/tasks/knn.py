@@ -1,4 +1,4 @@
-"""Classification by the nearest training images.  B batch, C classes, D width, K neighbours."""
+"""Classification by the nearest training images. B batch, C classes, D width, K neighbours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from clip_eval.encoding.batches import ImageBatch
 from clip_eval.results.result import Prediction, Result
 from clip_eval.tasks.classification import KS, MAX_GUESSES, classification_result
-from clip_eval.tasks.task import checked_label
+from clip_eval.tasks.task import require_label
 
 TEMPERATURE = 0.07
 IMAGES_AT_ONCE = 16384
@@ -25,17 +25,17 @@ def vote(
     k: int,
     temperature: float = TEMPERATURE,
 ) -> Tensor:
-    """Share of the vote of each class (B, C): each neighbour votes exp(similarity / temperature).
+    """Compute the share of the vote of each class (B, C); weights are exp(similarity / T).
 
     Wu et al. 2018 (arXiv 1805.01978), section 3.4.
 
     Args:
         features: Unit vectors (B, D).
         train: Unit vectors (N, D).
-        labels: Of the training images (N,).
+        labels: Labels of the training images (N,).
         n_classes: C.
-        k: How many neighbours vote; all if there are fewer.
-        temperature: Small ones listen to the nearest.
+        k: Number of neighbours; all if there are fewer.
+        temperature: A small one favours the nearest.
     """
     values, owners = [], []
     for start in range(0, len(train), IMAGES_AT_ONCE):
@@ -56,8 +56,8 @@ class NearestNeighbors:
     Args:
         names: Class names in label order.
         train: Unit vectors (N, D), on the device of the features.
-        labels: Of the training images (N,), on the same device.
-        k: How many vote.
+        labels: Labels of the training images (N,), on the same device.
+        k: Number of neighbours.
         ks: The values of k of top-k accuracy.
     """
 
@@ -74,7 +74,7 @@ class NearestNeighbors:
         self.ks = tuple(ks)
 
     def rows(self, batch: ImageBatch, features: Tensor) -> list[Prediction]:
-        """The classes with most of the vote; those without a vote are no guesses."""
+        """Return the classes with most of the vote; classes without a vote are no guesses."""
         if not batch.samples:
             return []
         shares = vote(features, self.train, self.labels, len(self.names), k=self.k)
@@ -84,7 +84,7 @@ class NearestNeighbors:
             Prediction(
                 index=sample.index,
                 key=sample.key,
-                label=checked_label(sample, len(self.names)),
+                label=require_label(sample, len(self.names)),
                 guesses=tuple(c for c, share in zip(classes, own, strict=True) if share > 0),
                 probabilities=tuple(share for share in own if share > 0),
             )
@@ -94,5 +94,5 @@ class NearestNeighbors:
         ]
 
     def result(self, rows: Sequence[Prediction]) -> Result:
-        """Top-k accuracy, mean per-class recall, each class, the confusions."""
+        """Return top-k accuracy, mean per-class recall, scores by class, and confusions."""
         return classification_result(rows, self.names, ks=self.ks, task="knn", prefix="knn_")

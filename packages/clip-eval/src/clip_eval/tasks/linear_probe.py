@@ -1,7 +1,9 @@
 """A linear classifier on frozen features: multinomial logistic regression.
 
-Solved to convergence by L-BFGS in float64, as scikit-learn does, so that the number has no learning
-rate in it.  N samples, C classes, D width.
+Solved to convergence by L-BFGS in float64, as in scikit-learn, so that the result depends on no
+learning rate.
+
+Legend: N samples, C classes, D width.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ MAX_STEPS = 1000
 
 
 class Probe(NamedTuple):
-    """Weights (C, D), bias (C,) and the penalty they were found with."""
+    """Weights (C, D), bias (C,) and the L2 penalty of the fit."""
 
     weight: Tensor
     bias: Tensor
@@ -35,16 +37,16 @@ class Probe(NamedTuple):
 def fit_probe(
     features: Tensor, labels: Tensor, n_classes: int, penalty: float, start: Probe | None = None
 ) -> Probe:
-    """The minimum of mean cross-entropy + penalty / 2 · |W|².
+    """Minimize mean cross-entropy + penalty / 2 · |W|².
 
-    scikit-learn's ``C`` is ``1 / (N · penalty)``; the bias is not penalised.
+    scikit-learn's `C` is `1 / (N · penalty)`; the bias is not penalized.
 
     Args:
         features: (N, D).
         labels: (N,).
         n_classes: C.
-        penalty: Weight decay.
-        start: Where to begin.
+        penalty: L2 penalty.
+        start: Initial weights and bias.
     """
     x, y = features.double(), labels
     weight = x.new_zeros(n_classes, x.shape[1]) if start is None else start.weight.double().clone()
@@ -73,14 +75,14 @@ def fit_probe(
 def choose_penalty(
     features: Tensor, labels: Tensor, n_classes: int, *, validation: float = 0.2, seed: int = 0
 ) -> float:
-    """The penalty with the best accuracy on a held-out part: powers of ten, then between them.
+    """Choose the penalty with the best accuracy on held-out samples: powers of ten, then finer.
 
     Args:
         features: (N, D).
         labels: (N,).
         n_classes: C.
         validation: Share held out of each class; a class of one sample stays in the training part.
-        seed: Which samples are held out.
+        seed: Seed of the held-out samples.
     """
     held = _held_out(labels, validation, seed)
     if not held.any():
@@ -94,7 +96,7 @@ def choose_penalty(
 
     def try_all(penalties: Sequence[float]) -> float:
         nonlocal last
-        for penalty in sorted(penalties, reverse=True):  # from smooth to sharp, each from the last
+        for penalty in sorted(penalties, reverse=True):  # each fit starts from the last
             if penalty not in score:
                 last = fit_probe(features[~held], labels[~held], n_classes, penalty, last)
                 logits = features[held].double() @ last.weight.T + last.bias
@@ -107,7 +109,7 @@ def choose_penalty(
 
 
 def _held_out(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Which samples are held out (N,): a share of each class, at least one where there are two."""
+    """Mark held-out samples (N,): a share of each class, at least one where there are two."""
     draw = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=draw)
     held = torch.zeros(len(labels), dtype=torch.bool)
@@ -119,12 +121,12 @@ def _held_out(labels: Tensor, share: float, seed: int) -> Tensor:
 
 
 class LinearProbe(Classification):
-    """Classification by a probe.
+    """Classification by a linear probe.
 
     Args:
         names: Class names in label order.
-        probe: Fitted on the training set.
-        device: Of the features.
+        probe: The probe, fitted on the training data.
+        device: Device of the features.
         ks: The values of k of top-k accuracy.
     """
 
@@ -143,5 +145,5 @@ class LinearProbe(Classification):
         self.penalty = probe.penalty
 
     def result(self, rows: Sequence[Prediction]) -> Result:
-        """As of `Classification`, with the penalty."""
+        """Return the result of `Classification`, with the penalty in its details."""
         return replace(super().result(rows), details={"penalty": self.penalty})

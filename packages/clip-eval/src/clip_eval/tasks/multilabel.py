@@ -1,4 +1,4 @@
-"""Images with several classes each: average precision per class.
+"""Multi-label classification: average precision of each class.
 
 Legend: B batch, C classes, D width, N samples.
 """
@@ -20,7 +20,7 @@ from clip_eval.results.result import ClassScore, Result
 
 
 class ScoredImage(NamedTuple):
-    """An image's classes and its score for each class (C,)."""
+    """The classes of an image, and its score for each class (C,)."""
 
     key: str
     targets: tuple[int, ...]
@@ -39,7 +39,7 @@ class MultiLabel:
         self.names, self.classifier = tuple(names), classifier
 
     def rows(self, batch: ImageBatch, features: Tensor) -> list[ScoredImage]:
-        """Similarity of each image to each class."""
+        """Return the similarity of each image to each class."""
         if not batch.samples:
             return []
         scores = (features @ self.classifier.T).cpu().numpy()  # (B, C)
@@ -50,7 +50,7 @@ class MultiLabel:
 
     def _targets(self, key: str, targets: tuple[int, ...] | None) -> tuple[int, ...]:
         if targets is None:
-            raise EvaluationError(f"{key} does not say which of several classes it has")
+            raise EvaluationError(f"{key} has no list of classes, which multilabel needs")
         wrong = [label for label in targets if not 0 <= label < len(self.names)]
         if wrong:
             raise EvaluationError(
@@ -60,7 +60,7 @@ class MultiLabel:
         return targets
 
     def result(self, rows: Sequence[ScoredImage]) -> Result:
-        """Mean average precision; classes without a positive are not in the mean."""
+        """Return the mean average precision, over the classes that have an image."""
         classes = len(self.names)
         scores = np.stack([row.scores for row in rows]) if rows else np.zeros((0, classes))
         finite: NDArray[np.bool_] = np.atleast_1d(np.isfinite(scores).all(axis=1))

@@ -25,10 +25,10 @@ class LabeledImage:
     """An image with its best labels, best first.
 
     Attributes:
-        index: Its position in the source.
-        key: Its name there.
+        index: Position in the source.
+        key: Name in the source.
         labels: The labels; empty if the embedding was not finite.
-        probabilities: Softmax over all labels, of these.
+        probabilities: Softmax over all labels, at the best ones.
     """
 
     index: int
@@ -37,14 +37,14 @@ class LabeledImage:
     probabilities: tuple[float, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for one line of JSON."""
+        """Return plain values for one line of JSON."""
         shares = [round(share, 6) for share in self.probabilities]
         return {"image": self.key, "labels": list(self.labels), "probabilities": shares}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """Labelled images, and those that could not be used."""
+    """Labeled images, and skipped ones."""
 
     images: tuple[LabeledImage, ...]
     skipped: tuple[Skipped, ...]
@@ -62,23 +62,23 @@ def predict(
     batch_size: int = 64,
     device: str | torch.device = "cpu",
 ) -> Predictions:
-    """The best labels of every image of a source, which needs no labels of its own.
+    """Find the best labels of every image of a source.
 
     Args:
-        model: Two towers and a logit scale; on ``device``.
+        model: Two towers and a logit scale; on `device`.
         source: The images.
-        labels: What to choose from.
-        tokenizer: Texts → token ids.
-        preprocess: RGB image → uint8 pixels, and their normalisation.
-        templates: Caption templates with ``{c}``; ``{c}`` alone takes labels as captions.
-        top: How many labels per image.
-        batch_size: Images, and prompts, per forward.
-        device: Where the forward runs.
+        labels: The labels to choose from.
+        tokenizer: Texts to token ids.
+        preprocess: RGB image to pixels, and their normalization.
+        templates: Caption templates with `{c}`; `{c}` alone takes labels as captions.
+        top: Number of labels per image.
+        batch_size: Images, and prompts, per forward pass.
+        device: Device of the model.
     """
     names = ClassList.of(labels).names
     encoder = Encoder(model, tokenizer, preprocess, device=device, batch_size=batch_size)
     with evaluation_mode(model):
-        classifier = encoder.groups(PromptsOfClasses(names, templates))
+        classifier = encoder.encode_groups(PromptsOfClasses(names, templates))
     images: list[LabeledImage] = []
     skipped: list[Skipped] = []
     loader = LoaderConfig(batch_size=batch_size)

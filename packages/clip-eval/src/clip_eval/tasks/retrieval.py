@@ -1,4 +1,4 @@
-"""Images look for their captions, captions for their image.  B batch, D width."""
+"""Retrieval of images by captions, and of captions by images. B batch, D width."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clip_eval.results.result import Result
 class CaptionedImage(NamedTuple):
     """Features of an image (D,) and of its captions (number of captions, D).
 
-    The digest is that of the image's content.
+    The digest is the hash of the image.
     """
 
     key: str
@@ -30,12 +30,11 @@ class CaptionedImage(NamedTuple):
 
 
 class Retrieval:
-    """Retrieval both ways.
+    """Image and text retrieval.
 
-    Rows of equal images are one image with the captions of all of them: a table often has a row
-    for each caption.  Equal content counts, not an equal name: a table of encoded images has no
-    name that its rows share, and copies have equal embeddings in every model, so that no query
-    could find the right one first.
+    Rows of equal images are one image with all their captions: a table often has a row for each
+    caption. Images are compared by content, not by name: rows of a table of encoded images share no
+    name, and no query could rank one of two copies first.
 
     Args:
         encoder: Encodes the captions.
@@ -46,12 +45,12 @@ class Retrieval:
         self.encoder, self.ks = encoder, tuple(ks)
 
     def rows(self, batch: ImageBatch, features: Tensor) -> list[CaptionedImage]:
-        """Features of the batch's images and captions."""
+        """Return the features of the images and captions of a batch."""
         captions = [caption for sample in batch.samples for caption in sample.captions]
         width = features.shape[1]
         texts = np.zeros((0, width), dtype=np.float32)
         if captions:
-            texts = self.encoder.texts(captions).cpu().numpy()
+            texts = self.encoder.encode_texts(captions).cpu().numpy()
         ends = np.cumsum([len(sample.captions) for sample in batch.samples])
         return [
             CaptionedImage(
@@ -67,11 +66,11 @@ class Retrieval:
         ]
 
     def result(self, rows: Sequence[CaptionedImage]) -> Result:
-        """Recall at each k, both ways."""
-        n_rows, rows = len(rows), _merged(rows)
+        """Return recall at each k, in both directions."""
+        n_rows, rows = len(rows), _merge(rows)
         owner = [n for n, row in enumerate(rows) for _ in row.captions]
         if rows and not owner:
-            raise EvaluationError(f"{rows[0].key} and the others have no caption to look for")
+            raise EvaluationError(f"{rows[0].key} and the other images have no captions")
         images: NDArray[np.float32] = np.zeros((0, 1), dtype=np.float32)
         texts = images
         if rows:
@@ -113,8 +112,8 @@ class Retrieval:
         )
 
 
-def _merged(rows: Sequence[CaptionedImage]) -> list[CaptionedImage]:
-    """Each image once, with the captions of all its rows."""
+def _merge(rows: Sequence[CaptionedImage]) -> list[CaptionedImage]:
+    """Merge rows of equal images."""
     found: dict[bytes, list[CaptionedImage]] = {}
     for row in rows:
         found.setdefault(row.digest, []).append(row)
@@ -136,8 +135,7 @@ def _diagnose(
     warnings = []
     if n_rows > len(rows):
         warnings.append(
-            f"{n_rows} rows are of {len(rows)} images; the captions of equal images are taken "
-            "together"
+            f"{n_rows} rows are of {len(rows)} images; the captions of equal images are merged"
         )
     bare = sum(not row.captions for row in rows)
     if not rows:

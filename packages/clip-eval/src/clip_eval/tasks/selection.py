@@ -1,7 +1,9 @@
-"""Which caption fits an image, which image a caption: Winoground, SugarCrepe and their like.
+"""Selection among captions, and among images: Winoground, SugarCrepe and similar data.
 
-Neighbouring samples with the same captions are one group.  Image number i of a group belongs to
-its caption number i, or to the one that its label names.  I images, T captions.
+Consecutive samples with the same captions are one group. Image number i of a group belongs to
+caption number i, or to the caption that its label names.
+
+Legend: I images, T captions.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from clip_eval.results.result import Result
 
 
 class CandidateImage(NamedTuple):
-    """An image, its captions, the number of the right one, and its score for each (T,)."""
+    """An image, its captions, the number of the right caption, and the score of each (T,)."""
 
     key: str
     captions: tuple[str, ...]
@@ -31,35 +33,35 @@ class CandidateImage(NamedTuple):
 
 
 SKIPPED = CandidateImage("", (), None, np.zeros(0, dtype=np.float32))
-"""Stands where a sample was skipped: a group beside it may have lost an image."""
+"""Placeholder of a skipped sample: a group beside it may lack an image."""
 
 
 class Selection:
-    """Choice among the captions of a group, and among its images.
+    """Selection of the right caption for each image of a group, and of the right image.
 
-    A group beside a skipped sample is left out unless its images have labels: which of them is
-    number i cannot be told.
+    A group beside a skipped sample is left out unless its images have labels: their numbers are
+    unknown.
     """
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
 
     def rows(self, batch: ImageBatch, features: Tensor) -> list[CandidateImage]:
-        """Similarity of each image to each of its captions."""
+        """Return the similarity of each image to each of its captions."""
         found: list[CandidateImage] = []
         for place, sample, image in zip(batch.places, batch.samples, features, strict=True):
             found += [SKIPPED] * (place - len(found))
             if len(sample.captions) < 2:
                 raise EvaluationError(
-                    f"{sample.key} has {len(sample.captions)} captions; a choice needs two or more"
+                    f"{sample.key} has {len(sample.captions)} captions; select needs two or more"
                 )
-            texts = self.encoder.texts(sample.captions)  # (T, D)
+            texts = self.encoder.encode_texts(sample.captions)  # (T, D)
             scores = (texts @ image).cpu().numpy()
             found.append(CandidateImage(sample.key, sample.captions, sample.label, scores))
         return found + [SKIPPED] * (len(batch.contents) - len(found))
 
     def result(self, rows: Sequence[CandidateImage]) -> Result:
-        """Share of groups with every caption right, every image right, both."""
+        """Return the shares of groups with all captions right, all images right, and both."""
         records, left_out = [], 0
         groups = [list(group) for _, group in groupby(rows, key=lambda row: row.captions)]
         for place, group in enumerate(groups):
@@ -100,12 +102,12 @@ def _diagnose(n: int, left_out: int) -> Iterator[str]:
     if left_out:
         yield (
             f"{left_out} groups beside skipped samples are left out: which caption belongs to "
-            "which of their images cannot be told"
+            "which of their images is unknown"
         )
 
 
 def _truth(group: Sequence[CandidateImage]) -> list[int]:
-    """The right caption of each image of a group."""
+    """Return the right caption of each image of a group."""
     captions = len(group[0].captions)
     truth = [n if row.label is None else row.label for n, row in enumerate(group)]
     for row, right in zip(group, truth, strict=True):

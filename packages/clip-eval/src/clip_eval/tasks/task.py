@@ -1,4 +1,7 @@
-"""What a task is: rows as batches come in, and one result from all rows.  B batch, D width."""
+"""The protocol of a task: rows from each batch, and one result from all rows.
+
+Legend: B batch, C classes, D width.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +16,24 @@ from clip_eval.results.result import Result
 
 
 class Task(Protocol):
-    """One model's part of an evaluation.
+    """The task of one model.
 
-    Rows are plain picklable values, so that several processes can make them; the result is a
-    function of all rows in the order of the source.
+    Rows are plain picklable values, so that ranks can exchange them; the result is a function of
+    all rows in the order of the source.
     """
 
     def rows(self, batch: ImageBatch, features: Tensor, /) -> list[Any]:
-        """What to keep of a batch with features (B, D)."""
+        """Return the rows of a batch with features (B, D)."""
 
     def result(self, rows: Sequence[Any], /) -> Result:
-        """The metrics; what all tasks have in common is filled in by the caller."""
+        """Return the metrics; the caller fills in what all tasks have in common."""
 
 
 def check_directions(names: Sequence[str], classifier: Tensor) -> None:
-    """Refuse class directions (C, D) that are not finite: they would spoil every image's scores.
+    """Refuse class directions (C, D) that are not finite: they would spoil the scores of any image.
 
     Raises:
-        EvaluationError: Some are not; the message names the first class.
+        EvaluationError: Some are not finite; the message names the first class.
     """
     finite = classifier.isfinite().all(dim=1).tolist()
     bad = [name for name, good in zip(names, finite, strict=True) if not good]
@@ -41,11 +44,11 @@ def check_directions(names: Sequence[str], classifier: Tensor) -> None:
         )
 
 
-def checked_label(sample: LoadedSample, n_classes: int) -> int:
-    """The label of a sample.
+def require_label(sample: LoadedSample, n_classes: int) -> int:
+    """Return the label of a sample.
 
     Raises:
-        EvaluationError: It has none, or one that no class name stands for.
+        EvaluationError: The sample has no label, or one without a class name.
     """
     if sample.label is None:
         raise EvaluationError(
