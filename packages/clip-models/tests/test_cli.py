@@ -68,7 +68,7 @@ def test_directories_there_and_back(
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_openai_s_file_needs_no_name(directory: Path, tmp_path: Path, suffix: str) -> None:
+def test_openai_files_need_no_name(directory: Path, tmp_path: Path, suffix: str) -> None:
     file = tmp_path / "deep" / f"w{suffix}"
     assert main(["convert", str(directory), "--out", str(file), "--to", "openai"]) == 0
     assert int(read_weights(file)["input_resolution"]) == 32
@@ -156,7 +156,7 @@ def test_no_config_of_the_replaced_model_stays(directory: Path, tmp_path: Path) 
     assert {path.name for path in directory.iterdir()} > set(before)
 
 
-def test_nothing_is_replaced_unasked(
+def test_existing_files_are_replaced_on_request_only(
     directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for out, to in ((tmp_path / "out", "hugging-face"), (tmp_path / "w.pt", "openai")):
@@ -193,7 +193,7 @@ def test_nothing_is_replaced_unasked(
             ["convert", "{model}", "--out", "{model}", "--to", "openai"],
             "is a directory; openai is written",
         ),
-        (["info", "{text}"], "is no weight file that is known here"),
+        (["info", "{text}"], "is not a known kind of weight file"),
         (["info", "hf-hub:nowhere"], "names no repository"),
         (["list", "X*"], "no model is named like 'X*'"),
     ],

@@ -96,7 +96,7 @@ def assert_same(ours: CLIP, theirs: CLIP) -> None:
 # --- by name, config, directory, file
 
 
-def test_clipa_s_snippet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_snippet_of_clipa_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The usage that CLIPA's README shows, with its model small."""
     name = "ViT-H-14-CL32-GAP-BigVision"
     full = get_config(name)
@@ -234,10 +234,10 @@ def test_loaded_parameters_are_their_own_memory(tmp_path: Path) -> None:
             "ViT-B-32",
             "absent",
             CheckpointError,
-            "'absent' is no file, no directory and no 'hf-hub:",
+            "'absent' must be a file, a directory or 'hf-hub:",
         ),
         ("{folder}/w.pt", None, ConfigError, r"w\.pt is a file; name its model"),
-        ("{folder}", "x", ConfigError, "has weights of its own; leave pretrained=x out"),
+        ("{folder}", "x", ConfigError, "comes with weights; remove pretrained=x"),
         ("hf-hub:what", None, CheckpointError, "'hf-hub:what' names no repository"),
         ("hf-hub:../etc/passwd", None, CheckpointError, "names no repository"),
     ],
@@ -308,7 +308,7 @@ def test_forced_image_size_of_other_towers(tmp_path: Path, kind: str) -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
 
-def test_a_longer_context_is_open_clip_s_interpolation(tmp_path: Path) -> None:
+def test_a_longer_context_is_interpolated_as_by_open_clip(tmp_path: Path) -> None:
     model = model_of(PLAIN)
     save_model(tmp_path, model, PREPROCESS)
     longer = create_model(tmp_path, force_context_length=14)
@@ -336,7 +336,7 @@ def test_positions_of_weights_for_another_size_are_interpolated(tmp_path: Path) 
     assert model.visual.positional_embedding.shape == (17, 64)
 
 
-def test_a_directory_s_own_sizes_must_fit(tmp_path: Path) -> None:
+def test_the_weights_of_a_directory_must_fit_its_config(tmp_path: Path) -> None:
     model = model_of(PLAIN)
     save_model(tmp_path, model, PREPROCESS)
     state = {**model.state_dict(), "positional_embedding": torch.zeros(5, 16)}
@@ -456,7 +456,7 @@ def test_no_file_of_the_replaced_model_stays(tmp_path: Path) -> None:
     assert_same(create_model(tmp_path), other)
 
 
-def test_models_that_others_lack_are_written_for_us_alone(tmp_path: Path) -> None:
+def test_models_that_others_lack_are_written_for_this_package_only(tmp_path: Path) -> None:
     vision = dataclasses.replace(VIT, readout="average", norm_after_readout=True)
     model = model_of(dataclasses.replace(PLAIN, vision=vision))
     save_pretrained(tmp_path, model, PREPROCESS)

@@ -1,4 +1,4 @@
-"""Preprocessing: exact sizes, the field's transform, and normalisation on uint8."""
+"""Preprocessing: exact sizes, the field's transform, and normalization on uint8."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_an_image_of_the_right_size_is_left_alone() -> None:
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("image_mode", ["RGB", "RGBA", "L", "LA", "P", "CMYK", "1"])
 @pytest.mark.parametrize("size", [(50, 40), (33, 90), (24, 24), (7, 300), (20, 9)])
-def test_is_bit_for_bit_open_clip_s_transform(
+def test_is_bit_for_bit_the_transform_of_open_clip(
     resize_mode: str, interpolation: str, image_mode: str, size: tuple[int, int]
 ) -> None:
     values = {
@@ -84,7 +84,7 @@ def test_train_transform_crops_at_random_and_stays_uint8() -> None:
 
 def test_squash_keeps_the_whole_image() -> None:
     image = Image.new("RGB", (60, 20))
-    image.paste((255, 0, 0), (0, 0, 5, 20))  # a red left edge, which a centre crop would lose
+    image.paste((255, 0, 0), (0, 0, 5, 20))  # a red left edge, which a center crop would lose
     squash = Preprocess(PreprocessConfig(size=20, resize_mode="squash"))(image)
     crop = Preprocess(PreprocessConfig(size=20))(image)
     assert squash[0, 10, 0] > 200

@@ -72,7 +72,7 @@ def test_the_input_is_left_as_it_was():
         assert word == [0, 1] * size
 
 
-def test_equal_neighbours_merge_from_the_left():
+def test_equal_neighbors_merge_from_the_left():
     table = MergeTable([(0, 0)], [1], 2)
     assert table.merge([0, 0, 0]) == [1, 0]
     assert table.merge([0] * 101) == [1] * 50 + [0]
@@ -83,7 +83,7 @@ def test_of_a_pair_given_twice_the_later_rank_counts():
     assert table.merge([0, 1, 2]) == [0, 4]
 
 
-def test_the_last_symbol_has_no_right_neighbour():
+def test_the_last_symbol_has_no_right_neighbor():
     # (left, base - 1) and (left + 1, 0 - 1) must not be taken for each other
     table = MergeTable([(0, 2), (1, 0), (2, 2)], [3, 4, 5], 6)
     for size in (3, 60):

@@ -12,7 +12,7 @@ from clip_tokenizer.cleaning import (
     clean_text,
     count_controls,
     is_plain,
-    normalise_case,
+    normalize_case,
     repair,
 )
 
@@ -73,7 +73,7 @@ def test_modes():
     assert clean_text(text, "whitespace") == "The < Naïve_CAT's (2)"
     assert clean_text(text, "lower") == "the < naïve_cat's (2)"
     assert clean_text(text, "canonicalize") == "the naïve cats 2"
-    assert normalise_case("A_b!", "canonicalize") == "a b"
+    assert normalize_case("A_b!", "canonicalize") == "a b"
 
 
 def test_repair_is_ftfy_then_html():

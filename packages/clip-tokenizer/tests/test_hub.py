@@ -126,7 +126,7 @@ def test_without_the_client_the_extra_is_named(monkeypatch):
     ],
 )
 def test_what_is_a_repository(source, expected):
-    assert hub.repository_of(source) == expected
+    assert hub.parse_repository(source) == expected
 
 
 @pytest.mark.parametrize("source", ["absent", "a/b/c", "/absent/folder"])

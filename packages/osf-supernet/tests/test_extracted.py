@@ -69,12 +69,12 @@ def test_it_runs_in_onnxruntime(subject, tmp_path):
 
 def test_a_subnet_of_our_clip_is_a_plain_config_again(build):
     from clip_models import CLIP
-    from clip_models.model import config_of
+    from clip_models.model import infer_config
 
     model, inputs = build("clip_vit")
     net = Supernet(model, inputs)
     small = net.extract(net.smallest)
-    again = CLIP(config_of(small)).double().eval()
+    again = CLIP(infer_config(small)).double().eval()
     again.load_state_dict(small.state_dict())
     for one, two in zip(run(again, inputs), run(small, inputs), strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=1e-12)

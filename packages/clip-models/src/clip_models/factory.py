@@ -1,4 +1,4 @@
-"""The ways to make a model: by name, from a config, from a directory, from the hub."""
+"""Models by name, config, directory or hub repository."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from clip_models.preprocess import EvaluationTransform, TrainTransform
 
 
 class ModelAndTransforms(NamedTuple):
-    """A model, and what turns an image into its input.
+    """A model with its transforms.
 
     `train` crops at random and gives uint8, which its `normalize` takes on the device; `evaluate`
-    gives normalised float32.
+    gives normalized float32.
     """
 
     model: CLIP
@@ -48,11 +48,11 @@ def create_model(
     Args:
         model: A registered name or a config (new random weights, training mode), the directory of a
             saved model or `hf-hub:org/name` (their weights, evaluation mode).
-        pretrained: For a name or a config: its weights, as a file, a directory or
-            `hf-hub:org/name`, in any dialect.
-        force_image_size: Side of the images; positions are interpolated.
-        force_context_length: Tokens of a text; positions are interpolated.
-        device: Where the model goes; None leaves it where torch makes tensors.
+        pretrained: Weights for a name or a config: a file, a directory or `hf-hub:org/name`, in any
+            dialect.
+        force_image_size: Side of the images in pixels; positions are interpolated.
+        force_context_length: Number of tokens of a text; positions are interpolated.
+        device: Device of the model; None is torch's default device.
 
     Raises:
         ConfigError: The name is not registered, or the sizes are impossible.
@@ -77,19 +77,20 @@ def create_model_and_transforms(
     """A model with its transforms for training and evaluation.
 
     Args:
-        model: As for `create_model`, like the next two and `device`.
-        pretrained: See there.
-        force_image_size: See there.
-        force_context_length: See there.
-        image_mean: Mean of the pixels in [0, 1], of each channel.
-        image_std: Their standard deviation.
+        model: A name, a config, a directory or `hf-hub:org/name`, as for `create_model`.
+        pretrained: Weights for a name or a config.
+        force_image_size: Side of the images in pixels.
+        force_context_length: Number of tokens of a text.
+        image_mean: Mean of each channel, of pixels in [0, 1]; None, here and below, keeps what the
+            model was trained with.
+        image_std: Standard deviation of each channel.
         interpolation: "bicubic", "bilinear" or "nearest".
         square_resize_only: True resizes images to squares, whatever their sides; False crops the
-            centre.  None, here and above, keeps what the model was trained with.
-        device: As for `create_model`.
+            center.
+        device: Device of the model; None is torch's default device.
 
     Raises:
-        ConfigError: As `create_model`, and for a transform that cannot be.
+        ConfigError: As `create_model`, or the transform is impossible.
         CheckpointError: As `create_model`.
     """
     sizes = (force_image_size, force_context_length)
@@ -112,15 +113,15 @@ def _create(
     sizes: tuple[int | None, int | None],
     device: str | torch.device | None,
 ) -> tuple[CLIP, PreprocessConfig]:
-    config, preprocess, weights = _find(source)
+    config, preprocess, weights = _resolve_model(source)
     if pretrained is not None:
         if weights is not None:
-            raise ConfigError(f"{source} has weights of its own; leave pretrained={pretrained} out")
-        weights, stored = _find_weights(pretrained)
+            raise ConfigError(f"{source} comes with weights; remove pretrained={pretrained}")
+        weights, stored = _resolve_weights(pretrained)
         if stored is not None:
             _require_same_activation(config, stored.config, pretrained)
             preprocess = stored.preprocess
-    config = _resized(config, *sizes)
+    config = _resize_config(config, *sizes)
     preprocess = replace(preprocess, size=config.vision.image_size)
     if weights is None:
         model = CLIP(config)
@@ -132,15 +133,17 @@ def _create(
     return model if device is None else model.to(device), preprocess
 
 
-def _find(source: str | Path | CLIPConfig) -> tuple[CLIPConfig, PreprocessConfig, Path | None]:
-    """Config, preprocessing and, of a saved model, the weights."""
+def _resolve_model(
+    source: str | Path | CLIPConfig,
+) -> tuple[CLIPConfig, PreprocessConfig, Path | None]:
+    """Config, preprocessing and, of a saved model, the file of the weights."""
     if isinstance(source, CLIPConfig):
         return source, default_preprocess(source), None
     if not isinstance(source, str | Path):
         raise ConfigError(
             f"model must be a name, a directory, 'hf-hub:org/name' or a CLIPConfig, got {source!r}"
         )
-    repository = hub.repository_of(source)
+    repository = hub.parse_repository(source)
     if repository is not None:
         return read_model_directory(hub.download(repository))
     if Path(source).is_dir():
@@ -151,16 +154,16 @@ def _find(source: str | Path | CLIPConfig) -> tuple[CLIPConfig, PreprocessConfig
     return get_config(name), preprocess_of(name), None
 
 
-def _find_weights(pretrained: str | Path) -> tuple[Path, ModelFiles | None]:
-    """The weight file that `pretrained` means, and the configs that came with it."""
-    repository = hub.repository_of(pretrained)
+def _resolve_weights(pretrained: str | Path) -> tuple[Path, ModelFiles | None]:
+    """The weight file of `pretrained`, and the configs beside it."""
+    repository = hub.parse_repository(pretrained)
     directory = Path(pretrained) if repository is None else hub.download(repository)
     if directory.is_dir():
         files = read_model_directory(directory)
         return files.weights, files
     if not directory.is_file():
         raise CheckpointError(
-            f"pretrained={str(pretrained)!r} is no file, no directory and no 'hf-hub:org/name'"
+            f"pretrained={str(pretrained)!r} must be a file, a directory or 'hf-hub:org/name'"
         )
     return directory, None
 
@@ -168,16 +171,18 @@ def _find_weights(pretrained: str | Path) -> tuple[Path, ModelFiles | None]:
 def _require_same_activation(
     config: CLIPConfig, stored: CLIPConfig, pretrained: str | Path
 ) -> None:
-    """Refuse to run weights with the other one of the two activations that CLIPs differ in."""
+    """Check that weights run with the GELU they were trained with, exact or quick."""
     ours, theirs = config.text.activation, stored.text.activation
     if (ours == "quick_gelu") != (theirs == "quick_gelu"):
         raise ConfigError(
             f"{pretrained} was trained with the activation {theirs}, the model has {ours}; take "
-            "the model's name with or without -quickgelu, or load the directory as it is"
+            "the model's name with or without -quickgelu, or load the directory without a name"
         )
 
 
-def _resized(config: CLIPConfig, image_size: int | None, context_length: int | None) -> CLIPConfig:
+def _resize_config(
+    config: CLIPConfig, image_size: int | None, context_length: int | None
+) -> CLIPConfig:
     for name, size in (("force_image_size", image_size), ("force_context_length", context_length)):
         if size is not None and type(size) is not int:
             raise ConfigError(f"{name} must be one integer, got {size!r}; images are square")

@@ -1,7 +1,7 @@
-"""Position tables for other sizes.  N positions, D width.
+"""Position tables for other sizes. N positions, D width.
 
-Learned tables are interpolated by small constant matrices, one per side and pair of sizes, which
-are kept: they depend on no weight, so they are never stale and gradients pass through them.
+Learned tables are interpolated by small constant matrices, one for each side and pair of sizes,
+which are cached: they depend on no weight, and gradients pass through them.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def interpolation_matrix(
         or type(like) not in (Tensor, nn.Parameter)
         or torch._C._functorch.peek_interpreter_stack() is not None
     ):
-        # without numbers, traced or in a function transform it is a matrix that must not be kept
+        # without numbers, traced or in a function transform the matrix must not be cached
         return _matrix(old, new, mode, like.device, dtype)
-    return _kept_matrix(old, new, mode, like.device, dtype)
+    return _cached_matrix(old, new, mode, like.device, dtype)
 
 
 def _matrix(old: int, new: int, mode: str, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -76,6 +76,8 @@ def _matrix(old: int, new: int, mode: str, device: torch.device, dtype: torch.dt
 
 
 @functools.cache
-def _kept_matrix(old: int, new: int, mode: str, device: torch.device, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False), torch.no_grad():  # so that training may use it later
+def _cached_matrix(
+    old: int, new: int, mode: str, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():  # so that it can be used in training
         return _matrix(old, new, mode, device, dtype).contiguous()

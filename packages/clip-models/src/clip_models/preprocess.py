@@ -14,8 +14,8 @@ class Preprocess:
     """The evaluation transform a `PreprocessConfig` describes.
 
     The two halves are separate because pixels travel to the device as uint8, a quarter of the
-    bytes: `preprocess(image)` is called per sample in a worker, `normalize` per batch on the
-    device.
+    bytes: `preprocess(image)` is called for each sample in a worker, `normalize` for each batch on
+    the device.
     """
 
     def __init__(self, config: PreprocessConfig) -> None:
@@ -46,7 +46,7 @@ class Preprocess:
 class TrainTransform(Preprocess):
     """A random crop of `scale` of the image's area, resized to the tower's input, as uint8.
 
-    `normalize` is the evaluation transform's; random numbers are torch's global ones.
+    `normalize` is that of the evaluation transform; random numbers are torch's global ones.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class TrainTransform(Preprocess):
 
 
 class EvaluationTransform(Preprocess):
-    """Resizes, crops and normalises one image: what open_clip's evaluation transform gives."""
+    """Resizes, crops and normalizes one image, bit for bit as open_clip's evaluation transform."""
 
     def __call__(self, image: Image.Image) -> Tensor:
         """An image of any size and mode to float32 (3, size, size)."""
@@ -83,6 +83,6 @@ def _target_size(image_size: tuple[int, int], size: int, mode: str) -> list[int]
 
 
 def _margins(image_size: tuple[int, int], size: int) -> list[int]:
-    """What is missing on the left, top, right and bottom."""
+    """Padding on the left, top, right and bottom."""
     missing = [max(0, size - side) for side in image_size]
     return [*(m // 2 for m in missing), *((m + 1) // 2 for m in missing)]

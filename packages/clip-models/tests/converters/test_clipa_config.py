@@ -68,7 +68,7 @@ def clipa(embed_dim: int, vision: dict, text: dict) -> dict:
         ),
     ],
 )
-def test_our_registered_model_is_clipa_s(name: str, values: dict) -> None:
+def test_named_configs_are_those_of_clipa(name: str, values: dict) -> None:
     assert from_clipa(values) == get_config(name)
 
 
@@ -105,7 +105,7 @@ def test_fixed_positions() -> None:
             "'big_vision_tok' with global",
         ),
         ({"input_patchnorm": True}, {}, "input_patchnorm = true is not computed here"),
-        ({}, {"pool_style": "last"}, "text_cfg.pool_style = 'last' is not known"),
+        ({}, {"pool_style": "last"}, "text_cfg.pool_style = 'last' is unknown"),
         ({"witdh": 3}, {}, "unknown key 'vision_cfg.witdh'; did you mean 'vision_cfg.width'"),
     ],
 )

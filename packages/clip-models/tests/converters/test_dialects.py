@@ -146,13 +146,13 @@ def test_there_and_back_is_bit_exact(name: str, dialect: Dialect, dtype: torch.d
         if d not in (*spoken, "open-clip")
     ],
 )
-def test_what_a_dialect_lacks_is_refused(name: str, dialect: Dialect) -> None:
+def test_models_that_a_dialect_lacks_are_refused(name: str, dialect: Dialect) -> None:
     model = make(name)
     with pytest.raises(ConfigError):
         from_native(model.state_dict(), model.config, dialect)
 
 
-def test_dialects_are_told_apart() -> None:
+def test_each_dialect_is_detected() -> None:
     for name, dialect in (
         ("openai", "openai"),
         ("siglip", "open-clip"),
@@ -164,7 +164,7 @@ def test_dialects_are_told_apart() -> None:
     ):
         model = make(name)
         assert detect_dialect(from_native(model.state_dict(), model.config, dialect)) == dialect
-    with pytest.raises(CheckpointError, match=r"no weights of a CLIP .* here: layer\.weight"):
+    with pytest.raises(CheckpointError, match=r"not weights of a known CLIP: layer\.weight"):
         detect_dialect({"layer.weight": torch.zeros(1)})
 
 
@@ -214,7 +214,7 @@ def test_openai_archive(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["openai", "openai resnet"])
-def test_build_model_reads_the_config_off_the_shapes(name: str) -> None:
+def test_build_model_infers_the_config_from_the_shapes(name: str) -> None:
     state = {key: value.double() for key, value in make(name).state_dict().items()}
     with_numbers = from_native(state, make(name).config, "openai")
     theirs = open_clip.openai.build_model_from_openai_state_dict(
@@ -239,22 +239,27 @@ def test_build_model_with_a_config_takes_every_dialect() -> None:
     state = from_native(model.state_dict(), model.config, "hugging-face")
     built = build_model(state, model.config)
     assert same_bits(built.state_dict(), model.state_dict())
-    with pytest.raises(CheckpointError, match="give build_model their config"):
+    with pytest.raises(CheckpointError, match="have hugging-face's; pass config="):
         build_model(state)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"text_projection": None}, "no weights of OpenAI's CLIP: 'text_projection'"),
+        ({"text_projection": None}, "not weights of OpenAI's CLIP: 'text_projection'"),
         (
             {"visual.positional_embedding": torch.zeros(16, 128)},
-            "16 positions are no square and one",
+            "expected a square of positions and one more, got 16",
         ),
-        ({"visual.conv1.weight": torch.zeros(3)}, "no weights of OpenAI's CLIP: not enough values"),
+        (
+            {"visual.conv1.weight": torch.zeros(3)},
+            "not weights of OpenAI's CLIP: not enough values",
+        ),
     ],
 )
-def test_what_is_not_openai_s_is_refused(changes: dict[str, Tensor | None], words: str) -> None:
+def test_other_shapes_than_openai_clip_are_refused(
+    changes: dict[str, Tensor | None], words: str
+) -> None:
     state = {**make("openai").state_dict(), **changes}
     with pytest.raises(CheckpointError, match=words):
         infer_config({key: value for key, value in state.items() if value is not None})
@@ -307,7 +312,7 @@ def their_siglip(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     return model.eval()
 
 
-def test_load_state_dict_takes_open_clip_s_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_state_dict_takes_open_clip_names(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = their_siglip(monkeypatch)
     ours = CLIP(CONFIGS["siglip"]).eval()
     ours.load_state_dict(theirs.state_dict())
@@ -321,7 +326,7 @@ def test_load_state_dict_takes_open_clip_s_names(monkeypatch: pytest.MonkeyPatch
     assert same_bits(wrapped["model"].state_dict(), ours.state_dict())
 
 
-def test_load_state_dict_takes_what_openai_s_archives_hold() -> None:
+def test_load_state_dict_takes_openai_archives() -> None:
     model = make("openai")
     state = from_native(model.state_dict(), model.config, "openai")
     other = CLIP(model.config)
@@ -347,7 +352,7 @@ def test_load_state_dict_takes_a_separate_text_tower_and_scales_of_one_entry() -
         other.load_state_dict({**state, "text.what": torch.zeros(1)})
 
 
-def test_big_vision_s_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_big_vision_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What we write, open_clip's reader of big_vision's `.npz` loads into the same model."""
     ours = make("siglip")
     foreign = from_native(ours.state_dict(), ours.config, "clipa")
@@ -386,7 +391,7 @@ def corenet_encoder(x: Tensor, p: dict[str, Tensor], name: str, heads: int, eps:
 
 
 @pytest.mark.parametrize("size", [64, 96])
-def test_corenet_s_towers(size: int) -> None:
+def test_corenet_towers(size: int) -> None:
     ours = make("corenet").double()
     p = from_native(ours.state_dict(), ours.config, "corenet")
     _, tokens = inputs(ours.config)
@@ -416,7 +421,7 @@ def test_corenet_s_towers(size: int) -> None:
         assert_close(ours.encode_text(tokens), text)
 
 
-def test_corenet_s_augmentor_is_left_out() -> None:
+def test_the_augmentor_of_corenet_is_dropped() -> None:
     ours = make("corenet")
     foreign = from_native(ours.state_dict(), ours.config, "corenet")
     foreign["image_encoder.neural_augmentor.brightness._low"] = torch.tensor(0.5)
@@ -432,9 +437,9 @@ def test_corenet_s_augmentor_is_left_out() -> None:
         (
             "img/cls",
             torch.zeros(24),
-            r"img/cls cannot be converted: it is \(24,\), expected 2 leading",
+            r"img/cls cannot be converted: its shape is \(24,\), expected 2 leading",
         ),
-        ("img/head/extra", torch.zeros(1), "tensors of no known use: img/head/extra"),
+        ("img/head/extra", torch.zeros(1), "unknown tensors: img/head/extra"),
         ("img/embedding/kernel", torch.zeros(3, 3), "img/embedding/kernel cannot be converted"),
     ],
 )

@@ -129,7 +129,7 @@ def assert_close(ours: Tensor, theirs: Any) -> None:
     np.testing.assert_allclose(ours.numpy() / scale, theirs / scale, atol=1e-5, rtol=0)
 
 
-def test_clipa_s_towers(tmp_path: Path) -> None:
+def test_clipa_towers(tmp_path: Path) -> None:
     arrays = clipa_s_arrays()
     np.savez(tmp_path / "w.npz", **arrays)
     ours = build_model(read_weights(tmp_path / "w.npz"), CLIPA)
@@ -171,7 +171,7 @@ def test_learned_positions_must_be_there() -> None:
 # --- other layouts
 
 
-def test_heads_of_the_map_readout_are_its_own() -> None:
+def test_the_map_readout_may_have_other_heads() -> None:
     config = small("ViT-B-16-SigLIP", map_num_heads=1, map_mlp_width=10)
     state = state_of(config)
     foreign = from_native(state, config, "clipa")
@@ -194,7 +194,7 @@ def test_scanned_layers() -> None:
     assert same_bits(to_native(stacked, CLIPA), state)
 
 
-def test_heads_must_be_the_config_s() -> None:
+def test_heads_must_be_those_of_the_config() -> None:
     foreign = from_native(state_of(CLIPA), CLIPA, "clipa")
     vision = dataclasses.replace(CLIPA.vision, num_heads=2)
     with pytest.raises(CheckpointError, match="it has 3 heads, the config 2"):

@@ -27,7 +27,7 @@ OURS = [name for name in PEER if not name.startswith(OTHER)]
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_our_registered_model_is_open_clip_s(name: str) -> None:
+def test_named_configs_are_those_of_open_clip(name: str) -> None:
     assert get_config(name) == from_open_clip(PEER[name])
 
 
@@ -130,7 +130,7 @@ def test_settings_of_no_named_model() -> None:
         ),
     ],
 )
-def test_what_open_clip_cannot_say_is_named(
+def test_models_that_open_clip_lacks_are_named(
     tower: str, change: dict[str, object], message: str
 ) -> None:
     config = get_config("ViT-B-32")
@@ -142,7 +142,7 @@ def test_what_open_clip_cannot_say_is_named(
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-16-SigLIP"])
-def test_equal_sizes_may_be_spelled_otherwise(name: str) -> None:
+def test_equal_sizes_may_be_given_otherwise(name: str) -> None:
     config = get_config(name)
     same = {"head_width": 64, "mlp_width": (3072,) * 12, "num_heads": (12,) * 12, "mlp_ratio": 2.0}
     spelled = dataclasses.replace(config, vision=dataclasses.replace(config.vision, **same))
@@ -152,13 +152,13 @@ def test_equal_sizes_may_be_spelled_otherwise(name: str) -> None:
     assert from_open_clip(written).text.layers() == text.layers()
 
 
-def test_siglip_towers_are_all_of_timm_s() -> None:
+def test_siglip_towers_are_those_of_timm() -> None:
     theirs = {name for name in timm.list_models("vit_*_siglip_*") if "_gap_" not in name}
     ours = {f"vit_{tower}_siglip_{size}" for tower, sizes in _IMAGE_SIZES.items() for size in sizes}
     assert ours == theirs
 
 
-def test_towers_open_clip_has_not() -> None:
+def test_towers_that_open_clip_lacks() -> None:
     with pytest.raises(ConfigError, match="no image tower of kind 'compact_resnet'"):
         to_open_clip(get_config("Compact-32"))
     small = get_config("ViT-B-16-SigLIP")

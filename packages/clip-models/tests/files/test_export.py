@@ -16,7 +16,7 @@ CONFIG = CLIPConfig(
 PREPROCESS = PreprocessConfig(size=32)
 
 
-def test_a_card_that_is_somebody_s_stays(tmp_path: Path) -> None:
+def test_a_user_written_card_stays(tmp_path: Path) -> None:
     card, model = tmp_path / "README.md", CLIP(CONFIG)
     card.write_text("My words.")
     assert card not in save_pretrained(tmp_path, model, PREPROCESS)
@@ -30,7 +30,7 @@ def test_a_card_that_is_somebody_s_stays(tmp_path: Path) -> None:
     assert "The second." in card.read_text()
 
 
-def test_files_that_are_there_stay(tmp_path: Path) -> None:
+def test_existing_files_stay(tmp_path: Path) -> None:
     tokenizer = tmp_path / "tokenizer.json"
     tokenizer.write_text("words")
     written = save_pretrained(tmp_path, CLIP(CONFIG), PREPROCESS, files=[tokenizer])

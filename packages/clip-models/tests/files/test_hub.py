@@ -139,11 +139,11 @@ def test_sharded_repository(server: Any, model: CLIP, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"names b\.safetensors, which the repository lacks"):
         from_pretrained("org/shards", cache_dir=tmp_path / "other")
     files["model.safetensors.index.json"] = b"[]"
-    with pytest.raises(CheckpointError, match="is no index of shards"):
+    with pytest.raises(CheckpointError, match="is not an index of shards"):
         from_pretrained("org/shards", cache_dir=tmp_path / "third")
 
 
-def test_what_is_in_the_cache_needs_no_hub(server: Any, model: CLIP) -> None:
+def test_cached_files_need_no_hub(server: Any, model: CLIP) -> None:
     push_to_hub("org/name", model, PREPROCESS)
     from_pretrained("org/name")
     server.repositories.clear()
@@ -152,7 +152,7 @@ def test_what_is_in_the_cache_needs_no_hub(server: Any, model: CLIP) -> None:
     assert_same(from_pretrained("org/name")[0], model)
 
 
-def test_nothing_is_replaced_unasked(server: Any, model: CLIP) -> None:
+def test_existing_files_are_replaced_on_request_only(server: Any, model: CLIP) -> None:
     push_to_hub("org/name", model, PREPROCESS)
     server.repositories["org/name"]["README.md"] = b"My words."
     with pytest.raises(
@@ -190,14 +190,14 @@ def test_no_file_of_the_replaced_model_stays(server: Any, model: CLIP) -> None:
         ({"config.json": b"{", "model.safetensors": b"x"}, r"config\.json cannot be read"),
     ],
 )
-def test_what_is_no_model(server: Any, files: Any, words: str) -> None:
+def test_repositories_without_a_model(server: Any, files: Any, words: str) -> None:
     if files is not None:
         server.repositories["org/name"] = files
     with pytest.raises(CheckpointError, match=words):
         from_pretrained("org/name")
 
 
-def test_a_directory_goes_first(model: CLIP, tmp_path: Path, monkeypatch: Any) -> None:
+def test_an_existing_directory_is_preferred(model: CLIP, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     save_pretrained("org/name", model, PREPROCESS)
     assert_same(from_pretrained("org/name")[0], model)
@@ -218,5 +218,5 @@ def test_the_client_is_installed_with_the_package() -> None:
         (Path("a/b"), None),
     ],
 )
-def test_what_is_a_repository(source: Any, expected: str | None) -> None:
-    assert hub.repository_of(source) == expected
+def test_names_of_repositories(source: Any, expected: str | None) -> None:
+    assert hub.parse_repository(source) == expected

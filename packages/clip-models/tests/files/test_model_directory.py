@@ -58,7 +58,7 @@ def test_nothing_half_written_stays(saved: tuple[CLIP, Path]) -> None:
     ]
 
 
-def test_weights_may_be_read_by_whom_other_files_may(saved: tuple[CLIP, Path]) -> None:
+def test_weights_have_the_permissions_of_other_files(saved: tuple[CLIP, Path]) -> None:
     config, weights = (saved[1] / name for name in ("clip_config.json", "model.safetensors"))
     assert weights.stat().st_mode == config.stat().st_mode
 

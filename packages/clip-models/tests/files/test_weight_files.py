@@ -64,7 +64,7 @@ def test_pickled_state_dicts(tmp_path: Path, wrap: Any, zipped: bool) -> None:
     assert same(read_weights(tmp_path / "w.pt"), TENSORS)
 
 
-def test_only_a_leading_module_is_a_wrapper_s(tmp_path: Path) -> None:
+def test_only_a_leading_module_is_a_wrapper(tmp_path: Path) -> None:
     state = {"module.pooling.module.weight": torch.zeros(1)}
     torch.save(state, tmp_path / "w.pt")
     assert list(read_weights(tmp_path / "w.pt")) == ["pooling.module.weight"]
@@ -116,7 +116,7 @@ def test_a_shard_without_its_tensor_is_named(tmp_path: Path) -> None:
 def test_a_shard_elsewhere_is_refused(tmp_path: Path, name: Any) -> None:
     path = tmp_path / "model.safetensors.index.json"
     path.write_text(json.dumps({"weight_map": {"a": name}}))
-    with pytest.raises(CheckpointError, match="which is no file beside it"):
+    with pytest.raises(CheckpointError, match="which is not a file beside it"):
         read_weights(path)
 
 
@@ -124,7 +124,7 @@ def test_a_shard_elsewhere_is_refused(tmp_path: Path, name: Any) -> None:
 def test_a_damaged_index_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "model.safetensors.index.json"
     path.write_bytes(text.encode("latin1"))
-    with pytest.raises(CheckpointError, match="is no index of shards"):
+    with pytest.raises(CheckpointError, match="is not an index of shards"):
         read_weights(path)
 
 
@@ -172,13 +172,15 @@ def test_a_pickled_module_is_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"a": torch.zeros(1), "steps": 3, "b": "x"}, "no state dict: steps, b are not tensors"),
+        ({"a": torch.zeros(1), "steps": 3, "b": "x"}, "not a state dict: steps, b are not tensors"),
         ([torch.zeros(1)], "holds a list, expected a state dict"),
         ({}, "holds no tensors"),
         ({"a.b": torch.zeros(1), "module.a.b": torch.ones(1)}, "has a.b twice, once as module.a.b"),
     ],
 )
-def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: Any, words: str) -> None:
+def test_other_contents_than_a_state_dict_are_refused(
+    tmp_path: Path, content: Any, words: str
+) -> None:
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(CheckpointError, match=words):
         read_weights(tmp_path / "w.pt")
@@ -186,7 +188,7 @@ def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: Any, words: s
 
 def test_unknown_and_absent_files(tmp_path: Path) -> None:
     (tmp_path / "w.txt").write_text("hello, this is text")
-    with pytest.raises(CheckpointError, match=r"w\.txt is no weight file that is known here"):
+    with pytest.raises(CheckpointError, match=r"w\.txt is not a known kind of weight file"):
         read_weights(tmp_path / "w.txt")
     with pytest.raises(CheckpointError, match="is not a file"):
         read_weights(tmp_path / "absent.pt")

@@ -129,7 +129,7 @@ def test_wrong_image_shapes_are_named(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("tower", TOWERS)
-def test_images_that_are_not_normalised_are_named(tower: str) -> None:
+def test_images_that_are_not_normalized_are_named(tower: str) -> None:
     with pytest.raises(ValueError, match=r"got torch.uint8; Preprocess.normalize"):
         tiny(tower).encode_image(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
 
@@ -168,7 +168,10 @@ def test_images_that_are_not_normalised_are_named(tower: str) -> None:
         (lambda: ModifiedResNetConfig(width=1), "width must be at least 2"),
         (lambda: CLIPConfig(embed_dim=0, vision=TOWERS["vit"], text=TEXT), "embed_dim must be a p"),
         (lambda: CLIPConfig(embed_dim=2**31, vision=TOWERS["vit"], text=TEXT), "got 2147483648"),
-        (lambda: CLIPConfig(embed_dim=8, vision=None, text=TEXT), "vision is no tower: None"),
+        (
+            lambda: CLIPConfig(embed_dim=8, vision=None, text=TEXT),
+            "vision must be the config of a tower, got None",
+        ),
         (lambda: create_model(None), "model must be a name, .*, got None"),
     ],
 )
@@ -211,7 +214,7 @@ def test_tokens_are_integers_of_any_kind(dtype: torch.dtype) -> None:
         (torch.tensor([[1.0, 39.0]]), "must be integers, got torch.float32"),
     ],
 )
-def test_what_are_no_ids_is_named(ids: torch.Tensor, words: str) -> None:
+def test_numbers_that_are_not_ids_are_named(ids: torch.Tensor, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         tiny("vit").encode_text(ids)
 

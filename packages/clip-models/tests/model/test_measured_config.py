@@ -19,7 +19,7 @@ from clip_models import (
     save_pretrained,
 )
 from clip_models.config import CompactResNetConfig, PreprocessConfig, TextConfig, ViTConfig
-from clip_models.model import config_of
+from clip_models.model import infer_config
 
 SIZES = {"width": 32, "num_layers": 3, "num_heads": 4}
 CONFIG = CLIPConfig(
@@ -54,7 +54,7 @@ def test_the_config_of_a_subnet(vision: dict[str, object], text: dict[str, objec
         text=dataclasses.replace(CONFIG.text, **text),
     )
     model = cut(config)
-    measured = config_of(model)
+    measured = infer_config(model)
     assert [measured.vision.layers(), measured.text.layers()] == [
         config.vision.layers(),
         config.text.layers(),
@@ -69,7 +69,7 @@ def test_the_config_of_a_subnet(vision: dict[str, object], text: dict[str, objec
 @pytest.mark.parametrize("name", ["Compact-32", "ViT-B-32", "ViT-B-16-SigLIP", "RN50"])
 def test_a_whole_model_keeps_its_config(name: str) -> None:
     with torch.device("meta"):
-        assert config_of(CLIP(get_config(name))) == get_config(name)
+        assert infer_config(CLIP(get_config(name))) == get_config(name)
 
 
 def test_a_cut_last_layer_leaves_the_map_readout_as_it_was() -> None:
@@ -81,8 +81,8 @@ def test_a_cut_last_layer_leaves_the_map_readout_as_it_was() -> None:
     small = dataclasses.replace(whole, vision=dataclasses.replace(whole.vision, **sizes, **kept))
     model = CLIP(small).eval()
     model.config = whole
-    assert config_of(model) == small
-    plain = CLIP(config_of(model)).eval()
+    assert infer_config(model) == small
+    plain = CLIP(infer_config(model)).eval()
     plain.load_state_dict(model.state_dict())
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(plain.encode_image(images), model.encode_image(images))
@@ -114,9 +114,9 @@ def test_other_cuts_are_named() -> None:
     model = cut(CONFIG)
     model.text_projection = torch.nn.Parameter(torch.zeros(32, 8))
     with pytest.raises(ConfigError, match=r"text_projection is \(32, 8\), expected \(32, 16\)"):
-        config_of(model)
+        infer_config(model)
     towers = [CompactResNetConfig(image_size=32, widths=widths) for widths in ((4, 8), (4, 6))]
     model = CLIP(dataclasses.replace(CONFIG, vision=towers[1]))
     model.config = dataclasses.replace(CONFIG, vision=towers[0])
     with pytest.raises(ConfigError, match=r"visual.proj.weight is \(16, 6\), expected \(16, 8\)"):
-        config_of(model)
+        infer_config(model)

@@ -1,4 +1,4 @@
-"""Towers with a token pooling, a small one written here: means of neighbouring pairs."""
+"""Towers with a token pooling, a small one written here: means of neighboring pairs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Pooled(NamedTuple):
 
 
 class Pairs(nn.Module):
-    """Means of two neighbours that need not stay apart; `size` 1 keeps every token."""
+    """Means of two neighbors that need not stay apart; `size` 1 keeps every token."""
 
     def __init__(self, width: int, size: int = 2, weigh: bool = False) -> None:
         super().__init__()
@@ -257,7 +257,7 @@ def test_behind_two_poolings_a_segment_weighs_as_its_tokens_of_the_tower(first: 
     transformer, pooling = tiny().visual.transformer, PooledLayers(stages, 16)
     x = torch.randn(1, 12, 16, generator=torch.Generator().manual_seed(0))
     apart = torch.arange(12)[None] == 0
-    got = pooling(transformer, x, apart=apart)
+    got = pooling(transformer, x, keep_apart=apart)
 
     def layer(number: int, segments: Tensor, sizes: Tensor) -> Tensor:
         """One layer on as many copies of each segment as it has tokens, then one of each."""

@@ -1,4 +1,4 @@
-"""What a caller hands in as a batch, checked, and what it gets back.  N texts, T context length."""
+"""What a caller hands in as a batch, checked, and what it gets back. N texts, T context length."""
 
 from __future__ import annotations
 

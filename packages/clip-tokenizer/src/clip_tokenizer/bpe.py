@@ -1,6 +1,6 @@
 """Byte-pair encoding of one word.
 
-A round takes the pair of neighbours with the lowest rank and merges every occurrence of it from
+A round takes the pair of neighbors with the lowest rank and merges every occurrence of it from
 left to right; rounds go on until no pair has a rank. Pairs that a round creates wait for the next
 round, so any table of ranks gives the ids that the textbook loop gives.
 """
@@ -34,7 +34,7 @@ class MergeTable:
         self._ranks = {left * num_symbols + right: rank for rank, (left, right) in enumerate(pairs)}
 
     def merge(self, symbols: list[int]) -> list[int]:
-        """The ids left when no neighbours of `symbols` can be merged any more."""
+        """The ids left when no neighbors of `symbols` can be merged any more."""
         if len(symbols) >= LONG_WORD:
             return self._merge_long(symbols)
         symbols = symbols.copy()

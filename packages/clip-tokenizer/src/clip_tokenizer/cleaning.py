@@ -49,7 +49,7 @@ def check_clean_mode(mode: str) -> CleanMode:
 
 def clean_text(text: str, mode: CleanMode) -> str:
     """The text as the word pattern sees it: repaired, resolved, in the case `mode` asks for."""
-    return " ".join(normalise_case(repair(text), mode).split())
+    return " ".join(normalize_case(repair(text), mode).split())
 
 
 def repair(text: str) -> str:
@@ -57,7 +57,7 @@ def repair(text: str) -> str:
     return html.unescape(html.unescape(ftfy.fix_text(text)))
 
 
-def normalise_case(text: str, mode: CleanMode) -> str:
+def normalize_case(text: str, mode: CleanMode) -> str:
     """The case and punctuation part of a mode; whitespace is left for `str.split` to collapse."""
     if mode == "whitespace":
         return text
@@ -74,9 +74,9 @@ def clean_batch(texts: Sequence[str], mode: CleanMode) -> str:
     """
     joined = _JOINT.join(texts)
     if joined.isascii() and "&" not in joined and count_controls(joined) == len(texts) - 1:
-        return normalise_case(joined, mode)
+        return normalize_case(joined, mode)
     return _JOINT.join(
-        [normalise_case(text if is_plain(text) else repair(text), mode) for text in texts]
+        [normalize_case(text if is_plain(text) else repair(text), mode) for text in texts]
     )
 
 

@@ -20,7 +20,7 @@ CONFIG_FILES = (
 VOCABULARY_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt")
 
 
-def repository_of(source: str) -> str | None:
+def parse_repository(source: str) -> str | None:
     """`org/name`, with `@revision` if given, of that or of `hf-hub:org/name`; else None."""
     name = source.removeprefix(SCHEME)
     return name if _REPOSITORY.fullmatch(name) else None

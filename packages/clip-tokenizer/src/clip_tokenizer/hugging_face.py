@@ -35,7 +35,7 @@ from clip_tokenizer.vocabulary_files import (
     WORDPIECE_FILE,
     own_settings,
     read_json,
-    refusing,
+    reporting_damage,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ BERT_SWITCHES = {
     "strip_accents": "strip_accents",
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
-"""BERT's normalisation in a config, and in the `tokenizers` library."""
+"""BERT's normalization in a config, and in the `tokenizers` library."""
 
 
 class HFTokenizer:
@@ -59,7 +59,7 @@ class HFTokenizer:
     Args:
         backend: The tokenizer. It is never changed; its own truncation and padding do not count.
         context_length: Columns of a batch when a call does not say.
-        clean: `lower`, `whitespace` or `canonicalize`, before the backend's own normalisation.
+        clean: `lower`, `whitespace` or `canonicalize`, before the backend's own normalization.
         truncate: As for `Tokenizer`; the backend's special tokens are kept.
         pad_token_id: Id behind the last token.
         blank_token_id: An id to replace by 0 in a batch: CLIPA's towers never saw BERT's `[SEP]`.
@@ -121,7 +121,7 @@ class HFTokenizer:
         backend = _load_backend(folder)
         config = _read_config(folder)
         own = own_settings(config, folder / CONFIG_FILE, OPTIONS)
-        with refusing(folder / CONFIG_FILE):
+        with reporting_damage(folder / CONFIG_FILE):
             _set_bert_switches(backend, config)
         padding, truncation = backend.padding or {}, backend.truncation or {}
         own["padding_side"] = config.get("padding_side") or padding.get("direction", "right")
@@ -252,12 +252,12 @@ def _load_backend(folder: Path) -> tokenizers.Tokenizer:
         ) from error
     path = folder / TOKENIZER_FILE
     if path.is_file():
-        with refusing(path):
+        with reporting_damage(path):
             backend: tokenizers.Tokenizer = tokenizers.Tokenizer.from_file(str(path))
         return backend
     path = folder / WORDPIECE_FILE
     if path.is_file():
-        with refusing(path):
+        with reporting_damage(path):
             backend = BertWordPieceTokenizer(str(path))._tokenizer
         return backend
     raise TokenizerError(
@@ -277,7 +277,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _set_bert_switches(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
-    """Normalise as BERT's config says; it wins over `tokenizer.json`, as in transformers."""
+    """Normalize as BERT's config says; it wins over `tokenizer.json`, as in transformers."""
     if type(backend.normalizer).__name__ == "BertNormalizer":
         for name, switch in BERT_SWITCHES.items():
             if name in config:

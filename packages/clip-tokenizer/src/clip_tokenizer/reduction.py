@@ -1,7 +1,7 @@
-"""Fitting long texts into short contexts.  N texts, B budget: ids between start and end.
+"""Fitting long texts into short contexts. N texts, B budget: ids between start and end.
 
 A reduction chooses which ids of a text stay. `truncate` keeps the first, `random` keeps any, in
-order, `shuffle` keeps any, in the order drawn, `block` keeps neighbours, and `syntax` keeps nouns
+order, `shuffle` keeps any, in the order drawn, `block` keeps neighbors, and `syntax` keeps nouns
 before adjectives before verbs before the rest. The random ones take a generator and touch no
 global state.
 
@@ -109,7 +109,7 @@ class RandomTokens:
 
 @dataclass(frozen=True)
 class Block:
-    """Keeps neighbouring ids, from a random start, of a text that is too long."""
+    """Keeps neighboring ids, from a random start, of a text that is too long."""
 
     def __call__(
         self, tokenizer: RowEncoder, texts: list[str], budget: int, generator: Generator | None

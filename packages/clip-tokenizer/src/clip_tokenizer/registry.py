@@ -152,7 +152,7 @@ def get_tokenizer(
     if Path(model).is_dir():
         return _from_directory(Path(model), options)
     name = os.fspath(model)
-    repository = hub.repository_of(name)
+    repository = hub.parse_repository(name)
     if repository is not None:
         return _from_directory(hub.download(repository), options)
     return _from_config(named_text(name), None, options)

@@ -1,4 +1,4 @@
-"""From texts to rows of ids: clean, split into chunks, look each up, join.  N texts, L ids."""
+"""From texts to rows of ids: clean, split into chunks, look each up, join. N texts, L ids."""
 
 from __future__ import annotations
 

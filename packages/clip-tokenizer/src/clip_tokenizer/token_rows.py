@@ -1,4 +1,4 @@
-"""Token ids of a batch before they become an array.  N rows, T context length, L ids in all."""
+"""Token ids of a batch before they become an array. N rows, T context length, L ids in all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer.  N texts, T context length."""
+"""CLIP's tokenizer. N texts, T context length."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ class Tokenizer:
         """
         directory = Path(source)
         if not directory.is_dir():
-            repository = hub.repository_of(os.fspath(source))
+            repository = hub.parse_repository(os.fspath(source))
             if repository is None:
                 raise TokenizerError(
                     f"{source} is neither a directory nor a hub repository (org/name)"

@@ -125,7 +125,7 @@ def _count_pairs(
 
 
 def _merge_word(word: list[int], pair: Pair, product: int) -> list[tuple[Pair, int]]:
-    """Merge `pair` in `word`, in place; gives each step in the count of a neighbouring pair."""
+    """Merge `pair` in `word`, in place; gives each step in the count of a neighboring pair."""
     left, right = pair
     changes: list[tuple[Pair, int]] = []
     at = 0

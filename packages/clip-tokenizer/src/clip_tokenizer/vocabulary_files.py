@@ -61,7 +61,7 @@ def read_merges_file(path: Path, *, extra: Sequence[str] = ()) -> Vocabulary:
 
     OpenAI's file lists more merges than CLIP uses; those past the 48,894th are left out.
     """
-    with refusing(path):
+    with reporting_damage(path):
         merges = read_merges_text(path.read_bytes(), limit=NUM_OPENAI_MERGES)
     return Vocabulary.from_merges(merges, extra=extra)
 
@@ -78,7 +78,7 @@ def read_directory(directory: Path) -> tuple[Vocabulary, dict[str, Any]] | None:
     path = directory / CONFIG_FILE
     config = read_json(path) if path.is_file() else {}
     own = own_settings(config, path, (*OPTIONS, "extra_special_tokens"))
-    with refusing(path):
+    with reporting_damage(path):
         length = config.get("model_max_length")
         if length is not None and 0 < length < 1_000_000:
             own.setdefault("context_length", length)
@@ -90,16 +90,16 @@ def read_directory(directory: Path) -> tuple[Vocabulary, dict[str, Any]] | None:
 def _read_vocabulary(directory: Path, config: Mapping[str, Any]) -> Vocabulary | None:
     vocab_file, merges_file = directory / VOCAB_FILE, directory / MERGES_FILE
     if vocab_file.is_file() and merges_file.is_file():
-        with refusing(merges_file):
+        with reporting_damage(merges_file):
             merges = read_merges_text(merges_file.read_bytes())
         ids = read_json(vocab_file)
-        with refusing(vocab_file):
+        with reporting_damage(vocab_file):
             vocabulary = _assemble(ids, merges, config)
         return vocabulary
     path = directory / TOKENIZER_FILE
     if path.is_file():
         content = read_json(path)
-        with refusing(path):
+        with reporting_damage(path):
             vocabulary = _from_tokenizer_json(content, config)
         return vocabulary
     archives = sorted(directory.glob("*.txt.gz"))
@@ -131,7 +131,7 @@ def holds_bpe(directory: Path) -> bool:
     path = directory / TOKENIZER_FILE
     if path.is_file():
         content = read_json(path)
-        with refusing(path):
+        with reporting_damage(path):
             suffix = content["model"].get("end_of_word_suffix")
         return bool(suffix == END_OF_WORD)
     return (directory / MERGES_FILE).is_file() or any(directory.glob("*.txt.gz"))
@@ -144,7 +144,7 @@ def is_ours(directory: Path) -> bool:
 
 
 @contextmanager
-def refusing(path: Path) -> Iterator[None]:
+def reporting_damage(path: Path) -> Iterator[None]:
     """Whatever a damaged file makes its reader raise becomes a TokenizerError that names it."""
     try:
         yield
@@ -163,7 +163,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         TokenizerError: If it holds something else.
     """
-    with refusing(path):
+    with reporting_damage(path):
         content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise TokenizerError(f"{path} must hold a JSON object, got {type(content).__name__}")

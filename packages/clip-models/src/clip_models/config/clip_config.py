@@ -15,7 +15,7 @@ from clip_models.config.towers import TextConfig, TransformerConfig, VisionConfi
 class CLIPConfig:
     """An image tower and a text tower with one embedding space of `embed_dim` dimensions.
 
-    `init_logit_scale` is the logarithm of the inverse temperature at initialisation; with
+    `init_logit_scale` is the logarithm of the inverse temperature at initialization; with
     `init_logit_bias` None the model has no logit bias (CLIP), otherwise one (SigLIP).
     """
 
@@ -27,7 +27,10 @@ class CLIPConfig:
 
     def __post_init__(self) -> None:
         require_sizes(self, "embed_dim")
-        require(isinstance(self.vision, VisionConfig), f"vision is no tower: {self.vision!r}")
+        require(
+            isinstance(self.vision, VisionConfig),
+            f"vision must be the config of a tower, got {self.vision!r}",
+        )
         require(isinstance(self.text, TextConfig), f"text must be a TextConfig, got {self.text!r}")
         for name, tower in (("vision", self.vision), ("text", self.text)):
             if isinstance(tower, TransformerConfig):

@@ -1,7 +1,7 @@
 """Named models as rows of numbers.
 
 Names and numbers are those of OpenAI CLIP (Radford et al. 2021, tables 19 and 20), open_clip (MIT),
-CLIPA (Apache-2.0), SigLIP in timm (Apache-2.0) and CoreNet (Apple's sample code licence).
+CLIPA (Apache-2.0), SigLIP in timm (Apache-2.0) and CoreNet (Apple's sample code license).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ _RESNETS = {
     "RN50x64": ((3, 15, 36, 10), 128, 448, 1024, 1024),
 }
 
-# Trained with the activation of OpenAI's weights.
+# Also registered as NAME-quickgelu, with the activation of OpenAI's weights.
 _QUICKGELU = (
     *_RESNETS,
     *("ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336"),
@@ -112,14 +112,14 @@ _CLIPA_V1 = {
     "ViT-H-14-CL8-SyntaxMask-GAP": ("ViT-H-14", 8, True, True),
     "ViT-H-14-CL32-GAP": ("ViT-H-14", 32, True, False),
 }
-# Its second version in its torch code, whose norms have torch's epsilon; its JAX code has 1e-6.
+# CLIPA's second version in its torch code, whose norms have torch's epsilon; its JAX code has 1e-6.
 _CLIPA_BIG_VISION = {
     "ViT-L-14-CL32-GAP-BigVision": "ViT-L-14",
     "ViT-H-14-CL32-GAP-BigVision": "ViT-H-14",
 }
 
 _SENTENCE_PIECES = {"SigLIP": 32000, "i18n": 250000, "SigLIP2": 256000}
-# name: tower, patch size, image size, vocabulary, whose tokenizer, the image tower's GELU by tanh
+# name: tower, patch size, image size, vocabulary, name of the tokenizer, tanh GELU in the image
 _SIGLIPS = {
     "ViT-B-16-SigLIP": (_B, 16, 224, "SigLIP", "ViT-B-16-SigLIP", False),
     "ViT-B-16-SigLIP-256": (_B, 16, 256, "SigLIP", "ViT-B-16-SigLIP", False),
@@ -156,7 +156,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def get_config(name: str) -> CLIPConfig:
-    """The registered config of that name, a copy of its own.
+    """A copy of the registered config of that name.
 
     Raises:
         ConfigError: There is no such model; the message names the nearest.
@@ -167,7 +167,7 @@ def get_config(name: str) -> CLIPConfig:
 
 
 def _named_configs() -> dict[str, CLIPConfig]:
-    """Every named model."""
+    """Configs of all named models."""
     configs = {name: _vit(*row) for name, row in _VITS.items()}
     configs["ViT-M-16-alt"] = _layer_scaled(configs["ViT-M-16-alt"], 1e-4)
     configs |= {name: _resnet(*row) for name, row in _RESNETS.items()}

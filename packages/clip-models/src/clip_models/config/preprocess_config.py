@@ -13,11 +13,11 @@ from clip_models.config.named_models import get_config
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig:
-    """How an image becomes the tower's input.
+    """How an image becomes the input of a tower.
 
-    `resize_mode` "shortest" scales the shorter side to `size` and crops the centre; "longest"
+    `resize_mode` "shortest" scales the shorter side to `size` and crops the center; "longest"
     scales the longer side and fills the rest with `fill_color` (of each channel, 0 to 255);
-    "squash" scales both sides to `size`.  Pixels stay uint8 until `mean` and `std` (of values in
+    "squash" scales both sides to `size`. Pixels stay uint8 until `mean` and `std` (of values in
     [0, 1]) are applied on the device.
     """
 
@@ -40,7 +40,7 @@ _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _SQUASHED: dict[str, Any] = {**_IMAGENET, "interpolation": "bilinear", "resize_mode": "squash"}
 _HALVES = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
-# What the weights of named models were trained with, where it is not OpenAI's transform.
+# Preprocessing that the weights of named models were trained with, where it is not OpenAI's.
 _PREPROCESS_OF_NAMES: dict[str, dict[str, Any]] = {
     "*-SigLIP*": {**_HALVES, "resize_mode": "squash"},
     "*-CLIPA*": _SQUASHED,
@@ -60,7 +60,7 @@ def preprocess_of(name: str) -> PreprocessConfig:
 
 
 def default_preprocess(config: CLIPConfig) -> PreprocessConfig:
-    """What a model of this kind was most likely trained with: SigLIP's, or OpenAI's transform."""
+    """The preprocessing that such a model was most likely trained with: SigLIP's or OpenAI's."""
     size = config.vision.image_size
     if getattr(config.vision, "readout", None) == "map":
         half = (0.5, 0.5, 0.5)

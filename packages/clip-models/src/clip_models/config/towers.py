@@ -20,7 +20,7 @@ PerLayer = int | tuple[int, ...]
 
 
 class LayerShape(NamedTuple):
-    """The sizes of one transformer layer that need not be those of its neighbours."""
+    """The sizes of one transformer layer, which may differ from layer to layer."""
 
     num_heads: int
     head_width: int
@@ -49,8 +49,9 @@ class PatchReductionConfig:
 class PoolingConfig:
     """Fewer tokens from `after_layer` on: 0 pools before the first layer.
 
-    `name` is looked up in the entry-point group `clip_models.token_pooling`; `args` are its own.
-    `then` pools what is left once more, behind the same layer or a later one.
+    `name` is looked up in the entry-point group `clip_models.token_pooling`; `args` are passed to
+    what is found there. `then` pools the remaining tokens again, after the same layer or a later
+    one.
     """
 
     name: str
@@ -78,10 +79,10 @@ class TokenizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """What the transformers of both towers have in common.
+    """Fields common to the transformers of both towers.
 
     `num_heads`, `head_width` and `mlp_width` are one integer or one per layer; `head_width` None is
-    `width / num_heads`, `mlp_width` None is `width * mlp_ratio`.  `layer_scale_init` adds a learned
+    `width / num_heads`, `mlp_width` None is `width * mlp_ratio`. `layer_scale_init` adds a learned
     scale to every residual branch.
     """
 
@@ -148,7 +149,7 @@ class TransformerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig(TransformerConfig):
-    """Vision transformer of CLIP (Radford et al. 2021, after Dosovitskiy et al. 2021) and its kin.
+    """Vision transformer of CLIP (Radford et al. 2021) and its relatives.
 
     Attributes:
         stem: `patch` is one convolution of kernel and stride `patch_size` (with a bias if
@@ -156,12 +157,12 @@ class ViTConfig(TransformerConfig):
         class_token: One learned token in front of the patches.
         position: `learned` is a table that is interpolated for other grids; `sin_cos` is computed
             for each grid (MoCo v3's, columns first) and has no weights.
-        class_position: The class token has a position of its own in the table.
+        class_position: The class token has a row in the table of positions.
         position_interpolation: `bicubic` in two dimensions, antialiased; `flattened` is CoreNet's
             linear interpolation along the row-major sequence of patches.
         pre_norm: A norm in front of the first layer.
-        readout: `class_token`; `patch_average`; `average` of all tokens, the class token with them
-            (CLIPA's first version); `map`, an attention with a learned query (SigLIP).
+        readout: `class_token`; `patch_average`; `average` of all tokens, including the class
+            token (CLIPA's first version); `map`, an attention with a learned query (SigLIP).
         map_num_heads: Heads of the attention of `map`; None is those of the last layer.
         map_mlp_width: Hidden units of the MLP behind it; None is those of the last layer.
         norm_after_readout: The final norm is of the read feature, not of every token.
@@ -213,7 +214,7 @@ class ViTConfig(TransformerConfig):
 
     @property
     def smallest_image(self) -> int:
-        """The least side of an image."""
+        """Smallest side of an image in pixels."""
         return self.patch_size
 
     @property
@@ -226,7 +227,7 @@ class ViTConfig(TransformerConfig):
 
     @property
     def grid(self) -> int:
-        """Patches along each side of an image of `image_size`; pixels left over are not seen."""
+        """Patches along each side of an image of `image_size`; remaining pixels are ignored."""
         return self.image_size // self.patch_size
 
 
@@ -254,7 +255,7 @@ class ModifiedResNetConfig:
 
     @property
     def smallest_image(self) -> int:
-        """The least side of an image: the network's stride."""
+        """Smallest side of an image in pixels: the network's stride."""
         return 32
 
 
@@ -263,8 +264,8 @@ class CompactResNetConfig:
     """A small convolutional tower for small images (32 to 96 px) on small machines.
 
     The stem halves the image's side, and so does each stage: convolution, 2x2 max pooling, one
-    residual block.  `widths` are the channels of the stem and of each stage.  `pooling` "max" takes
-    the maximum over positions (what is in the image), "flatten" keeps positions apart (also where).
+    residual block. `widths` are the channels of the stem and of each stage. `pooling` "max" takes
+    the maximum over positions (what is in the image), "flatten" keeps the positions (also where).
     """
 
     kind: Literal["compact_resnet"] = "compact_resnet"
@@ -285,13 +286,13 @@ class CompactResNetConfig:
 
     @property
     def smallest_image(self) -> int:
-        """The least side of an image: the network's stride; `flatten` knows one size only."""
+        """Smallest side of an image in pixels: the network's stride, or all of it for `flatten`."""
         return self.image_size if self.pooling == "flatten" else 2 ** len(self.widths)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig(TransformerConfig):
-    """Text transformer of CLIP and its kin.
+    """Text transformer of CLIP and its relatives.
 
     Attributes:
         causal: A token sees itself and the past only.

@@ -35,26 +35,28 @@ def from_clipa(values: Mapping[str, Any]) -> CLIPConfig:
     pools = {"open_clip": (False, True), "big_vision_tok": (False,), "big_vision_gap": (True,)}
     if average not in pools.get(style, ()):
         raise ConfigError(
-            f"vision_cfg.pool_style = {style!r} with global_average_pool = {average} is no pooling "
-            f"of CLIPA; its styles and averages are {pools}"
+            f"vision_cfg.pool_style = {style!r} with global_average_pool = {average} is not a "
+            f"pooling of CLIPA; expected a style with one of {pools}"
         )
     if vision.pop("input_patchnorm", False):
         raise ConfigError("vision_cfg.input_patchnorm = true is not computed here; only false is")
-    translated = _renamed(vision, _VISION_NAMES)
+    translated = _rename(vision, _VISION_NAMES)
     translated["no_ln_pre"] = not translated.pop("ln_pre", True)
     translated["pool_type"] = "avg" if average else "tok"
     translated["final_ln_after_pool"] = average
-    config = from_open_clip({**values, "vision_cfg": translated, "text_cfg": _text(text)})
+    config = from_open_clip({**values, "vision_cfg": translated, "text_cfg": _translate_text(text)})
     if average and style == "open_clip" and isinstance(config.vision, ViTConfig):
         return replace(config, vision=replace(config.vision, readout="average"))
     return config
 
 
-def _text(values: dict[str, Any]) -> dict[str, Any]:
+def _translate_text(values: dict[str, Any]) -> dict[str, Any]:
     style = values.pop("pool_style", "open_clip")
     if style not in _TEXT_POOLS:
-        raise ConfigError(f"text_cfg.pool_style = {style!r} is not known: {list(_TEXT_POOLS)} are")
-    translated = _renamed(values, _TEXT_NAMES)
+        raise ConfigError(
+            f"text_cfg.pool_style = {style!r} is unknown; expected one of {list(_TEXT_POOLS)}"
+        )
+    translated = _rename(values, _TEXT_NAMES)
     translated["pool_type"] = _TEXT_POOLS[style]
     translated["no_causal_mask"] = not translated.pop("attention_mask", True)
     mask = translated.pop("text_mask", "first")
@@ -67,7 +69,7 @@ def _text(values: dict[str, Any]) -> dict[str, Any]:
     return translated
 
 
-def _renamed(values: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+def _rename(values: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     translated = {names.get(key, key): value for key, value in values.items()}
     if translated.pop("gelu_approximate", "none") == "tanh":
         translated["act_kwargs"] = {"approximate": "tanh"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clip_models.converters.renaming import Rule, leading, linear, same
+from clip_models.converters.renaming import Rule, keep, keep_layer, squeeze
 
 DROPPED = ("image_encoder.neural_augmentor.*",)
 """RangeAugment's learned ranges: part of its training, not of the model."""
@@ -12,34 +12,34 @@ def _layers(native: str, foreign: str) -> list[Rule]:
     ours, theirs = f"{native}.resblocks.#", f"{foreign}.#"
     attention = f"{theirs}.pre_norm_mha.1"
     return [
-        *linear(f"{ours}.ln_1", f"{theirs}.pre_norm_mha.0"),
+        *keep_layer(f"{ours}.ln_1", f"{theirs}.pre_norm_mha.0"),
         *(
-            same(f"{ours}.attn.in_proj_{part}", f"{attention}.qkv_proj.{part}")
+            keep(f"{ours}.attn.in_proj_{part}", f"{attention}.qkv_proj.{part}")
             for part in ("weight", "bias")
         ),
-        *linear(f"{ours}.attn.out_proj", f"{attention}.out_proj"),
-        *linear(f"{ours}.ln_2", f"{theirs}.pre_norm_ffn.0"),
-        *linear(f"{ours}.mlp.c_fc", f"{theirs}.pre_norm_ffn.1"),
-        *linear(f"{ours}.mlp.c_proj", f"{theirs}.pre_norm_ffn.4"),
+        *keep_layer(f"{ours}.attn.out_proj", f"{attention}.out_proj"),
+        *keep_layer(f"{ours}.ln_2", f"{theirs}.pre_norm_ffn.0"),
+        *keep_layer(f"{ours}.mlp.c_fc", f"{theirs}.pre_norm_ffn.1"),
+        *keep_layer(f"{ours}.mlp.c_proj", f"{theirs}.pre_norm_ffn.4"),
     ]
 
 
 _POSITIONS = "pos_embed.pos_embed"
 RULES = [
-    same("visual.conv1.conv1.weight", "image_encoder.patch_emb.0.block.conv.weight"),
-    same("visual.conv1.bn1.*", "image_encoder.patch_emb.0.block.norm.*"),
-    same("visual.conv1.conv2.weight", "image_encoder.patch_emb.1.block.conv.weight"),
-    same("visual.conv1.bn2.*", "image_encoder.patch_emb.1.block.norm.*"),
-    *linear("visual.conv1.conv3", "image_encoder.patch_emb.2.block.conv"),
-    leading("visual.class_embedding", "image_encoder.cls_token", 2),
-    leading("visual.positional_embedding", f"image_encoder.pos_embed.{_POSITIONS}", 2),
+    keep("visual.conv1.conv1.weight", "image_encoder.patch_emb.0.block.conv.weight"),
+    keep("visual.conv1.bn1.*", "image_encoder.patch_emb.0.block.norm.*"),
+    keep("visual.conv1.conv2.weight", "image_encoder.patch_emb.1.block.conv.weight"),
+    keep("visual.conv1.bn2.*", "image_encoder.patch_emb.1.block.norm.*"),
+    *keep_layer("visual.conv1.conv3", "image_encoder.patch_emb.2.block.conv"),
+    squeeze("visual.class_embedding", "image_encoder.cls_token", 2),
+    squeeze("visual.positional_embedding", f"image_encoder.pos_embed.{_POSITIONS}", 2),
     *_layers("visual.transformer", "image_encoder.transformer"),
-    *linear("visual.ln_post", "image_encoder.post_transformer_norm"),
-    same("visual.proj", "image_encoder.classifier.proj"),
-    same("token_embedding.weight", "text_encoder.embedding_layer.weight"),
-    leading("positional_embedding", f"text_encoder.positional_embedding.{_POSITIONS}", 2),
+    *keep_layer("visual.ln_post", "image_encoder.post_transformer_norm"),
+    keep("visual.proj", "image_encoder.classifier.proj"),
+    keep("token_embedding.weight", "text_encoder.embedding_layer.weight"),
+    squeeze("positional_embedding", f"text_encoder.positional_embedding.{_POSITIONS}", 2),
     *_layers("transformer", "text_encoder.transformer"),
-    *linear("ln_final", "text_encoder.final_layer_norm"),
-    same("text_projection", "text_encoder.projection_layer"),
-    same("logit_scale", "logit_scale"),
+    *keep_layer("ln_final", "text_encoder.final_layer_norm"),
+    keep("text_projection", "text_encoder.projection_layer"),
+    keep("logit_scale", "logit_scale"),
 ]

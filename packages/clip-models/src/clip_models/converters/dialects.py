@@ -1,6 +1,6 @@
 """State dicts and configs of other libraries, to and from ours.
 
-A dialect is a naming of weights.  Every conversion goes through ours: `to_native`, `from_native`.
+A dialect is a naming of weights. Every conversion goes through ours: `to_native`, `from_native`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from clip_models.errors import CheckpointError, ConfigError
 
 
 def detect_dialect(state: Mapping[str, Tensor]) -> Dialect:
-    """The dialect that the names of a state dict are in.
+    """The dialect of the names of a state dict.
 
-    open_clip's and OpenAI's models are named as ours; "open-clip" is said of timm trunks and
-    separate text towers, "openai" of weights with the numbers that OpenAI's archives hold.
+    The names in most of open_clip's and OpenAI's models are ours; "open-clip" is the answer for
+    trunks of timm and separate text towers, "openai" for weights with the numbers that OpenAI's
+    archives hold.
 
     Raises:
-        CheckpointError: The names are of none.
+        CheckpointError: The names are of no known dialect.
     """
     if "vision_model.embeddings.patch_embedding.weight" in state:
         return "hugging-face"
@@ -35,15 +36,13 @@ def detect_dialect(state: Mapping[str, Tensor]) -> Dialect:
         return "corenet"
     if {"img/embedding/kernel", "params/img/embedding/kernel"} & state.keys():
         return "clipa"
-    if open_clip.is_renamed(state):
+    if open_clip.has_foreign_names(state):
         return "open-clip"
     if "input_resolution" in state:
         return "openai"
     if "token_embedding.weight" in state:
         return "clip-models"
-    raise CheckpointError(
-        f"these are no weights of a CLIP that is known here: {', '.join(list(state)[:4])}, …"
-    )
+    raise CheckpointError(f"these are not weights of a known CLIP: {', '.join(list(state)[:4])}, …")
 
 
 def to_native(
@@ -61,9 +60,9 @@ def to_native(
     """
     dialect = detect_dialect(state) if dialect is None else dialect
     if dialect == "clipa":
-        state = flax.prepare(state, config)
+        state = flax.unstack_layers(state, config)
     if dialect == "open-clip":
-        native = open_clip.to_our_names(state)
+        native = open_clip.to_native(state)
     elif dialect in ("openai", "clip-models"):
         if dialect == "openai":
             openai.require_activation(config)
@@ -88,21 +87,21 @@ def from_native(
     if dialect == "clip-models":
         return dict(state)
     if dialect == "open-clip":
-        return open_clip.from_our_names(state, config)
+        return open_clip.from_native(state, config)
     if dialect == "hugging-face":
         to_hugging_face_config(config)
     try:
         if dialect == "openai":
             require_same(config, openai.infer_config(state), "OpenAI's CLIP")
-            return {**state, **openai.extras(config)}
+            return {**state, **openai.make_extras(config)}
         foreign = rename(state, _rules(dialect, config)[0], to="foreign", what="the model")
     except CheckpointError as error:
         raise ConfigError(f"{dialect} has no such model: {error}") from None
-    return flax.without_computed_positions(foreign, config) if dialect == "clipa" else foreign
+    return flax.drop_computed_positions(foreign, config) if dialect == "clipa" else foreign
 
 
 def _rules(dialect: Dialect, config: CLIPConfig) -> tuple[list[Rule], tuple[str, ...]]:
-    """The table of a dialect and what may be dropped of its names."""
+    """The rules of a dialect and the patterns of names that may be dropped."""
     siglip = isinstance(config.vision, ViTConfig) and config.vision.readout == "map"
     if dialect == "hugging-face":
         rules = hugging_face.SIGLIP_RULES if siglip else hugging_face.CLIP_RULES

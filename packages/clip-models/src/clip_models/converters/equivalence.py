@@ -11,7 +11,7 @@ from clip_models.errors import ConfigError
 
 _SIZES = ("num_heads", "head_width", "mlp_ratio", "mlp_width")
 _NOT_COMPUTED = ("init_logit_scale", "vision.patch_reduction", "text.tokenizer")
-"""What changes initialisation, training or the ids only."""
+"""Fields that change initialization, training or token ids, but not the computation."""
 
 
 def require_same(wanted: CLIPConfig, built: CLIPConfig, builder: str) -> None:
@@ -28,7 +28,7 @@ def require_same(wanted: CLIPConfig, built: CLIPConfig, builder: str) -> None:
 
 
 def _flat(config: CLIPConfig) -> dict[str, Any]:
-    """Every value that matters under its dotted name."""
+    """Every value that changes the computation, under its dotted name."""
     values = _flatten(to_dict(config))
     for name, tower in (("vision", config.vision), ("text", config.text)):
         if isinstance(tower, TransformerConfig):
@@ -37,7 +37,7 @@ def _flat(config: CLIPConfig) -> dict[str, Any]:
             for index, layer in enumerate(tower.layers()):
                 values[f"{name}.layer {index}"] = tuple(layer)
     if config.text.eot_token_id == config.text.vocab_size - 1:
-        values.pop("text.eot_token_id")  # the largest id there is, which is found either way
+        values.pop("text.eot_token_id")  # the largest id, which is found without it
     if values.get("vision.class_token") is False:
         values.pop("vision.class_position")
     if "init_logit_bias" in values:

@@ -1,8 +1,8 @@
 """Names of Flax weights (`.npz` or flattened): CLIPA's JAX code, and big_vision's SigLIP.
 
-Kernels are (input, output) where torch's weights are (output, input); those of attention have the
-heads as a dimension of their own, which is why the way back needs a config.  Layers may also be
-stacked in one array each ("scanned").  CLIPA's files have no positions of the image (its configs
+Kernels are (input, output) where torch's weights are (output, input); those of attention have a
+dimension of heads, which is why writing them needs a config. Layers may also be
+stacked in one array each ("scanned"). CLIPA's files have no positions of the image (its configs
 say "sincos2d"): they are computed here, and not written where they are the computed ones.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clip_models.config.clip_config import CLIPConfig
 from clip_models.config.towers import TransformerConfig, ViTConfig
-from clip_models.converters.renaming import Rule, leading, same, transposed
+from clip_models.converters.renaming import Rule, keep, squeeze, transpose
 from clip_models.errors import CheckpointError, ConfigError
 from clip_models.positions import sin_cos_table
 
@@ -24,8 +24,8 @@ _SCANNED = "/encoderblock/"
 _POSITIONS = "img/pos_embedding"
 
 
-def prepare(state: Mapping[str, Tensor], config: CLIPConfig) -> dict[str, Tensor]:
-    """The state without the root name `params/`, with all positions, layers under their names."""
+def unstack_layers(state: Mapping[str, Tensor], config: CLIPConfig) -> dict[str, Tensor]:
+    """The state without the prefix `params/`, with separate layers and all positions."""
     plain: dict[str, Tensor] = {}
     for key, value in state.items():
         name = key.removeprefix("params/")
@@ -40,10 +40,8 @@ def prepare(state: Mapping[str, Tensor], config: CLIPConfig) -> dict[str, Tensor
     return plain if table is None else {_POSITIONS: table, **plain}
 
 
-def without_computed_positions(
-    state: Mapping[str, Tensor], config: CLIPConfig
-) -> dict[str, Tensor]:
-    """The state without the image's positions if they are those that CLIPA's code computes."""
+def drop_computed_positions(state: Mapping[str, Tensor], config: CLIPConfig) -> dict[str, Tensor]:
+    """The state without the image positions if they are those that CLIPA's code computes."""
     table, written = _computed_positions(state, config), state.get(_POSITIONS)
     if table is None or written is None or written.dtype != table.dtype or written.is_meta:
         return dict(state)
@@ -71,10 +69,10 @@ def clipa_rules(config: CLIPConfig) -> list[Rule]:
     vision, text = _towers(config)
     return [
         *_vision(vision, norm="img/encoder_norm"),
-        same("visual.proj", "img/head/kernel"),
+        keep("visual.proj", "img/head/kernel"),
         *_text(text, encoder="txt/Transformer", norm="txt/encoder_norm"),
-        same("text_projection", "txt/head/kernel"),
-        leading("logit_scale", "t"),
+        keep("text_projection", "txt/head/kernel"),
+        squeeze("logit_scale", "t"),
     ]
 
 
@@ -86,7 +84,7 @@ def siglip_rules(config: CLIPConfig) -> list[Rule]:
     keys_and_values = [f"{attention}/key", f"{attention}/value"]
     return [
         *_vision(vision, norm="img/Transformer/encoder_norm"),
-        same(f"{ours}.latent", f"{theirs}/probe"),
+        keep(f"{ours}.latent", f"{theirs}/probe"),
         *_heads_in(f"{ours}.q.weight", f"{ours}.q.bias", [f"{attention}/query"], heads),
         *_heads_in(f"{ours}.kv.weight", f"{ours}.kv.bias", keys_and_values, heads),
         *_heads_out(f"{ours}.proj", f"{attention}/out", heads),
@@ -95,8 +93,8 @@ def siglip_rules(config: CLIPConfig) -> list[Rule]:
         *_dense(f"{ours}.mlp.c_proj", f"{theirs}/MlpBlock_0/Dense_1"),
         *_text(text, encoder="txt/Encoder_0", norm="txt/Encoder_0/encoder_norm"),
         *_dense("text_projection", "txt/head"),
-        leading("logit_scale", "t"),
-        leading("logit_bias", "b"),
+        squeeze("logit_scale", "t"),
+        squeeze("logit_bias", "b"),
     ]
 
 
@@ -109,9 +107,9 @@ def _towers(config: CLIPConfig) -> tuple[ViTConfig, TransformerConfig]:
 def _vision(config: ViTConfig, *, norm: str) -> list[Rule]:
     return [
         _kernel("visual.conv1.weight", "img/embedding/kernel"),
-        same("visual.conv1.bias", "img/embedding/bias"),
-        leading("visual.class_embedding", "img/cls", 2),
-        leading("visual.positional_embedding", _POSITIONS),
+        keep("visual.conv1.bias", "img/embedding/bias"),
+        squeeze("visual.class_embedding", "img/cls", 2),
+        squeeze("visual.positional_embedding", _POSITIONS),
         *_layers(config, "visual.transformer", "img/Transformer"),
         *_norm("visual.ln_post", norm),
     ]
@@ -119,8 +117,8 @@ def _vision(config: ViTConfig, *, norm: str) -> list[Rule]:
 
 def _text(config: TransformerConfig, *, encoder: str, norm: str) -> list[Rule]:
     return [
-        same("token_embedding.weight", "txt/Embed_0/embedding"),
-        leading("positional_embedding", "txt/pos_embedding"),
+        keep("token_embedding.weight", "txt/Embed_0/embedding"),
+        squeeze("positional_embedding", "txt/pos_embedding"),
         *_layers(config, "transformer", encoder),
         *_norm("ln_final", norm),
     ]
@@ -146,15 +144,15 @@ def _layers(config: TransformerConfig, native: str, foreign: str) -> list[Rule]:
 
 def _norm(native: str, foreign: str) -> list[Rule]:
     return [
-        same(f"{native}.weight", f"{foreign}/scale"),
-        same(f"{native}.bias", f"{foreign}/bias"),
+        keep(f"{native}.weight", f"{foreign}/scale"),
+        keep(f"{native}.bias", f"{foreign}/bias"),
     ]
 
 
 def _dense(native: str, foreign: str) -> list[Rule]:
     return [
-        transposed(f"{native}.weight", f"{foreign}/kernel"),
-        same(f"{native}.bias", f"{foreign}/bias"),
+        transpose(f"{native}.weight", f"{foreign}/kernel"),
+        keep(f"{native}.bias", f"{foreign}/bias"),
     ]
 
 
@@ -207,7 +205,7 @@ def _heads_out(native: str, foreign: str, heads: int) -> list[Rule]:
 
     return [
         Rule((f"{native}.weight",), (f"{foreign}/kernel",), join, split),
-        same(f"{native}.bias", f"{foreign}/bias"),
+        keep(f"{native}.bias", f"{foreign}/bias"),
     ]
 
 

@@ -20,7 +20,7 @@ _ACTIVATIONS: dict[str, Activation] = {
 }
 _NAME_OF_ACTIVATION = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 
-# What transformers assumes where a file is silent.
+# transformers' defaults.
 _VISION_DEFAULTS = {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -64,22 +64,22 @@ _SIGLIP_TEXT = {
     "layer_norm_eps": 1e-6,
 }
 _OLD_EOS = 2
-"""`eos_token_id` of files from before transformers 4.31, where it was ignored: the largest id."""
+"""`eos_token_id` in files of transformers before 4.31, which ignored it and took the largest id."""
 
 
 def from_hugging_face_config(values: Mapping[str, Any]) -> CLIPConfig:
     """Our config of a `config.json` with `model_type` "clip" or "siglip".
 
     Raises:
-        ConfigError: It describes another model, or a variant we do not have.
+        ConfigError: It describes another model, or an unknown variant.
     """
     kind = as_table(values, "config").get("model_type")
     if kind == "clip":
         vision, text = _sections(values, _CLIP_VISION, _CLIP_TEXT)
-        return _clip(vision, text, values)
+        return _read_clip(vision, text, values)
     if kind == "siglip":
         vision, text = _sections(values, _SIGLIP_VISION, _SIGLIP_TEXT)
-        return _siglip(vision, text)
+        return _read_siglip(vision, text)
     raise ConfigError(f"model_type must be 'clip' or 'siglip', got {kind!r}")
 
 
@@ -128,9 +128,9 @@ def to_hugging_face_config(config: CLIPConfig) -> dict[str, Any]:
 def _sections(
     values: Mapping[str, Any], vision: Mapping[str, Any], text: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both towers' values over what is assumed where the file is silent.
+    """Values of both towers, with the defaults of transformers.
 
-    Older files of `CLIPModel` have a tower twice; transformers takes `text_config_dict`.
+    Older files of `CLIPModel` hold a tower twice; transformers reads `text_config_dict`.
     """
     sections = []
     for name, defaults in (("vision_config", vision), ("text_config", text)):
@@ -140,7 +140,7 @@ def _sections(
     return sections[0], sections[1]
 
 
-def _clip(
+def _read_clip(
     vision: Mapping[str, Any], text: Mapping[str, Any], values: Mapping[str, Any]
 ) -> CLIPConfig:
     end = _integer(text, "eos_token_id")
@@ -154,7 +154,7 @@ def _clip(
     )
 
 
-def _siglip(vision: Mapping[str, Any], text: Mapping[str, Any]) -> CLIPConfig:
+def _read_siglip(vision: Mapping[str, Any], text: Mapping[str, Any]) -> CLIPConfig:
     if vision["vision_use_head"] is not True:
         raise ConfigError("vision_config.vision_use_head must be true; the head gives the feature")
     given = text.get("projection_size") is not None
@@ -213,7 +213,7 @@ def _mlp_arguments(width: int, mlp_width: int) -> dict[str, Any]:
 
 
 def _transformer_values(config: TransformerConfig) -> dict[str, Any]:
-    """The keys of both towers; of layers that differ, those of the first."""
+    """The keys of a tower; where layers differ, the sizes of the first."""
     shape = config.layers()[0]
     return {
         "hidden_size": config.width,

@@ -1,7 +1,7 @@
 """Configs in open_clip's JSON.
 
 `from_open_clip` reads what open_clip 3 writes (`open_clip_config.json`, or its `model_cfg` alone);
-`to_open_clip` writes it.  A setting that no module here computes is an error, never ignored.
+`to_open_clip` writes it. A setting that these modules do not compute is an error.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from clip_models.converters.equivalence import require_same
 from clip_models.converters.timm_siglip import from_timm_siglip, to_timm_siglip
 from clip_models.errors import ConfigError
 
-# open_clip's defaults.  The second of each pair of tables is read by nobody here: any other value
-# asks for something these modules do not compute.
+# open_clip's defaults. A key of a table _…_FIXED must have its default: any other value asks for
+# something that these modules do not compute. The value of a key in _…_ANY changes nothing.
 _MODEL: dict[str, Any] = {
     "embed_dim": 512,
     "quick_gelu": False,
@@ -138,7 +138,7 @@ def to_open_clip(config: CLIPConfig) -> dict[str, Any]:
     """The `model_cfg` of open_clip for a config; patch reduction, which is training's, is left out.
 
     Raises:
-        ConfigError: open_clip has no such model; the message names what it would read otherwise.
+        ConfigError: open_clip has no such model; the message names the differences.
     """
     text = config.text
     written: dict[str, Any] = {
@@ -161,7 +161,7 @@ def to_open_clip(config: CLIPConfig) -> dict[str, Any]:
 def _read(
     values: Any, where: str, read: dict[str, Any], fixed: dict[str, Any], ignored: tuple[str, ...]
 ) -> dict[str, Any]:
-    """`read` with the given values; other keys must be known and say nothing new."""
+    """`read` updated by the values; other keys must be known and have no effect here."""
     as_table(values, where.rstrip(".") or "config")
     for key, value in values.items():
         if key not in read and key not in fixed and key not in ignored:
@@ -263,7 +263,7 @@ def _epsilon(arguments: dict[str, Any] | None) -> float:
 
 
 def _only_argument(name: str, arguments: dict[str, Any] | None, key: str, default: Any) -> Any:
-    """The one argument of an activation or norm that is computed here."""
+    """The one argument of an activation or a norm that these modules have."""
     given = arguments or {}
     others = [other for other in given if other != key]
     if others:
@@ -330,7 +330,7 @@ def _text_to(text: TextConfig) -> dict[str, Any]:
 
 
 def _mlp_ratio(config: TransformerConfig) -> float:
-    """What gives the MLP width of the layers: the config's own ratio, or one of four digits."""
+    """The ratio of the MLP width: the config's, or one of four digits that gives its width."""
     if not config.num_layers:
         return config.mlp_ratio
     hidden = config.layers()[0].mlp_width

@@ -1,4 +1,4 @@
-"""OpenAI's own weights: our names, three numbers beside them, and no config."""
+"""OpenAI's weights: the same names as ours, three more numbers and no config."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from clip_models.config.towers import ModifiedResNetConfig, TextConfig, ViTConfi
 from clip_models.errors import CheckpointError, ConfigError
 
 EXTRAS = ("input_resolution", "context_length", "vocab_size")
-"""What the archives hold beside the weights."""
+"""Names of the numbers that the archives hold beside the weights."""
 
 
-def extras(config: CLIPConfig) -> dict[str, Tensor]:
+def make_extras(config: CLIPConfig) -> dict[str, Tensor]:
     """The numbers that OpenAI's archives hold beside the weights."""
     values = (config.vision.image_size, config.text.context_length, config.text.vocab_size)
     return {name: torch.tensor(value) for name, value in zip(EXTRAS, values, strict=True)}
@@ -50,47 +50,49 @@ def infer_config(state: Mapping[str, Tensor]) -> CLIPConfig:
             context_length=len(state["positional_embedding"]),
             vocab_size=vocab_size,
             width=text_width,
-            num_layers=_count(state, r"transformer\.resblocks\.(\d+)\."),
+            num_layers=_count_layers(state, r"transformer\.resblocks\.(\d+)\."),
             num_heads=text_width // 64,
             activation="quick_gelu",
         )
-        vision = _vit(state) if "visual.proj" in state else _resnet(state)
+        vision = _infer_vit(state) if "visual.proj" in state else _infer_resnet(state)
         return CLIPConfig(embed_dim=embed_dim, vision=vision, text=text)
     except (KeyError, ValueError, TypeError, ConfigError) as error:
-        raise CheckpointError(f"these are no weights of OpenAI's CLIP: {error}") from None
+        raise CheckpointError(f"these are not weights of OpenAI's CLIP: {error}") from None
 
 
-def _vit(state: Mapping[str, Tensor]) -> ViTConfig:
+def _infer_vit(state: Mapping[str, Tensor]) -> ViTConfig:
     width, _, patch_size, _ = state["visual.conv1.weight"].shape
     return ViTConfig(
-        image_size=_grid(state["visual.positional_embedding"]) * patch_size,
+        image_size=_infer_grid(state["visual.positional_embedding"]) * patch_size,
         patch_size=patch_size,
         width=width,
-        num_layers=_count(state, r"visual\.transformer\.resblocks\.(\d+)\."),
+        num_layers=_count_layers(state, r"visual\.transformer\.resblocks\.(\d+)\."),
         num_heads=width // 64,
         activation="quick_gelu",
     )
 
 
-def _resnet(state: Mapping[str, Tensor]) -> ModifiedResNetConfig:
+def _infer_resnet(state: Mapping[str, Tensor]) -> ModifiedResNetConfig:
     width = len(state["visual.layer1.0.conv1.weight"])
-    one, two, three, four = (_count(state, rf"visual\.layer{n}\.(\d+)\.") for n in (1, 2, 3, 4))
+    one, two, three, four = (
+        _count_layers(state, rf"visual\.layer{n}\.(\d+)\.") for n in (1, 2, 3, 4)
+    )
     return ModifiedResNetConfig(
-        image_size=_grid(state["visual.attnpool.positional_embedding"]) * 32,
+        image_size=_infer_grid(state["visual.attnpool.positional_embedding"]) * 32,
         layers=(one, two, three, four),
         width=width,
         num_heads=width * 32 // 64,
     )
 
 
-def _grid(positions: Tensor) -> int:
+def _infer_grid(positions: Tensor) -> int:
     """The side of the square of positions behind that of the class token."""
     side = round((len(positions) - 1) ** 0.5)
     if side**2 + 1 != len(positions):
-        raise ValueError(f"{len(positions)} positions are no square and one")
+        raise ValueError(f"expected a square of positions and one more, got {len(positions)}")
     return side
 
 
-def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """One more than the largest index in names that start like the pattern."""
+def _count_layers(state: Mapping[str, Tensor], pattern: str) -> int:
+    """Number of indices in the names that match the pattern."""
     return 1 + max((int(m[1]) for key in state if (m := re.match(pattern, key))), default=-1)

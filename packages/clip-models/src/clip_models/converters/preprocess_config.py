@@ -1,4 +1,4 @@
-"""Preprocessing in the words of open_clip's and transformers' files, read and written."""
+"""Preprocessing in the files of open_clip and transformers, read and written."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def from_hugging_face_preprocess(values: Mapping[str, Any], image_size: int) -> 
     """The transform of a `preprocessor_config.json`; the tower knows the size.
 
     Raises:
-        ConfigError: It does something to images that a `PreprocessConfig` cannot say.
+        ConfigError: It asks for something that a `PreprocessConfig` cannot express.
     """
     if as_table(values, "preprocessor_config").get("do_resize", True) is not True:
         raise ConfigError("do_resize must be true; images become as large as the tower's input")
@@ -84,7 +84,7 @@ def from_hugging_face_preprocess(values: Mapping[str, Any], image_size: int) -> 
 
 
 def _side(key: str, size: Any) -> int:
-    """The one number of a size, which may be a table of the shortest edge or of both sides."""
+    """The side of a square, from a number or a table of the shortest edge or of both sides."""
     sides = list(size.values()) if isinstance(size, Mapping) else [size]
     if not sides or any(side != sides[0] or type(side) is not int for side in sides):
         raise ConfigError(f"{key} must be one number or equal sides, got {size!r}")
@@ -95,10 +95,12 @@ def to_hugging_face_preprocess(config: PreprocessConfig, *, siglip: bool) -> dic
     """The `preprocessor_config.json` with which transformers transforms images likewise.
 
     Raises:
-        ConfigError: `resize_mode` is "longest", which its image processors of CLIP do not do.
+        ConfigError: `resize_mode` is "longest", which its image processors of CLIP lack.
     """
     if config.resize_mode == "longest":
-        raise ConfigError("transformers' image processors do not fill up images (resize_mode)")
+        raise ConfigError(
+            "transformers' image processors do not pad images; resize_mode must not be 'longest'"
+        )
     side = {"height": config.size, "width": config.size}
     crop = config.resize_mode == "shortest"
     if siglip and crop:

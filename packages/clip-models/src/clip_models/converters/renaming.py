@@ -1,6 +1,6 @@
 """Tables that rename a state dict, in both directions and bit for bit.
 
-A rule relates tensors of our naming (OpenAI CLIP's) to tensors of a foreign one.  In a name, `#`
+A rule relates tensors of our naming (OpenAI CLIP's) to tensors of a foreign one. In a name, `#`
 stands for a number and `*` for the rest of the name; what they match is the same on both sides.
 """
 
@@ -19,7 +19,7 @@ Transform = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
 class Rule(NamedTuple):
-    """Tensors `native` are the tensors `foreign`, up to a change of layout."""
+    """How tensors of our naming correspond to tensors of a foreign one."""
 
     native: tuple[str, ...]
     foreign: tuple[str, ...]
@@ -27,22 +27,24 @@ class Rule(NamedTuple):
     to_foreign: Transform
 
 
-def same(native: str, foreign: str) -> Rule:
+def keep(native: str, foreign: str) -> Rule:
     """One tensor under two names."""
     return Rule((native,), (foreign,), list, list)
 
 
-def transposed(native: str, foreign: str) -> Rule:
+def transpose(native: str, foreign: str) -> Rule:
     """A matrix and its transpose."""
     return Rule((native,), (foreign,), _each(torch.t), _each(torch.t))
 
 
-def leading(native: str, foreign: str, count: int = 1) -> Rule:
-    """A tensor that has `count` more leading dimensions of size one in the foreign naming."""
+def squeeze(native: str, foreign: str, count: int = 1) -> Rule:
+    """A tensor with `count` more leading dimensions of size one in the foreign naming."""
 
     def remove(value: Tensor) -> Tensor:
         if value.shape[:count] != (1,) * count:
-            raise ValueError(f"it is {tuple(value.shape)}, expected {count} leading ones")
+            raise ValueError(
+                f"its shape is {tuple(value.shape)}, expected {count} leading dimensions of 1"
+            )
         return value.reshape(value.shape[count:])
 
     def add(value: Tensor) -> Tensor:
@@ -51,13 +53,13 @@ def leading(native: str, foreign: str, count: int = 1) -> Rule:
     return Rule((native,), (foreign,), _each(remove), _each(add))
 
 
-def joined(native: str, foreign: Sequence[str]) -> Rule:
+def concatenate(native: str, foreign: Sequence[str]) -> Rule:
     """A tensor whose equal parts along the first dimension are separate in the foreign naming."""
-    rule = parted(foreign, native, shares=(1,) * len(foreign))
+    rule = split(foreign, native, shares=(1,) * len(foreign))
     return Rule(rule.foreign, rule.native, rule.to_foreign, rule.to_native)
 
 
-def parted(native: Sequence[str], foreign: str, *, shares: Sequence[int]) -> Rule:
+def split(native: Sequence[str], foreign: str, *, shares: Sequence[int]) -> Rule:
     """Tensors that are one in the foreign naming, along the first dimension in these shares."""
 
     def split(values: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -69,9 +71,9 @@ def parted(native: Sequence[str], foreign: str, *, shares: Sequence[int]) -> Rul
     return Rule(tuple(native), (foreign,), split, lambda values: [torch.cat(list(values))])
 
 
-def linear(native: str, foreign: str) -> list[Rule]:
+def keep_layer(native: str, foreign: str) -> list[Rule]:
     """Weight and bias of a linear layer or a norm."""
-    return [same(f"{native}.{part}", f"{foreign}.{part}") for part in ("weight", "bias")]
+    return [keep(f"{native}.{part}", f"{foreign}.{part}") for part in ("weight", "bias")]
 
 
 def rename(
@@ -92,7 +94,7 @@ def rename(
         what: What `state` is, for messages.
 
     Raises:
-        CheckpointError: A tensor has no place in the other naming, or lacks its companions.
+        CheckpointError: A tensor has no name in the other naming, or one of its parts is missing.
     """
     rest, renamed = dict(state), dict[str, Tensor]()
     for rule in rules:
@@ -113,7 +115,7 @@ def rename(
     unknown = [key for key in rest if not any(_pattern(d).fullmatch(key) for d in dropped)]
     if unknown:
         more = f" and {len(unknown) - 4} more" if len(unknown) > 4 else ""
-        raise CheckpointError(f"{what} has tensors of no known use: {', '.join(unknown[:4])}{more}")
+        raise CheckpointError(f"{what} has unknown tensors: {', '.join(unknown[:4])}{more}")
     return renamed
 
 

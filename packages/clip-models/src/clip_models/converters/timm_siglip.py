@@ -40,7 +40,7 @@ def from_timm_siglip(values: Mapping[str, Any]) -> ViTConfig:
     if match is None or match[1] not in _SIZES or values["timm_pool"] != "map":
         raise ConfigError(
             f"the timm tower {name!r} with pool {values['timm_pool']!r} is not computed here; "
-            "of timm's only SigLIP's are, with pool 'map'"
+            "of timm's towers only SigLIP's are, with pool 'map'"
         )
     if values["timm_proj"] not in ("none", None, ""):
         raise ConfigError(f"timm_proj = {values['timm_proj']!r} is not computed here; 'none' is")

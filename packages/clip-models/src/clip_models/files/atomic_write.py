@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replace_file(path: Path) -> Iterator[Path]:
     """A temporary file to write; it is flushed to disk and takes the place of `path` when done."""
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -33,7 +33,7 @@ def save_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def save_text(path: Path, text: str) -> None:
     """Write a text file in one step."""
-    with replacing(path) as temporary:
+    with replace_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -44,10 +44,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     for key, value in tensors.items():
         value = value.detach().cpu().contiguous()
         place = (value.data_ptr(), value.numel())
-        plain[key] = value.clone() if place in places else value  # tied weights are written twice
+        plain[key] = value.clone() if place in places else value  # shared weights are written twice
         places.add(place)
-    with replacing(path) as temporary:
+    with replace_file(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode
         save_file(plain, temporary, metadata={"format": "pt"})
-        temporary.chmod(mode)  # safetensors lets nobody but the owner read
+        temporary.chmod(mode)  # safetensors makes files that only their owner can read

@@ -1,4 +1,4 @@
-"""Weights of any dialect read with the config they belong to, and written in another."""
+"""Models read from files of any dialect and written in another."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clip_models.converters.dialect_names import FILE_DIALECTS, Dialect
 from clip_models.converters.dialects import detect_dialect, from_native, to_native
 from clip_models.errors import CheckpointError
 from clip_models.files import hub
-from clip_models.files.atomic_write import replacing, save_json, save_tensors
+from clip_models.files.atomic_write import replace_file, save_json, save_tensors
 from clip_models.files.export import OPEN_CLIP_WEIGHTS, remove_others, require_absent
 from clip_models.files.foreign_configs import hugging_face_configs, open_clip_config
 from clip_models.files.model_directory import (
@@ -45,28 +45,28 @@ _DIRECTORY_FILES: dict[Dialect, tuple[str, ...]] = {
 
 
 class StoredModel(NamedTuple):
-    """What a file or directory holds."""
+    """The contents of a weight file or a model directory."""
 
     config: CLIPConfig
     preprocess: PreprocessConfig
-    state: dict[str, Tensor]  # in our naming
-    dialect: Dialect  # of the names that were found
+    state: dict[str, Tensor]  # under our names
+    dialect: Dialect  # of the names in the file
     weights: Path
 
 
 def read_stored(source: str | Path, *, model: str | None = None) -> StoredModel:
-    """Weights in our naming and their config.
+    """The weights under our names, with their configs.
 
     Args:
         source: A weight file, a model directory or `hf-hub:org/name`.
-        model: The registered name of what a file holds; OpenAI's own need none.  With a directory,
-            it is taken instead of the directory's config.
+        model: Registered name of the model in a weight file; OpenAI's files need none. For a
+            directory, it replaces the directory's config.
 
     Raises:
-        CheckpointError: Something is missing or damaged, or the weights do not fit the config.
+        CheckpointError: A file is missing or damaged, or the weights do not fit the config.
         ConfigError: The name is not registered.
     """
-    repository = hub.repository_of(source)
+    repository = hub.parse_repository(source)
     path = Path(source) if repository is None else hub.download(repository)
     named = None if model is None else (get_config(model), preprocess_of(model))
     if path.is_dir():
@@ -76,7 +76,7 @@ def read_stored(source: str | Path, *, model: str | None = None) -> StoredModel:
         found = read_weights(path)
     else:
         found = read_weights(path)
-        config, preprocess = named or _config_of(found, path)
+        config, preprocess = named or _infer_openai_config(found, path)
     dialect = detect_dialect(found)
     state = to_native(found, config, dialect=dialect)
     with torch.device("meta"):
@@ -164,23 +164,25 @@ def _configs(stored: StoredModel, to: Dialect) -> Sequence[dict[str, Any]]:
 
 
 def _cast(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in another type; integers keep theirs."""
+    """The tensor in another floating-point type; integers stay as they are."""
     if not value.is_floating_point():
         return value
     cast = value.to(dtype)
     if not torch.equal(cast.isfinite(), value.isfinite()):
         raise CheckpointError(
             f"{name} holds {float(value.abs().max()):g}, which {str(dtype).removeprefix('torch.')} "
-            "cannot; take bfloat16 or float32"
+            "cannot represent; use bfloat16 or float32"
         )
     return cast
 
 
-def _config_of(state: Mapping[str, Tensor], path: Path) -> tuple[CLIPConfig, PreprocessConfig]:
-    """The config of OpenAI's weights, which needs no name."""
+def _infer_openai_config(
+    state: Mapping[str, Tensor], path: Path
+) -> tuple[CLIPConfig, PreprocessConfig]:
+    """The configs of OpenAI's weights, from their shapes."""
     if detect_dialect(state) != "openai":
         raise CheckpointError(
-            f"{path} does not say which model it holds; give its name, one of `clip-models list`"
+            f"{path} does not say which model it holds; name it, as one of `clip-models list`"
         )
     config = openai.infer_config(state)
     return config, PreprocessConfig(size=config.vision.image_size)
@@ -191,7 +193,7 @@ def _write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
     if path.suffix == ".safetensors":
         save_tensors(path, plain)
         return
-    with replacing(path) as temporary:
+    with replace_file(path) as temporary:
         if path.suffix == ".npz":
             with open(temporary, "wb") as file:
                 np.savez(file, allow_pickle=False, **{k: _to_numpy(v) for k, v in plain.items()})

@@ -1,4 +1,4 @@
-"""A directory that this package, open_clip and transformers can all read, with a model card."""
+"""A model directory that open_clip and transformers read as well, with a model card."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from clip_models.files.model_directory import (
     save_config,
 )
 from clip_models.model.clip import CLIP
-from clip_models.model.measured_config import measured_config
+from clip_models.model.measured_config import measure_config
 
 CARD_NAME = "README.md"
 OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
 MODEL_FILES = frozenset((*CONFIG_NAMES, *WEIGHT_NAMES))
-"""What belongs to one model, so that none may stay when another takes its place."""
+"""Names of the files of one model, all of which are replaced together."""
 
 
 def save_pretrained(
@@ -46,26 +46,26 @@ def save_pretrained(
     """Write a model for this package and, where they have such a model, open_clip and transformers.
 
     Args:
-        directory: Made if it does not exist.
-        model: Its weights are written in the types they have.
-        preprocess: Its preprocessing.
-        files: More files to put there, such as the tokenizer's; those that are there stay.
-        license: For the model card.
-        description: For the model card.
-        overwrite: Replace the model that is there.
+        directory: Created if it does not exist.
+        model: The model; its weights are written in their types.
+        preprocess: The preprocessing of its images.
+        files: More files to copy there, such as the tokenizer's.
+        license: License named in the model card.
+        description: Text of the model card.
+        overwrite: Replace an existing model.
 
     Returns:
-        The files written: `clip_config.json`, `model.safetensors` and a model card, unless a
-        `README.md` that is no card of ours is there, which stays; with
-        `open_clip_config.json` and `open_clip_model.safetensors` for open_clip; with `config.json`
-        and `preprocessor_config.json` for transformers, whose names `model.safetensors` then has.
+        The files written: `clip_config.json`, `model.safetensors` and a model card, unless there is
+        a `README.md` that this package did not write, which stays; `open_clip_config.json` and
+        `open_clip_model.safetensors` for open_clip; `config.json` and `preprocessor_config.json`
+        for transformers, whose names the tensors of `model.safetensors` then have.
 
     Raises:
-        CheckpointError: A file is in the way and `overwrite` is not set.
+        CheckpointError: Files exist and `overwrite` is not set.
     """
     directory, extra = Path(directory), [Path(file) for file in files]
     new = [file for file in extra if not _is_in(directory, file)]
-    config = measured_config(model)
+    config = measure_config(model)
     foreign = foreign_configs(config, preprocess)
     card = model_card(model, config, preprocess, foreign, license=license, description=description)
     texts = {} if _is_user_written(directory / CARD_NAME) else {CARD_NAME: card}
@@ -98,20 +98,17 @@ def save_pretrained(
 
 
 def _is_in(directory: Path, file: Path) -> bool:
-    """Whether the file is the directory's of that name."""
+    """Whether the file already lies in the directory."""
     return (directory / file.name).exists() and file.samefile(directory / file.name)
 
 
 def _is_user_written(card: Path) -> bool:
-    """Whether there is a model card that this package did not write."""
+    """Whether there is a model card without our mark."""
     return card.is_file() and MARK not in card.read_text(encoding="utf-8", errors="replace")
 
 
 def remove_others(directory: Path, names: Iterable[str]) -> None:
-    """Remove configs and weights that are not among the names: those of a model that was there.
-
-    Another library would go on loading it.
-    """
+    """Remove configs and weights of an earlier model, which another library would still load."""
     for name in MODEL_FILES - set(names):
         (directory / name).unlink(missing_ok=True)
 

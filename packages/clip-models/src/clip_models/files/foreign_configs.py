@@ -16,7 +16,7 @@ from clip_models.errors import ConfigError
 
 
 class ForeignConfigs(NamedTuple):
-    """Contents of other libraries' files; None, and a reason, where one has no such model."""
+    """Contents of other libraries' files; None, and a reason, where a library lacks the model."""
 
     open_clip: dict[str, Any] | None
     hugging_face: dict[str, Any] | None

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub, through its client and its cache.
+"""Models on the Hugging Face hub, downloaded and uploaded by its client.
 
 `HF_ENDPOINT` names another hub, `HF_TOKEN` a token.
 """
@@ -18,7 +18,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from clip_models.config.preprocess_config import PreprocessConfig
 from clip_models.errors import CheckpointError
 from clip_models.files.export import CARD_NAME, MODEL_FILES, save_pretrained
-from clip_models.files.model_directory import CONFIG_NAMES, weight_names
+from clip_models.files.model_directory import CONFIG_NAMES, list_weight_names
 from clip_models.files.pretrained import load_model
 from clip_models.files.weight_files import INDEX_SUFFIX
 from clip_models.model.clip import CLIP
@@ -27,11 +27,11 @@ SCHEME = "hf-hub:"
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 
 
-def repository_of(source: object) -> str | None:
+def parse_repository(source: object) -> str | None:
     """`org/name`, with `@revision` if given, of `hf-hub:org/name`; None for anything else.
 
     Raises:
-        CheckpointError: The scheme is there but no repository behind it.
+        CheckpointError: What follows the scheme is not a repository.
     """
     text = str(source)
     if not text.startswith(SCHEME):
@@ -48,17 +48,17 @@ def from_pretrained(
     """A model in float32 and evaluation mode, and its preprocessing.
 
     Args:
-        source: A directory, `org/name` or `hf-hub:org/name` (with `@revision` if wanted); an
-            existing directory goes first.
-        device: Where the model goes.
-        cache_dir: Where downloads are kept; None is the hub client's own cache.
+        source: An existing directory, else `org/name` or `hf-hub:org/name`, with `@revision` for
+            a revision.
+        device: Device of the model.
+        cache_dir: Directory of downloads; None is the client's cache.
 
     Raises:
-        CheckpointError: Nothing is there, or what is there cannot be used.
+        CheckpointError: There is no model, or it cannot be read.
     """
     if Path(source).is_dir():
         return load_model(source, device=device)
-    repository = repository_of(SCHEME + str(source).removeprefix(SCHEME))
+    repository = parse_repository(SCHEME + str(source).removeprefix(SCHEME))
     assert repository is not None
     return load_model(download(repository, cache_dir=cache_dir), device=device)
 
@@ -66,17 +66,17 @@ def from_pretrained(
 def download(repository: str, *, cache_dir: str | Path | None = None) -> Path:
     """The local folder that holds the configs of a repository and one file of its weights.
 
-    Files in the hub's cache are used as they are when the hub cannot be reached.
+    Files in the cache are used when the hub cannot be reached.
 
     Raises:
-        CheckpointError: The repository or the hub is out of reach, or it holds no model.
+        CheckpointError: The repository cannot be reached, or holds no model.
     """
     name, _, revision = repository.partition("@")
     fetch = _Fetch(name, revision or None, cache_dir)
     folders = [path.parent for config in CONFIG_NAMES if (path := fetch(config))]
     if not folders:
         raise CheckpointError(f"no model could be read from {SCHEME}{repository}; {fetch.report()}")
-    for weights in weight_names(folders[0]):
+    for weights in list_weight_names(folders[0]):
         path = fetch(weights)
         if path is not None:
             if weights.endswith(INDEX_SUFFIX):
@@ -100,16 +100,16 @@ def push_to_hub(
     """Upload a model as `save_pretrained` writes it; the address of the commit.
 
     Args:
-        repository: `org/name`; made if it does not exist.
-        model: What to upload.
-        preprocess: Its preprocessing.
+        repository: `org/name`; created if it does not exist.
+        model: The model to upload.
+        preprocess: The preprocessing of its images.
         files: More files to upload, such as the tokenizer's.
-        license: For the model card.
-        description: For the model card.
+        license: License named in the model card.
+        description: Text of the model card.
         private: Whether a new repository is private.
-        overwrite: Replace the model that is there, for whichever library it was. A model card that
-            is there always stays.
-        message: Of the commit.
+        overwrite: Replace an existing model, for whichever library it was written. An existing
+            model card stays.
+        message: Title of the commit.
 
     Raises:
         CheckpointError: The repository holds a model and `overwrite` is not set.
@@ -138,7 +138,7 @@ def push_to_hub(
 
 
 class _Fetch:
-    """Fetches files of one repository and remembers why some could not be had."""
+    """Fetches files of one repository and records why some could not be fetched."""
 
     def __init__(self, name: str, revision: str | None, cache_dir: str | Path | None) -> None:
         self.name, self.revision, self.cache_dir = name, revision, cache_dir
@@ -160,7 +160,7 @@ class _Fetch:
         return Path(path)
 
     def report(self) -> str:
-        """What was looked for in vain."""
+        """The files that could not be fetched, with reasons."""
         return f"tried {', '.join(self.tried)}"
 
 
@@ -168,7 +168,7 @@ def _fetch_shards(index: Path, fetch: _Fetch) -> None:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is no index of shards: {error!r}") from None
+        raise CheckpointError(f"{index} is not an index of shards: {error!r}") from None
     for name in names:
         if fetch(str(name)) is None:
             raise CheckpointError(f"{index.name} names {name}, which the repository lacks")

@@ -8,7 +8,7 @@ from clip_models.files.foreign_configs import ForeignConfigs
 from clip_models.model.clip import CLIP, count_parameters
 
 MARK = "<!-- written anew with the model; without this line, the file is yours and stays -->"
-"""What tells our cards from others'."""
+"""Mark of the model cards that this package wrote."""
 
 
 def model_card(

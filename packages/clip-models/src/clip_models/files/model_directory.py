@@ -1,4 +1,4 @@
-"""What a model directory holds, whoever wrote it: this package, open_clip or transformers."""
+"""Model directories: those of this package written and read, open_clip's and transformers' read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clip_models.converters.preprocess_config import (
 from clip_models.errors import CheckpointError, ConfigError
 from clip_models.files.atomic_write import save_json, save_tensors
 from clip_models.model.clip import CLIP
-from clip_models.model.measured_config import measured_config
+from clip_models.model.measured_config import measure_config
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ class _ModelFile:
 
 
 class ModelFiles(NamedTuple):
-    """The configs of a directory, and where its weights are."""
+    """The configs of a model directory and the file of its weights."""
 
     config: CLIPConfig
     preprocess: PreprocessConfig
@@ -69,11 +69,11 @@ class ModelFiles(NamedTuple):
 def save_model(directory: str | Path, model: CLIP, preprocess: PreprocessConfig) -> None:
     """Write weights and configs; each file is replaced in one step, never left half written.
 
-    Of a model whose layers were cut in place the sizes it has are written, as in `config_of`.
+    The config of a model whose layers were cut in place has the sizes of its weights.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    save_config(directory, measured_config(model), preprocess)
+    save_config(directory, measure_config(model), preprocess)
     save_tensors(directory / WEIGHTS_NAME, model.state_dict())
 
 
@@ -91,7 +91,7 @@ def load_config(directory: str | Path) -> tuple[CLIPConfig, PreprocessConfig]:
     """The configs in a model directory.
 
     Raises:
-        CheckpointError: The file is missing, or is not one of ours.
+        CheckpointError: The file is missing, or this package did not write it.
     """
     path = Path(directory) / CONFIG_NAME
     if not path.is_file():
@@ -109,15 +109,15 @@ def load_config(directory: str | Path) -> tuple[CLIPConfig, PreprocessConfig]:
 def read_model_directory(directory: str | Path) -> ModelFiles:
     """The configs of a model directory and the file of its weights, which is not read.
 
-    Our own `clip_config.json` goes first, then open_clip's config, then transformers'; the weights
-    may be in any naming, and in a file of any name if it is the only one.
+    `clip_config.json` is read first, else open_clip's config, else transformers'; the weights may
+    have names of any dialect, and the file any name if it is the only one.
 
     Raises:
         CheckpointError: There is no config, it cannot be read, or there are no weights.
     """
     directory = Path(directory)
     config, preprocess = read_configs(directory)
-    for name in weight_names(directory):
+    for name in list_weight_names(directory):
         if (directory / name).is_file():
             return ModelFiles(config, preprocess, directory / name)
     others = [path for path in directory.iterdir() if path.suffix in _SUFFIXES]
@@ -129,8 +129,8 @@ def read_model_directory(directory: str | Path) -> ModelFiles:
     )
 
 
-def weight_names(directory: Path) -> tuple[str, ...]:
-    """Names of weight files, the one that belongs to the directory's config first."""
+def list_weight_names(directory: Path) -> tuple[str, ...]:
+    """Names of weight files, those of the library that wrote the config first."""
     if (directory / OPEN_CLIP_CONFIG).is_file() and not (directory / CONFIG_NAME).is_file():
         return (*_OPEN_CLIP_WEIGHTS, *_WEIGHTS)
     return WEIGHT_NAMES
@@ -145,23 +145,23 @@ def read_configs(directory: Path) -> tuple[CLIPConfig, PreprocessConfig]:
     if (directory / CONFIG_NAME).is_file():
         return load_config(directory)
     if (directory / OPEN_CLIP_CONFIG).is_file():
-        return _read(directory / OPEN_CLIP_CONFIG, _open_clip)
+        return _read(directory / OPEN_CLIP_CONFIG, _convert_open_clip)
     if (directory / HUGGING_FACE_CONFIG).is_file():
         config = _read(directory / HUGGING_FACE_CONFIG, from_hugging_face_config)
-        return config, _hugging_face_preprocess(directory, config)
+        return config, _read_hugging_face_preprocess(directory, config)
     raise CheckpointError(
         f"{directory} is not a model directory: it has no {CONFIG_NAME}, no {OPEN_CLIP_CONFIG} and "
         f"no {HUGGING_FACE_CONFIG}; name the directory that save_model or a training run wrote"
     )
 
 
-def _open_clip(values: Mapping[str, Any]) -> tuple[CLIPConfig, PreprocessConfig]:
+def _convert_open_clip(values: Mapping[str, Any]) -> tuple[CLIPConfig, PreprocessConfig]:
     config = from_open_clip(values)
     preprocess = values.get("preprocess_cfg") or {}
     return config, from_open_clip_preprocess(preprocess, config.vision.image_size)
 
 
-def _hugging_face_preprocess(directory: Path, config: CLIPConfig) -> PreprocessConfig:
+def _read_hugging_face_preprocess(directory: Path, config: CLIPConfig) -> PreprocessConfig:
     size, path = config.vision.image_size, directory / HUGGING_FACE_PREPROCESS
     if path.is_file():
         return _read(path, lambda values: from_hugging_face_preprocess(values, size))
@@ -169,7 +169,7 @@ def _hugging_face_preprocess(directory: Path, config: CLIPConfig) -> PreprocessC
 
 
 def _read(path: Path, convert: Callable[[Mapping[str, Any]], T]) -> T:
-    """What a JSON file of another library says."""
+    """The converted contents of a JSON file of another library."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, Mapping):

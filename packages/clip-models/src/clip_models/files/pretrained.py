@@ -1,4 +1,4 @@
-"""Models from weights: a directory's, or a file's that belong to a config.  N positions."""
+"""Models with weights, from a directory or from a state dict and its config."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def load_model(
     """The model of a directory, in evaluation mode, and its preprocessing.
 
     Args:
-        directory: One of ours, of open_clip's or of transformers'.
-        device: Where the model goes.
-        dtype: What its numbers become; None keeps them as they are stored.
+        directory: A model directory of this package, of open_clip or of transformers.
+        device: Device of the model.
+        dtype: Type of the parameters; None keeps the stored types.
 
     Raises:
         CheckpointError: A file is missing or damaged, or the weights do not fit the config.
@@ -51,20 +51,20 @@ def build_model(
 
     Args:
         state: Weights in any dialect.
-        config: The model they are of.  None reads it off the shapes by the rules of OpenAI's
+        config: The config of their model. None infers it from the shapes by the rules of OpenAI's
             `build_model`, which shapes cannot confirm: heads of 64 and the activation `quick_gelu`.
-            Weights that come with a config are better opened by `load_model`.
-        dtype: What the numbers become: float32 where OpenAI's `build_model` always gives float16;
-            None keeps them as they are.
+            For weights stored with a config, use `load_model`.
+        dtype: Type of the parameters; None keeps the given types. OpenAI's `build_model` always
+            gives float16.
 
     Raises:
-        CheckpointError: The weights are no CLIP's, or do not fit the config.
+        CheckpointError: The weights are not those of a CLIP, or do not fit the config.
     """
     if config is None:
         if detect_dialect(state) not in ("openai", "clip-models"):
             raise CheckpointError(
-                f"a config is read only off OpenAI's names and ours, and these weights have "
-                f"{detect_dialect(state)}'s; give build_model their config"
+                f"a config is inferred from weights with OpenAI's names and ours only, and these "
+                f"have {detect_dialect(state)}'s; pass config="
             )
         config = openai.infer_config(state)
     native = to_native(state, config)
@@ -81,15 +81,15 @@ def build_with_weights(
     dtype: torch.dtype | None = torch.float32,
     kept: Iterable[Tensor] = (),
 ) -> CLIP:
-    """A model in evaluation mode that holds the given weights, which are in our naming.
+    """A model in evaluation mode that holds the given weights, which have our names.
 
-    Tensors become its parameters as they are; only those that share memory with each other or with
-    the tensors `kept`, which somebody else goes on using, are copied.
+    The tensors become its parameters; only those that share memory with each other or with the
+    tensors `kept`, which the caller goes on using, are copied.
 
     Raises:
         CheckpointError: The weights do not fit the config.
     """
-    state = _own_tensors(state, dtype, kept)
+    state = _unshare_memory(state, dtype, kept)
     with torch.device("meta"):
         model = CLIP(config)
     load_state(model, state, source=source, assign=True)
@@ -131,10 +131,10 @@ def load_state(
     model.load_state_dict(state, assign=assign)
 
 
-def _own_tensors(
+def _unshare_memory(
     state: Mapping[str, Tensor], dtype: torch.dtype | None, kept: Iterable[Tensor]
 ) -> dict[str, Tensor]:
-    """The tensors as parameters want them: contiguous, of one type, sharing no memory."""
+    """The tensors contiguous, of one floating-point type and sharing no memory."""
     owned: dict[str, Tensor] = {}
     seen = {value.untyped_storage().data_ptr() for value in kept}
     for key, value in state.items():
@@ -150,15 +150,15 @@ def _own_tensors(
 
 
 def fit_positions(state: Mapping[str, Tensor], config: CLIPConfig) -> dict[str, Tensor]:
-    """The state with position tables of the sizes that the config asks for.
+    """The state with position tables of the config's sizes.
 
     Tables of images are interpolated in two dimensions (bicubic, antialiased; CoreNet's along the
-    sequence) or computed anew (sines and cosines), tables of text are interpolated linearly.  What
-    is no table of a square grid stays as it is.
+    sequence) or computed again (sines and cosines), tables of text are interpolated linearly. A
+    table that is not of a square grid stays as it is.
 
     Args:
-        state: Weights in our naming.
-        config: The model they shall fit.
+        state: Weights under our names.
+        config: Config of the model that is to load them.
     """
     fitted, vision = dict(state), config.vision
     table = fitted.get("positional_embedding")
@@ -183,7 +183,7 @@ def fit_positions(state: Mapping[str, Tensor], config: CLIPConfig) -> dict[str, 
 def _resize(
     table: Tensor, side: int, grid: int, config: ViTConfig | ModifiedResNetConfig
 ) -> Tensor:
-    """(side², D) to (grid², D), in the way of the tower."""
+    """(side², D) to (grid², D), by the interpolation of the tower."""
     if isinstance(config, ViTConfig) and config.position == "sin_cos":
         return sin_cos_table(config.width, (grid, grid)).to(table)
     if isinstance(config, ViTConfig) and config.position_interpolation == "flattened":

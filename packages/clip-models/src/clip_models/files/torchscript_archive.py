@@ -1,9 +1,9 @@
 """The tensors of a TorchScript archive, read as data: no pickle is loaded and no code is run.
 
 OpenAI's CLIP weights are such archives: a zip file with the module tree as a pickle (`data.pkl`),
-each tensor's bytes in an entry of its own (`data/0`, `data/1`, …) and the program as source text.
+the bytes of each tensor in an entry (`data/0`, `data/1`, …) and the program as source text.
 The few pickle instructions that TorchScript writes are interpreted here; where a pickle would call
-something, only the name and the arguments are noted, and names of tensors are followed.
+something, only the name and the arguments are recorded, and those of tensors are followed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _MARK = object()
 
 @dataclass
 class _Record:
-    """Something the pickle would have constructed: its name, arguments and attributes."""
+    """An object that the pickle would have constructed: its name, arguments and attributes."""
 
     name: str
     arguments: Any = ()
@@ -58,7 +58,7 @@ def read_archive(archive: zipfile.ZipFile, root: str) -> dict[str, Tensor]:
     """The tensors below the archived module, named as its `state_dict` would name them.
 
     Raises:
-        ValueError: The archive is not what TorchScript writes; the message says where.
+        ValueError: The archive is not one of TorchScript's; the message says where.
     """
     if f"{root}/byteorder" in archive.namelist() and archive.read(f"{root}/byteorder") != b"little":
         raise ValueError("its numbers are not little-endian")
@@ -125,7 +125,7 @@ def _tensor(
 
 
 def _interpret(pickled: bytes) -> Any:
-    """What the pickle describes, with a `_Record` for everything that is not plain data.
+    """The data that the pickle describes, with a `_Record` for each object.
 
     Raises:
         ValueError: It uses an instruction that TorchScript does not write.

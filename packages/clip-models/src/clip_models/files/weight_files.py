@@ -1,4 +1,4 @@
-"""Tensors from any weight file, by content and never by running what is in it.
+"""Tensors from weight files of any kind, recognized by content; nothing in a file is run.
 
 Read are safetensors (also sharded, with an index), `.pt`/`.bin` pickles of plain tensors through
 `torch.load(weights_only=True)`, TorchScript archives as data, and Flax weights in `.npz`.
@@ -33,8 +33,8 @@ _WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a weight file by name, with the types they are stored in.
 
-    A training checkpoint gives the state dict inside it.  What `DistributedDataParallel`,
-    `torch.compile` and their like put into names (`module.`, `_orig_mod.`) is removed.
+    A training checkpoint gives the state dict inside it. Prefixes of `DistributedDataParallel`,
+    `torch.compile` and similar wrappers (`module.`, `_orig_mod.`) are removed from the names.
 
     Raises:
         CheckpointError: The file is missing, damaged, unknown, or holds more than tensors.
@@ -50,11 +50,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         tensors = _read_by_content(path)
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors")
-    return without_wrappers(tensors, source=path)
+    return strip_wrappers(tensors, source=path)
 
 
-def without_wrappers(tensors: Mapping[str, Tensor], *, source: str | Path) -> dict[str, Tensor]:
-    """The same tensors under the names they have in the module that was wrapped."""
+def strip_wrappers(tensors: Mapping[str, Tensor], *, source: str | Path) -> dict[str, Tensor]:
+    """The tensors under their names in the module that was wrapped."""
     plain: dict[str, Tensor] = {}
     for key, value in tensors.items():
         name = ".".join(part for part in key.split(".") if part not in _WRAPPERS)
@@ -88,13 +88,13 @@ def _read_by_content(path: Path) -> dict[str, Tensor]:
     if start[:1] == b"\x80":
         return _read_pickle(path)
     raise CheckpointError(
-        f"{path} is no weight file that is known here; known are safetensors, .pt and .bin of "
-        "tensors, TorchScript archives and .npz"
+        f"{path} is not a known kind of weight file; expected safetensors, .pt or .bin of "
+        "tensors, a TorchScript archive or .npz"
     )
 
 
 def _read_zip(path: Path) -> dict[str, Tensor]:
-    with _refusing(path), zipfile.ZipFile(path) as archive:
+    with _reporting_damage(path), zipfile.ZipFile(path) as archive:
         root = archive_root(archive)
         if root is not None:
             return read_archive(archive, root)
@@ -105,15 +105,15 @@ def _read_zip(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
-    with _refusing(path), warnings.catch_warnings():
+    with _reporting_damage(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # an unusual protocol is read or refused
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     return _state_dict(loaded, path)
 
 
 @contextmanager
-def _refusing(path: Path) -> Iterator[None]:
-    """Whatever a damaged or hostile file makes its reader raise becomes a CheckpointError."""
+def _reporting_damage(path: Path) -> Iterator[None]:
+    """Turn any error of a reader, for a damaged or hostile file, into a CheckpointError."""
     try:
         yield
     except pickle.UnpicklingError as error:
@@ -129,7 +129,7 @@ def _refusing(path: Path) -> Iterator[None]:
 
 
 def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
-    """The tensors of a loaded checkpoint: itself, or what is under a usual key."""
+    """The tensors of a loaded checkpoint, or of the state dict inside it."""
     while isinstance(loaded, Mapping):
         inner = next((key for key in _NESTED if isinstance(loaded.get(key), Mapping)), None)
         if inner is None:
@@ -140,14 +140,14 @@ def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
     others = [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]
     if others:
         raise CheckpointError(
-            f"{path} is no state dict: {', '.join(others[:4])}"
+            f"{path} is not a state dict: {', '.join(others[:4])}"
             f"{' and more' if len(others) > 4 else ''} are not tensors"
         )
     return {str(key): value for key, value in loaded.items()}
 
 
 def _read_numpy(path: Path) -> dict[str, Tensor]:
-    with _refusing(path), np.load(path, allow_pickle=False) as arrays:
+    with _reporting_damage(path), np.load(path, allow_pickle=False) as arrays:
         return {name: _from_numpy(arrays[name]) for name in arrays.files}
 
 
@@ -163,11 +163,11 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
         shard_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files = sorted(set(shard_of.values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is no index of shards: {error!r}") from None
+        raise CheckpointError(f"{index} is not an index of shards: {error!r}") from None
     tensors: dict[str, Tensor] = {}
     for name in files:
         if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*", name):
-            raise CheckpointError(f"{index} names {name!r}, which is no file beside it")
+            raise CheckpointError(f"{index} names {name!r}, which is not a file beside it")
         shard = read_weights(index.parent / name)
         tensors.update({key: shard[key] for key in shard if shard_of.get(key) == name})
     missing = [key for key in shard_of if key not in tensors]

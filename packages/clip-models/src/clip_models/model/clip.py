@@ -44,12 +44,12 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(config.init_logit_scale))
         bias = config.init_logit_bias
         self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(bias))
-        self.register_load_state_dict_pre_hook(_take_others_names)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_rename_foreign_keys)  # type: ignore[no-untyped-call]
 
     def encode_image(
         self, images: Tensor, *, normalize: bool = False, generator: Randomness = None
     ) -> Tensor:
-        """Features (B, E) of normalised images (B, 3, H, W) of any size the tower can see."""
+        """Features (B, E) of normalized images (B, 3, H, W) of any size that the tower takes."""
         features = self.run_image_tower(images, generator=generator).features
         return F.normalize(features, dim=-1) if normalize else features
 
@@ -63,11 +63,11 @@ class CLIP(nn.Module):
     def forward(
         self, images: Tensor, tokens: Tensor, *, generator: Randomness = None
     ) -> CLIPOutput:
-        """Normalised features of both towers with the scale (and bias) of their logits.
+        """Normalized features of both towers with the scale (and bias) of their logits.
 
         Args:
-            images: (B, 3, H, W), normalised.
-            tokens: (B, T) ids; another number of texts than images is fine without row keys.
+            images: (B, 3, H, W), normalized.
+            tokens: (B, T) ids; without row keys their number may differ from that of the images.
             generator: Randomness of training: None (torch's global generator), a generator, or one
                 int64 key for each row, which makes a row's randomness independent of its batch.
         """
@@ -84,10 +84,10 @@ class CLIP(nn.Module):
         )
 
     def run_image_tower(self, images: Tensor, *, generator: Randomness = None) -> TowerOutput:
-        """Features (B, E), not normalised, with the tower's losses and records.
+        """Features (B, E), not normalized, with the tower's losses and records.
 
         Raises:
-            ValueError: The images' shape is not one the tower can see, or they are not normalised.
+            ValueError: The tower does not take images of this shape, or they are not normalized.
         """
         smallest = self.config.vision.smallest_image
         if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < smallest:
@@ -97,29 +97,29 @@ class CLIP(nn.Module):
             )
         if not images.is_floating_point():
             raise ValueError(
-                f"images must be normalised floating-point numbers, got {images.dtype}; "
-                "Preprocess.normalize makes them of uint8"
+                f"images must be normalized floating-point numbers, got {images.dtype}; "
+                "Preprocess.normalize converts uint8"
             )
         if isinstance(self.visual, VisionTransformer):
             return self.visual.run(images, generator=generator)
         return TowerOutput(self.visual(images), {}, {})
 
     def run_text_tower(self, tokens: Tensor, *, generator: Randomness = None) -> TowerOutput:
-        """Features (B, E), not normalised, with the tower's losses and records.
+        """Features (B, E), not normalized, with the tower's losses and records.
 
         A causal tower that reads the end token computes the captions without their padding, which
         changes no feature; under `torch.compile`, export and `torch.func.vmap` it computes all T
         positions, so that shapes stay fixed (`trim_tokens` shortens them beforehand).
 
         Raises:
-            ValueError: The tokens' shape does not fit the context, or they are no ids of the
-                vocabulary, which is looked up on the CPU only.
+            ValueError: The tokens' shape does not fit the context, or they are not ids of the
+                vocabulary, which is checked on the CPU only.
         """
         text = self.config.text
         if tokens.ndim != 2 or not 1 <= tokens.shape[1] <= text.context_length:
             raise ValueError(
                 f"tokens must be (B, T) with T from 1 to {text.context_length}, "
-                f"got {tuple(tokens.shape)}; tokenise with the model's context_length"
+                f"got {tuple(tokens.shape)}; tokenize with the model's context_length"
             )
         tokens = self._as_ids(tokens)
         if self.pooling is not None:
@@ -135,8 +135,8 @@ class CLIP(nn.Module):
 
         Args:
             tokens: (B, T).
-            multiple: T' is the least multiple of this that holds every end token, at most T; a
-                compiled model then sees few shapes.
+            multiple: T' is the smallest multiple of this that holds every end token, at most T; a
+                compiled model then gets few shapes.
         """
         text = self.config.text
         if multiple < 1:
@@ -149,7 +149,7 @@ class CLIP(nn.Module):
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Recompute each transformer layer in the backward pass instead of keeping its activations.
 
-        Convolutional towers keep theirs: recomputing would update batch statistics twice.
+        Convolutional towers are not changed: recomputing would update batch statistics twice.
         """
         for module in self.modules():
             if isinstance(module, Transformer):
@@ -174,12 +174,14 @@ class CLIP(nn.Module):
             nn.init.zeros_(self.text_projection.bias)
 
     def _as_ids(self, tokens: Tensor) -> Tensor:
-        """Integers of any kind (B, T) as the embedding takes them."""
+        """Integers of any type (B, T) as ids that the embedding takes."""
         if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
-            raise ValueError(f"tokens must be integers, got {tokens.dtype}; give a tokenizer's ids")
+            raise ValueError(
+                f"tokens must be integers, got {tokens.dtype}; pass the ids of a tokenizer"
+            )
         if tokens.dtype not in (torch.int32, torch.int64):
             tokens = tokens.long()
-        if tokens.device.type == "cpu" and _has_values(tokens):
+        if tokens.device.type == "cpu" and _has_concrete_values(tokens):
             low, high = (int(bound) for bound in tokens.aminmax())
             size = self.token_embedding.num_embeddings
             if low < 0 or high >= size:
@@ -199,9 +201,9 @@ class CLIP(nn.Module):
         return (tokens == text.eot_token_id).to(torch.uint8).argmax(dim=1)
 
     def _may_depend_on_values(self, tokens: Tensor) -> bool:
-        """Whether shapes may follow these captions' lengths: not in a graph of fixed shapes."""
+        """Whether shapes may follow the captions' lengths, as in no graph of fixed shapes."""
         text = self.config.text
-        return text.causal and text.readout == "end_token" and _has_values(tokens)
+        return text.causal and text.readout == "end_token" and _has_concrete_values(tokens)
 
     def _encode_packed(self, tokens: Tensor) -> Tensor:
         """(B, E), computing N = sum of lengths positions; a caption ends at its end token."""
@@ -213,7 +215,7 @@ class CLIP(nn.Module):
         return self._project_text(x)[packed.unsort]
 
     def _run_pooled_text(self, tokens: Tensor, generator: Randomness) -> TowerOutput:
-        """Pool after some layer; padding behind the end token takes no part."""
+        """Run the pooled layers; padding after the end token takes no part."""
         text = self.config.text
         assert self.pooling is not None
         if self._may_depend_on_values(tokens):
@@ -227,7 +229,7 @@ class CLIP(nn.Module):
         pooled = self.pooling(
             self.transformer,
             x,
-            apart=places == read_at[:, None],
+            keep_apart=places == read_at[:, None],
             mask=mask,
             causal=text.causal,
             read=read_at,
@@ -251,8 +253,8 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _has_values(tokens: Tensor) -> bool:
-    """Whether numbers are there that Python may ask for: not in a graph or a function transform."""
+def _has_concrete_values(tokens: Tensor) -> bool:
+    """Whether Python may read the numbers, as in no graph and no function transform."""
     return (
         type(tokens) is Tensor
         and len(tokens) > 0
@@ -263,21 +265,21 @@ def _has_values(tokens: Tensor) -> bool:
     )
 
 
-def _take_others_names(
+def _rename_foreign_keys(
     module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object
 ) -> None:
-    """Let `load_state_dict` take open_clip's names of timm trunks and of separate text towers.
+    """Rename the keys of open_clip's timm trunks and separate text towers for `load_state_dict`.
 
-    And the three numbers that OpenAI's archives hold beside weights of our names.
+    The three numbers in OpenAI's archives, whose keys are ours otherwise, are removed.
     """
     if any(prefix + name in state for name in openai.EXTRAS):
         openai.require_activation(cast(CLIP, module).config)
         for name in openai.EXTRAS:
             state.pop(prefix + name, None)
     own = {key.removeprefix(prefix): key for key in state if key.startswith(prefix)}
-    if open_clip.is_renamed(own):
+    if open_clip.has_foreign_names(own):
         weights = {name: state.pop(key) for name, key in own.items()}
-        renamed = open_clip.to_our_names(weights)
+        renamed = open_clip.to_native(weights)
         state.update({prefix + name: value for name, value in renamed.items()})
     for name in ("logit_scale", "logit_bias"):
         if prefix + name in state and state[prefix + name].numel() == 1:

@@ -1,4 +1,4 @@
-"""A small convolutional tower for small images.  B batch, C channels, S image side."""
+"""A small convolutional tower for small images. B batch, C channels, S image side."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from clip_models.config.towers import CompactResNetConfig
 
 
 class ConvNorm(nn.Module):
-    """3x3 convolution, optional 2x2 max pooling, batch normalisation, GELU."""
+    """3x3 convolution, optional 2x2 max pooling, batch normalization, GELU."""
 
     def __init__(self, in_channels: int, out_channels: int, *, pool: bool) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class CompactResNet(nn.Module):
         self.proj = nn.Linear(features, embed_dim, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) to features (B, embed_dim)."""
+        """Normalized images (B, 3, H, W) to features (B, embed_dim)."""
         if self.pooling == "flatten" and images.shape[2:] != (self.image_size, self.image_size):
             raise ValueError(
                 f"pooling 'flatten' reads images of {self.image_size} x {self.image_size}, got "

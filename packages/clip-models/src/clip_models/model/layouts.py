@@ -3,7 +3,7 @@
 B batch, L tokens, N tokens of all rows, H heads, d head width.
 
 Rows of a batch are padded to one length (`Padded`) or stand one after the other without padding
-(`Packed`).  Everything but attention works on single tokens and needs not know.
+(`Packed`). Everything but attention works on single tokens and does not depend on the layout.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MOST_GROUPS = 8
 
 
 class Layout(Protocol):
-    """Where the tokens of each row are and which of them the tower reads."""
+    """Where the tokens of each row lie and which of them the tower reads."""
 
     @property
     def reads(self) -> bool:
@@ -38,9 +38,9 @@ class Padded:
     """Tokens (B, L, …).
 
     Attributes:
-        causal: A token sees itself and the past only.
-        mask: (B, L) bool, True for tokens that may be seen; None for all.  A causal layout has its
-            padding at the end, where it is not seen.
+        causal: A token attends to itself and to earlier ones only.
+        mask: (B, L) bool, True for tokens to attend to; None for all. A causal layout has its
+            padding at the end, where no token attends to it.
         key_bias: (B, L) added to the scores of all queries for each token; None for zeros.
         read_at: Position of the token that is read, one for all rows or (B,); None for all tokens.
     """
@@ -78,7 +78,7 @@ class Padded:
         return x.narrow(1, self.read_at % x.shape[1], 1)
 
     def _attention_mask(self, key: Tensor, read: bool) -> Tensor | None:
-        """What broadcasts to (B, 1, L, L): keys that may be seen, or what their scores get."""
+        """A mask of keys or a bias of scores that broadcasts to (B, 1, L, L)."""
         length = key.shape[1]
         seen = None if self.mask is None else self.mask[:, None, None]  # (B, 1, 1, L)
         if self.causal and read:
@@ -113,8 +113,8 @@ class Packed:
     Every row's last token is read.
 
     Args:
-        lengths: (B,) on the CPU, each at least 1.
-        device: Where the tokens are.
+        lengths: (B,) number of tokens of each row, on the CPU, at least 1.
+        device: Device of the tokens.
     """
 
     reads = True

@@ -1,4 +1,4 @@
-"""The config of a model whose layers were made smaller, so that it is a plain model again."""
+"""The config of a model whose layers were cut in place, inferred from the shapes of its weights."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from clip_models.model.vision_transformer import LatentAttentionPool, VisionTran
 T = TypeVar("T", bound=TransformerConfig)
 
 
-def config_of(model: CLIP) -> CLIPConfig:
-    """The config that `CLIP(config)` needs to load the model's weights, read from their shapes.
+def infer_config(model: CLIP) -> CLIPConfig:
+    """The config with which `CLIP(config)` loads the model's weights, inferred from their shapes.
 
-    Where layers, heads, hidden units or the width were taken out of a model in place, as
-    osf-supernet does, its `config` still tells the sizes it was built with.
+    Where layers, heads, hidden units or part of the width were removed from a model in place, as by
+    osf-supernet, `model.config` still has the sizes that it was built with.
 
     Raises:
         ConfigError: No config has these shapes: a convolutional tower was cut, or heads of a
             layer have different widths.
     """
-    measured = measured_config(model)
+    measured = measure_config(model)
     with torch.device("meta"):
         expected = CLIP(measured).state_dict()
     state = model.state_dict()
@@ -41,19 +41,19 @@ def config_of(model: CLIP) -> CLIPConfig:
     return measured
 
 
-def measured_config(model: CLIP) -> CLIPConfig:
-    """The model's config with the sizes its transformers have; the rest is not looked at."""
+def measure_config(model: CLIP) -> CLIPConfig:
+    """The model's config with the sizes of its transformers; other sizes are not checked."""
     config, vision, tower = model.config, model.config.vision, model.visual
     if isinstance(vision, ViTConfig) and isinstance(tower, VisionTransformer):
-        vision = _measured(vision, tower.transformer, len(tower.ln_post.weight))
+        vision = _measure_transformer(vision, tower.transformer, len(tower.ln_post.weight))
         if tower.attn_pool is not None:
-            vision = _with_map_sizes(vision, tower.attn_pool)
-    text = _measured(config.text, model.transformer, len(model.ln_final.weight))
+            vision = _measure_map_readout(vision, tower.attn_pool)
+    text = _measure_transformer(config.text, model.transformer, len(model.ln_final.weight))
     return replace(config, vision=vision, text=text)
 
 
-def _measured(config: T, transformer: Transformer, width: int) -> T:
-    """The config as it is, where its layers have the sizes it tells or are no plain ones."""
+def _measure_transformer(config: T, transformer: Transformer, width: int) -> T:
+    """The config with the sizes of the layers, unless they are not plain blocks."""
     blocks = [block for block in transformer.resblocks if isinstance(block, ResidualBlock)]
     shapes = tuple(
         LayerShape(block.attn.num_heads, block.attn.head_width, block.mlp.c_fc.out_features)
@@ -63,7 +63,7 @@ def _measured(config: T, transformer: Transformer, width: int) -> T:
     if same or len(blocks) != len(transformer.resblocks):
         return config
     heads, head_width, mlp_width = (
-        _short(tuple(shape[part] for shape in shapes)) for part in range(3)
+        _collapse(tuple(shape[part] for shape in shapes)) for part in range(3)
     )
     default_heads = isinstance(heads, int) and head_width == width / heads
     return replace(
@@ -76,14 +76,14 @@ def _measured(config: T, transformer: Transformer, width: int) -> T:
     )
 
 
-def _with_map_sizes(config: ViTConfig, pool: LatentAttentionPool) -> ViTConfig:
-    """The readout keeps its sizes where the last layer, whose it had, was cut."""
+def _measure_map_readout(config: ViTConfig, pool: LatentAttentionPool) -> ViTConfig:
+    """The config with the sizes of the readout, which are not cut with the last layer."""
     sizes = (pool.num_heads, pool.mlp.c_fc.out_features)
     if sizes == (config.map_shape.num_heads, config.map_shape.mlp_width):
         return config
     return replace(config, map_num_heads=sizes[0], map_mlp_width=sizes[1])
 
 
-def _short(sizes: tuple[int, ...]) -> PerLayer:
-    """One size if all layers have it."""
+def _collapse(sizes: tuple[int, ...]) -> PerLayer:
+    """One size if all layers have the same."""
     return sizes[0] if len(set(sizes)) == 1 else sizes

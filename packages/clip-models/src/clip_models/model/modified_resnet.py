@@ -1,7 +1,7 @@
-"""CLIP's ResNet (Radford et al. 2021, section 2.4).  B batch, C channels, S image side.
+"""CLIP's ResNet (Radford et al. 2021, section 2.4). B batch, C channels, S image side.
 
 Differences to torchvision's ResNet: a stem of three convolutions with average pooling, an average
-pooling in front of every strided convolution, and attention pooling at the end.  Parameter names
+pooling in front of every strided convolution, and attention pooling at the end. Parameter names
 are OpenAI CLIP's.
 """
 
@@ -112,7 +112,7 @@ class ModifiedResNet(nn.Module):
                 nn.init.zeros_(module.bn3.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) to features (B, embed_dim)."""
+        """Normalized images (B, 3, H, W) to features (B, embed_dim)."""
         x = F.relu(self.bn1(self.conv1(images)))
         x = F.relu(self.bn2(self.conv2(x)))
         x = F.relu(self.bn3(self.conv3(x)))

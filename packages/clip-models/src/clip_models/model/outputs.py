@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 class TowerOutput(NamedTuple):
-    """Features of one tower and what came up on the way.
+    """Features of one tower with the losses and records of its parts.
 
     Attributes:
-        features: (B, E), not normalised.
-        losses: Scalars to add to the task's loss, by the part they come from.
-        records: What to log, by the part it comes from.
+        features: (B, E), not normalized.
+        losses: Scalars to add to the task's loss, by the name of the part.
+        records: Tensors to log, by the name of the part.
     """
 
     features: Tensor
@@ -22,11 +22,11 @@ class TowerOutput(NamedTuple):
 
 
 class CLIPOutput(NamedTuple):
-    """What `CLIP.forward` returns; features are L2-normalised."""
+    """Result of `CLIP.forward`; features are L2-normalized."""
 
     image_features: Tensor  # (B, E)
     text_features: Tensor  # (B, E)
     logit_scale: Tensor  # () inverse temperature, already exponentiated
     logit_bias: Tensor | None  # ()
     losses: dict[str, Tensor]  # scalars to add to the contrastive loss, such as "vision.pooling"
-    records: dict[str, dict[str, Tensor]]  # what to log, by the same names
+    records: dict[str, dict[str, Tensor]]  # tensors to log, by the same names

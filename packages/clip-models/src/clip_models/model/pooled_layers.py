@@ -15,14 +15,14 @@ from clip_models.pooling.token_pooling import PooledTokens, make_token_pooling
 
 
 class PooledRun(NamedTuple):
-    """Tokens behind the last layer of a tower that pools, and where the tower's own went.
+    """Tokens after the last layer of a tower that pools, and the segments of its first tokens.
 
     Attributes:
         tokens: (B, S, D), or (B, 1, D) of those that are read.
         mask: (B, S) bool, True for segments; None when all are.
-        segment_of: (B, L) int64, the last segment of each token; -1 where there was no token.
+        segment_of: (B, L) int64, the final segment of each token; -1 for padding.
         losses: Scalars by the names `pooling`, `pooling2`, ….
-        records: What to log, by the same names.
+        records: Tensors to log, by the same names.
     """
 
     tokens: Tensor
@@ -44,28 +44,28 @@ class PooledLayers(nn.ModuleList):
         transformer: Transformer,
         x: Tensor,
         *,
-        apart: Tensor,
+        keep_apart: Tensor,
         mask: Tensor | None = None,
         causal: bool = False,
         read: Tensor | None = None,
         generator: Randomness = None,
     ) -> PooledRun:
-        """All layers, on fewer tokens behind each pooling.
+        """Run all layers, on fewer tokens after each pooling.
 
         Args:
-            transformer: The tower's.
+            transformer: Layers of the tower.
             x: (B, L, D).
-            apart: (B, L) bool, tokens that stay segments of their own.
-            mask: (B, L) bool, real tokens, which come before all padding; None for all.
-            causal: A token sees itself and the past only.
-            read: (B,) position of the token whose segment is read; None for all.
-            generator: Randomness of the poolings, each of which has its own stream of row keys.
+            keep_apart: (B, L) bool, tokens that are never pooled with others.
+            mask: (B, L) bool, True for tokens, which come before all padding; None for all.
+            causal: A token attends to itself and to earlier ones only.
+            read: (B,) position of the token whose segment is read; None for all segments.
+            generator: Randomness of the poolings, a stream for each.
         """
         segment_of = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])  # (B, L)
         losses, records = {}, {}
         start, key_bias = 0, None
         for number, (place, pooling) in enumerate(zip(self.places, self, strict=True)):
-            # padding of the first tokens takes part in their layers, as it does without pooling
+            # before the first pooling, padding takes part as it does without pooling
             layout = Padded(causal, mask if number else None, key_bias)
             x = transformer(x, layout, start=start, stop=place)
             wanted = {}
@@ -74,10 +74,10 @@ class PooledLayers(nn.ModuleList):
                 wanted["uniform"] = pooling_uniform(generator, number, batch, length, x.device)
             if getattr(pooling, "reads_keys", False):
                 wanted["keys"] = transformer.keys(x, place)
-            pooled: PooledTokens = pooling(x, mask, apart, causal, **wanted)
-            apart = _moved(apart, pooled)
-            segment_of = _followed(segment_of, pooled.segment_of)
-            key_bias = _biased(segment_of, pooled)
+            pooled: PooledTokens = pooling(x, mask, keep_apart, causal, **wanted)
+            keep_apart = _locate_segments(keep_apart, pooled)
+            segment_of = _compose(segment_of, pooled.segment_of)
+            key_bias = _bias_keys(segment_of, pooled)
             x, mask, start = pooled.tokens, pooled.mask, place
             name = "pooling" + (str(number + 1) if number else "")
             losses[name], records[name] = pooled.loss, pooled.record
@@ -86,30 +86,33 @@ class PooledLayers(nn.ModuleList):
         return PooledRun(x, mask, segment_of, losses, records)
 
 
-def _moved(apart: Tensor, pooled: PooledTokens) -> Tensor:
-    """(B, S) bool: the segments of the tokens that stay apart, each of which has its own."""
+def _locate_segments(keep_apart: Tensor, pooled: PooledTokens) -> Tensor:
+    """(B, S) bool: the segments of the tokens that are never pooled with others."""
     batch, size = pooled.tokens.shape[:2]
-    place = torch.where(apart & (pooled.segment_of >= 0), pooled.segment_of, size)
-    moved = apart.new_zeros(batch, size + 1).scatter(1, place, True)
-    return moved[:, :size]
+    place = torch.where(keep_apart & (pooled.segment_of >= 0), pooled.segment_of, size)
+    segments = keep_apart.new_zeros(batch, size + 1).scatter(1, place, True)
+    return segments[:, :size]
 
 
-def _followed(segment_of: Tensor, further: Tensor) -> Tensor:
-    """(B, L) where each token is after one more pooling."""
-    moved = further.gather(1, segment_of.clamp(min=0))
-    return moved.masked_fill(segment_of < 0, -1)
+def _compose(segment_of: Tensor, further: Tensor) -> Tensor:
+    """(B, L) segment of each token after one more pooling."""
+    composed = further.gather(1, segment_of.clamp(min=0))
+    return composed.masked_fill(segment_of < 0, -1)
 
 
-def _biased(segment_of: Tensor, pooled: PooledTokens) -> Tensor | None:
-    """(B, S) `key_bias` where each given token weighs as the tower's tokens it stands for."""
+def _bias_keys(segment_of: Tensor, pooled: PooledTokens) -> Tensor | None:
+    """(B, S) `key_bias` in which a segment weighs as its tokens before the first pooling."""
     if pooled.key_bias is None:
         return None
     size = pooled.tokens.shape[1]
-    return pooled.key_bias + (_counts(segment_of, size) / _counts(pooled.segment_of, size)).log()
+    return (
+        pooled.key_bias
+        + (_count_tokens(segment_of, size) / _count_tokens(pooled.segment_of, size)).log()
+    )
 
 
-def _counts(segment_of: Tensor, size: int) -> Tensor:
-    """(B, S) float32 tokens of each segment, 1 where there is none."""
+def _count_tokens(segment_of: Tensor, size: int) -> Tensor:
+    """(B, S) float32 number of tokens of each segment, 1 for an empty one."""
     place = torch.where(segment_of >= 0, segment_of, size)
     ones = torch.ones_like(place, dtype=torch.float32)
     counts = ones.new_zeros(len(place), size + 1).scatter_add(1, place, ones)

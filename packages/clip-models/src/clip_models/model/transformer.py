@@ -1,7 +1,7 @@
 """The pre-norm transformer both towers are made of.
 
-B batch, L tokens, D width, H heads, d head width.  Tokens are (B, L, D), or (N, D) where captions
-are packed; the layout knows which, and attends.  Parameter names are OpenAI CLIP's and open_clip's.
+B batch, L tokens, D width, H heads, d head width. Tokens are (B, L, D), or (N, D) where captions
+are packed; the layout knows which, and attends. Parameter names are OpenAI CLIP's and open_clip's.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(num_heads * head_width, width)
 
     def forward(self, x: Tensor, layout: Layout, *, read: bool = False) -> Tensor:
-        """Every token's mixture (…, D), or with `read` that of the tokens the tower reads."""
+        """Attention output (…, D) of all tokens, or with `read` of those that the tower reads."""
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # (…, 3Hd)
         qkv = qkv.view(*x.shape[:-1], 3, self.num_heads, self.head_width)  # (…, 3, H, d)
         mixed = layout.attend(qkv, read=read)  # (…, H, d)

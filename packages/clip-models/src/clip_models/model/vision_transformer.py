@@ -1,4 +1,4 @@
-"""The vision transformer tower.  B batch, N patches, L tokens, S segments, D width."""
+"""The vision transformer tower. B batch, N patches, L tokens, S segments, D width."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class LatentAttentionPool(nn.Module):
         self.mlp = MLP(width, shape.mlp_width, config.activation)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, L, D) to (B, D); mask (B, L) is True for tokens that may be seen."""
+        """(B, L, D) to (B, D); mask (B, L) is True for tokens to attend to."""
         heads = (self.num_heads, x.shape[2] // self.num_heads)
         query = self.q(self.latent).view(1, 1, *heads)  # (1, 1, H, D/H)
         key_value = self.kv(x).view(*x.shape[:2], 2, *heads)
@@ -93,14 +93,14 @@ class VisionTransformer(nn.Module):
         self.patch_reducer = None if reduction is None else make_patch_reducer(reduction)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) to features (B, embed_dim)."""
+        """Normalized images (B, 3, H, W) to features (B, embed_dim)."""
         return self.run(images).features
 
     def run(self, images: Tensor, *, generator: Randomness = None) -> TowerOutput:
         """Features with the losses and records of a token pooling.
 
         Args:
-            images: (B, 3, H, W), normalised.
+            images: (B, 3, H, W), normalized.
             generator: Randomness of patch reduction and token pooling.
         """
         patches = self.conv1(images)  # (B, D, rows, columns)
@@ -118,29 +118,31 @@ class VisionTransformer(nn.Module):
         if self.pooling is None:
             x = self.transformer(x, Padded(read_at=self._read_at()))
             return TowerOutput(self._project(self._read(x)), {}, {})
-        apart = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
-        apart[:, : self._first_patch] = True
+        keep_apart = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+        keep_apart[:, : self._first_patch] = True
         read = (
             x.new_zeros(len(x), dtype=torch.long) if self.config.readout == "class_token" else None
         )
-        pooled = self.pooling(self.transformer, x, apart=apart, read=read, generator=generator)
+        pooled = self.pooling(
+            self.transformer, x, keep_apart=keep_apart, read=read, generator=generator
+        )
         features = self._project(self._read(pooled.tokens, pooled))
         return TowerOutput(features, pooled.losses, pooled.records)
 
     def _add_positions(self) -> None:
-        """The table of the configured grid: weights, or a buffer where it is computed."""
+        """Add the position table of the configured grid: a parameter, or a buffer if computed."""
         config = self.config
         self._first_patch = int(config.class_token)
-        own_row = config.class_token and config.class_position
+        class_row = config.class_token and config.class_position
         if config.position == "learned":
-            rows = config.grid**2 + own_row
+            rows = config.grid**2 + class_row
             self.positional_embedding = nn.Parameter(
                 config.width**-0.5 * torch.randn(rows, config.width)
             )
             return
         table = sin_cos_table(config.width, (config.grid, config.grid))
-        table = torch.cat([torch.zeros(int(own_row), config.width, device="cpu"), table])
-        device = next(self.conv1.parameters()).device  # where weights are made, maybe meta
+        table = torch.cat([torch.zeros(int(class_row), config.width, device="cpu"), table])
+        device = next(self.conv1.parameters()).device  # of the weights, possibly meta
         self.register_buffer("positional_embedding", table.to(device))
 
     def _class_token(self) -> Tensor:
@@ -155,20 +157,20 @@ class VisionTransformer(nn.Module):
         config, table = self.config, cast(Tensor, self.positional_embedding)
         if config.class_token and config.class_position:
             table = table[1:]
-        own = (config.grid, config.grid)
-        if grid == own:
+        configured = (config.grid, config.grid)
+        if grid == configured:
             return table
         if config.position == "sin_cos":
             return sin_cos_table(config.width, grid).to(table)
         if config.position_interpolation == "flattened":
             return resize_sequence(table, grid[0] * grid[1])
-        return resize_grid(table, own, grid)
+        return resize_grid(table, configured, grid)
 
     def _read_at(self) -> int | None:
         return 0 if self.config.readout == "class_token" else None
 
     def _read(self, x: Tensor, pooled: PooledRun | None = None) -> Tensor:
-        """Tokens after the last layer (B, ·, D) to one feature of each image (B, D)."""
+        """Tokens after the last layer (B, ·, D) to one feature for each image (B, D)."""
         if not self.config.norm_after_readout:
             x = self.ln_post(x)
         mask = None if pooled is None else pooled.mask
@@ -177,7 +179,9 @@ class VisionTransformer(nn.Module):
         elif self.config.readout == "class_token":
             x = x[:, 0]
         else:
-            if pooled is not None:  # every token is its segment, so that averages weigh as before
+            if (
+                pooled is not None
+            ):  # each token counts as its segment, so that averages are over tokens
                 x = x.gather(1, pooled.segment_of[:, :, None].expand(-1, -1, x.shape[2]))
             x = x[:, self._first_patch if self.config.readout == "patch_average" else 0 :].mean(1)
         return self.ln_post(x) if self.config.norm_after_readout else x

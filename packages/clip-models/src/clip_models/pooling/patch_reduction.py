@@ -1,4 +1,4 @@
-"""Which patches a step trains on.  B batch, N patches, K patches kept.
+"""The patches that a step trains on. B batch, N patches, K patches kept.
 
 Random, grid and block masks of Li et al. 2023 ("An Inverse Scaling Law for CLIP Training").
 """
@@ -43,7 +43,7 @@ class RandomPatches:
 
 
 class GridPatches:
-    """One random patch of every cell; the cells tile the grid, `keep_ratio` of the patches many.
+    """One random patch of each cell of a tiling; `keep_ratio` sets the number of cells.
 
     A quarter of an even grid is one patch of every window of 2 x 2, the paper's case.
     """

@@ -1,4 +1,4 @@
-"""Random numbers of a tower's rows, which do not depend on the rest of the batch. B batch."""
+"""Random numbers for the rows of a batch, each independent of the other rows. B batch."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Randomness = torch.Generator | Tensor | None
 def patch_uniform(generator: Randomness, batch: int, count: int, device: torch.device) -> Tensor:
     """(B, count) float32 in the open interval (0, 1), for patch reduction.
 
-    The keys are hashed once more than for token pooling, so that which patches are kept says
-    nothing about how the rest is pooled.
+    The keys are hashed once more than for token pooling, so that the choice of patches is
+    independent of how the rest is pooled.
 
     Raises:
         ValueError: Keys are not int64 (B,).
@@ -33,7 +33,7 @@ def pooling_uniform(
     """
     keys = _row_keys(generator, batch)
     if stage and isinstance(generator, Tensor):
-        keys = mix(keys ^ (stage * WEYL))  # each pooling has a stream of its own
+        keys = mix(keys ^ (stage * WEYL))  # another stream for each pooling
     return hashed_uniform(keys.to(device), count)
 
 
@@ -43,7 +43,7 @@ def _row_keys(generator: Randomness, batch: int) -> Tensor:
         if generator.shape != (batch,) or generator.dtype != torch.int64:
             raise ValueError(
                 f"keys must be int64, one for each of {batch} rows, got {generator.dtype} "
-                f"{tuple(generator.shape)}; torch.Tensor.view(torch.int64) keeps the bits of others"
+                f"{tuple(generator.shape)}; Tensor.view(torch.int64) keeps the bits of other types"
             )
         return generator
     device = "cpu" if generator is None else generator.device

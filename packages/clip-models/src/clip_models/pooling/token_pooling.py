@@ -1,7 +1,7 @@
-"""Token pooling found by name.  B batch, L tokens, S segments, D width.
+"""Token pooling found by name. B batch, L tokens, S segments, D width.
 
-A config stores a name; the packages that are installed say what it means through the entry-point
-group `clip_models.token_pooling`.  Nothing else is ever imported because of a config.
+A config stores a name; an installed package defines it in the entry-point group
+`clip_models.token_pooling`. Nothing else is ever imported because of a config.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ GROUP = "clip_models.token_pooling"
 
 
 class PooledTokens(Protocol):
-    """Fewer tokens and where the old ones went."""
+    """Pooled tokens and the segment of each token."""
 
     @property
     def tokens(self) -> Tensor:
@@ -31,14 +31,14 @@ class PooledTokens(Protocol):
 
     @property
     def segment_of(self) -> Tensor:
-        """(B, L) int64, the segment of each token; -1 where there was no token."""
+        """(B, L) int64, the segment of each token; -1 for padding."""
 
     @property
     def key_bias(self) -> Tensor | None:
         """(B, S) added to the attention scores for each segment; None for zeros.
 
-        It may only know the tokens it was given. Behind an earlier pooling, where these stand for
-        several of the tower's, the tower adds the logarithm of how many, on average.
+        It counts the tokens of the call. After an earlier pooling, where each of them stands for
+        several tokens, the tower adds the logarithm of their mean number.
         """
 
     @property
@@ -47,15 +47,15 @@ class PooledTokens(Protocol):
 
     @property
     def record(self) -> dict[str, Tensor]:
-        """What to log."""
+        """Tensors to log."""
 
 
 class TokenPooling(Protocol):
-    """What an entry point's `(width, **args)` returns: an `nn.Module` with this call.
+    """The call of the `nn.Module` that an entry point's `(width, **args)` makes.
 
     With a true attribute `reads_uniform` it is also called with `uniform`, (B, L) float32 in the
-    open interval (0, 1): random numbers that depend on the row and the place alone. With a true
-    attribute `reads_keys` it is also called with `keys`, (B, L, ·): those of the next layer.
+    open interval (0, 1): random numbers that depend only on the key of the row and the place. With
+    a true attribute `reads_keys` it is also called with `keys`, (B, L, ·): those of the next layer.
     """
 
     def __call__(
@@ -70,11 +70,11 @@ class TokenPooling(Protocol):
 
         Args:
             tokens: (B, L, D).
-            mask: (B, L) bool, True for real tokens, which come before all padding; None for all.
-            keep_apart: (B, L) bool, True for tokens that stay segments of their own (class token,
+            mask: (B, L) bool, True for tokens, which come before all padding; None for all.
+            keep_apart: (B, L) bool, True for tokens that are never pooled with others (class token,
                 end token); None for no token.
-            causal: No segment may depend on what follows it.
-            **wanted: `uniform` and `keys`, each only where the module's attribute asks for it.
+            causal: No segment may depend on later tokens.
+            **wanted: `uniform` and `keys`, each only if the module's attribute asks for it.
         """
         ...
 
@@ -83,7 +83,7 @@ def make_token_pooling(config: PoolingConfig, width: int) -> nn.Module:
     """The module a config names, for tokens of `width`.
 
     Raises:
-        ConfigError: No installed package offers the name.
+        ConfigError: No installed package defines the name.
     """
     found = entry_points(group=GROUP)
     if config.name not in found.names:

@@ -10,7 +10,7 @@ from typing import Any
 
 from clip_models import CLIP, ConfigError
 from clip_models.config import from_dict
-from clip_models.model import config_of
+from clip_models.model import infer_config
 from osf_supernet import Space, Supernet, ratios
 
 from clip_train.config.supernet import SupernetSettings
@@ -45,7 +45,7 @@ def make_supernet(model: CLIP, example: Any, space: Mapping[str, Any] | None) ->
         net.choices = net.space.resolve(net.graph)
     with net.active(net.smallest):
         try:
-            config_of(model)
+            infer_config(model)
         except ConfigError as error:
             raise ConfigError(
                 f"{error}. Name only mlp, heads and depth in the space; osf_supernet itself trains "
