@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -16,11 +15,11 @@ import torch
 from clip_models import CheckpointError, ConfigError, load_model
 from clip_models.files import load_tensors
 from clip_train import Config, Interrupted, resume, train
-from clip_train.checkpoints import state as checkpoint
 from clip_train.checkpoints.stores import LocalStore, RemoteStore, open_store
 from clip_train.cli.main import main
 from clip_train.engine.trainer import Trainer
 from clip_train.training_error import RunDirectoryError
+from dtp_pooling import checkpoint_files
 
 
 def with_checkpoint(config: Config, **changes: object) -> Config:
@@ -66,7 +65,8 @@ def test_one_flipped_bit_is_found_and_the_older_checkpoint_goes_on(
     assert main(["resume", str(stopped)]) == 2
     message = capsys.readouterr().err
     assert f"step-0000009/{name} is damaged" in message
-    assert f"delete it to go on from {stopped}/checkpoints/step-0000005" in message
+    remedy = f"delete {file.parent} to go on from an older checkpoint: {stopped}/checkpoints/step-"
+    assert f"{remedy}0000005" in message
     shutil.rmtree(file.parent)
     resume(stopped, progress=False)
     train(vit_config, tmp_path / "whole", progress=False)
@@ -78,8 +78,8 @@ def test_a_state_that_is_no_state(stopped: Path) -> None:
     record = json.loads(state.read_text())
     for text, message in (
         ("{", "is damaged"),
-        (json.dumps({**record, "progress": {"step": 9}}), "is damaged"),
-        (json.dumps({**record, "format_version": 99}), "has format 99, expected 2"),
+        (json.dumps({**record, "state": {"progress": {"step": 9}}}), "is damaged"),
+        (json.dumps({**record, "format_version": 99}), "has format version 99, expected 3"),
     ):
         state.write_text(text)
         with pytest.raises(CheckpointError, match=message):
@@ -97,7 +97,7 @@ def test_another_architecture_is_named(stopped: Path) -> None:
 def test_a_full_disk_loses_nothing_that_was_written(
     fails_at: str, vit_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save, rename = checkpoint.save_tensors, os.replace
+    save, rename = checkpoint_files.save_tensors, Path.rename
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "checkpoint")
@@ -109,11 +109,10 @@ def test_a_full_disk_loses_nothing_that_was_written(
         save(path, tensors)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_tensors", save_some)
+        patch.setattr(checkpoint_files, "save_tensors", save_some)
         if fails_at == "rename":
             patch.setattr(
-                "clip_train.checkpoints.stores.os.replace",
-                lambda a, b: full() if "0000010" in str(b) else rename(a, b),
+                Path, "rename", lambda a, b: full() if "0000010" in str(b) else rename(a, b)
             )
         with pytest.raises(OSError, match="No space left"):
             train(vit_config, tmp_path / "full", progress=False)
@@ -176,13 +175,31 @@ def test_checkpoints_behind_a_url(
 def test_a_failed_upload_leaves_what_was_there(tmp_path: Path) -> None:
     store = RemoteStore(f"memory://{tmp_path}/remote")
     assert store.steps() == []
-    with store.writing(1) as directory:
-        (directory / "state.json").write_text("{}")
-    with pytest.raises(RuntimeError), store.writing(1) as directory:
-        raise RuntimeError("power cut")
+    tensors = {"model": {"weight": torch.zeros(2)}}
+    store.write(1, tensors, {}, lambda directory: None)
+    with pytest.raises(ZeroDivisionError):
+        store.write(1, tensors, {}, lambda directory: 1 / 0)
     assert store.steps() == [1]
-    store.delete(1)
-    assert store.steps() == []
+    store.write(2, tensors, {}, lambda directory: None)
+    store.keep_last(1, None)
+    assert store.steps() == [2]
+
+
+def test_checkpoints_of_format_version_2_are_resumed(
+    stopped: Path, vit_config: Config, tmp_path: Path
+) -> None:
+    for directory in (stopped / "checkpoints").iterdir():
+        record = json.loads((directory / "state.json").read_text())
+        old = {"format_version": 2, **record["state"], "sha256": record["sha256"]}
+        (directory / "state.json").write_text(json.dumps(old))
+    damaged = stopped.with_name("damaged")
+    shutil.copytree(stopped, damaged)
+    resume(stopped, progress=False)
+    train(vit_config, tmp_path / "whole", progress=False)
+    assert_same_weights(stopped, tmp_path / "whole")
+    (damaged / "checkpoints" / "step-0000009" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"step-0000009/model\.safetensors is damaged"):
+        resume(damaged, progress=False)
 
 
 def test_checkpoints_of_another_run_are_refused_and_stay(

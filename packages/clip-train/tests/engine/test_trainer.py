@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -171,14 +172,17 @@ def test_other_data_or_length_is_not_resumed(finished: Path) -> None:
     (finished / "model.safetensors").unlink()
     state = finished / "checkpoints" / "step-0000014" / "state.json"
     record = json.loads(state.read_text())
-    progress = record["progress"]
+    progress = record["state"]["progress"]
     assert (progress["step"], progress["num_samples"], progress["total_steps"]) == (14, 96, 14)
     assert progress["samples"] == 14 * 8
     for change, message in (
         ({"num_samples": 97}, "the run has 97 training samples and 14 steps"),
         ({"data": "0123456789abcdef"}, "holds other samples than when the run began"),
     ):
-        state.write_text(json.dumps({**record, "progress": {**progress, **change}}))
+        del record["record_sha256"]
+        record["state"]["progress"] = {**progress, **change}
+        record["record_sha256"] = hashlib.sha256(json.dumps(record).encode()).hexdigest()
+        state.write_text(json.dumps(record))
         with pytest.raises(CheckpointError, match=message):
             resume(finished, progress=False)
 

@@ -1,14 +1,13 @@
-"""The whole state of a run on disk: safetensors and JSON, written so that a kill loses nothing.
+"""The whole state of a run in a checkpoint.
 
-A checkpoint holds the model (loadable by itself), `optimizer.safetensors`, where there are such
-`average.safetensors` of the weights and `augmentation.safetensors` of learned augmentation, and
-`state.json` with a checksum of each of them.  All tensors are whole, however they are spread over
-processes, so that any number of processes can go on.
+A checkpoint holds the model (loadable by itself), `optimizer.safetensors`, where there is EMA or a
+learned augmentation `average.safetensors` and `augmentation.safetensors`, and `state.json` with a
+SHA-256 of each file and of itself. All tensors are unsharded, so that any number of processes can
+continue from them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,37 +16,45 @@ from typing import Any
 
 from clip_models import CLIP, CheckpointError, load_model
 from clip_models.config import PreprocessConfig
-from clip_models.files import WEIGHTS_NAME, load_tensors, save_config, save_tensors
+from clip_models.files import load_tensors, save_config
+from dtp_pooling import checkpoint_files
+from dtp_pooling.checkpoint_files import STATE_NAME
 from torch import Tensor
 
 from clip_train.augment.range_augment import LearnedAugmentation
-from clip_train.checkpoints.stores import STATE_NAME, CheckpointStore
+from clip_train.checkpoints.stores import CheckpointStore
 from clip_train.distributed.errors import run_on_first_rank
 from clip_train.distributed.protocol import Backend
 from clip_train.optim.ema import WeightAverage
 from clip_train.optim.loss_scale import LossScale
 from clip_train.optim.optimizer import Optimizers
 
-OPTIMIZER_NAME = "optimizer.safetensors"
-AVERAGE_NAME = "average.safetensors"
-AUGMENTATION_NAME = "augmentation.safetensors"
-FORMAT_VERSION = 2
+# Names of the files of tensors, without their suffix.
+MODEL, OPTIMIZER, AVERAGE, AUGMENTATION = "model", "optimizer", "average", "augmentation"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a run is, and of what; all else follows from the config."""
+    """How far a run is, and which run; all else follows from the config.
+
+    Attributes:
+        step: Optimizer steps done.
+        samples: Images of all ranks that they took.
+        num_samples: Samples of the training data.
+        total_steps: Steps of the run.
+        data: A digest of some of the samples' keys.
+    """
 
     step: int
     samples: int
     num_samples: int
     total_steps: int
-    data: str  # a digest of some of the samples' keys
+    data: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """Everything of a run that changes from step to step, apart from its progress."""
+    """Everything of a run that changes from step to step, except its progress."""
 
     backend: Backend
     model: CLIP
@@ -56,6 +63,18 @@ class TrainingState:
     optimizers: Optimizers
     average: WeightAverage | None
     loss_scale: LossScale | None
+
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        """All tensors that a checkpoint holds, by file and name; sharded ones as they are."""
+        tensors: dict[str, Mapping[str, Tensor]] = {
+            MODEL: self.model.state_dict(),
+            OPTIMIZER: self.optimizers.state(),
+        }
+        if self.augmentation is not None:
+            tensors[AUGMENTATION] = self.augmentation.state_dict()
+        if self.average is not None:
+            tensors[AVERAGE] = self.average.values
+        return tensors
 
 
 def save_checkpoint(
@@ -66,59 +85,48 @@ def save_checkpoint(
     keep_last: int,
     keep_every: int | None,
 ) -> None:
-    """Write a checkpoint, and delete what is neither among the newest nor to be kept for good.
+    """Write a checkpoint, and delete older ones; all ranks call it, the first one writes.
 
-    All ranks call it; the first one writes.
+    Args:
+        store: Where to.
+        progress: How far the run is.
+        state: Everything else.
+        keep_last: Number of newest checkpoints to keep.
+        keep_every: Checkpoints of steps that it divides are kept for good.
 
     Raises:
         OSError: It could not be written, on any rank; earlier checkpoints are as they were.
     """
-    files = {WEIGHTS_NAME: full_tensors(state.backend, state.model.state_dict())}
-    files[OPTIMIZER_NAME] = full_tensors(state.backend, state.optimizers.state())
-    if state.augmentation is not None:
-        files[AUGMENTATION_NAME] = full_tensors(state.backend, state.augmentation.state_dict())
-    if state.average is not None:
-        files[AVERAGE_NAME] = full_tensors(state.backend, state.average.values)
+    tensors = {name: _full_tensors(state.backend, x) for name, x in state.tensors().items()}
     scale = None if state.loss_scale is None else asdict(state.loss_scale)
+    record = {"progress": asdict(progress), "loss_scale": scale}
 
     def write() -> None:
-        with store.writing(progress.step) as directory:
-            save_config(directory, state.model.config, state.preprocess)
-            for name, tensors in files.items():
-                save_tensors(directory / name, tensors)
-            record = {
-                "format_version": FORMAT_VERSION,
-                "progress": asdict(progress),
-                "loss_scale": scale,
-                "sha256": {file.name: _sha256(file) for file in sorted(directory.iterdir())},
-            }
-            (directory / STATE_NAME).write_text(json.dumps(record, indent=1), encoding="utf-8")
-        for step in store.steps()[:-keep_last]:
-            if keep_every is None or step % keep_every:
-                store.delete(step)
+        store.write(
+            progress.step,
+            tensors,
+            record,
+            lambda directory: save_config(directory, state.model.config, state.preprocess),
+        )
+        store.keep_last(keep_last, keep_every)
 
     run_on_first_rank(state.backend, write)
 
 
 def load_checkpoint(store: CheckpointStore, step: int, state: TrainingState) -> Progress:
-    """Put a checkpoint's tensors in place; how far it is.  All ranks call it.
+    """Copy a checkpoint's tensors into the state; how far it is. All ranks call it.
 
     Raises:
         CheckpointError: A file is damaged, or does not fit the model.
     """
     with store.reading(step) as directory:
-        record = _read_record(directory, store, step)
-        model = dict(state.model.state_dict())
-        _put(state.backend, model, directory / WEIGHTS_NAME)
+        progress, loss_scale = _read_state(directory, store, step)
         state.optimizers.initialize()
-        _put(state.backend, state.optimizers.state(), directory / OPTIMIZER_NAME)
-        if state.augmentation is not None:
-            _put(state.backend, state.augmentation.state_dict(), directory / AUGMENTATION_NAME)
-        if state.average is not None:
-            _put(state.backend, state.average.values, directory / AVERAGE_NAME)
-    if state.loss_scale is not None and record["loss_scale"] is not None:
-        state.loss_scale.__dict__.update(LossScale(**record["loss_scale"]).__dict__)
-    return Progress(**record["progress"])
+        for name, tensors in state.tensors().items():
+            _copy_from_file(state.backend, tensors, directory / f"{name}.safetensors")
+    if state.loss_scale is not None and loss_scale is not None:
+        state.loss_scale.__dict__.update(loss_scale.__dict__)
+    return progress
 
 
 def load_newest_model(store: CheckpointStore) -> tuple[CLIP, PreprocessConfig] | None:
@@ -131,55 +139,62 @@ def load_newest_model(store: CheckpointStore) -> tuple[CLIP, PreprocessConfig] |
     if not steps:
         return None
     with store.reading(steps[-1]) as directory:
-        _read_record(directory, store, steps[-1])
+        _read_state(directory, store, steps[-1])
         return load_model(directory)
 
 
-def full_tensors(backend: Backend, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU on the first rank, nothing on others; all ranks call it."""
-    kept = {}
+def _full_tensors(backend: Backend, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Unsharded copies on the CPU on the first rank, nothing on others; all ranks call it."""
+    copies = {}
     for name, tensor in tensors.items():
-        whole = backend.full_tensor(tensor)
+        full = backend.full_tensor(tensor)
         if backend.rank == 0:
-            kept[name] = whole.to("cpu", copy=True)
-    return kept
+            copies[name] = full.to("cpu", copy=True)
+    return copies
 
 
-def _read_record(directory: Path, store: CheckpointStore, step: int) -> dict[str, Any]:
-    """`state.json`, after all files were found to be as they were written."""
-    older = [other for other in store.steps() if other < step]
-    remedy = (
-        f"delete it to go on from {store.describe(older[-1])}"
-        if older
-        else "there is no older one; start the run again"
-    )
+def _read_state(
+    directory: Path, store: CheckpointStore, step: int
+) -> tuple[Progress, LossScale | None]:
+    """The state besides tensors, after every file was verified.
+
+    Raises:
+        CheckpointError: A file is damaged.
+    """
     try:
-        record: dict[str, Any] = json.loads((directory / STATE_NAME).read_text(encoding="utf-8"))
-        if record["format_version"] != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{store.describe(step)} has format {record['format_version']}, expected "
-                f"{FORMAT_VERSION}; it was written by another release of clip-train"
-            )
-        Progress(**record["progress"])
-        checksums = dict(record["sha256"])
-    except (ValueError, TypeError, KeyError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(
-            f"{store.describe(step)}/{STATE_NAME} is damaged ({error}); {remedy}"
-        ) from None
-    for name, checksum in checksums.items():
-        file = directory / name
-        if not file.is_file() or _sha256(file) != checksum:
-            raise CheckpointError(
-                f"{store.describe(step)}/{name} is damaged: its checksum is not the one that was "
-                f"written; {remedy}"
-            )
-    return record
+        record = _read_version_2(directory) or checkpoint_files.read_state(directory)
+        scale = record["loss_scale"]
+        return Progress(**record["progress"]), None if scale is None else LossScale(**scale)
+    except (checkpoint_files.CheckpointError, KeyError, TypeError) as error:
+        message = str(error)
+        if not isinstance(error, checkpoint_files.CheckpointError):
+            file = directory / STATE_NAME
+            message = f"{file} is damaged: {error!r}; delete {directory} to go on from an older one"
+        older = [other for other in store.steps() if other < step]
+        remedy = store.describe(older[-1]) if older else "there is none, start the run again"
+        message = message.replace(str(directory), store.describe(step))
+        raise CheckpointError(f"{message}: {remedy}") from None
 
 
-def _put(backend: Backend, tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Overwrite the tensors with those of a file that must hold exactly them."""
+def _read_version_2(directory: Path) -> dict[str, Any] | None:
+    """The record of format version 2, verified; None if `state.json` has another version."""
+    try:
+        record = json.loads((directory / STATE_NAME).read_text(encoding="utf-8"))
+        if record["format_version"] != 2:
+            return None
+        digests = dict(record["sha256"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    checkpoint_files.verify_files(directory, digests)
+    return dict(record)
+
+
+def _copy_from_file(backend: Backend, tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Overwrite the tensors with those of a file that must hold exactly them.
+
+    Raises:
+        CheckpointError: It holds others, or of other shapes.
+    """
     found = load_tensors(file)
     faults = [f"missing {name}" for name in tensors if name not in found]
     faults += [f"unexpected {name}" for name in found if name not in tensors]
@@ -196,8 +211,3 @@ def _put(backend: Backend, tensors: Mapping[str, Tensor], file: Path) -> None:
         )
     for name, tensor in tensors.items():
         backend.load_full_tensor(tensor, found[name])
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,25 +1,25 @@
-"""Where checkpoints are: a directory, or a place that fsspec knows.
+"""Where checkpoints are: a directory, or a URL that fsspec knows.
 
-A checkpoint is a directory `step-NNNNNNN`.  Either store shows it whole or not at all.
+A checkpoint is a directory `step-NNNNNNN` of `dtp_pooling.checkpoint_files`. Either store shows it
+whole or not at all.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import os
 import re
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from clip_eval.data import DataError, check_url
 from clip_models import ConfigError
+from dtp_pooling import checkpoint_files
+from dtp_pooling.checkpoint_files import STATE_NAME
+from torch import Tensor
 
-STATE_NAME = "state.json"
 _NAME = re.compile(r"step-(\d{7,})")
 
 
@@ -27,23 +27,29 @@ class CheckpointStore(Protocol):
     """Complete checkpoints, by step."""
 
     def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, rising; what is named otherwise is not ours."""
+        """Steps of the complete checkpoints, rising; other names are ignored."""
 
-    def writing(self, step: int) -> contextlib.AbstractContextManager[Path]:
-        """An empty directory to fill; it becomes the checkpoint when no error leaves the block."""
+    def write(
+        self,
+        step: int,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        state: Mapping[str, Any],
+        add_files: Callable[[Path], None],
+    ) -> None:
+        """Write a checkpoint; arguments as in `checkpoint_files.write_checkpoint`."""
 
-    def reading(self, step: int) -> contextlib.AbstractContextManager[Path]:
+    def reading(self, step: int) -> AbstractContextManager[Path]:
         """A directory with the checkpoint's files."""
 
-    def delete(self, step: int) -> None:
-        """Remove a checkpoint."""
+    def keep_last(self, count: int, keep_every: int | None) -> None:
+        """Delete all but the newest `count` and those of steps that `keep_every` divides."""
 
     def describe(self, step: int) -> str:
-        """Where it is, for messages."""
+        """Path or URL of a checkpoint, for messages."""
 
 
 def open_store(location: str, default: Path) -> CheckpointStore:
-    """The store at a path or URL; at `default` if it is empty.  Nothing is written.
+    """The store at a path or URL; at `default` if it is empty. Nothing is written.
 
     Raises:
         ConfigError: It is a URL of an unknown kind, or what reads such URLs is not installed.
@@ -60,61 +66,46 @@ def open_store(location: str, default: Path) -> CheckpointStore:
     return LocalStore(Path(location) if location else default)
 
 
-def checkpoint_name(step: int) -> str:
-    """The name of a checkpoint's directory."""
-    return f"step-{step:07d}"
-
-
 class LocalStore:
-    """Written under another name, flushed to disk, and renamed when it is complete."""
+    """Checkpoints in a directory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def steps(self) -> list[int]:
-        """Directories of our names that hold a state."""
-        found = [path.parent.name for path in self.path.glob(f"step-*/{STATE_NAME}")]
-        return sorted(int(match[1]) for name in found if (match := _NAME.fullmatch(name)))
+        """Steps of the complete checkpoints."""
+        return sorted(self._directories())
 
-    @contextmanager
-    def writing(self, step: int) -> Iterator[Path]:
-        """A hidden directory next to the checkpoints."""
-        target = self.path / checkpoint_name(step)
-        partial = self.path / f".{target.name}.partial"
-        self.path.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        try:
-            yield partial
-            for file in [*partial.iterdir(), partial]:
-                flush(file)
-            if target.exists():  # of an earlier attempt at the same step
-                shutil.rmtree(target)
-            os.replace(partial, target)
-            flush(self.path)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    def write(
+        self,
+        step: int,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        state: Mapping[str, Any],
+        add_files: Callable[[Path], None],
+    ) -> None:
+        """Write a checkpoint, in place of one of the same step."""
+        checkpoint_files.write_checkpoint(self.path, step, tensors, state, add_files)
 
     @contextmanager
     def reading(self, step: int) -> Iterator[Path]:
         """The directory itself."""
-        yield self.path / checkpoint_name(step)
+        yield self._directories()[step]
 
-    def delete(self, step: int) -> None:
-        """Hide it first, so that half of it is never seen."""
-        target = self.path / checkpoint_name(step)
-        hidden = self.path / f".{target.name}.deleted"
-        shutil.rmtree(hidden, ignore_errors=True)
-        os.replace(target, hidden)
-        shutil.rmtree(hidden)
+    def keep_last(self, count: int, keep_every: int | None) -> None:
+        """Delete older checkpoints."""
+        checkpoint_files.keep_last(self.path, count, keep_every)
 
     def describe(self, step: int) -> str:
         """Its path."""
-        return str(self.path / checkpoint_name(step))
+        return str(self.path / _checkpoint_name(step))
+
+    def _directories(self) -> dict[int, Path]:
+        found = checkpoint_files.list_checkpoints(self.path)
+        return {checkpoint_files.checkpoint_step(path): path for path in found}
 
 
 class RemoteStore:
-    """Files go up one by one, `state.json` last: without it there is no checkpoint."""
+    """Files are sent one by one, `state.json` last: without it there is no checkpoint."""
 
     def __init__(self, url: str) -> None:
         fsspec: Any = importlib.import_module("fsspec.core")  # it has no types
@@ -122,7 +113,7 @@ class RemoteStore:
         self.files, self.path = fsspec.url_to_fs(self.url)
 
     def steps(self) -> list[int]:
-        """Directories of our names that hold a state."""
+        """Steps of the complete checkpoints."""
         self.files.invalidate_cache()
         if not self.files.isdir(self.path):
             return []
@@ -130,15 +121,21 @@ class RemoteStore:
         steps = [int(match[1]) for name in names if (match := _NAME.fullmatch(name))]
         return sorted(step for step in steps if self.files.exists(f"{self._at(step)}/{STATE_NAME}"))
 
-    @contextmanager
-    def writing(self, step: int) -> Iterator[Path]:
-        """A temporary directory, sent when it is complete."""
+    def write(
+        self,
+        step: int,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        state: Mapping[str, Any],
+        add_files: Callable[[Path], None],
+    ) -> None:
+        """Write a checkpoint to a temporary directory, and send it when it is complete."""
         with tempfile.TemporaryDirectory() as temporary:
-            yield Path(temporary)
-            self._remove(step)
+            directory = checkpoint_files.write_checkpoint(
+                Path(temporary), step, tensors, state, add_files
+            )
+            self._delete(step)
             self.files.makedirs(self._at(step), exist_ok=True)
-            files = sorted(Path(temporary).iterdir(), key=lambda file: file.name == STATE_NAME)
-            for file in files:
+            for file in sorted(directory.iterdir(), key=lambda file: file.name == STATE_NAME):
                 self.files.put_file(str(file), f"{self._at(step)}/{file.name}")
 
     @contextmanager
@@ -150,15 +147,18 @@ class RemoteStore:
                 self.files.get_file(file, str(Path(temporary) / name))
             yield Path(temporary)
 
-    def delete(self, step: int) -> None:
-        """The state first: then it is no checkpoint any more."""
-        self._remove(step)
+    def keep_last(self, count: int, keep_every: int | None) -> None:
+        """Delete older checkpoints."""
+        for step in self.steps()[:-count]:
+            if keep_every is None or step % keep_every:
+                self._delete(step)
 
     def describe(self, step: int) -> str:
         """Its URL."""
-        return f"{self.url}/{checkpoint_name(step)}"
+        return f"{self.url}/{_checkpoint_name(step)}"
 
-    def _remove(self, step: int) -> None:
+    def _delete(self, step: int) -> None:
+        """Remove the state first: without it the rest is no checkpoint."""
         self.files.invalidate_cache()
         if self.files.exists(f"{self._at(step)}/{STATE_NAME}"):
             self.files.rm_file(f"{self._at(step)}/{STATE_NAME}")
@@ -166,13 +166,8 @@ class RemoteStore:
             self.files.rm(self._at(step), recursive=True)
 
     def _at(self, step: int) -> str:
-        return f"{self.path}/{checkpoint_name(step)}"
+        return f"{self.path}/{_checkpoint_name(step)}"
 
 
-def flush(path: Path) -> None:
-    """Wait until a file, or the names in a directory, are on disk."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+def _checkpoint_name(step: int) -> str:
+    return f"step-{step:07d}"
