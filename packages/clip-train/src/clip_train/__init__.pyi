@@ -2,10 +2,10 @@ from .config.presets import list_presets, load_config
 from .config.run import Config
 from .engine.runs import resume, train
 from .engine.trainer import Trainer
+from .errors import Interrupted, TrainingError
 from .objectives.losses import contrastive_loss, distillation_loss, sigmoid_loss
 from .plan.sample_plan import SamplePlan
 from .shapes.dataset import write_shapes
-from .training_error import Interrupted, TrainingError
 
 __all__ = [
     "Config",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from clip_models import ConfigError
 from clip_train.augment.color_jitter import NUMBERS, jitter_colors, jitters
-from clip_train.config.run import AugmentConfig
+from clip_train.config.data import AugmentConfig
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
 STRONG = AugmentConfig(color_jitter=(0.4, 0.3, 0.2, 0.1), grayscale_probability=0.2)

@@ -16,7 +16,7 @@ from clip_train.augment.range_augment import (
     psnr_to_mse,
     target_mse,
 )
-from clip_train.config.run import RangeAugmentConfig
+from clip_train.config.data import RangeAugmentConfig
 from clip_train.randomness import hashed_normal
 from torch import Tensor
 

@@ -18,7 +18,7 @@ from clip_train import Config, Interrupted, resume, train
 from clip_train.checkpoints.stores import LocalStore, RemoteStore, open_store
 from clip_train.cli.main import main
 from clip_train.engine.trainer import Trainer
-from clip_train.training_error import RunDirectoryError
+from clip_train.errors import RunDirectoryError
 from dtp_pooling import checkpoint_files
 
 

@@ -8,8 +8,9 @@ import pytest
 from clip_models import ConfigError
 from clip_train import Config, load_config
 from clip_train.config.keys import apply_flags, config_keys, split_flags, unknown_key
+from clip_train.config.model import ModelConfig
 from clip_train.config.presets import UNITS
-from clip_train.config.run import ModelConfig, OptimConfig
+from clip_train.config.training import OptimConfig
 
 
 def test_every_key_has_a_meaning() -> None:

@@ -12,7 +12,8 @@ import pytest
 import torch
 from clip_models import CLIP, CLIPConfig, ConfigError, save_model
 from clip_models.config import PatchReductionConfig, PreprocessConfig, TextConfig, ViTConfig
-from clip_train.config.run import Config, LogConfig, TrainConfig
+from clip_train.config.run import Config, LogConfig
+from clip_train.config.training import TrainConfig
 from clip_train.cost.assumptions import Accelerators
 from clip_train.cost.flops import pair_cost, run_cost
 from clip_train.cost.table import cost_table, plan_run

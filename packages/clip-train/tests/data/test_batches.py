@@ -14,7 +14,8 @@ from clip_models import Preprocess
 from clip_models.config import PreprocessConfig
 from clip_tokenizer import Tokenizer
 from clip_train import Config
-from clip_train.config.run import TokenizerConfig, VariableSizesConfig
+from clip_train.config.data import VariableSizesConfig
+from clip_train.config.model import TokenizerConfig
 from clip_train.data.batches import Batch, BatchReader
 from clip_train.engine.data_components import make_plan
 from PIL import Image

@@ -11,7 +11,7 @@ from clip_eval.data import BadSample, Sample, decode_image
 from clip_models import Preprocess
 from clip_models.config import PreprocessConfig
 from clip_train.augment.geometry import CROP_ATTEMPTS, crop_box
-from clip_train.config.run import AugmentConfig, DataConfig
+from clip_train.config.data import AugmentConfig, DataConfig
 from clip_train.data.decoding import PixelReader, _Crop
 from PIL import Image
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from clip_eval.data import BadSample, DataError, Sample, Source
 from clip_models import ConfigError
-from clip_train.config.run import DataConfig
+from clip_train.config.data import DataConfig
 from clip_train.data.mixing import MixedSource, make_order
 from clip_train.data.sources import absolute_spec, open_training_source, open_validation_source
 from clip_train.shapes.source import ShapesSource

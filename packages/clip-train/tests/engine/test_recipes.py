@@ -11,10 +11,7 @@ import torch
 from clip_models import ConfigError
 from clip_models.files import load_tensors
 from clip_train import Config, resume, train
-from clip_train.config.run import (
-    RangeAugmentConfig,
-    VariableSizesConfig,
-)
+from clip_train.config.data import RangeAugmentConfig, VariableSizesConfig
 
 
 def rows(path: Path, kind: str = "train") -> list[dict[str, float]]:

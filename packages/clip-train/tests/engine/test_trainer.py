@@ -18,8 +18,8 @@ from clip_tokenizer import Tokenizer
 from clip_train import Config, Interrupted, TrainingError, resume, train
 from clip_train.checkpoints.stores import LocalStore
 from clip_train.engine.trainer import Trainer
+from clip_train.errors import RunDirectoryError
 from clip_train.logs.run_directory import RunDirectory
-from clip_train.training_error import RunDirectoryError
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -108,7 +108,9 @@ def test_a_signal_saves_and_resume_is_bit_exact(
     path = tmp_path / "stopped"
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", step_and_signal)
-        with pytest.raises(Interrupted, match=r"stopped at step 7 of 14; go on with `clip-train"):
+        with pytest.raises(
+            Interrupted, match=r"stopped at step 7 of 14; continue with `clip-train"
+        ):
             train(tiny_config, path, progress=False)
     assert signal.getsignal(number) == before
     assert not (path / "model.safetensors").exists()

@@ -18,12 +18,12 @@ from clip_tokenizer import Tokenizer
 from clip_train import Config, Interrupted, TrainingError, resume, train
 from clip_train.checkpoints.state import TrainingState
 from clip_train.cli.main import main
-from clip_train.config.run import RangeAugmentConfig
+from clip_train.config.data import RangeAugmentConfig
 from clip_train.engine import trainer
 from clip_train.engine.gradients import WholeBatchGradient
 from clip_train.engine.trainer import Trainer
+from clip_train.errors import RunDirectoryError
 from clip_train.optim.loss_scale import GROWTH_INTERVAL, LossScale
-from clip_train.training_error import RunDirectoryError
 
 
 def changed(config: Config, **sections: dict[str, Any]) -> Config:

@@ -8,7 +8,8 @@ import pytest
 from clip_models import ConfigError, get_config
 from clip_models.config import CompactResNetConfig, ViTConfig
 from clip_tokenizer import Tokenizer
-from clip_train.config.run import Config, ModelConfig, TokenizerConfig
+from clip_train.config.model import ModelConfig, TokenizerConfig
+from clip_train.config.run import Config
 from clip_train.data.tokenizers import make_tokenizer
 from clip_train.model.loading import load_pretrained, resolve_model
 from clip_train.shapes.source import ShapesSource

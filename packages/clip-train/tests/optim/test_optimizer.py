@@ -8,7 +8,7 @@ import pytest
 import torch
 from clip_models import CLIP, CLIPConfig, ConfigError
 from clip_models.config import from_dict
-from clip_train.config.run import OptimConfig
+from clip_train.config.training import OptimConfig
 from clip_train.model.tower_groups import lock_tower, tower_groups
 from clip_train.optim.optimizer import Optimizers, layer_factors, learning_rate
 

@@ -6,7 +6,9 @@ from collections import Counter
 
 import pytest
 from clip_models import ConfigError
-from clip_train.config.run import Config, DataConfig, TrainConfig, VariableSizesConfig
+from clip_train.config.data import DataConfig, VariableSizesConfig
+from clip_train.config.run import Config
+from clip_train.config.training import TrainConfig
 from clip_train.engine.runs import for_overfitting
 from clip_train.plan.batch_schedule import (
     BatchSizes,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clip_train.errors import ShapesError
 from clip_train.shapes.dataset import (
     TEMPLATES,
     ShapesSummary,
@@ -18,7 +19,6 @@ from clip_train.shapes.dataset import (
 from clip_train.shapes.drawing import render
 from clip_train.shapes.scenes import Draws
 from clip_train.shapes.splits import held_out_scenes, training_caption, training_scene
-from clip_train.training_error import ShapesError
 from PIL import Image
 from webdataset import tariterators
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from clip_models import ConfigError
 from clip_train.cli.main import main
+from clip_train.config.data import DataConfig, VariableSizesConfig
 from clip_train.config.presets import load_config, parse_config
-from clip_train.config.run import DataConfig, VariableSizesConfig
 from clip_train.translate.translation import translate
 
 OPEN_CLIP = """

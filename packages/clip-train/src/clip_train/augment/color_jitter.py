@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision.transforms.v2 import functional as transforms
 
-from clip_train.config.run import AugmentConfig
+from clip_train.config.data import AugmentConfig
 
 NUMBERS = 10
 """How many random numbers an image takes."""

@@ -31,7 +31,7 @@ from clip_models.config import PreprocessConfig
 from clip_models.pooling import hashed_uniform
 from torch import Tensor, nn
 
-from clip_train.config.run import RangeAugmentConfig
+from clip_train.config.data import RangeAugmentConfig
 from clip_train.randomness import hashed_normal
 
 

@@ -21,7 +21,7 @@ from clip_train.cli.parser import PROG, make_parser
 from clip_train.config.keys import split_flags, unknown_key
 from clip_train.config.presets import list_presets, load_config
 from clip_train.config.run import Config
-from clip_train.training_error import (
+from clip_train.errors import (
     BackendError,
     Interrupted,
     RunDirectoryError,

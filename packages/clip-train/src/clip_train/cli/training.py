@@ -23,12 +23,12 @@ from clip_train.config.supernet import SupernetSettings
 from clip_train.cost.assumptions import Accelerators
 from clip_train.cost.table import cost_record, cost_table, plan_run
 from clip_train.engine import runs
+from clip_train.errors import RunDirectoryError
 from clip_train.logs.run_directory import CONFIG_NAME, RunDirectory
 from clip_train.model.loading import DEFAULT_MODEL
 from clip_train.supernet import run as supernet_run
 from clip_train.supernet.settings import SupernetRecord
 from clip_train.supernet.subnets import SUBNETS, describe_subnet
-from clip_train.training_error import RunDirectoryError
 
 
 def run(options: argparse.Namespace) -> None:

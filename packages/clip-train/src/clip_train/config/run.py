@@ -7,30 +7,9 @@ from dataclasses import dataclass, field
 
 from clip_models.config import require
 
-from clip_train.config.data import (
-    AugmentConfig,
-    DataConfig,
-    RangeAugmentConfig,
-    VariableSizesConfig,
-)
+from clip_train.config.data import AugmentConfig, DataConfig
 from clip_train.config.model import ModelConfig, TokenizerConfig
 from clip_train.config.training import LossConfig, OptimConfig, TrainConfig
-
-__all__ = [
-    "AugmentConfig",
-    "CheckpointConfig",
-    "Config",
-    "DataConfig",
-    "EvalConfig",
-    "LogConfig",
-    "LossConfig",
-    "ModelConfig",
-    "OptimConfig",
-    "RangeAugmentConfig",
-    "TokenizerConfig",
-    "TrainConfig",
-    "VariableSizesConfig",
-]
 
 
 @dataclass(frozen=True, kw_only=True)

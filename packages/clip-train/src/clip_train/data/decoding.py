@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clip_train.augment.geometry import Box, crop_box
-from clip_train.config.run import AugmentConfig, DataConfig
+from clip_train.config.data import AugmentConfig, DataConfig
 
 MAX_ASPECT = 200  # of an image whose shorter side is resized
 

@@ -18,7 +18,7 @@ from clip_eval.data import (
 )
 from clip_models import ConfigError
 
-from clip_train.config.run import DataConfig
+from clip_train.config.data import DataConfig
 from clip_train.data.mixing import MixedSource
 from clip_train.data.streaming import ShardStream
 from clip_train.shapes.source import ShapesSource, is_shapes

@@ -28,7 +28,8 @@ from clip_eval.data import (
 from torch.utils.data import IterableDataset, get_worker_info
 from webdataset import tariterators
 
-from clip_train.config.run import Config, DataConfig
+from clip_train.config.data import DataConfig
+from clip_train.config.run import Config
 
 MAX_BUFFER = 2000  # encoded samples that a worker keeps to shuffle
 MAX_FAULTS_IN_A_ROW = 100

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch.distributed as dist
 
 from clip_train.distributed.protocol import Backend
-from clip_train.training_error import TrainingError
+from clip_train.errors import TrainingError
 
 # What the messages of gloo and NCCL contain when a rank is dead or does not answer.
 _LOST_RANK_PHRASES = (

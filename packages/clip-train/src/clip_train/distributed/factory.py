@@ -10,7 +10,7 @@ from clip_train.distributed.protocol import Backend
 from clip_train.distributed.single import SingleBackend
 from clip_train.distributed.torchrun import DDPBackend, FSDP2Backend
 from clip_train.distributed.xla import XLABackend
-from clip_train.training_error import BackendError
+from clip_train.errors import BackendError
 
 BACKENDS = ("auto", "single", "ddp", "fsdp2", "xla")
 

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from clip_train.distributed.single import total_squared_norm
-from clip_train.training_error import BackendError
+from clip_train.errors import BackendError
 
 
 class _TorchrunBackend:

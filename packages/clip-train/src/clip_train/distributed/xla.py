@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clip_train.distributed.single import SingleBackend
-from clip_train.training_error import BackendError
+from clip_train.errors import BackendError
 
 
 class XLABackend(SingleBackend):

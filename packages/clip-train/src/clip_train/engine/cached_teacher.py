@@ -15,8 +15,8 @@ from torch import Tensor
 from clip_train.config.training import LossConfig
 from clip_train.data.batches import Batch
 from clip_train.distributed.protocol import Backend
+from clip_train.errors import TrainingError
 from clip_train.objectives.batch import Embeddings, StepInputs
-from clip_train.training_error import TrainingError
 
 
 class CachedTeacher:

@@ -6,8 +6,8 @@ import warnings
 from collections import Counter
 
 from clip_train.data.batches import SampleFault
+from clip_train.errors import TrainingError
 from clip_train.logs.run_directory import RunDirectory
-from clip_train.training_error import TrainingError
 
 
 class FaultLog:

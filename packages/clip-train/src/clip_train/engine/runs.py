@@ -17,7 +17,8 @@ from clip_tokenizer import Tokenizer
 
 from clip_train.checkpoints.state import load_newest_model
 from clip_train.checkpoints.stores import open_store
-from clip_train.config.run import AugmentConfig, Config, VariableSizesConfig
+from clip_train.config.data import AugmentConfig, VariableSizesConfig
+from clip_train.config.run import Config
 from clip_train.data.batches import Batch
 from clip_train.data.sources import absolute_spec
 from clip_train.distributed.errors import run_on_first_rank
@@ -26,9 +27,9 @@ from clip_train.distributed.protocol import Backend
 from clip_train.engine.components import RunComponents, build_components
 from clip_train.engine.data_components import DataComponents, build_data_components
 from clip_train.engine.trainer import Trainer
+from clip_train.errors import RunDirectoryError
 from clip_train.logs.run_directory import RunDirectory
 from clip_train.model.loading import load_pretrained
-from clip_train.training_error import RunDirectoryError
 
 
 def train(

@@ -22,6 +22,7 @@ from clip_train.engine.components import RunComponents
 from clip_train.engine.fault_log import FaultLog
 from clip_train.engine.stop_signals import stop_signals
 from clip_train.engine.weight_update import clip_gradients, update_weights
+from clip_train.errors import Interrupted, TrainingError
 from clip_train.logs.meter import Meter
 from clip_train.logs.progress import progress_bar
 from clip_train.logs.run_directory import RunDirectory
@@ -30,7 +31,6 @@ from clip_train.objectives.batch import Objective, StepInputs
 from clip_train.objectives.from_config import make_objective
 from clip_train.optim.optimizer import learning_rate, steps_of
 from clip_train.randomness import keyed_bits
-from clip_train.training_error import Interrupted, TrainingError
 
 
 class Trainer:

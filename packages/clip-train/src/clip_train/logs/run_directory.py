@@ -15,9 +15,9 @@ from clip_models.config import from_dict, to_dict
 from torch.utils.tensorboard import SummaryWriter
 
 from clip_train.config.run import Config
+from clip_train.errors import RunDirectoryError
 from clip_train.logs.curves import draw_curves
 from clip_train.logs.files import replace_text, set_aside
-from clip_train.training_error import RunDirectoryError
 
 CONFIG_NAME = "config.toml"
 METRICS_NAME = "metrics.jsonl"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from clip_train.config.run import LossConfig
+from clip_train.config.training import LossConfig
 from clip_train.distributed.communicator import Communicator
 from clip_train.objectives.batch import Embeddings, Objective
 from clip_train.objectives.candidates import Candidates

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from clip_train.augment.range_augment import LearnedAugmentation
-from clip_train.config.run import OptimConfig
+from clip_train.config.training import OptimConfig
 from clip_train.model.tower_groups import tower_groups
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from clip_models import ConfigError
 from numpy.typing import NDArray
 
-from clip_train.config.run import VariableSizesConfig
+from clip_train.config.data import VariableSizesConfig
 from clip_train.randomness import keyed_uniform
 
 

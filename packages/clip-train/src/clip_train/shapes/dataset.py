@@ -24,11 +24,11 @@ from clip_eval.data import TEMPLATES_FILE
 from PIL.Image import Image
 from tqdm import tqdm
 
+from clip_train.errors import ShapesError
 from clip_train.logs.progress import progress_bar
 from clip_train.shapes.drawing import MIN_IMAGE_SIZE
 from clip_train.shapes.scenes import Scene
 from clip_train.shapes.splits import draw_held_out_image, draw_training_sample, held_out_scenes
-from clip_train.training_error import ShapesError
 
 TEMPLATES = (
     "a {c}",

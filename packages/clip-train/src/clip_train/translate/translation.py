@@ -12,7 +12,8 @@ import yaml
 from clip_models import ConfigError
 from clip_models.config import from_dict, nearest
 
-from clip_train.config.run import Config, OptimConfig
+from clip_train.config.run import Config
+from clip_train.config.training import OptimConfig
 from clip_train.translate.rules import NOTE, Rule
 from clip_train.translate.systems import SYSTEMS
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 
 class TrainingError(RuntimeError):
-    """A run that cannot go on; its last checkpoint stays."""
+    """A run that cannot continue; its last checkpoint stays."""
 
 
 class BackendError(RuntimeError):
-    """Processes that cannot work together, or no longer do."""
+    """A backend that cannot be used as asked."""
 
 
 class RunDirectoryError(ValueError):
@@ -22,9 +22,9 @@ class ShapesError(ValueError):
 
 
 class Interrupted(Exception):
-    """The run was asked to stop and has saved a checkpoint."""
+    """A run that was stopped by a signal and has saved a checkpoint."""
 
     def __init__(self, step: int, total_steps: int, path: Path) -> None:
         super().__init__(
-            f"stopped at step {step} of {total_steps}; go on with `clip-train resume {path}`"
+            f"stopped at step {step} of {total_steps}; continue with `clip-train resume {path}`"
         )
