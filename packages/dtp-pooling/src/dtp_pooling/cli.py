@@ -90,7 +90,8 @@ def _add_train(commands: Any) -> None:
         "training run of a language model on a text",
         description="Train a language model on a text. Any key of the configuration is a flag: "
         "--key value, or --section.key value such as --model.width 256; `dtp-lm presets NAME` "
-        "prints them all.",
+        "prints their values.",
+        epilog=f"configuration keys: {', '.join(config_keys())}",
     )
     train.add_argument("data", type=Path, metavar="TEXT", help="text file: plain, .gz or .zip")
     train.add_argument("--out", type=Path, required=True, metavar="RUN", help="new run directory")
@@ -149,7 +150,11 @@ def _add_eval(commands: Any) -> None:
         "--stride", type=_count, metavar="N", help="characters per window (default: the run's)"
     )
     evaluate.add_argument(
-        "--batch-size", type=_count, default=16, metavar="N", help="windows per forward pass"
+        "--batch-size",
+        type=_count,
+        default=16,
+        metavar="N",
+        help="windows per forward pass (default: 16)",
     )
     _add_quantize(evaluate)
     _add_device(evaluate)
@@ -161,10 +166,18 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument("run", type=Path, metavar="RUN", help="run directory")
     generate.add_argument("--prompt", required=True, metavar="TEXT", help="text to continue")
     generate.add_argument(
-        "--length", type=_count, default=200, metavar="N", help="characters (default: 200)"
+        "--length",
+        type=_count,
+        default=200,
+        metavar="N",
+        help="number of new characters (default: 200)",
     )
     generate.add_argument(
-        "--temperature", type=float, default=1.0, help="temperature of sampling; 0 is greedy"
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="T",
+        help="temperature of sampling; 0 is greedy (default: 1)",
     )
     generate.add_argument(
         "--top-k", type=_count, metavar="K", help="number of likeliest characters to sample from"

@@ -28,21 +28,22 @@ class BoundaryConfig:
         kind: `none` runs every layer on all tokens. `fixed` and `whitespace` follow the data.
             `unigram` and `entropy` predict given subword ends or the model's own entropy spikes.
             `gumbel` samples from a predictor that learns from the task. `random` is the control.
-        factor: Tokens per segment of `fixed`.
-        rate: Share of boundaries: of `random`, and aimed at by the loss of `gumbel`.
-        scores: Predictor: `mlp`, or `cosine` routing between neighbors.
+        factor: Shortening factor of `fixed`, in tokens per segment.
+        rate: Prior rate: share of tokens that close a segment, of `random` and of the rate loss of
+            `gumbel`.
+        scores: Boundary predictor: `mlp`, or `cosine` routing between neighbors.
         hidden: Width inside the MLP predictor; None for 4 times the model's.
-        temperature: Of the Gumbel-sigmoid relaxation.
+        temperature: Temperature of the Gumbel-sigmoid relaxation.
         evaluation: How `gumbel` decides in evaluation: `threshold` at probability one half, or
             `pattern`, sampling with the same fixed noise at each position in every text, which
             keeps the rate of training also while the predictor is unsure.
-        rate_loss: What keeps `gumbel` at its rate; `interval` is free within `interval`.
-        interval: Lowest and highest share for `rate_loss="interval"`.
-        weight: Of the boundary loss in the total.
-        target_loss: Cross-entropy of `unigram` and `entropy`.
-        spikes_left: Neighbors an entropy spike exceeds.
+        rate_loss: Loss that holds `gumbel` at its rate; `interval` is zero within `interval`.
+        interval: Lowest and highest rate for `rate_loss="interval"`.
+        weight: Weight of the boundary loss in the total.
+        target_loss: Form of the cross-entropy of `unigram` and `entropy`.
+        spikes_left: Number of earlier tokens whose entropy a spike exceeds.
         space: Token id of the space, for `whitespace`.
-        seed: Of the fixed pattern that `random`, and `gumbel` if asked, use in evaluation.
+        seed: Seed of the fixed pattern of `random` and `gumbel` in evaluation.
     """
 
     kind: BoundaryKind = "gumbel"
@@ -82,22 +83,22 @@ class BoundaryConfig:
 class LanguageModelConfig:
     """Sizes of a pooled language model; the defaults are those of Nawrot et al. 2023.
 
-    Deviation: they drop 0.1 of the attention weights. That takes PyTorch's attention on CPU off its
-    fused kernel (three times the time of a step at 2048 tokens), so the default is none.
+    Deviation: they have an attention dropout of 0.1. With it, attention on CPU does not use the
+    fused kernel of PyTorch (three times the time of a step at 2048 tokens), so the default is 0.
 
     Attributes:
         vocabulary: Number of symbols.
         width: Model width.
-        num_heads: Heads of every layer.
+        num_heads: Number of heads of every layer.
         head_dim: Width of a head, even.
         feedforward: Width inside the feed-forward layers.
-        pre_layers: Layers on all tokens, before pooling.
-        shortened_layers: Layers on segments.
-        post_layers: Layers on all tokens, after unpooling.
+        pre_layers: Number of layers on all tokens, before pooling.
+        shortened_layers: Number of layers on segments.
+        post_layers: Number of layers on all tokens, after unpooling.
         attention: `rotary`, or `relative` as in Transformer-XL.
         norm: Layer norm before (`pre`, with one more at the end) or after (`post`) each part.
-        dropout: Of embeddings and of each part's output.
-        attention_dropout: Of attention weights.
+        dropout: Dropout rate of embeddings and of each part's output.
+        attention_dropout: Dropout rate of attention weights.
         boundaries: Where segments end.
     """
 

@@ -27,25 +27,26 @@ class TokenPoolingConfig:
             is the control with the same number. `dissimilarity` needs no training: segments end
             where neighboring tokens differ most.
         rate: Segments per poolable token, in (0, 1]; 1 leaves the tower as it was.
-        scores: Learned scores: `mlp`, or `cosine` routing between neighbors.
-        hidden: Width inside the MLP; None for 4 D.
-        temperature: Of the relaxation whose gradient the scores get.
-        sample: Draw boundaries in training (`top_k`: without replacement) instead of taking the
-            best.
+        scores: Boundary predictor of learned kinds: `mlp`, or `cosine` routing between neighbors.
+        hidden: Width inside the MLP predictor; None for 4 times the tower's.
+        temperature: Temperature of the straight-through relaxation.
+        sample: Whether boundaries are sampled in training (`top_k`: without replacement), or the
+            likeliest are taken.
         evaluation: How `gumbel` decides in evaluation: `threshold` at one half, or `pattern`,
             with the same fixed noise at each position for every sample.
-        rate_loss: What keeps `gumbel` at its rate.
-        interval: Lowest and highest share for `rate_loss="interval"`.
-        weight: Of the rate loss.
-        order: Sequence of the patches of an image.
+        rate_loss: Loss that holds `gumbel` at its rate.
+        interval: Lowest and highest rate for `rate_loss="interval"`.
+        weight: Weight of the rate loss.
+        order: Order in which the patches of an image form a sequence.
         compare: What `dissimilarity` compares: the `tokens`, or their `keys` in the next attention
             layer, as Token Merging does.
-        proportional: The attention of later layers weighs a segment by its number of tokens.
-        max_segments: Segments to pad every row to, those kept apart included, where they are known
-            beforehand: it spares a device synchronization, and `torch.compile` and `torch.export`
-            can follow (exact kinds, raster order, no mask). None for the longest row's.
+        proportional: Whether the attention of later layers weighs a segment by its number of
+            tokens.
+        max_segments: Number of segments to pad every row to, those kept apart included; None for
+            that of the longest row. A given number avoids a device synchronization and makes
+            `torch.compile` and `torch.export` possible (exact kinds, raster order, no mask).
         grid: Rows and columns of patches; None for a square.
-        seed: Of the pattern of `random` and `gumbel` in evaluation.
+        seed: Seed of the fixed pattern of `random` and `gumbel` in evaluation.
     """
 
     kind: PoolingKind = "top_k"

@@ -17,25 +17,26 @@ class TrainingConfig:
     Attributes:
         model: Sizes and boundaries; `vocabulary` and `boundaries.space` are set from the alphabet.
         alphabet: `text8` (27 symbols), `bytes`, or `characters` of the text.
-        steps: Optimizer steps.
-        batch_size: Chunks per step.
-        context: Characters per chunk.
-        learning_rate: Peak, of Adam.
-        warmup: Steps of linear warm-up; then a cosine to zero.
-        clip: Largest gradient norm.
-        seed: Of weights, order of chunks, dropout and boundaries.
-        precision: Autocast of the forward pass.
-        log_every: Steps between lines of `metrics.jsonl`.
-        evaluate_every: Steps between evaluations and checkpoints.
-        keep_last: Checkpoints to keep; older ones are deleted.
-        evaluation_window: Characters the model sees in evaluation.
-        evaluation_stride: Characters scored per window, at most `evaluation_window`.
-        unigram_vocabulary: Pieces of the subword model for `unigram`.
-        teacher: Folder of a trained run, such as an unpooled one, whose next-character
-            probabilities are half of what is learned.
-        pruned_from: Folder of a trained run whose largest heads and hidden units this run starts
-            with; `model` says how many (extra `pruning`).
-        quantize: `int8` evaluates and generates with int8 linear layers (extra `int8`).
+        steps: Number of optimizer steps.
+        batch_size: Number of chunks of text per step.
+        context: Number of characters per chunk.
+        learning_rate: Peak learning rate of Adam.
+        warmup: Number of steps of linear warm-up, before a cosine decay to zero.
+        clip: Gradient norm above which gradients are clipped.
+        seed: Seed of initial weights, order of chunks, dropout and boundaries.
+        precision: Autocast dtype of the forward pass.
+        log_every: Number of steps between records of training metrics.
+        evaluate_every: Number of steps between evaluations, each with a checkpoint.
+        keep_last: Number of newest checkpoints to keep.
+        evaluation_window: Number of characters that the model sees in evaluation.
+        evaluation_stride: Number of characters scored per window, at most `evaluation_window`.
+        unigram_vocabulary: Number of pieces of the subword model of the kind `unigram`.
+        teacher: Directory of a trained run, such as an unpooled one, whose next-character
+            probabilities are distilled: the objective is the mean of the cross-entropy and the
+            divergence from them.
+        pruned_from: Directory of a trained run whose largest heads and hidden units are the initial
+            weights, as many as `model` has (extra `pruning`).
+        quantize: Precision of linear layers in evaluation and generation (`int8`: extra `int8`).
     """
 
     model: LanguageModelConfig = field(default_factory=LanguageModelConfig)

@@ -206,10 +206,10 @@ def _is_occupied(directory: Path) -> bool:
 def _prepare(directory: Path) -> None:
     """Make the directory; an occupied one is renamed to the first free `NAME.old-K`."""
     if _is_occupied(directory):
-        number = 1
-        while (aside := directory.with_name(f"{directory.name}.old-{number}")).exists():
+        place, number = directory.absolute(), 1
+        while (aside := place.with_name(f"{place.name}.old-{number}")).exists():
             number += 1
-        directory.rename(aside)
+        place.rename(aside)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / UNIGRAM_NAME).unlink(missing_ok=True)
 
