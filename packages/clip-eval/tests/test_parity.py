@@ -21,7 +21,7 @@ from clip_eval.metrics.functions import (
     mean_average_precision,
     selection_correct,
 )
-from clip_eval.prompts.prompt_sets import find_prompt_set, get_prompt_set, prompt_set_names
+from clip_eval.prompts.prompt_sets import find_prompt_set, get_prompt_set, list_prompt_sets
 from clip_eval.tasks.classification import Classification
 from clip_eval.tasks.knn import TEMPERATURE, NearestNeighbors, vote
 from clip_eval.tasks.linear_probe import LinearProbe, choose_penalty, fit_probe
@@ -239,7 +239,7 @@ def test_the_usual_sets_are_clip_benchmarks_and_open_clips() -> None:
     templates = json.loads(
         tables.joinpath("en_zeroshot_classification_templates.json").read_text("utf-8")
     )
-    for name in prompt_set_names():
+    for name in list_prompt_sets():
         usual = get_prompt_set(name)
         if name in names:
             assert list(usual.classnames or ()) == names[name]

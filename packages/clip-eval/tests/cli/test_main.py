@@ -144,7 +144,7 @@ def test_every_expected_error_is_one_line_and_exit_code_2(
     given.write_text("{c}\n")
     fails("exists already", colour_folder, "--templates", str(given))
     fails("no such file", tmp_path / "absent", "--overwrite")
-    fails("neither a file nor a known set", colour_folder, "--templates", "cifar11")
+    fails("neither a file nor a standard data set", colour_folder, "--templates", "cifar11")
     assert (tmp_path / "out" / "result.json").read_bytes() == before
     assert run(colour_folder, "--templates", str(given), "--overwrite") == 0
 

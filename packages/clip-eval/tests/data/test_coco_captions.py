@@ -42,7 +42,7 @@ def test_images_with_all_their_captions(coco: Path) -> None:
 
 def test_images_elsewhere(coco: Path, tmp_path: Path) -> None:
     (tmp_path / "val2017").rename(tmp_path / "photos")
-    with pytest.raises(DataError, match="say where the images are"):
+    with pytest.raises(DataError, match="give the directory of the images"):
         open_source(coco)
     assert open_source(coco, image_root=tmp_path / "photos").read(0).captions == ("A cat.",)
 

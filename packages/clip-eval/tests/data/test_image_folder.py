@@ -74,7 +74,7 @@ def test_files_lie_deeper_are_sorted_and_others_are_listed(
         "red/a/b/X.JPG",
     ]
     assert source.ignored == ["red/notes.txt"]
-    assert source.warnings == ("1 files are no images by their suffix: red/notes.txt",)
+    assert source.warnings == ("1 files without an image suffix are ignored: red/notes.txt",)
 
 
 def test_images_of_other_suffixes(colour_folder: Path, encode: Callable[..., bytes]) -> None:
@@ -86,7 +86,7 @@ def test_images_of_other_suffixes(colour_folder: Path, encode: Callable[..., byt
     for number in range(9):
         (colour_folder / "red" / f"{number}.heic").write_bytes(b"x")
     (warning,) = ImageFolder(colour_folder).warnings
-    assert warning.startswith("9 files are no images")
+    assert warning.startswith("9 files without an image suffix")
     assert warning.endswith("red/6.heic, red/7.heic …")
 
 

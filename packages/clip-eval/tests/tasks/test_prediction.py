@@ -100,4 +100,7 @@ def test_usual_sets_by_their_names(
     assert "forest" in capsys.readouterr().out
     for more in (["--classnames", "cifar11"], ["--templates", "cifar11", "--labels", "a"]):
         assert main([*command, *more]) == 2
-        assert "neither a file nor a known set; did you mean cifar10" in capsys.readouterr().err
+        assert (
+            "neither a file nor a standard data set; did you mean cifar10"
+            in capsys.readouterr().err
+        )

@@ -101,7 +101,7 @@ def test_paths_become_absolute_and_nothing_else_does(
 
 def test_validation_data_needs_classes_and_labels(tmp_path: Path, shapes: Path) -> None:
     assert open_validation_source(DataConfig()) is None
-    with pytest.raises(ConfigError, match="has no classes to tell apart"):
+    with pytest.raises(ConfigError, match="has no class names"):
         open_validation_source(DataConfig(val=f"wds:{shapes}/train"))
     (tmp_path / "names").write_text("cat\ndog\n")
     data = DataConfig(val=f"wds:{shapes}/train", classnames=str(tmp_path / "names"))

@@ -25,7 +25,7 @@ from clip_eval.encoding.encoder import Encoder, Precision
 from clip_eval.errors import EvaluationError
 from clip_eval.evaluation.processes import Processes, join_processes
 from clip_eval.models.directory import load_for_evaluation
-from clip_eval.prompts.named_data import given_classes, given_templates, open_data
+from clip_eval.prompts.named_data import open_data, read_class_list, read_template_list
 from clip_eval.prompts.prompt_sets import PromptSet
 from clip_eval.report.predictions import format_predictions, render_predictions
 from clip_eval.report.table import format_result, format_table
@@ -130,7 +130,7 @@ def label_images(arguments: argparse.Namespace) -> None:
     """Print the best labels of single images."""
     if arguments.out is not None:
         refuse_existing(arguments.out, overwrite=arguments.overwrite)
-    given, _ = given_templates(arguments.templates)
+    given, _ = read_template_list(arguments.templates)
     source = ImageFiles(arguments.images)
     classes, prompt_set = _labels(arguments)
     device = choose_device(arguments.device)
@@ -162,7 +162,7 @@ def label_images(arguments: argparse.Namespace) -> None:
 
 def _labels(arguments: argparse.Namespace) -> tuple[ClassList, PromptSet | None]:
     if arguments.classnames is not None:
-        return given_classes(arguments.classnames)
+        return read_class_list(arguments.classnames)
     labels = [label.strip() for label in arguments.labels.split(",")]
     if not all(labels):
         raise EvaluationError(f"--labels {arguments.labels!r}: expected names between commas")

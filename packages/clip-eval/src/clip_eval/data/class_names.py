@@ -1,4 +1,4 @@
-"""Class lists, and the mapping of folders to classes by name."""
+"""Lists of class names, and the matching of folders to classes by name."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ClassList:
     def read(cls, path: str | Path) -> ClassList:
         """A class list from a file.
 
-        One name a line, or ``folder<TAB>name`` on every line, or JSON (a list of names, or an
+        One name a line, or `folder<TAB>name` on every line, or JSON (a list of names, or an
         object of folder to name).
 
         Raises:
@@ -134,7 +134,7 @@ def match_folders(folders: Sequence[str], classes: ClassList, *, where: str) -> 
     if repeated:
         raise DataError(
             f"{where}: the class list names {_quote(repeated)} more than once, so its folders "
-            "cannot be told apart; give folder<TAB>name on each line"
+            "cannot be distinguished; give folder<TAB>name on each line"
         )
     label_of = {folder: label for label, folder in enumerate(classes.folders)}
     unknown = [folder for folder in folders if normal_form(folder) not in label_of]

@@ -1,6 +1,6 @@
 """COCO captions: one JSON file of images and captions, and a directory of images.
 
-Also the single file of Karpathy and Fei-Fei's splits (``images`` with ``sentences``), which exists
+Also the single file of Karpathy and Fei-Fei's splits (`images` with `sentences`), which exists
 for COCO, Flickr30k and Flickr8k.
 """
 
@@ -21,7 +21,7 @@ class CocoCaptions(Source):
 
     Args:
         path: The JSON file.
-        image_root: Directory of the images; guessed from the usual layouts if None.
+        image_root: Directory of the images; found in the common layouts if None.
         split: For a file with several splits, which one; all if None.
         templates: Kept for prompts; captions are the file's.
 
@@ -45,7 +45,11 @@ class CocoCaptions(Source):
         self.templates = choose_templates(templates)
         content = read_json(self.path)
         try:
-            rows = _karpathy(content, split, path) if _has_sentences(content) else _coco(content)
+            rows = (
+                _read_karpathy(content, split, path)
+                if _has_sentences(content)
+                else _read_coco(content)
+            )
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path}: expected COCO's `images` (id, file_name) and `annotations` (image_id, "
@@ -82,7 +86,7 @@ def _has_sentences(content: Any) -> bool:
     return isinstance(first, dict) and "sentences" in first
 
 
-def _coco(content: Any) -> Rows:
+def _read_coco(content: Any) -> Rows:
     captions: dict[Any, list[str]] = {}
     for annotation in content["annotations"]:
         captions.setdefault(annotation["image_id"], []).append(annotation["caption"].strip())
@@ -92,7 +96,7 @@ def _coco(content: Any) -> Rows:
     ]
 
 
-def _karpathy(content: Any, split: str | None, path: str | Path) -> Rows:
+def _read_karpathy(content: Any, split: str | None, path: str | Path) -> Rows:
     images = content["images"]
     splits = sorted({image.get("split", "") for image in images})
     if split is not None and split not in splits:
@@ -108,7 +112,7 @@ def _karpathy(content: Any, split: str | None, path: str | Path) -> Rows:
 
 
 def _guess_root(path: Path, names: list[str]) -> Path:
-    """The directory in which the first image lies, of those that are usual."""
+    """The first directory of the common layouts that holds one of the first images."""
     here, above = path.parent, path.parent.parent
     year = path.stem.rpartition("_")[2]  # captions_val2017 -> val2017
     places = [
@@ -119,4 +123,4 @@ def _guess_root(path: Path, names: list[str]) -> Path:
         if any((place / name).is_file() for name in names[:10]):
             return place
     tried = ", ".join(dict.fromkeys(str(place) for place in places))
-    raise DataError(f"{path}: {names[0]} is in none of {tried}; say where the images are")
+    raise DataError(f"{path}: {names[0]} is in none of {tried}; give the directory of the images")

@@ -1,8 +1,8 @@
-"""CoreNet's image–text set: ``metadata.pkl`` and ``0.tar.gz``, ``1.tar.gz``, … of pickled samples.
+"""CoreNet's image–text set: `metadata.pkl` and `0.tar.gz`, `1.tar.gz`, … of pickled samples.
 
 A tar.gz cannot be read by position, so each is decompressed once into the bounded cache of
-`clip_eval.data.shards.cache`.  Members are ``<k>/<number>.pkl``: a dict of ``image`` (base64) and
-``text`` or ``texts``.  Pickles are read by `clip_eval.data.restricted_pickle`.
+`clip_eval.data.shards.cache`. Members are `<k>/<number>.pkl`: a dict of `image` (base64) and
+`text` or `texts`. Pickles are read by `clip_eval.data.restricted_pickle`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class CoreNetTars(IndexedSource):
     """Samples of a CoreNet image–text set, by index.
 
     Args:
-        root: Directory (or URL of one) with ``metadata.pkl`` and the tars.
+        root: Directory (or URL of one) with `metadata.pkl` and the tars.
         templates: Kept for prompts; captions are the samples' own.
         cache: Where the decompressed tars are kept.
 
@@ -57,14 +57,14 @@ class CoreNetTars(IndexedSource):
         self.templates = choose_templates(templates)
         shards = [
             ShardFile(f"{base}/{name}", cache or ShardCache(), unzip=name.endswith(".gz"))
-            for name in _tar_names(base)
+            for name in _list_tars(base)
         ]
         super().__init__(IndexedShards(shards, _scan, tar_ends_at))
         if not len(self):
             raise DataError(f"{base}: no sample in its {len(shards)} tars")
 
     def read(self, index: int) -> Sample:
-        """Sample number ``index``, in the order of the tars.
+        """Sample number `index`, in the order of the tars.
 
         Raises:
             BadSample: It is no pickle of plain values, or not of this layout.
@@ -83,10 +83,10 @@ class CoreNetTars(IndexedSource):
             record = load_plain(data[member.offset : member.offset + member.size])
         except UnsafePickle as error:
             raise BadSample("unsafe-pickle", str(error), key) from error
-        return _to_sample(record, key)
+        return _make_sample(record, key)
 
 
-def _to_sample(record: object, key: str) -> Sample:
+def _make_sample(record: object, key: str) -> Sample:
     if not isinstance(record, dict) or not isinstance(record.get("image"), bytes | str):
         raise BadSample("bad-record", "expected a dict with an image", key)
     try:
@@ -101,7 +101,7 @@ def _to_sample(record: object, key: str) -> Sample:
     return Sample(key, image, captions)
 
 
-def _tar_names(base: str) -> list[str]:
+def _list_tars(base: str) -> list[str]:
     """File names of the tars: those that the metadata lists where they exist, else numbers."""
     try:
         path = f"{base}/{METADATA}"

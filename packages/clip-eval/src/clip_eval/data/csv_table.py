@@ -23,9 +23,9 @@ LABEL_COLUMNS = ("label", "class", "classname", "class_name", "cls")
 class CsvTable(Source):
     """One sample per row: a path relative to the file, with a caption or a label or both.
 
-    Columns are found by their usual names (``filepath``, ``caption``/``title``, ``label``/``class``
-    and the like).  Labels are class names, matched by name, or numbers into the class list (``2``,
-    or ``2.0``, as pandas writes it).  The separator is a tab if the header has one, else a
+    Columns are found by common names (`filepath`, `caption`/`title`, `label`/`class`
+    and the like). Labels are class names, matched by name, or numbers into the class list (`2`,
+    or `2.0`, as pandas writes it). The separator is a tab if the header has one, else a
     semicolon or comma.
 
     Args:
@@ -33,7 +33,7 @@ class CsvTable(Source):
         classnames: Class names in label order, or a mapping of the file's labels to class names;
             the distinct labels in sorted order if None and they are not numbers.
         templates: Caption templates; those beside the file if None.
-        image_key: Column of paths, where it is not called by a usual name.
+        image_key: Column of paths, if it has none of the common names.
         caption_key: Column of captions.
         image_root: Directory that paths are relative to, instead of the file's own.
 
@@ -78,7 +78,7 @@ class CsvTable(Source):
         self.captions = [row[caption] if caption else "" for row in rows]
         self.templates = choose_templates(templates, self.path.parent)
         found = [row[label] for row in rows] if label else []
-        self.classnames, self.labels = _labels(found, classnames, self.path)
+        self.classnames, self.labels = _resolve_labels(found, classnames, self.path)
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -129,7 +129,7 @@ def find_column(header: Sequence[str], names: Sequence[str]) -> str | None:
     return next((by_lower[name] for name in names if name in by_lower), None)
 
 
-def _labels(
+def _resolve_labels(
     found: list[str],
     given: ClassNames | None,
     path: Path,

@@ -1,4 +1,4 @@
-"""What can be wrong with data, as exceptions and as records that go into a result."""
+"""Faults of data, as exceptions and as records that go into a result."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 
 class DataError(ValueError):
-    """A data set that cannot be used as asked; the message is one line meant for its owner."""
+    """A data set that cannot be used as asked; the message is one line for the user."""
 
 
 class BadSample(ValueError):
     """One sample that cannot be used; it is skipped and counted, the run goes on.
 
     Attributes:
-        reason: A short fixed word such as ``truncated``, to count by.
+        reason: A short fixed word such as `truncated`, to count by.
         detail: What was found, for a person.
         key: Which sample, where known.
     """

@@ -194,7 +194,7 @@ def open_source(
         split: Which split, where the data has several.
         default_split: The split of a torchvision set when `split` is None, instead of its test
             split; data on disk has no default.
-        image_key: Column, feature or extension of the image, where it has an unusual name.
+        image_key: Column, feature or extension of the image, if it has no common name.
         caption_key: Column, feature, extension or JSON key of the captions.
         image_root: Directory that the paths of a table or of COCO's JSON are relative to.
         cache: Where shards behind a URL are kept, and how many bytes of them.

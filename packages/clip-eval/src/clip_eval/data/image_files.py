@@ -11,7 +11,7 @@ from clip_eval.data.samples import Sample, Source, read_image_file
 
 
 class ImageFiles(Source):
-    """The files given, and the images directly in any directory given, in that order.
+    """Image files, and the images directly in directories, in the order they are given.
 
     Raises:
         DataError: A path does not exist, or there is no image at all.
@@ -20,7 +20,7 @@ class ImageFiles(Source):
     def __init__(self, paths: Iterable[str | Path]) -> None:
         self.paths: Sequence[Path] = [file for path in paths for file in _files_of(Path(path))]
         if not self.paths:
-            raise DataError("no images given")
+            raise DataError("expected at least one image file, got none")
         self.name = f"{len(self.paths)} files"
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""A folder of class folders: ``DIR/<class>/**/*.jpg``."""
+"""A folder of class folders: `DIR/<class>/**/*.jpg`."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class ImageFolder(Source):
     """Images whose class is the name of their folder.
 
     Classes are the folder names in sorted order, unless a class list is given or a
-    ``classnames.txt`` lies in the directory; a list is matched by name, never by position.
+    `classnames.txt` lies in the directory; a list is matched by name, never by position.
 
     Args:
         directory: Holds one folder per class; images may lie deeper.
         classnames: Class names in label order, or a mapping of folder to class name.
-        templates: Caption templates; those in ``zeroshot_classification_templates.txt`` if None.
-        split: A folder below ``directory`` to use instead, such as ``val``.
+        templates: Caption templates; those in `zeroshot_classification_templates.txt` if None.
+        split: A folder below `directory` to use instead, such as `val`.
 
     Raises:
         DataError: No such directory, no image in it, or folders that match no class.
@@ -53,9 +53,9 @@ class ImageFolder(Source):
         templates: Sequence[str] | None = None,
         split: str | None = None,
     ) -> None:
-        root = _existing(Path(directory))
-        self.directory = _existing(root / split) if split else root
-        self.name = _name(root.resolve(), split)
+        root = _require_directory(Path(directory))
+        self.directory = _require_directory(root / split) if split else root
+        self.name = _data_name(root.resolve(), split)
         folders = _class_folders(self.directory)
         classes = _class_list(self.directory, root, folders, classnames)
         self.split = split
@@ -78,9 +78,9 @@ class ImageFolder(Source):
                 "as <class>/<name>.jpg"
             )
         self.warnings = (
-            *_list_warnings(classes, self.labels),
-            *_told(self.ignored, "files are no images by their suffix"),
-            *_told(loops, "links lead back to a folder above them and are not followed"),
+            *_warn_of_classes(classes, self.labels),
+            *_describe_paths(self.ignored, "files without an image suffix are ignored"),
+            *_describe_paths(loops, "links lead back to a folder above them and are not followed"),
         )
 
     def __len__(self) -> int:
@@ -102,13 +102,13 @@ class ImageFolder(Source):
         return Sample(path, data, self.class_captions(label, path), label)
 
 
-def _name(root: Path, split: str | None) -> str:
+def _data_name(root: Path, split: str | None) -> str:
     """The directory's name, with the one above it where the name is only that of a split."""
     above = [root.parent.name] if root.name in SPLIT_NAMES else []
     return "/".join(part for part in (*above, root.name, split) if part)
 
 
-def _existing(directory: Path) -> Path:
+def _require_directory(directory: Path) -> Path:
     if not directory.exists():
         raise DataError(f"{directory}: no such directory")
     if not directory.is_dir():
@@ -175,15 +175,15 @@ def _files_below(folder: Path) -> _Found:
     above = {str(folder): {_identity(parent) for parent in parents}}
     for place, folders, files in os.walk(folder, followlinks=True):
         below = Path(place).relative_to(folder)
-        way = above.pop(place)
+        ancestors = above.pop(place)
         entered = []
         for name in sorted(name for name in folders if not name.startswith(".")):
             path = os.path.join(place, name)
             identity = _identity(path)
-            if identity in way:
+            if identity in ancestors:
                 found.loops.append((below / name).as_posix())
             else:
-                above[path] = way | {identity}
+                above[path] = ancestors | {identity}
                 entered.append(name)
         folders[:] = entered
         for name in sorted(files):
@@ -200,13 +200,13 @@ def _identity(path: str | Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _told(paths: Sequence[str], what: str) -> list[str]:
+def _describe_paths(paths: Sequence[str], what: str) -> list[str]:
     if not paths:
         return []
     return [f"{len(paths)} {what}: {', '.join(paths[:8])}{' …' if len(paths) > 8 else ''}"]
 
 
-def _list_warnings(classes: ClassList, labels: list[int]) -> tuple[str, ...]:
+def _warn_of_classes(classes: ClassList, labels: list[int]) -> tuple[str, ...]:
     found = Counter(labels)
     empty = [name for label, name in enumerate(classes.names) if not found[label]]
     warnings = []

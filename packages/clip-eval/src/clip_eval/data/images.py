@@ -1,15 +1,15 @@
 """Decoding one image to RGB by fixed rules.
 
-The rules, so that a number means the same on every machine:
+The rules, which make a metric comparable between machines:
 
-- grey, 1-bit and palette images become RGB; a transparent colour counts as alpha
+- gray, 1-bit and palette images become RGB; a transparent color counts as alpha
 - alpha is laid over white
-- CMYK, YCbCr, LAB and HSV are converted by Pillow without a colour profile
-- 16-bit grey is scaled to 8 bits (``value / 257``); 32-bit integers must fit into 16 bits
+- CMYK, YCbCr, LAB and HSV are converted by Pillow without a color profile
+- 16-bit gray is scaled to 8 bits (`value / 257`); 32-bit integers must fit into 16 bits
 - of an animation or a multi-page file, the first frame
-- EXIF orientation is not applied, as in the usual training pipelines
+- EXIF orientation is not applied, as in most training pipelines
 - refused: no bytes, not an image of a format in `FORMATS`, cut short, floating point pixels,
-  more pixels than Pillow's ``Image.MAX_IMAGE_PIXELS`` (89 million)
+  more pixels than Pillow's `Image.MAX_IMAGE_PIXELS` (89 million)
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ FORMATS = (
     *("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB"),
     *("TIFF", "PPM", "JPEG2000", "QOI", "TGA", "ICO"),
 )
-"""Formats that are decoded, by Pillow's names.  The list is closed, whatever else Pillow reads:
+"""Formats that are decoded, by Pillow's names. The list is closed, whatever else Pillow reads:
 its PostScript reader, for one, starts Ghostscript on the file."""
 DECODING = f"decoding 1, Pillow {PIL.__version__}"
-"""Names what makes the pixels: other rules get another number, so that nothing old is taken."""
+"""Version of the decoding rules, for the keys of caches: it changes when pixels may change."""
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
 ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
@@ -42,7 +42,7 @@ def open_image(data: bytes) -> Image.Image:
     """A Pillow image of a file's bytes, in one of `FORMATS`, not decoded yet.
 
     Raises:
-        UnidentifiedImageError: It is in none of them.
+        UnidentifiedImageError: It is in none of these formats.
     """
     return Image.open(io.BytesIO(data), formats=_installed_formats())
 
@@ -61,13 +61,13 @@ def decode_image(
 
     Args:
         data: The bytes of an image file, or an image that Pillow already opened.
-        least_size: Given width and height of the file, the width and height that are needed.  A
+        least_size: Given width and height of the file, the width and height that are needed. A
             JPEG is then decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 of its size that has
-            them: faster, with slightly other pixels.  None decodes everything in full.
+            them: faster, with slightly other pixels. None decodes everything in full.
 
     Raises:
-        BadImage: With ``reason`` one of ``empty``, ``not-an-image``, ``truncated``,
-            ``too-large``, ``unsupported-mode``, ``broken``.
+        BadImage: With `reason` one of `empty`, `not-an-image`, `truncated`,
+            `too-large`, `unsupported-mode`, `broken`.
     """
     if isinstance(data, bytes | bytearray | memoryview) and len(data) == 0:
         raise BadImage("empty", "the file has no bytes")
@@ -88,7 +88,7 @@ def decode_image(
         except MemoryError as error:
             raise BadImage("too-large", "not enough memory to decode it") from error
         except Exception as error:  # Pillow's plugins raise nearly everything on broken files
-            reason = "truncated" if _speaks_of_truncation(str(error)) else "broken"
+            reason = "truncated" if _reports_truncation(str(error)) else "broken"
             raise BadImage(reason, str(error) or type(error).__name__) from error
 
 
@@ -125,6 +125,6 @@ def _scale_to_eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(scaled)
 
 
-def _speaks_of_truncation(message: str) -> bool:
+def _reports_truncation(message: str) -> bool:
     words = ("truncated", "premature", "unexpected end", "end of file", "not enough image data")
     return any(word in message.lower() for word in words)

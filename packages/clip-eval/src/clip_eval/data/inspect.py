@@ -1,4 +1,4 @@
-"""What is in a data set: layout, classes, sizes, captions, broken samples. No model is needed."""
+"""A summary of a data set: layout, classes, sizes, captions, broken samples."""
 
 from __future__ import annotations
 

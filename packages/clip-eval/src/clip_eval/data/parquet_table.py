@@ -1,6 +1,6 @@
 """Parquet files of paths and captions, or with the images inside.
 
-Needs pyarrow (`pip install "clip-eval[parquet]"`).  Row groups are the shards: a row is read by
+Needs pyarrow (`pip install "clip-eval[parquet]"`). Row groups are the shards: a row is read by
 reading its row group, and as many of those are kept as `CACHE_BYTES` hold.
 """
 
@@ -37,9 +37,9 @@ class RowGroup(NamedTuple):
 class ParquetTable(Source):
     """One sample per row, by index.
 
-    The image is bytes, a struct with ``bytes`` (as Hugging Face's datasets write it), or a path
-    relative to the file; the caption a string or a list of them; the label a number.  Columns are
-    found by their usual names.
+    The image is bytes, a struct with `bytes` (as Hugging Face's datasets write it), or a path
+    relative to the file; the caption a string or a list of them; the label a number. Columns are
+    found by common names.
 
     Args:
         pattern: A file, a directory, a glob or a brace range.
@@ -112,7 +112,7 @@ class ParquetTable(Source):
         return f"{self.files[file].name}, row group {number}, row {row}"
 
     def read(self, index: int) -> Sample:
-        """Sample number ``index``, in the order of the files.
+        """Sample number `index`, in the order of the files.
 
         Raises:
             BadSample: The file or the image cannot be read, or the row has no image.
@@ -157,12 +157,12 @@ class ParquetTable(Source):
         for key in filter(None, (image_key, caption_key)):
             if key not in names:
                 raise DataError(f"{where}: no column {key!r}; its columns are {', '.join(names)}")
-        usual = (*IMAGE_COLUMNS, *PATH_COLUMNS)
-        image = image_key or find_column(names, usual)
+        known = (*IMAGE_COLUMNS, *PATH_COLUMNS)
+        image = image_key or find_column(names, known)
         if image is None:
             hint = "; it has only addresses (`url`), download the images first" * ("url" in names)
             raise DataError(
-                f"{where}: expected a column of images or paths called one of {', '.join(usual)}; "
+                f"{where}: expected a column of images or paths called one of {', '.join(known)}; "
                 f"its columns are {', '.join(names)}{hint}"
             )
         self.image_column = image

@@ -1,6 +1,6 @@
 """Unpickling of plain values only: dicts, lists, strings, bytes, numbers.
 
-A pickle is a program; it may call whatever it names.  Here it can name nothing but the one
+A pickle is a program; it may call whatever it names. Here it can name nothing but the one
 function by which protocols 0 to 2 spell bytes, and even that is replaced by one of our own.
 """
 

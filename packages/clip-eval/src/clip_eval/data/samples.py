@@ -19,9 +19,9 @@ class Sample:
     """One image with what is known of it.
 
     Attributes:
-        key: Names the sample within its source, for people and for logs.
+        key: Name of the sample within its source, for messages and logs.
         image: The encoded file, or an image that is already decoded.
-        captions: Captions found with the image; for a labelled image without any, its class
+        captions: Captions found with the image; for a labeled image without any, its class
             name put into each template of the source.
         label: Index into the source's class names, or None.
         targets: All classes of an image that may have several (none, one or more), as indices
@@ -90,7 +90,7 @@ class Source(ABC):
         return f"{self.name}, sample {index}"
 
     def class_captions(self, label: int | None, key: str) -> tuple[str, ...]:
-        """Captions of a labelled sample that has none: its class name in each template.
+        """Captions of a labeled sample that has none: its class name in each template.
 
         Raises:
             BadSample: The label is in no class.

@@ -1,4 +1,4 @@
-"""Files of our own: written in one step, locked between processes, kept below one directory."""
+"""Files that the package writes: in one step, under locks, below the user's cache directory."""
 
 from __future__ import annotations
 

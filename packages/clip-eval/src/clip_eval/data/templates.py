@@ -1,4 +1,4 @@
-"""Caption templates: where they come from, and how a class name is put into one."""
+"""Caption templates: reading them, checking them, and putting class names into them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEFAULT_TEMPLATES = ("a photo of a {c}.",)
 TEMPLATES_FILE = "zeroshot_classification_templates.txt"
 
 Templates = Sequence[str] | Mapping[str, Sequence[str]]
-"""Templates with ``{c}`` for every class, or the prompts of each class by its name."""
+"""Templates with `{c}` for every class, or the prompts of each class by its name."""
 
 
 def fill_template(template: str, classname: str) -> str:
@@ -28,7 +28,7 @@ def fill_templates(classname: str, templates: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_templates(templates: Sequence[str], *, where: str = "templates") -> tuple[str, ...]:
-    """The templates as a tuple, each with at least one ``{c}``.
+    """The templates as a tuple, each with at least one `{c}`.
 
     Raises:
         DataError: No template, or one without the slot.
@@ -64,7 +64,7 @@ def check_prompts(
     return {normal_form(name): tuple(texts) for name, texts in prompts.items()}
 
 
-def check(
+def check_prompting(
     templates: Templates, *, where: str = "templates"
 ) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
     """Templates, or prompts by class name, in their checked form."""
@@ -73,22 +73,22 @@ def check(
     return check_templates(templates, where=where)
 
 
-class PromptsOfClasses(Sequence[tuple[str, ...]]):
-    """The prompts of each class, in label order, made when asked for.
+class ClassPrompts(Sequence[tuple[str, ...]]):
+    """The prompts of each class, in label order, each made when it is read.
 
-    Twenty thousand classes with eighty templates are 1.6 million prompts; here they take no memory.
+    Twenty thousand classes with eighty templates are 1.6 million prompts; they take no memory here.
 
     Args:
         classnames: Names in label order.
-        templates: Templates with ``{c}``, or prompts by class name; in those ``{c}`` is filled too.
+        templates: Templates with `{c}`, or prompts by class name; in those `{c}` is filled too.
 
     Raises:
-        DataError: No template, one without ``{c}``, or a class without prompts.
+        DataError: No template, one without `{c}`, or a class without prompts.
     """
 
     def __init__(self, classnames: Sequence[str], templates: Templates) -> None:
         self.classnames = tuple(classnames)
-        self.templates = check(templates, where="prompts")
+        self.templates = check_prompting(templates, where="prompts")
         if isinstance(self.templates, dict):
             _check_names(self.classnames, self.templates)
 
@@ -105,20 +105,20 @@ class PromptsOfClasses(Sequence[tuple[str, ...]]):
     def __getitem__(self, place: int | slice) -> tuple[str, ...] | list[tuple[str, ...]]:
         """The prompts of one class, or of several."""
         if isinstance(place, slice):
-            return [self._of(name) for name in self.classnames[place]]
-        return self._of(self.classnames[place])
+            return [self._fill(name) for name in self.classnames[place]]
+        return self._fill(self.classnames[place])
 
-    def _of(self, name: str) -> tuple[str, ...]:
-        own = self.templates
-        texts = own[normal_form(name)] if isinstance(own, dict) else own
+    def _fill(self, name: str) -> tuple[str, ...]:
+        templates = self.templates
+        texts = templates[normal_form(name)] if isinstance(templates, dict) else templates
         return tuple(fill_template(text, name) for text in texts)
 
 
-def _check_names(classnames: Sequence[str], own: Mapping[str, Sequence[str]]) -> None:
-    missing = [name for name in classnames if normal_form(name) not in own]
+def _check_names(classnames: Sequence[str], prompts: Mapping[str, Sequence[str]]) -> None:
+    missing = [name for name in classnames if normal_form(name) not in prompts]
     if missing:
         known = set(map(normal_form, classnames))
-        unused = [name for name in own if name not in known]
+        unused = [name for name in prompts if name not in known]
         raise DataError(
             f"no prompts for {len(missing)} of {len(classnames)} classes "
             f"({', '.join(map(repr, missing[:8]))}); prompts of no class: "
@@ -130,7 +130,7 @@ def read_templates(path: str | Path) -> tuple[str, ...]:
     """Templates from a file: one a line, or a JSON list of strings.
 
     Raises:
-        DataError: The file cannot be read, is empty, or a template has no ``{c}``.
+        DataError: The file cannot be read, is empty, or a template has no `{c}`.
     """
     found = read_prompts(path)
     if isinstance(found, dict):
@@ -142,7 +142,7 @@ def read_prompts(path: str | Path) -> tuple[str, ...] | dict[str, tuple[str, ...
     """Templates as `read_templates`, or a JSON object of class name to its prompts (CuPL's form).
 
     Raises:
-        DataError: The file cannot be read or is empty, a template has no ``{c}``, or a class no
+        DataError: The file cannot be read or is empty, a template has no `{c}`, or a class no
             prompt.
     """
     path = Path(path)
@@ -173,6 +173,6 @@ def choose_templates(
 
 
 def find_templates(directory: str | Path) -> tuple[str, ...] | None:
-    """Templates from ``zeroshot_classification_templates.txt`` in a directory, if it is there."""
+    """Templates from `zeroshot_classification_templates.txt` in a directory, if it is there."""
     path = Path(directory) / TEMPLATES_FILE
     return read_templates(path) if path.is_file() else None

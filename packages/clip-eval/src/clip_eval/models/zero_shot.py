@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clip_eval.data.templates import PromptsOfClasses, Templates
+from clip_eval.data.templates import ClassPrompts, Templates
 from clip_eval.errors import EvaluationError
 from clip_eval.models.protocols import ImageTextModel, TextTokenizer
 
@@ -47,7 +47,7 @@ def build_classifier(
     """
     if not classnames:
         raise EvaluationError("expected at least one class name, got none")
-    groups = PromptsOfClasses(classnames, templates)
+    groups = ClassPrompts(classnames, templates)
     return encode_prompts(model, tokenizer, groups, batch_size=batch_size, device=device)
 
 

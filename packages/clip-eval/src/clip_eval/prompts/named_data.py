@@ -1,4 +1,4 @@
-"""Data as a user names it: the source, its class names, and the prompts that are usual for it."""
+"""Data, class names and templates as a user names them: by a path, or by a standard data set."""
 
 from __future__ import annotations
 
@@ -13,58 +13,58 @@ from clip_eval.prompts.prompt_sets import (
     PromptSet,
     find_prompt_set,
     get_prompt_set,
-    recognise_imagenet,
+    recognize_imagenet,
 )
 
 
 def open_data(
     spec: str, *, classnames: str | None = None, split: str | None = None, download: bool = True
 ) -> tuple[Source, PromptSet | None]:
-    """A source with the class names in use, and the usual set it is, if it is one.
+    """A source with its class names, and its prompt set if it is a standard data set.
 
     Folders that are all WordNet ids of ImageNet get ImageNet's class names.
 
     Args:
         spec: As for `open_source`.
-        classnames: A file of class names, or the name of a usual set.
+        classnames: A file of class names, or the name of a standard data set.
         split: Which split, where the data has several.
         download: Whether one of torchvision's sets is downloaded where it is not on disk.
     """
     if classnames is not None:
-        classes, usual = given_classes(classnames)
-        return open_source(spec, classnames=classes, split=split, download=download), usual
+        classes, prompt_set = read_class_list(classnames)
+        return open_source(spec, classnames=classes, split=split, download=download), prompt_set
     source = open_source(spec, split=split, download=download)
-    imagenet = recognise_imagenet(source.classnames or ())
+    imagenet = recognize_imagenet(source.classnames or ())
     if imagenet is None:
         return source, find_prompt_set(source.kind)
-    known, names = imagenet
+    prompt_set, names = imagenet
     classes = ClassList(names=names, folders=tuple(source.classnames or ()))
-    return open_source(spec, classnames=classes, split=split), known
+    return open_source(spec, classnames=classes, split=split), prompt_set
 
 
-def given_classes(given: str) -> tuple[ClassList, PromptSet | None]:
-    """Class names from a file, or those of a usual set with the set.
-
-    Raises:
-        DataError: It is neither, or the set has none.
-    """
-    if Path(given).is_file():
-        return ClassList.read(given), None
-    usual = get_prompt_set(given)
-    return usual.classes(), usual
-
-
-def given_templates(given: str | None) -> tuple[Templates | None, str]:
-    """Templates from a file or a usual set, and where they are from; (None, "") for None.
+def read_class_list(path_or_name: str) -> tuple[ClassList, PromptSet | None]:
+    """Class names from a file, or those of a standard data set together with its prompt set.
 
     Raises:
-        DataError: It is neither, or the set has none.
+        DataError: It is neither a file nor a standard data set, or the data set has no class names.
     """
-    if given is None:
+    if Path(path_or_name).is_file():
+        return ClassList.read(path_or_name), None
+    prompt_set = get_prompt_set(path_or_name)
+    return prompt_set.classes(), prompt_set
+
+
+def read_template_list(path_or_name: str | None) -> tuple[Templates | None, str]:
+    """Templates from a file or of a standard data set, and their origin; (None, "") for None.
+
+    Raises:
+        DataError: It is neither a file nor a standard data set, or the data set has no templates.
+    """
+    if path_or_name is None:
         return None, ""
-    if Path(given).is_file() or Path(given).suffix:
-        return read_prompts(given), "--templates"
-    usual = get_prompt_set(given)
-    if usual.templates is None:
-        raise DataError(f"{usual.name} has no templates of its own; give a file of them")
-    return usual.templates, f"--templates {usual.name}"
+    if Path(path_or_name).is_file() or Path(path_or_name).suffix:
+        return read_prompts(path_or_name), "--templates"
+    prompt_set = get_prompt_set(path_or_name)
+    if prompt_set.templates is None:
+        raise DataError(f"{prompt_set.name} has no templates; give a file of templates")
+    return prompt_set.templates, f"--templates {prompt_set.name}"

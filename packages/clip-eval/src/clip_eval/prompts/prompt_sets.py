@@ -1,4 +1,4 @@
-"""Class names, folders and templates of the usual data sets, by name."""
+"""Class names, folders and templates of standard data sets, by name."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ WORDNET_ID = re.compile(r"n\d{8}")
 
 @dataclass(frozen=True, kw_only=True)
 class PromptSet:
-    """What is usual for a data set.
+    """Class names and templates of a standard data set.
 
     Attributes:
-        name: Its name, as CLIP_benchmark has it.
-        templates: Caption templates; None where there are none of its own.
+        name: Name of the data set in CLIP_benchmark.
+        templates: Caption templates; None if the data set has none.
         classnames: Class names in label order; None where the data brings them.
-        folders: The folder of each class, where it is not called like the class.
+        folders: Folder of each class, where folders are not named like the classes.
     """
 
     name: str
@@ -42,7 +42,7 @@ class PromptSet:
             DataError: There is none.
         """
         if self.classnames is None:
-            raise DataError(f"{self.name}: no class names are known here; give a file of them")
+            raise DataError(f"{self.name} has no class names; give a file of class names")
         return ClassList.of(
             self.classnames
             if self.folders is None
@@ -50,18 +50,18 @@ class PromptSet:
         )
 
 
-def prompt_set_names() -> list[str]:
-    """The names of all sets."""
-    return sorted(_table())
+def list_prompt_sets() -> list[str]:
+    """Names of all prompt sets."""
+    return sorted(_load_table())
 
 
 def find_prompt_set(name: str) -> PromptSet | None:
-    """The set of that name, or None: an unknown set gets nobody else's prompts."""
+    """The prompt set of a data set; None if the data set is not a standard one."""
     name = ALIASES.get(name, name)
-    if name not in _table():
+    if name not in _load_table():
         return None
-    entry = _table()[name]
-    base = _table()[entry["like"]] if "like" in entry else entry
+    entry = _load_table()[name]
+    base = _load_table()[entry["like"]] if "like" in entry else entry
     names: Any = base.get("classnames")
     folders: Any = base.get("folders")
     if "folders" in entry and entry is not base:
@@ -79,28 +79,28 @@ def find_prompt_set(name: str) -> PromptSet | None:
 
 
 def get_prompt_set(name: str) -> PromptSet:
-    """The set of that name.
+    """The prompt set of a standard data set.
 
     Raises:
-        DataError: There is none; the message names the nearest.
+        DataError: There is none of that name; the message lists the nearest names.
     """
     found = find_prompt_set(name)
     if found is None:
-        near = difflib.get_close_matches(name, [*_table(), *ALIASES], n=3)
+        near = difflib.get_close_matches(name, [*_load_table(), *ALIASES], n=3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise DataError(
-            f"{name!r} is neither a file nor a known set; {hint}known are "
-            f"{', '.join(prompt_set_names())}"
+            f"{name!r} is neither a file nor a standard data set; {hint}known are "
+            f"{', '.join(list_prompt_sets())}"
         )
     return found
 
 
-def recognise_imagenet(folders: Sequence[str]) -> tuple[PromptSet, tuple[str, ...]] | None:
-    """ImageNet's set and the class names of folders that are all its WordNet ids, in their order.
+def recognize_imagenet(folders: Sequence[str]) -> tuple[PromptSet, tuple[str, ...]] | None:
+    """ImageNet's prompt set, and the class names of folders that are named by WordNet ids.
 
     Returns:
-        The set (ImageNet-A or -R where the folders are exactly theirs) and one name per folder;
-        None if some folder is no id of ImageNet's.
+        The prompt set (that of ImageNet-A or -R where the folders are exactly theirs) and one class
+        name per folder, in the order of the folders; None if a folder is not a class of ImageNet.
     """
     if not folders or not all(WORDNET_ID.fullmatch(folder) for folder in folders):
         return None
@@ -116,6 +116,6 @@ def recognise_imagenet(folders: Sequence[str]) -> tuple[PromptSet, tuple[str, ..
 
 
 @cache
-def _table() -> dict[str, dict[str, Any]]:
+def _load_table() -> dict[str, dict[str, Any]]:
     text = files("clip_eval.prompts").joinpath("prompt_sets.json").read_text(encoding="utf-8")
     return dict(json.loads(text))

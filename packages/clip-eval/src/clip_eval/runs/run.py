@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from clip_eval.data.samples import Source
 from clip_eval.evaluation.processes import Processes
-from clip_eval.prompts.named_data import given_templates, open_data
+from clip_eval.prompts.named_data import open_data, read_template_list
 from clip_eval.prompts.prompt_sets import PromptSet
 from clip_eval.results.files import prepare_output
 from clip_eval.runs.config import EvaluationRun, Outcome
@@ -45,7 +45,7 @@ def run_evaluations(
 
     if run.is_single:
         prepare_output(run.out)
-    templates = given_templates(run.templates)
+    templates = read_template_list(run.templates)
     first = open_one(run.data[0]) if run.is_single else None  # fails before a model is loaded
     models = load_models(run, record)
     for description, directory in zip(run.data, name_directories(run.data), strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from clip_eval.data.templates import PromptsOfClasses
+from clip_eval.data.templates import ClassPrompts
 from clip_eval.encoding.encoder import Encoder
 from clip_eval.tasks.classification import Classification
 from clip_eval.tasks.config import ResolvedTask
@@ -33,7 +33,7 @@ def make_task(encoder: Encoder, task: ResolvedTask, learned: tuple[Tensor, Tenso
     if learned is not None:
         return _make_trained_task(encoder, task, *learned)
     assert config.templates is not None
-    classifier = encoder.encode_groups(PromptsOfClasses(names, config.templates))
+    classifier = encoder.encode_groups(ClassPrompts(names, config.templates))
     check_directions(names, classifier)
     if config.task == "multilabel":
         return MultiLabel(names, classifier)

@@ -11,9 +11,9 @@ from clip_eval.data.faults import BadSample
 from clip_eval.data.samples import Sample, Source
 from clip_eval.data.templates import (
     DEFAULT_TEMPLATES,
-    PromptsOfClasses,
+    ClassPrompts,
     Templates,
-    check,
+    check_prompting,
 )
 from clip_eval.errors import EvaluationError
 
@@ -77,7 +77,7 @@ class ResolvedTask:
         """Return the templates as a result shows them; none for a task without prompts."""
         if self.config.task not in PROMPTED or self.config.templates is None:
             return ()
-        return check(self.config.templates)
+        return check_prompting(self.config.templates)
 
     def details(self) -> dict[str, Any]:
         """Return the settings that belong to the task, as a result shows them."""
@@ -143,7 +143,7 @@ def resolve_task(
         warnings += (f"no templates given or saved: {DEFAULT_TEMPLATES[0]!r} is used",)
         config = replace(config, templates=DEFAULT_TEMPLATES)
     assert config.templates is not None
-    PromptsOfClasses(names, config.templates)
+    ClassPrompts(names, config.templates)
     return ResolvedTask(config=config, names=names, train=train, warnings=warnings)
 
 

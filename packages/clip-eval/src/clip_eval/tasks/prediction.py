@@ -10,7 +10,7 @@ import torch
 
 from clip_eval.data.class_names import ClassList
 from clip_eval.data.samples import Source
-from clip_eval.data.templates import PromptsOfClasses, Templates
+from clip_eval.data.templates import ClassPrompts, Templates
 from clip_eval.encoding.batches import LoaderConfig
 from clip_eval.encoding.embed import embed_images
 from clip_eval.encoding.encoder import Encoder
@@ -78,7 +78,7 @@ def predict(
     names = ClassList.of(labels).names
     encoder = Encoder(model, tokenizer, preprocess, device=device, batch_size=batch_size)
     with evaluation_mode(model):
-        classifier = encoder.encode_groups(PromptsOfClasses(names, templates))
+        classifier = encoder.encode_groups(ClassPrompts(names, templates))
     images: list[LabeledImage] = []
     skipped: list[Skipped] = []
     loader = LoaderConfig(batch_size=batch_size)

@@ -1,4 +1,4 @@
-"""Several sources as one: indices run through all of them, one after the other."""
+"""Several sources as one: indices run through them one after the other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clip_train.plan.sample_order import MixedOrder, SampleOrder, ShardedOrder
 
 
 class MixedSource(Source):
-    """The samples of several sources; labels mean nothing across them and are dropped."""
+    """The samples of several sources, without labels, which differ in meaning between sources."""
 
     def __init__(self, parts: Sequence[Source]) -> None:
         self.parts = tuple(parts)
@@ -31,15 +31,15 @@ class MixedSource(Source):
         Raises:
             BadSample: It cannot be read.
         """
-        number, own = self._find(index)
-        sample = self.parts[number].read(own)
+        number, index = self._find(index)
+        sample = self.parts[number].read(index)
         key = f"{self.parts[number].name}/{sample.key}"
         return Sample(key, sample.image, sample.captions)
 
     def place(self, index: int) -> str:
         """The source and shard of a sample."""
-        number, own = self._find(index)
-        return f"{self.parts[number].name}: {self.parts[number].place(own)}"
+        number, index = self._find(index)
+        return f"{self.parts[number].name}: {self.parts[number].place(index)}"
 
     def _find(self, index: int) -> tuple[int, int]:
         if index < 0 or index >= len(self):
@@ -53,16 +53,18 @@ def make_order(
 ) -> SampleOrder:
     """The order of a source; a mixed one follows weights, or sizes if there are none."""
     if not isinstance(source, MixedSource):
-        return _order_of(source, seed, streams, buffer, "order")
+        return _make_source_order(source, seed, streams, buffer, "order")
     parts = tuple(
-        _order_of(part, seed, streams, buffer, f"order of {number}")
+        _make_source_order(part, seed, streams, buffer, f"order of {number}")
         for number, part in enumerate(source.parts)
     )
     shares = tuple(weights) or tuple(float(part.num_samples) for part in parts)
     return MixedOrder(parts, shares, seed)
 
 
-def _order_of(source: Source, seed: int, streams: int, buffer: int, purpose: str) -> ShardedOrder:
+def _make_source_order(
+    source: Source, seed: int, streams: int, buffer: int, purpose: str
+) -> ShardedOrder:
     """The order of one source; it opens no more samples at a time than the source can hold."""
     sizes = source.shard_sizes or (len(source),)
     if source.working_set is not None:

@@ -57,7 +57,7 @@ def open_validation_source(data: DataConfig) -> Source | None:
     source = _open(data, data.val, split="test")
     if not source.classnames:
         raise ConfigError(
-            f"data.val {data.val!r} has no classes to tell apart; "
+            f"data.val {data.val!r} has no class names; "
             "give an image folder, or shards with classnames.txt and labels"
         )
     try:
@@ -106,7 +106,7 @@ def shard_cache(data: DataConfig) -> ShardCache:
 
 
 def _open_with_captions(data: DataConfig, spec: str) -> Source:
-    """A training source; a labelled one gets templates, so that every sample has captions."""
+    """A training source; a labeled one gets templates, so that every sample has captions."""
     source = _open(data, spec, split="train", templates=data.templates or None)
     if source.classnames and not source.templates:
         warnings.warn(

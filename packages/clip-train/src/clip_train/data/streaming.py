@@ -1,9 +1,9 @@
-"""Shards read from end to end by webdataset, for when nobody can or will index them.
+"""Shards read from end to end by webdataset, where indexing them is not possible.
 
 Every worker of every rank draws shards at random, with replacement, and shuffles the samples of
-those it has open; so there is no epoch, no shard too few, and nothing to wait for.  But which
-samples a step gets depends on the numbers of ranks and workers, and on where a resume started:
-use `data.order = "exact"` wherever shards can be indexed.
+those it has open. There are no epochs, any number of shards is enough for any number of workers,
+and no worker waits for another. But which samples a step gets depends on the numbers of ranks and
+workers, and on where a run was resumed: use `data.order = "exact"` wherever shards can be indexed.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class ShardStream(Source):
         return self.data.epoch_samples
 
     def read(self, index: int) -> Sample:
-        """Nothing.
+        """Always an error.
 
         Raises:
-            DataError: A stream has no sample of a number.
+            DataError: Samples of a stream have no numbers.
         """
         raise DataError(
             f"{self.name}: samples of a stream cannot be read by number; use a tokenizer that is "
@@ -63,7 +63,7 @@ class ShardStream(Source):
 
 
 class Assembler(Protocol):
-    """What a reader of batches offers to a stream."""
+    """The part of a batch reader that a stream calls."""
 
     source: Source
     config: Config
@@ -88,7 +88,7 @@ class StreamedBatches(IterableDataset[Any]):
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         seed = self.reader.config.train.seed
-        found = _Samples(self.stream, f"{seed}/{self.first}/{self.reader.rank}/{worker}")
+        found = _SampleStream(self.stream, f"{seed}/{self.first}/{self.reader.rank}/{worker}")
         for step in range(self.first + worker, self.stop, workers):
             try:
                 yield self.reader.assemble(step, functools.partial(self._read, found))
@@ -98,7 +98,7 @@ class StreamedBatches(IterableDataset[Any]):
 
     def _read(
         self,
-        found: _Samples,
+        found: _SampleStream,
         epoch: int,
         position: int,
         index: int,
@@ -106,7 +106,7 @@ class StreamedBatches(IterableDataset[Any]):
         size: int,
         faults: list[Any],
     ) -> tuple[Sample, Any]:
-        """The next sample that can be used, wherever the plan would have had it."""
+        """The next sample that can be used; what the plan says of its place is ignored."""
         for _ in range(MAX_FAULTS_IN_A_ROW):
             try:
                 sample = next(found)
@@ -119,8 +119,8 @@ class StreamedBatches(IterableDataset[Any]):
         )
 
 
-class _Samples:
-    """Samples of shards drawn at random, shuffled; damage is raised where it is met."""
+class _SampleStream:
+    """Shuffled samples of shards drawn at random; damage is raised when it is reached."""
 
     def __init__(self, stream: ShardStream, key: str) -> None:
         self._data = stream.data
@@ -129,11 +129,11 @@ class _Samples:
         shards = webdataset.ResampledShards(
             stream.shards, seed=seed, worker_seed=lambda: seed, deterministic=True
         )
-        self._tars = self._opened(shards)
-        files = tariterators.tar_file_expander(self._tars, handler=self._note)
-        tars = tariterators.group_by_keys(files, handler=self._note)
+        self._tars = self._open_shards(shards)
+        files = tariterators.tar_file_expander(self._tars, handler=self._record_damage)
+        tars = tariterators.group_by_keys(files, handler=self._record_damage)
         buffer = self._data.shuffle_buffer
-        self._samples = self._shuffled(iter(tars), min(buffer, MAX_BUFFER), random.Random(seed))
+        self._samples = self._shuffle(iter(tars), min(buffer, MAX_BUFFER), random.Random(seed))
 
     def __next__(self) -> Sample:
         if self._damage:
@@ -151,22 +151,24 @@ class _Samples:
             caption_key=self._data.caption_key,
         )
 
-    def _opened(self, shards: Iterable[dict[str, str]]) -> Generator[dict[str, Any], None, None]:
+    def _open_shards(
+        self, shards: Iterable[dict[str, str]]
+    ) -> Generator[dict[str, Any], None, None]:
         """Each shard as a stream, closed when the next one is asked for."""
         for shard in shards:
             try:
                 stream = open_location(shard["url"])
             except Exception as error:  # the clients of object stores raise nearly everything
-                if self._note(error):
+                if self._record_damage(error):
                     continue
                 return
             with stream:
                 yield {"url": shard["url"], "stream": stream}
 
-    def _shuffled(
+    def _shuffle(
         self, samples: Iterator[dict[str, Any]], size: int, rng: random.Random
     ) -> Iterator[dict[str, Any]]:
-        """Each from a random place of a buffer that is filled two samples at a time."""
+        """Samples from random places of a buffer, which is filled two samples at a time."""
         buffer: list[dict[str, Any]] = []
         while True:
             buffer.extend(islice(samples, 2 if len(buffer) < size else 1))
@@ -176,7 +178,7 @@ class _Samples:
             buffer[place], buffer[-1] = buffer[-1], buffer[place]
             yield buffer.pop()
 
-    def _note(self, error: Exception) -> bool:
-        """Called by webdataset for a tar it cannot read (on); whether to go on with another."""
+    def _record_damage(self, error: Exception) -> bool:
+        """Record a tar that cannot be read, or not further; whether to go on with the next."""
         self._damage.append(BadSample("damaged-tar", " ".join(str(error).split())[:300]))
         return len(self._damage) < MAX_FAULTS_IN_A_ROW

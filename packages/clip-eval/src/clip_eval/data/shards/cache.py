@@ -28,10 +28,10 @@ class ShardCache:
     """Files fetched from URLs, the least recently used deleted first.
 
     Several processes may share one directory: a file is fetched once, under a lock, and appears
-    complete or not at all.  A file that a process is reading stays readable to it after deletion.
+    complete or not at all. A file that a process is reading stays readable to it after deletion.
 
     Attributes:
-        directory: Where files are kept; ``shards`` below `cache_directory` if None.
+        directory: Where files are kept; `shards` below `cache_directory` if None.
         max_bytes: Most bytes of all files together.
     """
 
@@ -43,7 +43,7 @@ class ShardCache:
 
         Args:
             url: Where it is.
-            identity: Tells its version from others; the URL if empty.
+            identity: Identifies the version of the file; the URL if empty.
             unzip: Keep it decompressed (gzip), so that it can be read by position.
 
         Raises:
@@ -125,7 +125,7 @@ class ShardFile:
 
     @property
     def identity(self) -> str:
-        """Tells this file from others, and a local one from what it was before it changed."""
+        """Identifies the file; a local file that has changed has another identity."""
         if self.is_remote:
             return self.location
         status = os.stat(self.location)

@@ -1,7 +1,7 @@
 """CRC-32C (Castagnoli), the checksum of TFRecord files, in numpy.
 
 A CRC is linear: the checksum of a message is the exclusive or of what each byte contributes, which
-depends on the byte and on how many follow it.  Chunks of 256 bytes are summed by table for all
+depends on the byte and on how many follow it. Chunks of 256 bytes are summed by table for all
 chunks at once, and their sums are moved to their places by a second table; so no Python loop runs
 over bytes.  0.4 ms for 64 KiB on one slow core.
 """

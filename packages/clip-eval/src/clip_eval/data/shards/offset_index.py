@@ -1,20 +1,18 @@
 """Where the samples of a shard begin: a file of numbers beside the shard, and lists of such shards.
 
-The file is ``NAME.tar.idx`` beside ``NAME.tar``: unsigned 64-bit little-endian offsets, one for
-the first header of each sample, and one more for where the last sample ends.  This is the format
-that megatron-energon writes and reads, chosen over one of our own:
+The file is `NAME.tar.idx` beside `NAME.tar`: unsigned 64-bit little-endian offsets, one for
+the first header of each sample, and one more for the end of the last sample. This is the format of
+megatron-energon, so shards that it has indexed need no second pass here, and the reverse:
 
-- theirs is enough.  A sample's stretch is the difference of two neighbours; eight bytes a sample.
-  An own format with lengths and flags (sixteen bytes) would save nothing when reading, because the
-  headers within the stretch say the rest.
-- shards prepared for it need no second pass here, and ours need none there.
-- it has no room for damage that was found.  Therefore the end is checked when a shard is opened:
-  an undamaged tar has its end-of-archive mark exactly where the index ends.  Otherwise the shard
-  is scanned again, so that damage is reported each time.
+- A sample's stretch is the difference of two neighboring offsets, eight bytes a sample. Lengths
+  and flags would add nothing, because the headers within the stretch hold the rest.
+- Damage cannot be recorded in it. Therefore the end is checked when a shard is opened: an undamaged
+  tar has its end-of-archive mark exactly where the index ends. Otherwise the shard is scanned
+  again, so that damage is reported each time.
 
-An index file is mapped, never loaded: memory is O(shards).  It is built when a shard is first
-opened, and again if the shard is newer; where the directory cannot be written it goes below
-``~/.cache/clip-eval/index`` (or ``XDG_CACHE_HOME``).
+An index file is mapped, never loaded: memory is O(shards). It is built when a shard is first
+opened, and again if the shard is newer. If the directory is read-only, it goes below
+`~/.cache/clip-eval/index` (or `XDG_CACHE_HOME`).
 """
 
 from __future__ import annotations
@@ -51,14 +49,14 @@ INDEX_FOLDER = "index"
 
 
 class Scan(NamedTuple):
-    """What looking through one shard found."""
+    """Samples and damage of one shard."""
 
     offsets: NDArray[np.uint64]  # (n + 1,) begin of each sample, end of the last
     faults: tuple[Fault, ...] = ()
 
 
 def make_scan(path: Path, offsets: Sequence[int], what: str, damage: str = "") -> Scan:
-    """What looking through a shard found.
+    """The scan of a shard, with a fault if the shard is empty or damaged.
 
     Args:
         path: The shard.
@@ -87,7 +85,7 @@ def map_file(path: Path) -> Iterator[bytes | mmap.mmap]:
 
 
 class Place(NamedTuple):
-    """Where one sample lies."""
+    """Position of one sample."""
 
     shard: int
     number: int  # of the sample within the shard
@@ -101,7 +99,7 @@ class IndexedShards:
     Args:
         shards: The files, in order.
         scan: Finds the samples of a file on disk.
-        is_whole: Whether ``offsets[-1]`` is the undamaged end of a file: given the path, that
+        is_whole: Whether `offsets[-1]` is the undamaged end of a file: given the path, that
             offset, and the size of the file.
 
     Raises:
@@ -122,7 +120,7 @@ class IndexedShards:
         faults: dict[int, tuple[Fault, ...]] = {}
         sizes = [0] * len(self.shards)
         for number in tqdm(
-            _own_order(len(self.shards)), "index", unit="shard", disable=None, delay=2
+            _indexing_order(len(self.shards)), "index", unit="shard", disable=None, delay=2
         ):
             sizes[number], faults[number] = self._open_index(number)
         self.sizes = tuple(sizes)
@@ -138,7 +136,7 @@ class IndexedShards:
         return {**self.__dict__, "_scan": None, "_is_whole": None}
 
     def place(self, index: int) -> Place:
-        """Where sample ``index`` lies.
+        """Where sample `index` lies.
 
         Raises:
             IndexError: There is no such sample.
@@ -177,7 +175,7 @@ class IndexedShards:
         shard = self.shards[number]
         try:
             for path in _index_paths(shard):
-                count = self._usable(shard, path)
+                count = self._count_samples(shard, path)
                 if count is not None:
                     self._index_files[number] = path
                     return count, _stored_faults(path)
@@ -189,7 +187,7 @@ class IndexedShards:
             raise DataError(f"{shard.name}: cannot be read ({error.strerror or error})") from error
         return len(scanned.offsets) - 1, scanned.faults
 
-    def _usable(self, shard: ShardFile, path: Path) -> int | None:
+    def _count_samples(self, shard: ShardFile, path: Path) -> int | None:
         """Number of samples if the index belongs to the shard as it is, and that is whole."""
         if not path.is_file():
             return None
@@ -210,7 +208,7 @@ class IndexedShards:
 
 
 class IndexedSource(Source):
-    """What sources of indexed shards have in common; `read` is left to them."""
+    """Base class of sources of indexed shards; subclasses define `read`."""
 
     def __init__(self, index: IndexedShards) -> None:
         self._index = index
@@ -238,15 +236,18 @@ class IndexedSource(Source):
             raise BadSample("unreadable", detail, self.place(index)) from error
 
 
-def _own_order(count: int) -> list[int]:
-    """All numbers, in an order of this process: several that start together share the indexing."""
+def _indexing_order(count: int) -> list[int]:
+    """Shard numbers in an order that differs from process to process.
+
+    Processes that start together then share the work of indexing.
+    """
     numbers = list(range(count))
     random.Random(os.getpid()).shuffle(numbers)
     return numbers
 
 
 def _index_paths(shard: ShardFile) -> Iterator[Path]:
-    """Where an index of the shard may lie; one behind a URL is fetched when nothing else served."""
+    """Paths of the shard's index to try: beside it, in the cache, and last fetched by URL."""
     if not shard.is_cached:
         yield Path(shard.location + SUFFIX)
     path = _index_in_cache(shard)
@@ -257,13 +258,13 @@ def _index_paths(shard: ShardFile) -> Iterator[Path]:
 
 
 def _write_index(shard: ShardFile, scan: Scan) -> Path:
-    """Write the index beside the shard, or else into the cache, in one step; its path."""
+    """Write the index beside the shard, or else into the cache; returns its path."""
     content = scan.offsets.astype("<u8").tobytes()
     beside = Path(shard.location + SUFFIX)
     if not shard.is_cached and _write(beside, content):
         return beside
     path = _index_in_cache(shard)
-    if shard.is_cached and scan.faults:  # it will not be looked through again
+    if shard.is_cached and scan.faults:  # a cached shard is not scanned again
         records = [dataclasses.asdict(fault) for fault in scan.faults]
         _write(path.with_suffix(FAULTS), json.dumps(records).encode())
     if not _write(path, content):

@@ -1,4 +1,4 @@
-"""Which shards a directory, glob or brace range means, and what lies beside them."""
+"""The tar shards of a directory, pattern or URL, with the class names and templates beside them."""
 
 from __future__ import annotations
 
@@ -67,27 +67,27 @@ def find_shards(pattern: str, *, split: str | None = None) -> ShardLayout:
     if GLOB.search(pattern):
         shards = sort_by_number(shards)
     folder = shards[0].parent
-    return _layout(folder, folder.resolve().name, None, shards)
+    return _make_layout(folder, folder.resolve().name, None, shards)
 
 
 def _find_in_directory(root: Path, split: str | None) -> ShardLayout:
     folder = root / split if split else root
     if not folder.is_dir():
         raise DataError(f"{folder}: no such directory")
-    if not _tars(folder) and not (folder / COUNT_FILE).is_file():
+    if not _list_tars(folder) and not (folder / COUNT_FILE).is_file():
         splits = sorted(p.name for p in folder.iterdir() if p.is_dir() and _is_split(p))
         if not splits:
             raise DataError(f"{folder}: no .tar shards in it")
         split = resolve_split(splits, None, preferred=("test",), where=root)
         folder = folder / split
-    shards = _tars(folder)
+    shards = _list_tars(folder)
     counted = folder / COUNT_FILE
     if counted.is_file():
-        shards = _counted(folder, counted)
+        shards = _list_counted(folder, counted)
     else:
         _refuse_gaps(shards)
     name = "/".join(part for part in (root.resolve().name, split) if part)
-    return _layout(folder, name, split, shards)
+    return _make_layout(folder, name, split, shards)
 
 
 def _find_behind_url(pattern: str, split: str | None) -> ShardLayout:
@@ -114,31 +114,31 @@ def _find_behind_url(pattern: str, split: str | None) -> ShardLayout:
         name=f"{root.rpartition('/')[2]}/{split}",
         split=split,
         shards=tuple(f"{root}/{split}/{number}.tar" for number in range(int(count))),
-        classnames=_lines(names),
-        templates=_lines(prompts),
+        classnames=_split_lines(names),
+        templates=_split_lines(prompts),
     )
 
 
-def _lines(content: bytes | None) -> tuple[str, ...] | None:
+def _split_lines(content: bytes | None) -> tuple[str, ...] | None:
     lines = [line.strip() for line in (content or b"").decode("utf-8").splitlines()]
     return tuple(line for line in lines if line) or None
 
 
 def _is_split(folder: Path) -> bool:
-    return (folder / COUNT_FILE).is_file() or bool(_tars(folder))
+    return (folder / COUNT_FILE).is_file() or bool(_list_tars(folder))
 
 
-def _tars(folder: Path) -> list[Path]:
+def _list_tars(folder: Path) -> list[Path]:
     return sort_by_number(p for p in folder.glob("*.tar") if not p.name.startswith("."))
 
 
-def _counted(folder: Path, counted: Path) -> list[Path]:
+def _list_counted(folder: Path, counted: Path) -> list[Path]:
     text = counted.read_text(encoding="utf-8-sig").strip()
     if not text.isdigit() or int(text) == 0:
         raise DataError(f"{counted}: expected the number of shards, got {text[:40]!r}")
     shards = [folder / f"{number}.tar" for number in range(int(text))]
-    if not any(shard.exists() for shard in shards) and len(_tars(folder)) == len(shards):
-        return _tars(folder)  # counted, but named otherwise
+    if not any(shard.exists() for shard in shards) and len(_list_tars(folder)) == len(shards):
+        return _list_tars(folder)  # counted, but named otherwise
     require_files(shards, f"of the {text} that {counted.name} counts")
     return shards
 
@@ -161,7 +161,7 @@ def _refuse_gaps(shards: list[Path]) -> None:
         )
 
 
-def _layout(folder: Path, name: str, split: str | None, shards: list[Path]) -> ShardLayout:
+def _make_layout(folder: Path, name: str, split: str | None, shards: list[Path]) -> ShardLayout:
     places = (folder, folder.resolve().parent)  # class names lie beside the shards or above them
     lists = [place / CLASSES_FILE for place in places if (place / CLASSES_FILE).is_file()]
     return ShardLayout(

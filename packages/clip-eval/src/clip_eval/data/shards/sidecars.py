@@ -16,7 +16,7 @@ CAPTION_KEYS = ("captions", "caption", "text")
 _LINE_END = re.compile(r"\r\n|\r|\n")  # splitlines() knows more, which captions may hold
 
 
-def captions_and_label(
+def read_captions_and_label(
     parts: Mapping[str, bytes], key: str, caption_key: str = ""
 ) -> tuple[tuple[str, ...], int | None]:
     """Captions and label of a sample from its text, class and JSON files.
@@ -29,20 +29,20 @@ def captions_and_label(
     Raises:
         BadSample: Text that is not UTF-8, JSON that is none, or a label that is no integer.
     """
-    record = _json(parts["json"], key) if "json" in parts else {}
+    record = _parse_json(parts["json"], key) if "json" in parts else {}
     captions: list[str] = []
     for name in caption_key.split(";") if caption_key else ("txt", *CAPTION_KEYS):
         if captions:
             break
         if name in record:
-            captions = _texts(record[name])
+            captions = _collect_texts(record[name])
         elif name in parts and (caption_key or name == "txt"):
-            captions = _texts(_LINE_END.split(_decoded(parts[name], key)))
+            captions = _collect_texts(_LINE_END.split(_decode(parts[name], key)))
     label = record.get("label", record.get("cls"))
     if not isinstance(label, int) or isinstance(label, bool):
         label = None
     if "cls" in parts:
-        text = _decoded(parts["cls"], key)
+        text = _decode(parts["cls"], key)
         try:
             label = int(text)
         except ValueError as error:
@@ -50,8 +50,8 @@ def captions_and_label(
     return tuple(captions), label
 
 
-def targets_of(parts: Mapping[str, bytes], key: str) -> tuple[int, ...] | None:
-    """The classes of an image that may have several: where the array in ``.npy`` is not 0.
+def read_targets(parts: Mapping[str, bytes], key: str) -> tuple[int, ...] | None:
+    """The classes of an image that may have several: where the array in `.npy` is not 0.
 
     Args:
         parts: Contents by extension.
@@ -71,16 +71,16 @@ def targets_of(parts: Mapping[str, bytes], key: str) -> tuple[int, ...] | None:
     return tuple(np.flatnonzero(marks).tolist())
 
 
-def _decoded(content: bytes, key: str) -> str:
+def _decode(content: bytes, key: str) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadSample("bad-utf8", f"{error.reason} at byte {error.start}", key) from error
 
 
-def _json(content: bytes, key: str) -> dict[str, Any]:
+def _parse_json(content: bytes, key: str) -> dict[str, Any]:
     try:
-        record = json.loads(_decoded(content, key))
+        record = json.loads(_decode(content, key))
     except (ValueError, RecursionError) as error:
         if isinstance(error, BadSample):
             raise
@@ -88,7 +88,7 @@ def _json(content: bytes, key: str) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _texts(value: object) -> list[str]:
+def _collect_texts(value: object) -> list[str]:
     """The texts in a value that is one, or a list with some; blank ones left out."""
     found: Sequence[object] = value if isinstance(value, list | tuple) else [value]
     return [item.strip() for item in found if isinstance(item, str) and item.strip()]

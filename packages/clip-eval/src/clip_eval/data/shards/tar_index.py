@@ -1,6 +1,6 @@
 """Where the members of a tar lie, from its headers alone.
 
-The standard library's ``tarfile`` builds an object per member and reads through a stream.  An
+The standard library's `tarfile` builds an object per member and reads through a stream. An
 index over millions of members needs only names, offsets and sizes, and must say exactly how much
 of a damaged file can be used, so the 512-byte headers are read here: ustar, GNU long names and
 pax, octal and base-256 sizes.
@@ -20,7 +20,7 @@ PAX, PAX_GLOBAL = b"x", b"g"
 
 
 class TarDamage(ValueError):
-    """The tar is damaged from some offset on; ``offset`` is where its usable part ends."""
+    """The tar is damaged from some offset on; `offset` is where its usable part ends."""
 
     def __init__(self, offset: int, detail: str) -> None:
         super().__init__(f"{detail} at byte {offset}")
@@ -70,21 +70,21 @@ def iter_members(buffer: bytes | mmap, *, whole: bool = True) -> Iterator[Member
             raise TarDamage(start, "cut in the middle of a header")
         if header == bytes(BLOCK):
             return
-        size = int(pax["size"]) if "size" in pax else _number(header[124:136])
+        size = int(pax["size"]) if "size" in pax else _parse_number(header[124:136])
         if size is None or not _checksum_holds(header):
             raise TarDamage(start, "not a tar header")
         kind, offset = header[156:157], position + BLOCK
         position = offset + -(-size // BLOCK) * BLOCK
         if offset + size > length:
-            name = long_name or pax.get("path") or _name(header)
+            name = long_name or pax.get("path") or _parse_name(header)
             raise TarDamage(start, f"cut in the middle of {name!r}")
         if kind == LONG_NAME:
-            long_name = _text(buffer[offset : offset + size].rstrip(b"\0"))
+            long_name = _decode(buffer[offset : offset + size].rstrip(b"\0"))
         elif kind == PAX:
-            pax = _pax_records(buffer[offset : offset + size])
+            pax = _parse_pax(buffer[offset : offset + size])
         elif kind not in (LONG_LINK, PAX_GLOBAL):
             if kind in (REGULAR, CONTIGUOUS, b"\0"):
-                name = pax.get("path") or long_name or _name(header)
+                name = pax.get("path") or long_name or _parse_name(header)
                 yield Member(name, start, offset, size)
             long_name, pax, start = None, {}, position
     if whole:
@@ -98,18 +98,18 @@ def tar_ends_at(path: Path, end: int, size: int) -> bool:
         return file.read(BLOCK) == bytes(BLOCK)
 
 
-def _text(raw: bytes) -> str:
+def _decode(raw: bytes) -> str:
     return raw.decode("utf-8", errors="surrogateescape")
 
 
-def _name(header: bytes) -> str:
-    name = _text(header[:100].split(b"\0", 1)[0])
+def _parse_name(header: bytes) -> str:
+    name = _decode(header[:100].split(b"\0", 1)[0])
     is_posix = header[257:263] == b"ustar\0"
-    prefix = _text(header[345:500].split(b"\0", 1)[0]) if is_posix else ""
+    prefix = _decode(header[345:500].split(b"\0", 1)[0]) if is_posix else ""
     return f"{prefix}/{name}" if prefix else name
 
 
-def _number(field: bytes) -> int | None:
+def _parse_number(field: bytes) -> int | None:
     if field[0] == 0x80:  # GNU base-256, positive
         return int.from_bytes(field[1:], "big")
     try:
@@ -119,11 +119,11 @@ def _number(field: bytes) -> int | None:
 
 
 def _checksum_holds(header: bytes) -> bool:
-    stored = _number(header[148:156])
+    stored = _parse_number(header[148:156])
     return stored == sum(header) - sum(header[148:156]) + 8 * ord(" ")
 
 
-def _pax_records(data: bytes) -> dict[str, str]:
+def _parse_pax(data: bytes) -> dict[str, str]:
     records: dict[str, str] = {}
     while data:
         length_text, _, _ = data.partition(b" ")
@@ -131,5 +131,5 @@ def _pax_records(data: bytes) -> dict[str, str]:
             break
         record, data = data[: int(length_text)], data[int(length_text) :]
         key, _, value = record[len(length_text) + 1 :].rstrip(b"\n").partition(b"=")
-        records[_text(key)] = _text(value)
+        records[_decode(key)] = _decode(value)
     return records

@@ -26,30 +26,30 @@ def parse_example(message: bytes) -> dict[str, Values]:
         WireError: The bytes are no example.
     """
     features: dict[str, Values] = {}
-    for number, part in _fields(message):
+    for number, part in _iter_fields(message):
         if number == 1 and isinstance(part, bytes):
-            for entry_number, entry in _fields(part):
+            for entry_number, entry in _iter_fields(part):
                 if entry_number == 1 and isinstance(entry, bytes):
-                    key, values = _entry(entry)
+                    key, values = _parse_entry(entry)
                     features[key] = values
     return features
 
 
-def _entry(entry: bytes) -> tuple[str, Values]:
+def _parse_entry(entry: bytes) -> tuple[str, Values]:
     key, feature = "", b""
-    for number, part in _fields(entry):
+    for number, part in _iter_fields(entry):
         if number == 1 and isinstance(part, bytes):
             key = part.decode("utf-8", errors="replace")
         elif number == 2 and isinstance(part, bytes):
             feature = part
-    for kind, content in _fields(feature):
+    for kind, content in _iter_fields(feature):
         if isinstance(content, bytes):
-            return key, _values(kind, content)
+            return key, _parse_values(kind, content)
     return key, []
 
 
-def _values(kind: int, content: bytes) -> Values:
-    parts = [part for number, part in _fields(content) if number == 1]
+def _parse_values(kind: int, content: bytes) -> Values:
+    parts = [part for number, part in _iter_fields(content) if number == 1]
     if kind == 1:
         return [part for part in parts if isinstance(part, bytes)]
     if kind == 2:
@@ -59,22 +59,22 @@ def _values(kind: int, content: bytes) -> Values:
         return [value for (value,) in struct.iter_unpack("<f", raw)]
     integers: list[int] = []
     for part in parts:
-        integers += [part] if isinstance(part, int) else list(_varints(part))
+        integers += [part] if isinstance(part, int) else list(_iter_varints(part))
     return [value - (1 << 64) if value >= 1 << 63 else value for value in integers]
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
+def _iter_fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
     """Field number and content of each field: bytes, or the integer of a number."""
     position = 0
     while position < len(message):
-        tag, position = _varint(message, position)
+        tag, position = _read_varint(message, position)
         number, kind = tag >> 3, tag & 7
         if kind == VARINT:
-            value, position = _varint(message, position)
+            value, position = _read_varint(message, position)
             yield number, value
             continue
         if kind == LENGTH:
-            size, position = _varint(message, position)
+            size, position = _read_varint(message, position)
         elif kind in (FIXED32, FIXED64):
             size = 4 if kind == FIXED32 else 8
         else:
@@ -86,7 +86,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
         yield number, content if kind == LENGTH else int.from_bytes(content, "little")
 
 
-def _varint(message: bytes, position: int) -> tuple[int, int]:
+def _read_varint(message: bytes, position: int) -> tuple[int, int]:
     value = shift = 0
     while position < len(message) and shift < 70:
         byte = message[position]
@@ -98,8 +98,8 @@ def _varint(message: bytes, position: int) -> tuple[int, int]:
     raise WireError("a number is cut")
 
 
-def _varints(packed: bytes) -> Iterator[int]:
+def _iter_varints(packed: bytes) -> Iterator[int]:
     position = 0
     while position < len(packed):
-        value, position = _varint(packed, position)
+        value, position = _read_varint(packed, position)
         yield value

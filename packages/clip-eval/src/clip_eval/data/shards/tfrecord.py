@@ -41,13 +41,13 @@ NUMBERED = re.compile(r"-(\d{5})-of-(\d{5})$")
 class TFRecordSource(IndexedSource):
     """Samples in TFRecord files, by index.
 
-    Features are found by their usual names: those of img2dataset (``jpg``/``png``/``webp``,
-    ``caption``, ``key``), of TFDS (``image``, ``label``, ``file_name``, ``captions/text``) and of
-    the older ImageNet files (``image/encoded``, ``image/class/label`` counted from 1).
+    Features are found by common names: those of img2dataset (`jpg`/`png`/`webp`,
+    `caption`, `key`), of TFDS (`image`, `label`, `file_name`, `captions/text`) and of
+    the older ImageNet files (`image/encoded`, `image/class/label` counted from 1).
 
     Args:
-        pattern: A directory, a file, a glob or a brace range; URLs one by one or as a range.  In
-            a directory of TFDS, its version directory is found and ``label.labels.txt`` read.
+        pattern: A directory, a file, a glob or a brace range; URLs one by one or as a range. In
+            a directory of TFDS, its version directory is found and `label.labels.txt` read.
         classnames: Class names in label order.
         templates: Caption templates.
         split: Which split, where the file names tell several.
@@ -87,27 +87,29 @@ class TFRecordSource(IndexedSource):
             raise DataError(f"{self.name}: no record in its {len(files)} files")
 
     def read(self, index: int) -> Sample:
-        """Sample number ``index``.
+        """Sample number `index`.
 
         Raises:
             BadSample: Its checksum does not hold, it is no example, or holds no image.
         """
         where = self.place(index)
         try:
-            features = parse_example(self._message(index, where))
+            features = parse_example(self._read_message(index, where))
         except WireError as error:
             raise BadSample("bad-record", str(error), where) from error
-        named = next((t for key in NAME_KEYS for t in _texts(features.get(key), where)), "")
+        named = next((t for key in NAME_KEYS for t in _decode_texts(features.get(key), where)), "")
         key = f"{where} ({named})" if named else where
         image = next((v[0] for k in self._image_keys if (v := features.get(k))), None)
         if not isinstance(image, bytes):
             raise BadSample("no-image", f"features are {', '.join(sorted(features))}", key)
-        label = _label(features)
-        captions = next((t for k in self._caption_keys if (t := _texts(features.get(k), key))), ())
+        label = _find_label(features)
+        captions = next(
+            (t for k in self._caption_keys if (t := _decode_texts(features.get(k), key))), ()
+        )
         class_captions = self.class_captions(label, key)  # checks the label, captions or not
         return Sample(key, image, captions or class_captions, label)
 
-    def _message(self, index: int, where: str) -> bytes:
+    def _read_message(self, index: int, where: str) -> bytes:
         record = self.read_stretch(index)
         if len(record) < self._index.place(index).length or len(record) < HEADER + FOOTER:
             raise BadSample("changed", "the file is shorter than it was", where)
@@ -119,7 +121,7 @@ class TFRecordSource(IndexedSource):
         return message
 
 
-def _label(features: dict[str, Values]) -> int | None:
+def _find_label(features: dict[str, Values]) -> int | None:
     for name in LABEL_KEYS:
         values = features.get(name)
         if values and isinstance(values[0], int):
@@ -127,7 +129,7 @@ def _label(features: dict[str, Values]) -> int | None:
     return None
 
 
-def _texts(values: Values | None, key: str) -> tuple[str, ...]:
+def _decode_texts(values: Values | None, key: str) -> tuple[str, ...]:
     """Texts among the values of a feature, blank ones left out."""
     found = []
     for value in values or ():
@@ -178,21 +180,21 @@ def _find_files(pattern: str, split: str | None) -> tuple[Path, list[str], str |
 
 def _find_in_directory(root: Path, split: str | None) -> tuple[Path, list[str], str | None]:
     folder = root
-    while not (found := _record_files(folder)):
+    while not (found := _list_records(folder)):
         versions = sorted(entry for entry in folder.iterdir() if entry.is_dir())
         if not versions:
             raise DataError(f"{root}: no TFRecord files in it")
         folder = versions[-1]  # TFDS: name/version, the newest
     by_split: dict[str, list[Path]] = {}
     for path in found:
-        by_split.setdefault(_split_of(path), []).append(path)
+        by_split.setdefault(_split_name(path), []).append(path)
     chosen = resolve_split(by_split, split, preferred=("validation", "test"), where=folder)
     files = by_split[chosen]
     _refuse_missing(files)
     return folder, [str(file) for file in files], chosen or None
 
 
-def _record_files(folder: Path) -> list[Path]:
+def _list_records(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
@@ -202,7 +204,7 @@ def _record_files(folder: Path) -> list[Path]:
     )
 
 
-def _split_of(path: Path) -> str:
+def _split_name(path: Path) -> str:
     """The split in a file's name: `set-train.tfrecord-00000-of-00002`, `train-00000-of-00002`."""
     stem = NUMBERED.sub("", path.name)
     stem = stem.partition(".tfrecord")[0]

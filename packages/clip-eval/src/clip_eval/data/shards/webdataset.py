@@ -22,7 +22,7 @@ from clip_eval.data.shards.offset_index import (
     map_file,
 )
 from clip_eval.data.shards.paths import find_shards
-from clip_eval.data.shards.sidecars import captions_and_label, targets_of
+from clip_eval.data.shards.sidecars import read_captions_and_label, read_targets
 from clip_eval.data.shards.tar_index import Member, TarDamage, iter_members, tar_ends_at
 from clip_eval.data.templates import check_templates
 
@@ -32,14 +32,14 @@ IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "
 class WebDataset(IndexedSource):
     """Samples in tar shards, by index.
 
-    Of each sample the first image is used, with ``.txt`` (one caption a line), ``.cls`` (label)
-    and ``.json`` (``caption``, ``captions`` or ``text``; ``label`` or ``cls``) where present.
+    Of each sample the first image is used, with `.txt` (one caption a line), `.cls` (label)
+    and `.json` (`caption`, `captions` or `text`; `label` or `cls`) where present.
 
     Args:
         pattern: A directory of tars, one tar, a glob, or a brace range such as
-            ``data/{000..012}.tar``; or a URL of a tar, with brace ranges, or of a directory in
-            the layout of CLIP_benchmark.  In a directory, ``classnames.txt``,
-            ``zeroshot_classification_templates.txt`` and ``<split>/nshards.txt`` are honoured.
+            `data/{000..012}.tar`; or a URL of a tar, with brace ranges, or of a directory in
+            the layout of CLIP_benchmark. In a directory, `classnames.txt`,
+            `zeroshot_classification_templates.txt` and `<split>/nshards.txt` are honoured.
         classnames: Class names in label order, instead of those in the directory.
         templates: Caption templates, instead of those in the directory.
         split: Folder of shards below the directory; found if there is only one.
@@ -81,7 +81,7 @@ class WebDataset(IndexedSource):
             raise DataError(f"{self.name}: no sample in its shards ({found})")
 
     def read(self, index: int) -> Sample:
-        """Sample number ``index``, in the order of the shards.
+        """Sample number `index`, in the order of the shards.
 
         Raises:
             BadSample: Its stretch of the shard changed, holds no image, or bad text.
@@ -128,7 +128,8 @@ def sample_from_files(
     Args:
         key: Names it.
         parts: Content by extension, lower case.
-        image_key: Extensions that may hold the image, separated by semicolons; else the usual.
+        image_key: Extensions that may hold the image, separated by semicolons; those of
+            `IMAGE_EXTENSIONS` if empty.
         caption_key: Extensions or JSON keys that may hold captions.
         classnames: What labels mean.
         templates: What a class name is put into where there is no caption.
@@ -144,9 +145,9 @@ def sample_from_files(
     image = next((parts[name] for name in wanted if name in parts), None)
     if image is None:
         raise BadSample("no-image", f"only {', '.join(parts)}", key)
-    captions, label = captions_and_label(parts, key, caption_key)
+    captions, label = read_captions_and_label(parts, key, caption_key)
     captions = captions or class_captions(label, classnames, templates, key)
-    return Sample(key, image, captions, label, targets_of(parts, key))
+    return Sample(key, image, captions, label, read_targets(parts, key))
 
 
 def _first_run(data: bytes) -> Iterator[Member]:
