@@ -47,7 +47,7 @@ def random_table(rng, num_base, num_merges):
 
 
 @pytest.mark.parametrize("long_word", [2, 48])
-def test_any_table_merges_as_the_book_says(monkeypatch, long_word):
+def test_any_table_merges_as_the_textbook_loop(monkeypatch, long_word):
     monkeypatch.setattr(bpe, "LONG_WORD", long_word)
     rng = random.Random(0)
     for _ in range(150):

@@ -6,7 +6,7 @@ from clip_tokenizer import Tokenizer
 from clip_tokenizer.chunk_cache import LONGEST_KEPT, ChunkCache
 
 
-def test_a_chunk_is_computed_once_while_it_is_kept():
+def test_a_cached_chunk_is_computed_once():
     seen = []
 
     def encode(chunk):
@@ -18,7 +18,7 @@ def test_a_chunk_is_computed_once_while_it_is_kept():
     assert seen == ["a", "b"]
 
 
-def test_memory_is_bounded_and_what_is_used_stays():
+def test_memory_is_bounded_and_chunks_in_use_stay():
     computed = []
 
     def encode(chunk):

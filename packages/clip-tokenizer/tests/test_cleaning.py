@@ -24,7 +24,7 @@ def plain_strings(count):
     return ["".join(rng.choices(pieces, k=rng.randint(0, 40))) for _ in range(count)]
 
 
-def test_plain_text_is_what_repair_leaves_alone():
+def test_repair_does_not_change_plain_text():
     strings = plain_strings(5000)
     for text in strings:
         assert is_plain(text)

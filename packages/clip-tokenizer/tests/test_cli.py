@@ -152,7 +152,7 @@ def test_mistakes_end_with_a_message(monkeypatch, capsys, arguments, data, messa
     assert re.search(message, shown)
 
 
-def test_a_reader_that_leaves_is_no_error(tmp_path):
+def test_a_closed_pipe_is_no_error(tmp_path):
     path = tmp_path / "long.txt"
     path.write_text("a photo of a cat\n" * 50_000, encoding="utf-8")
     command = [sys.executable, "-m", "clip_tokenizer.cli", "encode", str(path)]

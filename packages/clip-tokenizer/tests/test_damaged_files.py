@@ -33,7 +33,7 @@ def test_half_an_archive(tmp_path, damage):
 
 
 @pytest.mark.parametrize("name", ["merges.txt", "vocab.json", "tokenizer_config.json"])
-def test_bytes_that_are_no_text(saved, name):
+def test_bytes_that_are_not_text(saved, name):
     (saved / "tokenizer.json").unlink()
     (saved / name).write_bytes(b"\xff\xfe\n")
     refused(saved, rf"{name} cannot be read \(UnicodeDecodeError")
@@ -51,7 +51,7 @@ def test_bytes_that_are_no_text(saved, name):
         (lambda model: model["vocab"].update(a=model["vocab"]["b"]), "have the same id"),
     ],
 )
-def test_a_model_that_is_not_whole(saved, change, words):
+def test_a_model_with_missing_keys(saved, change, words):
     (saved / "merges.txt").unlink()
     path = saved / "tokenizer.json"
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -82,7 +82,7 @@ def test_no_model(saved, content):
         ({"clip_tokenizer": {}, "model_max_length": 7.5}, "must be a positive int, got 7.5"),
     ],
 )
-def test_settings_that_cannot_be(saved, change, words):
+def test_impossible_settings(saved, change, words):
     path = saved / "tokenizer_config.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**content, **change}), encoding="utf-8")
@@ -90,13 +90,13 @@ def test_settings_that_cannot_be(saved, change, words):
 
 
 @pytest.mark.parametrize("length", [None, 1e30, 10**30])
-def test_a_length_that_says_nothing(saved, length):
+def test_a_length_without_meaning_is_ignored(saved, length):
     path = saved / "tokenizer_config.json"
     path.write_text(json.dumps({"model_max_length": length}), encoding="utf-8")
     assert read_directory(saved)[1] == {}
 
 
-def test_a_models_config(saved):
+def test_a_damaged_model_config(saved):
     (saved / "clip_config.json").write_text("{", encoding="utf-8")
     with pytest.raises(TokenizerError, match=r"clip_config.json cannot be read"):
         get_tokenizer(saved)
@@ -112,7 +112,7 @@ def test_a_models_config(saved):
         ("special_tokens_map.json", "{"),
     ],
 )
-def test_another_kinds_files(tmp_path, name, content):
+def test_files_of_another_kind(tmp_path, name, content):
     pytest.importorskip("tokenizers")
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n", encoding="utf-8")
     assert get_tokenizer(tmp_path, context_length=4).encode("a") == [4]

@@ -77,7 +77,7 @@ def test_a_file_that_could_not_be_fetched_is_not_taken_for_absent(fake_hub, brok
         get_tokenizer("org/name")
 
 
-def test_what_the_cache_holds_is_enough_when_the_hub_is_out_of_reach(fake_hub, broken):
+def test_cached_files_are_enough_when_the_hub_cannot_be_reached(fake_hub, broken):
     folder, _ = fake_hub
     Tokenizer.train(["abc abc"] * 3, 520, context_length=5).save(folder)
     for name in hub.CONFIG_FILES + hub.VOCABULARY_FILES:
@@ -99,7 +99,7 @@ def test_a_config_without_files_beside_it_reads_the_repository_it_names(fake_hub
         (tmp_path / file).unlink()
 
 
-def test_a_config_alone_is_no_tokenizer(fake_hub):
+def test_a_config_without_tokenizer_files_is_refused(fake_hub):
     folder, _ = fake_hub
     (folder / "tokenizer_config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(TokenizerError, match="org/name holds no tokenizer; expected"):
@@ -125,7 +125,7 @@ def test_without_the_client_the_extra_is_named(monkeypatch):
         ("../name", None),
     ],
 )
-def test_what_is_a_repository(source, expected):
+def test_names_of_repositories(source, expected):
     assert hub.parse_repository(source) == expected
 
 

@@ -100,7 +100,7 @@ def test_sentence_piece_equals_open_clips_for_siglip(siglip_directory, peer, con
     assert ours.encode_batch(["cat"])[0, -1] == 1
 
 
-def test_an_open_clip_directory_says_which_tokenizer_it_wants(bert_directory, tmp_path):
+def test_an_open_clip_directory_names_its_tokenizer(bert_directory, tmp_path):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((bert_directory / name).read_bytes())
     config = {
@@ -213,7 +213,7 @@ def test_saving_and_loading_keeps_everything(bert_directory, tmp_path):
     assert np.array_equal(copy.encode_batch(TEXTS), saved.encode_batch(TEXTS))
 
 
-def test_the_contract_is_the_tokenizers(bert_directory):
+def test_the_methods_are_those_of_tokenizer(bert_directory):
     tokenizer = HFTokenizer.from_directory(bert_directory, context_length=9)
     assert tokenizer([]).shape == (0, 9)
     assert tokenizer("a cat").shape == (1, 9)

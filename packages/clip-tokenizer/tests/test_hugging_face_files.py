@@ -97,7 +97,7 @@ def test_decoding_gives_the_text_back(backend, openai):
     assert backend.decode(ids).replace("</w>", " ").strip() == openai.decode(ids)
 
 
-def test_our_settings_stand_apart(saved):
+def test_our_settings_are_under_one_key(saved):
     config = json.loads((saved / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert config["clip_tokenizer"] == {
         "context_length": 77,

@@ -114,7 +114,7 @@ def test_extra_special_tokens_that_need_no_escape(peer, odd_strings):
         assert found.encode(text) == expected.encode(text)
 
 
-def test_decoding_is_the_peers(ours, theirs):
+def test_decoding_is_that_of_open_clip(ours, theirs):
     rng = np.random.default_rng(0)
     for ids in (rng.integers(0, 49408, (200, 12))).tolist():
         assert ours["lower"].decode(ids, keep_special=True) == theirs["lower"].decode(ids)

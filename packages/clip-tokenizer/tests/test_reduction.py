@@ -39,7 +39,7 @@ def put_nltk(monkeypatch, word_tokenize):
 @pytest.mark.parametrize(
     ("ours", "theirs"), [("random", "random"), ("shuffle", "shuffle"), ("block", "simple")]
 )
-def test_seeded_alike_the_ids_are_open_clips(openai, peer, ours, theirs, context_length):
+def test_with_the_same_seed_ids_are_those_of_open_clip(openai, peer, ours, theirs, context_length):
     theirs_tokenizer = peer.SimpleTokenizer(reduction_mask=theirs)
     for seed in range(5):
         torch.manual_seed(seed)
@@ -62,7 +62,7 @@ def test_a_parity_generator_leaves_the_global_ones_alone(openai):
     assert (torch.rand(1).item(), random.random()) == expected
 
 
-def test_the_clipa_order_is_the_peers_syntax(openai, peer, monkeypatch):
+def test_the_clipa_order_is_that_of_open_clip(openai, peer, monkeypatch):
     put_nltk(monkeypatch, str.split)
     texts = [text for text in TEXTS if text]
     texts += [" ".join(random.Random(seed).choices([*TAGS, "a", "of"], k=40)) for seed in range(20)]
@@ -119,7 +119,7 @@ def test_stable_syntax_keeps_the_earliest_of_a_class(openai):
     )
 
 
-def test_a_tokenizer_may_have_a_reduction_of_its_own(openai):
+def test_a_tokenizer_may_have_a_default_reduction(openai):
     own = Tokenizer.openai(context_length=8, reduction="block")
     found = own.encode_batch(TEXTS, generator=np.random.default_rng(0))
     expected = openai.encode_batch(TEXTS, 8, reduction="block", generator=np.random.default_rng(0))
@@ -140,7 +140,7 @@ def test_a_plug_in_is_called_with_the_budget(openai):
     ]
 
 
-def test_nothing_to_reduce_is_nothing_drawn(openai):
+def test_nothing_is_drawn_for_short_texts(openai):
     class Untouched:
         permutation = integers = None
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from clip_tokenizer import Tokenizer, TokenizerError, get_tokenizer
-from clip_tokenizer.registry import named_text
+from clip_tokenizer.registry import find_text_config
 
 
 def open_clip_configs():
@@ -32,7 +32,7 @@ def test_the_table_agrees_with_open_clips_configs():
     for name, config in configs.items():
         text = config["text_cfg"]
         try:
-            found = named_text(name)
+            found = find_text_config(name)
         except TokenizerError:
             # only families with a tokenizer of their own that we do not claim
             assert text.get("hf_tokenizer_name") or text["vocab_size"] != 49408, name
@@ -48,7 +48,7 @@ def test_the_table_agrees_with_open_clips_configs():
     assert known > 120
 
 
-def test_a_name(openai):
+def test_tokenizers_by_name(openai):
     found = get_tokenizer("ViT-B-32")
     assert isinstance(found, Tokenizer)
     assert found.vocabulary == openai.vocabulary
@@ -67,7 +67,7 @@ def test_a_name(openai):
         SimpleNamespace(text=SimpleNamespace(context_length=9, vocab_size=49408)),
     ],
 )
-def test_a_config(config):
+def test_tokenizers_by_config(config):
     found = get_tokenizer(config)
     assert (found.context_length, found.vocab_size) == (9, 49408)
     assert get_tokenizer(config, context_length=5).context_length == 5
@@ -90,7 +90,7 @@ def test_options_in_a_config_count(words):
 
 @pytest.mark.parametrize("name", ["additional_special_tokens", "strip_sep_token", "nonsense"])
 def test_an_option_of_a_config_that_is_not_known_is_refused(name):
-    with pytest.raises(TokenizerError, match=f"asks for {name}, .* known here are clean, red"):
+    with pytest.raises(TokenizerError, match=f"asks for {name}, .* expected clean, red"):
         get_tokenizer({"text_cfg": {"vocab_size": 49408, "tokenizer_kwargs": {name: ["<x>"]}}})
 
 
@@ -99,7 +99,7 @@ def test_a_tokenizer_mode_is_refused():
         get_tokenizer({"text_cfg": {"vocab_size": 49408, "tokenizer_mode": "clips"}})
 
 
-def test_a_directory_of_ours_and_of_open_clip(tmp_path):
+def test_directories_of_this_package_and_of_open_clip(tmp_path):
     saved = Tokenizer.train(["abc abc"] * 3, 520, context_length=5)
     saved.save(tmp_path)
     assert repr(get_tokenizer(tmp_path)) == repr(saved)
@@ -119,7 +119,7 @@ def test_a_clip_models_directory(tmp_path):
     assert repr(get_tokenizer(tmp_path)) == repr(saved)
 
 
-def test_files_that_we_saved_tell_how_they_are_read(tmp_path):
+def test_saved_files_hold_their_options(tmp_path):
     saved = Tokenizer.train(["abc abc"] * 3, 520, context_length=7)
     saved.save(tmp_path)  # as after a training that began with another model's config
     tokenizer = {"name": "timm/ViT-B-16-SigLIP", "options": {"clean": "canonicalize"}}
@@ -137,13 +137,13 @@ def test_an_open_clip_directory_without_tokenizer_files_means_openais(tmp_path):
     assert (found.context_length, found.vocab_size) == (7, 49408)
 
 
-def test_our_own_names():
+def test_names_of_clip_models():
     assert get_tokenizer("Compact-32").context_length == 32
     shortened = get_tokenizer("ViT-L-16-CL8-Syntax-GAP")
     assert (shortened.context_length, shortened.reduction) == (8, "syntax-clipa")
 
 
-def test_a_typing_error_is_no_name():
+def test_a_misspelled_name_is_refused():
     with pytest.raises(TokenizerError, match=r"'ViT-B-16-SigLp' \(did you mean 'ViT-B-16-SigLIP'"):
         get_tokenizer("ViT-B-16-SigLp")
     with pytest.raises(TokenizerError) as caught:
@@ -151,7 +151,7 @@ def test_a_typing_error_is_no_name():
     assert "did you mean" not in str(caught.value)
 
 
-def test_what_is_not_known_is_refused(tmp_path):
+def test_unknown_tokenizers_are_refused(tmp_path):
     for name in ("ViT-H-14-worldwide", "nllb-clip-base-siglip", "nonsense"):
         with pytest.raises(TokenizerError, match=f"no tokenizer is known for the model '{name}'"):
             get_tokenizer(name)

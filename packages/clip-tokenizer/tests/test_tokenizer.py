@@ -97,7 +97,7 @@ def test_unusable_special_tokens_are_refused(token):
         (["nested"], "list"),
     ],
 )
-def test_what_is_no_text_is_named_by_position(openai, value, message):
+def test_elements_that_are_not_text_are_named_by_position(openai, value, message):
     with pytest.raises(TokenizerError, match=rf"texts\[2\] must be a str, got .*{message}"):
         openai.encode_batch(["a", "b", value])
 
@@ -133,7 +133,7 @@ def test_counts_and_lengths(openai):
     assert len(openai.encode_rows([])) == 0
 
 
-def test_blocks_do_not_show(openai):
+def test_blocks_do_not_change_the_result(openai):
     texts = [f"caption number {index} é" if index % 7 else "" for index in range(9000)]
     whole = openai.encode_batch(texts, 9)
     assert whole[8999].tolist() == openai.encode_batch([texts[8999]], 9)[0].tolist()

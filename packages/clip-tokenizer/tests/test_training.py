@@ -59,7 +59,7 @@ def train_with_hugging_face(texts, vocab_size, min_count):
 
 @pytest.mark.parametrize(("vocab_size", "min_count"), [(515, 2), (700, 1), (1500, 2), (5000, 3)])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_merges_and_ids_are_hugging_faces(seed, vocab_size, min_count):
+def test_merges_and_ids_are_those_of_hugging_face(seed, vocab_size, min_count):
     texts = draw_captions(seed, 400)
     merges, ids = train_with_hugging_face(texts, vocab_size, min_count)
     ours = Tokenizer.train(texts, vocab_size, min_count=min_count).vocabulary
@@ -115,7 +115,7 @@ def test_min_count_and_the_limit_stop_training():
     assert learn_merges(words, 512, min_count=1) == []
 
 
-def test_what_is_no_text_is_named_by_position():
+def test_elements_that_are_not_text_are_named_by_position():
     with pytest.raises(TokenizerError, match=r"texts\[1\] must be a str, got None"):
         Tokenizer.train(["a", None], 600)
     with pytest.raises(TokenizerError, match="got one str; put it in a list"):

@@ -26,12 +26,12 @@ def test_the_alphabet_spells_every_byte():
     assert not any(symbol.isspace() for symbol in BASE_SYMBOLS)
 
 
-def test_the_alphabet_is_the_peers(peer):
+def test_the_alphabet_is_that_of_open_clip(peer):
     assert BASE_SYMBOLS[:256] == tuple(peer.bytes_to_unicode().values())
     assert tuple(peer.bytes_to_unicode()) == BYTE_ORDER
 
 
-def test_the_packed_vocabulary_is_the_peers(peer, openai):
+def test_the_packed_vocabulary_is_that_of_open_clip(peer, openai):
     theirs = peer.SimpleTokenizer()
     assert dict(openai.vocabulary.ids) == theirs.encoder
     assert openai.vocabulary.merge_symbols() == list(theirs.bpe_ranks)

@@ -13,7 +13,7 @@ VISIBLE_BYTES = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
 HIDDEN_BYTES = tuple(sorted(set(range(256)) - set(VISIBLE_BYTES)))
 
 BYTE_ORDER = VISIBLE_BYTES + HIDDEN_BYTES
-"""The byte behind each of the first 256 ids of a CLIP vocabulary."""
+"""The byte of each of the first 256 ids of a CLIP vocabulary."""
 
 BYTE_SYMBOLS = tuple(
     [chr(byte) for byte in VISIBLE_BYTES] + [chr(0x100 + rank) for rank in range(len(HIDDEN_BYTES))]

@@ -1,4 +1,4 @@
-"""What a caller hands in as a batch, checked, and what it gets back. N texts, T context length."""
+"""Checks of a batch and its options, and batches as tensors. N texts, T context length."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TRUNCATE_MODES: tuple[TruncateMode, ...] = get_args(TruncateMode)
 
 
 def check_truncate_mode(truncate: str) -> TruncateMode:
-    """`truncate` itself if it is a way to treat texts that are too long."""
+    """`truncate` itself if it is a known mode."""
     for known in TRUNCATE_MODES:
         if truncate == known:
             return known
@@ -31,14 +31,14 @@ def check_truncate_mode(truncate: str) -> TruncateMode:
 def check_context_length(context_length: object) -> int:
     """`context_length` as a positive int."""
     if isinstance(context_length, bool):
-        pass  # an int to Python, a mistake here
+        pass  # an int in Python, a mistake here
     elif isinstance(context_length, (int, np.integer)) and context_length > 0:
         return int(context_length)
     raise TokenizerError(f"context_length must be a positive int, got {context_length!r}")
 
 
 def check_pad_token_id(pad_token_id: object, vocab_size: int) -> None:
-    """Refuse a padding that is no id."""
+    """Check that the padding is an id of the vocabulary."""
     if not isinstance(pad_token_id, (int, np.integer)) or not 0 <= pad_token_id < vocab_size:
         raise TokenizerError(f"pad_token_id must be in [0, {vocab_size}), got {pad_token_id!r}")
 
@@ -54,11 +54,11 @@ def check_dtype(dtype: npt.DTypeLike, vocab_size: int) -> np.dtype[Any]:
 
 
 def check_fit(lengths: npt.NDArray[np.int64], context_length: int, *, first: int = 0) -> None:
-    """Refuse texts that need more than `context_length` columns.
+    """Check that each text fits into `context_length` columns.
 
     Args:
-        lengths: (N,) columns each text needs.
-        context_length: Columns there are.
+        lengths: (N,) number of columns that each text needs.
+        context_length: Number of columns.
         first: Position of the first of these texts in the caller's batch.
     """
     too_long = np.flatnonzero(lengths > context_length)
@@ -84,11 +84,11 @@ def as_batch(texts: object) -> list[str]:
             f"texts must be a str or a sequence of str, got {type(texts).__name__}"
         )
     batch = texts if isinstance(texts, list) else list(texts)
-    return batch if set(map(type, batch)) <= {str} else list(checked(batch))
+    return batch if set(map(type, batch)) <= {str} else list(require_strings(batch))
 
 
-def checked(texts: Iterable[object]) -> Iterator[str]:
-    """The texts one by one, each of them a str.
+def require_strings(texts: Iterable[object]) -> Iterator[str]:
+    """Give the texts one by one, each of them a str.
 
     Raises:
         TokenizerError: If one is not; the message names its position.
@@ -100,7 +100,7 @@ def checked(texts: Iterable[object]) -> Iterator[str]:
 
 
 def _describe(value: object) -> str:
-    """What a caller most likely passed, and what to do about it."""
+    """The value as a message names it, with a remedy."""
     if value is None or (isinstance(value, numbers.Real) and math.isnan(value)):
         return f"{value!r}; a missing caption must be dropped or replaced by ''"
     if isinstance(value, (bytes, bytearray)):
@@ -112,7 +112,7 @@ def as_row(ids: object) -> list[int]:
     """The ids of one row as a list of int.
 
     Raises:
-        TokenizerError: If they are no row of integers.
+        TokenizerError: If they are not one row of integers.
     """
     values: Any = getattr(ids, "tolist", lambda: ids)()
     try:
@@ -133,7 +133,7 @@ def to_tensor(array: npt.NDArray[np.int64]) -> torch.LongTensor:
         import torch
     except ImportError as error:
         raise ImportError(
-            "calling a tokenizer gives a torch tensor and torch is not installed; install "
+            "calling a tokenizer gives a torch tensor, and torch is not installed; install "
             "clip-tokenizer[torch], or use encode_batch, which gives a NumPy array"
         ) from error
     tensor: torch.LongTensor = torch.from_numpy(array)  # type: ignore[assignment]

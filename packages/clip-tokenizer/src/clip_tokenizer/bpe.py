@@ -1,8 +1,8 @@
 """Byte-pair encoding of one word.
 
-A round takes the pair of neighbors with the lowest rank and merges every occurrence of it from
-left to right; rounds go on until no pair has a rank. Pairs that a round creates wait for the next
-round, so any table of ranks gives the ids that the textbook loop gives.
+A round merges every occurrence of the pair of neighbors with the lowest rank, from left to right;
+rounds go on until no pair has a rank. Pairs that a round creates are merged in later rounds, so
+that any table of ranks gives the ids of the textbook loop.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import itertools
 from collections.abc import Sequence
 
 LONG_WORD = 48
-"""Symbols from which the list of positions per rank beats searching a short list."""
+"""Number of symbols from which lists of positions are faster than searching a short list."""
 
 
 class MergeTable:
     """The merges of a vocabulary, looked up by pair of ids.
 
     Args:
-        pairs: The pair of symbol ids that each rank merges, lowest rank first. When a pair stands
-            in the list twice, the later rank counts.
+        pairs: The pair of symbol ids that each rank merges, lowest rank first. Of a pair
+            that is listed twice, the later rank counts.
         products: The id that each rank produces.
         num_symbols: Size of the vocabulary; every id is below it.
     """
@@ -34,7 +34,7 @@ class MergeTable:
         self._ranks = {left * num_symbols + right: rank for rank, (left, right) in enumerate(pairs)}
 
     def merge(self, symbols: list[int]) -> list[int]:
-        """The ids left when no neighbors of `symbols` can be merged any more."""
+        """The ids that remain when no neighbors in `symbols` can be merged."""
         if len(symbols) >= LONG_WORD:
             return self._merge_long(symbols)
         symbols = symbols.copy()
@@ -55,7 +55,7 @@ class MergeTable:
         return symbols
 
     def _merge_long(self, symbols: list[int]) -> list[int]:
-        """The same for a long word, in time that grows as n log n.
+        """Merge a long word, in time that grows as n log n.
 
         Symbols are a linked list in arrays; the positions of each rank are kept in a list, and a
         heap holds the ranks that have one.

@@ -1,7 +1,7 @@
-"""A bounded memory of chunks, the pieces of a text between white space.
+"""A bounded cache of chunks, the pieces of a text between white space.
 
 No word of CLIP's pattern spans white space, so the ids of a text are the ids of its chunks one
-after the other, and a chunk's ids can be kept as bytes: a batch is then one `bytes.join` over one
+after the other, and a chunk's ids can be cached as bytes: a batch is then one `bytes.join` over one
 `map`, without a Python statement per word.
 """
 
@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 LONGEST_KEPT = 64
-"""Letters up to which a chunk is kept; a longer one is rarely seen twice."""
+"""Number of letters of the longest chunk that is cached; longer ones seldom occur twice."""
 
 
 class ChunkCache(dict[str, bytes]):
-    """`cache[chunk]` is the packed ids of a chunk, computed at the first look.
+    """`cache[chunk]` is the packed ids of a chunk, computed when it is first looked up.
 
-    Two generations bound it: when the young one is full it becomes the old one, and a chunk found
-    there moves back to the young one. So what is used stays, and memory never exceeds
-    `2 * capacity` chunks.
+    It has two generations: when the young one is full it becomes the old one, and a chunk that is
+    found there moves to the young one. So chunks in use stay, and there are never more than
+    `2 * capacity`.
 
     Args:
-        encode: Gives the packed ids of a chunk that is in neither generation.
-        capacity: Chunks in a generation.
+        encode: Computes the packed ids of a chunk that is in neither generation.
+        capacity: Number of chunks in a generation.
     """
 
     def __init__(self, encode: Callable[[str], bytes], capacity: int) -> None:
@@ -44,5 +44,5 @@ class ChunkCache(dict[str, bytes]):
 
     @property
     def num_kept(self) -> int:
-        """Chunks held in both generations."""
+        """Number of chunks in both generations."""
         return len(self) + len(self._old)

@@ -1,4 +1,4 @@
-"""What happens to a text before it is split into words.
+"""The cleaning of a text before it is split into words.
 
 Three modes, the same as open_clip's:
 
@@ -26,10 +26,10 @@ CleanMode = Literal["lower", "whitespace", "canonicalize"]
 CLEAN_MODES: tuple[CleanMode, ...] = get_args(CleanMode)
 
 CONTROLS = bytes(set(range(0x20)) - set(b"\t\n\f\r")) + b"\x7f"
-"""The ASCII characters that make a text not plain, besides `&`."""
+"""The ASCII characters that a plain text does not have, besides `&`."""
 
 SEPARATOR = "\x00"
-"""Stands between the texts of a batch, as a chunk of its own."""
+"""Separates the texts of a batch, as a chunk."""
 
 _JOINT = f" {SEPARATOR} "
 _PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
@@ -48,7 +48,7 @@ def check_clean_mode(mode: str) -> CleanMode:
 
 
 def clean_text(text: str, mode: CleanMode) -> str:
-    """The text as the word pattern sees it: repaired, resolved, in the case `mode` asks for."""
+    """The text repaired, with HTML entities resolved, in the case of the mode."""
     return " ".join(normalize_case(repair(text), mode).split())
 
 
@@ -69,8 +69,8 @@ def normalize_case(text: str, mode: CleanMode) -> str:
 def clean_batch(texts: Sequence[str], mode: CleanMode) -> str:
     """The cleaned texts in one string, `SEPARATOR` between them; white space is not collapsed.
 
-    `str.split` of the result gives the chunks of all texts, with the separators as chunks of their
-    own. No cleaned text can hold a separator: ftfy drops the character, HTML never makes it.
+    `str.split` of the result gives the chunks of all texts and the separators. No cleaned text
+    holds a separator: ftfy drops the character, and no HTML entity resolves to it.
     """
     joined = _JOINT.join(texts)
     if joined.isascii() and "&" not in joined and count_controls(joined) == len(texts) - 1:
@@ -81,10 +81,10 @@ def clean_batch(texts: Sequence[str], mode: CleanMode) -> str:
 
 
 def count_controls(text: str) -> int:
-    """How many characters of an ASCII text keep it from being plain, `&` not counted."""
+    """Number of the control characters of an ASCII text that make it not plain."""
     return len(text) - len(text.encode("ascii").translate(None, CONTROLS))
 
 
 def is_plain(text: str) -> bool:
-    """Whether ftfy and HTML would leave `text` as it is, decided without running them."""
+    """Whether ftfy and HTML would not change `text`, decided without running them."""
     return text.isascii() and "&" not in text and not count_controls(text)

@@ -1,4 +1,4 @@
-"""Tokenizer files from the Hugging Face hub, through its client and its cache (extra `[hub]`)."""
+"""Tokenizer files from the Hugging Face hub, by its client (extra `[hub]`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VOCABULARY_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt")
 
 
 def parse_repository(source: str) -> str | None:
-    """`org/name`, with `@revision` if given, of that or of `hf-hub:org/name`; else None."""
+    """`org/name`, with `@revision` if given, of `org/name` or `hf-hub:org/name`; else None."""
     name = source.removeprefix(SCHEME)
     return name if _REPOSITORY.fullmatch(name) else None
 
@@ -29,12 +29,12 @@ def parse_repository(source: str) -> str | None:
 def download(repository: str, files: Sequence[str] = CONFIG_FILES + VOCABULARY_FILES) -> Path:
     """The local folder that holds those of the files that the repository (`@revision`) has.
 
-    Files in the hub's cache are used as they are when the hub cannot be reached, which is tried
-    for one file alone: its client tries long.
+    Files in the cache are used when the hub cannot be reached. After one file could not be fetched
+    for that reason, no other is tried: the client waits long.
 
     Raises:
-        TokenizerError: If none of the files could be had; the message says what happened to each.
-            Or if one could not although the hub answers for others: it may well be there.
+        TokenizerError: If none of the files could be fetched, with the reasons; or if one could not
+            although the hub answers for others, since it may exist.
         ImportError: If huggingface_hub is not installed.
     """
     try:

@@ -1,4 +1,4 @@
-"""Tokenizers that are not CLIP's BPE, behind the same contract (extra `[hf]`).
+"""Tokenizers other than CLIP's BPE, with the same methods (extra `[hf]`).
 
 CLIPA v2 reads BERT's WordPiece, SigLIP reads SentencePiece. Both run in Hugging Face's `tokenizers`
 library from a `tokenizer.json` (or BERT's `vocab.txt`); cleaning, padding and checks are ours.
@@ -33,8 +33,8 @@ from clip_tokenizer.vocabulary_files import (
     CONFIG_FILE,
     TOKENIZER_FILE,
     WORDPIECE_FILE,
-    own_settings,
     read_json,
+    read_own_settings,
     reporting_damage,
 )
 
@@ -44,27 +44,27 @@ if TYPE_CHECKING:
 
 Side = Literal["left", "right"]
 OPTIONS = ("context_length", "clean", "truncate", "pad_token_id", "blank_token_id")
-"""What stands under `clip_tokenizer` in a config."""
+"""Keys under `clip_tokenizer` in a config."""
 BERT_SWITCHES = {
     "do_lower_case": "lowercase",
     "strip_accents": "strip_accents",
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
-"""BERT's normalization in a config, and in the `tokenizers` library."""
+"""Names of BERT's normalizations in a config, and in the `tokenizers` library."""
 
 
 class HFTokenizer:
     """A tokenizer of the `tokenizers` library with open_clip's cleaning, truncation and padding.
 
     Args:
-        backend: The tokenizer. It is never changed; its own truncation and padding do not count.
-        context_length: Columns of a batch when a call does not say.
-        clean: `lower`, `whitespace` or `canonicalize`, before the backend's own normalization.
+        backend: The tokenizer. It is never changed; its truncation and padding are ignored.
+        context_length: Default number of columns of a batch.
+        clean: `lower`, `whitespace` or `canonicalize`, before the backend's normalization.
         truncate: As for `Tokenizer`; the backend's special tokens are kept.
-        pad_token_id: Id behind the last token.
-        blank_token_id: An id to replace by 0 in a batch: CLIPA's towers never saw BERT's `[SEP]`.
-        padding_side: Where the padding goes: `right` or `left`.
-        truncation_side: Where a text that is too long is cut.
+        pad_token_id: Id of the padding.
+        blank_token_id: An id to replace by 0 in a batch, as CLIPA does with BERT's `[SEP]`.
+        padding_side: Side of the padding: `right` or `left`.
+        truncation_side: Side on which a text that is too long is cut.
     """
 
     def __init__(
@@ -105,13 +105,13 @@ class HFTokenizer:
         strip_sep: bool = False,
         **options: Any,
     ) -> HFTokenizer:
-        """The tokenizer whose files lie in a directory.
+        """The tokenizer of a directory with its files.
 
         Args:
             directory: Holds `tokenizer.json` or `vocab.txt`, and usually `tokenizer_config.json`.
-            context_length: By default what the directory says.
+            context_length: Default number of columns; None is that of the directory.
             strip_sep: Whether the separator token becomes 0 in a batch.
-            options: As for `HFTokenizer`; they win over what the directory says.
+            options: As for `HFTokenizer`; they override those of the directory.
 
         Raises:
             TokenizerError: If the directory holds neither file, or a file is damaged.
@@ -120,7 +120,7 @@ class HFTokenizer:
         folder = Path(directory)
         backend = _load_backend(folder)
         config = _read_config(folder)
-        own = own_settings(config, folder / CONFIG_FILE, OPTIONS)
+        own = read_own_settings(config, folder / CONFIG_FILE, OPTIONS)
         with reporting_damage(folder / CONFIG_FILE):
             _set_bert_switches(backend, config)
         padding, truncation = backend.padding or {}, backend.truncation or {}
@@ -141,7 +141,7 @@ class HFTokenizer:
         return cls(backend, **{**own, **options})
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`; `from_directory` reads them back."""
+        """Write `tokenizer.json` and `tokenizer_config.json`; `from_directory` reads them."""
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         self._backend.save(str(folder / TOKENIZER_FILE))
@@ -163,7 +163,7 @@ class HFTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Ids in all, special tokens included."""
+        """Number of ids, special tokens included."""
         return max(self._backend.get_vocab().values()) + 1
 
     def __repr__(self) -> str:
@@ -224,16 +224,16 @@ class HFTokenizer:
         return ids
 
     def count(self, text: str) -> int:
-        """How many ids a text has, without special tokens."""
+        """Number of ids of a text, without special tokens."""
         return len(self.encode(text))
 
     def lengths(self, texts: str | Sequence[str]) -> npt.NDArray[np.int64]:
-        """(N,) how many columns each text would need, special tokens included, uncut."""
+        """(N,) number of columns of each uncut text, special tokens included."""
         encoded = self._backend.encode_batch_fast(self._clean(texts))
         return np.array([len(found.ids) for found in encoded], dtype=np.int64)
 
     def decode(self, ids: Iterable[int], *, keep_special: bool = False) -> str:
-        """The text that ids spell, as the backend writes it."""
+        """The text that ids spell, by the backend."""
         text: str = self._backend.decode(as_row(ids), skip_special_tokens=not keep_special)
         return text
 
@@ -277,7 +277,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _set_bert_switches(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
-    """Normalize as BERT's config says; it wins over `tokenizer.json`, as in transformers."""
+    """Set BERT's normalization; the config overrides `tokenizer.json`, as in transformers."""
     if type(backend.normalizer).__name__ == "BertNormalizer":
         for name, switch in BERT_SWITCHES.items():
             if name in config:
@@ -290,6 +290,6 @@ def _token_id(backend: tokenizers.Tokenizer, token: object) -> int:
     index = backend.token_to_id(text) if isinstance(text, str) else None
     if index is None:
         raise TokenizerError(
-            f"the tokenizer has no token {text!r}; pass pad_token_id, or leave strip_sep off"
+            f"the tokenizer has no token {text!r}; pass pad_token_id, or do not set strip_sep"
         )
     return int(index)

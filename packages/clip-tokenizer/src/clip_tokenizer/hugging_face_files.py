@@ -1,4 +1,4 @@
-"""The two files Hugging Face libraries want besides `vocab.json` and `merges.txt`.
+"""The two files that Hugging Face libraries read besides `vocab.json` and `merges.txt`.
 
 `tokenizer.json` describes the whole pipeline to the `tokenizers` library, `tokenizer_config.json`
 names the class and the special tokens to `transformers`. Neither can express ftfy or HTML
@@ -17,7 +17,7 @@ from clip_tokenizer.words import WORD_PATTERN
 
 
 def tokenizer_config(vocabulary: Vocabulary, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of `tokenizer_config.json`; our own settings stand under `clip_tokenizer`."""
+    """The content of `tokenizer_config.json`; our settings are under `clip_tokenizer`."""
     return {
         "tokenizer_class": "CLIPTokenizer",
         "bos_token": vocabulary.sot,
@@ -96,7 +96,7 @@ def _added_token(index: int, content: str) -> dict[str, Any]:
 
 
 def _normalizers(clean: CleanMode) -> list[dict[str, Any]]:
-    """The part of a cleaning mode that the format can say."""
+    """The part of a cleaning mode that the format can express."""
     steps: list[dict[str, Any]] = [{"type": "NFC"}]
     if clean == "canonicalize":
         steps += [

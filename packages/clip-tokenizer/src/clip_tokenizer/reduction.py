@@ -1,9 +1,8 @@
-"""Fitting long texts into short contexts. N texts, B budget: ids between start and end.
+"""Reductions of long texts to short contexts. N texts, B budget: ids between start and end.
 
-A reduction chooses which ids of a text stay. `truncate` keeps the first, `random` keeps any, in
-order, `shuffle` keeps any, in the order drawn, `block` keeps neighbors, and `syntax` keeps nouns
-before adjectives before verbs before the rest. The random ones take a generator and touch no
-global state.
+A reduction chooses ids of a text. `truncate` keeps the first, `random` any, in order, `shuffle`
+any, in the order drawn, `block` consecutive ones, and `syntax` nouns before adjectives before verbs
+before the rest. The random ones take a generator and do not change global state.
 
 They are open_clip's `random`, `shuffle`, `simple` (our `block`) and `syntax`, which CLIPA trained
 with. `OpenClipGenerator` draws what open_clip draws after `torch.manual_seed` and `random.seed`.
@@ -29,9 +28,9 @@ Tagger = Callable[[str], Sequence[tuple[str, str]]]
 
 
 class OpenClipGenerator:
-    """The random draws of open_clip after seeding torch and Python with `seed`.
+    """The random numbers of open_clip after seeding torch and Python with `seed`.
 
-    It seeds private generators, so the caller's global ones stay as they are. Needs torch.
+    It does not change the global generators. Needs torch.
     """
 
     def __init__(self, seed: int) -> None:
@@ -56,7 +55,7 @@ Generator = np.random.Generator | OpenClipGenerator
 
 
 class RowEncoder(Protocol):
-    """What a reduction needs of a tokenizer."""
+    """The method of a tokenizer that a reduction calls."""
 
     def encode_rows(self, texts: list[str]) -> TokenRows:
         """The ids of N texts without start, end and padding."""
@@ -64,12 +63,12 @@ class RowEncoder(Protocol):
 
 
 class Reduction(Protocol):
-    """A way to choose the ids that stay; plug in your own by passing it to `encode_batch`."""
+    """A choice of ids; any callable like this can be passed to `encode_batch`."""
 
     def __call__(
         self, tokenizer: RowEncoder, texts: list[str], budget: int, generator: Generator | None
     ) -> TokenRows:
-        """The ids that stay of N texts. Ids past `budget` are cut afterwards."""
+        """The chosen ids of N texts. Ids beyond `budget` are cut afterwards."""
         ...
 
 
@@ -89,7 +88,7 @@ class RandomTokens:
     """Keeps ids drawn without replacement from a text that is too long.
 
     Attributes:
-        keep_order: Whether the ids that stay keep the order of the text.
+        keep_order: Whether the ids are in the order of the text.
     """
 
     keep_order: bool = True
@@ -109,7 +108,7 @@ class RandomTokens:
 
 @dataclass(frozen=True)
 class Block:
-    """Keeps neighboring ids, from a random start, of a text that is too long."""
+    """Keeps consecutive ids, from a random start, of a text that is too long."""
 
     def __call__(
         self, tokenizer: RowEncoder, texts: list[str], budget: int, generator: Generator | None
@@ -125,7 +124,7 @@ class Block:
 
 
 def nltk_tagger(text: str) -> Sequence[tuple[str, str]]:
-    """The words and tags that nltk finds. Its data must be installed; nothing is downloaded.
+    """The words and tags by nltk, whose data must be installed; nothing is downloaded.
 
     Raises:
         TokenizerError: If nltk or its data is missing; the message says how to get them.
@@ -156,8 +155,8 @@ class SyntaxOrder:
 
     Attributes:
         tagger: Splits a text into tagged words.
-        stable: Whether of two words of one class the earlier one stays. CLIPA sorts without that
-            promise: with more than 16 words NumPy may keep a later one.
+        stable: Whether of two words of one class the earlier one stays. CLIPA's sort is not stable:
+            of more than 16 words NumPy may keep a later one.
     """
 
     tagger: Tagger = nltk_tagger
@@ -166,7 +165,7 @@ class SyntaxOrder:
     def __call__(
         self, tokenizer: RowEncoder, texts: list[str], budget: int, generator: Generator | None
     ) -> TokenRows:
-        """The ids of the words that stay."""
+        """The ids of the chosen words."""
         return tokenizer.encode_rows([self.reduce_text(text, budget) for text in texts])
 
     def reduce_text(self, text: str, budget: int) -> str:
@@ -188,7 +187,7 @@ REDUCTIONS: dict[str, Reduction] = {
 
 
 def find_reduction(reduction: str | Reduction) -> Reduction:
-    """The reduction of that name, or the given one itself.
+    """The reduction of that name; a callable is returned as it is.
 
     Raises:
         TokenizerError: If no reduction has the name.

@@ -1,4 +1,4 @@
-"""The tokenizer a model wants, by the model's name, its config, or a directory."""
+"""The tokenizer of a model, by the model's name, its config or a directory."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from clip_tokenizer.errors import TokenizerError
 from clip_tokenizer.hugging_face import HFTokenizer
 from clip_tokenizer.tokenizer import CONTEXT_LENGTH, Tokenizer
 from clip_tokenizer.vocabulary import NUM_OPENAI_MERGES
-from clip_tokenizer.vocabulary_files import holds_bpe, holds_tokenizer, is_ours, read_json
+from clip_tokenizer.vocabulary_files import has_own_settings, holds_bpe, holds_tokenizer, read_json
 
 OPENAI_VOCAB_SIZE = 512 + NUM_OPENAI_MERGES + 2
 MODEL_CONFIGS = ("open_clip_config.json", "clip_config.json")
-"""Where open_clip and clip-models keep a model's config, beside its weights."""
+"""Files of a model's config, beside its weights, in open_clip and clip-models."""
 CLIP_NAME = "clip"
-"""How clip-models' configs name CLIP's own tokenizer."""
+"""Name of CLIP's tokenizer in clip-models' configs."""
 BPE_OPTIONS = {"clean": "clean", "reduction_mask": "reduction"}
 HF_OPTIONS = {"clean": "clean", "strip_sep_token": "strip_sep"}
-"""open_clip's names of the options of either kind, and ours."""
+"""Names of options in open_clip, and ours."""
 OPEN_CLIP_REDUCTIONS = {"simple": "block", "syntax": "syntax-clipa"}
-"""Those that are called otherwise here."""
+"""Names of reductions in open_clip that differ from ours."""
 
 
 def _text(
     context_length: int = CONTEXT_LENGTH, repository: str | None = None, **options: Any
 ) -> dict[str, Any]:
-    """What a model's text config says of its tokenizer, in open_clip's words."""
+    """The fields of a model's text config that describe its tokenizer, with open_clip's names."""
     return {
         "context_length": context_length,
         "hf_tokenizer_name": repository,
@@ -92,13 +92,13 @@ FAMILIES: tuple[tuple[str, dict[str, Any] | None], ...] = (
     ("{xlm-roberta-large,mt5-xl}-ViT-H-14", None),
     ("nllb-clip-{base,large}{,-siglip}", None),
 )
-"""Names of open_clip's and clip-models' models, `{a,b}` for a choice, and what their text configs
-say of the tokenizer, `{name}` for the model's own name; None is a tokenizer that this package does
-not know."""
+"""Names of open_clip's and clip-models' models, `{a,b}` for a choice, and the fields of their text
+configs that describe the tokenizer, `{name}` for the model's name; None is a tokenizer that this
+package does not have."""
 
 
 def _expand(pattern: str) -> list[str]:
-    """The names that a pattern stands for."""
+    """The names that match a pattern."""
     parts = re.split(r"\{(.*?)\}", pattern)  # every second one is a choice
     choices = [part.split(",") if at % 2 else [part] for at, part in enumerate(parts)]
     return ["".join(chosen) for chosen in itertools.product(*choices)]
@@ -107,8 +107,8 @@ def _expand(pattern: str) -> list[str]:
 _TEXTS = {name: text for pattern, text in FAMILIES for name in _expand(pattern)}
 
 
-def named_text(name: str) -> dict[str, Any]:
-    """What the text config of the model of that name says of its tokenizer, in open_clip's words.
+def find_text_config(name: str) -> dict[str, Any]:
+    """The fields of the named model's text config that describe its tokenizer.
 
     Raises:
         TokenizerError: If the table lacks the name; the message names the nearest.
@@ -131,19 +131,19 @@ def get_tokenizer(
     context_length: int | None = None,
     **options: Any,
 ) -> Tokenizer | HFTokenizer:
-    """The tokenizer a model wants, whatever its kind.
+    """The tokenizer of a model, of any kind.
 
     Args:
         model: A directory with tokenizer files, a model's config, or both; a hub repository
-            (`org/name`, with `@revision` if wanted); the name of a model of open_clip or
+            (`org/name`, with `@revision` for a revision); the name of a model of open_clip or
             clip-models; a config of either, as a mapping or as an object with a `text` part. A
-            tokenizer that is not BPE, and lies in no directory, is read from the hub.
-        context_length: By default what the model says.
+            tokenizer that is not BPE, and whose files are in no directory, is read from the hub.
+        context_length: Number of columns of a batch; None is the model's.
         options: As for the tokenizer's constructor.
 
     Raises:
-        TokenizerError: If nothing says which tokenizer it is, a config asks for an option that
-            is not known here, or a file is damaged.
+        TokenizerError: If the tokenizer is unknown, a config has an unknown option, or a file is
+            damaged.
     """
     if context_length is not None:
         options["context_length"] = context_length
@@ -155,11 +155,11 @@ def get_tokenizer(
     repository = hub.parse_repository(name)
     if repository is not None:
         return _from_directory(hub.download(repository), options)
-    return _from_config(named_text(name), None, options)
+    return _from_config(find_text_config(name), None, options)
 
 
 def _from_directory(directory: Path, options: dict[str, Any]) -> Tokenizer | HFTokenizer:
-    """The tokenizer whose files, or whose model's config, lie in a directory."""
+    """The tokenizer of a directory with its files, its model's config, or both."""
     for name in MODEL_CONFIGS:
         if (directory / name).is_file():
             config = read_json(directory / name)
@@ -168,7 +168,7 @@ def _from_directory(directory: Path, options: dict[str, Any]) -> Tokenizer | HFT
 
 
 def _from_files(directory: Path, options: dict[str, Any]) -> Tokenizer | HFTokenizer:
-    """The tokenizer whose files lie in a directory, with the options they tell."""
+    """The tokenizer of a directory with its files, with the options in them."""
     if holds_bpe(directory):
         return Tokenizer.from_pretrained(directory, **options)
     return HFTokenizer.from_directory(directory, **options)
@@ -190,7 +190,7 @@ def _text_config(config: object) -> dict[str, Any]:
             f"{type(config).__name__} with the keys {', '.join(map(str, found)) or '(none)'}"
         )
     tokenizer = found.pop("tokenizer", None)
-    if tokenizer is not None:  # clip-models' words for the same
+    if tokenizer is not None:  # clip-models' names of the same fields
         named = {"name": tokenizer}
         own = tokenizer if isinstance(tokenizer, Mapping) else getattr(tokenizer, "__dict__", named)
         name = own.get("name", CLIP_NAME)
@@ -202,15 +202,14 @@ def _text_config(config: object) -> dict[str, Any]:
 def _from_config(
     text: Mapping[str, Any], directory: Path | None, options: dict[str, Any]
 ) -> Tokenizer | HFTokenizer:
-    """The tokenizer that a text config asks for, from the directory's files if it has any.
+    """The tokenizer of a text config, from the directory's files if it has any.
 
-    Files that this package saved tell the options they were used with; those count, not the
-    config's.
+    The options in files that this package saved override the config's.
     """
     length = {"context_length": text.get("context_length", CONTEXT_LENGTH)}
     if directory is not None and not holds_tokenizer(directory):
         directory = None
-    if directory is not None and is_ours(directory):
+    if directory is not None and has_own_settings(directory):
         return _from_files(directory, {**length, **options})
     repository = text.get("hf_tokenizer_name")
     if repository and directory is None:
@@ -230,14 +229,14 @@ def _from_config(
 
 
 def _translate(text: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Our options for the `tokenizer_kwargs` of a text config; what it leaves empty is left out."""
+    """Our options of the `tokenizer_kwargs` of a text config, without empty ones."""
     given = {**(text.get("tokenizer_kwargs") or {}), "tokenizer_mode": text.get("tokenizer_mode")}
     given = {name: value for name, value in given.items() if value}
     unknown = sorted(given.keys() - names.keys())
     if unknown:
         raise TokenizerError(
             f"the config asks for {', '.join(unknown)}, which this kind of tokenizer does not "
-            f"have; known here are {', '.join(names)}"
+            f"have; expected {', '.join(names)}"
         )
     if "reduction_mask" in given:
         mask = given["reduction_mask"]

@@ -19,18 +19,18 @@ from clip_tokenizer.vocabulary import Vocabulary
 from clip_tokenizer.words import compile_pattern
 
 BLOCK = 4096
-"""Texts that are joined and split at a time."""
+"""Number of texts that are joined and split at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Offsets:
-    """Where each id of a text comes from.
+    """The span of text of each id.
 
     Attributes:
-        text: The cleaned text; positions count its characters.
+        text: The cleaned text, to whose characters the spans refer.
         ids: The ids of the text, without start and end.
-        spans: (first, behind the last) character of each id. Ids that share the bytes of one
-            character share that character.
+        spans: (start, end) of the characters of each id. Ids that share the bytes of one character
+            share that character.
     """
 
     text: str
@@ -45,7 +45,7 @@ class TextEncoder:
         vocabulary: Symbols, merges and special tokens.
         clean: Cleaning mode.
         allow_special: Whether special tokens are found in texts.
-        cache_size: Chunks in each of the cache's two generations.
+        cache_size: Number of chunks in each of the two generations of the cache.
 
     Raises:
         TokenizerError: If two special tokens are the same after cleaning.
@@ -77,7 +77,7 @@ class TextEncoder:
         self._cache = ChunkCache(self._encode_chunk, cache_size)
 
     def encode(self, texts: Sequence[str]) -> TokenRows:
-        """The ids of N texts: per block one split, one look-up per chunk, one join."""
+        """The ids of N texts: one split of each block, one look-up of each chunk, one join."""
         if 0 < len(texts) <= BLOCK:
             return self._encode_block(texts)
         blocks = [self._encode_block(texts[at : at + BLOCK]) for at in range(0, len(texts), BLOCK)]
@@ -92,11 +92,11 @@ class TextEncoder:
         packed = b"".join(map(self._cache.__getitem__, chunks))
         flat: npt.NDArray[np.unsignedinteger] = np.frombuffer(packed, dtype=self._dtype)  # (L + N,)
         is_end = flat == self._row_end
-        ends = np.flatnonzero(is_end)  # (N,) one behind the last id of each text
+        ends = np.flatnonzero(is_end)  # (N,) position after the last id of each text
         return TokenRows(ids=flat[~is_end], lengths=np.diff(ends, prepend=-1) - 1)
 
     def _encode_chunk(self, chunk: str) -> bytes:
-        """The packed ids of a chunk that the cache does not hold."""
+        """The packed ids of a chunk that is not in the cache."""
         if chunk == SEPARATOR:
             return array(self._typecode, [self._row_end]).tobytes()
         words = self._pattern.findall(chunk)
@@ -114,7 +114,7 @@ class TextEncoder:
         return self._merges.merge([*(inside[byte] for byte in data[:-1]), self._closing[data[-1]]])
 
     def offsets(self, text: str) -> Offsets:
-        """The ids of a text with the characters of the cleaned text that each stands for."""
+        """The ids of a text with the span of each in the cleaned text."""
         cleaned = clean_text(text, self._clean)
         found = [
             (index, (match.start() + first, match.start() + end))
@@ -126,7 +126,7 @@ class TextEncoder:
         )
 
     def _locate(self, word: str) -> Iterator[tuple[int, int, int]]:
-        """Each id of a word with the first and one behind the last of its characters."""
+        """Give each id of a word with the start and end of its characters."""
         if word in self._special_ids:
             yield self._special_ids[word], 0, len(word)
             return

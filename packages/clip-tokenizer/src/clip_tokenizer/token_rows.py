@@ -1,4 +1,4 @@
-"""Token ids of a batch before they become an array. N rows, T context length, L ids in all."""
+"""Token ids of a batch as one flat array. N rows, T context length, L ids in all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class TokenRows:
 
     Attributes:
         ids: (L,) unsigned ids.
-        lengths: (N,) ids of each text.
+        lengths: (N,) number of ids of each text.
     """
 
     ids: npt.NDArray[np.unsignedinteger]
@@ -26,7 +26,7 @@ class TokenRows:
 
     @property
     def starts(self) -> npt.NDArray[np.int64]:
-        """(N,) where each text starts in `ids`."""
+        """(N,) position of the first id of each text in `ids`."""
         return np.cumsum(self.lengths) - self.lengths
 
     def to_list(self) -> list[list[int]]:
@@ -36,7 +36,7 @@ class TokenRows:
         return [flat[start:end] for start, end in itertools.pairwise(bounds)]
 
     def take(self, indices: list[npt.NDArray[np.int64]]) -> TokenRows:
-        """The rows that hold, for text n, the ids at `indices[n]` of that text."""
+        """The rows with the ids at `indices[n]` of each text n."""
         lengths = np.fromiter(map(len, indices), dtype=np.int64, count=len(indices))
         flat = np.concatenate([np.empty(0, np.int64), *indices])  # (kept,)
         return TokenRows(ids=self.ids[flat + np.repeat(self.starts, lengths)], lengths=lengths)

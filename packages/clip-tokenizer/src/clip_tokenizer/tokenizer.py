@@ -21,7 +21,7 @@ from clip_tokenizer.batch import (
     check_fit,
     check_pad_token_id,
     check_truncate_mode,
-    checked,
+    require_strings,
     to_tensor,
 )
 from clip_tokenizer.cleaning import CleanMode, check_clean_mode
@@ -31,7 +31,7 @@ from clip_tokenizer.reduction import Generator, Reduction, find_reduction
 from clip_tokenizer.text_encoder import BLOCK, Offsets, TextEncoder
 from clip_tokenizer.token_rows import TokenRows
 from clip_tokenizer.training import MAX_WORDS, count_words, learn_merges
-from clip_tokenizer.vocabulary import Vocabulary, merges_path
+from clip_tokenizer.vocabulary import Vocabulary, resolve_merges_path
 from clip_tokenizer.vocabulary_files import read_directory, read_merges_file, write_directory
 
 if TYPE_CHECKING:
@@ -42,22 +42,22 @@ CACHE_SIZE = 131_072
 
 
 class Tokenizer:
-    """Byte-level BPE with end-of-word symbols, as CLIP was trained with.
+    """CLIP's byte-level BPE with end-of-word symbols.
 
-    Use one of `openai`, `from_pretrained`, `train`, `from_bytes`.
+    Made by `openai`, `from_pretrained`, `train` or `from_bytes`.
 
     Args:
         vocabulary: Symbols, merges and special tokens.
-        context_length: Columns of a batch when a call does not say.
+        context_length: Default number of columns of a batch.
         clean: `lower`, `whitespace` or `canonicalize`.
-        truncate: What a text longer than the context does: `eot` cuts it and keeps the end token,
-            `error` refuses it.
-        allow_special: Whether a text that spells a special token gets that token's id. Off, such a
-            text is encoded as the letters it is made of.
-        pad_token_id: Id behind the end token. CLIP pads with 0, which is also the id of `!` inside
-            a word.
-        reduction: Name of how a text that is too long is made to fit when a call does not say.
-        cache_size: Chunks of text in each of the cache's two generations.
+        truncate: `eot` cuts a text that is longer than the context and keeps the end token, `error`
+            raises.
+        allow_special: Whether a text that spells a special token gets that token's id. If not, it
+            is encoded as letters.
+        pad_token_id: Id of the padding after the end token. CLIP pads with 0, which is also the id
+            of `!` inside a word.
+        reduction: Name of the default reduction of texts that are too long.
+        cache_size: Number of chunks of text in each of the two generations of the cache.
     """
 
     def __init__(
@@ -106,13 +106,13 @@ class Tokenizer:
         """The tokenizer of OpenAI's CLIP and of most models trained since: 49,408 ids.
 
         Args:
-            path: A merges file (`bpe_simple_vocab_16e6.txt.gz`) to read in place of the table
-                inside the package. The environment variable `CLIP_TOKENIZER_MERGES` does the same.
+            path: A merges file (`bpe_simple_vocab_16e6.txt.gz`) in place of the table inside the
+                package; by default that of the environment variable `CLIP_TOKENIZER_MERGES`.
             extra_special_tokens: Tokens that take the ids from 49,408 on.
             options: `context_length`, `clean`, `truncate`, `allow_special`, `pad_token_id`,
                 `reduction`, `cache_size`, as for `Tokenizer`.
         """
-        chosen = merges_path(path)
+        chosen = resolve_merges_path(path)
         vocabulary = (
             Vocabulary.openai(extra=extra_special_tokens)
             if chosen is None
@@ -144,10 +144,10 @@ class Tokenizer:
 
         Args:
             texts: The corpus; read once.
-            vocab_size: Ids in all, special tokens included; at least 514.
-            clean: Cleaning mode, for training and for the tokenizer.
-            min_count: Pairs seen less often are not merged.
-            max_words: Distinct words kept in memory; past it the rarest are forgotten.
+            vocab_size: Number of ids, special tokens included; at least 514.
+            clean: Cleaning mode of the training and of the tokenizer.
+            min_count: Pairs that occur less often are not merged.
+            max_words: Number of distinct words in memory; above it the rarest are dropped.
             extra_special_tokens: Tokens that take the last ids.
             options: As for `Tokenizer`.
 
@@ -167,7 +167,9 @@ class Tokenizer:
                 f"vocab_size must be at least {smallest} (bytes and special tokens), "
                 f"got {vocab_size}"
             )
-        words = count_words(checked(texts), clean=check_clean_mode(clean), max_words=max_words)
+        words = count_words(
+            require_strings(texts), clean=check_clean_mode(clean), max_words=max_words
+        )
         merges = learn_merges(words, vocab_size - num_special, min_count=min_count)
         vocabulary = Vocabulary.from_merges(merges, extra=extra_special_tokens)
         return cls(vocabulary, clean=clean, **options)
@@ -179,11 +181,11 @@ class Tokenizer:
         Args:
             source: A directory with `vocab.json` and `merges.txt`, with `tokenizer.json` or with
                 one `.txt.gz`; or a repository of the Hugging Face hub (`org/name`,
-                with `@revision` if wanted).
-            options: As for `Tokenizer`; they win over what the files say.
+                with `@revision` for a revision).
+            options: As for `Tokenizer`; they override those in the files.
 
         Raises:
-            TokenizerError: If nothing there can be read; the message names what was tried.
+            TokenizerError: If no tokenizer can be read; the message names what was tried.
         """
         directory = Path(source)
         if not directory.is_dir():
@@ -205,8 +207,8 @@ class Tokenizer:
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write `vocab.json`, `merges.txt`, `tokenizer.json` and `tokenizer_config.json`.
 
-        `from_pretrained` reads them back, options included; so do Hugging Face libraries, which
-        know nothing of ftfy and HTML entities.
+        `from_pretrained` reads them, options included; so do Hugging Face libraries, without the
+        cleaning by ftfy and of HTML entities.
         """
         settings = {
             "context_length": self.context_length,
@@ -226,7 +228,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Ids in all, special tokens included."""
+        """Number of ids, special tokens included."""
         return self.vocabulary.size
 
     @property
@@ -253,7 +255,7 @@ class Tokenizer:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the tables: those are built again where the tokenizer is unpickled."""
+        """The state without the tables, which are built again when the tokenizer is unpickled."""
         return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -272,11 +274,10 @@ class Tokenizer:
 
         Args:
             texts: The batch.
-            context_length: T; the tokenizer's own by default.
-            reduction: How a text that is too long is made to fit: `truncate`, `random`, `shuffle`,
-                `block`, `syntax`, `syntax-clipa`, or a `Reduction` of your own; by default as the
-                tokenizer's option says.
-            generator: Source of the draws of `random`, `shuffle` and `block`.
+            context_length: T; None is the tokenizer's option.
+            reduction: Reduction of texts that are too long: `truncate`, `random`, `shuffle`,
+                `block`, `syntax`, `syntax-clipa` or a `Reduction`; None is the tokenizer's option.
+            generator: Random generator for `random`, `shuffle` and `block`.
 
         Raises:
             TokenizerError: If an element is not a str, or a text does not fit and
@@ -300,8 +301,8 @@ class Tokenizer:
 
         Args:
             texts: The batch.
-            context_length: T; the tokenizer's own by default.
-            dtype: Integer type of the array. `np.uint16` holds CLIP's 49,408 ids.
+            context_length: T; None is the tokenizer's option.
+            dtype: Integer type of the array; `np.uint16` holds CLIP's 49,408 ids.
             reduction: As for calling the tokenizer.
             generator: As for calling the tokenizer.
 
@@ -333,20 +334,20 @@ class Tokenizer:
         return self._encoder.encode(as_batch(texts))
 
     def count(self, text: str) -> int:
-        """How many ids a text has, without start and end."""
+        """Number of ids of a text, without start and end."""
         return len(self.encode(text))
 
     def lengths(self, texts: str | Sequence[str]) -> npt.NDArray[np.int64]:
-        """(N,) how many columns each text would need, start and end included, uncut."""
+        """(N,) number of columns of each uncut text, start and end included."""
         return self.encode_rows(texts).lengths + 2
 
     def decode(self, ids: Iterable[int], *, keep_special: bool = False) -> str:
-        """The text that ids spell. Bytes that are not UTF-8 come out as U+FFFD.
+        """The text that ids spell; bytes that are not UTF-8 become U+FFFD.
 
         Args:
             ids: One row of ids.
-            keep_special: Keep special tokens, padding and the space behind the last word. Off, the
-                text ends at the first end token.
+            keep_special: Keep special tokens, padding and the space after the last word. If not,
+                the text ends at the first end token.
 
         Raises:
             TokenizerError: If `ids` are not one row, or an id is not in the vocabulary.
@@ -369,5 +370,5 @@ class Tokenizer:
         return text if keep_special else text.strip()
 
     def offsets(self, text: str) -> Offsets:
-        """The ids of a text with the characters of the cleaned text that each stands for."""
+        """The ids of a text with the span of each in the cleaned text."""
         return self._encoder.offsets(as_batch([text])[0])

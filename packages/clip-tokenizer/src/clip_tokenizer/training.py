@@ -1,4 +1,4 @@
-"""Learning merges from texts.
+"""Merges learned from texts.
 
 The procedure is that of Hugging Face's BPE trainer: count words, then merge the most frequent pair
 again and again, the smaller pair of ids first where counts are equal.
@@ -16,7 +16,7 @@ from clip_tokenizer.cleaning import SEPARATOR, CleanMode, clean_batch
 from clip_tokenizer.words import compile_pattern
 
 MAX_WORDS = 2_000_000
-"""Distinct words kept while counting."""
+"""Number of distinct words that are counted at most."""
 
 _BLOCK = 4096
 
@@ -26,15 +26,15 @@ Pair = tuple[int, int]
 def count_words(
     texts: Iterable[str], *, clean: CleanMode = "lower", max_words: int = MAX_WORDS
 ) -> Counter[str]:
-    """How often each word occurs.
+    """Count the words of texts.
 
-    When more than `max_words` distinct words have been seen, the rarest are forgotten until half
-    remain, so memory is bounded and a word that is forgotten and comes back is counted from then.
+    When there are more than `max_words` distinct words, the rarest are dropped until half remain:
+    so memory is bounded, and a dropped word that occurs again is counted from there.
 
     Args:
         texts: The corpus; read once, in blocks.
         clean: Cleaning mode.
-        max_words: Distinct words kept.
+        max_words: Number of distinct words in memory.
     """
     pattern = compile_pattern()
     words: Counter[str] = Counter()
@@ -45,11 +45,11 @@ def count_words(
                 for word in pattern.findall(chunk):
                     words[word] += count
         if len(words) > max_words:
-            words = _forget_rarest(words, keep=max_words // 2)
+            words = _drop_rarest(words, keep=max_words // 2)
     return words
 
 
-def _forget_rarest(words: Counter[str], *, keep: int) -> Counter[str]:
+def _drop_rarest(words: Counter[str], *, keep: int) -> Counter[str]:
     """The words above the lowest count that leaves at most `keep` of them."""
     floor = sorted(words.values(), reverse=True)[keep]
     return Counter({word: count for word, count in words.items() if count > floor})
@@ -58,16 +58,16 @@ def _forget_rarest(words: Counter[str], *, keep: int) -> Counter[str]:
 def learn_merges(
     words: Mapping[str, int], num_symbols: int, *, min_count: int = 2
 ) -> list[tuple[str, str]]:
-    """The merges that words with counts teach, most useful first.
+    """Learn merges from counted words, the most frequent pair first.
 
     Args:
         words: Count of each word.
-        num_symbols: Distinct symbols to stop at, the 512 byte symbols included.
-        min_count: Pairs seen less often than this are not merged.
+        num_symbols: Number of symbols to stop at, the 512 byte symbols included.
+        min_count: Pairs that occur less often are not merged.
 
     Returns:
-        Pairs of symbols. Fewer than asked for when the words hold no more pairs. Two of them may
-        spell the same symbol, which then counts once.
+        Pairs of symbols, fewer than asked for if the words have no more pairs. Two pairs may spell
+        the same symbol, which then counts once.
     """
     symbols = list(BASE_SYMBOLS)
     ids = {symbol: index for index, symbol in enumerate(symbols)}
@@ -125,7 +125,7 @@ def _count_pairs(
 
 
 def _merge_word(word: list[int], pair: Pair, product: int) -> list[tuple[Pair, int]]:
-    """Merge `pair` in `word`, in place; gives each step in the count of a neighboring pair."""
+    """Merge `pair` in `word`, in place; the changes of the counts of neighboring pairs."""
     left, right = pair
     changes: list[tuple[Pair, int]] = []
     at = 0

@@ -1,7 +1,7 @@
-"""Symbols, merges and special tokens: everything about a tokenizer that is learned.
+"""Symbols, merges and special tokens, the learned part of a tokenizer.
 
 Layout of ids, CLIP's own: 256 bytes, the same 256 at the end of a word, one id per merge, start of
-text, end of text, extra special tokens. A vocabulary read from a file may order its ids otherwise.
+text, end of text, extra special tokens. A vocabulary from a file may have another order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NUM_OPENAI_MERGES = 48_894
 OPENAI_SPECIAL_TOKENS = ("<start_of_text>", "<end_of_text>")
 OPENAI_TABLE_SHA256 = "3b99edd1a64e51e134f972f7f6d89cc0da7ba11966230ec46bdaeae886a4d9b4"
 MERGES_VARIABLE = "CLIP_TOKENIZER_MERGES"
-"""Environment variable that names a merges file to use in place of the packed table."""
+"""Environment variable that names a merges file in place of the packed table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Vocabulary:
 
     Attributes:
         ids: Id of every symbol, special tokens included; no two are the same.
-        merges: The pair of ids each rank merges, lowest rank first.
+        merges: The pair of ids of each rank, lowest rank first.
         sot: The start-of-text token.
         eot: The end-of-text token.
         extra: Further special tokens.
@@ -146,12 +146,12 @@ class Vocabulary:
 
     @functools.cached_property
     def size(self) -> int:
-        """One more than the largest id: the rows an embedding table needs."""
+        """One more than the largest id: the number of rows of an embedding table."""
         return max(self.ids.values()) + 1
 
     @functools.cached_property
     def symbols(self) -> tuple[str, ...]:
-        """The symbol of every id; an id that no symbol has is an empty string."""
+        """The symbol of every id, an empty string for an unused one."""
         symbols = [""] * self.size
         for symbol, index in self.ids.items():
             symbols[index] = symbol
@@ -163,7 +163,7 @@ class Vocabulary:
         return [(symbols[left], symbols[right]) for left, right in self.merges]
 
     def products(self) -> list[int]:
-        """The id each merge makes.
+        """The id of the symbol that each merge makes.
 
         Raises:
             TokenizerError: If a merge makes a symbol that has no id.
@@ -177,8 +177,8 @@ class Vocabulary:
             ) from error
 
 
-def merges_path(path: str | os.PathLike[str] | None) -> Path | None:
-    """The merges file to read: `path`, or the environment variable's, or None for the table."""
+def resolve_merges_path(path: str | os.PathLike[str] | None) -> Path | None:
+    """The merges file to read: `path`, that of the environment variable, or None for the table."""
     chosen = path if path is not None else os.environ.get(MERGES_VARIABLE) or None
     return None if chosen is None else Path(chosen)
 

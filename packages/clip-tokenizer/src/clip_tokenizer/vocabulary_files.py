@@ -21,7 +21,7 @@ WORDPIECE_FILE = "vocab.txt"
 SAVED_FILES = (VOCAB_FILE, MERGES_FILE, TOKENIZER_FILE, CONFIG_FILE)
 
 OPTIONS = ("context_length", "clean", "truncate", "allow_special", "pad_token_id", "reduction")
-"""What stands under `clip_tokenizer` in a config, besides `extra_special_tokens`."""
+"""Keys under `clip_tokenizer` in a config, besides `extra_special_tokens`."""
 KNOWN_SPECIAL_PAIRS = (OPENAI_SPECIAL_TOKENS, ("<|startoftext|>", "<|endoftext|>"))
 
 
@@ -52,7 +52,7 @@ def read_merges_text(data: bytes, *, limit: int | None = None) -> list[tuple[str
 
 
 def _is_header(line: str) -> bool:
-    """Whether a merges file's first line is its title: `#version…` or OpenAI's quoted one."""
+    """Whether the first line of a merges file is a header: `#version…` or OpenAI's quoted title."""
     return line.startswith(("#version", '"bpe_simple_vocab'))
 
 
@@ -69,7 +69,7 @@ def read_merges_file(path: Path, *, extra: Sequence[str] = ()) -> Vocabulary:
 def read_directory(directory: Path) -> tuple[Vocabulary, dict[str, Any]] | None:
     """The vocabulary and the options in a directory, or None if it holds no known file.
 
-    Looked for in this order: `vocab.json` with `merges.txt`, `tokenizer.json`, one `*.txt.gz`.
+    Files are read in this order: `vocab.json` with `merges.txt`, `tokenizer.json`, one `*.txt.gz`.
     The options are those of `tokenizer_config.json`, empty without one.
 
     Raises:
@@ -77,7 +77,7 @@ def read_directory(directory: Path) -> tuple[Vocabulary, dict[str, Any]] | None:
     """
     path = directory / CONFIG_FILE
     config = read_json(path) if path.is_file() else {}
-    own = own_settings(config, path, (*OPTIONS, "extra_special_tokens"))
+    own = read_own_settings(config, path, (*OPTIONS, "extra_special_tokens"))
     with reporting_damage(path):
         length = config.get("model_max_length")
         if length is not None and 0 < length < 1_000_000:
@@ -106,11 +106,13 @@ def _read_vocabulary(directory: Path, config: Mapping[str, Any]) -> Vocabulary |
     return read_merges_file(archives[0]) if len(archives) == 1 else None
 
 
-def own_settings(config: Mapping[str, Any], path: Path, known: Sequence[str]) -> dict[str, Any]:
-    """What stands under `clip_tokenizer` in the config read from `path`.
+def read_own_settings(
+    config: Mapping[str, Any], path: Path, known: Sequence[str]
+) -> dict[str, Any]:
+    """The table under `clip_tokenizer` in the config read from `path`.
 
     Raises:
-        TokenizerError: If it is no table of known names.
+        TokenizerError: If it is not a table of known keys.
     """
     own = config.get("clip_tokenizer", {})
     if not isinstance(own, dict) or own.keys() - set(known):
@@ -121,7 +123,7 @@ def own_settings(config: Mapping[str, Any], path: Path, known: Sequence[str]) ->
 
 
 def holds_tokenizer(directory: Path) -> bool:
-    """Whether a directory holds a file of a tokenizer of any kind."""
+    """Whether a directory holds the files of a tokenizer of any kind."""
     names = (TOKENIZER_FILE, MERGES_FILE, WORDPIECE_FILE)
     return any((directory / name).is_file() for name in names) or any(directory.glob("*.txt.gz"))
 
@@ -137,7 +139,7 @@ def holds_bpe(directory: Path) -> bool:
     return (directory / MERGES_FILE).is_file() or any(directory.glob("*.txt.gz"))
 
 
-def is_ours(directory: Path) -> bool:
+def has_own_settings(directory: Path) -> bool:
     """Whether the tokenizer files of a directory were saved by this package."""
     path = directory / CONFIG_FILE
     return path.is_file() and "clip_tokenizer" in read_json(path)
@@ -145,7 +147,7 @@ def is_ours(directory: Path) -> bool:
 
 @contextmanager
 def reporting_damage(path: Path) -> Iterator[None]:
-    """Whatever a damaged file makes its reader raise becomes a TokenizerError that names it."""
+    """Turn any error of a reader into a TokenizerError that names the damaged file."""
     try:
         yield
     except TokenizerError:
@@ -200,7 +202,7 @@ def _assemble(
 
 
 def _special_pair(ids: Mapping[str, int], config: Mapping[str, Any]) -> tuple[str, str]:
-    """Start and end token: as the config says, else the spelling the vocabulary holds."""
+    """Start and end token: those of the config, else a known pair in the vocabulary."""
     named = tuple(_token_text(config.get(key)) for key in ("bos_token", "eos_token"))
     for sot, eot in (named, *KNOWN_SPECIAL_PAIRS):
         if sot in ids and eot in ids:
@@ -214,7 +216,7 @@ def _special_pair(ids: Mapping[str, int], config: Mapping[str, Any]) -> tuple[st
 
 
 def _token_text(token: object) -> str | None:
-    """A token in a config is a string or an object with its content."""
+    """The text of a token in a config: a string, or an object with its content."""
     if isinstance(token, Mapping):
         token = token.get("content")
     return token if isinstance(token, str) else None

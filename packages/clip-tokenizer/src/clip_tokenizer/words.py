@@ -1,4 +1,4 @@
-"""How a chunk of cleaned text is split into the words that are encoded one by one."""
+"""The pattern that splits a chunk of cleaned text into words, which are encoded one by one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ WORD_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
 def compile_pattern(special_tokens: Sequence[str] = ()) -> regex.Pattern[str]:
-    """The word pattern, with special tokens as words of their own, before all others.
+    """The word pattern, with special tokens as words, before all others.
 
-    A special token is escaped, so that `<|a|>` or `(+)` stands for itself.
+    Special tokens are escaped, so that `<|a|>` and `(+)` match themselves.
     """
     return regex.compile(
         "|".join([*map(regex.escape, special_tokens), WORD_PATTERN]), regex.IGNORECASE
