@@ -1,7 +1,7 @@
 """A CLIP trained on CIFAR-10 becomes a supernet: accuracy against size, with rivals at equal cost.
 
-    python packages/osf-supernet/bench/cifar_supernet.py FOLDER --output DIR
-    python packages/osf-supernet/bench/cifar_supernet.py FOLDER --output DIR --latency
+    python packages/osf-supernet/bench/cifar_supernet.py FOLDER --out DIR
+    python packages/osf-supernet/bench/cifar_supernet.py FOLDER --out DIR --latency
     python packages/osf-supernet/bench/cifar_report.py DIR --pictures packages/osf-supernet/docs
 
 FOLDER holds `train/CLASS/*` and `val/CLASS/*`. For each seed and image tower (a ViT, a compact
@@ -87,7 +87,7 @@ class Run:
         self.results = results
         self.name = f"{tower} {seed}"
         self.lr = LEARNING_RATES[tower]
-        self.folder = options.output / f"{tower}-{seed}"
+        self.folder = options.out / f"{tower}-{seed}"
         self.folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -285,7 +285,7 @@ def main() -> None:
     """Run what is not in the results yet, seed by seed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--towers", nargs="+", choices=sorted(TOWERS), default=sorted(TOWERS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3800, help="of the CLIP")
@@ -296,9 +296,9 @@ def main() -> None:
     parser.add_argument("--population", type=int, default=10, help="of the search")
     parser.add_argument("--latency", action="store_true", help="measure milliseconds, no more")
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
-    data = Data(options.folder, options.output, options.batch)
-    results = Results(options.output)
+    options.out.mkdir(parents=True, exist_ok=True)
+    data = Data(options.folder, options.out, options.batch)
+    results = Results(options.out)
     runs = [
         Run(tower, seed, options, data, results)
         for seed in range(options.seeds)

@@ -1,6 +1,6 @@
 """A tiny Mamba on characters becomes a supernet: perplexity against size over the front.
 
-    python packages/osf-supernet/bench/mamba_supernet.py TRAIN.txt VALID.txt --output DIR \
+    python packages/osf-supernet/bench/mamba_supernet.py TRAIN.txt VALID.txt --out DIR \
         --picture packages/osf-supernet/docs/mamba-perplexity.svg
 
 The model is transformers' `MambaForCausalLM`. Its reference scan has a backward that grows with the
@@ -113,7 +113,7 @@ def run(options: argparse.Namespace, results: Results) -> None:
         found = {"perplexity": TASK.perplexity(model, measured_on)}
         return found | {"parameters": count_parameters(model)} | more
 
-    name, file = f"mamba {options.seed}", options.output / f"mamba-{options.seed}.pt"
+    name, file = f"mamba {options.seed}", options.out / f"mamba-{options.seed}.pt"
     tokens = measured_on[0][:2, :LENGTH]
     net = Supernet(model.eval(), {"input_ids": tokens[:, :12], "use_cache": False}, SPACE)
     use_parallel_scan(model, tokens)
@@ -158,7 +158,7 @@ def run(options: argparse.Namespace, results: Results) -> None:
             net,
             lambda active: TASK.evaluate(active, chosen_on),
             SearchConfig(population=10, generations=3, greedy=10, seed=options.seed),
-            folder=options.output / f"search-{options.seed}",
+            folder=options.out / f"search-{options.seed}",
         )
         rows = []
         for candidate in found.front:
@@ -221,7 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("train", type=Path)
     parser.add_argument("valid", type=Path)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--steps", type=int, default=450)
     parser.add_argument("--supernet-steps", type=int, default=220)
@@ -229,7 +229,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=128, help="of 256 characters, of VALID")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    results = Results(options.output)
+    results = Results(options.out)
     run(options, results)
     rows = results.data[f"mamba {options.seed}"]
     print(table(rows))

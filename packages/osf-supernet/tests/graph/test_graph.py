@@ -33,7 +33,7 @@ class FusedAttention(nn.Module):
 
 
 @pytest.mark.parametrize("how", ["view", "chunk"])
-def test_a_fused_projection_has_one_group_of_heads_however_it_is_taken_apart(how):
+def test_a_fused_projection_has_one_group_of_heads_however_it_is_split(how):
     graph = build_graph(FusedAttention(how), X)
     assert kinds(graph) == [("head_dim", 8), ("heads", 3)]
     heads = next(group for group in graph.elastic() if group.kind == "heads")
@@ -204,7 +204,7 @@ def test_only_the_chosen_outputs_hold_their_width():
     assert kinds(build_graph(Two(), X, outputs=["*logits*"])) == [("mlp", 40)]
 
 
-def test_the_graph_is_told_serialized_and_drawn():
+def test_the_graph_as_words_data_and_drawing():
     graph = build_graph(Gated(), X)
     text = explain(graph, {"mlp": (8, 40)})
     assert "mlp  mlp 40  [8, 40]" in text

@@ -164,7 +164,7 @@ class Block(nn.Module):
 
 
 class Last(nn.Module):
-    """The last block hands on one position only, so that it cannot be left out."""
+    """Only one position of the last block is used later, so that it cannot be left out."""
 
     def __init__(self):
         super().__init__()

@@ -124,12 +124,7 @@ def build_graph(
     }
     used = {n for axes in expressions.values() for e in axes for n in groups_in(e)}
     values = {node: _expressions(numbering, propagation.labels[node]) for node in traced.nodes}
-    called = {
-        traced.parameters[node.name]
-        for node in traced.nodes
-        if node.name in traced.parameters and node.users
-    }
-    reached = {storage_key(tensors[name]) for name in called if name in tensors}
+    reached = _used_tensors(traced, tensors)
     groups = _groups(numbering, used, expressions, reached, tensors)
     units, refused = find_depth_units(module, traced, propagation)
     return Graph(
@@ -145,6 +140,13 @@ def build_graph(
         square=square,
         unused=tuple(n for n, p in module.named_parameters() if storage_key(p) not in reached),
     )
+
+
+def _used_tensors(trace: Trace, tensors: dict[str, Tensor]) -> set[Hashable]:
+    """The parameters and buffers that the traced call used."""
+    called = [n for n in trace.nodes if n.name in trace.parameters and n.users]
+    names = [trace.parameters[node.name] for node in called]
+    return {storage_key(tensors[name]) for name in names if name in tensors}
 
 
 def _least(module: nn.Module, path: str, units: int) -> int:

@@ -55,14 +55,20 @@ def search_subnets(
     if config.max_latency_ms is not None and latency is None:
         latency = LatencyTable.measure(net)
     scorer = Scorer(net, evaluate, config, latency, None if folder is None else Path(folder))
-    fitting = [subnet for subnet in greedy_path(scorer) if scorer.bounds.fit(subnet)]
-    stride = max(1, -(-len(fitting) // config.greedy))
-    first = [*fitting[::stride], fitting[-1]]
-    for subnet in first:
-        scorer.score(subnet, "greedy")
+    first = _score_greedy_path(scorer, config.greedy)
     if evolve is not None:
         evolve(scorer, first, config)
     return SearchResult(tuple(scorer.candidates.values()), scorer.cost)
+
+
+def _score_greedy_path(scorer: Scorer, count: int) -> list[Config]:
+    """Score about `count` subnets of the greedy path that fit, evenly, and the smallest."""
+    fitting = [subnet for subnet in greedy_path(scorer) if scorer.bounds.fit(subnet)]
+    stride = max(1, -(-len(fitting) // count))
+    first = [*fitting[::stride], fitting[-1]]
+    for subnet in first:
+        scorer.score(subnet, "greedy")
+    return first
 
 
 def greedy_path(scorer: Scorer) -> list[Config]:

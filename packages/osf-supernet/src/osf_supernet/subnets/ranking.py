@@ -87,7 +87,7 @@ def sort_model(
 
     Args:
         planner: Of the model, whose weights are permuted in place.
-        inputs: What the function is compared on, and blocks are left out on.
+        inputs: What outputs are compared on.
         method: One of `importance.METHODS`; "random" leaves the order of blocks alone.
         batches: Inputs for the methods that need data.
         loss: Outputs → scalar, for taylor and fisher.
@@ -106,9 +106,8 @@ def sort_model(
     if not error <= tolerance:
         _restore(model, saved)
         raise RuntimeError(
-            f"sorting changed the model's function by {error:.3g}, allowed {tolerance:g}; the "
-            "weights were restored. If it does so in float64 too, this is a defect of the graph: "
-            "please report the model"
+            f"sorting changed the model's function by {error:.3g}, allowed {tolerance:g}; weights "
+            "are restored. If it does so in float64 too, please report the model"
         )
     known = replace(known, groups={n: score[order[n]].double() for n, score in scores.items()})
     if method == "random":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -72,6 +73,11 @@ def oracle_outputs(module: nn.Module, reference: Reference, plan: Plan) -> list[
     return outputs
 
 
+def _input_shapes(check: Reference) -> tuple[tuple[int, ...], ...]:
+    leaves = pytree.tree_flatten(split_inputs(check.inputs))[0]
+    return tuple(tuple(x.shape) for x in leaves if isinstance(x, Tensor))
+
+
 def verify(
     module: nn.Module,
     plan: Plan,
@@ -85,26 +91,24 @@ def verify(
     Raises:
         VerificationError: they differ by more than the tolerance.
     """
-    extracted = extract_module(module, plan.surgery) if extracted is None else extracted
-    precision = precision_of(checks[0].graph)
-    tolerance = tolerance_of(checks[0].graph)
+    if extracted is None:
+        extracted = extract_module(module, plan.surgery)
+    graph = checks[0].graph
+    tolerance = tolerance_of(graph)
     worst, shapes = 0.0, []
     for check in checks:
         expected = oracle_outputs(module, check, plan)
-        leaves = pytree.tree_flatten(split_inputs(check.inputs))[0]
-        shapes.append(tuple(tuple(x.shape) for x in leaves if isinstance(x, Tensor)))
-        for what in ("running in the supernet", "extracted"):
+        shapes.append(_input_shapes(check))
+        for what, call in (
+            ("running in the supernet", partial(run_active, module, plan)),
+            ("extracted", partial(run, extracted)),
+        ):
             try:
-                got = (
-                    run(extracted, check.inputs)
-                    if what == "extracted"
-                    else run_active(module, plan, check.inputs)
-                )
+                error = difference(call(check.inputs), expected)
             except Exception as failure:  # a model's own code may raise anything
                 raise VerificationError(
                     f"the subnet {what} does not run: {failure}; config {config}"
                 ) from failure
-            error = difference(got, expected)
             worst = max(worst, error)
             if not error <= tolerance:
                 raise VerificationError(
@@ -116,6 +120,6 @@ def verify(
         shapes=tuple(shapes),
         max_error=worst,
         tolerance=tolerance,
-        precision=str(precision).removeprefix("torch."),
+        precision=str(precision_of(graph)).removeprefix("torch."),
         notes=tuple(notes),
     )

@@ -1,5 +1,5 @@
 from .batch_norm import frozen_statistics, recalibrate, recalibrated
-from .experiment import Experiment, from_factory, from_image_folder
+from .experiment import Experiment, from_image_folder
 from .loop import Progress, train
 from .processes import broadcast_supernet, process_group
 from .sandwich import Sandwich, average_gradients, sandwich_configs
@@ -23,7 +23,6 @@ __all__ = [
     "TaskResult",
     "average_gradients",
     "broadcast_supernet",
-    "from_factory",
     "from_image_folder",
     "frozen_statistics",
     "last_word_accuracy",

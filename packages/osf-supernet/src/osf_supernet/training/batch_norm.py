@@ -66,13 +66,7 @@ def recalibrate(model: nn.Module, batches: Collection[Any]) -> None:
         norm.momentum = None  # a plain average
         norm.train()
     try:
-        with torch.no_grad():
-            for index, batch in enumerate(batches):
-                for norm in norms:
-                    if isinstance(norm, _InstanceNorm):  # takes None for zero
-                        norm.momentum = 1 / (index + 1)
-                args, kwargs = split_inputs(batch)
-                model(*args, **kwargs)
+        _average_statistics(model, norms, batches)
     except BaseException:
         _put_back(before)
         raise
@@ -81,6 +75,16 @@ def recalibrate(model: nn.Module, batches: Collection[Any]) -> None:
             module.training = mode
         for norm, momentum in momenta:
             norm.momentum = momentum
+
+
+@torch.no_grad()
+def _average_statistics(model: nn.Module, norms: list[_Norm], batches: Collection[Any]) -> None:
+    for index, batch in enumerate(batches):
+        for norm in norms:
+            if isinstance(norm, _InstanceNorm):  # takes None for zero
+                norm.momentum = 1 / (index + 1)
+        args, kwargs = split_inputs(batch)
+        model(*args, **kwargs)
 
 
 def _check(batches: Collection[Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,15 +58,7 @@ def from_image_folder(
     if train.classes != val.classes:
         raise ValueError("train and val must have the same class folders")
     task = Classification()
-
-    def read(images: Any, rows: list[int], flip: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        pixels, labels = [], []
-        for position, row in enumerate(rows):
-            image, label = images[row]
-            tensor = _tensor(image, image_size)
-            pixels.append(tensor.flip(2) if flip is not None and flip[position] else tensor)
-            labels.append(label)
-        return torch.stack(pixels).to(device), torch.tensor(labels).to(device)
+    read = partial(_read_rows, image_size=image_size, device=device)
 
     def batch_of(step: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(1_000_003 * seed + step)
@@ -81,6 +74,24 @@ def from_image_folder(
 
     calibration = [batch_of(-1 - index)[0] for index in range(4)]
     return Experiment(task, batch_of, evaluate, calibration)
+
+
+def _read_rows(
+    images: Any,
+    rows: list[int],
+    flip: Tensor | None = None,
+    *,
+    image_size: int,
+    device: torch.device | str,
+) -> tuple[Tensor, Tensor]:
+    """Pixels (B, 3, side, side) and labels (B,) of some images, mirrored where `flip` is 1."""
+    pixels, labels = [], []
+    for position, row in enumerate(rows):
+        image, label = images[row]
+        tensor = _tensor(image, image_size)
+        pixels.append(tensor.flip(2) if flip is not None and flip[position] else tensor)
+        labels.append(label)
+    return torch.stack(pixels).to(device), torch.tensor(labels).to(device)
 
 
 def _load_image(path: str) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from osf_supernet.training.checkpoint import load_checkpoint, save_checkpoint
@@ -39,8 +40,8 @@ def train(
 
     In a process group all ranks begin with the first one's weights, and the first one writes.
 
-    A resumed run computes bit for bit what an uninterrupted one does, on the same machine, with
-    as many ranks, and if `batch_of` is a function of the step.
+    A resumed run computes the same bits as an uninterrupted one, on the same machine, with as many
+    ranks, if `batch_of` is a function of the step.
 
     Args:
         sandwich: the supernet, its task and its sampling.
@@ -53,7 +54,6 @@ def train(
         save_every: steps between checkpoints; the last step is always one.
         report: called after every step.
     """
-    model = sandwich.net.model
     path = None if folder is None else Path(folder)
     start = 0 if path is None else load_checkpoint(path, sandwich.net, optimizer)
     broadcast_supernet(sandwich.net)
@@ -61,14 +61,23 @@ def train(
         if learning_rate is not None:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step)
-        model.train()
-        optimizer.zero_grad(set_to_none=False)
-        losses = sandwich.backward(batch_of(step), step)
-        if max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-        optimizer.step()
+        losses = _step(sandwich, batch_of(step), optimizer, step, max_grad_norm)
         if report is not None:
             report(Progress(step, tuple(float(loss) for loss in losses)))
         if path is not None and ((step + 1) % save_every == 0 or step + 1 == steps):
             save_checkpoint(path, step + 1, sandwich.net, optimizer)
-    model.eval()
+    sandwich.net.model.eval()
+
+
+def _step(
+    sandwich: Sandwich, batch: Any, optimizer: Optimizer, step: int, max_grad_norm: float | None
+) -> list[Tensor]:
+    """Forward, loss and backward of every subnet, clip, update; the losses."""
+    model = sandwich.net.model
+    model.train()
+    optimizer.zero_grad(set_to_none=False)
+    losses = sandwich.backward(batch, step)
+    if max_grad_norm is not None:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+    optimizer.step()
+    return losses
