@@ -219,7 +219,7 @@ def test_a_second_interruption_ends_at_once_in_one_line(run, tmp_path):
         (["eval", "{out}", "{data}", "--batch-size", "0"], "expected at least 1, got 0"),
         (["eval", "{out}", "{other}"], "the text has characters outside"),
         (["generate", "{out}", "--prompt", ""], "expected a prompt"),
-        (["presets", "text9"], "unknown preset 'text9'; known: text8-vanilla"),
+        (["presets", "text9"], "unknown preset 'text9'; known: cpu-"),
     ],
 )
 def test_mistakes_are_reported_in_one_line(run, tmp_path, monkeypatch, capsys, arguments, message):

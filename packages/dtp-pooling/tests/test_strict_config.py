@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from dtp_pooling.language_model.config import BoundaryConfig, LanguageModelConfig
 from dtp_pooling.strict_config import from_dict
+from dtp_pooling.training.config import TrainingConfig
 
 
 def test_round_trip_through_plain_values():
@@ -19,12 +20,17 @@ def test_lists_from_json_become_tuples():
 
 
 def test_unknown_keys_name_the_nearest():
-    with pytest.raises(ValueError, match="no field 'widht'; did you mean 'width'"):
+    with pytest.raises(ValueError, match=r"unknown key 'widht'; did you mean 'width'\?"):
         from_dict(LanguageModelConfig, {"widht": 3})
-    with pytest.raises(ValueError, match="BoundaryConfig has no field 'rates'"):
+    with pytest.raises(ValueError, match=r"'boundaries.rates'; did you mean 'boundaries.rate'\?"):
         from_dict(LanguageModelConfig, {"boundaries": {"rates": 0.1}})
     with pytest.raises(ValueError, match="known: "):
         from_dict(BoundaryConfig, {"zzz": 1})
+
+
+def test_values_out_of_range_name_the_whole_path():
+    with pytest.raises(ValueError, match=r"^model\.boundaries\.factor must be at least 1, got 0$"):
+        from_dict(TrainingConfig, {"model": {"boundaries": {"factor": 0}}})
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Frozen dataclasses from plain dictionaries, refusing what they do not know and wrong types."""
+"""Dataclasses from plain dictionaries, with every key and type checked."""
 
 from __future__ import annotations
 
@@ -7,47 +7,62 @@ import difflib
 import numbers
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 Config = TypeVar("Config")
 
 
-def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
+def from_dict(cls: type[Config], values: Mapping[str, Any], *, where: str = "") -> Config:
     """An instance of the dataclass `cls`; fields that are dataclasses take dictionaries.
 
+    Args:
+        cls: A dataclass.
+        values: Plain values by field.
+        where: Dotted path of the values in the whole configuration, for messages.
+
     Raises:
-        ValueError: A key is no field of the class, and the message names the nearest field; or a
-            value is of another type than the field.
+        ValueError: A key is unknown, and the message names the nearest; or a value is of another
+            type than the field, or out of range.
     """
-    names = {field.name for field in dataclasses.fields(typing.cast(Any, cls))}
     hints = typing.get_type_hints(cls)
-    given: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in names:
-            near = difflib.get_close_matches(key, names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {sorted(names)}"
-            raise ValueError(f"{cls.__name__} has no field {key!r}{hint}")
-        nested = dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping)
-        hint = hints[key]
+    prefix = f"{where}." if where else ""
+    known = [f"{prefix}{field.name}" for field in dataclasses.fields(typing.cast(Any, cls))]
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if key not in known:
+            raise ValueError(f"unknown key {key!r}{nearest(key, known)}")
+        hint = hints[name]
+        nested = dataclasses.is_dataclass(hint) and isinstance(value, Mapping)
         shown = hint.__name__ if isinstance(hint, type) else hint
-        require(nested or _fits(hint, value), f"{key} must be {shown}, got {value!r}")
-        given[key] = from_dict(hint, value) if nested else value
-    return cls(**given)
+        require(nested or _is_of_type(hint, value), f"{key} must be {shown}, got {value!r}")
+        arguments[name] = from_dict(hint, value, where=key) if nested else value
+    try:
+        return cls(**arguments)
+    except ValueError as error:
+        raise ValueError(f"{prefix}{error}") from None
 
 
-def _fits(hint: Any, value: object) -> bool:
+def nearest(key: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the closest known name, else the list of all known names."""
+    names = sorted(known)
+    close = difflib.get_close_matches(key, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
+
+
+def _is_of_type(hint: Any, value: object) -> bool:
     """Whether a plain value is of a field's type; the members of a Literal check themselves."""
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) is typing.Literal:
         return True
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        return any(_fits(argument, value) for argument in arguments)
+        return any(_is_of_type(argument, value) for argument in arguments)
     if typing.get_origin(hint) is tuple:
         return (
             isinstance(value, list | tuple)
             and len(value) == len(arguments)
-            and all(map(_fits, arguments, value))
+            and all(map(_is_of_type, arguments, value))
         )
     number = {int: numbers.Integral, float: numbers.Real}.get(hint)
     if number is not None:

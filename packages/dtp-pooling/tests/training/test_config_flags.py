@@ -16,7 +16,9 @@ def test_flags_of_keys_are_taken_wherever_they_stand():
     settings, rest = split_config_flags(words)
     assert settings == {"steps": "-7", "batch_size": "4", "model.width": "8"}
     assert rest == ["train", "text", "--out", "x"]
-    with pytest.raises(ValueError, match=r"no key 'model.widht'; did you mean 'model.width'\?"):
+    with pytest.raises(
+        ValueError, match=r"unknown key 'model.widht'; did you mean 'model.width'\?"
+    ):
         split_config_flags(["--model.widht", "8"])
     with pytest.raises(ValueError, match="--steps needs a value"):
         split_config_flags(["--steps"])

@@ -120,9 +120,11 @@ class LanguageModelConfig:
         require_one_of("attention", self.attention, Literal["rotary", "relative"])
         require_one_of("norm", self.norm, Literal["pre", "post"])
         for name in ("vocabulary", "width", "num_heads", "head_dim", "feedforward"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1")
+            number = getattr(self, name)
+            require(number >= 1, f"{name} must be at least 1, got {number}")
         for name in ("pre_layers", "shortened_layers", "post_layers"):
-            require(getattr(self, name) >= 0, f"{name} must be at least 0")
+            number = getattr(self, name)
+            require(number >= 0, f"{name} must be at least 0, got {number}")
         require(self.head_dim % 2 == 0, f"head_dim must be even, got {self.head_dim}")
         require(self.width % 2 == 0, f"width must be even, got {self.width}")
         for name in ("dropout", "attention_dropout"):

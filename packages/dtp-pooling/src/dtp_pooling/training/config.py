@@ -65,7 +65,8 @@ class TrainingConfig:
         require_one_of("precision", self.precision, Literal["float32", "bfloat16"])
         counts = ("steps", "batch_size", "context", "log_every", "evaluate_every", "keep_last")
         for name in (*counts, "evaluation_stride", "unigram_vocabulary"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1")
+            number = getattr(self, name)
+            require(number >= 1, f"{name} must be at least 1, got {number}")
         require(
             self.evaluation_stride <= self.evaluation_window,
             f"evaluation_stride must be at most evaluation_window = {self.evaluation_window}, got "

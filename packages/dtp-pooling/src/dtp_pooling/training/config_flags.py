@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dtp_pooling.strict_config import from_dict
+from dtp_pooling.strict_config import from_dict, nearest
 from dtp_pooling.training.config import TrainingConfig
 
 
@@ -41,7 +40,7 @@ def split_config_flags(arguments: Sequence[str]) -> tuple[dict[str, str], list[s
             rest.append(word)
             continue
         if key not in known:
-            raise ValueError(f"the configuration has no key {key!r}; {_hint(key, known)}")
+            raise ValueError(f"unknown key {key!r}{nearest(key, known)}")
         text = value if equals else next(words, None)
         if text is None:
             raise ValueError(f"--{key} needs a value: --{key} VALUE")
@@ -62,7 +61,7 @@ def apply_settings(config: TrainingConfig, settings: Mapping[str, str]) -> Train
     values = dataclasses.asdict(config)
     for key, text in settings.items():
         if key not in known:
-            raise ValueError(f"the configuration has no key {key!r}; {_hint(key, known)}")
+            raise ValueError(f"unknown key {key!r}{nearest(key, known)}")
         *sections, last = key.split(".")
         section = values
         for name in sections:
@@ -80,8 +79,3 @@ def _parse(text: str, hint: Any) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text  # which the configuration refuses by the key's name
-
-
-def _hint(key: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else "`dtp-lm presets NAME` prints them"

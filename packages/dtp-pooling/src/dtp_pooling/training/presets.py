@@ -7,10 +7,10 @@ ones for a laptop.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import replace
 
 from dtp_pooling.language_model.config import BoundaryConfig, LanguageModelConfig
+from dtp_pooling.strict_config import nearest
 from dtp_pooling.training.config import TrainingConfig
 
 _PUBLISHED = TrainingConfig(
@@ -67,7 +67,5 @@ def get_preset(name: str) -> TrainingConfig:
         ValueError: There is none.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(PRESETS)}"
-        raise ValueError(f"unknown preset {name!r}; {hint}")
+        raise ValueError(f"unknown preset {name!r}{nearest(name, PRESETS)}")
     return PRESETS[name]
