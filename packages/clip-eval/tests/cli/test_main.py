@@ -228,6 +228,20 @@ def test_inspect_needs_no_model(
     assert main(["inspect", str(tmp_path / "absent")]) == 2
 
 
+def test_a_page_of_the_data_is_replaced_only_when_asked(
+    colour_shards: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    inspect = ["inspect", str(colour_shards), "--quiet", "--out", str(page)]
+    assert main(inspect) == 0
+    assert page.read_text().count("<figure>") == 12
+    capsys.readouterr()
+    assert main(inspect) == 2
+    assert "exists already; choose another --out, or --overwrite" in capsys.readouterr().err
+    assert main([*inspect, "--overwrite", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 12
+
+
 def test_an_interruption_is_one_line_and_leaves_no_result(
     run: Callable[..., int],
     colour_folder: Path,

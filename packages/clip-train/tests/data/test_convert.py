@@ -134,7 +134,7 @@ def test_the_commands(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         f"wds:{tmp_path}/out",
         "--samples",
         20,
-        "--html",
+        "--out",
         tmp_path / "a" / "s.html",
     )
     assert code == 0

@@ -165,8 +165,11 @@ def _add_inspect(commands: SubCommands[CommandParser]) -> None:
         "--samples", type=positive, help="number of samples to read (default: all)"
     )
     inspect.add_argument("--seed", type=int, default=0, help="random seed of the choice of samples")
-    inspect.add_argument(
-        "--html", type=Path, metavar="FILE", help="HTML page of thumbnails to write"
+    add_out(
+        inspect,
+        "HTML page of thumbnails",
+        required=False,
+        overwrite="replacement of an existing page",
     )
     add_json(inspect, "one JSON object")
     add_quiet(inspect)

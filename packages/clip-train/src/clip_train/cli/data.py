@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from clip_eval.data import Source, summarize
+from clip_eval.data import DataError, Source, summarize
 
 from clip_train.config.data import DataConfig
 from clip_train.data.convert import convert as convert_source
@@ -58,15 +58,17 @@ def convert(options: argparse.Namespace) -> None:
 
 def inspect(options: argparse.Namespace) -> None:
     """Print what some samples of a source are like."""
+    if options.out and Path(options.out).exists() and not options.overwrite:
+        raise DataError(f"{options.out} exists already; choose another --out, or --overwrite")
     summary = summarize(
         _open(options),
         samples=options.samples,
         seed=options.seed,
-        pictures=MAX_PICTURES if options.html else 0,
+        pictures=MAX_PICTURES if options.out else 0,
         progress=not options.quiet,
     )
-    if options.html:
-        summary.write_html(options.html)
+    if options.out:
+        summary.write_html(options.out)
     print(json.dumps(summary.to_dict(), ensure_ascii=False) if options.json else summary.to_text())
 
 

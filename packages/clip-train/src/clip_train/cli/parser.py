@@ -223,7 +223,8 @@ def _add_data_inspect(topics: Any) -> None:
     _add_source(parser)
     _add_number(parser, "samples", int, "number of samples to read", 200)
     _add_number(parser, "seed", int, "random seed of the choice of samples", 0)
-    parser.add_argument("--html", metavar="FILE", help="HTML page of thumbnails to write")
+    parser.add_argument("--out", metavar="FILE", help="HTML page of thumbnails to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing page")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     _add_quiet(parser)
 
