@@ -1,6 +1,5 @@
 from .checks import require
 from .clip_config import CLIPConfig
-from .named_models import get_config, list_models
 from .preprocess_config import PreprocessConfig
 from .strict import from_dict, nearest, to_dict
 from .towers import (
@@ -24,8 +23,6 @@ __all__ = [
     "TokenizerConfig",
     "ViTConfig",
     "from_dict",
-    "get_config",
-    "list_models",
     "nearest",
     "require",
     "to_dict",

@@ -37,7 +37,7 @@ def save_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
     """Write safetensors in one step."""
     plain: dict[str, Tensor] = {}
     places: set[tuple[int, int]] = set()
@@ -46,7 +46,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         place = (value.data_ptr(), value.numel())
         plain[key] = value.clone() if place in places else value  # shared weights are written twice
         places.add(place)
-    with replace_file(path) as temporary:
+    with replace_file(Path(path)) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode
         save_file(plain, temporary, metadata={"format": "pt"})
