@@ -72,12 +72,12 @@ def keyed_permutation(seed: int, epoch: int, length: int, purpose: str) -> NDArr
     return np.argsort(words, kind="stable")
 
 
-def permuted(
+def permute(
     seed: int, epoch: int, positions: NDArray[np.int64], length: int, purpose: str
 ) -> NDArray[np.int64]:
     """Where a permutation of range(length) sends positions (P,), without making all of it.
 
-    Short ranges are permuted uniformly, as by `keyed_permutation`.  Long ones go through a Feistel
+    Short ranges are permuted uniformly, as by `keyed_permutation`. Long ones go through a Feistel
     network over the next power of two, walked until it falls into the range (Black and Rogaway
     2002): still each number once, in constant memory.
     """

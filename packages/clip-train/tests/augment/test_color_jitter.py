@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from clip_models import ConfigError
-from clip_train.augment.color_jitter import NUMBERS, jitter_colors, jitters
+from clip_train.augment.color_jitter import NUMBERS, changes_colors, jitter_colors
 from clip_train.config.data import AugmentConfig
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
@@ -22,12 +22,12 @@ def numbers(**given: float) -> list[float]:
 
 
 def test_nothing_asked_for_changes_nothing() -> None:
-    assert not jitters(AugmentConfig())
+    assert not changes_colors(AugmentConfig())
     assert np.array_equal(jitter_colors(PIXELS, numbers(), AugmentConfig()), PIXELS)
 
 
 def test_middle_numbers_change_nothing() -> None:
-    assert jitters(STRONG)
+    assert changes_colors(STRONG)
     changed = jitter_colors(PIXELS, numbers(), STRONG).astype(int)
     assert np.abs(changed - PIXELS).max() <= 1  # the way through HSV and back rounds
 

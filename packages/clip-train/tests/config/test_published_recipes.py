@@ -18,7 +18,7 @@ from clip_train import Config, load_config, train
 from clip_train.cost.flops import Accelerators
 from clip_train.cost.table import plan_run
 from clip_train.model.loading import resolve_model, resolve_preprocess
-from clip_train.optim.optimizer import learning_rate, steps_of
+from clip_train.optim.optimizer import learning_rate, resolve_steps
 
 # Li, Wang and Xie 2023, "An Inverse Scaling Law for CLIP Training" and "CLIPA-v2", and their code.
 CLIPA = {
@@ -183,7 +183,7 @@ def test_numbers_are_the_published_ones(name: str) -> None:
     optim, batch = config.optim, config.train.batch_size
     for key, expected in PUBLISHED[name].items():
         if key == "warmup":
-            assert steps_of(optim.warmup_steps, optim.warmup_samples, batch) == expected
+            assert resolve_steps(optim.warmup_steps, optim.warmup_samples, batch) == expected
             continue
         root, *path = key.split(".")
         found = reduce(getattr, path, roots.get(root) or getattr(config, root))

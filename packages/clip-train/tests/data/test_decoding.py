@@ -12,7 +12,7 @@ from clip_models import Preprocess
 from clip_models.config import PreprocessConfig
 from clip_train.augment.geometry import CROP_ATTEMPTS, crop_box
 from clip_train.config.data import AugmentConfig, DataConfig
-from clip_train.data.decoding import PixelReader, _Crop
+from clip_train.data.decoding import PixelReader, _RandomCrop
 from PIL import Image
 
 UNIFORM = np.random.default_rng(3).random((8, 4 * CROP_ATTEMPTS)).tolist()
@@ -69,7 +69,7 @@ def test_the_crop_keeps_its_place_and_its_pixels() -> None:
     """The decoded crop has at least the wanted size, at the same part of the image."""
     data = photo(1280, 960)
     for uniform in UNIFORM:
-        crop = _Crop(100, uniform, (0.3, 1.0))
+        crop = _RandomCrop(100, uniform, (0.3, 1.0))
         image = decode_image(data, least_size=crop.least_size)
         left, top, right, bottom = crop.within(image)
         box = crop_box(1280, 960, uniform, (0.3, 1.0))

@@ -19,7 +19,7 @@ class Compiling(SingleBackend):
     """One process that says of itself what XLA does."""
 
     name = "xla"
-    fixed_shapes = True
+    needs_fixed_shapes = True
 
 
 def wrap(config: dict[str, Any], **towers: dict[str, Any]) -> None:

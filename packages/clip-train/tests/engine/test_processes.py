@@ -227,13 +227,13 @@ def test_batch_norms_agree_across_processes(recipe: Path, tmp_path: Path) -> Non
         torch.testing.assert_close(a[name], b[name], rtol=1e-2, atol=1e-3)
 
 
-def test_a_signal_to_one_stops_all_and_fewer_go_on(recipe: Path, tmp_path: Path) -> None:
+def test_a_signal_to_one_process_stops_all_and_fewer_continue(recipe: Path, tmp_path: Path) -> None:
     run(1, "run", recipe, "--out", tmp_path / "one")
     started, output = launch(2, "run", recipe, "--out", tmp_path / "stopped")
     wait_for_step(tmp_path / "stopped", 3)
     os.kill(started[1][0].pid, signal.SIGTERM)
     assert statuses(started) == [130, 130]
-    assert "go on with `clip-train resume" in Path(f"{output}.0").read_text()
+    assert "continue with `clip-train resume" in Path(f"{output}.0").read_text()
     assert not (tmp_path / "stopped" / "model.safetensors").exists()
     run(1, "resume", tmp_path / "stopped")
     assert_close(tmp_path / "one", tmp_path / "stopped", 2e-4)

@@ -153,7 +153,7 @@ def test_the_loss_scale_grows_again() -> None:
     for _ in range(GROWTH_INTERVAL):
         scale.update(finite=True)
     assert (scale.value, scale.good_steps) == (4.0, 0)
-    while not scale.exhausted:
+    while not scale.is_exhausted:
         scale.update(finite=False)
     assert scale.value < 1e-4
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from clip_train.data.captions import number_captions
 from clip_train.distributed.communicator import SINGLE_PROCESS, all_gather_rows, all_reduce_sum
-from clip_train.objectives.candidates import Candidates, merged_candidates, separate_candidates
+from clip_train.objectives.candidates import Candidates, merge_candidates, separate_candidates
 from clip_train.objectives.losses import contrastive_loss, distillation_loss, sigmoid_loss
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid, normalize
@@ -81,7 +81,7 @@ def tokens_of(captions: Sequence[int]) -> Tensor:
 
 
 def single(rows: Sequence[int]) -> Candidates:
-    return merged_candidates(tokens_of(range(max(rows) + 1)), torch.tensor(rows))
+    return merge_candidates(tokens_of(range(max(rows) + 1)), torch.tensor(rows))
 
 
 def slow_loss(image: Tensor, text: Tensor, scale: Tensor, rows: list[int], eps: float) -> Tensor:
@@ -224,7 +224,7 @@ def test_ranks_together_have_the_loss_and_the_gradients_of_one(
         texts = list(dict.fromkeys(captions)) if merge else captions
         rows = torch.tensor([texts.index(caption) for caption in captions])
         if merge:
-            return texts, merged_candidates(tokens_of(texts), rows, communicator)
+            return texts, merge_candidates(tokens_of(texts), rows, communicator)
         return texts, separate_candidates(rows, communicator)
 
     def loss_and_gradients(captions: list[int], images: slice, communicator: Any) -> list[Tensor]:
@@ -392,7 +392,7 @@ def test_equal_tokens_are_one_candidate_wherever_they_are_and_however_padded() -
 
     def number(threads: Threads) -> Candidates:
         tokens = layout[threads.rank]
-        return merged_candidates(tokens, torch.arange(len(tokens)), threads)
+        return merge_candidates(tokens, torch.arange(len(tokens)), threads)
 
     first, second = on_ranks(2, number)
     assert (first.owned.tolist(), second.owned.tolist()) == ([0, 1], [1])

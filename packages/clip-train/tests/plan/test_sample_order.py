@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from clip_models import ConfigError
 from clip_train.plan.sample_order import MIX_BLOCK, MixedOrder, ShardedOrder
-from clip_train.randomness import SORTED_LENGTH, keyed_permutation, permuted
+from clip_train.randomness import SORTED_LENGTH, keyed_permutation, permute
 
 
 def epoch_of(order: ShardedOrder | MixedOrder, epoch: int) -> np.ndarray:
@@ -110,16 +110,16 @@ def test_a_small_set_takes_replacements_from_all_of_it() -> None:
 
 @pytest.mark.parametrize("length", [SORTED_LENGTH + 1, 131_072, 200_003])
 def test_long_ranges_are_permuted_without_a_table(length: int) -> None:
-    everything = permuted(1, 0, np.arange(length), length, "x")
+    everything = permute(1, 0, np.arange(length), length, "x")
     assert np.array_equal(np.sort(everything), np.arange(length))
-    again = permuted(1, 0, np.array([5, length - 1]), length, "x")
+    again = permute(1, 0, np.array([5, length - 1]), length, "x")
     assert np.array_equal(again, everything[[5, length - 1]])
     steps = np.diff(everything)
     assert abs(np.corrcoef(everything[:-1], everything[1:])[0, 1]) < 0.02
     assert abs(np.mean(np.abs(steps)) / length - 1 / 3) < 0.01  # of independent uniform numbers
     fixed = (everything == np.arange(length)).sum()
     assert fixed < 12  # Poisson of mean 1
-    assert (permuted(2, 0, np.arange(1000), length, "x") != everything[:1000]).mean() > 0.99
+    assert (permute(2, 0, np.arange(1000), length, "x") != everything[:1000]).mean() > 0.99
 
 
 def mixed(*weights: float) -> MixedOrder:

@@ -18,7 +18,7 @@ from clip_train.distributed.single import SingleBackend
 from clip_train.engine.gradients import WholeBatchGradient
 from clip_train.model.towers import Towers
 from clip_train.objectives.batch import Embeddings, StepInputs
-from clip_train.objectives.candidates import Candidates, merged_candidates, separate_candidates
+from clip_train.objectives.candidates import Candidates, merge_candidates, separate_candidates
 from clip_train.objectives.losses import contrastive_loss, distillation_loss, sigmoid_loss
 from torch import Tensor
 
@@ -94,7 +94,7 @@ def local_inputs(backend: Backend, merge: bool) -> tuple[StepInputs, tuple[Tenso
     caption_of = torch.tensor([distinct.index(caption) for caption in captions[mine]])
     local_tokens = tokens[distinct]
     candidates = (
-        merged_candidates(local_tokens, caption_of, backend)
+        merge_candidates(local_tokens, caption_of, backend)
         if merge
         else separate_candidates(caption_of, backend)
     )

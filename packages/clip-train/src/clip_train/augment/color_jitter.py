@@ -1,4 +1,4 @@
-"""Random changes of colour from given random numbers.  S image side."""
+"""Random changes of color from given random numbers. S image side."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as transforms
 from clip_train.config.data import AugmentConfig
 
 NUMBERS = 10
-"""How many random numbers an image takes."""
+"""Random numbers for one image."""
 
 _CHANGES = (
     transforms.adjust_brightness,
@@ -22,8 +22,8 @@ _CHANGES = (
 )
 
 
-def jitters(config: AugmentConfig) -> bool:
-    """Whether the config changes colours at all."""
+def changes_colors(config: AugmentConfig) -> bool:
+    """Whether the config changes colors at all."""
     return any(config.color_jitter) or config.grayscale_probability > 0
 
 

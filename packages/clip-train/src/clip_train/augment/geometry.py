@@ -1,7 +1,7 @@
-"""Augmentation of training images.  B batch, S image side; pixels stay uint8.
+"""Augmentation of training images. B batch, S image side; pixels stay uint8.
 
 `shift_and_flip` works on a whole batch on its device; `crop_box` gives the part of one image that
-a worker process cuts out.  Both turn given uniform numbers into a choice and draw none themselves.
+a worker process cuts out. Both turn given uniform numbers into a choice and draw none themselves.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """RangeAugment: three image operations whose ranges of strength are learned (Mehta et al. 2022).
 
-B batch, S image side.  Images are floats in [0, 1].  The strength of an operation is drawn for each
+B batch, S image side. Images are floats in [0, 1].  The strength of an operation is drawn for each
 image from [low, high]; low and high are parameters, trained by the task's loss through the images
 and by a loss that draws the difference from the clean images to a target PSNR.
 
@@ -100,7 +100,7 @@ class RangeAugment(nn.Module):
                 if not len(rows):
                     continue
                 strength = self.ranges[name](choices.strength[rows, index])
-                changed = _operate(name, result[rows], strength, keys[rows])
+                changed = _apply_operation(name, result[rows], strength, keys[rows])
                 result = result.index_copy(0, rows, changed)
         return result.clamp(0, 1)
 
@@ -114,7 +114,7 @@ class RangeAugment(nn.Module):
 
 
 class LearnedAugmentation(nn.Module):
-    """The augmentation of a run: towers call it on their pixels, the loop tells it the step."""
+    """The augmentation of a run: towers call it on their pixels, the trainer sets its step."""
 
     def __init__(
         self, config: RangeAugmentConfig, preprocess: PreprocessConfig, total_steps: int
@@ -134,7 +134,7 @@ class LearnedAugmentation(nn.Module):
         self.target_mse = target_mse(self.config, step, self.total_steps)
 
     def forward(self, images: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Augmented and normalised images, and the weighted loss () of the ranges.
+        """Augmented and normalized images, and the weighted loss () of the ranges.
 
         Args:
             images: (B, 3, S, S) float in [0, 1].
@@ -178,7 +178,7 @@ def _parity_choices(keys: Tensor) -> _Choices:
     return _Choices(ranks < max(1, batch // 2), order, numbers[batch + 1 :])
 
 
-def _operate(name: str, images: Tensor, strength: Tensor, keys: Tensor) -> Tensor:
+def _apply_operation(name: str, images: Tensor, strength: Tensor, keys: Tensor) -> Tensor:
     if name == "brightness":
         return images * strength
     if name == "contrast":

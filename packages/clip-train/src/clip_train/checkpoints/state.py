@@ -25,7 +25,7 @@ from clip_train.augment.range_augment import LearnedAugmentation
 from clip_train.checkpoints.stores import CheckpointStore
 from clip_train.distributed.errors import run_on_first_rank
 from clip_train.distributed.protocol import Backend
-from clip_train.optim.ema import WeightAverage
+from clip_train.optim.ema import ExponentialMovingAverage
 from clip_train.optim.loss_scale import LossScale
 from clip_train.optim.optimizer import Optimizers
 
@@ -61,7 +61,7 @@ class TrainingState:
     augmentation: LearnedAugmentation | None
     preprocess: PreprocessConfig
     optimizers: Optimizers
-    average: WeightAverage | None
+    ema: ExponentialMovingAverage | None
     loss_scale: LossScale | None
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
@@ -72,8 +72,8 @@ class TrainingState:
         }
         if self.augmentation is not None:
             tensors[AUGMENTATION] = self.augmentation.state_dict()
-        if self.average is not None:
-            tensors[AVERAGE] = self.average.values
+        if self.ema is not None:
+            tensors[AVERAGE] = self.ema.values
         return tensors
 
 

@@ -1,6 +1,6 @@
-"""Batches of a run: read, decode, caption and tokenise the samples that the plan names.
+"""Batches of a run: read, decode, caption and tokenize the samples that the plan names.
 
-B images of this rank, S image side, U distinct captions, T text tokens.  `BatchReader[step]` is a
+B images of this rank, S image side, U distinct captions, T text tokens. `BatchReader[step]` is a
 pure function of the step, so worker processes may compute steps in any order and a resume starts
 at any step.
 """
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from clip_train.augment.color_jitter import NUMBERS, jitter_colors, jitters
+from clip_train.augment.color_jitter import NUMBERS, changes_colors, jitter_colors
 from clip_train.augment.geometry import CROP_ATTEMPTS
 from clip_train.config.run import Config
 from clip_train.data.captions import number_captions
@@ -58,12 +58,12 @@ class SampleFault(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One step's input; pixels are not yet augmented on the device nor normalised."""
+    """One step's input; pixels are not yet augmented on the device nor normalized."""
 
     step: int
     images: Tensor  # uint8 (B, 3, S, S), in channels-last memory
     tokens: Tensor  # int64 (U, T)
-    captions: list[str]  # U, what the tokens were made of
+    captions: list[str]  # U, the texts of the tokens
     caption_of: Tensor  # int64 (B,) row of `tokens` of each image
     uniform: Tensor  # float32 (B, 3) random numbers for augmentation on the device
     keys: list[str]  # B
@@ -76,7 +76,7 @@ class Batch(NamedTuple):
 Read = Callable[
     [int, int, int, Sequence[float], int, list[SampleFault]], tuple[Sample, NDArray[np.uint8]]
 ]
-"""From epoch, position, index, random numbers, side, and where to note faults: what to use."""
+"""From epoch, position, index, random numbers, side, and a list for faults, to a sample."""
 
 
 class DecodedSource:
@@ -131,7 +131,7 @@ class BatchReader(Dataset[Batch]):
         self.size = preprocess.config.size
         self.tokenizer = tokenizer
         self.pixels = PixelReader(source, preprocess, config.augment, config.data)
-        self.board = WorkerWatchdog(config.data.workers)
+        self.watchdog = WorkerWatchdog(config.data.workers)
         self.decoded = (
             DecodedSource(self.pixels, self.size, progress=progress)
             if config.data.cache_images
@@ -139,7 +139,7 @@ class BatchReader(Dataset[Batch]):
         )
 
     def __getitem__(self, step: int) -> Batch:
-        if self.config.data.order == "stream":  # whatever such a reader would begin with here
+        if self.config.data.order == "stream":  # the first batch of such a reader
             return next(self.batches(step, step + 1, pin_memory=False))
         return self.assemble(step, self._read)
 
@@ -152,7 +152,7 @@ class BatchReader(Dataset[Batch]):
         crops = keyed_uniform(self._seed, epoch, positions, "crop", 4 * CROP_ATTEMPTS)  # (B, ·)
         colors = (
             keyed_uniform(self._seed, epoch, positions, "color", NUMBERS)
-            if jitters(self.config.augment)
+            if changes_colors(self.config.augment)
             else None
         )
         images = torch.empty(len(positions), side, side, 3, dtype=torch.uint8)
@@ -164,8 +164,8 @@ class BatchReader(Dataset[Batch]):
                 pixels = jitter_colors(pixels, colors[row].tolist(), self.config.augment)
             images.numpy()[row] = pixels
             samples.append(sample)
-        of_batch = self.config.data.template_choice == "batch"
-        choosers = np.full_like(positions, planned[0]) if of_batch else positions
+        is_per_batch = self.config.data.template_choice == "batch"
+        choosers = np.full_like(positions, planned[0]) if is_per_batch else positions
         return self._collate(step, epoch, positions, choosers, samples, images, faults)
 
     def _collate(
@@ -178,7 +178,7 @@ class BatchReader(Dataset[Batch]):
         images: Tensor,
         faults: list[SampleFault],
     ) -> Batch:
-        """Choose and tokenise captions; `choosers` (B,) key the choice, images are (B, S, S, 3)."""
+        """Choose and tokenize captions; `choosers` (B,) key the choice, images are (B, S, S, 3)."""
         choice = keyed_uniform(self._seed, epoch, choosers, "caption")[:, 0]  # (B,)
         captions = [
             sample.captions[int(chosen * len(sample.captions))]
@@ -204,7 +204,7 @@ class BatchReader(Dataset[Batch]):
         return sort_by_length(batch) if self.config.data.sort_by_length else batch
 
     def _tokenize(self, step: int, captions: list[str]) -> Tensor:
-        """Ids (U, T); what is left of a long caption follows from the step and what it says."""
+        """Ids (U, T); which tokens of a long caption stay follows from the step and its text."""
         reduction = self.config.tokenizer.reduction
         if reduction in ("truncate", "syntax"):
             return self.tokenizer(captions, reduction=reduction)
@@ -229,7 +229,7 @@ class BatchReader(Dataset[Batch]):
             try:
                 if self.decoded is not None and size == self.size:
                     return self.decoded.read(index)
-                with self.board.reading(self.source.place(index)):
+                with self.watchdog.reading(self.source.place(index)):
                     return self.pixels.read(index, uniform, size)
             except BadSample as error:
                 faults.append(SampleFault(error.reason, str(error)))
@@ -269,19 +269,19 @@ class BatchReader(Dataset[Batch]):
         while True:
             try:
                 batch = next(waiting, None)
-            except RuntimeError as error:  # torch's word for a timeout and for a dead worker
+            except RuntimeError as error:  # which torch raises for a timeout and for a dead worker
                 if "DataLoader worker (pid" in str(error):
-                    where = "; ".join(self.board.stuck(0)) or "nothing was being read"
+                    where = "; ".join(self.watchdog.stuck(0)) or "nothing was being read"
                     raise DataError(f"a data worker died ({error}); {where}") from error
                 if "DataLoader timed out" not in str(error):
                     raise
-                stuck = self.board.stuck(STALLS_TO_STOP * seconds)
+                stuck = self.watchdog.stuck(STALLS_TO_STOP * seconds)
                 if stuck:
                     raise DataError(
                         f"the data has stalled: {'; '.join(stuck)}; make sure that it can be read, "
                         "or raise data.stall_seconds"
                     ) from None
-                where = "; ".join(self.board.stuck(0)) or "the workers are between two samples"
+                where = "; ".join(self.watchdog.stuck(0)) or "the workers are between two samples"
                 warnings.warn(f"no batch for {seconds:g} s: {where}", stacklevel=3)
                 continue
             if isinstance(batch, DataError):
@@ -290,7 +290,7 @@ class BatchReader(Dataset[Batch]):
 
     def decode(self, sample: Sample, uniform: Sequence[float], size: int) -> NDArray[np.uint8]:
         """Pixels (S, S, 3) of a sample that a stream read."""
-        with self.board.reading(sample.key):
+        with self.watchdog.reading(sample.key):
             return self.pixels.decode(sample, uniform, size)
 
     @property

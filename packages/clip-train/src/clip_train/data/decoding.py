@@ -1,9 +1,9 @@
-"""From an encoded image to pixels of the size a batch has, decoded no larger than needed.
+"""From an encoded image to pixels of a batch's size, decoded no larger than needed.
 
 A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size from the low frequencies of each block, for
-a fraction of the time (what libjpeg calls scaling in the DCT domain).  The smallest such size is
-used that is still no smaller than the crop needs; the rest is done by the usual resampling.  The
-pixels differ a little from those of a full decode, therefore `data.decode = "exact"` exists.
+a fraction of the time (what libjpeg calls scaling in the DCT domain). The smallest such size is
+used that is still no smaller than the crop needs; the rest is done by resampling. The pixels
+differ a little from those of a full decode, which `data.decode = "exact"` gives.
 """
 
 from __future__ import annotations
@@ -66,28 +66,32 @@ class PixelReader:
             raise BadSample("no-caption", "neither a caption nor a class", sample.key)
         crops = self.augment.kind == "random_resized_crop"
         squash = self.preprocess.config.resize_mode == "squash"
-        part = _Crop(size, uniform, self.augment.scale) if crops else _Whole(size, squash=squash)
+        region = (
+            _RandomCrop(size, uniform, self.augment.scale)
+            if crops
+            else _WholeImage(size, squash=squash)
+        )
         try:
             image = decode_image(
-                sample.image, least_size=part.least_size if self.data.decode == "scaled" else None
+                sample.image, least_size=region.least_size if self.data.decode == "scaled" else None
             )
         except BadSample as error:
             raise BadSample(error.reason, error.detail, sample.key) from None
         config = self.preprocess.config
         filter = Image.Resampling[config.interpolation.upper()]
-        if isinstance(part, _Crop):
-            return np.asarray(image.resize((size, size), filter, box=part.within(image)))
+        if isinstance(region, _RandomCrop):
+            return np.asarray(image.resize((size, size), filter, box=region.within(image)))
         if config.resize_mode == "shortest" and max(image.size) > MAX_ASPECT * min(image.size):
             detail = f"{image.width} x {image.height}, and larger with a shorter side of {size}"
             raise BadSample("too-large", detail, sample.key)
-        if part.is_smaller(image):
-            image = image.resize(part.target, filter, box=part.within(image))
+        if region.is_smaller(image):
+            image = image.resize(region.target, filter, box=region.within(image))
         fitted = Preprocess(replace(config, size=size))(image)  # (3, size, size)
         return fitted.permute(1, 2, 0).numpy()
 
 
-class _Part:
-    """A part of an image that may be decoded at a fraction of its size."""
+class _Region:
+    """A region of an image that may be decoded at a fraction of its size."""
 
     def __init__(self) -> None:
         self._full = (0, 0)  # width and height of the image, once they are known
@@ -98,7 +102,7 @@ class _Part:
         return image.width < self._full[0]
 
     def within(self, image: Image.Image) -> tuple[float, float, float, float]:
-        """Left, upper, right and lower edge of the part in the decoded image."""
+        """Left, upper, right and lower edge of the region in the decoded image."""
         if not self._full[0]:
             self.least_size(image.width, image.height)
         factor = 2.0 ** -round(math.log2(self._full[0] / image.width))
@@ -110,11 +114,11 @@ class _Part:
         raise NotImplementedError
 
 
-class _Whole(_Part):
+class _WholeImage(_Region):
     """All of an image, for the evaluation transform.
 
     A size that is no multiple of the fraction is rounded up by the decoder, which would move the
-    picture by part of a pixel; so the transform's resize is made here, from the part that counts.
+    picture by part of a pixel; so the transform's resize is made here, from the region that counts.
     """
 
     def __init__(self, size: int, *, squash: bool) -> None:
@@ -134,7 +138,7 @@ class _Whole(_Part):
         return self.target
 
 
-class _Crop(_Part):
+class _RandomCrop(_Region):
     """The random crop of one image."""
 
     def __init__(self, size: int, uniform: Sequence[float], scale: tuple[float, float]) -> None:

@@ -1,4 +1,4 @@
-"""What each worker process is reading, so that one that is stuck can be named."""
+"""What each worker process is reading, so that a stuck one can be named."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXT_BYTES = 480
 
 
 class WorkerWatchdog:
-    """A line for each worker in shared memory: since when it reads, and what."""
+    """Since when each worker reads, and what, in shared memory."""
 
     def __init__(self, workers: int) -> None:
         self._since = _shared_zeros(max(1, workers), dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Batch normalization over the batch of all ranks.  B of this rank, C channels."""
+"""Batch normalization over the batch of all ranks. B of this rank, C channels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SynchronizedBatchNorm(nn.BatchNorm2d):
     communicator: Communicator
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (B, C, …)."""
+        """Normalize (B, C, …)."""
         if not self.training:
             return super().forward(x)
         axes = [axis for axis in range(x.ndim) if axis != 1]

@@ -1,6 +1,6 @@
 """What objectives need of several processes, with gradients.
 
-A batch is spread over R ranks.  Every rank computes its share of a loss; the loss is the sum of the
+A batch is spread over R ranks. Every rank computes its share of a loss; the loss is the sum of the
 shares, and a gradient is right when the ranks' gradients, *added*, are the gradient of that sum.
 All functions here keep that promise.
 """

@@ -20,7 +20,7 @@ class Backend(Communicator, Protocol):
 
     name: str
     device: torch.device
-    fixed_shapes: bool  # whether every new shape costs a compilation
+    needs_fixed_shapes: bool  # whether every new shape costs a compilation
 
     def wrap(self, towers: nn.Module) -> nn.Module:
         """The module to call; its parameters may be sharded or have hooks from now on."""

@@ -16,7 +16,7 @@ class SingleBackend(SingleProcess):
     """One process on one device, and the reference for the other backends."""
 
     name = "single"
-    fixed_shapes = False
+    needs_fixed_shapes = False
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -25,7 +25,7 @@ class _TorchrunBackend:
     """Processes of one `torch.distributed` group; subclasses say how parameters are held."""
 
     name: str
-    fixed_shapes = False
+    needs_fixed_shapes = False
 
     def __init__(self, device: torch.device, *, timeout_s: float) -> None:
         missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR") if name not in os.environ]

@@ -16,7 +16,7 @@ class XLABackend(SingleBackend):
     """One process on one XLA device, which traces a step and compiles it once for each shape."""
 
     name = "xla"
-    fixed_shapes = True
+    needs_fixed_shapes = True
 
     def __init__(self) -> None:
         try:

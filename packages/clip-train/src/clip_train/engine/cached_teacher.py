@@ -1,4 +1,4 @@
-"""Embeddings that a teacher made before.  n images and u texts of this rank, K width."""
+"""A teacher's embeddings in files. n images and u texts of this rank, K width."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from clip_train.objectives.batch import Embeddings, StepInputs
 
 
 class CachedTeacher:
-    """Looks images up by their samples' keys, and texts by what they say.
+    """Finds images by the keys of their samples, and texts by their content.
 
     The teacher saw neither augmentation nor shortened captions, and may have had any tokenizer.
     """
@@ -50,9 +50,10 @@ class CachedTeacher:
         """
         missing = self.images.missing(batch.keys) + self.texts.missing(batch.captions)
         if self.backend.any_rank([bool(missing)])[0]:
-            told = [text for part in self.backend.all_gather_object(missing[:1]) for text in part]
+            gathered = self.backend.all_gather_object(missing[:1])
+            first = next(text for part in gathered for text in part)
             raise TrainingError(
-                f"{told[0]}; embed the training images with `clip-eval embed --data …` and every "
+                f"{first}; embed the training images with `clip-eval embed --data …` and every "
                 "caption with `clip-eval embed --texts …`"
             )
         device = self.backend.device

@@ -18,7 +18,7 @@ from clip_train.data.mixing import make_order
 from clip_train.data.sources import open_training_source, open_validation_source
 from clip_train.data.tokenizers import check_vocabulary, make_tokenizer
 from clip_train.model.loading import resolve_model, resolve_preprocess
-from clip_train.optim.optimizer import steps_of
+from clip_train.optim.optimizer import resolve_steps
 from clip_train.plan.batch_schedule import make_schedule
 from clip_train.plan.sample_plan import SamplePlan
 
@@ -98,19 +98,12 @@ def build_data_components(
     """
     if not config.data.train:
         raise ConfigError("data.train is not set; give one, as in --data.train imagefolder:DIR")
-    clip_config = pretrained[0].config if pretrained else resolve_model(config.model)
-    if config.loss.kind == "sigmoid" and clip_config.init_logit_bias is None:
-        clip_config = _add_logit_bias(config, clip_config)
+    clip_config = _initial_clip_config(config, pretrained)
     image_size = clip_config.vision.image_size
     source = open_training_source(config.data)
     for fault in source.faults:
         warnings.warn(str(fault), stacklevel=2)
     val_source = open_validation_source(config.data)
-    if config.augment.kind == "shift" and config.augment.pad >= image_size:
-        raise ConfigError(
-            f"augment.pad must be below the model's image size, {image_size}, got "
-            f"{config.augment.pad}"
-        )
     plan = make_plan(config, source, image_size=image_size)
     if tokenizer is None:
         tokenizer = make_tokenizer(config, source, clip_config.text.context_length)
@@ -149,6 +142,25 @@ def make_plan(config: Config, source: Source, *, image_size: int) -> SamplePlan:
     return SamplePlan(order, schedule)
 
 
+def _initial_clip_config(
+    config: Config, pretrained: tuple[CLIP, PreprocessConfig] | None
+) -> CLIPConfig:
+    """The model's config before the tokenizer is known.
+
+    Raises:
+        ConfigError: The loss or the augmentation does not go with the model.
+    """
+    clip_config = pretrained[0].config if pretrained else resolve_model(config.model)
+    if config.loss.kind == "sigmoid" and clip_config.init_logit_bias is None:
+        clip_config = _add_logit_bias(config, clip_config)
+    image_size, augment = clip_config.vision.image_size, config.augment
+    if augment.kind == "shift" and augment.pad >= image_size:
+        raise ConfigError(
+            f"augment.pad must be below the model's image size, {image_size}, got {augment.pad}"
+        )
+    return clip_config
+
+
 def _add_logit_bias(config: Config, clip_config: CLIPConfig) -> CLIPConfig:
     """SigLIP's first scale and bias (Zhai et al. 2023, section 3.2) for a model without a bias."""
     if config.model.pretrained:
@@ -184,7 +196,7 @@ def _total_steps(config: Config, plan: SamplePlan) -> int:
     if config.train.steps is not None:
         return config.train.steps
     if config.train.samples is not None:
-        return steps_of(0, config.train.samples, config.train.batch_size)
+        return resolve_steps(0, config.train.samples, config.train.batch_size)
     if config.train.epochs is None:
         raise ConfigError(
             "the length of the run is not set; give train.steps, train.samples or train.epochs"

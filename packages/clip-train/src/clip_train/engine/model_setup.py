@@ -13,7 +13,7 @@ from clip_train.distributed.protocol import Backend
 from clip_train.engine.data_components import DataComponents
 from clip_train.model.tower_groups import SCALARS, lock_tower
 from clip_train.model.towers import Towers
-from clip_train.optim.ema import WeightAverage
+from clip_train.optim.ema import ExponentialMovingAverage
 from clip_train.optim.loss_scale import LossScale
 from clip_train.optim.optimizer import Optimizers
 
@@ -42,7 +42,7 @@ def make_towers(
                 "them"
             )
         synchronize_norms(model, backend)
-    if backend.fixed_shapes:
+    if backend.needs_fixed_shapes:
         _check_xla_support(model, config)
     if train.gradient_checkpointing:
         model.set_gradient_checkpointing(True)
@@ -88,7 +88,7 @@ def make_augmentation(
     """
     if not config.augment.range.enabled:
         return None
-    if backend.fixed_shapes or backend.name == "fsdp2":
+    if backend.needs_fixed_shapes or backend.name == "fsdp2":
         raise ConfigError(
             f"augment.range does not work with backend {backend.name!r}; use 'single' or 'ddp'"
         )
@@ -114,10 +114,10 @@ def make_training_state(
     config = data.config
     if config.optim.name == "muon" and backend.name == "fsdp2":
         raise ConfigError("optim.name 'muon' needs unsharded matrices; use train.backend 'ddp'")
-    optimizers = Optimizers(model, config.optim, augmentation, on_xla=backend.fixed_shapes)
+    optimizers = Optimizers(model, config.optim, augmentation, on_xla=backend.needs_fixed_shapes)
     decay = config.optim.ema_decay
-    average = None if decay is None else WeightAverage(model, decay)
-    if backend.fixed_shapes:  # so that the first step is the same program as all others
+    ema = None if decay is None else ExponentialMovingAverage(model, decay)
+    if backend.needs_fixed_shapes:  # so that the first step is the same program as all others
         optimizers.initialize()
         backend.end_step()
     return TrainingState(
@@ -126,6 +126,6 @@ def make_training_state(
         augmentation=augmentation,
         preprocess=data.preprocess.config,
         optimizers=optimizers,
-        average=average,
+        ema=ema,
         loss_scale=LossScale() if config.train.precision == "fp16" else None,
     )

@@ -15,7 +15,7 @@ from clip_train.config.run import Config
 from clip_train.data.batches import Batch
 from clip_train.distributed.protocol import Backend
 from clip_train.objectives.batch import StepInputs
-from clip_train.objectives.candidates import merged_candidates, separate_candidates, token_hash
+from clip_train.objectives.candidates import merge_candidates, separate_candidates, token_hash
 from clip_train.randomness import keyed_bits
 
 
@@ -35,12 +35,12 @@ class InputMaker:
         device = self.backend.device
         merge = self.config.loss.kind == "multi_positive"
         candidates = (
-            merged_candidates(batch.tokens, batch.caption_of, self.backend)
+            merge_candidates(batch.tokens, batch.caption_of, self.backend)
             if merge
             else separate_candidates(batch.caption_of, self.backend)
         )
         tokens = batch.tokens
-        if self.backend.fixed_shapes:
+        if self.backend.needs_fixed_shapes:
             tokens = self.model.trim_tokens(tokens)  # here, where it waits for no device
         return StepInputs(
             self._images(batch),

@@ -29,7 +29,7 @@ from clip_train.logs.run_directory import RunDirectory
 from clip_train.logs.utilization import Utilization
 from clip_train.objectives.batch import Objective, StepInputs
 from clip_train.objectives.from_config import make_objective
-from clip_train.optim.optimizer import learning_rate, steps_of
+from clip_train.optim.optimizer import learning_rate, resolve_steps
 from clip_train.randomness import keyed_bits
 
 
@@ -292,7 +292,7 @@ class Trainer:
     def _check_finite(self) -> None:
         scale = self.state.loss_scale  # with one, gradients may overflow: those steps are skipped
         keys = self._meter.first_not_finite(norms=scale is None)
-        if scale is not None and scale.exhausted:
+        if scale is not None and scale.is_exhausted:
             keys = keys or ["(the gradient overflows whatever the loss scale)"]
         if keys is None:
             return
@@ -326,7 +326,7 @@ class Trainer:
     def _is_due(self, section_name: str) -> bool:
         """Whether a section's `every_samples` or `every_steps` is reached, or the run's end."""
         section = getattr(self.config, section_name)
-        every = steps_of(
+        every = resolve_steps(
             section.every_steps or 0, section.every_samples, self.config.train.batch_size
         )
         is_last = self.steps_done == self.components.data.total_steps

@@ -42,8 +42,8 @@ def update_weights(state: TrainingState, norm: Tensor) -> None:
     state.optimizers.step()
     with torch.no_grad():
         state.model.logit_scale.clamp_(max=MAX_LOG_LOGIT_SCALE)
-    if state.average is not None:
-        state.average.update()
+    if state.ema is not None:
+        state.ema.update()
 
 
 def _gradients(module: nn.Module) -> list[Tensor]:

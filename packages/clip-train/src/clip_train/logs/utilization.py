@@ -41,7 +41,7 @@ class Utilization:
         self.peak = config.log.peak_tflops or _known_peak(config.train.precision, backend.device)
         text = model.text
         ends = text.causal and text.readout == "end_token" and text.pooling is None
-        self.packed = ends and not (config.train.compile or backend.fixed_shapes)
+        self.packed = ends and not (config.train.compile or backend.needs_fixed_shapes)
         self._each: dict[
             int, tuple[float, float]
         ] = {}  # by image size: FLOPs of a pair, and per token

@@ -1,4 +1,4 @@
-"""A model's parameters by tower and depth: what locking and layer-wise decay go by."""
+"""A model's parameters by tower and depth, for locking and layer-wise decay."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def tower_groups(model: nn.Module) -> dict[str, list[list[str]]]:
     """Names of the parameters of `image` and `text`, from the input to the output.
 
     The first group is everything before the blocks, then comes one group a block, and the last is
-    everything after them.  The logit scale and bias belong to no tower.
+    everything after them. The logit scale and bias belong to no tower.
     """
     groups: dict[str, dict[int, list[str]]] = {"image": {}, "text": {}}
     for name, _ in model.named_parameters():
@@ -54,9 +54,9 @@ def lock_tower(model: nn.Module, tower: str, *, unlocked_groups: int) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and f"{name}.weight" in frozen:
             module.eval()
-            module.train = types.MethodType(_stay, module)  # type: ignore[method-assign]
+            module.train = types.MethodType(_keep_mode, module)  # type: ignore[method-assign]
 
 
-def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
-    """A `train` that changes nothing."""
+def _keep_mode(module: nn.Module, mode: bool = True) -> nn.Module:
+    """In place of `train`: the module stays in evaluation mode."""
     return module

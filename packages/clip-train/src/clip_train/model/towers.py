@@ -1,4 +1,4 @@
-"""Both towers of a model in one call, as backends want to wrap them.
+"""Both towers of a model in one call, as backends wrap them.
 
 n images, u texts, T text tokens, S image side, E embedding width.
 """
@@ -14,7 +14,7 @@ from clip_train.augment.range_augment import LearnedAugmentation
 
 
 class TowerFeatures(NamedTuple):
-    """What one call gives; features are not normalised."""
+    """The result of one call; features are not normalized."""
 
     images: Tensor  # (n, E)
     texts: Tensor  # (u, E)
@@ -27,7 +27,7 @@ class TowerFeatures(NamedTuple):
 
 
 class Towers(nn.Module):
-    """A model whose only way in is `forward`, because wrappers watch that alone."""
+    """A model with one `forward` for both towers, because wrappers hook into that alone."""
 
     def __init__(self, model: CLIP, augmentation: LearnedAugmentation | None = None) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Towers(nn.Module):
         """Features and auxiliary losses.
 
         Args:
-            images: (n, 3, S, S) normalised; in [0, 1] for an augmentation.
+            images: (n, 3, S, S) normalized; in [0, 1] for an augmentation.
             tokens: int64 (u, T).
             image_keys: int64 (n,) of which all randomness of an image is a function.
             text_keys: int64 (u,) the same of a text.
@@ -54,7 +54,7 @@ class Towers(nn.Module):
             image.features,
             text.features,
             model.logit_scale.exp(),
-            None if model.logit_bias is None else model.logit_bias + 0,  # wrappers want no leaves
+            None if model.logit_bias is None else model.logit_bias + 0,  # wrappers reject leaves
             image_losses | {f"vision.{name}": loss for name, loss in image.losses.items()},
             {f"text.{name}": loss for name, loss in text.losses.items()},
             _scalars("vision", image.records),

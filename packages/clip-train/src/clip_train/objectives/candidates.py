@@ -71,7 +71,7 @@ def separate_candidates(
     )
 
 
-def merged_candidates(
+def merge_candidates(
     tokens: Tensor, caption_of: Tensor, communicator: Communicator = SINGLE_PROCESS
 ) -> Candidates:
     """Candidates of texts of which equal ones, on whatever rank, are one.
@@ -86,7 +86,9 @@ def merged_candidates(
     return _merge_equal(token_hash(tokens), caption_of, communicator)
 
 
-def labeled_candidates(labels: Tensor, communicator: Communicator = SINGLE_PROCESS) -> Candidates:
+def candidates_from_labels(
+    labels: Tensor, communicator: Communicator = SINGLE_PROCESS
+) -> Candidates:
     """Candidates of image–text pairs of which those with equal labels, on any rank, are one.
 
     An image's caption is the text of the first pair with its label on its rank.
@@ -127,7 +129,7 @@ def resolve_candidates(
             f"{tuple(labels.shape)} of {labels.dtype}"
         )
     else:
-        candidates = labeled_candidates(labels.cpu(), communicator)
+        candidates = candidates_from_labels(labels.cpu(), communicator)
     return candidates.to(image_features.device)
 
 

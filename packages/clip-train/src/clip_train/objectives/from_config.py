@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from clip_train.config.training import LossConfig
@@ -19,38 +21,28 @@ def make_objective(
     Args:
         config: Which losses.
         communicator: The ranks.
-        teacher: What a teacher makes of this rank's images and texts, to distil from.
+        teacher: A teacher's embeddings of this rank's images and texts, to distill from.
     """
+
+    options: dict[str, Any] = {"tile": config.tile, "communicator": communicator}
 
     def objective(student: Embeddings, candidates: Candidates) -> dict[str, Tensor]:
         losses = {}
         images, texts, scale, bias = student
         if config.kind in ("infonce", "multi_positive"):
+            smoothing = config.label_smoothing
             losses["contrastive"] = contrastive_loss(
-                images,
-                texts,
-                scale,
-                candidates,
-                label_smoothing=config.label_smoothing,
-                tile=config.tile,
-                communicator=communicator,
+                images, texts, scale, candidates, label_smoothing=smoothing, **options
             )
         elif config.kind == "sigmoid":
-            assert bias is not None  # `build` makes sure of it
-            losses["sigmoid"] = sigmoid_loss(
-                images, texts, scale, bias, candidates, tile=config.tile, communicator=communicator
-            )
+            assert bias is not None  # `build_data_components` adds one
+            losses["sigmoid"] = sigmoid_loss(images, texts, scale, bias, candidates, **options)
         if teacher is not None:
             losses["distillation"] = config.teacher_weight * distillation_loss(
-                images,
-                texts,
-                scale,
-                teacher.images,
-                teacher.texts,
-                teacher.logit_scale,
+                *(images, texts, scale),
+                *(teacher.images, teacher.texts, teacher.logit_scale),
                 candidates,
-                tile=config.tile,
-                communicator=communicator,
+                **options,
             )
         return losses
 

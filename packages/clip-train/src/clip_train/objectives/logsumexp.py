@@ -1,6 +1,6 @@
 """Log-sum-exp of all scores of an image, and of a text: the part of InfoNCE that needs every pair.
 
-N images and M texts of the whole batch, n and m of this rank, D width, t side of a tile.  A score
+N images and M texts of the whole batch, n and m of this rank, D width, t side of a tile. A score
 is `scale * image @ text`.
 """
 
@@ -40,7 +40,7 @@ def pairwise_logsumexp(
         scale: ().
         counts: Texts of every rank.
         communicator: The ranks.
-        tile: None keeps this rank's (n, M) scores for the backward pass.  A number computes tiles
+        tile: None keeps this rank's (n, M) scores for the backward pass. A number computes tiles
             of that side, twice, and keeps none: memory O((n + m) D + t²) instead of O(n M), after
             Cheng et al. 2024 (Inf-CL), with one difference: texts travel, images stay.
     """

@@ -16,7 +16,7 @@ from torch import Tensor
 from clip_train.distributed.communicator import SINGLE_PROCESS, Communicator, all_reduce_sum
 from clip_train.objectives.candidates import Candidates, resolve_candidates
 from clip_train.objectives.logsumexp import LogSumExp, pairwise_logsumexp
-from clip_train.objectives.soft_targets import Teacher, expected_scores
+from clip_train.objectives.soft_targets import TeacherFeatures, expected_scores
 from clip_train.objectives.softplus import pairwise_softplus
 
 
@@ -161,7 +161,7 @@ def distillation_loss(
     """
     candidates = resolve_candidates(labels, image_features, text_features, communicator)
     texts, counts = text_features[candidates.owned], candidates.owned_counts  # (m, E)
-    teacher = Teacher(
+    teacher = TeacherFeatures(
         teacher_image_features.detach(),
         teacher_text_features[candidates.owned].detach(),
         teacher_logit_scale.detach(),

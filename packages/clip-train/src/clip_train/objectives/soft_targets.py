@@ -1,7 +1,7 @@
 """Scores averaged with a teacher's probabilities: what distillation needs beyond InfoNCE.
 
 N images and M texts of the whole batch, n and m of this rank, D width, K the teacher's width, t
-side of a tile.  A score is `scale * image @ text`, the teacher's likewise.
+side of a tile. A score is `scale * image @ text`, the teacher's likewise.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from clip_train.objectives.logsumexp import LogSumExp
 from clip_train.objectives.tiles import pairs, rotate
 
 
-class Teacher(NamedTuple):
-    """What a teacher says about this rank's images and candidates."""
+class TeacherFeatures(NamedTuple):
+    """A teacher's features of this rank's images and candidates."""
 
     images: Tensor  # (n, K) L2-normalized
     texts: Tensor  # (m, K) L2-normalized
@@ -36,7 +36,7 @@ def expected_scores(
     images: Tensor,
     texts: Tensor,
     scale: Tensor,
-    teacher: Teacher,
+    teacher: TeacherFeatures,
     normalizers: LogSumExp,
     counts: Sequence[int],
     communicator: Communicator,

@@ -1,7 +1,7 @@
-"""Pairs of a batch in tiles, and blocks of rows that go round the ranks.
+"""Pairs of a batch in tiles, and blocks of rows that travel round the ranks.
 
-n images, m texts of a rank, t rows or columns of a tile.  The block of texts (and whatever belongs
-to its columns) that starts on a rank visits all ranks and comes home, so every pair of the global
+n images, m texts of a rank, t rows or columns of a tile. The block of texts (with all tensors of
+its columns) that starts on a rank visits all ranks and comes home, so every pair of the global
 batch is computed exactly once, and no rank ever holds all texts.
 """
 
@@ -31,7 +31,7 @@ def pairs(rows: int, columns: int, tile: int | None) -> Iterator[tuple[slice, sl
 def rotate(
     block: list[Tensor], counts: Sequence[int], communicator: Communicator
 ) -> Iterator[list[Tensor]]:
-    """The blocks of all ranks, this rank's first; what is changed in a block stays with it.
+    """The blocks of all ranks, this rank's first; changes of a block travel with it.
 
     After the last of them `block` holds this rank's own tensors again, as the others left them.
 

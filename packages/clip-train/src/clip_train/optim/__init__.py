@@ -1,1 +1,1 @@
-"""Optimizers, weight averages, loss scale."""
+"""Optimizers, EMA of weights, loss scale."""

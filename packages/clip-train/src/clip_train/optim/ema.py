@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 
-class WeightAverage:
-    """`average = decay * average + (1 - decay) * weight` of every parameter, each step.
+class ExponentialMovingAverage:
+    """EMA of a model: `value = decay * value + (1 - decay) * weight` of every parameter.
 
-    It starts at the weights it is made with.  Sharded parameters have sharded averages.
+    It starts at the current weights. Sharded parameters have sharded averages.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -21,6 +21,6 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights as they are now."""
+        """Include the current weights."""
         for name, parameter in self.parameters.items():
             self.values[name].mul_(self.decay).add_(parameter.detach(), alpha=1 - self.decay)

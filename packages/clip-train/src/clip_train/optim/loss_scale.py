@@ -11,17 +11,17 @@ SMALLEST_SCALE = 2.0**-14
 
 @dataclass
 class LossScale:
-    """Halves when a gradient overflows, doubles after 2000 steps without.
+    """Halves when a gradient overflows, doubles after 2000 steps without overflow.
 
-    It goes by the norm of the whole gradient, which all ranks know, so that all of them skip the
-    same steps whatever they hold.
+    It follows the norm of the whole gradient, which all ranks know, so that all of them skip the
+    same steps, with sharded parameters too.
     """
 
     value: float = INITIAL_SCALE
     good_steps: int = 0
 
     def update(self, *, finite: bool) -> None:
-        """After a step whose gradient was finite, or was not and has been dropped."""
+        """Adapt to a step, which was skipped if its gradient was not finite."""
         if not finite:
             self.value, self.good_steps = self.value / 2, 0
             return
@@ -30,6 +30,6 @@ class LossScale:
             self.value, self.good_steps = self.value * 2, 0
 
     @property
-    def exhausted(self) -> bool:
+    def is_exhausted(self) -> bool:
         """Whether no smaller factor can help: the loss itself is not finite."""
         return self.value < SMALLEST_SCALE

@@ -1,10 +1,10 @@
-"""Optimizers with the field's groups, and the learning rate of a step."""
+"""Optimizers with parameter groups, and the learning rate of a step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,38 +31,32 @@ class Optimizers:
         """Only tensors of two or more dimensions decay (Radford et al. 2021, section 2.5).
 
         Args:
-            model: Its parameters that require a gradient are optimised.
+            model: Its parameters that require a gradient are optimized.
             config: Which optimizer, and its numbers.
-            augmentation: Trained along by AdamW, at its own multiple of the rate.
+            augmentation: Trained by AdamW too, at `augment.range.lr_scale` times the rate.
             on_xla: Keep rate and step on the device, so that no new number is a new program.
         """
         self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
-        factors = layer_factors(model, config)
-        by_kind: dict[tuple[str, bool, float], list[nn.Parameter]] = {}
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                muon = config.name == "muon" and ".resblocks." in name and parameter.ndim == 2
-                kind = ("muon" if muon else "adamw", parameter.ndim >= 2, factors.get(name, 1.0))
-                by_kind.setdefault(kind, []).append(parameter)
+        self.rate = 0.0  # of groups with a factor of 1
+        by_kind = _group_parameters(model, config)
         if augmentation is not None:
             scale = augmentation.config.lr_scale
             for name, parameter in augmentation.named_parameters():
                 self.names[parameter] = f"augmentation.{name}"
-                by_kind.setdefault(("adamw", False, scale), []).append(parameter)
-        self.rate = 0.0  # of the model's last groups, the augmentation's and earlier layers' aside
+                by_kind.setdefault(_GroupKind("adamw", False, scale), []).append(parameter)
         self.parts: list[torch.optim.Optimizer] = []
         for optimizer in ("adamw", "muon"):
             groups = [
                 {
                     "params": parameters,
-                    "weight_decay": config.weight_decay if decays else 0.0,
-                    "rate_factor": factor,
+                    "weight_decay": config.weight_decay if kind.decays else 0.0,
+                    "rate_factor": kind.rate_factor,
                 }
-                for (which, decays, factor), parameters in by_kind.items()
-                if which == optimizer
+                for kind, parameters in by_kind.items()
+                if kind.optimizer == optimizer
             ]
             if groups:
-                self.parts.append(_make(optimizer, groups, config, on_xla=on_xla))
+                self.parts.append(_make_optimizer(optimizer, groups, config, on_xla=on_xla))
 
     @property
     def groups(self) -> Iterator[dict[str, Any]]:
@@ -81,7 +75,7 @@ class Optimizers:
                 group["lr"] = value
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Drop all gradients."""
         for part in self.parts:
             part.zero_grad(set_to_none=True)
 
@@ -116,7 +110,31 @@ class Optimizers:
         }
 
 
-def _make(
+class _GroupKind(NamedTuple):
+    """What parameters of one group have in common."""
+
+    optimizer: str
+    decays: bool
+    rate_factor: float
+
+
+def _group_parameters(
+    model: nn.Module, config: OptimConfig
+) -> dict[_GroupKind, list[nn.Parameter]]:
+    """The trained parameters of a model by the kind of their group."""
+    factors = layer_factors(model, config)
+    groups: dict[_GroupKind, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_muon = config.name == "muon" and ".resblocks." in name and parameter.ndim == 2
+            kind = _GroupKind(
+                "muon" if is_muon else "adamw", parameter.ndim >= 2, factors.get(name, 1.0)
+            )
+            groups.setdefault(kind, []).append(parameter)
+    return groups
+
+
+def _make_optimizer(
     kind: str, groups: list[dict[str, Any]], config: OptimConfig, *, on_xla: bool
 ) -> torch.optim.Optimizer:
     if kind == "muon":
@@ -160,19 +178,19 @@ def learning_rate(config: OptimConfig, step: int, total_steps: int, batch_size: 
     """
     ratio = batch_size / config.lr_batch_size
     peak = config.lr * {"fixed": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[config.lr_rule]
-    warmup = steps_of(config.warmup_steps, config.warmup_samples, batch_size)
+    warmup = resolve_steps(config.warmup_steps, config.warmup_samples, batch_size)
     if step < warmup:
         return config.first_lr + (peak - config.first_lr) * (step + 1) / warmup
     if config.schedule == "constant":
         return peak
     if config.schedule == "constant_cooldown":
-        cooldown = steps_of(config.cooldown_steps, config.cooldown_samples, batch_size)
+        cooldown = resolve_steps(config.cooldown_steps, config.cooldown_samples, batch_size)
         return peak * min(1.0, (total_steps - step) / max(1, cooldown))
     progress = (step - warmup) / max(1, total_steps - warmup)
     share = 0.5 * (1 + math.cos(math.pi * progress))
     return config.final_lr + (peak - config.final_lr) * share
 
 
-def steps_of(steps: int, samples: int | None, batch_size: int) -> int:
+def resolve_steps(steps: int, samples: int | None, batch_size: int) -> int:
     """A length given in samples, rounded up to whole steps, or else in steps."""
     return steps if samples is None else -(-samples // batch_size)

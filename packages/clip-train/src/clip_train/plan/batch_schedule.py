@@ -49,7 +49,7 @@ class ConstantBatches:
     """Batches of one size.
 
     The `num_samples % batch_size` samples left over at an epoch's end are not seen in that epoch;
-    they are other ones each time.
+    which samples those are changes from epoch to epoch.
     """
 
     num_samples: int
@@ -80,7 +80,7 @@ class BatchSizes:
     """The table of a variable batch sampler.
 
     `num_sizes` sides evenly from `min_size` to `max_size`, and `base_size`, each rounded to a
-    multiple of `divisor`.  A batch is `multiple_of` times the truncated number of images that have
+    multiple of `divisor`. A batch is `multiple_of` times the truncated number of images that have
     the pixels of `batch_size / multiple_of` images of `base_size`: the original computes its table
     for one process, which is `multiple_of` = number of processes here.
     """
@@ -111,9 +111,9 @@ class BatchSizes:
 class VariableBatches:
     """Every step draws a size from a table; an epoch sees every sample once.
 
-    The last batch of an epoch is filled up with the epoch's first samples.  `growth` lists, by
-    epoch, larger sizes from that epoch on.  Sizes are drawn from (seed, epoch, step of the epoch):
-    all processes agree without talking, and any step can be found again.
+    The last batch of an epoch is filled up with the epoch's first samples. `growth` lists, by
+    epoch, larger sizes from that epoch on. Sizes are drawn from (seed, epoch, step of the epoch):
+    all processes agree without communication, and any step can be computed again.
 
     Deviation from the original: its processes draw from the state of Python's global generator,
     which anything else may disturb, and do not know an epoch's length in advance.
@@ -138,7 +138,7 @@ class VariableBatches:
         return begun[-1] if begun else self.sizes
 
     def steps_in(self, epoch: int) -> int:
-        """Steps of one epoch; each has its own number."""
+        """Steps of one epoch; the number differs between epochs."""
         return len(_epoch_of(self, epoch).starts)
 
     def batch(self, step: int) -> ScheduledBatch:
@@ -198,7 +198,7 @@ def make_schedule(
 
 
 def size_table(batch_size: int, image_size: int, sizes: VariableSizesConfig) -> list[SizedBatch]:
-    """The sizes of a config's first epoch with their batches; arguments as of `make_schedule`."""
+    """The sizes of a config's first epoch with their batches; arguments as in `make_schedule`."""
     if not sizes.num_sizes:
         return [SizedBatch(image_size, batch_size)]
     return _all_sizes(batch_size, image_size, sizes)[0].table()

@@ -3,11 +3,11 @@
 P positions asked for, N samples, S shards.
 
 Shards are permuted and laid end to end; the row is cut into a fixed number of virtual streams of
-equal length, and the streams are dealt out in turn.  Each stretch of `buffer` positions of that is
-then permuted.  So at any time samples come from about as many shards as there are streams, and from
-neighbouring samples of each, as with a streaming reader and its shuffle buffer; but the place of a
-sample is known without reading up to it.  Nothing depends on workers or ranks, there may be fewer
-shards than either, and uneven shards leave no stream to end before the others.  Memory is O(S).
+equal length, and the streams are dealt out in turn. Each stretch of `buffer` positions of that is
+then permuted. So at any time samples come from about as many shards as there are streams, and from
+adjacent samples of each, as with a streaming reader and its shuffle buffer; but the place of a
+sample is known without reading up to it. Nothing depends on workers or ranks, there may be fewer
+shards than either, and uneven shards leave no stream to end before the others. Memory is O(S).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 from clip_models import ConfigError
 from numpy.typing import NDArray
 
-from clip_train.randomness import keyed_bits, keyed_permutation, permuted
+from clip_train.randomness import keyed_bits, keyed_permutation, permute
 
-NEAR_REPLACEMENTS = 10  # from the same stretch of the same stream, whose shards are at hand
+NEAR_REPLACEMENTS = 10  # from the same stretch of the same stream, whose shards are open
 STREAM_REPLACEMENTS = 50  # then from that stream, in case a whole shard is lost
 
 
@@ -51,7 +51,7 @@ class ShardedOrder:
         seed: The run's seed.
         streams: Number of virtual streams.
         buffer: Positions that are permuted together.
-        purpose: Tells the orders of several sources apart.
+        purpose: Distinguishes the orders of several sources.
     """
 
     shard_sizes: tuple[int, ...]
@@ -72,7 +72,7 @@ class ShardedOrder:
     def indices(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Samples (P,) at positions (P,) of an epoch."""
         if self._is_one_block:
-            return permuted(self.seed, epoch, positions, self.num_samples, self.purpose)
+            return permute(self.seed, epoch, positions, self.num_samples, self.purpose)
         dealt = np.empty_like(positions)
         blocks = positions // self.buffer
         for block in np.unique(blocks).tolist():  # a batch touches one or two
@@ -80,7 +80,7 @@ class ShardedOrder:
             length = min(self.buffer, self.num_samples - start)
             inside = blocks == block
             purpose = f"{self.purpose}/{block}"
-            dealt[inside] = start + permuted(
+            dealt[inside] = start + permute(
                 self.seed, epoch, positions[inside] - start, length, purpose
             )
         return self._sample_at(epoch, self._row_place(dealt % self.streams, dealt // self.streams))
@@ -95,7 +95,7 @@ class ShardedOrder:
         block = position // self.buffer
         length = min(self.buffer, self.num_samples - block * self.buffer)
         place = np.array([position % self.buffer])
-        own = permuted(self.seed, epoch, place, length, f"{self.purpose}/{block}")
+        own = permute(self.seed, epoch, place, length, f"{self.purpose}/{block}")
         stream = int(own[0] + block * self.buffer) % self.streams
         low, high = 0, int(self._stream_starts[stream + 1] - self._stream_starts[stream])
         if attempt < NEAR_REPLACEMENTS:
@@ -142,10 +142,10 @@ MIX_BLOCK = 16384
 
 @dataclass(frozen=True)
 class MixedOrder:
-    """Several sources in fixed shares, each going through epochs of its own.
+    """Several sources in fixed shares, each with separate epochs.
 
     Every stretch of `MIX_BLOCK` positions of the run holds the same number of samples of each
-    source, in permuted places.  An epoch of the mixture has as many positions as all sources have
+    source, in permuted places. An epoch of the mixture has as many positions as all sources have
     samples; a source with a share above its size is seen more than once in it.
 
     Attributes:
@@ -192,10 +192,10 @@ class MixedOrder:
         for number, part in enumerate(self.parts):
             mine = np.flatnonzero(numbers == number)
             epochs = turns[mine] // part.num_samples
-            for own_epoch in np.unique(epochs).tolist():
-                chosen = mine[epochs == own_epoch]
+            for source_epoch in np.unique(epochs).tolist():
+                chosen = mine[epochs == source_epoch]
                 places = turns[chosen] % part.num_samples
-                found[chosen] = first + part.indices(own_epoch, places)
+                found[chosen] = first + part.indices(source_epoch, places)
             first += part.num_samples
         return found
 
@@ -203,9 +203,9 @@ class MixedOrder:
         """Another sample of the same stream of the same source."""
         numbers, turns = self._turns(epoch, np.array([position]))
         number, turn = int(numbers[0]), int(turns[0])
-        own_epoch, place = divmod(turn, self.parts[number].num_samples)
+        source_epoch, place = divmod(turn, self.parts[number].num_samples)
         first = sum(part.num_samples for part in self.parts[:number])
-        return first + self.parts[number].replacement(own_epoch, place, attempt)
+        return first + self.parts[number].replacement(source_epoch, place, attempt)
 
     def _turns(
         self, epoch: int, positions: NDArray[np.int64]
@@ -216,7 +216,7 @@ class MixedOrder:
         starts = np.concatenate([[0], np.cumsum(self._counts)])
         for block in np.unique(blocks).tolist():
             inside = blocks == block
-            slots = permuted(self.seed, block, places[inside], MIX_BLOCK, "mix")
+            slots = permute(self.seed, block, places[inside], MIX_BLOCK, "mix")
             numbers[inside] = np.searchsorted(starts, slots, side="right") - 1
             turns[inside] = block * self._counts[numbers[inside]] + slots - starts[numbers[inside]]
         return numbers, turns

@@ -166,21 +166,28 @@ def build_components(
     if depth_orders is not None:
         net.depth_orders = depth_orders
     broadcast_supernet(net)
-
-    def make_gradient(towers: Towers, data: DataComponents, backend: Backend) -> SandwichGradient:
-        # No wrapper watches the towers: gradients are averaged over ranks once, after all subnets.
-        train = data.config.train
-        return SandwichGradient(
-            net,
-            towers,
-            backend,
-            settings,
-            seed=train.seed,
-            grad_accum_steps=train.accumulation,
-            autocast=PRECISIONS[train.precision],
-        )
-
+    make_gradient = partial(_make_sandwich_gradient, net, settings)
     return assemble_components(data, backend, model, make_gradient)
+
+
+def _make_sandwich_gradient(
+    net: Supernet,
+    settings: SupernetSettings,
+    towers: Towers,
+    data: DataComponents,
+    backend: Backend,
+) -> SandwichGradient:
+    """The gradient of several subnets; it averages over ranks itself, so nothing is wrapped."""
+    train = data.config.train
+    return SandwichGradient(
+        net,
+        towers,
+        backend,
+        settings,
+        seed=train.seed,
+        grad_accum_steps=train.accumulation,
+        autocast=PRECISIONS[train.precision],
+    )
 
 
 def _check_supported(config: Config, backend: Backend, settings: SupernetSettings) -> None:
