@@ -9,6 +9,7 @@ import pytest
 from clip_eval.cli.main import main
 from clip_eval.data import DataError
 from clip_eval.data.image_files import ImageFiles
+from clip_eval.encoding.encoder import Encoder
 from clip_eval.report.predictions import render_predictions
 from clip_eval.tasks.prediction import predict
 from torch import nn
@@ -27,11 +28,9 @@ def test_labels_are_ranked_with_probabilities(
     images: list[Path], colour_model: Any, colour_tokenizer: Any, colour_preprocess: Any
 ) -> None:
     found = predict(
-        colour_model,
+        Encoder(colour_model, colour_tokenizer, colour_preprocess),
         ImageFiles(images),
         ["blue", "red", "green", "yellow"],
-        tokenizer=colour_tokenizer,
-        preprocess=colour_preprocess,
         templates=["{c}"],
         top=3,
     )

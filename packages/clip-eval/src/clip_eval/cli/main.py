@@ -69,9 +69,26 @@ def _add_run(commands: SubCommands[CommandParser]) -> None:
     add_out(
         run, "directory for the results", overwrite="replacement of results with other settings"
     )
+    add_data_options(run)
+    _add_task_options(run)
+    _add_forward_options(run)
+    run.add_argument("--cost", action="store_true", help="FLOPs and latency too")
+    run.add_argument(
+        "--samples", type=not_negative, default=24, help="images in the report (default: 24)"
+    )
+    run.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the report's images, the shots and the validation split",
+    )
+    add_json(run, "one JSON object per result instead of tables")
+    add_quiet(run)
+
+
+def _add_task_options(run: CommandParser) -> None:
     run.add_argument("--task", choices=TASKS, default="auto", help="default: by what the data has")
     run.add_argument("--templates", help=TEMPLATES_HELP)
-    add_data_options(run)
     run.add_argument("--train", help="training data of linear-probe and knn")
     run.add_argument("--train-split", help="split of the training data (default data: --data)")
     run.add_argument(
@@ -90,6 +107,9 @@ def _add_run(commands: SubCommands[CommandParser]) -> None:
     run.add_argument(
         "--penalty", type=weight_decay, help="L2 penalty of linear-probe (default: by validation)"
     )
+
+
+def _add_forward_options(run: CommandParser) -> None:
     add_batch_size(run)
     run.add_argument("--workers", type=not_negative, help="decoding processes (default: auto)")
     add_device(run)
@@ -99,20 +119,8 @@ def _add_run(commands: SubCommands[CommandParser]) -> None:
         default="auto",
         help="precision of the forward pass; auto: fp32 on a CPU, bf16 on a GPU",
     )
-    run.add_argument("--cost", action="store_true", help="FLOPs and latency too")
     run.add_argument("--cache", type=Path, help="directory for the embedding cache")
     run.add_argument("--no-cache", action="store_true", help="no embedding cache")
-    run.add_argument(
-        "--samples", type=not_negative, default=24, help="images in the report (default: 24)"
-    )
-    run.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="seed of the report's images, the shots and the validation split",
-    )
-    add_json(run, "one JSON object per result instead of tables")
-    add_quiet(run)
 
 
 def _add_predict(commands: SubCommands[CommandParser]) -> None:

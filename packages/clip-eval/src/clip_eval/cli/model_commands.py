@@ -21,7 +21,7 @@ from clip_eval.encoding.embedding_files import (
     embed_texts,
     write_embeddings,
 )
-from clip_eval.encoding.encoder import Encoder, Precision
+from clip_eval.encoding.encoder import Precision, make_encoder
 from clip_eval.errors import EvaluationError
 from clip_eval.evaluation.processes import Processes, join_processes
 from clip_eval.models.directory import load_for_evaluation
@@ -137,15 +137,11 @@ def label_images(arguments: argparse.Namespace) -> None:
     loaded = load_for_evaluation(arguments.model, device=device)
     templates = given or loaded.templates or (prompt_set and prompt_set.templates)
     found = predict(
-        loaded.model,
+        make_encoder(loaded, device=device, batch_size=arguments.batch_size),
         source,
         classes.names,
-        tokenizer=loaded.tokenizer,
-        preprocess=loaded.preprocess,
         templates=templates or DEFAULT_TEMPLATES,
         top=arguments.top,
-        batch_size=arguments.batch_size,
-        device=device,
     )
     if arguments.out is not None:
         write_text(arguments.out, render_predictions(found, source, f"Labels by {loaded.name}"))
@@ -181,13 +177,7 @@ def write_embeddings_of(arguments: argparse.Namespace) -> None:
     choose_writer(arguments.out)  # before any work
     device = choose_device(arguments.device)
     loaded = load_for_evaluation(arguments.model, device=device)
-    encoder = Encoder(
-        loaded.model,
-        loaded.tokenizer,
-        loaded.preprocess,
-        device=device,
-        batch_size=arguments.batch_size,
-    )
+    encoder = make_encoder(loaded, device=device, batch_size=arguments.batch_size)
     if arguments.texts is not None:
         lines = [line for line in read_text(arguments.texts).split("\n") if line.strip()]
         if not lines:

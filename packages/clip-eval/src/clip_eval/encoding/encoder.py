@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 
 from clip_eval.data.images import DECODING
 from clip_eval.encoding.cache import EmbeddingStore, digest_parts
+from clip_eval.models.directory import LoadedModel
 from clip_eval.models.fingerprints import (
     fingerprint,
     model_fingerprint,
@@ -139,3 +140,25 @@ class Encoder:
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
+
+
+def make_encoder(
+    loaded: LoadedModel,
+    *,
+    device: str | torch.device,
+    precision: Precision = "fp32",
+    batch_size: int = 256,
+    cache: Path | None = None,
+) -> Encoder:
+    """Make the encoder of a loaded model."""
+    return Encoder(
+        loaded.model,
+        loaded.tokenizer,
+        loaded.preprocess,
+        name=loaded.name,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        cache=cache,
+        factory=loaded.factory,
+    )

@@ -110,20 +110,7 @@ def _load_directory(directory: Path, device: str | torch.device) -> LoadedModel:
     from its run.
     """
 
-    if not directory.is_dir():
-        found = "is a file" if directory.exists() else "does not exist"
-        raise EvaluationError(
-            f"model directory {directory} {found}; give the directory that a training run wrote, "
-            "open_clip:NAME[:TAG-OR-FILE], hf:ID, hf-hub:REPOSITORY or module:factory"
-        )
-    if not (directory / CONFIG_FILE).is_file():
-        for other, prefix in OTHERS.items():
-            if (directory / other).is_file():
-                raise EvaluationError(
-                    f"{directory} holds {other} and no {CONFIG_FILE}; give {prefix}{directory}"
-                )
-    if not (directory / WEIGHTS_FILE).is_file():
-        raise EvaluationError(_what_is_missing(directory))
+    _check_directory(directory)
     places = [directory]
     if directory.resolve().parent.name == CHECKPOINTS:
         places.append(directory.resolve().parents[1])
@@ -145,7 +132,25 @@ def _load_directory(directory: Path, device: str | torch.device) -> LoadedModel:
     )
 
 
-def _what_is_missing(directory: Path) -> str:
+def _check_directory(directory: Path) -> None:
+    """Raise an error that names the remedy, unless the directory holds a model."""
+    if not directory.is_dir():
+        found = "is a file" if directory.exists() else "does not exist"
+        raise EvaluationError(
+            f"model directory {directory} {found}; give the directory that a training run wrote, "
+            "open_clip:NAME[:TAG-OR-FILE], hf:ID, hf-hub:REPOSITORY or module:factory"
+        )
+    if not (directory / CONFIG_FILE).is_file():
+        for other, prefix in OTHERS.items():
+            if (directory / other).is_file():
+                raise EvaluationError(
+                    f"{directory} holds {other} and no {CONFIG_FILE}; give {prefix}{directory}"
+                )
+    if not (directory / WEIGHTS_FILE).is_file():
+        raise EvaluationError(_describe_missing(directory))
+
+
+def _describe_missing(directory: Path) -> str:
     checkpoints = sorted((directory / CHECKPOINTS).glob("step-*"))
     if checkpoints:
         return (

@@ -229,15 +229,15 @@ def result_from_record(
         cost=record.get("cost"),
         settings=dict(record.get("settings") or {}),
         records=tuple(dict(p) for p in predictions if "guess_ids" not in p) or None,
-        predictions=tuple(
-            Prediction(
-                index=p["index"],
-                key=p["key"],
-                label=p["label_id"],
-                guesses=tuple(p["guess_ids"]),
-                probabilities=tuple(p["probabilities"]),
-            )
-            for p in guessed
-        )
-        or None,
+        predictions=tuple(map(_read_prediction, guessed)) or None,
+    )
+
+
+def _read_prediction(record: Mapping[str, Any]) -> Prediction:
+    return Prediction(
+        index=record["index"],
+        key=record["key"],
+        label=record["label_id"],
+        guesses=tuple(record["guess_ids"]),
+        probabilities=tuple(record["probabilities"]),
     )

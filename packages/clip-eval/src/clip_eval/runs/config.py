@@ -9,6 +9,7 @@ from typing import Any
 from clip_eval.encoding.batches import LoaderConfig
 from clip_eval.encoding.encoder import Precision
 from clip_eval.results.result import Result
+from clip_eval.runs.failures import describe_error
 from clip_eval.tasks.config import TaskConfig
 
 
@@ -81,3 +82,8 @@ class Outcome:
     record: dict[str, Any] | None = None
     kept: bool = False
     error: str = ""
+
+    @classmethod
+    def failed(cls, model: str, data: str, directory: Path, error: Exception) -> Outcome:
+        """Make the outcome of a failure."""
+        return cls(model=model, data=data, directory=directory, error=describe_error(error))

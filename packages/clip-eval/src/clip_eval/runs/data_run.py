@@ -21,7 +21,7 @@ from clip_eval.results.files import RESULT_FILE, prepare_output
 from clip_eval.results.result import Result
 from clip_eval.results.stored import read_result
 from clip_eval.runs.config import EvaluationRun, Outcome
-from clip_eval.runs.failures import USER_ERRORS, describe_error
+from clip_eval.runs.failures import USER_ERRORS
 from clip_eval.runs.models import RunModel
 from clip_eval.runs.settings import settings_key, software_versions
 from clip_eval.tasks.config import ResolvedTask, resolve_task
@@ -93,14 +93,8 @@ class DataRun:
     def _fail(self, model: RunModel, error: Exception, report: Report) -> None:
         if self.run.is_single:
             raise error
-        report(
-            Outcome(
-                model=model.loaded.name,
-                data=self.source.name,
-                directory=self._result_directory(model),
-                error=describe_error(error),
-            )
-        )
+        name, place = model.loaded.name, self._result_directory(model)
+        report(Outcome.failed(name, self.source.name, place, error))
 
     def _prepare(self, model: RunModel) -> _Pending | Outcome:
         """Settle the task of a model, or find the earlier result of the same evaluation."""

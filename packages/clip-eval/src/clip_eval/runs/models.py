@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from clip_eval.encoding.cost import measure_cost
-from clip_eval.encoding.encoder import Encoder
+from clip_eval.encoding.encoder import Encoder, make_encoder
 from clip_eval.models.directory import LoadedModel, load_for_evaluation
 from clip_eval.runs.config import EvaluationRun, Outcome
-from clip_eval.runs.failures import describe_error
 from clip_eval.runs.names import name_directories
 
 
@@ -51,29 +50,18 @@ def load_models(run: EvaluationRun, report: Callable[[Outcome], None]) -> list[R
             if run.is_single:
                 raise
             for data in run.data:
-                report(
-                    Outcome(
-                        model=description,
-                        data=data,
-                        directory=run.out / directory,
-                        error=describe_error(error),
-                    )
-                )
+                report(Outcome.failed(description, data, run.out / directory, error))
     return models
 
 
 def _load(run: EvaluationRun, description: str, directory: str) -> RunModel:
     loaded = load_for_evaluation(description, device=run.device)
-    encoder = Encoder(
-        loaded.model,
-        loaded.tokenizer,
-        loaded.preprocess,
-        name=loaded.name,
+    encoder = make_encoder(
+        loaded,
         device=run.device,
         precision=run.precision,
         batch_size=run.loader.batch_size,
         cache=run.cache,
-        factory=loaded.factory,
     )
     cost = measure_cost(encoder) if run.cost else None
     return RunModel(

@@ -15,7 +15,6 @@ from clip_eval.prompts.prompt_sets import PromptSet
 from clip_eval.results.files import prepare_output
 from clip_eval.runs.config import EvaluationRun, Outcome
 from clip_eval.runs.data_run import DataRun
-from clip_eval.runs.failures import describe_error
 from clip_eval.runs.models import load_models
 from clip_eval.runs.names import name_directories
 
@@ -55,14 +54,8 @@ def run_evaluations(
             if run.is_single:
                 raise
             for model in models:
-                record(
-                    Outcome(
-                        model=model.loaded.name,
-                        data=description,
-                        directory=run.out / model.directory / directory,
-                        error=describe_error(error),
-                    )
-                )
+                place = run.out / model.directory / directory
+                record(Outcome.failed(model.loaded.name, description, place, error))
             continue
         data_run = DataRun(run, processes, description, directory, *opened, templates)
         data_run.evaluate(models, record)

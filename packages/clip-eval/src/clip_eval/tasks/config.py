@@ -137,13 +137,12 @@ def resolve_task(
     if config.task in TRAINED:
         _check_train(config.task, train, source)
         return ResolvedTask(config=config, names=names, train=train, warnings=warnings)
-    if config.templates is None:
-        config = replace(config, templates=source.templates)
-    if config.templates is None:
+    templates = source.templates if config.templates is None else config.templates
+    if templates is None:
         warnings += (f"no templates given or saved: {DEFAULT_TEMPLATES[0]!r} is used",)
-        config = replace(config, templates=DEFAULT_TEMPLATES)
-    assert config.templates is not None
-    ClassPrompts(names, config.templates)
+        templates = DEFAULT_TEMPLATES
+    config = replace(config, templates=templates)
+    ClassPrompts(names, templates)
     return ResolvedTask(config=config, names=names, train=train, warnings=warnings)
 
 

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from clip_eval.data.class_names import ClassList
 from clip_eval.data.samples import Source
 from clip_eval.data.templates import ClassPrompts, Templates
@@ -15,7 +13,6 @@ from clip_eval.encoding.batches import LoaderConfig
 from clip_eval.encoding.embed import embed_images
 from clip_eval.encoding.encoder import Encoder
 from clip_eval.models.mode import evaluation_mode
-from clip_eval.models.protocols import ImagePreprocess, ImageTextModel, TextTokenizer
 from clip_eval.results.result import Skipped
 from clip_eval.tasks.guesses import guess_classes
 
@@ -51,37 +48,23 @@ class Predictions:
 
 
 def predict(
-    model: ImageTextModel,
-    source: Source,
-    labels: Sequence[str],
-    *,
-    tokenizer: TextTokenizer,
-    preprocess: ImagePreprocess,
-    templates: Templates,
-    top: int = 5,
-    batch_size: int = 64,
-    device: str | torch.device = "cpu",
+    encoder: Encoder, source: Source, labels: Sequence[str], *, templates: Templates, top: int = 5
 ) -> Predictions:
     """Find the best labels of every image of a source.
 
     Args:
-        model: Two towers and a logit scale; on `device`.
+        encoder: The model.
         source: The images.
         labels: The labels to choose from.
-        tokenizer: Texts to token ids.
-        preprocess: RGB image to pixels, and their normalization.
         templates: Caption templates with `{c}`; `{c}` alone takes labels as captions.
         top: Number of labels per image.
-        batch_size: Images, and prompts, per forward pass.
-        device: Device of the model.
     """
     names = ClassList.of(labels).names
-    encoder = Encoder(model, tokenizer, preprocess, device=device, batch_size=batch_size)
-    with evaluation_mode(model):
+    with evaluation_mode(encoder.model):
         classifier = encoder.encode_groups(ClassPrompts(names, templates))
     images: list[LabeledImage] = []
     skipped: list[Skipped] = []
-    loader = LoaderConfig(batch_size=batch_size)
+    loader = LoaderConfig(batch_size=encoder.batch_size)
     for batch, (features,) in embed_images([encoder], source, loader):
         skipped += batch.skipped
         if not batch.samples:

@@ -81,27 +81,14 @@ class Retrieval:
             texts_of[image].append(text)
         image_rank = retrieval_ranks(texts, images, [[image] for image in owner])
         text_rank = retrieval_ranks(images, texts, texts_of)
-        metrics: dict[str, float | None] = {}
-        intervals: dict[str, tuple[float, float] | None] = {}
-        for direction, ranks, items, askers in (
-            ("image", image_rank, len(rows), owner),
-            ("text", text_rank, len(owner), range(len(rows))),
-        ):
-            image_of = np.asarray(askers, dtype=np.int64)  # of each query
-            for k in self.ks:
-                name = f"{direction}_retrieval_recall@{k}"
-                usable = len(ranks) > 0 and k <= items
-                metrics[name] = float((ranks < k).mean()) if usable else None
-                intervals[name] = (
-                    grouped_share_interval(np.bincount(image_of, ranks < k), np.bincount(image_of))
-                    if usable
-                    else None
-                )
+        by_text = self._recall("image", image_rank, len(rows), owner)
+        by_image = self._recall("text", text_rank, len(owner), range(len(rows)))
+        recall = {**by_text, **by_image}
         return Result(
             task="zeroshot_retrieval",
-            metrics=metrics,
+            metrics={name: value for name, (value, _) in recall.items()},
             n=len(rows),
-            ci95=intervals,
+            ci95={name: interval for name, (_, interval) in recall.items()},
             chance=min(1.0, self.ks[0] / len(rows)) if rows else None,
             warnings=tuple(_diagnose(n_rows, rows, images, texts)),
             records=(
@@ -110,6 +97,20 @@ class Retrieval:
             ),
             details={"n_captions": len(owner)},
         )
+
+    def _recall(
+        self, direction: str, ranks: NDArray[np.int64], items: int, images: Sequence[int]
+    ) -> dict[str, tuple[float | None, tuple[float, float] | None]]:
+        """Compute recall at each k with its interval; `images` has the image of each query."""
+        image_of = np.asarray(images, dtype=np.int64)
+        found: dict[str, tuple[float | None, tuple[float, float] | None]] = {}
+        for k in self.ks:
+            value = interval = None
+            if len(ranks) > 0 and k <= items:
+                hits, queries = np.bincount(image_of, ranks < k), np.bincount(image_of)
+                value, interval = float((ranks < k).mean()), grouped_share_interval(hits, queries)
+            found[f"{direction}_retrieval_recall@{k}"] = value, interval
+        return found
 
 
 def _merge(rows: Sequence[CaptionedImage]) -> list[CaptionedImage]:
