@@ -18,6 +18,7 @@ from clip_eval.data.faults import BadSample
 from clip_eval.data.images import decode_image
 from clip_eval.data.samples import Sample, Source
 from clip_eval.encoding.cache import digest_image, digest_parts
+from clip_eval.errors import EvaluationError
 from clip_eval.models.protocols import ImagePreprocess
 from clip_eval.results.result import Skipped
 
@@ -43,6 +44,21 @@ class LoaderConfig:
     rank: int = 0
     world_size: int = 1
     progress: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            EvaluationError: A value is out of range; the message names it.
+        """
+        if self.batch_size < 1:
+            raise EvaluationError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.workers is not None and self.workers < 0:
+            raise EvaluationError(f"workers must be at least 0, or None, got {self.workers}")
+        if not 0 <= self.rank < self.world_size:
+            raise EvaluationError(
+                f"rank must be in [0, world_size), got {self.rank} of {self.world_size}"
+            )
 
     def workers_for(self, size: int) -> int:
         """Return the number of worker processes for a source of `size` samples."""

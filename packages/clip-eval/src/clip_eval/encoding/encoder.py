@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from clip_eval.models.protocols import ImagePreprocess, ImageTextModel, TextToke
 from clip_eval.models.zero_shot import encode_prompts
 
 Precision = Literal["fp32", "bf16", "fp16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 GROUPS_AT_ONCE = 1024
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

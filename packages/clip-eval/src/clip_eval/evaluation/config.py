@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from clip_eval.encoding.batches import LoaderConfig
-from clip_eval.encoding.encoder import Precision
+from clip_eval.encoding.encoder import PRECISIONS, Precision
+from clip_eval.errors import EvaluationError
 from clip_eval.tasks.config import TaskConfig
 
 
@@ -43,3 +44,15 @@ class EvaluationConfig(TaskConfig, LoaderConfig):
     precision: Precision = "fp32"
     cache: str | Path | None = None
     keep_predictions: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            EvaluationError: A value is out of range; the message names it.
+        """
+        TaskConfig.__post_init__(self)
+        LoaderConfig.__post_init__(self)
+        if self.precision not in PRECISIONS:
+            expected = ", ".join(PRECISIONS)
+            raise EvaluationError(f"precision must be one of {expected}, got {self.precision!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -50,6 +51,23 @@ class TaskConfig:
     shots: int | None = None
     penalty: float | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            EvaluationError: A value is out of range; the message names it.
+        """
+        for name in ("ks", "recall_ks"):
+            values = getattr(self, name)
+            if not values or min(values) < 1:
+                raise EvaluationError(f"{name} must be numbers of at least 1, got {values}")
+        for name in ("neighbors", "shots"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise EvaluationError(f"{name} must be at least 1, got {value}")
+        if self.penalty is not None and not 0 <= self.penalty < math.inf:
+            raise EvaluationError(f"penalty must be finite and at least 0, got {self.penalty}")
 
 
 @dataclass(frozen=True, kw_only=True)
