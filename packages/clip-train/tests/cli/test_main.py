@@ -56,7 +56,7 @@ def test_presets_are_listed_and_printed(capsys: pytest.CaptureFixture[str]) -> N
     assert tomllib.loads(out)["model"]["name"] == "Compact-48"
 
 
-def test_plan_prints_costs_before_anyone_spends_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_prints_the_cost(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "plan", "cifar10-cpu", "--num-samples", "50000")
     assert code == 0
     assert "cifar10-cpu" in out.splitlines()[2]
@@ -91,7 +91,7 @@ def test_dry_run_builds_everything_and_writes_nothing(
     assert list((tmp_path / "cwd").iterdir()) == []
 
 
-def test_dry_run_finds_what_the_run_would(
+def test_dry_run_finds_the_errors_of_the_run(
     capsys: pytest.CaptureFixture[str], image_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "checkpoints" / "step-0000003").mkdir(parents=True)
@@ -109,7 +109,7 @@ def test_dry_run_finds_what_the_run_would(
 
 
 @pytest.mark.filterwarnings("always:1 training samples could not be read")
-def test_a_bare_path_is_recognised_and_a_corrupt_jpeg_is_named(
+def test_a_path_is_recognized_and_a_corrupt_jpeg_is_named(
     capsys: pytest.CaptureFixture[str], image_folder: Path, tmp_path: Path
 ) -> None:
     broken = image_folder / "dog" / "3.jpg"
@@ -127,7 +127,7 @@ def test_a_bare_path_is_recognised_and_a_corrupt_jpeg_is_named(
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_a_folder_of_broken_images_is_one_clear_line(
+def test_a_folder_of_broken_images_is_one_error_line(
     capsys: pytest.CaptureFixture[str], image_folder: Path, tmp_path: Path, workers: str
 ) -> None:
     for file in image_folder.rglob("*.jpg"):
@@ -141,7 +141,7 @@ def test_a_folder_of_broken_images_is_one_clear_line(
     assert_one_line(err, "100 samples in a row could not be used", ".jpg")
 
 
-def test_validation_without_a_usable_image_loses_nothing(
+def test_validation_without_a_usable_image_keeps_the_run(
     capsys: pytest.CaptureFixture[str], image_folder: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(image_folder, tmp_path / "val")
@@ -186,7 +186,7 @@ def test_validation_without_labels_is_found_before_training(
         ),
     ],
 )
-def test_wrong_words(
+def test_user_errors_are_one_line(
     capsys: pytest.CaptureFixture[str],
     image_folder: Path,
     arguments: tuple[str, ...],
@@ -248,7 +248,7 @@ def test_help_needs_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_an_undotted_key_is_not_guessed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_flag_without_its_section_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "run", "shapes", "--out", "run", "--lr", "1e-3")
     assert code == 2
     assert_one_line(err, "unknown key 'lr'; did you mean 'optim.lr'?")
@@ -292,7 +292,7 @@ def test_missing_shard(capsys: pytest.CaptureFixture[str], shapes: Path, tmp_pat
 
 
 @pytest.mark.filterwarnings("always:.*shapes-000001")
-def test_a_shard_cut_in_the_middle_is_used_as_far_as_it_goes(
+def test_a_truncated_shard_is_used_up_to_its_end(
     capsys: pytest.CaptureFixture[str], shapes: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(shapes / "train", tmp_path / "train")
@@ -341,7 +341,7 @@ def test_unwritable_output(
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_existing_run_is_refused_unless_told(
+def test_an_existing_run_is_refused_without_overwrite(
     capsys: pytest.CaptureFixture[str], image_folder: Path, tmp_path: Path
 ) -> None:
     arguments = ("run", "cifar10-cpu", "--data.train", image_folder, "--data.val", "", *SHORT)
@@ -373,10 +373,29 @@ def test_data_shapes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     assert "144 of 144 held-out classes" in out
     code, _, err = run(capsys, "data", "shapes", "--out", tmp_path / "shapes", *sizes)
     assert code == 2
-    assert_one_line(err, str(tmp_path / "shapes"))
+    assert_one_line(err, str(tmp_path / "shapes"), "--overwrite")
 
 
-def test_a_named_set_may_be_downloaded_into_a_new_directory(
+@pytest.mark.parametrize("command", ["shapes", "convert"])
+def test_overwriting_renames_the_existing_directory(
+    capsys: pytest.CaptureFixture[str], shapes: Path, tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    words: list[str | Path] = ["--train", "2", "--val-per-class", "1", "--image-size", "32"]
+    if command == "convert":
+        words = [f"wds:{shapes}/train"]
+    words += ["--out", tmp_path / "out", "--quiet"]
+    code, _, err = run(capsys, "data", command, *words)
+    assert code == 2
+    assert_one_line(err, str(tmp_path / "out"), "--overwrite")
+    code, _, err = run(capsys, "data", command, *words, "--overwrite")
+    assert (code, err) == (0, "")
+    assert (tmp_path / "out.old-1" / "mine.txt").read_text() == "mine"
+    assert not (tmp_path / "out" / "mine.txt").exists()
+
+
+def test_a_named_data_set_is_downloaded_into_a_new_directory(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []

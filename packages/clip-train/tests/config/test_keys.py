@@ -13,7 +13,7 @@ from clip_train.config.presets import UNITS
 from clip_train.config.training import OptimConfig
 
 
-def test_every_key_has_a_meaning() -> None:
+def test_every_key_is_documented() -> None:
     keys = config_keys()
     assert {"description", "train.steps", "data.variable_sizes.num_sizes"} <= keys.keys()
     assert all(key.doc for key in keys.values())
@@ -33,7 +33,7 @@ def test_flags_override_the_file() -> None:
     assert config.model == base.model
 
 
-def test_equals_sign_works_too() -> None:
+def test_values_after_an_equals_sign() -> None:
     assert apply_flags(Config(), ["--train.seed=9"]).train.seed == 9
 
 
@@ -41,13 +41,13 @@ def test_equals_sign_works_too() -> None:
     "flags",
     [["--data.cache_images", "true"], ["--data.cache-images=true"], ["--data.cache_images=True"]],
 )
-def test_switches_are_spelled_as_in_toml_too(flags: list[str]) -> None:
+def test_booleans_in_the_spelling_of_toml_and_of_python(flags: list[str]) -> None:
     assert apply_flags(Config(), flags).data.cache_images is True
     assert apply_flags(Config(), ["--log.wandb_project", "true"]).log.wandb_project == "true"
 
 
 @pytest.mark.parametrize(("section", "units"), UNITS)
-def test_a_flag_replaces_the_preset_s_unit(section: str, units: set[str]) -> None:
+def test_a_flag_in_one_unit_replaces_the_preset_in_another(section: str, units: set[str]) -> None:
     for unit in units:
         base = Config(optim=OptimConfig(schedule="constant_cooldown"))
         start = dataclasses.replace(getattr(base, section), **dict.fromkeys(units, 7))
@@ -85,7 +85,7 @@ def test_a_length_in_epochs_replaces_one_in_steps() -> None:
         (["--data.cache_images", "maybe"], "data.cache_images must be true or false"),
     ],
 )
-def test_wrong_flags_are_one_clear_line(flags: list[str], message: str) -> None:
+def test_wrong_flags_are_one_line(flags: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         apply_flags(Config(), flags)
     assert message in str(caught.value)
@@ -93,7 +93,7 @@ def test_wrong_flags_are_one_clear_line(flags: list[str], message: str) -> None:
         assert noise not in str(caught.value)
 
 
-def test_values_below_a_tower_are_toml() -> None:
+def test_values_of_tower_fields_are_toml() -> None:
     config = apply_flags(
         Config(model=ModelConfig(vision={"image_size": 64, "patch_size": 8})),
         [
@@ -144,7 +144,7 @@ def test_the_nearest_key_is_named(name: str, message: str) -> None:
     assert message in str(unknown_key(name))
 
 
-def test_flags_are_told_from_other_words() -> None:
+def test_flags_are_separated_from_other_words() -> None:
     words = ["run", "--train.steps", "3", "shapes", "--augment.scale", "0.5", "1", "--out", "x"]
     words += ["--description", "mine", "--optim.lr=1", "--overwrite", "--data.templates", "{c}"]
     rest, flags = split_flags(words)

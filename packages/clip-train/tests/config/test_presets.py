@@ -14,12 +14,12 @@ from clip_train.config.presets import preset_text
 from clip_train.model.loading import resolve_model
 
 
-def test_the_promised_presets_exist() -> None:
+def test_documented_presets_exist() -> None:
     assert {"shapes", "shapes-tiny", "cifar10", "cifar10-cpu"} <= set(list_presets())
 
 
 @pytest.mark.parametrize("name", list_presets())
-def test_presets_name_existing_models_and_survive_toml(name: str) -> None:
+def test_presets_name_existing_models_and_round_trip_through_toml(name: str) -> None:
     config = load_config(name)
     assert config.description
     resolve_model(config.model)
@@ -50,7 +50,7 @@ def test_a_file_extends_a_preset(tmp_path: Path) -> None:
     assert config.model.vision == {"width": 16}
 
 
-def test_a_file_that_extends_nothing_known_is_named(tmp_path: Path) -> None:
+def test_extending_an_unknown_preset_names_the_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     for text in ("extends = 'cifar11'", "extends = 3"):
         file.write_text(text)

@@ -54,7 +54,7 @@ def kinds(shapes: Path) -> Kinds:
     return Kinds(image)
 
 
-def test_what_is_written_reads_back(kinds: Kinds, tmp_path: Path) -> None:
+def test_shards_read_back(kinds: Kinds, tmp_path: Path) -> None:
     counts = convert(kinds, tmp_path / "out", shard_size=4, progress=False)
     assert counts.written == 8
     assert counts.captions == 5 + 2 + 2 + 2
@@ -77,21 +77,21 @@ def test_what_is_written_reads_back(kinds: Kinds, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85", "\v", "\f", "\x1c"])
-def test_only_line_ends_part_captions(kinds: Kinds, tmp_path: Path, sign: str) -> None:
+def test_only_line_ends_separate_captions(kinds: Kinds, tmp_path: Path, sign: str) -> None:
     captions = (f"one{sign}caption", "another")
     kinds.read = lambda index: Sample(f"{index}", kinds.jpeg, captions)  # type: ignore[method-assign]
     convert(kinds, tmp_path / "out", progress=False)
     assert open_source(f"wds:{tmp_path / 'out'}").read(0).captions == captions
 
 
-def test_checking_leaves_out_what_cannot_be_decoded(kinds: Kinds, tmp_path: Path) -> None:
+def test_checking_leaves_out_undecodable_images(kinds: Kinds, tmp_path: Path) -> None:
     counts = convert(kinds, tmp_path / "out", shard_size=4, check=True, progress=False)
     assert counts.written == 7
     assert counts.faults == {"truncated": 2, "not-an-image": 1}
 
 
 @pytest.mark.parametrize("fail_at", [0, 2, 5, 9])
-def test_an_interrupted_conversion_goes_on(kinds: Kinds, tmp_path: Path, fail_at: int) -> None:
+def test_an_interrupted_conversion_is_continued(kinds: Kinds, tmp_path: Path, fail_at: int) -> None:
     whole = convert(kinds, tmp_path / "whole", shard_size=4, progress=False)
     kinds.fail_at = fail_at
     with pytest.raises(KeyboardInterrupt):
@@ -106,7 +106,7 @@ def test_an_interrupted_conversion_goes_on(kinds: Kinds, tmp_path: Path, fail_at
     }
 
 
-def test_other_directories_are_left_alone(kinds: Kinds, tmp_path: Path) -> None:
+def test_other_directories_are_refused(kinds: Kinds, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     with pytest.raises(DataError, match="is not empty"):

@@ -49,7 +49,7 @@ def test_wrong_fields_are_named(settings: dict, message: str) -> None:
         resolve_model(ModelConfig(name="ViT-B-16", vision=settings))
 
 
-def test_weights_to_start_from_have_weights(tmp_path: Path) -> None:
+def test_pretrained_needs_weights(tmp_path: Path) -> None:
     (tmp_path / "weights.pt").write_bytes(b"")
     for pretrained, message in (
         ("ViT-B-32", "is a model's name, without weights; give the name as model.name"),

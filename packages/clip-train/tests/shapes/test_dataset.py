@@ -152,7 +152,7 @@ def test_a_directory_with_files_is_refused_and_untouched(tmp_path: Path) -> None
     assert read_tree(tmp_path) == {"notes.txt": b"mine"}
 
 
-def test_an_earlier_set_is_never_replaced(tmp_path: Path) -> None:
+def test_an_existing_data_set_is_never_replaced(tmp_path: Path) -> None:
     root = tmp_path / "set"
     write_small(root, num_train=2)
     with pytest.raises(ShapesError, match="must be empty or new"):
@@ -167,7 +167,7 @@ def test_an_empty_directory_is_taken(tmp_path: Path) -> None:
     assert (root / "train" / "shapes-000000.tar").is_file()
 
 
-def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+def test_an_unwritable_directory_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ShapesError, match="cannot write"):
         write_small(tmp_path / "file" / "below")
@@ -187,7 +187,7 @@ def test_an_interrupted_write_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_write_left_is_replaced(tmp_path: Path) -> None:
+def test_partial_files_of_a_killed_write_are_replaced(tmp_path: Path) -> None:
     left = tmp_path / "set.partial"
     left.mkdir()
     (left / "shapes.json").write_text("{}\n")
@@ -197,7 +197,7 @@ def test_what_a_killed_write_left_is_replaced(tmp_path: Path) -> None:
     assert not (tmp_path / "set" / "old").exists()
 
 
-def test_files_of_others_beside_the_set_are_kept(tmp_path: Path) -> None:
+def test_other_files_beside_the_data_set_are_kept(tmp_path: Path) -> None:
     other = tmp_path / "set.partial"
     other.mkdir()
     (other / "mine").write_text("")

@@ -48,7 +48,7 @@ SINGLE = SingleScene(
 PAIR = make_pair(("red", "circle"), "right", ("blue", "square"), "gray")
 
 
-def test_mirrored_tellings_are_the_same_scene() -> None:
+def test_both_descriptions_of_a_pair_are_one_scene() -> None:
     told_back = make_pair(("blue", "square"), "left", ("red", "circle"), "gray")
     assert PAIR.mirrored() == told_back
     assert PAIR.canonical() == told_back == told_back.canonical()
@@ -77,14 +77,14 @@ def test_draws_depend_on_every_part_of_the_key() -> None:
         assert Draws(**{**key, part: key[part] + 1}).between(0, 1) != first
 
 
-def test_draws_stay_what_they_were() -> None:
+def test_draws_do_not_change_between_versions() -> None:
     draws = Draws(seed=1, split=0, index=2, purpose=0)
     assert [int(draws.between(0, 1e6)) for _ in range(3)] == [523508, 642031, 109679]
     assert draws.noise(11).shape == (11,)
 
 
 @pytest.mark.parametrize("image_size", [32, 48, 65])
-def test_pictures_have_the_size_asked_for(image_size: int) -> None:
+def test_pictures_have_the_requested_size(image_size: int) -> None:
     for scene in (SINGLE, PAIR):
         image = render(scene, draws_for(0), image_size=image_size)
         assert (image.mode, image.size) == ("RGB", (image_size, image_size))
@@ -98,7 +98,7 @@ def objects_mask(image: Image.Image) -> np.ndarray:
 
 @pytest.mark.parametrize("background", BACKGROUNDS)
 @pytest.mark.parametrize("color", COLORS)
-def test_objects_stand_where_and_as_large_as_they_say(color: str, background: str) -> None:
+def test_objects_have_their_position_and_size(color: str, background: str) -> None:
     areas: dict[str, list[float]] = {size: [] for size in SIZES}
     for number, (shape, size, position) in enumerate(itertools.product(SHAPES, SIZES, POSITIONS)):
         scene = SingleScene(
@@ -114,7 +114,7 @@ def test_objects_stand_where_and_as_large_as_they_say(color: str, background: st
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
-def test_the_first_object_stands_in_its_relation_to_the_other(relation: str) -> None:
+def test_the_first_object_is_in_its_relation_to_the_other(relation: str) -> None:
     scene = make_pair(("red", "circle"), relation, ("blue", "square"), "white")
     for index in range(20):
         pixels = np.asarray(render(scene, draws_for(index), image_size=64)).astype(int)
@@ -126,12 +126,12 @@ def test_the_first_object_stands_in_its_relation_to_the_other(relation: str) -> 
         assert offset > 20 > 8 > abs(across)
 
 
-def test_both_tellings_of_a_pair_are_one_picture() -> None:
+def test_both_descriptions_of_a_pair_are_one_picture() -> None:
     pictures = [render(s, draws_for(4), image_size=32) for s in (PAIR, PAIR.mirrored())]
     assert pictures[0].tobytes() == pictures[1].tobytes()
 
 
-def test_colors_are_told_apart_by_the_nearest_mean() -> None:
+def test_colors_are_distinguished_by_the_nearest_mean() -> None:
     """The jitter of colors leaves them apart: nearest of the seven means is always right."""
 
     def mean_color(color: str, index: int) -> np.ndarray:
@@ -148,7 +148,7 @@ def test_colors_are_told_apart_by_the_nearest_mean() -> None:
             assert distances.argmin() == label
 
 
-def test_shapes_are_told_apart_by_the_nearest_mean() -> None:
+def test_shapes_are_distinguished_by_the_nearest_mean() -> None:
     """Even the small shapes at 48 pixels, jittered and turned, once they are brought together."""
 
     def centred(shape: str, index: int) -> np.ndarray:

@@ -154,7 +154,7 @@ def test_every_pair_of_values_may_occur_in_training(population: list[Scene]) -> 
     assert pairs_in(trainable) == pairs_in(population)
 
 
-def test_a_held_out_picture_is_not_trainable_in_either_telling() -> None:
+def test_a_held_out_picture_is_not_trainable_in_either_description() -> None:
     pairs = [scene for scene in held_out_scenes() if isinstance(scene, PairScene)]
     assert not any(is_trainable(scene) or is_trainable(scene.mirrored()) for scene in pairs)
     first = pairs[0]
@@ -162,7 +162,7 @@ def test_a_held_out_picture_is_not_trainable_in_either_telling() -> None:
     assert not is_trainable(same)
 
 
-def test_no_training_caption_tells_a_held_out_scene() -> None:
+def test_no_training_caption_describes_a_held_out_scene() -> None:
     """All 20,000 captions of the default set, read back by a reader that knows only English."""
     held_out = {scene.canonical() for scene in held_out_scenes()}
     dropped, values, single = 0, set(), 0
@@ -181,7 +181,7 @@ def test_no_training_caption_tells_a_held_out_scene() -> None:
     assert 0.58 < single / 20_000 < 0.62
 
 
-def test_class_names_say_what_the_scene_is() -> None:
+def test_class_names_describe_the_scene() -> None:
     for scene in held_out_scenes():
         told = understand(f"a {scene.phrase}")
         assert told == scene

@@ -22,7 +22,7 @@ OPEN_CLIP = """
 """
 
 
-def test_open_clip_s_command_line() -> None:
+def test_an_open_clip_command_line() -> None:
     found = translate("open_clip", OPEN_CLIP.split(), processes=8)
     config = parse_config(found.toml, source="translated")
     assert config.data.train == "wds:shards/{0000..0099}.tar"
@@ -48,7 +48,7 @@ def test_open_clip_s_command_line() -> None:
     assert tomllib.loads(found.text()) == tomllib.loads(found.toml)
 
 
-def test_their_defaults_are_said_where_ours_differ() -> None:
+def test_differing_defaults_are_written() -> None:
     config = parse_config(translate("open_clip", ["--model", "RN50"]).toml, source="translated")
     assert (config.train.batch_size, config.train.epochs, config.optim.warmup_steps) == (
         64,
@@ -68,7 +68,7 @@ def test_their_defaults_are_said_where_ours_differ() -> None:
         ("--model ViT-B-32", (0.9, 0.98), 1e-6),
     ],
 )
-def test_adamw_s_numbers_go_by_the_model(
+def test_adamw_defaults_depend_on_the_model(
     words: str, betas: tuple[float, float], eps: float
 ) -> None:
     optim = parse_config(translate("open_clip", words.split()).toml, source="translated").optim
@@ -84,13 +84,13 @@ def test_adamw_s_numbers_go_by_the_model(
         ("--train-data X --dataset-type synthetic", ""),
     ],
 )
-def test_the_type_of_the_data_is_its_prefix(words: str, source: str) -> None:
+def test_the_dataset_type_becomes_a_prefix(words: str, source: str) -> None:
     found = translate("clipa", words.split())
     assert parse_config(found.toml, source="translated").data.train == source
     assert source or "train-data X: no counterpart; expected one of" in found.text()
 
 
-def test_what_one_value_does_not_say_stops_nothing() -> None:
+def test_values_without_counterpart_are_listed() -> None:
     words = ["--model", "ViT-B-32", "--precision", "pure_bf16", "--batch-size", "$B"]
     words += ["--aug-cfg", "use_timm=True", "scale=(0.4, 1.0)", "color_jitter=0.4"]
     found = translate("open_clip", words)
@@ -102,7 +102,7 @@ def test_what_one_value_does_not_say_stops_nothing() -> None:
     assert "batch-size $B: no counterpart; invalid literal" in left
 
 
-def test_clipa_s_own_scripts(tmp_path: Path) -> None:
+def test_a_clipa_script_with_spaces_in_tuples(tmp_path: Path) -> None:
     """Tuples with blanks inside, and a model that implies a reduction, as CLIPA writes them."""
     script = tmp_path / "i37_t8_pretrain.sh"
     script.write_text(
@@ -122,7 +122,7 @@ def test_clipa_s_own_scripts(tmp_path: Path) -> None:
     assert config.data.train == "tfrecord:/path/to/laion-400m"
 
 
-def test_clipa_s_script(tmp_path: Path) -> None:
+def test_a_clipa_script(tmp_path: Path) -> None:
     script = tmp_path / "pretrain.sh"
     script.write_text(
         "# eight GPUs\ntorchrun --nproc_per_node 8 -m training.main \\\n  --model ViT-L-16 "
@@ -135,7 +135,7 @@ def test_clipa_s_script(tmp_path: Path) -> None:
     assert any(line.startswith("to-float-on-device") for line in found.without_counterpart)
 
 
-def test_corenet_s_recipe(tmp_path: Path) -> None:
+def test_a_corenet_recipe(tmp_path: Path) -> None:
     recipe = tmp_path / "clip.yaml"
     recipe.write_text(
         "common:\n  mixed_precision: true\n  accum_freq: 2\ndataset:\n  train_batch_size0: 256\n"
@@ -154,7 +154,7 @@ def test_corenet_s_recipe(tmp_path: Path) -> None:
     assert any(line.startswith("stats.val") for line in found.without_counterpart)
 
 
-def test_corenet_s_variable_sizes(tmp_path: Path) -> None:
+def test_corenet_variable_sizes(tmp_path: Path) -> None:
     recipe = tmp_path / "clip.yaml"
     sizes = "  vbs:\n    crop_size_width: 192\n    max_n_scales: 3\n    min_crop_size_width: 128\n"
     sizes += "    max_crop_size_width: 256\n    check_scale: 16\n"
@@ -183,7 +183,7 @@ def test_corenet_s_variable_sizes(tmp_path: Path) -> None:
         ("optim: {name: sgd}", None, "fp32"),
     ],
 )
-def test_what_corenet_switches_off(
+def test_disabled_features_of_corenet(
     tmp_path: Path, text: str, decay: float | None, precision: str
 ) -> None:
     recipe = tmp_path / "clip.yaml"
@@ -195,7 +195,7 @@ def test_what_corenet_switches_off(
     assert (sgd in found.without_counterpart) == ("sgd" in text)
 
 
-def test_osf_s_command_line() -> None:
+def test_an_osf_command_line() -> None:
     """Every flag of its script, as it is written there."""
     words = "--model clip --dataset cifar10 --num_shards 20 --lr 3e-5 --batch_size 32 "
     words += "--log_interval 5 --elastic_config space.json --save_dir out/ --huggingface_token T"
@@ -224,7 +224,7 @@ def test_osf_s_command_line() -> None:
         ("--spp", "", "spp True: unused by the scripts"),
     ],
 )
-def test_values_of_osf_s_flags(words: str, key: str, message: str) -> None:
+def test_values_of_osf_flags(words: str, key: str, message: str) -> None:
     found = translate("osf", words.split())
     assert key in found.toml
     assert message in "\n".join(found.without_counterpart)
@@ -238,12 +238,12 @@ def test_values_of_osf_s_flags(words: str, key: str, message: str) -> None:
         ("open_clip", ["--lr", "-1"], "lr must be positive"),
     ],
 )
-def test_what_is_not_understood(system: str, words: list[str], message: str) -> None:
+def test_errors(system: str, words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         translate(system, words)
 
 
-def test_a_yaml_that_is_none(tmp_path: Path) -> None:
+def test_an_invalid_yaml_file(tmp_path: Path) -> None:
     file = tmp_path / "broken.yaml"
     file.write_text("a: [")
     with pytest.raises(ConfigError, match=r"broken\.yaml cannot be read"):

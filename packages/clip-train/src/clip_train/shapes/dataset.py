@@ -14,9 +14,9 @@ import io
 import itertools
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import webdataset
@@ -51,6 +51,29 @@ class ShapesSummary:
     classnames: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """The arguments of a data set, as `shapes.json` holds them."""
+
+    num_train: int
+    image_size: int
+    num_val_per_class: int
+    shard_size: int
+    seed: int
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            least = {"image_size": MIN_IMAGE_SIZE, "seed": 0}.get(name, 1)
+            if not least <= value < 2**63:
+                raise ShapesError(f"{name} must be an integer of at least {least}, got {value}")
+
+    @property
+    def num_val(self) -> int:
+        """Number of pictures of all held-out classes."""
+        return self.num_val_per_class * self.num_classes
+
+
 def write_shapes(
     directory: str | Path,
     *,
@@ -78,31 +101,24 @@ def write_shapes(
     Raises:
         ShapesError: An argument is out of range, or the directory is not empty or not writable.
     """
-    _check_range("num_train", num_train, 1)
-    _check_range("image_size", image_size, MIN_IMAGE_SIZE)
-    _check_range("num_val_per_class", num_val_per_class, 1)
-    _check_range("shard_size", shard_size, 1)
-    _check_range("seed", seed, 0)
-    target = Path(directory).resolve()
     classes = held_out_scenes()
-    num_val = num_val_per_class * len(classes)
-    settings = {
-        "num_train": num_train,
-        "image_size": image_size,
-        "num_val_per_class": num_val_per_class,
-        "shard_size": shard_size,
-        "seed": seed,
-        "num_classes": len(classes),
-    }
+    settings = _Settings(
+        num_train=num_train,
+        image_size=image_size,
+        num_val_per_class=num_val_per_class,
+        shard_size=shard_size,
+        seed=seed,
+        num_classes=len(classes),
+    )
+    target = Path(directory).resolve()
     try:
         _check_free(target)
         partial = target.with_name(target.name + ".partial")
         _make_partial(partial, settings)
+        total = settings.num_train + settings.num_val
         with (
             _removed_on_failure(partial),
-            progress_bar(
-                total=num_train + num_val, desc="draw", unit="image", show=progress
-            ) as bar,
+            progress_bar(total=total, desc="draw", unit="image", show=progress) as bar,
         ):
             num_shards = _write_train(partial / "train", settings, bar)
             _write_val(partial, settings, classes, bar)
@@ -118,14 +134,9 @@ def write_shapes(
         directory=target,
         num_train=num_train,
         num_train_shards=num_shards,
-        num_val=num_val,
+        num_val=settings.num_val,
         classnames=tuple(scene.phrase for scene in classes),
     )
-
-
-def _check_range(name: str, value: int, least: int) -> None:
-    if not least <= value < 2**63:
-        raise ShapesError(f"{name} must be an integer of at least {least}, got {value}")
 
 
 def _check_free(target: Path) -> None:
@@ -133,11 +144,12 @@ def _check_free(target: Path) -> None:
         raise ShapesError(f"{target} must be a directory, but is a file; choose another name")
     if target.is_dir() and any(target.iterdir()):
         raise ShapesError(
-            f"{target} must be empty or new, but holds files; choose another directory"
+            f"{target} must be empty or new, but holds files; choose another directory, or pass "
+            "--overwrite"
         )
 
 
-def _make_partial(partial: Path, settings: Mapping[str, int]) -> None:
+def _make_partial(partial: Path, settings: _Settings) -> None:
     """Create the directory for partial files, instead of one that an interrupted run left."""
     if (partial / _MARKER).is_file():
         shutil.rmtree(partial)
@@ -147,7 +159,7 @@ def _make_partial(partial: Path, settings: Mapping[str, int]) -> None:
             "move it or choose another directory"
         )
     partial.mkdir(parents=True)
-    _write_lines(partial / _MARKER, json.dumps(settings, indent=2).splitlines())
+    _write_lines(partial / _MARKER, json.dumps(asdict(settings), indent=2).splitlines())
 
 
 @contextmanager
@@ -159,16 +171,15 @@ def _removed_on_failure(partial: Path) -> Iterator[None]:
         raise
 
 
-def _write_train(folder: Path, settings: Mapping[str, int], bar: tqdm[None]) -> int:
+def _write_train(folder: Path, settings: _Settings, bar: tqdm[None]) -> int:
     """Write the training shards and return their number."""
     folder.mkdir()
-    num_train, shard_size, seed = (settings[k] for k in ("num_train", "shard_size", "seed"))
-    starts = range(0, num_train, shard_size)
+    starts = range(0, settings.num_train, settings.shard_size)
     for shard, start in enumerate(starts):
         with _open_shard(folder / f"shapes-{shard:06d}.tar") as writer:
-            for index in range(start, min(start + shard_size, num_train)):
+            for index in range(start, min(start + settings.shard_size, settings.num_train)):
                 image, caption = draw_training_sample(
-                    index, image_size=settings["image_size"], seed=seed
+                    index, image_size=settings.image_size, seed=settings.seed
                 )
                 writer.write(
                     {"__key__": f"{index:09d}", "jpg": _to_jpeg(image), "txt": caption.encode()}
@@ -178,20 +189,20 @@ def _write_train(folder: Path, settings: Mapping[str, int], bar: tqdm[None]) -> 
 
 
 def _write_val(
-    root: Path, settings: Mapping[str, int], classes: tuple[Scene, ...], bar: tqdm[None]
+    root: Path, settings: _Settings, classes: tuple[Scene, ...], bar: tqdm[None]
 ) -> None:
     """Write the held-out pictures, as an image folder and in the layout of CLIP_benchmark."""
     test = root / "val-wds" / "test"
     test.mkdir(parents=True)
-    samples = list(itertools.product(range(len(classes)), range(settings["num_val_per_class"])))
-    starts = range(0, len(samples), settings["shard_size"])
+    samples = list(itertools.product(range(len(classes)), range(settings.num_val_per_class)))
+    starts = range(0, len(samples), settings.shard_size)
     for shard, start in enumerate(starts):
         with _open_shard(test / f"{shard}.tar") as writer:
-            stop = min(start + settings["shard_size"], len(samples))
+            stop = min(start + settings.shard_size, len(samples))
             for index in range(start, stop):
                 label, number = samples[index]
                 image = draw_held_out_image(
-                    classes[label], index, image_size=settings["image_size"], seed=settings["seed"]
+                    classes[label], index, image_size=settings.image_size, seed=settings.seed
                 )
                 jpeg = _to_jpeg(image)
                 folder = root / "val" / classes[label].phrase

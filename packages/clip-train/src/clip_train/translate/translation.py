@@ -83,6 +83,13 @@ def _apply(
                 options += [key, shlex.quote(str(ours))]
             else:
                 _put(config, key.split("."), ours)
+    _complete(config, processes)
+    from_dict(Config, config)  # raises on values that are out of range
+    return Translation(tomli_w.dumps(config), rest, " ".join(options))
+
+
+def _complete(config: dict[str, Any], processes: int) -> None:
+    """Set the values that depend on several flags."""
     train = config.setdefault("train", {})
     parts = train.get("accumulation", 1)
     if "batch_size" in train:
@@ -96,8 +103,6 @@ def _apply(
     if betas is not None:
         default = OptimConfig().betas
         config["optim"]["betas"] = [betas.get("0", default[0]), betas.get("1", default[1])]
-    from_dict(Config, config)  # raises on values that are out of range
-    return Translation(tomli_w.dumps(config), rest, " ".join(options))
 
 
 def _put(config: dict[str, Any], path: list[str], value: Any) -> None:
