@@ -1,4 +1,4 @@
-"""The command: what it writes, what it says, and its exit status."""
+"""The command: its files, its output and its exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every dialect and back: the same bits, and the same features as who speaks it natively."""
+"""Every dialect there and back: the same bits, and the same features as in its library."""
 
 from __future__ import annotations
 

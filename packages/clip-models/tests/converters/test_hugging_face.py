@@ -16,7 +16,7 @@ from clip_models.converters.hugging_face_config import (
 )
 from torch import Tensor, nn
 
-with warnings.catch_warnings():  # what transformers imports warns of what is its own business
+with warnings.catch_warnings():  # of the modules that transformers imports
     warnings.simplefilter("ignore")
     from transformers import CLIPConfig as TheirCLIPConfig
     from transformers import CLIPModel, SiglipConfig, SiglipModel

@@ -13,7 +13,7 @@ from clip_models.converters.preprocess_config import from_hugging_face_preproces
 from clip_models.preprocess import EvaluationTransform
 from PIL import Image
 
-with warnings.catch_warnings():  # what transformers imports warns of what is its own business
+with warnings.catch_warnings():  # of the modules that transformers imports
     warnings.simplefilter("ignore")
     from transformers import CLIPImageProcessor
 

@@ -1,4 +1,4 @@
-"""Models from weights that somebody else holds."""
+"""Models from weights that the caller goes on using."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weight files of every kind: the same tensors come out, and nothing of a stranger's is run."""
+"""Weight files of every kind: the same tensors, and nothing in a file is run."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ def test_a_second_pooling_pools_what_the_first_one_left() -> None:
     assert torch.equal(second.seen[0][2], torch.arange(9).expand(3, -1) == 0)
     assert out.records["vision.pooling2"]["counts"].tolist() == [[1, 2, 2, 2, 2]] * 3
     assert torch.equal(first.seen[0][4], hashed_uniform(keys, 17))
-    assert not torch.isin(second.seen[0][4], first.seen[0][4]).any()  # a stream of its own
+    assert not torch.isin(second.seen[0][4], first.seen[0][4]).any()  # another stream
     keys = torch.tensor([-2152535657050944081, -1956407806741107680, -7541218347953203506])
     assert torch.equal(second.seen[0][4], hashed_uniform(keys, 9))
     text = model.pooling[1].seen[0]

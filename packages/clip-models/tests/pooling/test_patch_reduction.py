@@ -1,4 +1,4 @@
-"""Which patches are kept: counts, shapes, statistics, and that a row's choice is its own."""
+"""Which patches are kept: counts, shapes, statistics, and independence of the batch."""
 
 from __future__ import annotations
 
