@@ -34,7 +34,6 @@ from clip_models.files import save_tensors
 from PIL import Image
 from torch import Tensor
 
-
 TEXT = TextConfig(context_length=9, vocab_size=50, width=16, num_layers=2, num_heads=2)
 VIT = ViTConfig(image_size=32, patch_size=8, width=64, num_layers=2, num_heads=1)
 PLAIN = CLIPConfig(embed_dim=12, vision=VIT, text=TEXT)

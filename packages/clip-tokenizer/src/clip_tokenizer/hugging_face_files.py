@@ -15,6 +15,30 @@ from clip_tokenizer.cleaning import CleanMode
 from clip_tokenizer.vocabulary import Vocabulary
 from clip_tokenizer.words import WORD_PATTERN
 
+PRE_TOKENIZER: dict[str, Any] = {
+    "type": "Sequence",
+    "pretokenizers": [
+        {
+            "type": "Split",
+            "pattern": {"Regex": f"(?i:{WORD_PATTERN})"},
+            "behavior": "Removed",
+            "invert": True,
+        },
+        {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": False,
+        },
+    ],
+}
+DECODER: dict[str, Any] = {
+    "type": "ByteLevel",
+    "add_prefix_space": True,
+    "trim_offsets": True,
+    "use_regex": True,
+}
+
 
 def tokenizer_config(vocabulary: Vocabulary, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The content of `tokenizer_config.json`; our settings are under `clip_tokenizer`."""
@@ -38,23 +62,7 @@ def tokenizer_json(vocabulary: Vocabulary, clean: CleanMode) -> dict[str, Any]:
         "padding": None,
         "added_tokens": special,
         "normalizer": {"type": "Sequence", "normalizers": _normalizers(clean)},
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [
-                {
-                    "type": "Split",
-                    "pattern": {"Regex": f"(?i:{WORD_PATTERN})"},
-                    "behavior": "Removed",
-                    "invert": True,
-                },
-                {
-                    "type": "ByteLevel",
-                    "add_prefix_space": False,
-                    "trim_offsets": True,
-                    "use_regex": False,
-                },
-            ],
-        },
+        "pre_tokenizer": PRE_TOKENIZER,
         "post_processor": {
             "type": "RobertaProcessing",
             "sep": [vocabulary.eot, vocabulary.ids[vocabulary.eot]],
@@ -62,12 +70,7 @@ def tokenizer_json(vocabulary: Vocabulary, clean: CleanMode) -> dict[str, Any]:
             "trim_offsets": False,
             "add_prefix_space": False,
         },
-        "decoder": {
-            "type": "ByteLevel",
-            "add_prefix_space": True,
-            "trim_offsets": True,
-            "use_regex": True,
-        },
+        "decoder": DECODER,
         "model": {
             "type": "BPE",
             "dropout": None,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from clip_models.config.preprocess_config import PreprocessConfig
 from clip_models.converters.dialect_names import Dialect
 from clip_models.converters.dialects import from_native
 from clip_models.errors import CheckpointError
-from clip_models.files.atomic_write import save_tensors, save_text
-from clip_models.files.foreign_configs import foreign_configs
+from clip_models.files.atomic_write import save_json, save_tensors, save_text
+from clip_models.files.foreign_configs import ForeignConfigs, foreign_configs
 from clip_models.files.model_card import MARK, model_card
 from clip_models.files.model_directory import (
     CONFIG_NAME,
@@ -69,19 +69,13 @@ def save_pretrained(
     foreign = foreign_configs(config, preprocess)
     card = model_card(model, config, preprocess, foreign, license=license, description=description)
     texts = {} if _is_user_written(directory / CARD_NAME) else {CARD_NAME: card}
-    for name, values in (
-        (OPEN_CLIP_CONFIG, foreign.open_clip),
-        (HUGGING_FACE_CONFIG, foreign.hugging_face),
-        (HUGGING_FACE_PREPROCESS, foreign.hugging_face_preprocess),
-    ):
-        if values is not None:
-            texts[name] = json.dumps(values, indent=2) + "\n"
+    configs = _name_configs(foreign)
     weights: dict[str, Dialect] = {
         WEIGHTS_NAME: "hugging-face" if foreign.hugging_face else "clip-models"
     }
     if foreign.open_clip:
         weights[OPEN_CLIP_WEIGHTS] = "open-clip"
-    names = [CONFIG_NAME, *weights, *texts, *(file.name for file in new)]
+    names = [CONFIG_NAME, *weights, *texts, *configs, *(file.name for file in new)]
     if not overwrite:
         require_absent(directory, names)
     directory.mkdir(parents=True, exist_ok=True)
@@ -90,11 +84,23 @@ def save_pretrained(
         save_tensors(directory / name, from_native(model.state_dict(), config, dialect))
     for name, text in texts.items():
         save_text(directory / name, text)
+    for name, values in configs.items():
+        save_json(directory / name, values)
     for file in new:
         shutil.copyfile(file, directory / file.name)
     if overwrite:
         remove_others(directory, [*names, *(file.name for file in extra)])
     return [directory / name for name in names]
+
+
+def _name_configs(foreign: ForeignConfigs) -> dict[str, dict[str, Any]]:
+    """The contents of other libraries' config files by name."""
+    contents = {
+        OPEN_CLIP_CONFIG: foreign.open_clip,
+        HUGGING_FACE_CONFIG: foreign.hugging_face,
+        HUGGING_FACE_PREPROCESS: foreign.hugging_face_preprocess,
+    }
+    return {name: values for name, values in contents.items() if values is not None}
 
 
 def _is_in(directory: Path, file: Path) -> bool:

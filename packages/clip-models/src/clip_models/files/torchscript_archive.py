@@ -130,70 +130,87 @@ def _interpret(pickled: bytes) -> Any:
     Raises:
         ValueError: It uses an instruction that TorchScript does not write.
     """
-    stack: list[Any] = []
-    memo: dict[int, Any] = {}
-
-    def pop_to_mark() -> list[Any]:
-        start = len(stack) - 1 - stack[::-1].index(_MARK)
-        items = stack[start + 1 :]
-        del stack[start:]
-        return items
-
+    machine = _PickleMachine()
     try:
         for opcode, argument, _ in pickletools.genops(pickled):
-            match opcode.name:
-                case "PROTO":
-                    pass
-                case "STOP":
-                    return stack.pop()
-                case "MARK":
-                    stack.append(_MARK)
-                case "GLOBAL":
-                    stack.append(_Record(str(argument)))
-                case "BINPUT" | "LONG_BINPUT":
-                    memo[int(argument or 0)] = stack[-1]
-                case "BINGET" | "LONG_BINGET":
-                    stack.append(memo[int(argument or 0)])
-                case "NONE":
-                    stack.append(None)
-                case "NEWTRUE" | "NEWFALSE":
-                    stack.append(opcode.name == "NEWTRUE")
-                case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE":
-                    stack.append(argument)
-                case "EMPTY_TUPLE" | "EMPTY_LIST" | "EMPTY_DICT":
-                    stack.append(
-                        {"EMPTY_TUPLE": (), "EMPTY_LIST": [], "EMPTY_DICT": {}}[opcode.name]
-                    )
-                case "TUPLE":
-                    stack.append(tuple(pop_to_mark()))
-                case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                    count = int(opcode.name[-1])
-                    items, stack[-count:] = tuple(stack[-count:]), []
-                    stack.append(items)
-                case "APPENDS":
-                    items = tuple(pop_to_mark())
-                    stack[-1].extend(items)
-                case "APPEND":
-                    value = stack.pop()
-                    stack[-1].append(value)
-                case "SETITEMS":
-                    flat = pop_to_mark()
-                    stack[-1].update(zip(flat[::2], flat[1::2], strict=True))
-                case "SETITEM":
-                    key, value = stack[-2:]
-                    del stack[-2:]
-                    stack[-1][key] = value
-                case "BINPERSID":
-                    pass  # the tuple on the stack names a storage; `_tensor` reads it
-                case "REDUCE" | "NEWOBJ":
-                    arguments = stack.pop()
-                    stack.append(_Record(stack.pop().name, arguments))
-                case "BUILD":
-                    state = stack.pop()
-                    if isinstance(state, dict):
-                        stack[-1].attributes.update(state)
-                case name:
-                    raise ValueError(f"data.pkl uses the instruction {name}")
+            if opcode.name == "STOP":
+                return machine.stack.pop()
+            if not (machine.push(opcode.name, argument) or machine.build(opcode.name)):
+                raise ValueError(f"data.pkl uses the instruction {opcode.name}")
     except (IndexError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"data.pkl is damaged ({type(error).__name__}: {error})") from None
     raise ValueError("data.pkl ends too early")
+
+
+class _PickleMachine:
+    """The stack and the memo of a pickle; each method tells whether it knows the instruction."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def push(self, name: str, argument: Any) -> bool:
+        """Push plain data, or store and fetch what the memo holds."""
+        stack = self.stack
+        match name:
+            case "PROTO" | "BINPERSID":
+                pass  # the tuple on the stack names a storage; `_tensor` reads it
+            case "MARK":
+                stack.append(_MARK)
+            case "GLOBAL":
+                stack.append(_Record(str(argument)))
+            case "BINPUT" | "LONG_BINPUT":
+                self.memo[int(argument or 0)] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(self.memo[int(argument or 0)])
+            case "NONE":
+                stack.append(None)
+            case "NEWTRUE" | "NEWFALSE":
+                stack.append(name == "NEWTRUE")
+            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE":
+                stack.append(argument)
+            case "EMPTY_TUPLE" | "EMPTY_LIST" | "EMPTY_DICT":
+                stack.append({"EMPTY_TUPLE": (), "EMPTY_LIST": [], "EMPTY_DICT": {}}[name])
+            case _:
+                return False
+        return True
+
+    def build(self, name: str) -> bool:
+        """Make containers and records of the values on the stack."""
+        stack = self.stack
+        match name:
+            case "TUPLE":
+                stack.append(tuple(self._pop_to_mark()))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                count = int(name[-1])
+                items, stack[-count:] = tuple(stack[-count:]), []
+                stack.append(items)
+            case "APPENDS":
+                items = tuple(self._pop_to_mark())
+                stack[-1].extend(items)
+            case "APPEND":
+                value = stack.pop()
+                stack[-1].append(value)
+            case "SETITEMS":
+                flat = self._pop_to_mark()
+                stack[-1].update(zip(flat[::2], flat[1::2], strict=True))
+            case "SETITEM":
+                key, value = stack[-2:]
+                del stack[-2:]
+                stack[-1][key] = value
+            case "REDUCE" | "NEWOBJ":
+                arguments = stack.pop()
+                stack.append(_Record(stack.pop().name, arguments))
+            case "BUILD":
+                state = stack.pop()
+                if isinstance(state, dict):
+                    stack[-1].attributes.update(state)
+            case _:
+                return False
+        return True
+
+    def _pop_to_mark(self) -> list[Any]:
+        start = len(self.stack) - 1 - self.stack[::-1].index(_MARK)
+        items = self.stack[start + 1 :]
+        del self.stack[start:]
+        return items
