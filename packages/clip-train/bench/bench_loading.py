@@ -1,4 +1,4 @@
-"""Loader against open_clip's on one core, and what an index of ten million samples costs.
+"""Data loading compared with open_clip's on one core, and the cost of indexing ten million samples.
 
 python packages/clip-train/bench/bench_loading.py
 """
@@ -47,13 +47,13 @@ def write_images(root: Path) -> None:
                 pixels = np.asarray(smooth) + generator.normal(0, 9, (480, 640, 3))
                 out = io.BytesIO()
                 Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(out, "JPEG", quality=85)
-                text = f"a photo of {number} coloured things in shard {shard}"
+                text = f"a photo of {number} colored things in shard {shard}"
                 key = f"{shard:05}{number:04}"
                 writer.write({"__key__": key, "jpg": out.getvalue(), "txt": text.encode()})
 
 
 def our_batches(root: Path, size: int, decode: str) -> Callable[[], Iterator[object]]:
-    """Batches of this package."""
+    """Batches of clip-train's loader."""
     config = from_dict(
         Config,
         {
@@ -74,7 +74,7 @@ def our_batches(root: Path, size: int, decode: str) -> Callable[[], Iterator[obj
 
 
 def their_batches(root: Path, size: int) -> Callable[[], Iterator[object]]:
-    """Batches of open_clip's loader, with its own training transform and tokenizer.
+    """Batches of open_clip's loader, with its training transform and tokenizer.
 
     Its copy of webdataset's grouping of files is for releases before 1.0 and fails with later
     ones; webdataset's own takes its place.
@@ -101,7 +101,7 @@ def their_batches(root: Path, size: int) -> Callable[[], Iterator[object]]:
 
 
 def images_a_second(batches: Callable[[], Iterator[object]]) -> float:
-    """Images of one pass over all of them, a second."""
+    """Images per second of one pass over all of them."""
     start, count = time.perf_counter(), 0
     for _ in batches():
         count += BATCH
@@ -109,7 +109,7 @@ def images_a_second(batches: Callable[[], Iterator[object]]) -> float:
 
 
 def compare(root: Path) -> None:
-    """Print the speeds of all loaders, alternating, and the median ratios."""
+    """Measure all loaders in turns; print their speeds and the median ratios."""
     for size in (112, 224):
         loaders = {
             "open_clip": their_batches(root, size),
@@ -129,7 +129,7 @@ def compare(root: Path) -> None:
 
 
 def difference(root: Path) -> None:
-    """Print how far pixels of a scaled decode are from those of a full one."""
+    """Print the difference of pixels between scaled and full decoding."""
     for size in (112, 224):
         scaled, exact = (our_batches(root, size, decode)() for decode in ("scaled", "exact"))
         pairs = zip(scaled, exact, strict=True)
@@ -164,7 +164,7 @@ print(f"{len(source):,} samples in {len(source.shards):,} shards: opened in {ope
 
 
 def ten_million(root: Path) -> None:
-    """Print start-up, memory and time to the first batch with ten million samples.
+    """Print startup time, memory and time to the first batch with ten million samples.
 
     The shards are one tar of 10,000 samples under a thousand names; the first opening of a shard
     writes its index and is timed for one of them.
@@ -187,7 +187,7 @@ def ten_million(root: Path) -> None:
 
 
 def main() -> None:
-    """Everything, in a temporary directory, on one core."""
+    """Run everything in a temporary directory, on one core."""
     warnings.simplefilter("ignore")
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[0]})
     torch.set_num_threads(1)

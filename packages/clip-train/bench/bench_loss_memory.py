@@ -1,6 +1,6 @@
-"""Tiled InfoNCE against the plain loss: peak memory and time of forward and backward, over B.
+"""Peak memory and time of forward and backward of tiled and plain InfoNCE, by batch size.
 
-Each case runs in a process of its own, whose highest resident memory is read before and after.
+Each case runs in a separate process, whose peak resident memory is read before and after.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WIDTH = 512
 
 
 def measure(batch: int, loss: str, tile: int) -> dict[str, float]:
-    """Extra peak bytes and seconds of one case, in this process."""
+    """Additional peak bytes, and seconds, of one case in this process."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     images, texts = (normalize(torch.randn(batch, WIDTH), dim=1).requires_grad_() for _ in range(2))

@@ -1,10 +1,10 @@
-"""A whole training run against open_clip's: the same model, weights, data and batch.
+"""A training run compared with open_clip's: the same model, initial weights, data and batch size.
 
 Speed: both commands train on the same table of JPEGs with captions as long as COCO's, each with one
-process that reads and one that trains: samples a second after the first step, for an idle machine,
-and the processor time of all of a command's processes from start to end, for a busy one.
-Curves (`--curves N`): open_clip's own `train_one_epoch` and our loop see the same N batches of
-drawn shapes, which can be learned.
+data worker. Measured are samples per second after the first step, which needs an idle machine, and
+the processor time of all processes of a command, which does not.
+Loss curves (`--curves N`): open_clip's `train_one_epoch` and our loop see the same N batches of
+procedural shapes.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ def write_data(folder: Path, count: int) -> None:
 
 
 class Speed(NamedTuple):
-    """Of one command."""
+    """Measurements of one command."""
 
     samples_per_s: float  # after the first step
     processor_s: float  # of all its processes
 
 
 def config_for(folder: Path, options: argparse.Namespace, data: str, augment: str) -> Config:
-    """Our config of the run; the optimizer's numbers are open_clip's defaults."""
+    """Our config of the run, with open_clip's optimizer defaults."""
     weights = folder / "weights" / "model.safetensors"
     values = {
         "data": {"train": data},
@@ -83,7 +83,7 @@ def config_for(folder: Path, options: argparse.Namespace, data: str, augment: st
 
 
 def our_speed(folder: Path, options: argparse.Namespace) -> Speed:
-    """Of `clip-train run`."""
+    """Speed of `clip-train run`."""
     config = folder / "ours.toml"
     data = f"csv:{folder / 'data' / 'data.csv'}"
     values = to_dict(config_for(folder, options, data, "random_resized_crop"))
@@ -96,7 +96,7 @@ def our_speed(folder: Path, options: argparse.Namespace) -> Speed:
 
 
 def their_speed(folder: Path, options: argparse.Namespace) -> Speed:
-    """Of `open_clip_train.main`."""
+    """Speed of `open_clip_train.main`."""
     log, processor_s = run(
         [
             *(sys.executable, "-m", "open_clip_train.main", "--dataset-type", "csv"),
@@ -111,7 +111,7 @@ def their_speed(folder: Path, options: argparse.Namespace) -> Speed:
 
 
 def run(command: list[str]) -> tuple[str, float]:
-    """What a command wrote to standard error, and the processor time of all its processes in s."""
+    """Standard error of a command, and the processor seconds of all its processes."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -119,8 +119,8 @@ def run(command: list[str]) -> tuple[str, float]:
 
 
 def their_losses(config: Config) -> tuple[list[float], float]:
-    """Losses of open_clip's `train_one_epoch` over the batches that our reader gives, and the
-    processor time of that call in s."""
+    """Losses of open_clip's `train_one_epoch` on the batches of our reader, and its processor
+    seconds."""
     import open_clip
     from open_clip_train.params import parse_args
     from open_clip_train.scheduler import cosine_lr
@@ -167,7 +167,7 @@ def their_losses(config: Config) -> tuple[list[float], float]:
 
 
 class _Loader(list[Any]):
-    """What `train_one_epoch` asks of a loader."""
+    """A loader with the attributes that `train_one_epoch` reads."""
 
     def __init__(self, batches: list[Any], batch_size: int) -> None:
         super().__init__(batches)
@@ -175,7 +175,7 @@ class _Loader(list[Any]):
 
 
 def compare_curves(folder: Path, options: argparse.Namespace) -> None:
-    """Print both losses of every step and the largest difference."""
+    """Print both losses of each step and the largest difference."""
     size = get_config(options.model).vision.image_size
     data = f"shapes:{options.steps * options.batch}@{size}"
     config = config_for(folder, options, data, "none")
@@ -194,7 +194,7 @@ def compare_curves(folder: Path, options: argparse.Namespace) -> None:
 
 
 def compare_speeds(folder: Path, options: argparse.Namespace) -> None:
-    """Print the ratios of both measures."""
+    """Print the ratios of both measurements."""
     write_data(folder / "data", options.steps * options.batch)
     ours, theirs = our_speed(folder, options), their_speed(folder, options)
     print(f"{options.model}, batch {options.batch}, {options.steps} steps")
@@ -205,11 +205,11 @@ def compare_speeds(folder: Path, options: argparse.Namespace) -> None:
 def main() -> None:
     """Print the ratios of speeds, or the largest difference of losses."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="ViT-B-32", help="a name that both libraries know")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--lr", type=float, default=5e-4)
-    parser.add_argument("--curves", type=int, default=0, metavar="N")
+    parser.add_argument("--model", default="ViT-B-32", help="model name of both libraries")
+    parser.add_argument("--batch", type=int, default=32, help="batch size")
+    parser.add_argument("--steps", type=int, default=6, help="number of steps")
+    parser.add_argument("--lr", type=float, default=5e-4, help="learning rate")
+    parser.add_argument("--curves", type=int, default=0, metavar="N", help="steps of loss curves")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -43,7 +43,7 @@ def test_an_open_clip_command_line() -> None:
     assert config.augment.color_jitter == (0.32, 0.32, 0.32, 0.08)
     left = "\n".join(found.without_counterpart)
     assert "local-loss True: the gradient is always that of the whole batch" in left
-    assert "my-own-flag 7: unknown" in left
+    assert "my-own-flag 7: unknown flag or key" in left
     assert "save-frequency 1: counts epochs" in left
     assert tomllib.loads(found.text()) == tomllib.loads(found.toml)
 

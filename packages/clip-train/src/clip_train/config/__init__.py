@@ -1,1 +1,1 @@
-"""The keys of a run, checked, and the named presets."""
+"""Config sections, config keys as flags, and presets."""

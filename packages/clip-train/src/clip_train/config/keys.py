@@ -1,4 +1,4 @@
-"""Every key of a config by its dotted name, and the words of a command line that set it."""
+"""Config keys by dotted name, and their values from the words of a command line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clip_train.config.run import Config
 
 
 class ConfigKey(NamedTuple):
-    """A value of the config tree."""
+    """A key of the config tree."""
 
     name: str  # dotted, such as `train.batch_size`
     hint: Any  # its type, without None
@@ -30,7 +30,7 @@ class ConfigKey(NamedTuple):
 
     @property
     def num_words(self) -> float:
-        """Most words that it takes on a command line."""
+        """Maximum number of words it takes on a command line."""
         if typing.get_origin(self.hint) is not tuple:
             return 1
         kinds = typing.get_args(self.hint)
@@ -54,7 +54,7 @@ def config_keys(cls: type = Config, prefix: str = "") -> dict[str, ConfigKey]:
 
 
 def apply_flags(base: Config, words: Sequence[str]) -> Config:
-    """`base` with the values of `--section.key value …` or `--section.key=value` laid over it.
+    """`base` with the values of `--section.key VALUE …` or `--section.key=VALUE`.
 
     Below `model.vision`, `model.text` and `model.preprocess` a key may name any field of the model,
     and its value is read as TOML (`0.5`, `[1, 2]`, `{kind = "grid"}`), else taken as text.
@@ -77,7 +77,7 @@ def apply_flags(base: Config, words: Sequence[str]) -> Config:
 
 
 def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words that set no config key, and those that do."""
+    """Separate the words that set config keys from the rest; returns (rest, flags)."""
     keys = config_keys()
     rest: list[str] = []
     flags: list[str] = []
@@ -98,7 +98,7 @@ def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def find_key(name: str, keys: Mapping[str, ConfigKey]) -> ConfigKey | None:
-    """The key of that name, or the table of model fields that the name lies in."""
+    """The key of that name, or the table of model fields that contains it."""
     if name in keys:
         return keys[name]
     table = ".".join(name.split(".")[:2])
@@ -106,7 +106,7 @@ def find_key(name: str, keys: Mapping[str, ConfigKey]) -> ConfigKey | None:
 
 
 def unknown_key(name: str) -> ConfigError:
-    """The error of a name that is no key, with the nearest one."""
+    """The error for an unknown key, which names the nearest one."""
     keys = config_keys()
     same = [key for key in keys if key.rpartition(".")[2] == name.rpartition(".")[2]]
     if same:
@@ -140,7 +140,7 @@ def _read_flags(words: Sequence[str], keys: Mapping[str, ConfigKey]) -> dict[str
 
 
 def _parse_value(name: str, key: ConfigKey | None, texts: list[str]) -> Any:
-    """Plain values, as TOML would give them; `from_dict` finds those of a wrong type."""
+    """Plain values as in TOML; `from_dict` reports those of a wrong type."""
     assert key is not None
     kinds = typing.get_args(key.hint)
     if typing.get_origin(key.hint) is tuple:

@@ -1,4 +1,4 @@
-"""Presets: configs that ship with the package, and how layers of settings are merged."""
+"""Presets, TOML files, and how layers of settings are merged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNITS = (
     ("optim", {"cooldown_samples", "cooldown_steps"}),
     *((section, {"every_samples", "every_steps"}) for section in ("eval", "checkpoint", "log")),
 )
-"""Keys of a section that say the same thing in different units: one replaces the others."""
+"""Keys of a section that are one setting in different units; each replaces the others."""
 
 
 def list_presets() -> list[str]:
@@ -44,7 +44,7 @@ def load_config(preset_or_path: str) -> Config:
     """The config of a preset, or of a TOML file.
 
     Raises:
-        ConfigError: There is no such preset or file, or it says something wrong.
+        ConfigError: There is no such preset or file, or a key or value is wrong.
     """
     path = Path(preset_or_path)
     if path.suffix != ".toml" and not path.is_file():
@@ -57,7 +57,7 @@ def load_config(preset_or_path: str) -> Config:
 
 
 def parse_config(text: str, *, source: str) -> Config:
-    """The config a TOML text describes; `extends = "PRESET"` lays it over a preset.
+    """The config of a TOML text, merged into a preset if it has `extends = "PRESET"`.
 
     Raises:
         ConfigError: It is not TOML, or a key or value is wrong; `source` is named.
@@ -69,7 +69,7 @@ def parse_config(text: str, *, source: str) -> Config:
 
 
 def _with_base(values: dict[str, Any]) -> dict[str, Any]:
-    """The values laid over those of the preset they extend, and that over its own, and so on."""
+    """The values merged into the preset they extend, which may extend another one."""
     name = values.pop("extends", None)
     if name is None:
         return values

@@ -1,1 +1,1 @@
-"""What a run costs before anyone spends it."""
+"""Estimated cost of runs: FLOPs, memory, time and price."""

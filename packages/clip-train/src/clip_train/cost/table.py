@@ -102,8 +102,8 @@ def cost_table(runs: Sequence[PlannedRun], accelerators: Accelerators) -> str:
             *lines,
             "FLOPs are counted on the model (a multiply and an add are two). GB are those of one "
             "accelerator with unsharded weights:",
-            "state = fp32 weights, gradients and AdamW moments; kept = activations for the "
-            "backward pass; * exceeds its memory.",
+            "state = fp32 weights, gradients and AdamW moments; activations = of one "
+            "micro-batch, for the backward pass; * exceeds its memory.",
         ]
     )
 
@@ -116,7 +116,7 @@ _HEADER = (
     "GFLOP/pair",
     "pairs M",
     "state GB",
-    "kept GB",
+    "activations GB",
     "days",
     "hours",
     "price",
@@ -125,8 +125,8 @@ _HEADER = (
 
 def _row(run: PlannedRun, accelerators: Accelerators) -> tuple[str, ...]:
     pairs = run.run.training_flops / run.pair.training_flops
-    state, kept = run.run.state_bytes / 1e9, run.activation_bytes / 1e9
-    mark = "*" if state + kept > accelerators.memory_gb else ""
+    state, activations = run.run.state_bytes / 1e9, run.activation_bytes / 1e9
+    mark = "*" if state + activations > accelerators.memory_gb else ""
     return (
         run.name,
         f"{run.run.parameters / 1e6:.1f}",
@@ -135,7 +135,7 @@ def _row(run: PlannedRun, accelerators: Accelerators) -> tuple[str, ...]:
         f"{run.pair.training_flops / 1e9:.1f}",
         f"{pairs / 1e6:,.1f}",
         f"{state:.1f}",
-        f"{kept:.1f}{mark}",
+        f"{activations:.1f}{mark}",
         f"{run.run.days:.2f}",
         f"{run.run.accelerator_hours:,.0f}",
         f"{run.run.price:,.0f}",

@@ -1,1 +1,1 @@
-"""What a run writes besides weights: metrics, curves, directories."""
+"""Metrics, curves and files of a run directory."""

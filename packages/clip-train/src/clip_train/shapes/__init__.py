@@ -1,1 +1,1 @@
-"""The drawn set of colored shapes with captions."""
+"""Procedural data set of colored shapes with captions."""

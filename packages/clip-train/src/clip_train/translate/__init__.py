@@ -1,1 +1,1 @@
-"""Other systems' command lines and recipes as our TOML."""
+"""Other systems' command lines and recipes as TOML."""

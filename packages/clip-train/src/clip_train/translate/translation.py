@@ -64,7 +64,7 @@ def _apply(
     for name, value in values.items():
         rule = rules.get(name)
         if rule is None:
-            rest.append(f"{name} {value}: unknown")
+            rest.append(f"{name} {value}: unknown flag or key")
             continue
         if isinstance(rule, str):
             if name in given:
