@@ -47,6 +47,9 @@ SIZE = 3
 """
 
 
+RUN = "from osf_supernet.cli import main; main()"
+
+
 @pytest.fixture
 def model(tmp_path, monkeypatch):
     (tmp_path / "osf_cli_example.py").write_text(MODULE)
@@ -330,9 +333,34 @@ def test_an_interrupt_ends_quietly(model, monkeypatch, capsys):
     assert capsys.readouterr().err == "osf: interrupted\n"
 
 
+def test_an_interrupted_training_says_how_to_continue(model, data, tmp_path, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("osf_supernet.commands.runs.train_supernet", interrupt)
+    assert main(["train", model, *data, "--out", str(tmp_path / "net")]) == 130
+    assert capsys.readouterr().err == (
+        f"osf: interrupted; continue with `osf resume {tmp_path / 'net'}`\n"
+    )
+
+
+def test_a_file_in_the_current_directory_hides_no_installed_module(tmp_path):
+    """The current directory is searched last."""
+    (tmp_path / "here.py").write_text(MODULE)
+    (tmp_path / "timm.py").write_text("raise RuntimeError('of the current directory')")
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", RUN, "sample", "timm:test_vit"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "parameters" in ran.stdout
+
+
 def test_a_module_in_the_current_directory_is_found(tmp_path):
     (tmp_path / "here.py").write_text(MODULE)
-    command = [sys.executable, "-c", "from osf_supernet.cli import main; main()"]
+    command = [sys.executable, "-c", RUN]
     ran = subprocess.run(
         [*command[:1], "-P", *command[1:], "sample", "here:make", "--json"],
         cwd=tmp_path,

@@ -26,7 +26,7 @@ def count_parameters(module: nn.Module, *, trainable_only: bool = False) -> int:
 
 
 def storage_key(tensor: Tensor) -> Hashable:
-    """What two names of one tensor have in common: the place and the shape in memory."""
+    """A key that is equal for two names of one tensor: device, address, shape and strides."""
     if tensor.is_meta or tensor.numel() == 0:  # no address to compare
         return id(tensor)
     return (

@@ -54,7 +54,7 @@ class Supernet:
         outputs: Sequence[str] = ("*",),
         more_inputs: Sequence[Any] = (),
     ) -> None:
-        """Analyse a module.
+        """Analyze a module.
 
         Args:
             model: any module that `torch.export` can follow.
@@ -186,7 +186,7 @@ class Supernet:
         return active_for_training(self.model, self.plan(config).surgery)
 
     def plan(self, config: Mapping[str, int]) -> Plan:
-        """What a config keeps: for the module and for the oracle.
+        """The indices, integers and blocks that a config keeps.
 
         Raises:
             KeyError: a name is no elastic group's or depth list's.

@@ -95,7 +95,7 @@ def test_what_does_not_fit_is_refused(small, tmp_path):
     record = json.loads((tmp_path / "osf.json").read_text())
     for change, message in (
         ({"format": 2}, "format 1, got 2"),
-        ({"items": {}}, "differ in tensors"),
+        ({"items": {}}, "does not fit the module, tensors differ: blocks.2"),
         ({"attributes": {"blocks.0.up.out_features": "os"}}, "must be integers"),
     ):
         (tmp_path / "osf.json").write_text(json.dumps(record | change))

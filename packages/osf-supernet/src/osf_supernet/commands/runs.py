@@ -111,15 +111,19 @@ def _train(net: Supernet, experiment: Experiment, options: argparse.Namespace) -
                 losses = " ".join(f"{loss:.4f}" for loss in progress.losses)
                 print(f"step {progress.step + 1} losses {losses}", flush=True)
 
-        train_supernet(
-            Sandwich(net, experiment.task, num_random=options.num_random, seed=options.seed),
-            experiment.batch_of,
-            torch.optim.AdamW(net.model.parameters(), options.lr),
-            options.steps,
-            folder=checkpoints,
-            save_every=options.save_interval,
-            report=report,
-        )
+        try:
+            train_supernet(
+                Sandwich(net, experiment.task, num_random=options.num_random, seed=options.seed),
+                experiment.batch_of,
+                torch.optim.AdamW(net.model.parameters(), options.lr),
+                options.steps,
+                folder=checkpoints,
+                save_every=options.save_interval,
+                report=report,
+            )
+        except KeyboardInterrupt:
+            message = f"interrupted; continue with `osf resume {folder}`"
+            raise KeyboardInterrupt(message) from None
     if rank:
         return
     save_supernet(net, folder)

@@ -77,7 +77,7 @@ def load_subnet(folder: str | Path, full: nn.Module) -> nn.Module:
     expected = set(named_tensors(module))
     if expected != set(stored):
         odd = sorted(expected ^ set(stored))[:3]
-        raise ValueError(f"the file and the module differ in tensors, for example {', '.join(odd)}")
+        raise ValueError(f"{folder} does not fit the module, tensors differ: {', '.join(odd)}")
     _fill(module, stored)
     vars(module)["osf_record"] = {k: v for k, v in record.items() if k not in ("aliases", "sha256")}
     return module
@@ -130,7 +130,7 @@ def _require_size(recorded: dict[str, Any], full: nn.Module) -> None:
         if got != shape:
             raise ValueError(
                 f"the subnet was cut from a module whose {name} has shape {shape}, got {got}: "
-                "give a module of the size of the full one"
+                "give a module of the full size"
             )
     for name, expected in recorded.get("integers", {}).items():
         path, _, attribute = name.rpartition(".")
@@ -139,7 +139,7 @@ def _require_size(recorded: dict[str, Any], full: nn.Module) -> None:
         if any(value not in found for value in expected):
             raise ValueError(
                 f"the subnet was cut from a module whose {name} has {expected}, got {found}: "
-                "give a module of the size of the full one"
+                "give a module of the full size"
             )
 
 
@@ -157,7 +157,7 @@ def _write_weights(folder: Path, write: Callable[[Path], object]) -> str:
 
 
 def _read_record(file: Path, what: str, module: nn.Module) -> dict[str, Any]:
-    """The record of a folder, after the weights beside it were found as they were written.
+    """The record of a folder, after the digest of the weights was compared.
 
     Raises:
         ValueError: It is of another format or class, or the weights are damaged.

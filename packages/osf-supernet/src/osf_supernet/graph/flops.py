@@ -38,7 +38,7 @@ class Cost:
 
 
 def costs_of(trace: Trace, values: Mapping[fx.Node, Any]) -> tuple[Cost, ...]:
-    """The costs of a graph; depth and sizes are applied by whoever counts."""
+    """The costs of a graph at full size; `subnets.counts` applies depth and sizes."""
     found: list[Cost] = []
     mode = FakeTensorMode()
     for node in trace.nodes:

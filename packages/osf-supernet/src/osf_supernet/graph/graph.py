@@ -221,7 +221,7 @@ _Where = Sequence[tuple[str, tuple[Expression, ...], int]]  # name, its axes, wh
 
 
 def _kind(number: int, marks: set[str], where: _Where) -> str:
-    """What a group is, from the operators that use it."""
+    """The kind of a group, from the operators that use it."""
     for kind in ("heads_per_group", "heads", "head_dim"):
         if kind in marks:
             return kind

@@ -58,7 +58,7 @@ def training_failure(module: nn.Module, inputs: Any) -> str | None:
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, in short."""
+    """The first line of an exception's message."""
     return (str(error).strip().split("\n")[0] or type(error).__name__)[:200]
 
 

@@ -54,7 +54,7 @@ def record(
 
 @contextmanager
 def _record_paths(module: nn.Module) -> Iterator[None]:
-    """Every node recorded in a submodule's call gets the submodule's path, as export does it."""
+    """Nodes recorded in a submodule's call get the submodule's path, as with `torch.export`."""
     mode = get_proxy_mode()
     assert mode is not None
     graph: Any = mode.tracer.graph

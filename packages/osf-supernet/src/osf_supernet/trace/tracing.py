@@ -58,7 +58,7 @@ class Trace:
         """Placeholder names of the call's own inputs with other values of the same shapes.
 
         Raises:
-            ValueError: the inputs are others than those of the example.
+            ValueError: the inputs do not have the form of the example.
         """
         given = _leaves(split_inputs(example_inputs), only_tensors=self.recorded is not None)
         if set(given) != set(self.paths):
@@ -118,7 +118,7 @@ def split_inputs(example_inputs: Inputs | Tensor) -> tuple[tuple[Any, ...], dict
 
 @contextmanager
 def restore_afterwards(module: nn.Module) -> Any:
-    """Every submodule's own attributes and buffers are restored afterwards.
+    """Attributes and buffers of every submodule are restored after the block.
 
     Some forwards change their module (Swin's adapts its windows to the image it sees). What they
     append to a list or a dict stays there.
@@ -220,7 +220,7 @@ def trace(module: nn.Module, example_inputs: Inputs | Tensor) -> Trace:
 
 @contextmanager
 def quiet_export() -> Any:
-    """Without the graph that a failing export prints."""
+    """Suppress the graph that a failing export prints."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 

@@ -21,7 +21,7 @@ def _norms(model: nn.Module) -> list[_Norm]:
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Training-mode batch norms normalize by their batch and leave their running values alone."""
+    """Batch norms in training mode do not change their running statistics inside the block."""
     norms = _norms(model)
     before = [(norm, norm.momentum, _count(norm)) for norm in norms]
     for norm in norms:
@@ -88,11 +88,10 @@ def _average_statistics(model: nn.Module, norms: list[_Norm], batches: Collectio
 
 
 def _check(batches: Collection[Any]) -> None:
-    """Refuse what would leave the statistics reset, now or the second time."""
+    """Refuse no batches and iterators, which would leave the statistics reset."""
     if isinstance(batches, Iterator):
         raise TypeError(
-            "recalibration wants a list of batches, got something that can be gone through only "
-            "once; pass list(...) of it"
+            "recalibration needs a list of batches, got an iterator; pass list(...) of it"
         )
     if not len(batches):
         raise ValueError(

@@ -21,7 +21,14 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as most
 
 
 class Experiment(NamedTuple):
-    """Batches are a function of the step; the score of a model is higher where it is better."""
+    """A task with its data.
+
+    Attributes:
+        task: the loss.
+        batch_of: step → batch of a training.
+        evaluate: model → score, higher is better.
+        calibration: inputs that batch norms are recalibrated with.
+    """
 
     task: Task
     batch_of: Callable[[int], Any]
@@ -30,7 +37,11 @@ class Experiment(NamedTuple):
 
 
 def from_factory(name: str, batch_size: int) -> Experiment:
-    """What `module:factory` returns when called with the batch size."""
+    """The experiment that `module:factory` returns when called with the batch size.
+
+    Raises:
+        ValueError: there is no such factory, or it returned something else.
+    """
     made = find_factory(name, "data")(batch_size)
     if not isinstance(made, tuple) or len(made) != len(Experiment._fields):
         fields = ", ".join(Experiment._fields)

@@ -16,7 +16,7 @@ from osf_supernet.supernet import Supernet
 
 @contextmanager
 def process_group() -> Iterator[int]:
-    """Join the other processes (gloo, as models are on the CPU); the rank, 0 without torchrun."""
+    """Join the processes of torchrun by gloo; the rank, 0 without torchrun."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield 0
         return
@@ -28,7 +28,7 @@ def process_group() -> Iterator[int]:
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This process and how many there are; (0, 1) without a process group."""
+    """The rank and the world size; (0, 1) without a process group."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return 0, 1
     return distributed.get_rank(), distributed.get_world_size()
@@ -41,7 +41,7 @@ def shard_rows(rows: Tensor) -> Tensor:
 
 
 def all_gather_object(own: Any) -> list[Any]:
-    """What every rank has, in the order of ranks."""
+    """The objects of all ranks, in the order of ranks."""
     world = rank_and_world()[1]
     if world == 1:
         return [own]
