@@ -44,8 +44,8 @@ def classifier(model: CLIP, classes: int) -> None:
     """The same classifier by both builders."""
     peer = open_clip.create_model("ViT-B-32").eval()
     peer.load_state_dict(model.state_dict())
-    usual = get_prompt_set("imagenet1k")
-    names = list(usual.classnames or ())
+    prompt_set = get_prompt_set("imagenet1k")
+    names = list(prompt_set.classnames or ())
     names = names[:: len(names) // classes][:classes]
     theirs, expected = timed(
         lambda: open_clip.build_zero_shot_classifier(
@@ -53,7 +53,7 @@ def classifier(model: CLIP, classes: int) -> None:
         )
     )
     ours, found = timed(
-        lambda: build_classifier(model, Tokenizer.openai(), names, usual.templates or ())
+        lambda: build_classifier(model, Tokenizer.openai(), names, prompt_set.templates or ())
     )
     gap = float((found - expected.T).abs().max())
     print(
@@ -82,10 +82,10 @@ def second_evaluation(model: CLIP, images: int) -> None:
                 config=EvaluationConfig(templates=templates, cache=root / "cache"),
             )
 
-        usual = get_prompt_set("cifar10").templates or ()
-        first, _ = timed(lambda: run(usual))
+        prompt_set = get_prompt_set("cifar10").templates or ()
+        first, _ = timed(lambda: run(prompt_set))
         second, _ = timed(lambda: run(tuple(f"itap of {n}: {{c}}." for n in range(7))))
-        again, _ = timed(lambda: run(usual))
+        again, _ = timed(lambda: run(prompt_set))
     print(
         f"evaluation of {images} images: first {first:.1f} s, other prompts {second:.2f} s "
         f"(ratio {first / second:.0f}), same prompts {again:.2f} s (ratio {first / again:.0f})"

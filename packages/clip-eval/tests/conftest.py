@@ -1,4 +1,4 @@
-"""Tiny stand-ins that honour the protocols: a model that sees colours and reads colour words."""
+"""Tiny stand-ins that honour the protocols: a model that sees colors and reads color words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-COLOURS = {
+COLORS = {
     "red": (250, 10, 10),
     "green": (10, 250, 10),
     "blue": (10, 10, 250),
@@ -28,36 +28,36 @@ COLOURS = {
 }
 
 
-class ColourTokenizer:
-    """One token per text: the number of the colour word in it, 0 if there is none."""
+class ColorTokenizer:
+    """One token per text: the number of the color word in it, 0 if there is none."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
 
     def __call__(self, texts: list[str]) -> Tensor:
         self.seen += texts
-        words = [[n for n, c in enumerate(COLOURS, start=1) if c in text] for text in texts]
+        words = [[n for n, c in enumerate(COLORS, start=1) if c in text] for text in texts]
         return torch.tensor([[found[0] if found else 0] for found in words])
 
 
-class ColourModel(nn.Module):
-    """Embeds an image as its mean colour and a text as the colour it names."""
+class ColorModel(nn.Module):
+    """Embeds an image as its mean color and a text as the color it names."""
 
     def __init__(self) -> None:
         super().__init__()
         self.logit_scale = nn.Parameter(torch.tensor(3.0))
         self.dropout = nn.Dropout(0.9)
-        colours = torch.tensor([(128, 128, 128), *COLOURS.values()]).float() / 255 - 0.5
-        self.register_buffer("colours", colours)
+        colors = torch.tensor([(128, 128, 128), *COLORS.values()]).float() / 255 - 0.5
+        self.register_buffer("colors", colors)
 
     def encode_image(self, images: Tensor) -> Tensor:
         return self.dropout(images.mean(dim=(2, 3)))
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        return self.dropout(self.colours[tokens[:, 0]] * 3)
+        return self.dropout(self.colors[tokens[:, 0]] * 3)
 
 
-class ColourPreprocess:
+class ColorPreprocess:
     """8 x 8 pixels, values around zero."""
 
     def __call__(self, image: Image.Image) -> Tensor:
@@ -76,24 +76,24 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 @pytest.fixture
-def colour_model() -> ColourModel:
-    return ColourModel()
+def color_model() -> ColorModel:
+    return ColorModel()
 
 
 @pytest.fixture
-def colour_tokenizer() -> ColourTokenizer:
-    return ColourTokenizer()
+def color_tokenizer() -> ColorTokenizer:
+    return ColorTokenizer()
 
 
 @pytest.fixture
-def colour_preprocess() -> ColourPreprocess:
-    return ColourPreprocess()
+def color_preprocess() -> ColorPreprocess:
+    return ColorPreprocess()
 
 
-def encoded(colour: tuple[int, int, int], kind: str = "PNG", seed: int = 0) -> bytes:
-    """A noisy one-colour image as a file."""
+def encoded(color: tuple[int, int, int], kind: str = "PNG", seed: int = 0) -> bytes:
+    """A noisy one-color image as a file."""
     noise = np.random.default_rng(seed).integers(-4, 5, (16, 16, 3))
-    pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+    pixels = np.clip(np.array(color) + noise, 0, 255).astype(np.uint8)
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, kind)
     return out.getvalue()
@@ -105,13 +105,13 @@ def encode() -> Callable[..., bytes]:
 
 
 @pytest.fixture
-def colour_folder(tmp_path: Path) -> Path:
+def color_folder(tmp_path: Path) -> Path:
     """Three classes of four images each."""
-    root = tmp_path / "colours"
+    root = tmp_path / "colors"
     for name in ("red", "green", "blue"):
         (root / name).mkdir(parents=True)
         for number in range(4):
-            (root / name / f"{number}.png").write_bytes(encoded(COLOURS[name], seed=number))
+            (root / name / f"{number}.png").write_bytes(encoded(COLORS[name], seed=number))
     return root
 
 
@@ -134,7 +134,7 @@ def write_tar() -> Callable[..., Path]:
 
 
 @pytest.fixture
-def colour_shards(tmp_path: Path, write_tar: Callable[..., Path]) -> Path:
+def color_shards(tmp_path: Path, write_tar: Callable[..., Path]) -> Path:
     """CLIP_benchmark's layout: three classes, two shards of six images."""
     root = tmp_path / "wds"
     names = ["red", "green", "blue"]
@@ -142,7 +142,7 @@ def colour_shards(tmp_path: Path, write_tar: Callable[..., Path]) -> Path:
         files: dict[str, bytes] = {}
         for number in range(6):
             stem, label = f"s{shard * 6 + number:07d}", number % 3
-            files[f"{stem}.png"] = encoded(COLOURS[names[label]], seed=number)
+            files[f"{stem}.png"] = encoded(COLORS[names[label]], seed=number)
             files[f"{stem}.cls"] = str(label).encode()
         write_tar(root / "test" / f"{shard}.tar", files)
     (root / "test" / "nshards.txt").write_text("2\n")
@@ -161,8 +161,8 @@ def read_json() -> Callable[[Path], dict[str, object]]:
 
 @pytest.fixture(scope="session")
 def trained_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory with a real, very small CLIP that was taught three colours."""
-    directory = tmp_path_factory.mktemp("runs") / "colours-run"
+    """A run directory with a real, very small CLIP that was taught three colors."""
+    directory = tmp_path_factory.mktemp("runs") / "colors-run"
     tokenizer = Tokenizer.from_bytes(context_length=24)
     preprocess = PreprocessConfig(size=16, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     config = CLIPConfig(
@@ -179,7 +179,7 @@ def trained_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = CLIP(config)
     tokens = tokenizer([f"a {name} thing" for name in ("red", "green", "blue")])
-    files = [encoded(COLOURS[name], seed=9) for name in ("red", "green", "blue")]
+    files = [encoded(COLORS[name], seed=9) for name in ("red", "green", "blue")]
     host = Preprocess(preprocess)
     images = host.normalize(torch.stack([host(Image.open(io.BytesIO(file))) for file in files]))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)

@@ -35,13 +35,13 @@ def result(tmp_path: Path, out: str = "out") -> dict[str, Any]:
 
 
 def test_folders_in_any_order_give_the_same_classes(
-    run: Callable[..., int], colour_folder: Path, tmp_path: Path
+    run: Callable[..., int], color_folder: Path, tmp_path: Path
 ) -> None:
-    assert run(colour_folder) == 0
+    assert run(color_folder) == 0
     names = tmp_path / "names.txt"
     for number, order in enumerate((["red", "green", "blue"], ["green", "blue", "red"])):
         names.write_text("\n".join(order) + "\n")
-        assert run(colour_folder, "--classnames", names, out=f"o{number}") == 0
+        assert run(color_folder, "--classnames", names, out=f"o{number}") == 0
         found = result(tmp_path, f"o{number}")
         assert found["metrics"] == result(tmp_path)["metrics"]
         assert [score["name"] for score in found["per_class"]] == order
@@ -49,11 +49,11 @@ def test_folders_in_any_order_give_the_same_classes(
 
 
 def test_an_extra_folder_prints_both_lists(
-    run: Callable[..., int], colour_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Callable[..., int], color_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(colour_folder / "red", colour_folder / "crimson")
+    shutil.copytree(color_folder / "red", color_folder / "crimson")
     (tmp_path / "names.txt").write_text("red\ngreen\nblue\nmauve\n")
-    assert run(colour_folder, "--classnames", tmp_path / "names.txt") == 2
+    assert run(color_folder, "--classnames", tmp_path / "names.txt") == 2
     error = capsys.readouterr().err
     assert "'crimson'" in error
     assert "'mauve'" in error
@@ -77,10 +77,10 @@ def test_names_of_every_script_and_with_braces(
 
 
 def test_two_classes_of_one_name(
-    run: Callable[..., int], colour_folder: Path, tmp_path: Path
+    run: Callable[..., int], color_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "names.txt").write_text("red\tred\ngreen\tred\nblue\tblue\n")
-    assert run(colour_folder, "--classnames", tmp_path / "names.txt") == 0
+    assert run(color_folder, "--classnames", tmp_path / "names.txt") == 0
     found = result(tmp_path)
     assert [score["n"] for score in found["per_class"]] == [4, 4, 4]
     assert any("share a name: red" in warning for warning in found["warnings"])
@@ -95,9 +95,9 @@ def test_two_classes_of_one_name(
 
 
 def test_a_run_that_broke_off_goes_on_where_it_was(
-    run: Callable[..., int], colour_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., int], color_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run(colour_folder, "--no-cache") == 0
+    assert run(color_folder, "--no-cache") == 0
     decoded: list[bytes] = []
     decode = batches.decode_image
 
@@ -111,11 +111,11 @@ def test_a_run_that_broke_off_goes_on_where_it_was(
         return call
 
     monkeypatch.setattr(batches, "decode_image", until(7))
-    assert run(colour_folder, "--batch-size", 2, out="broken") == 130
+    assert run(color_folder, "--batch-size", 2, out="broken") == 130
     assert not (tmp_path / "broken" / "result.json").exists()
     assert len(decoded) == 8
     monkeypatch.setattr(batches, "decode_image", until(99))
-    assert run(colour_folder, "--batch-size", 2, out="broken") == 0
+    assert run(color_folder, "--batch-size", 2, out="broken") == 0
     assert len(decoded) == 8 + 12 - 6  # three whole batches were remembered
     whole, resumed = result(tmp_path), result(tmp_path, "broken")
     for key in ("metrics", "per_class", "content", "confusions"):
@@ -123,14 +123,14 @@ def test_a_run_that_broke_off_goes_on_where_it_was(
 
 
 def test_a_killed_run_leaves_what_it_had_embedded(
-    trained_directory: Path, colour_folder: Path, tmp_path: Path, run: Callable[..., int]
+    trained_directory: Path, color_folder: Path, tmp_path: Path, run: Callable[..., int]
 ) -> None:
-    pipe = colour_folder / "red" / "zz.png"  # the last image: its reader waits for ever
+    pipe = color_folder / "red" / "zz.png"  # the last image: its reader waits for ever
     os.mkfifo(pipe)
     cache, out = tmp_path / "cache", tmp_path / "out"
     start = "import clip_eval.encoding.cache as c; c.SECONDS_PER_FILE = 0.0; "
     start += "from clip_eval.cli.main import main; import sys; sys.exit(main())"
-    command = ["run", "--model", trained_directory, "--data", colour_folder, "--out", out]
+    command = ["run", "--model", trained_directory, "--data", color_folder, "--out", out]
     command += ["--cache", cache, "--batch-size", "3", "--quiet", "--task", "classify"]
     process = subprocess.Popen([sys.executable, "-c", start, *map(str, command)])
     try:
@@ -144,5 +144,5 @@ def test_a_killed_run_leaves_what_it_had_embedded(
     (store,) = (cache / "images").iterdir()
     assert len(embedding_cache.EmbeddingStore(store)) == 12
     pipe.unlink()
-    assert run(colour_folder, "--cache", cache) == 0
+    assert run(color_folder, "--cache", cache) == 0
     assert result(tmp_path)["metrics"]["acc1"] == 1.0

@@ -154,9 +154,9 @@ def test_selection_equals_clip_benchmarks_rule_on_200_seeds() -> None:
 
 def clusters(seed: int, n: int, classes: int = 4, width: int = 6) -> tuple[torch.Tensor, Any]:
     draw = np.random.default_rng(seed)
-    centres = np.random.default_rng(99).standard_normal((classes, width))
+    centers = np.random.default_rng(99).standard_normal((classes, width))
     labels = draw.integers(0, classes, n)
-    points = centres[labels] + 0.8 * draw.standard_normal((n, width))
+    points = centers[labels] + 0.8 * draw.standard_normal((n, width))
     return normalize(torch.from_numpy(points), dim=-1), labels
 
 
@@ -189,7 +189,7 @@ def test_the_penalty_is_chosen_by_held_out_samples_alone() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 5, 200])
-def test_neighbours_are_scikit_learns(k: int) -> None:
+def test_neighbors_are_those_of_scikit_learn(k: int) -> None:
     train, labels = clusters(0, 90)
     test, truth = clusters(1, 60)
     peer = KNeighborsClassifier(
@@ -219,19 +219,19 @@ def test_the_classifier_equals_open_clips_with_80_templates() -> None:
         text_cfg={"width": 48, "layers": 2, "heads": 2},
     ).eval()
     peer.load_state_dict(model.state_dict())
-    usual = get_prompt_set("imagenet1k")
-    names = [*(usual.classnames or ())[:4], "kite (bird of prey)"]
+    prompt_set = get_prompt_set("imagenet1k")
+    names = [*(prompt_set.classnames or ())[:4], "kite (bird of prey)"]
     expected = open_clip.build_zero_shot_classifier(
         peer,
         open_clip.get_tokenizer("ViT-B-32"),
         names,
         open_clip.OPENAI_IMAGENET_TEMPLATES,
     ).T
-    found = build_classifier(model, Tokenizer.openai(), names, usual.templates or ())
+    found = build_classifier(model, Tokenizer.openai(), names, prompt_set.templates or ())
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
-def test_the_usual_sets_are_clip_benchmarks_and_open_clips() -> None:
+def test_the_prompt_sets_are_those_of_clip_benchmark_and_open_clip() -> None:
     import open_clip
 
     tables = files("clip_benchmark.datasets")
@@ -240,11 +240,11 @@ def test_the_usual_sets_are_clip_benchmarks_and_open_clips() -> None:
         tables.joinpath("en_zeroshot_classification_templates.json").read_text("utf-8")
     )
     for name in list_prompt_sets():
-        usual = get_prompt_set(name)
+        prompt_set = get_prompt_set(name)
         if name in names:
-            assert list(usual.classnames or ()) == names[name]
+            assert list(prompt_set.classnames or ()) == names[name]
         if name in templates:
-            assert list(usual.templates or ()) == templates[name]
+            assert list(prompt_set.templates or ()) == templates[name]
     imagenet = get_prompt_set("imagenet1k")
     assert [t.replace("{c}", "X") for t in imagenet.templates or ()] == [
         t("X") for t in open_clip.OPENAI_IMAGENET_TEMPLATES

@@ -27,7 +27,7 @@ TINY = {
 def files(
     tmp_path: Path,
     trained_directory: Path,
-    colour_folder: Path,
+    color_folder: Path,
     write_tar: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
@@ -35,9 +35,9 @@ def files(
     root = tmp_path / "readme"
     shutil.copytree(trained_directory, root / "runs" / "colors")
     for split in ("train", "val"):
-        shutil.copytree(colour_folder, root / "colors" / split)
+        shutil.copytree(color_folder, root / "colors" / split)
     for number in range(2):
-        image = (colour_folder / "red" / f"{number}.png").read_bytes()
+        image = (color_folder / "red" / f"{number}.png").read_bytes()
         write_tar(root / "shards" / f"{number}.tar", {f"{number}.png": image})
     (root / "colors.txt").write_text("red\ngreen\n")
     (root / "colors.pixels").write_text("red,250,10,10\nblue,10,10,250\n")

@@ -34,19 +34,19 @@ def run(trained_directory: Path, tmp_path: Path) -> Callable[..., int]:
 def test_numbers_on_disk_equal_those_by_hand(
     run: Callable[..., int],
     trained_directory: Path,
-    colour_folder: Path,
+    color_folder: Path,
     tmp_path: Path,
     encode: Callable[..., bytes],
     read_json: Callable[[Path], Any],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (colour_folder / "red" / "odd.png").write_bytes(encode((40, 30, 200)))
-    (colour_folder / "red" / "broken.png").write_bytes(b"")
-    assert run(colour_folder, "--batch-size", "5") == 0
+    (color_folder / "red" / "odd.png").write_bytes(encode((40, 30, 200)))
+    (color_folder / "red" / "broken.png").write_bytes(b"")
+    assert run(color_folder, "--batch-size", "5") == 0
 
     model, config = load_model(trained_directory)
     tokenizer, preprocess = Tokenizer.from_pretrained(trained_directory), Preprocess(config)
-    source = open_source(colour_folder)
+    source = open_source(color_folder)
     with torch.no_grad():
         texts = normalize(model.encode_text(tokenizer([f"a {c} thing" for c in source.classnames])))
         correct = []
@@ -75,7 +75,7 @@ def test_numbers_on_disk_equal_those_by_hand(
 
 def test_templates_are_chosen_in_a_stated_order(
     run: Callable[..., int],
-    colour_folder: Path,
+    color_folder: Path,
     trained_directory: Path,
     tmp_path: Path,
     read_json: Callable[[Path], Any],
@@ -83,7 +83,7 @@ def test_templates_are_chosen_in_a_stated_order(
 ) -> None:
     given = tmp_path / "t.txt"
     given.write_text("{c}!\n")
-    assert run(colour_folder, "--templates", str(given)) == 0
+    assert run(color_folder, "--templates", str(given)) == 0
     assert read_json(tmp_path / "out" / "result.json")["templates"] == ["{c}!"]
 
     bare = tmp_path / "bare"
@@ -91,20 +91,20 @@ def test_templates_are_chosen_in_a_stated_order(
     for path in trained_directory.iterdir():
         if path.name != "zeroshot_classification_templates.txt":
             (bare / path.name).write_bytes(path.read_bytes())
-    assert run(colour_folder, "--model", str(bare), "--overwrite") == 0
+    assert run(color_folder, "--model", str(bare), "--overwrite") == 0
     record = read_json(tmp_path / "out" / "result.json")
     assert record["templates"] == ["a photo of a {c}."]
     assert "warning: no templates" in capsys.readouterr().out
 
-    (colour_folder / "zeroshot_classification_templates.txt").write_text("data {c}\n")
-    assert run(colour_folder, "--model", str(bare), "--overwrite") == 0
+    (color_folder / "zeroshot_classification_templates.txt").write_text("data {c}\n")
+    assert run(color_folder, "--model", str(bare), "--overwrite") == 0
     assert read_json(tmp_path / "out" / "result.json")["templates"] == ["data {c}"]
 
 
 def test_every_expected_error_is_one_line_and_exit_code_2(
     run: Callable[..., int],
-    colour_folder: Path,
-    colour_shards: Path,
+    color_folder: Path,
+    color_shards: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -125,57 +125,57 @@ def test_every_expected_error_is_one_line_and_exit_code_2(
     fails("no such file or directory", tmp_path / "absent")
     fails("empty", tmp_path / "empty")
     fails("unknown kind", "imgfolder:x")
-    fails("'blue'", colour_folder, "--classnames", str(wrong))
-    fails("'blu'", colour_folder, "--classnames", str(wrong))
-    fails("has no {c}", colour_folder, "--templates", str(slotless))
-    fails("cannot be read", colour_folder, "--templates", str(tmp_path / "none.txt"))
-    fails("does not exist", colour_folder, "--model", str(tmp_path / "no-model"))
-    fails("no model.safetensors", colour_folder, "--model", str(tmp_path / "empty"))
-    fails("cannot be written", colour_folder, out=tmp_path / "file" / "out")
-    fails("--device", colour_folder, "--device", "abacus")
-    (colour_shards / "test" / "1.tar").unlink()
-    fails("missing shard", colour_shards)
+    fails("'blue'", color_folder, "--classnames", str(wrong))
+    fails("'blu'", color_folder, "--classnames", str(wrong))
+    fails("has no {c}", color_folder, "--templates", str(slotless))
+    fails("cannot be read", color_folder, "--templates", str(tmp_path / "none.txt"))
+    fails("does not exist", color_folder, "--model", str(tmp_path / "no-model"))
+    fails("no model.safetensors", color_folder, "--model", str(tmp_path / "empty"))
+    fails("cannot be written", color_folder, out=tmp_path / "file" / "out")
+    fails("--device", color_folder, "--device", "abacus")
+    (color_shards / "test" / "1.tar").unlink()
+    fails("missing shard", color_shards)
     assert not (tmp_path / "out" / "result.json").exists()
 
-    assert run(colour_folder) == 0
+    assert run(color_folder) == 0
     capsys.readouterr()
     before = (tmp_path / "out" / "result.json").read_bytes()
     given = tmp_path / "given.txt"
     given.write_text("{c}\n")
-    fails("exists already", colour_folder, "--templates", str(given))
+    fails("exists already", color_folder, "--templates", str(given))
     fails("no such file", tmp_path / "absent", "--overwrite")
-    fails("neither a file nor a standard data set", colour_folder, "--templates", "cifar11")
+    fails("neither a file nor a standard data set", color_folder, "--templates", "cifar11")
     assert (tmp_path / "out" / "result.json").read_bytes() == before
-    assert run(colour_folder, "--templates", str(given), "--overwrite") == 0
+    assert run(color_folder, "--templates", str(given), "--overwrite") == 0
 
 
 def test_a_file_name_that_is_no_text(
     run: Callable[..., int],
-    colour_folder: Path,
+    color_folder: Path,
     tmp_path: Path,
     encode: Callable[..., bytes],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     name = os.fsdecode(b"caf\xe9.png")  # Latin-1, as an old archive leaves it
-    (colour_folder / "red" / name).write_bytes(encode((250, 10, 10)))
-    (colour_folder / "red" / f"x{name}").write_bytes(b"no image")
-    assert run(colour_folder) == 0
+    (color_folder / "red" / name).write_bytes(encode((250, 10, 10)))
+    (color_folder / "red" / f"x{name}").write_bytes(b"no image")
+    assert run(color_folder) == 0
     lines = (tmp_path / "out" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     assert f"red/{name}" in [json.loads(line)["key"] for line in lines]
     record = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
     assert [s["key"] for s in record["skipped"]] == [f"red/x{name}"]
-    assert main(["inspect", str(colour_folder), "--quiet"]) == 0
+    assert main(["inspect", str(color_folder), "--quiet"]) == 0
     assert "broken: red/xcaf" in capsys.readouterr().out
     assert main(["report", str(tmp_path / "out")]) == 0
 
 
 def test_k_of_a_probe_and_of_neighbours(
-    run: Callable[..., int], colour_folder: Path, tmp_path: Path, read_json: Callable[[Path], Any]
+    run: Callable[..., int], color_folder: Path, tmp_path: Path, read_json: Callable[[Path], Any]
 ) -> None:
     for task, prefix in (("knn", "knn_"), ("linear-probe", "lp_")):
         out = tmp_path / task
-        more = ("--task", task, "--train", str(colour_folder), "--k", "2,1", "--penalty", "0.1")
-        assert run(colour_folder, *more, out=out) == 0
+        more = ("--task", task, "--train", str(color_folder), "--k", "2,1", "--penalty", "0.1")
+        assert run(color_folder, *more, out=out) == 0
         metrics = read_json(out / "result.json")["metrics"]
         assert list(metrics)[:2] == [f"{prefix}acc2", f"{prefix}acc1"]
 
@@ -218,9 +218,9 @@ def test_a_text_is_a_line(trained_directory: Path, tmp_path: Path) -> None:
 
 
 def test_inspect_needs_no_model(
-    colour_shards: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    color_shards: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert main(["inspect", str(colour_shards), "--quiet"]) == 0
+    assert main(["inspect", str(color_shards), "--quiet"]) == 0
     shown = capsys.readouterr().out
     assert "12 samples in 2 shards, split test" in shown
     assert "12: 12 usable, 0 broken" in shown
@@ -229,10 +229,10 @@ def test_inspect_needs_no_model(
 
 
 def test_a_page_of_the_data_is_replaced_only_when_asked(
-    colour_shards: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    color_shards: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     page = tmp_path / "page.html"
-    inspect = ["inspect", str(colour_shards), "--quiet", "--out", str(page)]
+    inspect = ["inspect", str(color_shards), "--quiet", "--out", str(page)]
     assert main(inspect) == 0
     assert page.read_text().count("<figure>") == 12
     capsys.readouterr()
@@ -244,7 +244,7 @@ def test_a_page_of_the_data_is_replaced_only_when_asked(
 
 def test_an_interruption_is_one_line_and_leaves_no_result(
     run: Callable[..., int],
-    colour_folder: Path,
+    color_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -253,18 +253,18 @@ def test_an_interruption_is_one_line_and_leaves_no_result(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("clip_eval.runs.data_run.evaluate_together", interrupted)
-    assert run(colour_folder) == 130
+    assert run(color_folder) == 130
     assert capsys.readouterr().err == "clip-eval: interrupted; nothing unfinished was written\n"
     assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.slow
 def test_ctrl_c_while_workers_decode(
-    trained_directory: Path, colour_folder: Path, tmp_path: Path, encode: Callable[..., bytes]
+    trained_directory: Path, color_folder: Path, tmp_path: Path, encode: Callable[..., bytes]
 ) -> None:
-    os.mkfifo(colour_folder / "red" / "pipe.png")  # its reader waits for ever, so the run does too
+    os.mkfifo(color_folder / "red" / "pipe.png")  # its reader waits for ever, so the run does too
     out = tmp_path / "out"
-    command = ["run", "--model", trained_directory, "--data", colour_folder, "--out", out]
+    command = ["run", "--model", trained_directory, "--data", color_folder, "--out", out]
     process = subprocess.Popen(
         [sys.executable, "-m", "clip_eval", *map(str, command), "--workers=2", "--batch-size=2"],
         stderr=subprocess.PIPE,

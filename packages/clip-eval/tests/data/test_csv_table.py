@@ -17,9 +17,9 @@ def write(path: Path, *lines: str) -> Path:
 
 
 @pytest.fixture
-def table(colour_folder: Path) -> Path:
-    rows = [f"{p.parent.name}/{p.name},{p.parent.name}" for p in sorted(colour_folder.glob("*/*"))]
-    return write(colour_folder / "all.csv", "path,label", *rows)
+def table(color_folder: Path) -> Path:
+    rows = [f"{p.parent.name}/{p.name},{p.parent.name}" for p in sorted(color_folder.glob("*/*"))]
+    return write(color_folder / "all.csv", "path,label", *rows)
 
 
 def test_class_names_as_labels(table: Path) -> None:
@@ -36,16 +36,16 @@ def test_class_names_as_labels(table: Path) -> None:
 
 def test_the_number_equals_that_of_the_folder(
     table: Path,
-    colour_folder: Path,
-    colour_model: Any,
-    colour_tokenizer: Any,
-    colour_preprocess: Any,
+    color_folder: Path,
+    color_model: Any,
+    color_tokenizer: Any,
+    color_preprocess: Any,
 ) -> None:
-    parts = {"tokenizer": colour_tokenizer, "preprocess": colour_preprocess}
+    parts = {"tokenizer": color_tokenizer, "preprocess": color_preprocess}
     config = EvaluationConfig(templates=["{c}"], keep_predictions=True)
     rows, folder = (
-        evaluate(colour_model, open_source(path), config=config, **parts)
-        for path in (table, f"imagefolder:{colour_folder}")
+        evaluate(color_model, open_source(path), config=config, **parts)
+        for path in (table, f"imagefolder:{color_folder}")
     )
     assert rows.metrics == folder.metrics
     assert rows.predictions == folder.predictions

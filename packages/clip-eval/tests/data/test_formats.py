@@ -19,21 +19,21 @@ from clip_eval.data.image_folder import ImageFolder
 from clip_eval.data.shards.webdataset import WebDataset
 
 
-def test_a_bare_path_is_recognized(colour_folder: Path, colour_shards: Path) -> None:
-    assert isinstance(open_source(colour_folder), ImageFolder)
+def test_a_bare_path_is_recognized(color_folder: Path, color_shards: Path) -> None:
+    assert isinstance(open_source(color_folder), ImageFolder)
     for path in (
-        colour_shards,
-        colour_shards / "test",
-        colour_shards / "test" / "0.tar",
-        colour_shards / "test" / "{0..1}.tar",
-        colour_shards / "test" / "*.tar",
+        color_shards,
+        color_shards / "test",
+        color_shards / "test" / "0.tar",
+        color_shards / "test" / "{0..1}.tar",
+        color_shards / "test" / "*.tar",
     ):
         assert isinstance(open_source(path), WebDataset)
 
 
-def test_kinds_say_what_to_read(colour_folder: Path, colour_shards: Path) -> None:
-    assert len(open_source(f"imagefolder:{colour_folder}")) == 12
-    assert len(open_source(f"wds:{colour_shards}", split="test")) == 12
+def test_kinds_say_what_to_read(color_folder: Path, color_shards: Path) -> None:
+    assert len(open_source(f"imagefolder:{color_folder}")) == 12
+    assert len(open_source(f"wds:{color_shards}", split="test")) == 12
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from clip_eval.data import BadSample, DataError, Source, decode_image, open_sour
 from clip_eval.data.image_folder import ImageFolder
 
 
-def test_classes_are_the_folders_in_order(colour_folder: Path) -> None:
-    source = ImageFolder(colour_folder)
+def test_classes_are_the_folders_in_order(color_folder: Path) -> None:
+    source = ImageFolder(color_folder)
     assert isinstance(source, Source)
     assert source.classnames == ("blue", "green", "red")
-    assert source.name == "colours"
+    assert source.name == "colors"
     assert len(source) == 12
     first = source.read(0)
     assert (first.key, first.label) == ("blue/0.png", 0)
@@ -23,48 +23,48 @@ def test_classes_are_the_folders_in_order(colour_folder: Path) -> None:
     assert [source.label(i) for i in range(12)] == [0] * 4 + [1] * 4 + [2] * 4
 
 
-def test_saved_templates_make_the_captions(colour_folder: Path) -> None:
-    (colour_folder / "zeroshot_classification_templates.txt").write_text("{c} thing\na {c}\n")
-    source = ImageFolder(colour_folder)
+def test_saved_templates_make_the_captions(color_folder: Path) -> None:
+    (color_folder / "zeroshot_classification_templates.txt").write_text("{c} thing\na {c}\n")
+    source = ImageFolder(color_folder)
     assert source.templates == ("{c} thing", "a {c}")
     assert source.read(11).captions == ("red thing", "a red")
-    assert ImageFolder(colour_folder, templates=["my {c}"]).read(11).captions == ("my red",)
+    assert ImageFolder(color_folder, templates=["my {c}"]).read(11).captions == ("my red",)
 
 
-def test_a_class_list_is_matched_by_name(colour_folder: Path) -> None:
-    source = ImageFolder(colour_folder, classnames=["red", "blue", "green"])
+def test_a_class_list_is_matched_by_name(color_folder: Path) -> None:
+    source = ImageFolder(color_folder, classnames=["red", "blue", "green"])
     assert [source.read(i).label for i in (0, 4, 8)] == [1, 2, 0]
-    named = ImageFolder(colour_folder, classnames={"red": "crimson", "blue": "navy", "green": "x"})
+    named = ImageFolder(color_folder, classnames={"red": "crimson", "blue": "navy", "green": "x"})
     assert named.read(0).captions == ("a photo of a navy.",)
 
 
-def test_a_class_list_beside_the_folders_is_used(colour_folder: Path) -> None:
-    (colour_folder / "classnames.txt").write_text("red\nblue\ngreen\n")
-    assert ImageFolder(colour_folder).classnames == ("red", "blue", "green")
+def test_a_class_list_beside_the_folders_is_used(color_folder: Path) -> None:
+    (color_folder / "classnames.txt").write_text("red\nblue\ngreen\n")
+    assert ImageFolder(color_folder).classnames == ("red", "blue", "green")
 
 
-def test_a_class_without_folder_stays_as_a_wrong_answer(colour_folder: Path) -> None:
-    source = ImageFolder(colour_folder, classnames=["red", "blue", "green", "pink"])
+def test_a_class_without_folder_stays_as_a_wrong_answer(color_folder: Path) -> None:
+    source = ImageFolder(color_folder, classnames=["red", "blue", "green", "pink"])
     assert source.classnames is not None
     assert len(source.classnames) == 4
     assert "pink" in source.warnings[0]
 
 
-def test_an_extra_folder_is_an_error_that_names_it(colour_folder: Path) -> None:
+def test_an_extra_folder_is_an_error_that_names_it(color_folder: Path) -> None:
     with pytest.raises(DataError, match=r"'green'.*'grene'"):
-        ImageFolder(colour_folder, classnames=["red", "blue", "grene"])
+        ImageFolder(color_folder, classnames=["red", "blue", "grene"])
 
 
 def test_files_lie_deeper_are_sorted_and_others_are_listed(
-    colour_folder: Path, encode: Callable[..., bytes]
+    color_folder: Path, encode: Callable[..., bytes]
 ) -> None:
-    deep = colour_folder / "red" / "a" / "b"
+    deep = color_folder / "red" / "a" / "b"
     deep.mkdir(parents=True)
     (deep / "X.JPG").write_bytes(encode((250, 0, 0), "JPEG"))
-    (colour_folder / "red" / "notes.txt").write_text("hi")
-    (colour_folder / "red" / "._0.png").write_text("resource fork")
-    (colour_folder / ".cache").mkdir()
-    source = ImageFolder(colour_folder)
+    (color_folder / "red" / "notes.txt").write_text("hi")
+    (color_folder / "red" / "._0.png").write_text("resource fork")
+    (color_folder / ".cache").mkdir()
+    source = ImageFolder(color_folder)
     assert source.classnames == ("blue", "green", "red")
     assert [path for path in source.paths if path.startswith("red")] == [
         "red/0.png",
@@ -77,29 +77,29 @@ def test_files_lie_deeper_are_sorted_and_others_are_listed(
     assert source.warnings == ("1 files without an image suffix are ignored: red/notes.txt",)
 
 
-def test_images_of_other_suffixes(colour_folder: Path, encode: Callable[..., bytes]) -> None:
-    (colour_folder / "red" / "1.JFIF").write_bytes(encode((250, 0, 0), "JPEG"))
-    (colour_folder / "red" / "classnames.txt").write_text("what the reader knows is no surprise")
-    source = ImageFolder(colour_folder)
+def test_images_of_other_suffixes(color_folder: Path, encode: Callable[..., bytes]) -> None:
+    (color_folder / "red" / "1.JFIF").write_bytes(encode((250, 0, 0), "JPEG"))
+    (color_folder / "red" / "classnames.txt").write_text("what the reader knows is no surprise")
+    source = ImageFolder(color_folder)
     assert source.paths[-4] == "red/1.JFIF"
     assert source.warnings == ()
     for number in range(9):
-        (colour_folder / "red" / f"{number}.heic").write_bytes(b"x")
-    (warning,) = ImageFolder(colour_folder).warnings
+        (color_folder / "red" / f"{number}.heic").write_bytes(b"x")
+    (warning,) = ImageFolder(color_folder).warnings
     assert warning.startswith("9 files without an image suffix")
     assert warning.endswith("red/6.heic, red/7.heic …")
 
 
-def test_links_that_loop_are_not_followed(colour_folder: Path) -> None:
-    inside, outside = colour_folder / "red" / "a", colour_folder.parent / "elsewhere"
+def test_links_that_loop_are_not_followed(color_folder: Path) -> None:
+    inside, outside = color_folder / "red" / "a", color_folder.parent / "elsewhere"
     outside.mkdir()
     inside.symlink_to(outside)
-    (outside / "0.png").write_bytes((colour_folder / "red" / "0.png").read_bytes())
-    (outside / "back").symlink_to(colour_folder)
+    (outside / "0.png").write_bytes((color_folder / "red" / "0.png").read_bytes())
+    (outside / "back").symlink_to(color_folder)
     (outside / "self").symlink_to(outside)
-    (colour_folder / "red" / "loop").symlink_to("..")
-    (colour_folder / "blue" / "again").symlink_to(outside)  # the same folder twice is no loop
-    source = ImageFolder(colour_folder)
+    (color_folder / "red" / "loop").symlink_to("..")
+    (color_folder / "blue" / "again").symlink_to(outside)  # the same folder twice is no loop
+    source = ImageFolder(color_folder)
     assert len(source) == 12 + 2
     assert source.read(13).key == "red/a/0.png"
     (warning,) = source.warnings
@@ -148,10 +148,10 @@ def test_splits_are_not_taken_for_classes(tmp_path: Path, encode: Callable[..., 
     assert open_source(tmp_path / "val").name == f"{tmp_path.name}/val"
 
 
-def test_a_vanished_file_is_a_bad_sample_and_pickling_works(colour_folder: Path) -> None:
-    source = pickle.loads(pickle.dumps(ImageFolder(colour_folder)))
+def test_a_vanished_file_is_a_bad_sample_and_pickling_works(color_folder: Path) -> None:
+    source = pickle.loads(pickle.dumps(ImageFolder(color_folder)))
     assert source.read(5).label == 1
-    (colour_folder / "blue" / "0.png").unlink()
+    (color_folder / "blue" / "0.png").unlink()
     with pytest.raises(BadSample) as caught:
         source.read(0)
     assert (caught.value.key, caught.value.reason) == ("blue/0.png", "unreadable")

@@ -31,10 +31,10 @@ class Kinds(Source):
         return Sample(f"{index}", Image.new("RGB", (9, 7)), captions, index % 2)
 
 
-def test_counts_and_broken_files(colour_folder: Path, encode: Callable[..., bytes]) -> None:
-    (colour_folder / "red" / "0.png").write_bytes(b"")
-    (colour_folder / "green" / "9.jpg").write_bytes(encode((1, 2, 3), "JPEG")[:300])
-    found = summarize(open_source(colour_folder))
+def test_counts_and_broken_files(color_folder: Path, encode: Callable[..., bytes]) -> None:
+    (color_folder / "red" / "0.png").write_bytes(b"")
+    (color_folder / "green" / "9.jpg").write_bytes(encode((1, 2, 3), "JPEG")[:300])
+    found = summarize(open_source(color_folder))
     assert (found.n, found.read, found.kind, found.shards) == (13, 13, "imagefolder", None)
     assert found.percentiles["width"] == found.percentiles["height"] == (16,) * 5
     assert found.per_class == {0: 4, 1: 4, 2: 3}
@@ -64,10 +64,10 @@ def test_shards_without_labels_and_with_a_cut(
     assert "3 samples in 1 shards" in text
 
 
-def test_classes_of_one_name_are_counted_separately(colour_folder: Path) -> None:
-    (colour_folder / "red" / "0.png").unlink()
+def test_classes_of_one_name_are_counted_separately(color_folder: Path) -> None:
+    (color_folder / "red" / "0.png").unlink()
     names = {"red": "crane", "green": "crane", "blue": "bird"}
-    text = summarize(open_source(colour_folder, classnames=names)).to_text()
+    text = summarize(open_source(color_folder, classnames=names)).to_text()
     counts = [
         line.split()[1] for line in text.splitlines() if line.startswith(("  crane", "  bird"))
     ]

@@ -44,27 +44,27 @@ def test_a_gap_is_a_missing_shard_unless_a_glob_is_given(shards: Path) -> None:
     assert len(find_shards(str(shards / "*.tar")).shards) == 11
 
 
-def test_counted_shards_must_all_be_there(colour_shards: Path) -> None:
-    (colour_shards / "test" / "1.tar").unlink()
+def test_counted_shards_must_all_be_there(color_shards: Path) -> None:
+    (color_shards / "test" / "1.tar").unlink()
     with pytest.raises(DataError, match=r"missing shard .*1\.tar, of the 2 that nshards.txt"):
-        find_shards(str(colour_shards))
-    (colour_shards / "test" / "nshards.txt").write_text("many")
+        find_shards(str(color_shards))
+    (color_shards / "test" / "nshards.txt").write_text("many")
     with pytest.raises(DataError, match="expected the number of shards, got 'many'"):
-        find_shards(str(colour_shards))
+        find_shards(str(color_shards))
 
 
 def test_the_split_is_found_or_asked_for(
-    colour_shards: Path, write_tar: Callable[..., Path]
+    color_shards: Path, write_tar: Callable[..., Path]
 ) -> None:
-    assert find_shards(str(colour_shards)).name == "wds/test"
-    write_tar(colour_shards / "train" / "0.tar", {})
-    assert find_shards(str(colour_shards)).name == "wds/test"
-    assert find_shards(str(colour_shards), split="train").name == "wds/train"
-    (colour_shards / "test").rename(colour_shards / "val")
+    assert find_shards(str(color_shards)).name == "wds/test"
+    write_tar(color_shards / "train" / "0.tar", {})
+    assert find_shards(str(color_shards)).name == "wds/test"
+    assert find_shards(str(color_shards), split="train").name == "wds/train"
+    (color_shards / "test").rename(color_shards / "val")
     with pytest.raises(DataError, match=r"several splits \(train, val\)"):
-        find_shards(str(colour_shards))
+        find_shards(str(color_shards))
     with pytest.raises(DataError, match="no such directory"):
-        find_shards(str(colour_shards), split="test")
+        find_shards(str(color_shards), split="test")
 
 
 def test_nothing_there(tmp_path: Path) -> None:

@@ -153,13 +153,13 @@ def test_a_shard_that_vanishes_gives_bad_samples(
         source.read(5)
 
 
-def test_the_benchmark_layout_behind_a_url(server: Served, colour_shards: Path) -> None:
-    for path in colour_shards.rglob("*"):
+def test_the_benchmark_layout_behind_a_url(server: Served, color_shards: Path) -> None:
+    for path in color_shards.rglob("*"):
         if path.is_file():
-            target = server.root / path.relative_to(colour_shards)
+            target = server.root / path.relative_to(color_shards)
             target.parent.mkdir(exist_ok=True)
             target.write_bytes(path.read_bytes())
-    remote, local = WebDataset(server.url), WebDataset(colour_shards)
+    remote, local = WebDataset(server.url), WebDataset(color_shards)
     assert remote.classnames == local.classnames
     assert remote.templates == local.templates
     assert [remote.read(i) for i in range(12)] == [local.read(i) for i in range(12)]

@@ -14,8 +14,8 @@ from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 
-def test_the_benchmark_layout_is_read(colour_shards: Path) -> None:
-    source = WebDataset(colour_shards)
+def test_the_benchmark_layout_is_read(color_shards: Path) -> None:
+    source = WebDataset(color_shards)
     assert isinstance(source, Source)
     assert source.name == "wds/test"
     assert source.classnames == ("red", "green", "blue")
@@ -136,13 +136,13 @@ def cut(path: Path, at: int) -> None:
     path.write_bytes(path.read_bytes()[:at])
 
 
-def test_a_shard_cut_short_keeps_its_whole_samples(colour_shards: Path) -> None:
-    whole = WebDataset(colour_shards)
-    shard = colour_shards / "test" / "1.tar"
+def test_a_shard_cut_short_keeps_its_whole_samples(color_shards: Path) -> None:
+    whole = WebDataset(color_shards)
+    shard = color_shards / "test" / "1.tar"
     with tarfile.open(shard) as tar:
         label_of_fourth = tar.getmembers()[7]
     cut(shard, label_of_fourth.offset + 100)
-    source = WebDataset(colour_shards)
+    source = WebDataset(color_shards)
     assert len(source) == 6 + 3
     assert [source.read(i).image for i in range(9)] == [whole.read(i).image for i in range(9)]
     (fault,) = source.faults
@@ -150,24 +150,24 @@ def test_a_shard_cut_short_keeps_its_whole_samples(colour_shards: Path) -> None:
     assert "3 samples before it are kept" in fault.detail
 
 
-def test_only_the_end_mark_missing_keeps_everything(colour_shards: Path) -> None:
-    shard = colour_shards / "test" / "1.tar"
+def test_only_the_end_mark_missing_keeps_everything(color_shards: Path) -> None:
+    shard = color_shards / "test" / "1.tar"
     with tarfile.open(shard) as tar:
         last = tar.getmembers()[-1]
     cut(shard, last.offset_data + 512)
-    source = WebDataset(colour_shards)
+    source = WebDataset(color_shards)
     assert len(source) == 12
     assert "no end-of-archive mark" in source.faults[0].detail
 
 
-def test_an_empty_shard_is_a_fault_and_only_empty_ones_an_error(colour_shards: Path) -> None:
-    (colour_shards / "test" / "1.tar").write_bytes(b"")
-    source = WebDataset(colour_shards)
+def test_an_empty_shard_is_a_fault_and_only_empty_ones_an_error(color_shards: Path) -> None:
+    (color_shards / "test" / "1.tar").write_bytes(b"")
+    source = WebDataset(color_shards)
     assert len(source) == 6
     assert source.faults[0].reason == "empty"
-    (colour_shards / "test" / "0.tar").write_bytes(b"")
+    (color_shards / "test" / "0.tar").write_bytes(b"")
     with pytest.raises(DataError, match="no sample in its shards"):
-        WebDataset(colour_shards)
+        WebDataset(color_shards)
 
 
 def test_a_compressed_shard_is_named(tmp_path: Path) -> None:
@@ -178,38 +178,38 @@ def test_a_compressed_shard_is_named(tmp_path: Path) -> None:
         WebDataset(path)
 
 
-def test_given_names_replace_those_on_disk_if_equally_many(colour_shards: Path) -> None:
-    source = WebDataset(colour_shards, classnames=["a", "b", "c"], templates=["x {c}"])
+def test_given_names_replace_those_on_disk_if_equally_many(color_shards: Path) -> None:
+    source = WebDataset(color_shards, classnames=["a", "b", "c"], templates=["x {c}"])
     assert source.read(2).captions == ("x c",)
     with pytest.raises(DataError, match="3 classes, the list given has 2"):
-        WebDataset(colour_shards, classnames=["a", "b"])
+        WebDataset(color_shards, classnames=["a", "b"])
 
 
 def test_pickles_after_reading_and_forgets_the_oldest_files(
-    colour_shards: Path, monkeypatch: pytest.MonkeyPatch
+    color_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clip_eval.data.shards.open_files.OPEN_FILES", 1)
-    source = WebDataset(colour_shards)
+    source = WebDataset(color_shards)
     before = [source.read(i) for i in (0, 11, 1)]
     again = pickle.loads(pickle.dumps(source))
     assert [again.read(i) for i in (0, 11, 1)] == before
     assert len(again._index._files._files) == 1
 
 
-def test_indexing_reads_no_contents(colour_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shard = colour_shards / "test" / "0.tar"
+def test_indexing_reads_no_contents(color_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = color_shards / "test" / "0.tar"
     data = bytearray(shard.read_bytes())
     with tarfile.open(shard) as tar:
         for member in tar:
             data[member.offset_data : member.offset_data + member.size] = b"?" * member.size
     shard.write_bytes(data)
-    assert len(WebDataset(colour_shards)) == 12
+    assert len(WebDataset(color_shards)) == 12
 
 
-def test_a_shard_that_changes_underneath_gives_bad_samples(colour_shards: Path) -> None:
-    source = open_source(f"wds:{colour_shards}")
-    (colour_shards / "test" / "0.tar").write_bytes(b"\x01" * 4096)
-    (colour_shards / "test" / "1.tar").unlink()
+def test_a_shard_that_changes_underneath_gives_bad_samples(color_shards: Path) -> None:
+    source = open_source(f"wds:{color_shards}")
+    (color_shards / "test" / "0.tar").write_bytes(b"\x01" * 4096)
+    (color_shards / "test" / "1.tar").unlink()
     for index, reason in ((0, "changed"), (6, "unreadable")):
         with pytest.raises(BadSample) as caught:
             source.read(index)

@@ -111,7 +111,7 @@ def test_digests_tell_parts_apart() -> None:
     assert digest_image(Image.new("RGB", (1, 4), "red")) != digest_image(red)
 
 
-def test_the_colours_of_a_palette_count() -> None:
+def test_the_colors_of_a_palette_count() -> None:
     found = set()
     for palette, transparent in (([255, 0, 0], None), ([0, 0, 255], None), ([0, 0, 255], 0)):
         image = Image.new("P", (2, 2), 0)
@@ -257,34 +257,34 @@ def test_functions_are_known_by_what_they_do_not_by_their_name_or_address() -> N
 
 @pytest.fixture
 def encoder(
-    colour_model: Any, colour_tokenizer: Any, colour_preprocess: Any, tmp_path: Path
+    color_model: Any, color_tokenizer: Any, color_preprocess: Any, tmp_path: Path
 ) -> Callable[..., Encoder]:
     def make(**options: Any) -> Encoder:
         return Encoder(
-            colour_model.eval(), colour_tokenizer, colour_preprocess, cache=tmp_path, **options
+            color_model.eval(), color_tokenizer, color_preprocess, cache=tmp_path, **options
         )
 
     return make
 
 
 def test_prompts_are_remembered_by_class(
-    encoder: Callable[..., Encoder], colour_tokenizer: Any, tmp_path: Path
+    encoder: Callable[..., Encoder], color_tokenizer: Any, tmp_path: Path
 ) -> None:
     one = encoder()
     first = one.encode_groups([("a red one", "red"), ("blue",)])
     assert not list(tmp_path.rglob("*.npy"))  # not a file for each call
     one.flush()
-    seen = len(colour_tokenizer.seen)
+    seen = len(color_tokenizer.seen)
     again = encoder()
-    probes = len(colour_tokenizer.seen) - seen
+    probes = len(color_tokenizer.seen) - seen
     assert torch.equal(again.encode_groups([("blue",), ("a red one", "red")]), first[[1, 0]])
-    assert len(colour_tokenizer.seen) == seen + probes
+    assert len(color_tokenizer.seen) == seen + probes
     again.encode_groups([("blue",), ("green",), ("a red one",)])
-    assert colour_tokenizer.seen[seen + probes :] == ["green", "a red one"]
+    assert color_tokenizer.seen[seen + probes :] == ["green", "a red one"]
 
 
 def test_other_weights_or_precision_remember_nothing(
-    encoder: Callable[..., Encoder], colour_model: Any
+    encoder: Callable[..., Encoder], color_model: Any
 ) -> None:
     one = encoder()
     one.encode_groups([("red",)])
@@ -292,7 +292,7 @@ def test_other_weights_or_precision_remember_nothing(
     assert len(encoder().text_store or ()) == 1
     assert len(encoder(precision="bf16").text_store or ()) == 0
     with torch.no_grad():
-        colour_model.colours[1] += 0.1
+        color_model.colors[1] += 0.1
     assert len(encoder().text_store or ()) == 0
 
 
@@ -306,26 +306,26 @@ def test_other_decoding_remembers_no_image(
 
 
 def test_embeddings_that_are_not_finite_are_not_remembered(
-    encoder: Callable[..., Encoder], colour_model: Any
+    encoder: Callable[..., Encoder], color_model: Any
 ) -> None:
-    original = colour_model.encode_text
+    original = color_model.encode_text
 
     def broken(tokens: Tensor) -> Tensor:
         features: Tensor = original(tokens)
         features[0] = float("nan")
         return features
 
-    colour_model.encode_text = broken
+    color_model.encode_text = broken
     made = encoder()
     assert made.encode_groups([("red",), ("blue",)]).isnan().any(dim=1).sum() == 1
     assert len(made.text_store or ()) == 1
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(
-    colour_model: Any, colour_tokenizer: Any, colour_preprocess: Any, tmp_path: Path
+    color_model: Any, color_tokenizer: Any, color_preprocess: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("x")
-    parts = (colour_model.eval(), colour_tokenizer, colour_preprocess)
+    parts = (color_model.eval(), color_tokenizer, color_preprocess)
     made = Encoder(*parts, cache=tmp_path / "file" / "below")
     found = made.encode_groups([("red",), ("blue",)])
     with pytest.warns(UserWarning, match="embeddings are not kept"):

@@ -22,13 +22,13 @@ def embed(trained_directory: Path) -> Callable[..., int]:
 
 def test_images(
     embed: Callable[..., int],
-    colour_folder: Path,
+    color_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (colour_folder / "red" / "bad.png").write_bytes(b"")
+    (color_folder / "red" / "bad.png").write_bytes(b"")
     out = tmp_path / "deep" / "images.npz"
-    assert embed("--data", colour_folder, "--out", out, "--batch-size", 5) == 0
+    assert embed("--data", color_folder, "--out", out, "--batch-size", 5) == 0
     shown = capsys.readouterr().out
     assert "12 embeddings of 8, 1 skipped" in shown
     assert "skipped: red/bad.png: empty" in shown
@@ -39,7 +39,7 @@ def test_images(
         assert found["keys"][0] == "blue/0.png"
         near = found["features"] @ found["features"].T
     assert near[:4, :4].min() > near[:4, 4:].max()
-    assert embed("--data", colour_folder, "--out", out) == 2
+    assert embed("--data", color_folder, "--out", out) == 2
     assert "exists already" in capsys.readouterr().err
 
 

@@ -17,41 +17,41 @@ TEMPLATES = ("a photo of a {c}.", "{c}")
 
 
 @pytest.fixture
-def run(colour_model: Any, colour_tokenizer: Any, colour_preprocess: Any) -> Callable[..., Result]:
+def run(color_model: Any, color_tokenizer: Any, color_preprocess: Any) -> Callable[..., Result]:
     def call(source: Source, **options: Any) -> Result:
         arguments = {
-            "tokenizer": colour_tokenizer,
-            "preprocess": colour_preprocess,
+            "tokenizer": color_tokenizer,
+            "preprocess": color_preprocess,
             **{name: options.pop(name) for name in ("indices", "model_name") if name in options},
         }
         config = EvaluationConfig(**{"templates": TEMPLATES, **options})
-        return evaluate(colour_model, source, config=config, **arguments)
+        return evaluate(color_model, source, config=config, **arguments)
 
     return call
 
 
 def test_numbers_equal_those_by_hand(
     run: Callable[..., Result],
-    colour_folder: Path,
-    colour_model: Any,
-    colour_tokenizer: Any,
-    colour_preprocess: Any,
+    color_folder: Path,
+    color_model: Any,
+    color_tokenizer: Any,
+    color_preprocess: Any,
     encode: Callable[..., bytes],
 ) -> None:
-    (colour_folder / "red" / "wrong.png").write_bytes(encode((10, 250, 10)))
-    (colour_folder / "blue" / "mixed.png").write_bytes(encode((120, 100, 140)))
-    source = open_source(colour_folder)
+    (color_folder / "red" / "wrong.png").write_bytes(encode((10, 250, 10)))
+    (color_folder / "blue" / "mixed.png").write_bytes(encode((120, 100, 140)))
+    source = open_source(color_folder)
     result = run(source, keep_predictions=True, batch_size=5)
 
-    colour_model.eval().requires_grad_(False)
+    color_model.eval().requires_grad_(False)
     names = ["blue", "green", "red"]
-    texts = [normalize(colour_model.encode_text(colour_tokenizer([n]))[0], dim=0) for n in names]
+    texts = [normalize(color_model.encode_text(color_tokenizer([n]))[0], dim=0) for n in names]
     correct = []
     for index in range(len(source)):
         sample = source.read(index)
-        image = colour_preprocess.normalize(colour_preprocess(decode_image(sample.image))[None])
-        feature = normalize(colour_model.encode_image(image)[0], dim=0)
-        scores = torch.stack([feature @ text for text in texts]) * colour_model.logit_scale.exp()
+        image = color_preprocess.normalize(color_preprocess(decode_image(sample.image))[None])
+        feature = normalize(color_model.encode_image(image)[0], dim=0)
+        scores = torch.stack([feature @ text for text in texts]) * color_model.logit_scale.exp()
         correct.append(int(scores.argmax()) == sample.label)
         prediction = result.predictions[index] if result.predictions else None
         assert prediction is not None
@@ -73,9 +73,9 @@ def test_numbers_equal_those_by_hand(
 
 
 def test_folder_and_shards_give_the_same_number(
-    run: Callable[..., Result], colour_folder: Path, colour_shards: Path
+    run: Callable[..., Result], color_folder: Path, color_shards: Path
 ) -> None:
-    for source in (open_source(colour_folder), open_source(colour_shards)):
+    for source in (open_source(color_folder), open_source(color_shards)):
         result = run(source)
         assert result.metrics["acc1"] == 1.0
         assert result.n == 12
@@ -83,9 +83,9 @@ def test_folder_and_shards_give_the_same_number(
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_batch_size_does_not_matter(
-    run: Callable[..., Result], colour_folder: Path, batch_size: int
+    run: Callable[..., Result], color_folder: Path, batch_size: int
 ) -> None:
-    source = open_source(colour_folder, classnames=["red", "green", "blue", "white", "black"])
+    source = open_source(color_folder, classnames=["red", "green", "blue", "white", "black"])
     result = run(source, batch_size=batch_size, keep_predictions=True)
     reference = run(source, batch_size=3, keep_predictions=True)
     assert result.metrics == reference.metrics
@@ -95,29 +95,29 @@ def test_batch_size_does_not_matter(
 
 
 def test_worker_processes_give_the_same_result(
-    run: Callable[..., Result], colour_shards: Path
+    run: Callable[..., Result], color_shards: Path
 ) -> None:
-    source = open_source(colour_shards)
+    source = open_source(color_shards)
     alone, helped = (run(source, batch_size=5, workers=n, keep_predictions=True) for n in (0, 2))
     assert alone.predictions == helped.predictions
 
 
 def test_training_goes_on_as_if_nothing_had_happened(
-    run: Callable[..., Result], colour_folder: Path, colour_model: Any
+    run: Callable[..., Result], color_folder: Path, color_model: Any
 ) -> None:
-    colour_model.train()
-    colour_model.frozen = torch.nn.Linear(1, 1).eval()
+    color_model.train()
+    color_model.frozen = torch.nn.Linear(1, 1).eval()
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    run(open_source(colour_folder))
+    run(open_source(color_folder))
     assert torch.equal(torch.get_rng_state(), before)
-    assert colour_model.training
-    assert colour_model.dropout.training
-    assert not colour_model.frozen.training
-    assert all(p.grad is None and p.requires_grad for p in colour_model.parameters())
+    assert color_model.training
+    assert color_model.dropout.training
+    assert not color_model.frozen.training
+    assert all(p.grad is None and p.requires_grad for p in color_model.parameters())
     with pytest.raises(RuntimeError, match="boom"):
         run(Exploding())
-    assert colour_model.dropout.training
+    assert color_model.dropout.training
 
 
 class Exploding(Source):
@@ -131,14 +131,14 @@ class Exploding(Source):
 
 
 def test_bad_samples_are_skipped_counted_and_named(
-    run: Callable[..., Result], colour_folder: Path, encode: Callable[..., bytes]
+    run: Callable[..., Result], color_folder: Path, encode: Callable[..., bytes]
 ) -> None:
-    (colour_folder / "red" / "0.png").write_bytes(b"")
-    (colour_folder / "green" / "1.png").write_bytes(b"not an image at all" * 9)
+    (color_folder / "red" / "0.png").write_bytes(b"")
+    (color_folder / "green" / "1.png").write_bytes(b"not an image at all" * 9)
     jpeg = encode((10, 10, 250), "JPEG")
-    (colour_folder / "blue" / "2.png").write_bytes(jpeg[: len(jpeg) // 2])
-    source = open_source(colour_folder)
-    (colour_folder / "blue" / "3.png").unlink()
+    (color_folder / "blue" / "2.png").write_bytes(jpeg[: len(jpeg) // 2])
+    source = open_source(color_folder)
+    (color_folder / "blue" / "3.png").unlink()
     result = run(source, batch_size=2)
     assert (result.n, result.n_skipped) == (8, 4)
     assert {(s.key, s.reason) for s in result.skipped} == {
@@ -162,21 +162,21 @@ def test_nothing_usable_gives_null_and_says_so(run: Callable[..., Result], tmp_p
 
 
 def test_default_template_comes_with_a_warning(
-    run: Callable[..., Result], colour_folder: Path, colour_tokenizer: Any
+    run: Callable[..., Result], color_folder: Path, color_tokenizer: Any
 ) -> None:
-    result = run(open_source(colour_folder), templates=None)
+    result = run(open_source(color_folder), templates=None)
     assert result.templates == ("a photo of a {c}.",)
     assert any("a photo of a {c}." in warning for warning in result.warnings)
-    assert "a photo of a red." in colour_tokenizer.seen
-    (colour_folder / "zeroshot_classification_templates.txt").write_text("the {c}\n")
-    saved = run(open_source(colour_folder), templates=None)
+    assert "a photo of a red." in color_tokenizer.seen
+    (color_folder / "zeroshot_classification_templates.txt").write_text("the {c}\n")
+    saved = run(open_source(color_folder), templates=None)
     assert (saved.templates, saved.warnings) == (("the {c}",), ())
 
 
 def test_an_absent_class_is_null_and_not_in_the_mean(
-    run: Callable[..., Result], colour_folder: Path
+    run: Callable[..., Result], color_folder: Path
 ) -> None:
-    source = open_source(colour_folder, classnames=["red", "green", "blue", "white"])
+    source = open_source(color_folder, classnames=["red", "green", "blue", "white"])
     result = run(source)
     assert result.per_class[3].accuracy is None
     assert result.metrics["mean_per_class_recall"] == 1.0
@@ -185,17 +185,17 @@ def test_an_absent_class_is_null_and_not_in_the_mean(
 
 
 def test_infinite_embeddings_are_wrong_and_reported(
-    run: Callable[..., Result], colour_folder: Path, colour_model: Any
+    run: Callable[..., Result], color_folder: Path, color_model: Any
 ) -> None:
-    encode_image = colour_model.encode_image
+    encode_image = color_model.encode_image
 
     def broken(images: Tensor) -> Tensor:
         features = encode_image(images)
         features[0] = float("nan")
         return features
 
-    colour_model.encode_image = broken
-    result = run(open_source(colour_folder), batch_size=4, keep_predictions=True)
+    color_model.encode_image = broken
+    result = run(open_source(color_folder), batch_size=4, keep_predictions=True)
     assert result.metrics["acc1"] == pytest.approx(9 / 12)
     assert any("3 samples have embeddings that are not finite" in w for w in result.warnings)
     assert result.predictions is not None
@@ -204,40 +204,40 @@ def test_infinite_embeddings_are_wrong_and_reported(
 
 
 def test_a_constant_model_is_diagnosed(
-    run: Callable[..., Result], colour_folder: Path, colour_model: Any
+    run: Callable[..., Result], color_folder: Path, color_model: Any
 ) -> None:
-    colour_model.encode_image = lambda images: torch.ones(len(images), 3)
-    result = run(open_source(colour_folder))
+    color_model.encode_image = lambda images: torch.ones(len(images), 3)
+    result = run(open_source(color_folder))
     assert any("every prediction is" in warning for warning in result.warnings)
 
 
 def test_labels_and_names_must_fit(
-    run: Callable[..., Result], colour_shards: Path, tmp_path: Path, write_tar: Callable[..., Path]
+    run: Callable[..., Result], color_shards: Path, tmp_path: Path, write_tar: Callable[..., Path]
 ) -> None:
-    shards = open_source(colour_shards / "test" / "*.tar")
+    shards = open_source(color_shards / "test" / "*.tar")
     with pytest.raises(EvaluationError, match="expected 3 class names in label order, got 2"):
         run(shards, classnames=["red", "green"])
     assert run(shards, classnames=["red", "green", "blue"]).metrics["acc1"] == 1.0
-    png = (colour_shards / "test" / "0.tar").read_bytes()[512:]
-    unlabelled = open_source(write_tar(tmp_path / "u" / "a.tar", {"0.png": png, "0.txt": b"red"}))
+    png = (color_shards / "test" / "0.tar").read_bytes()[512:]
+    unlabeled = open_source(write_tar(tmp_path / "u" / "a.tar", {"0.png": png, "0.txt": b"red"}))
     with pytest.raises(EvaluationError, match="no class names"):
-        run(unlabelled)
+        run(unlabeled)
     with pytest.raises(EvaluationError, match="has no label"):
-        run(unlabelled, classnames=["red"])
-    labelled = open_source(write_tar(tmp_path / "l" / "a.tar", {"0.png": png, "0.cls": b"5"}))
+        run(unlabeled, classnames=["red"])
+    labeled = open_source(write_tar(tmp_path / "l" / "a.tar", {"0.png": png, "0.cls": b"5"}))
     with pytest.raises(EvaluationError, match="label 5, but there are 2 class names"):
-        run(labelled, classnames=["red", "blue"])
+        run(labeled, classnames=["red", "blue"])
 
 
-def test_a_subset_can_be_chosen(run: Callable[..., Result], colour_folder: Path) -> None:
-    result = run(open_source(colour_folder), indices=[0, 4, 5], keep_predictions=True)
+def test_a_subset_can_be_chosen(run: Callable[..., Result], color_folder: Path) -> None:
+    result = run(open_source(color_folder), indices=[0, 4, 5], keep_predictions=True)
     assert [p.index for p in result.predictions or ()] == [0, 4, 5]
 
 
-def test_the_record_is_strict_json_with_the_usual_keys(
-    run: Callable[..., Result], colour_folder: Path
+def test_the_record_is_strict_json_with_the_standard_keys(
+    run: Callable[..., Result], color_folder: Path
 ) -> None:
-    result = run(open_source(colour_folder), keep_predictions=True, model_name="tiny")
+    result = run(open_source(color_folder), keep_predictions=True, model_name="tiny")
     record = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert {"dataset", "model", "pretrained", "task", "metrics", "language"} <= set(record)
     assert (record["n"], record["metrics"]["acc1"], record["model"]) == (12, 1.0, "tiny")

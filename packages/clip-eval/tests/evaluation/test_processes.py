@@ -36,22 +36,22 @@ def evaluate(data: Path, model: Path, out: Path, *, processes: int, more: tuple[
 )
 def test_two_processes_give_the_result_of_one(
     task: str,
-    colour_folder: Path,
+    color_folder: Path,
     trained_directory: Path,
     tmp_path: Path,
     encode: Callable[..., bytes],
 ) -> None:
-    (colour_folder / "green" / "broken.png").write_bytes(b"")
+    (color_folder / "green" / "broken.png").write_bytes(b"")
     for number in range(4, 9):
-        (colour_folder / "red" / f"{number}.png").write_bytes(encode((200, 90, 90), seed=number))
+        (color_folder / "red" / f"{number}.png").write_bytes(encode((200, 90, 90), seed=number))
     more = ("--task", task)
-    data = colour_folder
+    data = color_folder
     if task == "retrieval":
         data = tmp_path / "captions.csv"
-        paths = sorted(path.relative_to(tmp_path) for path in colour_folder.rglob("*.png"))
+        paths = sorted(path.relative_to(tmp_path) for path in color_folder.rglob("*.png"))
         rows = [f"{path},a {path.parent.name} thing {n}" for n, path in enumerate(paths)]
         data.write_text("\n".join(["path,caption", *rows]))
-    more += ("--train", str(colour_folder)) if task == "knn" else ()
+    more += ("--train", str(color_folder)) if task == "knn" else ()
     records = []
     for processes in (1, 2):
         out = tmp_path / str(processes)
@@ -70,10 +70,10 @@ def test_two_processes_give_the_result_of_one(
 
 @pytest.mark.slow
 def test_a_failure_in_one_process_ends_all(
-    colour_folder: Path, trained_directory: Path, tmp_path: Path
+    color_folder: Path, trained_directory: Path, tmp_path: Path
 ) -> None:
     table = tmp_path / "data.csv"
-    rows = [f"colours/red/{n % 4}.png,{0 if n < 9 else 7}" for n in range(10)]
+    rows = [f"colors/red/{n % 4}.png,{0 if n < 9 else 7}" for n in range(10)]
     table.write_text("\n".join(["path,label", *rows]) + "\n")
     names = tmp_path / "names.txt"
     names.write_text("red\ngreen\nblue\n")

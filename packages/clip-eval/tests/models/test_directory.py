@@ -21,14 +21,14 @@ def run_directory(trained_directory: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained_directory, tmp_path / "run"))
 
 
-def test_everything_is_loaded_and_fits_together(run_directory: Path, colour_folder: Path) -> None:
+def test_everything_is_loaded_and_fits_together(run_directory: Path, color_folder: Path) -> None:
     loaded = load_for_evaluation(run_directory)
     assert isinstance(loaded.model, ImageTextModel)
     assert not loaded.model.training
     assert (loaded.name, loaded.templates) == ("run", ("a {c} thing",))
     result = evaluate(
         loaded.model,
-        open_source(colour_folder),
+        open_source(color_folder),
         tokenizer=loaded.tokenizer,
         preprocess=loaded.preprocess,
         config=EvaluationConfig(templates=loaded.templates),

@@ -51,7 +51,7 @@ def tiny_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_open_clip_by_name_and_weights(
-    tiny_clip: Path, image: Image.Image, colour_folder: Path, tmp_path: Path
+    tiny_clip: Path, image: Image.Image, color_folder: Path, tmp_path: Path
 ) -> None:
     peer, _, transform = open_clip.create_model_and_transforms(
         "ViT-tiny-test", pretrained=str(tiny_clip)
@@ -75,7 +75,7 @@ def test_open_clip_by_name_and_weights(
         loaded.model.logit_scale, peer.logit_scale
     )
     command = ["run", "--model", f"open_clip:ViT-tiny-test:{tiny_clip}", "--quiet"]
-    command += ["--data", str(colour_folder), "--out", str(tmp_path / "out"), "--cost"]
+    command += ["--data", str(color_folder), "--out", str(tmp_path / "out"), "--cost"]
     assert main(command) == 0
     record = json.loads((tmp_path / "out" / "result.json").read_text())
     assert record["n"] == 12

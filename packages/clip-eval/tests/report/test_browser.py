@@ -86,17 +86,17 @@ def sound(found: dict[str, Any]) -> None:
 
 @pytest.fixture
 def results(
-    trained_directory: Path, colour_folder: Path, tmp_path: Path, encode: Callable[..., bytes]
+    trained_directory: Path, color_folder: Path, tmp_path: Path, encode: Callable[..., bytes]
 ) -> Path:
-    """Two models on colours, some of them wrong, and a broken file."""
+    """Two models on colors, some of them wrong, and a broken file."""
     for number in range(5):
-        (colour_folder / "red" / f"wrong{number}.png").write_bytes(encode((10, 10, 240)))
-    (colour_folder / "green" / "broken <i>.png").write_bytes(b"")
+        (color_folder / "red" / f"wrong{number}.png").write_bytes(encode((10, 10, 240)))
+    (color_folder / "green" / "broken <i>.png").write_bytes(b"")
     other = tmp_path / "other"
     shutil.copytree(trained_directory, other)
     (other / "zeroshot_classification_templates.txt").write_text("{c}\n")
     models = [str(trained_directory), str(other)]
-    command = ["run", "--model", *models, "--data", str(colour_folder), "--cost", "--quiet"]
+    command = ["run", "--model", *models, "--data", str(color_folder), "--cost", "--quiet"]
     assert main([*command, "--out", str(tmp_path / "results")]) == 0
     return tmp_path / "results"
 
@@ -115,9 +115,9 @@ def test_the_page_of_a_result(
 
 
 def test_the_page_of_many_results(
-    results: Path, colour_folder: Path, look: Callable[..., dict[str, Any]]
+    results: Path, color_folder: Path, look: Callable[..., dict[str, Any]]
 ) -> None:
-    assert main(["report", str(results), "--data", str(colour_folder)]) == 0
+    assert main(["report", str(results), "--data", str(color_folder)]) == 0
     found = look(results / "family.html")
     sound(found)
     assert found["charts"] == 3 + 2  # three costs, and each result's reliability

@@ -43,14 +43,14 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def measure(
-    colour_model: Any, colour_tokenizer: Any, colour_preprocess: Any
+    color_model: Any, color_tokenizer: Any, color_preprocess: Any
 ) -> Callable[[Source], Result]:
     def call(source: Source) -> Result:
         return evaluate(
-            colour_model,
+            color_model,
             source,
-            tokenizer=colour_tokenizer,
-            preprocess=colour_preprocess,
+            tokenizer=color_tokenizer,
+            preprocess=color_preprocess,
             config=EvaluationConfig(templates=["a {c}"], keep_predictions=True),
             model_name="tiny <model>",
         )
@@ -60,16 +60,16 @@ def measure(
 
 def test_the_page_is_whole_and_needs_nothing_else(
     measure: Callable[[Source], Result],
-    colour_folder: Path,
+    color_folder: Path,
     encode: Callable[..., bytes],
     tmp_path: Path,
 ) -> None:
-    (colour_folder / "red" / "wrong.png").write_bytes(encode((10, 10, 250)))
-    (colour_folder / "red" / "bad & broken.png").write_bytes(b"")
+    (color_folder / "red" / "wrong.png").write_bytes(encode((10, 10, 250)))
+    (color_folder / "red" / "bad & broken.png").write_bytes(b"")
     run = tmp_path / "run"
     run.mkdir()
     (run / "curves.png").write_bytes(encode((1, 2, 3)))
-    source = open_source(colour_folder)
+    source = open_source(color_folder)
     text = render_report(measure(source), source, run_directory=run, samples=8)
     page = Page(text)
     assert all(address.startswith("data:") for address in page.addresses)
@@ -95,13 +95,13 @@ def test_names_are_escaped(
 
 
 def test_many_classes_and_no_images_still_give_a_page(
-    measure: Callable[[Source], Result], colour_folder: Path
+    measure: Callable[[Source], Result], color_folder: Path
 ) -> None:
     names = ["red", "green", "blue", *(f"class {n}" for n in range(80))]
-    source = open_source(colour_folder, classnames=names)
+    source = open_source(color_folder, classnames=names)
     page = Page(render_report(measure(source), source, samples=0))
     assert "the 30 lowest of 83" in page.text
-    for path in colour_folder.glob("*/*.png"):
+    for path in color_folder.glob("*/*.png"):
         path.write_bytes(b"")
     result = measure(source)
     assert result.n == 0

@@ -115,7 +115,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 @pytest.mark.slow
 def test_clip_benchmarks_build_reads_what_is_exported_and_what_is_ours(
-    imported: Path, trained_directory: Path, colour_folder: Path, tmp_path: Path
+    imported: Path, trained_directory: Path, color_folder: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["export", str(imported)])
@@ -124,7 +124,7 @@ def test_clip_benchmarks_build_reads_what_is_exported_and_what_is_ours(
         assert main(["export", str(imported), "--out", str(target)]) == 0
         assert main(["export", str(imported), "--out", str(target)]) == 2
         assert main(["export", str(imported), "--out", str(target), "--overwrite"]) == 0
-    command = ["run", "--model", str(trained_directory), "--data", str(colour_folder), "--quiet"]
+    command = ["run", "--model", str(trained_directory), "--data", str(color_folder), "--quiet"]
     assert main([*command, "--out", str(tmp_path / "run")]) == 0
     result = tmp_path / "run" / "result.json"
 
@@ -132,7 +132,7 @@ def test_clip_benchmarks_build_reads_what_is_exported_and_what_is_ours(
     arguments = ["build", str(out / "json"), str(result), "--output", str(out / "theirs.csv")]
     subprocess.run([sys.executable, "-c", peer, *arguments], check=True, capture_output=True)
     theirs = {row["dataset"]: row for row in rows_of(out / "theirs.csv")}
-    own = theirs.pop("colours")
+    own = theirs.pop("colors")
     assert (own["acc1"], own["task"], own["n"]) == ("1.0", "zeroshot_classification", "12")
     ours = {row["dataset"]: row for row in rows_of(out / "ours.csv")}
     assert set(ours) == set(theirs)

@@ -53,13 +53,13 @@ def test_a_result_that_is_there_twice_counts_once(
 
 def test_a_damaged_result_in_the_way_is_no_crash(
     trained_directory: Path,
-    colour_folder: Path,
+    color_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "out").mkdir()
     place = tmp_path / "out" / "result.json"
-    run = ["run", "--model", str(trained_directory), "--data", str(colour_folder), "--quiet"]
+    run = ["run", "--model", str(trained_directory), "--data", str(color_folder), "--quiet"]
     for settings, words in ((None, "was made otherwise"), ([1], "expected settings to be an obj")):
         place.write_text(json.dumps({"settings": settings}))
         assert main([*run, "--out", str(place.parent)]) == 2

@@ -32,8 +32,8 @@ def two_models(trained_directory: Path, tmp_path: Path) -> tuple[Path, Path]:
 
 def test_every_model_on_every_data_set_decodes_each_image_once(
     two_models: tuple[Path, Path],
-    colour_folder: Path,
-    colour_shards: Path,
+    color_folder: Path,
+    color_shards: Path,
     tmp_path: Path,
     read_json: Callable[[Path], Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -46,26 +46,26 @@ def test_every_model_on_every_data_set_decodes_each_image_once(
     monkeypatch.setattr(batches, "decode_image", lambda data: decoded.append(data) or decode(data))
     out = tmp_path / "out"
     arguments = ["run", "--model", *map(str, two_models), "--data"]
-    arguments += [str(colour_folder), str(colour_shards), "--out", str(out), "--quiet"]
+    arguments += [str(color_folder), str(color_shards), "--out", str(out), "--quiet"]
     assert main([*arguments, "--no-cache"]) == 0
     assert len(decoded) == 12 + 12
     results = {path.parent.relative_to(out): read_json(path) for path in out.rglob("result.json")}
     assert len(results) == 4
     assert {(r["model"], r["dataset"]) for r in results.values()} == {
-        (model, data) for model in ("colours-run", "other-run") for data in ("colours", "wds/test")
+        (model, data) for model in ("colors-run", "other-run") for data in ("colors", "wds/test")
     }
     for record in results.values():
         alone = read_json(next(out.rglob("result.json")))
         assert record["n"] == alone["n"] == 12
     table = capsys.readouterr().out
-    assert table.count("| colours-run |") == table.count("| other-run   |") == 2
+    assert table.count("| colors-run |") == table.count("| other-run   |") == 2
 
     shutil.rmtree(out)
-    arguments = ["run", "--model", str(two_models[0]), "--data", str(colour_folder), "--quiet"]
+    arguments = ["run", "--model", str(two_models[0]), "--data", str(color_folder), "--quiet"]
     assert main([*arguments, "--out", str(out), "--no-cache"]) == 0
     alone = read_json(out / "result.json")
     together = next(
-        r for r in results.values() if r["model"] == "colours-run" and r["dataset"] == "colours"
+        r for r in results.values() if r["model"] == "colors-run" and r["dataset"] == "colors"
     )
     for key in ("metrics", "per_class", "confusions", "templates", "content", "ci95"):
         assert alone[key] == together[key]
@@ -73,7 +73,7 @@ def test_every_model_on_every_data_set_decodes_each_image_once(
 
 def test_what_fails_is_told_and_the_rest_goes_on(
     two_models: tuple[Path, Path],
-    colour_folder: Path,
+    color_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -81,21 +81,21 @@ def test_what_fails_is_told_and_the_rest_goes_on(
     bad = tmp_path / "bad.csv"
     bad.write_text("path,label\nx.png,\n")
     arguments = ["run", "--model", str(two_models[0]), str(absent), "--out", str(tmp_path / "out")]
-    assert main([*arguments, "--quiet", "--data", str(absent), str(bad), str(colour_folder)]) == 1
+    assert main([*arguments, "--quiet", "--data", str(absent), str(bad), str(color_folder)]) == 1
     captured = capsys.readouterr()
     assert len(list((tmp_path / "out").rglob("result.json"))) == 1
     assert captured.err.count("clip-eval: ") == captured.err.count("\n") == 3 + 2
     assert "no such file" in captured.err
-    assert "| colours" in captured.out
+    assert "| colors" in captured.out
 
 
 def test_a_model_that_breaks_does_not_stop_the_one_beside_it(
     tmp_path: Path,
-    colour_folder: Path,
+    color_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "colour_models.py").write_text(
+    (tmp_path / "color_models.py").write_text(
         "import torch\n"
         "class Good:\n"
         "    logit_scale = torch.tensor(1.0)\n"
@@ -111,8 +111,8 @@ def test_a_model_that_breaks_does_not_stop_the_one_beside_it(
         "def broken(): raise TypeError('no weights')\n"
     )
     monkeypatch.chdir(tmp_path)
-    names = ["colour_models:good", "colour_models:bad", "colour_models:wrong", "no_module:f"]
-    names.append("colour_models:broken")
+    names = ["color_models:good", "color_models:bad", "color_models:wrong", "no_module:f"]
+    names.append("color_models:broken")
     assert (
         main(
             [
@@ -120,7 +120,7 @@ def test_a_model_that_breaks_does_not_stop_the_one_beside_it(
                 "--model",
                 *names,
                 "--data",
-                str(colour_folder),
+                str(color_folder),
                 "--quiet",
                 "--out",
                 str(tmp_path / "out"),
@@ -134,36 +134,36 @@ def test_a_model_that_breaks_does_not_stop_the_one_beside_it(
     assert "cannot be imported" in errors
     assert "TypeError: no weights" in errors
     (found,) = (tmp_path / "out").rglob("result.json")
-    assert json.loads(found.read_text())["model"] == "colour_models:good"
+    assert json.loads(found.read_text())["model"] == "color_models:good"
 
 
 def test_a_result_made_by_the_same_content_is_kept(
     run: Callable[..., int],
-    colour_folder: Path,
+    color_folder: Path,
     tmp_path: Path,
     encode: Callable[..., bytes],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (colour_folder / "red" / "broken.png").write_bytes(b"no image")
-    assert run("--data", colour_folder) == 0
+    (color_folder / "red" / "broken.png").write_bytes(b"no image")
+    assert run("--data", color_folder) == 0
     before = (tmp_path / "out" / "result.json").stat().st_mtime_ns
-    for path in colour_folder.rglob("*.png"):
+    for path in color_folder.rglob("*.png"):
         path.touch()
-    assert run("--data", colour_folder) == 0
+    assert run("--data", color_folder) == 0
     assert (tmp_path / "out" / "result.json").stat().st_mtime_ns == before
     assert "same weights, prompts and samples" in capsys.readouterr().out
 
-    (colour_folder / "red" / "0.png").write_bytes(encode((250, 10, 10), seed=77))
-    assert run("--data", colour_folder) == 2
+    (color_folder / "red" / "0.png").write_bytes(encode((250, 10, 10), seed=77))
+    assert run("--data", color_folder) == 2
     assert "was made otherwise" in capsys.readouterr().err
-    assert run("--data", colour_folder, "--overwrite") == 0
-    (colour_folder / "red" / "0.png").rename(colour_folder / "green" / "9.png")
-    assert run("--data", colour_folder) == 2
+    assert run("--data", color_folder, "--overwrite") == 0
+    (color_folder / "red" / "0.png").rename(color_folder / "green" / "9.png")
+    assert run("--data", color_folder) == 2
 
 
 def test_an_edited_image_is_the_only_one_embedded_again(
     run: Callable[..., int],
-    colour_folder: Path,
+    color_folder: Path,
     encode: Callable[..., bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -172,14 +172,14 @@ def test_an_edited_image_is_the_only_one_embedded_again(
     decoded: list[Any] = []
     decode = batches.decode_image
     monkeypatch.setattr(batches, "decode_image", lambda data: decoded.append(data) or decode(data))
-    assert run("--data", colour_folder) == 0
+    assert run("--data", color_folder) == 0
     assert len(decoded) == 12
-    assert run("--data", colour_folder, "--templates", "cifar10", "--overwrite") == 0
+    assert run("--data", color_folder, "--templates", "cifar10", "--overwrite") == 0
     assert len(decoded) == 12
-    (colour_folder / "red" / "0.png").write_bytes(encode((250, 10, 10), seed=78))
-    assert run("--data", colour_folder, "--overwrite") == 0
+    (color_folder / "red" / "0.png").write_bytes(encode((250, 10, 10), seed=78))
+    assert run("--data", color_folder, "--overwrite") == 0
     assert len(decoded) == 13
-    assert run("--data", colour_folder, "--overwrite", "--no-cache") == 0
+    assert run("--data", color_folder, "--overwrite", "--no-cache") == 0
     assert len(decoded) == 25
 
 
@@ -197,10 +197,10 @@ def test_imagenet_folders_are_named_by_their_ids(
     read_json: Callable[[Path], Any],
 ) -> None:
     some = imagenet_folder(tmp_path / "some", ["n01440764", "n15075141", "n01443537"], encode)
-    source, usual = open_data(str(some))
+    source, prompt_set = open_data(str(some))
     assert source.classnames == ("tench", "goldfish", "toilet paper")
-    assert usual is not None
-    assert len(usual.templates or ()) == 80
+    assert prompt_set is not None
+    assert len(prompt_set.templates or ()) == 80
     assert [source.read(i).label for i in range(3)] == [0, 1, 2]
     every, _ = open_data(str(some), classnames="imagenet1k")
     assert len(every.classnames or ()) == 1000
@@ -222,21 +222,21 @@ def test_imagenet_folders_are_named_by_their_ids(
 
 
 def test_an_unknown_set_gets_nobody_elses_templates(
-    trained_directory: Path, colour_folder: Path, tmp_path: Path, read_json: Callable[[Path], Any]
+    trained_directory: Path, color_folder: Path, tmp_path: Path, read_json: Callable[[Path], Any]
 ) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(trained_directory, bare)
     (bare / "zeroshot_classification_templates.txt").unlink()
     out = tmp_path / "out"
-    assert main(["run", "--model", str(bare), "--data", str(colour_folder), "--out", str(out)]) == 0
+    assert main(["run", "--model", str(bare), "--data", str(color_folder), "--out", str(out)]) == 0
     record = read_json(out / "result.json")
     assert record["templates"] == ["a photo of a {c}."]
     assert any("no templates" in warning for warning in record["warnings"])
 
     folder = tmp_path / "imagenet"
     for wnid in ("n01440764", "n01443537"):
-        shutil.copytree(colour_folder / "red", folder / wnid)
-    out = tmp_path / "usual"
+        shutil.copytree(color_folder / "red", folder / wnid)
+    out = tmp_path / "recognized"
     assert main(["run", "--model", str(bare), "--data", str(folder), "--out", str(out)]) == 0
     record = read_json(out / "result.json")
     assert len(record["templates"]) == 80
@@ -254,18 +254,18 @@ def test_a_directory_for_each_description() -> None:
 
 
 def test_an_evaluation_and_a_reading_agree_on_the_content(
-    run: Callable[..., int], colour_folder: Path, tmp_path: Path, read_json: Callable[[Path], Any]
+    run: Callable[..., int], color_folder: Path, tmp_path: Path, read_json: Callable[[Path], Any]
 ) -> None:
     from clip_eval.encoding.batches import hash_source
 
-    assert run("--data", colour_folder, "--batch-size", "5") == 0
+    assert run("--data", color_folder, "--batch-size", "5") == 0
     content = read_json(tmp_path / "out" / "result.json")["content"]
-    assert content == hash_source(open_source(colour_folder))
+    assert content == hash_source(open_source(color_folder))
 
 
 def test_a_training_set_is_read_once_for_all_models(
     two_models: tuple[Path, Path],
-    colour_folder: Path,
+    color_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -274,15 +274,15 @@ def test_a_training_set_is_read_once_for_all_models(
     decoded: list[Any] = []
     decode = batches.decode_image
     monkeypatch.setattr(batches, "decode_image", lambda data: decoded.append(data) or decode(data))
-    command = ["run", "--model", *map(str, two_models), "--data", str(colour_folder), "--quiet"]
-    command += ["--train", str(colour_folder), "--task", "knn", "--no-cache"]
+    command = ["run", "--model", *map(str, two_models), "--data", str(color_folder), "--quiet"]
+    command += ["--train", str(color_folder), "--task", "knn", "--no-cache"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
     assert len(decoded) == 12 + 12
 
 
 def test_a_result_that_cannot_be_written_does_not_measure_the_others_again(
     two_models: tuple[Path, Path],
-    colour_folder: Path,
+    color_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -298,36 +298,36 @@ def test_a_result_that_cannot_be_written_does_not_measure_the_others_again(
         write(place, *more, **options)
 
     monkeypatch.setattr(data_run, "write_result", full)
-    command = ["run", "--model", *map(str, two_models), "--data", str(colour_folder), "--quiet"]
+    command = ["run", "--model", *map(str, two_models), "--data", str(color_folder), "--quiet"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 1
     captured = capsys.readouterr()
-    assert "other-run on colours: No space left" in captured.err
+    assert "other-run on colors: No space left" in captured.err
     assert len(places) == 2
-    assert captured.out.count("| colours-run |") == 1
+    assert captured.out.count("| colors-run |") == 1
 
 
 def test_a_result_with_its_cost_serves_a_run_that_asks_for_none(
-    run: Callable[..., int], colour_folder: Path, capsys: pytest.CaptureFixture[str]
+    run: Callable[..., int], color_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("--data", colour_folder, "--cost") == 0
-    assert run("--data", colour_folder) == 0
+    assert run("--data", color_folder, "--cost") == 0
+    assert run("--data", color_folder) == 0
     assert "same weights, prompts and samples" in capsys.readouterr().out
-    assert run("--data", colour_folder, "--overwrite") == 0
-    assert run("--data", colour_folder, "--cost") == 2
+    assert run("--data", color_folder, "--overwrite") == 0
+    assert run("--data", color_folder, "--cost") == 2
 
 
 def test_a_page_shows_no_picture_of_data_that_has_changed(
     run: Callable[..., int],
-    colour_folder: Path,
+    color_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run("--data", colour_folder) == 0
+    assert run("--data", color_folder) == 0
     page = tmp_path / "page.html"
-    report = ["report", str(tmp_path / "out"), "--data", str(colour_folder), "--overwrite", "--out"]
+    report = ["report", str(tmp_path / "out"), "--data", str(color_folder), "--overwrite", "--out"]
     assert main([*report, str(page)]) == 0
     assert page.read_text().count('title="blue/0.png"') == 1
-    (colour_folder / "blue" / "0.png").rename(colour_folder / "blue" / "00.png")
+    (color_folder / "blue" / "0.png").rename(color_folder / "blue" / "00.png")
     assert main([*report, str(page)]) == 0
     assert page.read_text().count('title="blue/0') == 0
     assert page.read_text().count('title="red/0.png"') == 1
@@ -338,7 +338,7 @@ def test_a_page_shows_no_picture_of_data_that_has_changed(
 
 def test_two_factories_are_two_models(
     tmp_path: Path,
-    colour_folder: Path,
+    color_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -361,7 +361,7 @@ def test_two_factories_are_two_models(
         "def wrong(): return Signed(-1), tokens, Pixels()\n"
     )
     monkeypatch.chdir(tmp_path)
-    command = ["run", "--data", str(colour_folder), "--templates", "t.txt", "--quiet", "--model"]
+    command = ["run", "--data", str(color_folder), "--templates", "t.txt", "--quiet", "--model"]
     (tmp_path / "t.txt").write_text("{c}\n")
     for name, accuracy in (("right", 1.0), ("wrong", 0.0)):
         assert main([*command, f"signed_models:{name}", "--out", name]) == 0

@@ -25,10 +25,10 @@ def images(tmp_path: Path, encode: Callable[..., bytes]) -> list[Path]:
 
 
 def test_labels_are_ranked_with_probabilities(
-    images: list[Path], colour_model: Any, colour_tokenizer: Any, colour_preprocess: Any
+    images: list[Path], color_model: Any, color_tokenizer: Any, color_preprocess: Any
 ) -> None:
     found = predict(
-        Encoder(colour_model, colour_tokenizer, colour_preprocess),
+        Encoder(color_model, color_tokenizer, color_preprocess),
         ImageFiles(images),
         ["blue", "red", "green", "yellow"],
         templates=["{c}"],
@@ -40,8 +40,8 @@ def test_labels_are_ranked_with_probabilities(
         assert list(image.probabilities) == sorted(image.probabilities, reverse=True)
         assert sum(image.probabilities) <= 1 + 1e-6
     assert [(s.key, s.reason) for s in found.skipped] == [(str(images[2]), "empty")]
-    assert isinstance(colour_model, nn.Module)
-    assert colour_model.training
+    assert isinstance(color_model, nn.Module)
+    assert color_model.training
     page = render_predictions(found, ImageFiles(images), "Labels")
     assert page.count('src="data:image/') == 2
 
@@ -91,7 +91,7 @@ def test_the_command(
     assert "expected each once, got red twice" in capsys.readouterr().err
 
 
-def test_usual_sets_by_their_names(
+def test_prompt_sets_by_their_names(
     images: list[Path], trained_directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["predict", str(images[0]), "--model", str(trained_directory), "--top", "10"]

@@ -13,23 +13,23 @@ from clip_eval.cli.main import main
 from clip_eval.data import open_source
 from clip_eval.data.samples import Source
 
-COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250)}
-CAPTIONS = {name: [f"a {name} thing", f"some {name}", name] for name in COLOURS}
+COLORS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250)}
+CAPTIONS = {name: [f"a {name} thing", f"some {name}", name] for name in COLORS}
 
 
 @pytest.fixture
 def images(tmp_path: Path, encode: Callable[..., bytes]) -> dict[str, bytes]:
     """Three images in a directory, with three captions each as a table and as COCO's JSON."""
-    files = {f"{name}.png": encode(colour) for name, colour in COLOURS.items()}
+    files = {f"{name}.png": encode(color) for name, color in COLORS.items()}
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     pairs = [(name, caption) for name, texts in CAPTIONS.items() for caption in texts]
     lines = ["filepath,caption", *(f"{name}.png,{caption}" for name, caption in pairs[::-1])]
     (tmp_path / "captions.csv").write_text("\n".join(lines) + "\n")
     coco = {
-        "images": [{"id": n, "file_name": f"{name}.png"} for n, name in enumerate(COLOURS)],
+        "images": [{"id": n, "file_name": f"{name}.png"} for n, name in enumerate(COLORS)],
         "annotations": [
-            {"image_id": list(COLOURS).index(name), "caption": text} for name, text in pairs
+            {"image_id": list(COLORS).index(name), "caption": text} for name, text in pairs
         ],
     }
     (tmp_path / "captions.json").write_text(json.dumps(coco))
@@ -38,13 +38,13 @@ def images(tmp_path: Path, encode: Callable[..., bytes]) -> dict[str, bytes]:
 
 @pytest.fixture
 def retrieve(
-    colour_model: Any, colour_tokenizer: Any, colour_preprocess: Any
+    color_model: Any, color_tokenizer: Any, color_preprocess: Any
 ) -> Callable[[Source], Result]:
     return lambda source: evaluate(
-        colour_model,
+        color_model,
         source,
-        tokenizer=colour_tokenizer,
-        preprocess=colour_preprocess,
+        tokenizer=color_tokenizer,
+        preprocess=color_preprocess,
         config=EvaluationConfig(task="retrieval", keep_predictions=True),
     )
 

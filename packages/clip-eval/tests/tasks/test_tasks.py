@@ -15,13 +15,13 @@ from clip_eval.data.samples import Source
 from clip_eval.tasks.guesses import guess_classes
 from PIL import Image
 
-COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250)}
+COLORS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250)}
 YELLOW = (240, 240, 10)
 
 
-def picture(colour: tuple[int, int, int], seed: int = 0) -> Image.Image:
+def picture(color: tuple[int, int, int], seed: int = 0) -> Image.Image:
     noise = np.random.default_rng(seed).integers(-8, 9, (8, 8, 3))
-    return Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8))
+    return Image.fromarray(np.clip(np.array(color) + noise, 0, 255).astype(np.uint8))
 
 
 class Listed(Source):
@@ -40,13 +40,13 @@ class Listed(Source):
 
 
 @pytest.fixture
-def run(colour_model: Any, colour_tokenizer: Any, colour_preprocess: Any) -> Callable[..., Result]:
+def run(color_model: Any, color_tokenizer: Any, color_preprocess: Any) -> Callable[..., Result]:
     def call(source: Source, task: str, train: Source | None = None, **options: Any) -> Result:
         result = evaluate(
-            colour_model,
+            color_model,
             source,
-            tokenizer=colour_tokenizer,
-            preprocess=colour_preprocess,
+            tokenizer=color_tokenizer,
+            preprocess=color_preprocess,
             config=EvaluationConfig(**{"task": task, "keep_predictions": True, **options}),
             train=train,
         )
@@ -60,9 +60,9 @@ def run(colour_model: Any, colour_tokenizer: Any, colour_preprocess: Any) -> Cal
 def test_several_classes_an_image(run: Callable[..., Result]) -> None:
     names = ("red", "green", "yellow", "white")
     samples = [
-        Sample("r", picture(COLOURS["red"]), targets=(0,)),
+        Sample("r", picture(COLORS["red"]), targets=(0,)),
         Sample("y", picture(YELLOW), targets=(0, 1, 2)),
-        Sample("g", picture(COLOURS["green"]), targets=(1,)),
+        Sample("g", picture(COLORS["green"]), targets=(1,)),
         Sample("none", picture((5, 5, 5)), targets=()),
     ]
     result = run(Listed(samples, names), "auto", templates=["{c}"])
@@ -86,8 +86,8 @@ def test_several_classes_an_image(run: Callable[..., Result]) -> None:
 
 def test_retrieval_both_ways_with_several_captions(run: Callable[..., Result]) -> None:
     samples = [
-        Sample(name, picture(colour), (f"a {name} thing", f"something {name}"))
-        for name, colour in COLOURS.items()
+        Sample(name, picture(color), (f"a {name} thing", f"something {name}"))
+        for name, color in COLORS.items()
     ]
     samples.append(Sample("y", picture(YELLOW), ("the blue one",)))
     result = run(Listed(samples), "auto", batch_size=3)
@@ -109,7 +109,7 @@ def test_retrieval_both_ways_with_several_captions(run: Callable[..., Result]) -
 
 
 def test_choice_of_the_caption(run: Callable[..., Result]) -> None:
-    red, blue = picture(COLOURS["red"]), picture(COLOURS["blue"])
+    red, blue = picture(COLORS["red"]), picture(COLORS["blue"])
     pair = ("a red thing", "a blue thing")
     result = run(
         Listed(
@@ -117,7 +117,7 @@ def test_choice_of_the_caption(run: Callable[..., Result]) -> None:
                 Sample("1a", red, pair),
                 Sample("1b", blue, pair),  # a group of two images: both right
                 Sample("2", blue, ("red", "blue")),  # one image, the first caption is right
-                Sample("3", blue, ("red", "blue", "no colour"), label=1),
+                Sample("3", blue, ("red", "blue", "no color"), label=1),
             ]
         ),
         "select",
@@ -136,7 +136,7 @@ def test_choice_of_the_caption(run: Callable[..., Result]) -> None:
 
 
 def test_a_group_that_may_have_lost_an_image_is_left_out(run: Callable[..., Result]) -> None:
-    red, blue = picture(COLOURS["red"]), picture(COLOURS["blue"])
+    red, blue = picture(COLORS["red"]), picture(COLORS["blue"])
     pairs = [("a red thing", "a blue thing"), ("red", "blue"), ("one red", "one blue")]
     samples = [Sample(f"{pair}", image, pair) for pair in pairs for image in (red, blue)]
     for batch_size in (1, 2, 4, 6):
@@ -152,26 +152,26 @@ def test_a_group_that_may_have_lost_an_image_is_left_out(run: Callable[..., Resu
 
 @pytest.mark.parametrize("task", ["retrieval", "select"])
 def test_class_names_in_templates_are_no_captions(
-    run: Callable[..., Result], colour_folder: Path, colour_shards: Path, task: str
+    run: Callable[..., Result], color_folder: Path, color_shards: Path, task: str
 ) -> None:
-    for place in (colour_folder, colour_shards):
+    for place in (color_folder, color_shards):
         with pytest.raises(EvaluationError, match=f"no captions, which {task} needs"):
             run(open_source(place), task)
 
 
 def test_an_embedding_that_is_not_finite_has_no_class(
-    run: Callable[..., Result], colour_model: Any
+    run: Callable[..., Result], color_model: Any
 ) -> None:
     names = ("red", "green", "blue")
-    samples = [Sample(name, picture(COLOURS[name]), targets=(n,)) for n, name in enumerate(names)]
-    original = colour_model.encode_image
+    samples = [Sample(name, picture(COLORS[name]), targets=(n,)) for n, name in enumerate(names)]
+    original = color_model.encode_image
 
     def broken(images: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = original(images)
         features[:2] = float("nan")
         return features
 
-    colour_model.encode_image = broken
+    color_model.encode_image = broken
     result = run(Listed(samples, names), "multilabel", templates=["{c}"])
     records = list(result.prediction_records())
     assert [(r["correct"], len(r["guesses"])) for r in records] == [(False, 0)] * 2 + [(True, 3)]
@@ -180,20 +180,20 @@ def test_an_embedding_that_is_not_finite_has_no_class(
 
 
 def test_a_class_direction_that_is_not_finite_is_named(
-    run: Callable[..., Result], colour_model: Any
+    run: Callable[..., Result], color_model: Any
 ) -> None:
-    original = colour_model.encode_text
+    original = color_model.encode_text
 
     def broken(tokens: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = original(tokens)
         features[tokens[:, 0] == 2] = float("nan")  # green
         return features
 
-    colour_model.encode_text = broken
+    color_model.encode_text = broken
     with pytest.raises(
         EvaluationError, match=r"of 1 of 3 classes are not finite, such as .*'green"
     ):
-        run(labelled(4, 0), "classify", templates=["{c}"])
+        run(labeled(4, 0), "classify", templates=["{c}"])
 
 
 def test_without_a_usable_sample_there_is_no_number(run: Callable[..., Result]) -> None:
@@ -204,7 +204,7 @@ def test_without_a_usable_sample_there_is_no_number(run: Callable[..., Result]) 
 
 
 def test_chance_is_that_of_the_first_metric(run: Callable[..., Result]) -> None:
-    test = labelled(5, 0)
+    test = labeled(5, 0)
     for k, chance in ((1, 1 / 3), (2, 2 / 3), (4, 1.0)):
         options = {"templates": ["{c}"], "ks": (k,), "recall_ks": (k,)}
         assert run(test, "classify", **options).chance == pytest.approx(chance)
@@ -213,7 +213,7 @@ def test_chance_is_that_of_the_first_metric(run: Callable[..., Result]) -> None:
 
 
 def test_equal_names_and_equal_samples_are_told(run: Callable[..., Result]) -> None:
-    train, test = labelled(30, 0), labelled(14, 1)
+    train, test = labeled(30, 0), labeled(14, 1)
     assert not run(test, "knn", train=train).warnings
     assert "the training samples are the test samples" in run(test, "knn", train=test).warnings[0]
     test.classnames = ("red", "red", "blue")
@@ -221,21 +221,21 @@ def test_equal_names_and_equal_samples_are_told(run: Callable[..., Result]) -> N
     assert any("several classes share a name: red" in warning for warning in result.warnings)
 
 
-def labelled(n: int, seed: int) -> Listed:
+def labeled(n: int, seed: int) -> Listed:
     draw = np.random.default_rng(seed)
     labels = draw.integers(0, 3, n).tolist()
-    values = list(COLOURS.values())
+    values = list(COLORS.values())
     samples = [
         Sample(str(k), picture(values[y], 50 * seed + k), label=y) for k, y in enumerate(labels)
     ]
-    return Listed(samples, tuple(COLOURS))
+    return Listed(samples, tuple(COLORS))
 
 
 @pytest.mark.parametrize(("task", "metric"), [("linear-probe", "lp_acc1"), ("knn", "knn_acc1")])
 def test_learning_from_a_training_set(
     run: Callable[..., Result], task: str, metric: str, tmp_path: Path
 ) -> None:
-    train, test = labelled(30, 0), labelled(14, 1)
+    train, test = labeled(30, 0), labeled(14, 1)
     result = run(test, task, train=train, cache=tmp_path)
     assert result.metrics[metric] == 1.0
     assert result.n == 14
@@ -250,7 +250,7 @@ def test_learning_from_a_training_set(
     broken = Listed([Sample("x", b"no image", label=0)], test.classnames)
     with pytest.raises(EvaluationError, match="none of the training images"):
         run(test, task, train=broken)
-    other = labelled(4, 2)
+    other = labeled(4, 2)
     other.classnames = ("green", "red", "blue")
     with pytest.raises(EvaluationError, match="the same names in another order"):
         run(test, task, train=other)
@@ -258,9 +258,9 @@ def test_learning_from_a_training_set(
 
 def test_a_class_without_a_vote_is_no_guess(run: Callable[..., Result]) -> None:
     names = tuple(f"class {n}" for n in range(6))
-    train = Listed([Sample(str(n), picture(COLOURS["red"], n), label=n) for n in range(6)], names)
+    train = Listed([Sample(str(n), picture(COLORS["red"], n), label=n) for n in range(6)], names)
     test = Listed(
-        [Sample(str(n), picture(COLOURS["red"], 50 + n), label=n) for n in range(6)], names
+        [Sample(str(n), picture(COLORS["red"], 50 + n), label=n) for n in range(6)], names
     )
     result = run(test, "knn", train=train, neighbors=1)
     assert result.metrics["knn_acc5"] == result.metrics["knn_acc1"]
@@ -269,7 +269,7 @@ def test_a_class_without_a_vote_is_no_guess(run: Callable[..., Result]) -> None:
 
 def test_one_shot_chooses_no_penalty(run: Callable[..., Result]) -> None:
     with pytest.raises(EvaluationError, match="give --penalty, or more --shots"):
-        run(labelled(4, 1), "linear-probe", train=labelled(9, 0), shots=1)
+        run(labeled(4, 1), "linear-probe", train=labeled(9, 0), shots=1)
 
 
 def test_classes_come_in_pieces() -> None:
@@ -292,21 +292,21 @@ def test_classes_come_in_pieces() -> None:
 
 
 def test_prompts_of_each_class(
-    run: Callable[..., Result], colour_folder: Path, colour_tokenizer: Any
+    run: Callable[..., Result], color_folder: Path, color_tokenizer: Any
 ) -> None:
     prompts = {"red": ["red as {c}", "red {x}"], "green": ["green!"], "blue": ["blue"]}
-    result = run(open_source(colour_folder), "classify", templates=prompts)
+    result = run(open_source(color_folder), "classify", templates=prompts)
     assert result.metrics["acc1"] == 1.0
-    assert set(colour_tokenizer.seen) == {"red as red", "red {x}", "green!", "blue"}
+    assert set(color_tokenizer.seen) == {"red as red", "red {x}", "green!", "blue"}
     assert result.to_dict()["templates"]["red"] == ["red as {c}", "red {x}"]
     del prompts["green"]
     with pytest.raises(ValueError, match=r"no prompts for 1 of 3 classes \('green'\)"):
-        run(open_source(colour_folder), "classify", templates=prompts)
+        run(open_source(color_folder), "classify", templates=prompts)
 
 
-def test_lower_precision_is_close(run: Callable[..., Result], colour_folder: Path) -> None:
+def test_lower_precision_is_close(run: Callable[..., Result], color_folder: Path) -> None:
     exact, rough = (
-        run(open_source(colour_folder), "classify", templates=["{c}"], precision=precision)
+        run(open_source(color_folder), "classify", templates=["{c}"], precision=precision)
         for precision in ("fp32", "bf16")
     )
     assert rough.metrics == exact.metrics
@@ -324,13 +324,13 @@ def test_clip_benchmarks_shards_with_several_labels(
         return out.getvalue()
 
     files = {
-        "s0.png": encode(COLOURS["red"]),
+        "s0.png": encode(COLORS["red"]),
         "s0.npy": array([1, 0, 0]),
         "s1.png": encode(YELLOW),
         "s1.npy": array([1, 1, 0]),
-        "s2.png": encode(COLOURS["green"]),
+        "s2.png": encode(COLORS["green"]),
         "s2.npy": b"no array",
-        "s3.png": encode(COLOURS["green"]),
+        "s3.png": encode(COLORS["green"]),
         "s3.npy": array([0, 1, 0]),
     }
     write_tar(tmp_path / "wds" / "test" / "0.tar", files)
