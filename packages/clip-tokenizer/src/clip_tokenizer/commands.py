@@ -14,6 +14,7 @@ from typing import TextIO
 import numpy as np
 from tqdm import tqdm
 
+from clip_tokenizer.atomic_write import replace_file
 from clip_tokenizer.errors import TokenizerError
 from clip_tokenizer.tokenizer import CONTEXT_LENGTH, Tokenizer
 from clip_tokenizer.vocabulary_files import SAVED_FILES
@@ -35,7 +36,7 @@ def encode(options: argparse.Namespace) -> None:
         dtype = np.uint16 if tokenizer.vocab_size <= 0x10000 else np.int32
         arrays = [tokenizer.encode_batch(block, dtype=dtype) for block in blocks]
         rows = np.concatenate([tokenizer.encode_batch([], dtype=dtype), *arrays])  # (N, T)
-        with open(options.out, "wb") as file:
+        with replace_file(options.out) as temporary, open(temporary, "wb") as file:
             np.save(file, rows)
         return
     start, end = tokenizer.sot_token_id, tokenizer.eot_token_id

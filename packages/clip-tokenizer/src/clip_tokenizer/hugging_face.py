@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from clip_tokenizer.atomic_write import replace_file, save_text
 from clip_tokenizer.batch import (
     TruncateMode,
     as_batch,
@@ -144,7 +145,8 @@ class HFTokenizer:
         """Write `tokenizer.json` and `tokenizer_config.json`; `from_directory` reads them."""
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        self._backend.save(str(folder / TOKENIZER_FILE))
+        with replace_file(folder / TOKENIZER_FILE) as temporary:
+            self._backend.save(str(temporary))
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": self.context_length,
@@ -159,7 +161,7 @@ class HFTokenizer:
                 "blank_token_id": self.blank_token_id,
             },
         }
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
     @property
     def vocab_size(self) -> int:

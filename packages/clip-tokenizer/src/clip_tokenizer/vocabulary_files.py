@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_tokenizer.alphabet import END_OF_WORD
+from clip_tokenizer.atomic_write import save_text
 from clip_tokenizer.errors import TokenizerError
 from clip_tokenizer.vocabulary import NUM_OPENAI_MERGES, OPENAI_SPECIAL_TOKENS, Vocabulary
 
@@ -231,11 +232,11 @@ def write_directory(
     """Write `vocab.json`, `merges.txt`, `tokenizer.json` and `tokenizer_config.json`."""
     directory.mkdir(parents=True, exist_ok=True)
     lines = ["#version: 0.2", *(" ".join(pair) for pair in vocabulary.merge_symbols()), ""]
-    (directory / MERGES_FILE).write_text("\n".join(lines), encoding="utf-8", newline="\n")
+    save_text(directory / MERGES_FILE, "\n".join(lines))
     for name, content in (
         (VOCAB_FILE, dict(sorted(vocabulary.ids.items(), key=lambda item: item[1]))),
         (TOKENIZER_FILE, tokenizer_json),
         (CONFIG_FILE, config),
     ):
         text = json.dumps(content, ensure_ascii=False, indent=None if name == VOCAB_FILE else 2)
-        (directory / name).write_text(text + "\n", encoding="utf-8")
+        save_text(directory / name, text + "\n")
