@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from clip_eval.data import BadSample, DataError, open_source
-from clip_eval.data.coco_captions import CocoCaptions
+from clip_eval.data.readers.coco_captions import CocoCaptions
 
 
 @pytest.fixture

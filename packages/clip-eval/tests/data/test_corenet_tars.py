@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from clip_eval.data import BadSample, DataError, open_source
-from clip_eval.data.corenet_tars import CoreNetTars
-from clip_eval.data.restricted_pickle import UnsafePickle, load_plain
+from clip_eval.data.readers.corenet_tars import CoreNetTars
+from clip_eval.data.readers.restricted_pickle import UnsafePickle, load_plain
 from clip_eval.data.shards.cache import ShardCache
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from clip_eval import EvaluationConfig, evaluate
 from clip_eval.data import BadSample, DataError, Source, open_source
-from clip_eval.data.csv_table import CsvTable
+from clip_eval.data.readers.csv_table import CsvTable
 
 
 def write(path: Path, *lines: str) -> Path:

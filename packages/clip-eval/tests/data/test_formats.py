@@ -15,8 +15,8 @@ from clip_eval.data import (
     open_source,
     register_format,
 )
-from clip_eval.data.image_folder import ImageFolder
-from clip_eval.data.shards.webdataset import WebDataset
+from clip_eval.data.readers.image_folder import ImageFolder
+from clip_eval.data.readers.webdataset import WebDataset
 
 
 def test_a_bare_path_is_recognized(color_folder: Path, color_shards: Path) -> None:

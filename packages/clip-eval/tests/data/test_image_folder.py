@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from clip_eval.data import BadSample, DataError, Source, decode_image, open_source
-from clip_eval.data.image_folder import ImageFolder
+from clip_eval.data.readers.image_folder import ImageFolder
 
 
 def test_classes_are_the_folders_in_order(color_folder: Path) -> None:

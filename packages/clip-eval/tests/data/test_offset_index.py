@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from clip_eval.data import BadSample, open_source
-from clip_eval.data.shards.webdataset import WebDataset
+from clip_eval.data.readers.webdataset import WebDataset
 
 
 def read_index(path: Path) -> list[int]:
@@ -41,7 +41,7 @@ def test_an_index_is_used_and_not_made_again(
 ) -> None:
     path = write_tar(tmp_path / "a.tar", samples(3))
     first = [WebDataset(path).read(index) for index in range(3)]
-    monkeypatch.setattr("clip_eval.data.shards.webdataset._find_runs", lambda view: 1 / 0)
+    monkeypatch.setattr("clip_eval.data.readers.webdataset._find_runs", lambda view: 1 / 0)
     assert [WebDataset(path).read(index) for index in range(3)] == first
 
 

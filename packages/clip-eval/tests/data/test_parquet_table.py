@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from clip_eval.data import BadSample, DataError, decode_image, open_source
-from clip_eval.data.parquet_table import ParquetTable
+from clip_eval.data.readers.parquet_table import ParquetTable
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_paths_relative_to_the_file_or_to_a_root(
 def test_row_groups_are_forgotten_when_there_is_no_room(
     images_inside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clip_eval.data.parquet_table.CACHE_BYTES", 3000)
+    monkeypatch.setattr("clip_eval.data.readers.parquet_table.CACHE_BYTES", 3000)
     source = ParquetTable(images_inside)
     expected = [source.read(i) for i in range(14)]
     for index in (0, 13, 4, 0, 9):

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import pytest
 from clip_eval.data import BadSample, DataError
+from clip_eval.data.readers.webdataset import WebDataset
 from clip_eval.data.shards.cache import ShardCache, ShardFile
-from clip_eval.data.shards.webdataset import WebDataset
 
 
 class Served(NamedTuple):

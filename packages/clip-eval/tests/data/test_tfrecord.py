@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from clip_eval.data import BadSample, DataError, decode_image, open_source
+from clip_eval.data.readers.tf_example import WireError, parse_example
+from clip_eval.data.readers.tfrecord import TFRecordSource
 from clip_eval.data.shards.crc32c import masked_crc32c
-from clip_eval.data.shards.tf_example import WireError, parse_example
-from clip_eval.data.shards.tfrecord import TFRecordSource
 from tfrecord.writer import TFRecordWriter
 
 Feature = tuple[Any, str]

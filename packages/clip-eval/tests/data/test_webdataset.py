@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import webdataset
 from clip_eval.data import BadSample, DataError, Source, decode_image, open_source
-from clip_eval.data.shards.webdataset import WebDataset
+from clip_eval.data.readers.webdataset import WebDataset
 from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 

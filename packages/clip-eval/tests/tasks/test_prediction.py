@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from clip_eval.cli.main import main
 from clip_eval.data import DataError
-from clip_eval.data.image_files import ImageFiles
+from clip_eval.data.readers.image_files import ImageFiles
 from clip_eval.encoding.encoder import Encoder
 from clip_eval.report.predictions import render_predictions
 from clip_eval.tasks.prediction import predict

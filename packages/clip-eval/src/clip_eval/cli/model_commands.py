@@ -10,7 +10,7 @@ from clip_models.command_line import EXIT_DONE, EXIT_FAILED, one_line
 from clip_models.devices import choose_device
 
 from clip_eval.data.class_names import ClassList
-from clip_eval.data.image_files import ImageFiles
+from clip_eval.data.readers.image_files import ImageFiles
 from clip_eval.data.templates import DEFAULT_TEMPLATES
 from clip_eval.data.text_files import read_text
 from clip_eval.encoding.batches import LoaderConfig

@@ -1,4 +1,8 @@
-"""Readers of image-text data: every format as a source of samples with random access."""
+"""Image-text data of every format as sources of samples with random access.
+
+A format is a reader in `readers` and a row of the table in `formats`. The base class of readers is
+in `samples`; `shards` holds what readers of indexed shards share.
+"""
 
 import lazy_loader
 

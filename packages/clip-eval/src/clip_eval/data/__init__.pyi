@@ -3,10 +3,10 @@ from .faults import BadImage, BadSample, DataError, Fault
 from .formats import FORMATS, Format, absolute_source, is_missing, open_source, register_format
 from .images import decode_image
 from .inspect import Summary, summarize
+from .readers.webdataset import sample_from_files
 from .samples import Sample, Source
 from .shards.cache import ShardCache
 from .shards.paths import expand_shards
-from .shards.webdataset import sample_from_files
 from .templates import DEFAULT_TEMPLATES, TEMPLATES_FILE, fill_templates, read_templates
 from .urls import check_url, open_location
 

@@ -8,7 +8,7 @@ commands. A reader is imported when its first source is opened.
 from __future__ import annotations
 
 import difflib
-import importlib
+import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -59,8 +59,7 @@ class Format:
         """The reader, imported now if it is given by name."""
         if not isinstance(self.reader, str):
             return self.reader
-        module, _, name = self.reader.partition(":")
-        reader: Callable[..., Source] = getattr(importlib.import_module(module), name)
+        reader: Callable[..., Source] = pkgutil.resolve_name(self.reader)
         return reader
 
 
@@ -73,7 +72,7 @@ FORMATS: dict[str, Format] = {
     for row in (
         Format(
             kind="imagefolder",
-            reader="clip_eval.data.image_folder:ImageFolder",
+            reader="clip_eval.data.readers.image_folder:ImageFolder",
             form="imagefolder:DIR",
             content="class folders of images, `DIR/<class>/**/*.jpg`",
             accepts=("classnames", "templates", "split"),
@@ -81,7 +80,7 @@ FORMATS: dict[str, Format] = {
         ),
         Format(
             kind="wds",
-            reader="clip_eval.data.shards.webdataset:WebDataset",
+            reader="clip_eval.data.readers.webdataset:WebDataset",
             form="wds:DIR-OR-PATTERN-OR-URL",
             content="WebDataset tar shards, CLIP_benchmark's layout included",
             accepts=_SHARDS,
@@ -91,7 +90,7 @@ FORMATS: dict[str, Format] = {
         ),
         Format(
             kind="csv",
-            reader="clip_eval.data.csv_table:CsvTable",
+            reader="clip_eval.data.readers.csv_table:CsvTable",
             form="csv:FILE",
             content="a CSV or TSV file of image paths with captions, class names or label numbers",
             accepts=_TABLE,
@@ -99,7 +98,7 @@ FORMATS: dict[str, Format] = {
         ),
         Format(
             kind="parquet",
-            reader="clip_eval.data.parquet_table:ParquetTable",
+            reader="clip_eval.data.readers.parquet_table:ParquetTable",
             form="parquet:FILE-OR-DIR",
             content="Parquet files of image paths, or with the images inside",
             accepts=_TABLE,
@@ -108,7 +107,7 @@ FORMATS: dict[str, Format] = {
         ),
         Format(
             kind="coco",
-            reader="clip_eval.data.coco_captions:CocoCaptions",
+            reader="clip_eval.data.readers.coco_captions:CocoCaptions",
             form="coco:JSON",
             content="COCO's captions, or the JSON file of Karpathy's splits",
             accepts=("templates", "split", "image_root"),
@@ -116,7 +115,7 @@ FORMATS: dict[str, Format] = {
         ),
         Format(
             kind="tfrecord",
-            reader="clip_eval.data.shards.tfrecord:TFRecordSource",
+            reader="clip_eval.data.readers.tfrecord:TFRecordSource",
             form="tfrecord:DIR-OR-PATTERN",
             content="TFRecord files as img2dataset and TFDS write them, read without TensorFlow",
             accepts=_SHARDS,
@@ -125,7 +124,7 @@ FORMATS: dict[str, Format] = {
         ),
         Format(
             kind="corenet",
-            reader="clip_eval.data.corenet_tars:CoreNetTars",
+            reader="clip_eval.data.readers.corenet_tars:CoreNetTars",
             form="corenet:DIR",
             content="CoreNet's tar.gz files with `metadata.pkl`",
             accepts=("templates", "cache"),
@@ -133,7 +132,7 @@ FORMATS: dict[str, Format] = {
         ),
         Format(
             kind="cifar10",
-            reader="clip_eval.data.torchvision_sets:Cifar10",
+            reader="clip_eval.data.readers.torchvision_sets:Cifar10",
             form="cifar10[:ROOT]",
             content="CIFAR-10 as torchvision stores it, downloaded if it is not there",
             accepts=_TORCHVISION,
@@ -141,7 +140,7 @@ FORMATS: dict[str, Format] = {
         ),
         Format(
             kind="cifar100",
-            reader="clip_eval.data.torchvision_sets:Cifar100",
+            reader="clip_eval.data.readers.torchvision_sets:Cifar100",
             form="cifar100[:ROOT]",
             content="CIFAR-100 as torchvision stores it, downloaded if it is not there",
             accepts=_TORCHVISION,

@@ -1,1 +1,1 @@
-"""Shards with random access: tars and TFRecords, indexed, on disk or behind a URL."""
+"""Shards with random access: where they lie, their indices, the cache of those behind URLs."""

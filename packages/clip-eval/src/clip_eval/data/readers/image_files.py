@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from clip_eval.data.faults import DataError
-from clip_eval.data.image_folder import IMAGE_SUFFIXES
+from clip_eval.data.readers.image_folder import IMAGE_SUFFIXES
 from clip_eval.data.samples import Sample, Source, read_image_file
 
 

@@ -2,7 +2,7 @@
 
 A tar.gz cannot be read by position, so each is decompressed once into the bounded cache of
 `clip_eval.data.shards.cache`. Members are `<k>/<number>.pkl`: a dict of `image` (base64) and
-`text` or `texts`. Pickles are read by `clip_eval.data.restricted_pickle`.
+`text` or `texts`. Pickles are read by `clip_eval.data.readers.restricted_pickle`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from clip_eval.data.faults import BadSample, DataError
 from clip_eval.data.patterns import require_files
-from clip_eval.data.restricted_pickle import UnsafePickle, load_plain
+from clip_eval.data.readers.restricted_pickle import UnsafePickle, load_plain
 from clip_eval.data.samples import Sample
 from clip_eval.data.shards.cache import ShardCache, ShardFile
 from clip_eval.data.shards.offset_index import (

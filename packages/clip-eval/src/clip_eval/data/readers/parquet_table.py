@@ -14,10 +14,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clip_eval.data.class_names import ClassList, ClassNames, choose_names
-from clip_eval.data.csv_table import CAPTION_COLUMNS, LABEL_COLUMNS, PATH_COLUMNS, find_column
 from clip_eval.data.faults import BadSample, DataError
 from clip_eval.data.lru_cache import LRUCache
 from clip_eval.data.patterns import match_files
+from clip_eval.data.readers.csv_table import (
+    CAPTION_COLUMNS,
+    LABEL_COLUMNS,
+    PATH_COLUMNS,
+    find_column,
+)
 from clip_eval.data.samples import Sample, Source, locate, read_image_file
 from clip_eval.data.templates import choose_templates
 
@@ -32,6 +37,8 @@ class RowGroup(NamedTuple):
 
     file: int
     number: int  # within the file
+    rows: int
+    bytes: int  # uncompressed
 
 
 class ParquetTable(Source):
@@ -69,23 +76,8 @@ class ParquetTable(Source):
         folder = self.files[0].parent
         self.name = self.files[0].stem if len(self.files) == 1 else folder.resolve().name
         self.image_root = Path(image_root) if image_root else folder
-        arrow = _parquet()
-        groups: list[RowGroup] = []
-        sizes: list[int] = []
-        bytes_of: list[int] = []
-        schema: Any = None
-        for number, path in enumerate(self.files):
-            try:
-                opened = arrow.ParquetFile(path)
-            except Exception as error:  # pyarrow raises OSErrors and errors of its own
-                raise DataError(f"{path}: no Parquet file ({error})") from error
-            schema = opened.schema_arrow if schema is None else schema
-            for group in range(opened.metadata.num_row_groups):
-                found = opened.metadata.row_group(group)
-                groups.append(RowGroup(number, group))
-                sizes.append(found.num_rows)
-                bytes_of.append(found.total_byte_size)
-        self._groups = groups
+        schema, self._groups = _list_row_groups(self.files)
+        sizes = [group.rows for group in self._groups]
         self._first = list(accumulate(sizes, initial=0))
         self._set_columns(schema, image_key, caption_key)
         found_names = _class_names(schema, self.label_column)
@@ -98,7 +90,7 @@ class ParquetTable(Source):
             raise DataError(f"{pattern}: no rows")
         if self.holds_images:  # rows without images are short: all are kept, in any order
             self.shard_sizes = tuple(sizes)
-            share = CACHE_BYTES / 2 / max(1, sum(bytes_of))
+            share = CACHE_BYTES / 2 / max(1, sum(group.bytes for group in self._groups))
             self.working_set = max(max(sizes), int(len(self) * share))
 
     def __len__(self) -> int:
@@ -108,7 +100,7 @@ class ParquetTable(Source):
     def place(self, index: int) -> str:
         """The file of a row and its row group."""
         group, row = self._find(index)
-        file, number = self._groups[group]
+        file, number, *_ = self._groups[group]
         return f"{self.files[file].name}, row group {number}, row {row}"
 
     def read(self, index: int) -> Sample:
@@ -146,7 +138,7 @@ class ParquetTable(Source):
 
     def _read_rows(self, group: int) -> dict[str, Any]:
         """The columns of a row group."""
-        file, number = self._groups[group]
+        file, number, *_ = self._groups[group]
         with _parquet().ParquetFile(self.files[file]) as opened:
             table = opened.read_row_group(number, columns=list(self._columns))
         return {name: table.column(name).combine_chunks() for name in self._columns}
@@ -182,6 +174,23 @@ class ParquetTable(Source):
         found = (image, self.caption_column, self.label_column, self.name_column)
         self._columns = tuple(dict.fromkeys(name for name in found if name))
         self.holds_images = "string" not in str(schema.field(image).type).partition("<")[0]
+
+
+def _list_row_groups(files: Sequence[Path]) -> tuple[Any, list[RowGroup]]:
+    """The schema of the first file, and the row groups of all files."""
+    arrow = _parquet()
+    groups: list[RowGroup] = []
+    schema: Any = None
+    for file, path in enumerate(files):
+        try:
+            opened = arrow.ParquetFile(path)
+        except Exception as error:  # pyarrow has errors of its own beside OSError
+            raise DataError(f"{path}: no Parquet file ({error})") from error
+        schema = opened.schema_arrow if schema is None else schema
+        for number in range(opened.metadata.num_row_groups):
+            found = opened.metadata.row_group(number)
+            groups.append(RowGroup(file, number, found.num_rows, found.total_byte_size))
+    return schema, groups
 
 
 def _count_bytes(rows: dict[str, Any]) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from clip_eval.data.class_names import ClassList, ClassNames, choose_names
 from clip_eval.data.faults import BadSample, DataError
 from clip_eval.data.patterns import and_more, expand_braces, match_files
+from clip_eval.data.readers.tf_example import Values, WireError, parse_example
 from clip_eval.data.samples import Sample
 from clip_eval.data.shards.cache import ShardCache, ShardFile
 from clip_eval.data.shards.crc32c import masked_crc32c
@@ -24,7 +25,6 @@ from clip_eval.data.shards.offset_index import (
     make_scan,
     map_file,
 )
-from clip_eval.data.shards.tf_example import Values, WireError, parse_example
 from clip_eval.data.splits import resolve_split
 from clip_eval.data.templates import choose_templates
 from clip_eval.data.urls import is_url

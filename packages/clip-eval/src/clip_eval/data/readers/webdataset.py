@@ -12,6 +12,7 @@ from pathlib import Path
 
 from clip_eval.data.class_names import CLASSES_FILE, ClassNames, choose_names
 from clip_eval.data.faults import BadSample, DataError
+from clip_eval.data.readers.sidecars import read_captions_and_label, read_targets
 from clip_eval.data.samples import Sample, class_captions
 from clip_eval.data.shards.cache import ShardCache, ShardFile
 from clip_eval.data.shards.offset_index import (
@@ -22,7 +23,6 @@ from clip_eval.data.shards.offset_index import (
     map_file,
 )
 from clip_eval.data.shards.paths import find_shards
-from clip_eval.data.shards.sidecars import read_captions_and_label, read_targets
 from clip_eval.data.shards.tar_index import Member, TarDamage, iter_members, tar_ends_at
 from clip_eval.data.templates import check_templates
 
