@@ -178,6 +178,7 @@ def test_validation_without_labels_is_found_before_training(
         (("run", "cifar10-cpu", "--model.name", "RN-50"), ("unknown model 'RN-50'", "'RN50'")),
         (("run", "shapes"), ("--out DIR is missing",)),
         (("run", "no.toml"), ("no.toml cannot be read",)),
+        (("run", "shapes", "--train.steps", "3", "4"), ("unexpected argument '4'",)),
         (("resume", "nowhere"), ("nowhere is not a run directory",)),
         (("presets", "shape"), ("did you mean 'shapes'",)),
         (

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif "--" in words:
         at = words.index("--")
         words, flags = words[:at], words[at + 1 :]
-    parser = make_parser(describe_keys(_help_config(words)) if takes_keys else "")
+    parser = make_parser(_describe_keys(words) if takes_keys else "")
     options, rest = parser.parse_known_args(words)
     if options.command == "translate" and not options.file and rest and rest[0][0] != "-":
         options.file = rest.pop(0)  # argparse sees no positional behind an option
@@ -71,7 +71,10 @@ def show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 def _call(options: argparse.Namespace, unknown: list[str]) -> int | None:
     if unknown:
-        raise unknown_key(unknown[0].partition("=")[0].lstrip("-").replace("-", "_"))
+        name, _, _ = unknown[0].partition("=")
+        if name.startswith("-"):
+            raise unknown_key(name.lstrip("-").replace("-", "_"))
+        raise ConfigError(f"unexpected argument {unknown[0]!r}")
     silent = os.environ.get("RANK", "0") != "0"  # under torchrun the first process speaks for all
     try:
         with contextlib.redirect_stdout(io.StringIO()) if silent else contextlib.nullcontext():
@@ -80,9 +83,9 @@ def _call(options: argparse.Namespace, unknown: list[str]) -> int | None:
         raise KeyboardInterrupt(str(error)) from None
 
 
-def _help_config(words: list[str]) -> Config:
-    """The config whose values `--help` shows as defaults: of a preset if one is named."""
+def _describe_keys(words: list[str]) -> str:
+    """The config keys for `--help`, with the values of a preset as defaults if one is named."""
     if not {"-h", "--help"} & set(words):
-        return Config()
+        return ""
     named = [word for word in words[1:] if word in list_presets()]
-    return load_config(named[0]) if named else Config()
+    return describe_keys(load_config(named[0]) if named else Config())

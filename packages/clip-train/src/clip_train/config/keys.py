@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import itertools
 import math
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from clip_models import ConfigError
@@ -37,20 +38,10 @@ class ConfigKey(NamedTuple):
         return math.inf if kinds[-1] is Ellipsis else len(kinds)
 
 
-def config_keys(cls: type = Config, prefix: str = "") -> dict[str, ConfigKey]:
+@functools.cache
+def config_keys() -> Mapping[str, ConfigKey]:
     """All keys by name, in the order of the dataclasses."""
-    keys: dict[str, ConfigKey] = {}
-    hints, docs = typing.get_type_hints(cls), _field_docs(cls)
-    for field in dataclasses.fields(cls):
-        name, hint = prefix + field.name, hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            keys |= config_keys(typing.cast(type, hint), f"{name}.")
-            continue
-        optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
-        if optional:
-            (hint,) = (option for option in typing.get_args(hint) if option is not types.NoneType)
-        keys[name] = ConfigKey(name, hint, optional, docs.get(field.name, ""))
-    return keys
+    return {key.name: key for key in _keys_of(Config, "")}
 
 
 def apply_flags(base: Config, words: Sequence[str]) -> Config:
@@ -62,14 +53,13 @@ def apply_flags(base: Config, words: Sequence[str]) -> Config:
     Raises:
         ConfigError: A flag names no key, or its value is wrong.
     """
-    keys = config_keys()
-    given = _read_flags(words, keys)
+    given = _read_flags(words)
     values = to_dict(base)
     for section, units in UNITS:
         if any(f"{section}.{unit}" in given for unit in units):
             values[section] = {k: v for k, v in values[section].items() if k not in units}
     for name, texts in given.items():
-        value = _parse_value(name, find_key(name, keys), texts)
+        value = _parse_value(name, texts)
         for part in reversed(name.split(".")):
             value = {part: value}
         values = merge(values, value)
@@ -78,7 +68,6 @@ def apply_flags(base: Config, words: Sequence[str]) -> Config:
 
 def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Separate the words that set config keys from the rest; returns (rest, flags)."""
-    keys = config_keys()
     rest: list[str] = []
     flags: list[str] = []
     room = 0.0  # how many of the next words are the last key's values
@@ -86,8 +75,8 @@ def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
         name, equals, _ = word.partition("=")
         if word.startswith("--"):
             name = _key_name(name)
-            is_key = "." in name or name in keys
-            key = find_key(name, keys)
+            key = _find_key(name)
+            is_key = key is not None or "." in name
             takes = key.num_words if key else math.inf
             room = takes if is_key and not equals else 0
         else:
@@ -95,14 +84,6 @@ def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
             room -= 1
         (flags if is_key else rest).append(word)
     return rest, flags
-
-
-def find_key(name: str, keys: Mapping[str, ConfigKey]) -> ConfigKey | None:
-    """The key of that name, or the table of model fields that contains it."""
-    if name in keys:
-        return keys[name]
-    table = ".".join(name.split(".")[:2])
-    return keys[table] if table in keys and typing.get_origin(keys[table].hint) is dict else None
 
 
 def unknown_key(name: str) -> ConfigError:
@@ -118,18 +99,41 @@ def unknown_key(name: str) -> ConfigError:
     return ConfigError(f"unknown key {name!r}{hint}")
 
 
+def _keys_of(cls: type, prefix: str) -> Iterator[ConfigKey]:
+    """The keys of a dataclass and of those nested in it."""
+    hints, docs = typing.get_type_hints(cls), _field_docs(cls)
+    for field in dataclasses.fields(cls):
+        name, hint = prefix + field.name, hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from _keys_of(typing.cast(type, hint), f"{name}.")
+            continue
+        optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
+        if optional:
+            (hint,) = (option for option in typing.get_args(hint) if option is not types.NoneType)
+        yield ConfigKey(name, hint, optional, docs.get(field.name, ""))
+
+
 def _key_name(flag: str) -> str:
     return flag.removeprefix("--").replace("-", "_")
 
 
-def _read_flags(words: Sequence[str], keys: Mapping[str, ConfigKey]) -> dict[str, list[str]]:
+def _find_key(name: str) -> ConfigKey | None:
+    """The key of that name, or the table of model fields that contains it."""
+    keys = config_keys()
+    table = keys.get(".".join(name.split(".")[:2]))
+    is_field = table is not None and typing.get_origin(table.hint) is dict
+    return keys.get(name, table if is_field else None)
+
+
+def _read_flags(words: Sequence[str]) -> dict[str, list[str]]:
+    """The values of each key as texts."""
     given: dict[str, list[str]] = {}
     name = ""
     for word in words:
         if word.startswith("--"):
             flag, equals, value = word.partition("=")
             name = _key_name(flag)
-            if find_key(name, keys) is None:
+            if _find_key(name) is None:
                 raise unknown_key(name)
             given[name] = [value] if equals else []
         elif name:
@@ -139,14 +143,15 @@ def _read_flags(words: Sequence[str], keys: Mapping[str, ConfigKey]) -> dict[str
     return given
 
 
-def _parse_value(name: str, key: ConfigKey | None, texts: list[str]) -> Any:
-    """Plain values as in TOML; `from_dict` reports those of a wrong type."""
+def _parse_value(name: str, texts: list[str]) -> Any:
+    """A plain value as in TOML; `from_dict` reports one of a wrong type."""
+    key = _find_key(name)
     assert key is not None
     kinds = typing.get_args(key.hint)
     if typing.get_origin(key.hint) is tuple:
         return [_parse_scalar(kinds[0], text) for text in texts]
     if not texts:
-        raise ConfigError(f"--{name} needs a value, as in --{name}=0.5")
+        raise ConfigError(f"--{name} needs a value: --{name} VALUE")
     if len(texts) > 1:
         raise ConfigError(f"--{name} takes one value, got {' '.join(texts)}")
     if key.optional and texts[0] == "None":
