@@ -58,7 +58,7 @@ def test_every_model_on_every_data_set_decodes_each_image_once(
         alone = read_json(next(out.rglob("result.json")))
         assert record["n"] == alone["n"] == 12
     table = capsys.readouterr().out
-    assert table.count("| colors-run |") == table.count("| other-run   |") == 2
+    assert table.count("| colors-run |") == table.count("| other-run  |") == 2
 
     shutil.rmtree(out)
     arguments = ["run", "--model", str(two_models[0]), "--data", str(color_folder), "--quiet"]
