@@ -133,13 +133,13 @@ def _add_search(commands: Any) -> CommandParser:
 
 
 def _add_resume(commands: Any, started_by: dict[str, CommandParser]) -> None:
-    """The options of `train` and `search` again: what is not given is as in the run."""
+    """The options of `train` and `search`; those that are not given are as recorded in the run."""
     parser = _add(
         commands, "resume", "runs:resume", "continuation of an interrupted training or search"
     )
     parser.add_argument("run", metavar="RUN", help="directory that train or search wrote")
     parser.add_argument("--model", help="model, where the run's is a factory: see osf --help")
-    given = parser.add_argument_group("changes", "options of the run, as they were by default")
+    given = parser.add_argument_group("changes", "options of the run, by default as recorded")
     _add_model_options(given)
     _add_data(given, required=False)
     _add_bounds(given)

@@ -50,7 +50,7 @@ class _Subnets(Problem):
 
 
 class _WithinBounds(Repair):
-    """Integers first, then the bounds."""
+    """Rounds positions to integers and shrinks subnets to the bounds."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()

@@ -40,7 +40,7 @@ def run_active(module: nn.Module, plan: Plan, inputs: Any) -> list[Any]:
 
 
 def training_failure(module: nn.Module, inputs: Any) -> str | None:
-    """Why a call in training mode fails, or None; buffers and the random state stay."""
+    """Why a call in training mode fails, or None; buffers and random states are restored."""
     args, kwargs = split_inputs(inputs)
     devices = {p.device.index for p in module.parameters() if p.is_cuda}
     with (
@@ -73,12 +73,12 @@ def precision_of(graph: Graph) -> torch.dtype:
 
 
 def tolerance_of(graph: Graph) -> float:
-    """How far two ways to compute the same may differ, of an output's largest entry."""
+    """The largest difference allowed, as a fraction of an output's largest entry."""
     return {torch.float64: 1e-9, torch.float32: 1e-4}.get(precision_of(graph), 3e-2)
 
 
 def find_nonfinite(outputs: list[Any]) -> str | None:
-    """Why these outputs cannot be compared with, or None: one has NaN or no finite entry."""
+    """Why nothing can be compared with these outputs (NaN, no finite entry), or None."""
     for position, output in enumerate(outputs):
         if isinstance(output, Tensor) and output.is_floating_point() and output.numel():
             if output.isnan().any():

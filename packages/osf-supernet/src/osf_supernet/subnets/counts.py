@@ -20,9 +20,12 @@ _Blocks = tuple[tuple[str, int], ...]  # (list path, index of the unit), each ar
 
 @dataclass(frozen=True)
 class _Term:
-    """`factor` × the sizes of axes × whether it is there (see `Cost`).
+    """Sizes that are multiplied, times 1 where the term is present, else 0.
 
-    It is where all the blocks around one of its places are.
+    Attributes:
+        axes: whose sizes are multiplied.
+        places: the blocks around each occurrence; it is present if all of any one's are kept.
+        summed: axes of which at least one must be above 1, as in `flops.Cost`.
     """
 
     axes: tuple[Expression, ...]

@@ -66,12 +66,12 @@ class Slot:
 
     @property
     def class_key(self) -> Key:
-        """What decisions are made for: every module of a class alike."""
+        """Key of a decision for every module of the class."""
         return (self.owner, self.attribute, self.entry)
 
     @property
     def module_key(self) -> Key:
-        """What a decision about this one module is made for."""
+        """Key of a decision for this module alone."""
         return (f"/{self.path}", self.attribute, self.entry)
 
 

@@ -22,7 +22,7 @@ class Plan:
     """One subnet.
 
     Attributes:
-        surgery: what to do to the module.
+        surgery: what is cut from the module.
         kept: group number → kept indices.
         dropped: list path → positions of left-out blocks, for the oracle.
     """
@@ -79,7 +79,7 @@ class Planner:
         }
 
     def check(self, config: Mapping[str, Any], *, many: bool = False) -> None:
-        """Refuse names and sizes that are none; `many`: sizes may be tensors of candidates.
+        """Refuse unknown names and sizes out of range; with `many`, sizes may be tensors.
 
         Raises:
             KeyError: a name is no elastic group's or depth list's.

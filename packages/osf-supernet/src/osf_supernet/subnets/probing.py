@@ -110,7 +110,7 @@ class Prober:
         return subject, Reference(self.graph, inputs, {n: n for n in self.graph.groups})
 
     def probe(self) -> Graph:
-        """The graph with every group frozen that no choice of attributes makes right."""
+        """The graph, with every group frozen that no choice of integers makes right."""
         self._probe_groups(cluster_groups(self.graph))
         for path in self.graph.units:
             self._probe_depth(path)
@@ -142,7 +142,7 @@ class Prober:
                 self._note(f"{path}.depth", f"leaving out member {index} fails: {error}")
 
     def _solve(self, group: DimGroup) -> str | None:
-        """None once some decisions make the group right, else what went wrong at first."""
+        """Find decisions that make the group right; None, or the first failure."""
         config = {group.name: halve(group.size)}
         first = self._try(config)
         if first is None:
@@ -195,7 +195,7 @@ class Prober:
         return sizes | {f"{p}.depth": max(1, len(u) // 2) for p, u in graph.units.items()}
 
     def _freeze_kinds(self, graph: Graph) -> None:
-        """Admit one kind after another as long as all of them together hold."""
+        """Freeze the kinds that fail together with those before them."""
         admitted: dict[str, int] = {}
         for kind in dict.fromkeys(group.kind for group in graph.elastic()):
             names = [g.name for g in graph.elastic() if g.kind == kind]
@@ -243,7 +243,7 @@ def require_plain(module: nn.Module) -> None:
 
 
 def perturb_copy(module: nn.Module) -> nn.Module:
-    """A copy whose zeros and ones are zeros and ones no more, so that they hide no mistake."""
+    """A copy with noise on every floating tensor, since zeros and ones would hide mistakes."""
     module = copy_module(module)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -256,7 +256,7 @@ def perturb_copy(module: nn.Module) -> nn.Module:
 
 
 def _spread(tensor: Tensor) -> float:
-    """A size for the noise: that of the finite entries, and enough that signals stay alive."""
+    """The scale of the noise: that of the finite entries, and enough to keep signals alive."""
     finite = tensor[torch.isfinite(tensor)].float()
     if not finite.numel():
         return 0.0
@@ -270,7 +270,7 @@ def _widen(tensor: Tensor) -> Tensor:
 
 
 def halve(size: int) -> int:
-    """A size to probe with: about half, and 2 of 3."""
+    """A size to probe with: half of it, rounded up."""
     return max(1, (size + 1) // 2)
 
 
@@ -298,7 +298,7 @@ def size_of_group(graph: Graph, name: str) -> int:
 
 
 def cluster_groups(graph: Graph) -> list[list[DimGroup]]:
-    """Elastic groups by likeness: same kind, same parameter names and axes, size aside."""
+    """Similar elastic groups together: same kind, parameter names and axes, of any size."""
     alike: dict[object, list[DimGroup]] = {}
     for group in graph.elastic():
         members = [(_without_numbers(name), axis) for name, axis in group.members]
@@ -307,5 +307,5 @@ def cluster_groups(graph: Graph) -> list[list[DimGroup]]:
 
 
 def _without_numbers(name: str) -> tuple[str, ...]:
-    """Of the parts of a path, `3` goes, and of `encoder_layer_3` its number."""
+    """The parts of a path without numbers: `3` is dropped, `encoder_layer_3` is `encoder_layer`."""
     return tuple(re.sub(r"_\d+$", "", part) for part in name.split(".") if not part.isdigit())

@@ -20,7 +20,7 @@ from osf_supernet.subnets.planning import Planner
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """What was found important.
+    """Importance of indices and blocks.
 
     Attributes:
         groups: Group number → score per index, in the order that the weights have.

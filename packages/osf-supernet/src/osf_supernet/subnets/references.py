@@ -39,7 +39,9 @@ class Reference:
 def references(
     module: nn.Module, graph: Graph, inputs: Any, more_inputs: Sequence[Any]
 ) -> tuple[list[Reference], list[str]]:
-    """The traced inputs, a larger batch, another length, another image size, and the caller's.
+    """References at the traced shapes, at a larger batch and at other lengths and image sizes.
+
+    With `more_inputs` these stand in for other lengths and image sizes.
 
     Returns:
         The references, and notes on those that could not be made.
@@ -74,7 +76,7 @@ def references(
 
 
 def reference_at(module: nn.Module, graph: Graph, inputs: Any) -> Reference | str:
-    """The module traced at other shapes or in another precision, or why that is no reference."""
+    """The reference at other shapes or in another precision, or the reason why there is none."""
     try:
         expected = run(module, inputs)
     except Exception as refusal:  # a model's own code may raise anything

@@ -227,7 +227,7 @@ def default_space(graph: Graph) -> Space:
 
 
 def width_of(graph: Graph, number: int) -> int:
-    """A group's size times that of the head size next to it, where there is one."""
+    """A group's size; of heads, times the head size next to it, where there is one."""
     group = graph.groups[number]
     if group.kind != "heads":
         return group.size

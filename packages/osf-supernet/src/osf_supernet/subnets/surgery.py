@@ -49,7 +49,7 @@ class ActiveReport:
 
 @contextmanager
 def active(module: nn.Module, surgery: Surgery) -> Iterator[ActiveReport]:
-    """Run `module` as the smaller network, on the weights that it has.
+    """Run `module` as the smaller network, on views of its weights.
 
     Parameters and buffers become views (a copy only where the kept indices are not one
     stride; the report says how many bytes), so gradients land in the full parameters. The
