@@ -7,7 +7,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from clip_models.positions import interpolation_matrix, resize_grid, resize_sequence, sin_cos_table
+from clip_models.positions import (
+    make_interpolation_matrix,
+    make_sin_cos_table,
+    resize_grid,
+    resize_sequence,
+)
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 
@@ -60,7 +65,7 @@ def test_function_transforms_leave_no_matrix_behind() -> None:
     table = torch.randn(13 * 13, 4)
     torch.func.grad(lambda t: resize_grid(t, (13, 13), (6, 6)).sum())(table)
     assert not torch._C._functorch.is_functorch_wrapped_tensor(
-        interpolation_matrix(13, 6, "bicubic", table)
+        make_interpolation_matrix(13, 6, "bicubic", table)
     )
 
 
@@ -72,7 +77,7 @@ def test_half_precision_is_interpolated_in_single() -> None:
 
 def test_sin_cos_table_is_the_formula() -> None:
     width, grid = 8, (2, 3)
-    table = sin_cos_table(width, grid)
+    table = make_sin_cos_table(width, grid)
     assert table.shape == (6, 8)
     for row in range(2):
         for column in range(3):

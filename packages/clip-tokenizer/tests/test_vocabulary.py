@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from clip_tokenizer import Tokenizer, TokenizerError, vocabulary
-from clip_tokenizer.alphabet import BASE_SYMBOLS, BYTE_ORDER, spell_bytes, symbol_bytes
+from clip_tokenizer.alphabet import BASE_SYMBOLS, BYTE_ORDER, decode_symbol, spell_bytes
 from clip_tokenizer.vocabulary import MERGES_VARIABLE, Vocabulary
 from clip_tokenizer.vocabulary_files import read_directory, read_merges_text
 
@@ -21,7 +21,7 @@ def small():
 def test_the_alphabet_spells_every_byte():
     assert sorted(BYTE_ORDER) == list(range(256))
     assert len(set(BASE_SYMBOLS)) == 512
-    assert symbol_bytes(spell_bytes(bytes(range(256)))) == bytes(range(256))
+    assert decode_symbol(spell_bytes(bytes(range(256)))) == bytes(range(256))
     assert spell_bytes(b" \n\xad") == "ĠĊŃ"
     assert not any(symbol.isspace() for symbol in BASE_SYMBOLS)
 

@@ -11,7 +11,11 @@ import torch
 
 from clip_models.config.clip_config import CLIPConfig
 from clip_models.config.named_models import get_config
-from clip_models.config.preprocess_config import PreprocessConfig, default_preprocess, preprocess_of
+from clip_models.config.preprocess_config import (
+    PreprocessConfig,
+    get_preprocess_config,
+    guess_preprocess_config,
+)
 from clip_models.config.strict import from_dict
 from clip_models.converters.dialects import to_native
 from clip_models.errors import CheckpointError, ConfigError
@@ -138,7 +142,7 @@ def _resolve_model(
 ) -> tuple[CLIPConfig, PreprocessConfig, Path | None]:
     """Config, preprocessing and, of a saved model, the file of the weights."""
     if isinstance(source, CLIPConfig):
-        return source, default_preprocess(source), None
+        return source, guess_preprocess_config(source), None
     if not isinstance(source, str | Path):
         raise ConfigError(
             f"model must be a name, a directory, 'hf-hub:org/name' or a CLIPConfig, got {source!r}"
@@ -151,7 +155,7 @@ def _resolve_model(
     name = str(source)
     if Path(source).exists():
         raise ConfigError(f"{name} is a file; name its model, and give the file as pretrained")
-    return get_config(name), preprocess_of(name), None
+    return get_config(name), get_preprocess_config(name), None
 
 
 def _resolve_weights(pretrained: str | Path) -> tuple[Path, ModelFiles | None]:

@@ -20,8 +20,8 @@ def resize_grid(table: Tensor, old: Grid, new: Grid) -> Tensor:
     """(rows * columns, D) of the old grid to the new one: bicubic, antialiased, row-major."""
     if old == new:
         return table
-    rows = interpolation_matrix(old[0], new[0], "bicubic", table)  # (rows', rows)
-    columns = interpolation_matrix(old[1], new[1], "bicubic", table)  # (columns', columns)
+    rows = make_interpolation_matrix(old[0], new[0], "bicubic", table)  # (rows', rows)
+    columns = make_interpolation_matrix(old[1], new[1], "bicubic", table)  # (columns', columns)
     grid = table.to(rows.dtype).view(*old, -1)  # (rows, columns, D)
     return torch.einsum("yr,rcd,xc->yxd", rows, grid, columns).flatten(0, 1).to(table.dtype)
 
@@ -30,11 +30,11 @@ def resize_sequence(table: Tensor, new: int) -> Tensor:
     """(N, D) to (new, D): linear along the sequence, not antialiased."""
     if len(table) == new:
         return table
-    matrix = interpolation_matrix(len(table), new, "linear", table)
+    matrix = make_interpolation_matrix(len(table), new, "linear", table)
     return (matrix @ table.to(matrix.dtype)).to(table.dtype)
 
 
-def sin_cos_table(width: int, grid: Grid, *, endpoint: bool = False) -> Tensor:
+def make_sin_cos_table(width: int, grid: Grid, *, endpoint: bool = False) -> Tensor:
     """(rows * columns, D) float32: sine and cosine of the column, then of the row.
 
     MoCo v3 (Chen et al. 2021) and MAE: frequencies 10000^(-4i/D), a quarter of the width each.
@@ -52,7 +52,7 @@ def sin_cos_table(width: int, grid: Grid, *, endpoint: bool = False) -> Tensor:
     return torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1).float()
 
 
-def interpolation_matrix(
+def make_interpolation_matrix(
     old: int, new: int, mode: Literal["bicubic", "linear"], like: Tensor
 ) -> Tensor:
     """(new, old) weights of one side, on the device of `like` and in at least float32."""

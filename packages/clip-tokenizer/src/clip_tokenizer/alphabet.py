@@ -27,7 +27,7 @@ BYTE_OF_SYMBOL = dict(zip(BYTE_SYMBOLS, BYTE_ORDER, strict=True))
 SYMBOL_OF_BYTE = dict(zip(BYTE_ORDER, BYTE_SYMBOLS, strict=True))
 
 
-def symbol_bytes(symbol: str) -> bytes:
+def decode_symbol(symbol: str) -> bytes:
     """The bytes that a vocabulary symbol spells, with `</w>` left in as four ASCII bytes."""
     return bytes(map(BYTE_OF_SYMBOL.__getitem__, symbol))
 

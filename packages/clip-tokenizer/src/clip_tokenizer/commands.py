@@ -115,7 +115,7 @@ def _require_absent(files: Sequence[Path], overwrite: bool) -> None:
 
 
 def _load(options: argparse.Namespace) -> Tokenizer:
-    """The tokenizer that the options describe; what is not given is the tokenizer's own."""
+    """The tokenizer that the options describe; others are the tokenizer's defaults."""
     names = ("clean", "context_length", "allow_special")
     chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.tokenizer == "openai":

@@ -40,7 +40,7 @@ DECODER: dict[str, Any] = {
 }
 
 
-def tokenizer_config(vocabulary: Vocabulary, settings: Mapping[str, Any]) -> dict[str, Any]:
+def make_tokenizer_config(vocabulary: Vocabulary, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The content of `tokenizer_config.json`; our settings are under `clip_tokenizer`."""
     return {
         "tokenizer_class": "CLIPTokenizer",
@@ -53,7 +53,7 @@ def tokenizer_config(vocabulary: Vocabulary, settings: Mapping[str, Any]) -> dic
     }
 
 
-def tokenizer_json(vocabulary: Vocabulary, clean: CleanMode) -> dict[str, Any]:
+def make_tokenizer_json(vocabulary: Vocabulary, clean: CleanMode) -> dict[str, Any]:
     """The content of `tokenizer.json`."""
     special = [_added_token(vocabulary.ids[token], token) for token in vocabulary.special_tokens]
     return {

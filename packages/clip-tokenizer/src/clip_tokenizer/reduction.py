@@ -123,7 +123,7 @@ class Block:
         return _choose_rows(tokenizer.encode_rows(texts), budget, choose)
 
 
-def nltk_tagger(text: str) -> Sequence[tuple[str, str]]:
+def tag_with_nltk(text: str) -> Sequence[tuple[str, str]]:
     """The words and tags by nltk, whose data must be installed; nothing is downloaded.
 
     Raises:
@@ -159,7 +159,7 @@ class SyntaxOrder:
             of more than 16 words NumPy may keep a later one.
     """
 
-    tagger: Tagger = nltk_tagger
+    tagger: Tagger = tag_with_nltk
     stable: bool = True
 
     def __call__(

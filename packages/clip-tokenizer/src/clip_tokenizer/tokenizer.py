@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clip_tokenizer import hub
-from clip_tokenizer.alphabet import BASE_SYMBOLS, END_OF_WORD, symbol_bytes
+from clip_tokenizer.alphabet import BASE_SYMBOLS, END_OF_WORD, decode_symbol
 from clip_tokenizer.batch import (
     TruncateMode,
     as_batch,
@@ -26,7 +26,7 @@ from clip_tokenizer.batch import (
 )
 from clip_tokenizer.cleaning import CleanMode, check_clean_mode
 from clip_tokenizer.errors import TokenizerError
-from clip_tokenizer.hugging_face_files import tokenizer_config, tokenizer_json
+from clip_tokenizer.hugging_face_files import make_tokenizer_config, make_tokenizer_json
 from clip_tokenizer.reduction import Generator, Reduction, find_reduction
 from clip_tokenizer.text_encoder import BLOCK, Offsets, TextEncoder
 from clip_tokenizer.token_rows import TokenRows
@@ -222,8 +222,8 @@ class Tokenizer:
         write_directory(
             Path(directory),
             self.vocabulary,
-            tokenizer_json(self.vocabulary, self.clean),
-            tokenizer_config(self.vocabulary, settings),
+            make_tokenizer_json(self.vocabulary, self.clean),
+            make_tokenizer_config(self.vocabulary, settings),
         )
 
     @property
@@ -363,7 +363,7 @@ class Tokenizer:
                 row = row[: row.index(self.eot_token_id)]
             row = [index for index in row if index not in special]
         data = b"".join(
-            symbols[index].encode("utf-8") if index in special else symbol_bytes(symbols[index])
+            symbols[index].encode("utf-8") if index in special else decode_symbol(symbols[index])
             for index in row
         )
         text = data.decode("utf-8", errors="replace").replace(END_OF_WORD, " ")

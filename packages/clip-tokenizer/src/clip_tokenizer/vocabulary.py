@@ -113,7 +113,7 @@ class Vocabulary:
     def _with_special_tokens(
         cls, ids: dict[str, int], pairs: Sequence[tuple[int, int]], tokens: tuple[str, ...]
     ) -> Vocabulary:
-        """The vocabulary with `tokens` (start, end, extra) behind the last id."""
+        """The vocabulary with `tokens` (start, end, extra) after the last id."""
         for token in tokens:
             if token in ids:
                 raise TokenizerError(

@@ -166,38 +166,44 @@ def get_config(name: str) -> CLIPConfig:
     return copy.deepcopy(_CONFIGS[name])
 
 
-def _named_configs() -> dict[str, CLIPConfig]:
+def _make_named_configs() -> dict[str, CLIPConfig]:
     """Configs of all named models."""
-    configs = {name: _vit(*row) for name, row in _VITS.items()}
-    configs["ViT-M-16-alt"] = _layer_scaled(configs["ViT-M-16-alt"], 1e-4)
-    configs |= {name: _resnet(*row) for name, row in _RESNETS.items()}
-    configs |= {name: _worldwide(configs[row[0]], *row[1:]) for name, row in _WORLDWIDE.items()}
-    configs |= {f"{name}-quickgelu": _activated(configs[name], "quick_gelu") for name in _QUICKGELU}
-    configs |= {name: _clipa_v2(configs[base], size) for name, (base, size) in _CLIPA_V2.items()}
-    configs |= {name: _clipa_v1(configs[row[0]], *row[1:]) for name, row in _CLIPA_V1.items()}
+    configs = {name: _make_vit(*row) for name, row in _VITS.items()}
+    configs["ViT-M-16-alt"] = _add_layer_scale(configs["ViT-M-16-alt"], 1e-4)
+    configs |= {name: _make_resnet(*row) for name, row in _RESNETS.items()}
     configs |= {
-        name: _activated(_clipa_v2(configs[base], 224), "gelu_tanh")
+        name: _make_worldwide(configs[row[0]], *row[1:]) for name, row in _WORLDWIDE.items()
+    }
+    configs |= {
+        f"{name}-quickgelu": _set_activation(configs[name], "quick_gelu") for name in _QUICKGELU
+    }
+    configs |= {
+        name: _make_clipa_v2(configs[base], size) for name, (base, size) in _CLIPA_V2.items()
+    }
+    configs |= {name: _make_clipa_v1(configs[row[0]], *row[1:]) for name, row in _CLIPA_V1.items()}
+    configs |= {
+        name: _set_activation(_make_clipa_v2(configs[base], 224), "gelu_tanh")
         for name, base in _CLIPA_BIG_VISION.items()
     }
-    configs |= {name: _siglip(name, *row) for name, row in _SIGLIPS.items()}
+    configs |= {name: _make_siglip(name, *row) for name, row in _SIGLIPS.items()}
     return configs | _OTHERS
 
 
-def _text(width: int, num_layers: int = 12) -> TextConfig:
+def _make_text(width: int, num_layers: int = 12) -> TextConfig:
     return TextConfig(width=width, num_layers=num_layers, num_heads=width // 64)
 
 
-def _vit(
+def _make_vit(
     image: _Image, patch: int, size: int, embed_dim: int, text_width: int, text_layers: int
 ) -> CLIPConfig:
     return CLIPConfig(
         embed_dim=embed_dim,
         vision=ViTConfig(image_size=size, patch_size=patch, **image._asdict()),
-        text=_text(text_width, text_layers),
+        text=_make_text(text_width, text_layers),
     )
 
 
-def _resnet(
+def _make_resnet(
     layers: tuple[int, int, int, int], width: int, size: int, embed_dim: int, text_width: int
 ) -> CLIPConfig:
     return CLIPConfig(
@@ -205,23 +211,25 @@ def _resnet(
         vision=ModifiedResNetConfig(
             image_size=size, layers=layers, width=width, num_heads=width // 2
         ),
-        text=_text(text_width),
+        text=_make_text(text_width),
     )
 
 
-def _activated(config: CLIPConfig, activation: Activation) -> CLIPConfig:
+def _set_activation(config: CLIPConfig, activation: Activation) -> CLIPConfig:
     vision = config.vision
     if isinstance(vision, ViTConfig):
         vision = replace(vision, activation=activation)
     return replace(config, vision=vision, text=replace(config.text, activation=activation))
 
 
-def _layer_scaled(config: CLIPConfig, init: float) -> CLIPConfig:
+def _add_layer_scale(config: CLIPConfig, init: float) -> CLIPConfig:
     assert isinstance(config.vision, ViTConfig)
     return replace(config, vision=replace(config.vision, layer_scale_init=init))
 
 
-def _worldwide(config: CLIPConfig, size: int, vocab_size: int, eot_token_id: int) -> CLIPConfig:
+def _make_worldwide(
+    config: CLIPConfig, size: int, vocab_size: int, eot_token_id: int
+) -> CLIPConfig:
     if vocab_size == 250100:
         tokenizer = TokenizerConfig(name="google/mt5-base", options={"clean": "canonicalize"})
     else:
@@ -232,7 +240,7 @@ def _worldwide(config: CLIPConfig, size: int, vocab_size: int, eot_token_id: int
     return replace(config, vision=replace(config.vision, image_size=size), text=text)
 
 
-def _clipa_v2(config: CLIPConfig, size: int) -> CLIPConfig:
+def _make_clipa_v2(config: CLIPConfig, size: int) -> CLIPConfig:
     assert isinstance(config.vision, ViTConfig)
     return replace(
         config,
@@ -254,7 +262,9 @@ def _clipa_v2(config: CLIPConfig, size: int) -> CLIPConfig:
     )
 
 
-def _clipa_v1(config: CLIPConfig, context_length: int, average: bool, syntax: bool) -> CLIPConfig:
+def _make_clipa_v1(
+    config: CLIPConfig, context_length: int, average: bool, syntax: bool
+) -> CLIPConfig:
     assert isinstance(config.vision, ViTConfig)
     vision, tokenizer = config.vision, None
     if average:
@@ -265,7 +275,7 @@ def _clipa_v1(config: CLIPConfig, context_length: int, average: bool, syntax: bo
     return replace(config, vision=vision, text=text)
 
 
-def _siglip(
+def _make_siglip(
     name: str, image: _Image, patch: int, size: int, vocabulary: str, tokenizer: str, tanh: bool
 ) -> CLIPConfig:
     text = _SO400M if image is _GOPT else image
@@ -332,4 +342,4 @@ _OTHERS = {
     ),
 }
 
-_CONFIGS = _named_configs()
+_CONFIGS = _make_named_configs()

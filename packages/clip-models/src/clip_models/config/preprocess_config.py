@@ -50,7 +50,7 @@ _PREPROCESS_OF_NAMES: dict[str, dict[str, Any]] = {
 }
 
 
-def preprocess_of(name: str) -> PreprocessConfig:
+def get_preprocess_config(name: str) -> PreprocessConfig:
     """The preprocessing that weights of a registered model were trained with."""
     size = get_config(name).vision.image_size
     for pattern, values in _PREPROCESS_OF_NAMES.items():
@@ -59,7 +59,7 @@ def preprocess_of(name: str) -> PreprocessConfig:
     return PreprocessConfig(size=size)
 
 
-def default_preprocess(config: CLIPConfig) -> PreprocessConfig:
+def guess_preprocess_config(config: CLIPConfig) -> PreprocessConfig:
     """The preprocessing that such a model was most likely trained with: SigLIP's or OpenAI's."""
     size = config.vision.image_size
     if getattr(config.vision, "readout", None) == "map":

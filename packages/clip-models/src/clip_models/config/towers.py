@@ -164,7 +164,7 @@ class ViTConfig(TransformerConfig):
         readout: `class_token`; `patch_average`; `average` of all tokens, including the class
             token (CLIPA's first version); `map`, an attention with a learned query (SigLIP).
         map_num_heads: Heads of the attention of `map`; None is those of the last layer.
-        map_mlp_width: Hidden units of the MLP behind it; None is those of the last layer.
+        map_mlp_width: Hidden units of the MLP after it; None is those of the last layer.
         norm_after_readout: The final norm is of the read feature, not of every token.
         projection: A linear map to the embedding space; `none` where `width` is its width.
     """
@@ -265,7 +265,7 @@ class CompactResNetConfig:
 
     The stem halves the image's side, and so does each stage: convolution, 2x2 max pooling, one
     residual block. `widths` are the channels of the stem and of each stage. `pooling` "max" takes
-    the maximum over positions (what is in the image), "flatten" keeps the positions (also where).
+    the maximum over positions, "flatten" keeps each position.
     """
 
     kind: Literal["compact_resnet"] = "compact_resnet"

@@ -8,7 +8,7 @@ DROPPED = ("image_encoder.neural_augmentor.*",)
 """RangeAugment's learned ranges: part of its training, not of the model."""
 
 
-def _layers(native: str, foreign: str) -> list[Rule]:
+def _layer_rules(native: str, foreign: str) -> list[Rule]:
     ours, theirs = f"{native}.resblocks.#", f"{foreign}.#"
     attention = f"{theirs}.pre_norm_mha.1"
     return [
@@ -33,12 +33,12 @@ RULES = [
     *keep_layer("visual.conv1.conv3", "image_encoder.patch_emb.2.block.conv"),
     squeeze("visual.class_embedding", "image_encoder.cls_token", 2),
     squeeze("visual.positional_embedding", f"image_encoder.pos_embed.{_POSITIONS}", 2),
-    *_layers("visual.transformer", "image_encoder.transformer"),
+    *_layer_rules("visual.transformer", "image_encoder.transformer"),
     *keep_layer("visual.ln_post", "image_encoder.post_transformer_norm"),
     keep("visual.proj", "image_encoder.classifier.proj"),
     keep("token_embedding.weight", "text_encoder.embedding_layer.weight"),
     squeeze("positional_embedding", f"text_encoder.positional_embedding.{_POSITIONS}", 2),
-    *_layers("transformer", "text_encoder.transformer"),
+    *_layer_rules("transformer", "text_encoder.transformer"),
     *keep_layer("ln_final", "text_encoder.final_layer_norm"),
     keep("text_projection", "text_encoder.projection_layer"),
     keep("logit_scale", "logit_scale"),

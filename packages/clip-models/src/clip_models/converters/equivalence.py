@@ -20,14 +20,14 @@ def require_same(wanted: CLIPConfig, built: CLIPConfig, builder: str) -> None:
     Raises:
         ConfigError: The two differ; the message names where.
     """
-    ours, theirs = _flat(wanted), _flat(built)
+    ours, theirs = _flatten_computed(wanted), _flatten_computed(built)
     different = [key for key in sorted(ours | theirs) if ours.get(key) != theirs.get(key)]
     if different:
         shown = "; ".join(f"{key} is {ours.get(key)}, not {theirs.get(key)}" for key in different)
         raise ConfigError(f"{builder} cannot be this model: {shown}")
 
 
-def _flat(config: CLIPConfig) -> dict[str, Any]:
+def _flatten_computed(config: CLIPConfig) -> dict[str, Any]:
     """Every value that changes the computation, under its dotted name."""
     values = _flatten(to_dict(config))
     for name, tower in (("vision", config.vision), ("text", config.text)):

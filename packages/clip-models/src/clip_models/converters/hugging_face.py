@@ -16,7 +16,7 @@ DROPPED = ("*.embeddings.position_ids",)
 """Buffers of older files: the integers from zero."""
 
 
-def _layers(native: str, foreign: str) -> list[Rule]:
+def _layer_rules(native: str, foreign: str) -> list[Rule]:
     """The transformer layers of one tower."""
     ours, theirs = f"{native}.resblocks.#", f"{foreign}.encoder.layers.#"
     attention = f"{theirs}.self_attn"
@@ -36,8 +36,8 @@ def _layers(native: str, foreign: str) -> list[Rule]:
 
 
 _BOTH = [
-    *_layers("visual.transformer", "vision_model"),
-    *_layers("transformer", "text_model"),
+    *_layer_rules("visual.transformer", "vision_model"),
+    *_layer_rules("transformer", "text_model"),
     keep("visual.conv1.weight", "vision_model.embeddings.patch_embedding.weight"),
     keep("visual.positional_embedding", "vision_model.embeddings.position_embedding.weight"),
     *keep_layer("visual.ln_post", "vision_model.post_layernorm"),

@@ -75,10 +75,10 @@ def from_hugging_face_config(values: Mapping[str, Any]) -> CLIPConfig:
     """
     kind = as_table(values, "config").get("model_type")
     if kind == "clip":
-        vision, text = _sections(values, _CLIP_VISION, _CLIP_TEXT)
+        vision, text = _read_sections(values, _CLIP_VISION, _CLIP_TEXT)
         return _read_clip(vision, text, values)
     if kind == "siglip":
-        vision, text = _sections(values, _SIGLIP_VISION, _SIGLIP_TEXT)
+        vision, text = _read_sections(values, _SIGLIP_VISION, _SIGLIP_TEXT)
         return _read_siglip(vision, text)
     raise ConfigError(f"model_type must be 'clip' or 'siglip', got {kind!r}")
 
@@ -99,7 +99,7 @@ def to_hugging_face_config(config: CLIPConfig) -> dict[str, Any]:
         "image_size": vision.image_size,
         "patch_size": vision.patch_size,
         "num_channels": 3,
-        **_transformer_values(vision),
+        **_write_transformer(vision),
     }
     text_values = {
         "model_type": f"{kind}_text_model",
@@ -107,7 +107,7 @@ def to_hugging_face_config(config: CLIPConfig) -> dict[str, Any]:
         "max_position_embeddings": text.context_length,
         "bos_token_id": max(0, text.vocab_size - 2),
         "eos_token_id": _OLD_EOS if text.eot_token_id is None else text.eot_token_id,
-        **_transformer_values(text),
+        **_write_transformer(text),
     }
     values: dict[str, Any] = {
         "architectures": ["SiglipModel" if siglip else "CLIPModel"],
@@ -125,7 +125,7 @@ def to_hugging_face_config(config: CLIPConfig) -> dict[str, Any]:
     return values
 
 
-def _sections(
+def _read_sections(
     values: Mapping[str, Any], vision: Mapping[str, Any], text: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Values of both towers, with the defaults of transformers.
@@ -143,12 +143,12 @@ def _sections(
 def _read_clip(
     vision: Mapping[str, Any], text: Mapping[str, Any], values: Mapping[str, Any]
 ) -> CLIPConfig:
-    end = _integer(text, "eos_token_id")
+    end = _read_integer(text, "eos_token_id")
     return CLIPConfig(
-        embed_dim=_integer({"projection_dim": 512, **values}, "projection_dim"),
-        vision=ViTConfig(**_vision_arguments(vision)),
-        text=TextConfig(**_text_arguments(text), eot_token_id=None if end == _OLD_EOS else end),
-        init_logit_scale=_number(
+        embed_dim=_read_integer({"projection_dim": 512, **values}, "projection_dim"),
+        vision=ViTConfig(**_read_vision(vision)),
+        text=TextConfig(**_read_text(text), eot_token_id=None if end == _OLD_EOS else end),
+        init_logit_scale=_read_number(
             {"logit_scale_init_value": 2.6592, **values}, "logit_scale_init_value"
         ),
     )
@@ -158,61 +158,61 @@ def _read_siglip(vision: Mapping[str, Any], text: Mapping[str, Any]) -> CLIPConf
     if vision["vision_use_head"] is not True:
         raise ConfigError("vision_config.vision_use_head must be true; the head gives the feature")
     given = text.get("projection_size") is not None
-    embed_dim = _integer(text, "projection_size" if given else "hidden_size")
+    embed_dim = _read_integer(text, "projection_size" if given else "hidden_size")
     return CLIPConfig(
         embed_dim=embed_dim,
         vision=ViTConfig(
-            **_vision_arguments(vision),
+            **_read_vision(vision),
             patch_bias=True,
             class_token=False,
             pre_norm=False,
             readout="map",
             projection="none",
         ),
-        text=TextConfig(
-            **_text_arguments(text), causal=False, readout="last", projection="linear_bias"
-        ),
+        text=TextConfig(**_read_text(text), causal=False, readout="last", projection="linear_bias"),
         init_logit_scale=0.0,
         init_logit_bias=0.0,
     )
 
 
-def _vision_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+def _read_vision(values: Mapping[str, Any]) -> dict[str, Any]:
     if values["num_channels"] != 3:
         raise ConfigError(f"vision_config.num_channels must be 3, got {values['num_channels']!r}")
-    sizes = {key: _integer(values, key) for key in ("image_size", "patch_size")}
-    return {**sizes, **_transformer_arguments(values)}
+    sizes = {key: _read_integer(values, key) for key in ("image_size", "patch_size")}
+    return {**sizes, **_read_transformer(values)}
 
 
-def _text_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+def _read_text(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "context_length": _integer(values, "max_position_embeddings"),
-        "vocab_size": _integer(values, "vocab_size"),
-        **_transformer_arguments(values),
+        "context_length": _read_integer(values, "max_position_embeddings"),
+        "vocab_size": _read_integer(values, "vocab_size"),
+        **_read_transformer(values),
     }
 
 
-def _transformer_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+def _read_transformer(values: Mapping[str, Any]) -> dict[str, Any]:
     name = values["hidden_act"]
     if name not in _ACTIVATIONS:
         raise ConfigError(f"hidden_act must be one of {', '.join(_ACTIVATIONS)}, got {name!r}")
     return {
-        "width": _integer(values, "hidden_size"),
-        "num_layers": _integer(values, "num_hidden_layers"),
-        "num_heads": _integer(values, "num_attention_heads"),
-        **_mlp_arguments(_integer(values, "hidden_size"), _integer(values, "intermediate_size")),
+        "width": _read_integer(values, "hidden_size"),
+        "num_layers": _read_integer(values, "num_hidden_layers"),
+        "num_heads": _read_integer(values, "num_attention_heads"),
+        **_read_mlp(
+            _read_integer(values, "hidden_size"), _read_integer(values, "intermediate_size")
+        ),
         "activation": _ACTIVATIONS[name],
-        "layer_norm_eps": _number(values, "layer_norm_eps"),
+        "layer_norm_eps": _read_number(values, "layer_norm_eps"),
     }
 
 
-def _mlp_arguments(width: int, mlp_width: int) -> dict[str, Any]:
+def _read_mlp(width: int, mlp_width: int) -> dict[str, Any]:
     """The ratio, rounded up to four digits as in open_clip's configs, where it gives the width."""
     ratio = math.ceil(mlp_width / max(1, width) * 10_000) / 10_000
     return {"mlp_ratio": ratio} if int(width * ratio) == mlp_width else {"mlp_width": mlp_width}
 
 
-def _transformer_values(config: TransformerConfig) -> dict[str, Any]:
+def _write_transformer(config: TransformerConfig) -> dict[str, Any]:
     """The keys of a tower; where layers differ, the sizes of the first."""
     shape = config.layers()[0]
     return {
@@ -226,14 +226,14 @@ def _transformer_values(config: TransformerConfig) -> dict[str, Any]:
     }
 
 
-def _integer(values: Mapping[str, Any], key: str) -> int:
+def _read_integer(values: Mapping[str, Any], key: str) -> int:
     value = values[key]
     if type(value) is not int:
         raise ConfigError(f"{key} must be an integer, got {value!r}")
     return value
 
 
-def _number(values: Mapping[str, Any], key: str) -> float:
+def _read_number(values: Mapping[str, Any], key: str) -> float:
     value = values[key]
     if type(value) not in (int, float):
         raise ConfigError(f"{key} must be a number, got {value!r}")

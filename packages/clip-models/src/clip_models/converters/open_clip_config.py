@@ -123,8 +123,8 @@ def from_open_clip(values: Mapping[str, Any]) -> CLIPConfig:
     try:
         config = CLIPConfig(
             embed_dim=model["embed_dim"],
-            vision=_vision(vision, model["quick_gelu"]),
-            text=_text(text, model["quick_gelu"]),
+            vision=_read_vision(vision, model["quick_gelu"]),
+            text=_read_text(text, model["quick_gelu"]),
             **{key: float(model[key]) for key in logits if model[key] is not None},
         )
     except ConfigError:
@@ -143,8 +143,8 @@ def to_open_clip(config: CLIPConfig) -> dict[str, Any]:
     text = config.text
     written: dict[str, Any] = {
         "embed_dim": config.embed_dim,
-        "vision_cfg": _vision_to(config),
-        "text_cfg": _without_defaults(_text_to(text), _TEXT),
+        "vision_cfg": _write_vision(config),
+        "text_cfg": _drop_defaults(_write_text(text), _TEXT),
     }
     if "quick_gelu" in (text.activation, getattr(config.vision, "activation", None)):
         written["quick_gelu"] = True
@@ -171,10 +171,10 @@ def _read(
             raise ConfigError(
                 f"{where}{key} = {value!r} is not computed here; only {fixed[key]!r} is"
             )
-    return read | {key: _side(key, value) for key, value in values.items() if key in read}
+    return read | {key: _to_side(key, value) for key, value in values.items() if key in read}
 
 
-def _side(key: str, value: Any) -> Any:
+def _to_side(key: str, value: Any) -> Any:
     """A square image or patch size as one number."""
     if key in ("image_size", "patch_size") and isinstance(value, (list, tuple)):
         if len(set(value)) != 1:
@@ -183,10 +183,10 @@ def _side(key: str, value: Any) -> Any:
     return value
 
 
-def _vision(values: dict[str, Any], quick_gelu: bool) -> ViTConfig | ModifiedResNetConfig:
+def _read_vision(values: dict[str, Any], quick_gelu: bool) -> ViTConfig | ModifiedResNetConfig:
     if values["timm_model_name"]:
         tower = from_timm_siglip(values)
-        return replace(tower, patch_reduction=_reduction(values["patch_dropout"]))
+        return replace(tower, patch_reduction=_read_reduction(values["patch_dropout"]))
     if isinstance(values["layers"], (list, tuple)):
         first, second, third, fourth = values["layers"]
         return ModifiedResNetConfig(
@@ -206,16 +206,16 @@ def _vision(values: dict[str, Any], quick_gelu: bool) -> ViTConfig | ModifiedRes
         mlp_ratio=float(values["mlp_ratio"]),
         layer_scale_init=values["ls_init_value"],
         pre_norm=not values["no_ln_pre"],
-        position=_choice(values, "pos_embed_type", positions),
-        readout=_choice(values, "pool_type", readouts),
+        position=_choose(values, "pos_embed_type", positions),
+        readout=_choose(values, "pool_type", readouts),
         norm_after_readout=values["final_ln_after_pool"],
-        patch_reduction=_reduction(values["patch_dropout"]),
-        activation=_activation(values["act_kwargs"], quick_gelu),
-        layer_norm_eps=_epsilon(values["norm_kwargs"]),
+        patch_reduction=_read_reduction(values["patch_dropout"]),
+        activation=_read_activation(values["act_kwargs"], quick_gelu),
+        layer_norm_eps=_read_epsilon(values["norm_kwargs"]),
     )
 
 
-def _text(values: dict[str, Any], quick_gelu: bool) -> TextConfig:
+def _read_text(values: dict[str, Any], quick_gelu: bool) -> TextConfig:
     readouts = {"argmax": "end_token", "eos": "end_token", "last": "last", "first": "first"}
     biased: Literal["linear", "linear_bias"] = "linear_bias" if values["proj_bias"] else "linear"
     tokenizer = None
@@ -232,37 +232,37 @@ def _text(values: dict[str, Any], quick_gelu: bool) -> TextConfig:
         mlp_ratio=float(values["mlp_ratio"]),
         layer_scale_init=values["ls_init_value"],
         causal=not values["no_causal_mask"],
-        readout=_choice(values, "pool_type", readouts),
+        readout=_choose(values, "pool_type", readouts),
         eot_token_id=values["eos_id"] if values["pool_type"] == "eos" else None,
         projection="none" if values["proj_type"] in ("none", None, "") else biased,
-        activation=_activation(values["act_kwargs"], quick_gelu),
-        layer_norm_eps=_epsilon(values["norm_kwargs"]),
+        activation=_read_activation(values["act_kwargs"], quick_gelu),
+        layer_norm_eps=_read_epsilon(values["norm_kwargs"]),
         tokenizer=tokenizer,
     )
 
 
-def _choice(values: dict[str, Any], key: str, choices: dict[str, str]) -> Any:
+def _choose(values: dict[str, Any], key: str, choices: dict[str, str]) -> Any:
     if values[key] not in choices:
         raise ConfigError(f"{key} = {values[key]!r} is not computed here; known: {list(choices)}")
     return choices[values[key]]
 
 
-def _reduction(dropout: float) -> PatchReductionConfig | None:
+def _read_reduction(dropout: float) -> PatchReductionConfig | None:
     return PatchReductionConfig(keep_ratio=1 - dropout) if dropout else None
 
 
-def _activation(arguments: dict[str, Any] | None, quick_gelu: bool) -> Activation:
-    approximate = _only_argument("act_kwargs", arguments, "approximate", "none")
+def _read_activation(arguments: dict[str, Any] | None, quick_gelu: bool) -> Activation:
+    approximate = _read_only_argument("act_kwargs", arguments, "approximate", "none")
     if quick_gelu:
         return "quick_gelu"
-    return _choice({"approximate": approximate}, "approximate", _GELUS)
+    return _choose({"approximate": approximate}, "approximate", _GELUS)
 
 
-def _epsilon(arguments: dict[str, Any] | None) -> float:
-    return float(_only_argument("norm_kwargs", arguments, "eps", 1e-5))
+def _read_epsilon(arguments: dict[str, Any] | None) -> float:
+    return float(_read_only_argument("norm_kwargs", arguments, "eps", 1e-5))
 
 
-def _only_argument(name: str, arguments: dict[str, Any] | None, key: str, default: Any) -> Any:
+def _read_only_argument(name: str, arguments: dict[str, Any] | None, key: str, default: Any) -> Any:
     """The one argument of an activation or a norm that these modules have."""
     given = arguments or {}
     others = [other for other in given if other != key]
@@ -271,7 +271,7 @@ def _only_argument(name: str, arguments: dict[str, Any] | None, key: str, defaul
     return given.get(key, default)
 
 
-def _vision_to(config: CLIPConfig) -> dict[str, Any]:
+def _write_vision(config: CLIPConfig) -> dict[str, Any]:
     vision = config.vision
     if isinstance(vision, ModifiedResNetConfig):
         return {
@@ -290,22 +290,22 @@ def _vision_to(config: CLIPConfig) -> dict[str, Any]:
         "layers": vision.num_layers,
         "width": vision.width,
         "head_width": vision.width // heads,
-        "mlp_ratio": _mlp_ratio(vision),
+        "mlp_ratio": _find_mlp_ratio(vision),
         "ls_init_value": vision.layer_scale_init,
         "no_ln_pre": not vision.pre_norm,
         "pos_embed_type": "sin_cos_2d" if vision.position == "sin_cos" else "learnable",
         "pool_type": "tok" if vision.readout == "class_token" else "avg",
         "final_ln_after_pool": vision.norm_after_readout,
-        **_arguments(vision.activation, vision.layer_norm_eps),
+        **_write_arguments(vision.activation, vision.layer_norm_eps),
     }
     return {
         "image_size": vision.image_size,
         "patch_size": vision.patch_size,
-        **_without_defaults(written, _VISION),
+        **_drop_defaults(written, _VISION),
     }
 
 
-def _text_to(text: TextConfig) -> dict[str, Any]:
+def _write_text(text: TextConfig) -> dict[str, Any]:
     pool_type: str = text.readout
     if text.readout == "end_token":
         pool_type = "argmax" if text.eot_token_id is None else "eos"
@@ -318,18 +318,18 @@ def _text_to(text: TextConfig) -> dict[str, Any]:
         "width": text.width,
         "heads": text.layers()[0].num_heads if text.num_layers else 1,
         "layers": text.num_layers,
-        "mlp_ratio": _mlp_ratio(text),
+        "mlp_ratio": _find_mlp_ratio(text),
         "ls_init_value": text.layer_scale_init,
         "eos_id": 2 if text.eot_token_id is None else text.eot_token_id,
         "no_causal_mask": not text.causal,
         "pool_type": pool_type,
         "proj_bias": text.projection == "linear_bias",
         "proj_type": "none" if text.projection == "none" else "linear",
-        **_arguments(text.activation, text.layer_norm_eps),
+        **_write_arguments(text.activation, text.layer_norm_eps),
     }
 
 
-def _mlp_ratio(config: TransformerConfig) -> float:
+def _find_mlp_ratio(config: TransformerConfig) -> float:
     """The ratio of the MLP width: the config's, or one of four digits that gives its width."""
     if not config.num_layers:
         return config.mlp_ratio
@@ -339,13 +339,13 @@ def _mlp_ratio(config: TransformerConfig) -> float:
     return math.ceil(hidden / config.width * 10_000) / 10_000
 
 
-def _arguments(activation: Activation, epsilon: float) -> dict[str, Any]:
+def _write_arguments(activation: Activation, epsilon: float) -> dict[str, Any]:
     return {
         "act_kwargs": {"approximate": "tanh"} if activation == "gelu_tanh" else None,
         "norm_kwargs": None if epsilon == 1e-5 else {"eps": epsilon},
     }
 
 
-def _without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+def _drop_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     always = ("context_length", "vocab_size", "width", "heads", "layers")
     return {k: value for k, value in values.items() if k in always or value != defaults[k]}

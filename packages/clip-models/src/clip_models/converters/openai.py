@@ -86,7 +86,7 @@ def _infer_resnet(state: Mapping[str, Tensor]) -> ModifiedResNetConfig:
 
 
 def _infer_grid(positions: Tensor) -> int:
-    """The side of the square of positions behind that of the class token."""
+    """The side of the square of positions after that of the class token."""
     side = round((len(positions) - 1) ** 0.5)
     if side**2 + 1 != len(positions):
         raise ValueError(f"expected a square of positions and one more, got {len(positions)}")

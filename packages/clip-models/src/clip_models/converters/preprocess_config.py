@@ -30,7 +30,7 @@ def from_open_clip_preprocess(values: Mapping[str, Any], image_size: int) -> Pre
 
 
 def to_open_clip_preprocess(config: PreprocessConfig) -> dict[str, Any]:
-    """The `preprocess_cfg` with which open_clip transforms images as `config` says."""
+    """The `preprocess_cfg` with which open_clip transforms images in the same way."""
     if config.interpolation == "nearest":
         raise ConfigError("open_clip resizes images with 'bicubic' or 'bilinear', not 'nearest'")
     return {
@@ -92,7 +92,7 @@ def _side(key: str, size: Any) -> int:
 
 
 def to_hugging_face_preprocess(config: PreprocessConfig, *, siglip: bool) -> dict[str, Any]:
-    """The `preprocessor_config.json` with which transformers transforms images likewise.
+    """The `preprocessor_config.json` with which transformers transforms images in the same way.
 
     Raises:
         ConfigError: `resize_mode` is "longest", which its image processors of CLIP lack.

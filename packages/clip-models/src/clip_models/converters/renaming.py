@@ -1,7 +1,7 @@
 """Tables that rename a state dict, in both directions and bit for bit.
 
 A rule relates tensors of our naming (OpenAI CLIP's) to tensors of a foreign one. In a name, `#`
-stands for a number and `*` for the rest of the name; what they match is the same on both sides.
+matches a number and `*` the rest of the name; both match the same text on both sides.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clip_models.config.clip_config import CLIPConfig
 from clip_models.config.named_models import get_config
-from clip_models.config.preprocess_config import PreprocessConfig, preprocess_of
+from clip_models.config.preprocess_config import PreprocessConfig, get_preprocess_config
 from clip_models.converters import openai
 from clip_models.converters.dialect_names import FILE_DIALECTS, Dialect
 from clip_models.converters.dialects import detect_dialect, from_native, to_native
@@ -20,14 +20,14 @@ from clip_models.errors import CheckpointError
 from clip_models.files import hub
 from clip_models.files.atomic_write import replace_file, save_json, save_tensors
 from clip_models.files.export import OPEN_CLIP_WEIGHTS, remove_others, require_absent
-from clip_models.files.foreign_configs import hugging_face_configs, open_clip_config
+from clip_models.files.foreign_configs import make_hugging_face_configs, make_open_clip_config
 from clip_models.files.model_directory import (
     CONFIG_NAME,
     HUGGING_FACE_CONFIG,
     HUGGING_FACE_PREPROCESS,
     OPEN_CLIP_CONFIG,
     WEIGHTS_NAME,
-    native_config,
+    make_native_config,
     read_model_directory,
 )
 from clip_models.files.pretrained import load_state
@@ -68,7 +68,7 @@ def read_stored(source: str | Path, *, model: str | None = None) -> StoredModel:
     """
     repository = hub.parse_repository(source)
     path = Path(source) if repository is None else hub.download(repository)
-    named = None if model is None else (get_config(model), preprocess_of(model))
+    named = None if model is None else (get_config(model), get_preprocess_config(model))
     if path.is_dir():
         files = read_model_directory(path)
         config, preprocess = named or (files.config, files.preprocess)
@@ -84,7 +84,7 @@ def read_stored(source: str | Path, *, model: str | None = None) -> StoredModel:
     return StoredModel(config, preprocess, state, dialect, path)
 
 
-def output_files(out: str | Path, to: Dialect) -> list[Path]:
+def list_output_files(out: str | Path, to: Dialect) -> list[Path]:
     """The files that a model is written to, its weights first."""
     out = Path(out)
     return [out] if to in FILE_DIALECTS else [out / name for name in _DIRECTORY_FILES[to]]
@@ -110,7 +110,7 @@ def check_output(out: str | Path, to: Dialect, *, overwrite: bool = False) -> No
             f"written to, got {out.suffix!r}"
         )
     if not overwrite:
-        files = output_files(out, to)
+        files = list_output_files(out, to)
         require_absent(files[0].parent, [file.name for file in files])
 
 
@@ -141,8 +141,8 @@ def write_stored(
     tensors = from_native(stored.state, stored.config, to)
     if dtype is not None:
         tensors = {name: _cast(name, value, dtype) for name, value in tensors.items()}
-    weights, *others = output_files(out, to)
-    configs = _configs(stored, to)
+    weights, *others = list_output_files(out, to)
+    configs = _make_configs(stored, to)
     weights.parent.mkdir(parents=True, exist_ok=True)
     _write_file(weights, tensors)
     for file, values in zip(others, configs, strict=True):
@@ -152,15 +152,15 @@ def write_stored(
     return [weights, *others]
 
 
-def _configs(stored: StoredModel, to: Dialect) -> Sequence[dict[str, Any]]:
+def _make_configs(stored: StoredModel, to: Dialect) -> Sequence[dict[str, Any]]:
     """The contents of the dialect's files beside the weights."""
     if to in FILE_DIALECTS:
         return ()
     if to == "open-clip":
-        return (open_clip_config(stored.config, stored.preprocess),)
+        return (make_open_clip_config(stored.config, stored.preprocess),)
     if to == "hugging-face":
-        return hugging_face_configs(stored.config, stored.preprocess)
-    return (native_config(stored.config, stored.preprocess),)
+        return make_hugging_face_configs(stored.config, stored.preprocess)
+    return (make_native_config(stored.config, stored.preprocess),)
 
 
 def _cast(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -182,7 +182,7 @@ def _infer_openai_config(
     """The configs of OpenAI's weights, from their shapes."""
     if detect_dialect(state) != "openai":
         raise CheckpointError(
-            f"{path} does not say which model it holds; name it, as one of `clip-models list`"
+            f"{path} does not say which model it holds; name one of `clip-models list`"
         )
     config = openai.infer_config(state)
     return config, PreprocessConfig(size=config.vision.image_size)

@@ -12,8 +12,8 @@ from clip_models.converters.dialect_names import Dialect
 from clip_models.converters.dialects import from_native
 from clip_models.errors import CheckpointError
 from clip_models.files.atomic_write import save_json, save_tensors, save_text
-from clip_models.files.foreign_configs import ForeignConfigs, foreign_configs
-from clip_models.files.model_card import MARK, model_card
+from clip_models.files.foreign_configs import ForeignConfigs, make_foreign_configs
+from clip_models.files.model_card import MARK, make_model_card
 from clip_models.files.model_directory import (
     CONFIG_NAME,
     CONFIG_NAMES,
@@ -66,8 +66,10 @@ def save_pretrained(
     directory, extra = Path(directory), [Path(file) for file in files]
     new = [file for file in extra if not _is_in(directory, file)]
     config = measure_config(model)
-    foreign = foreign_configs(config, preprocess)
-    card = model_card(model, config, preprocess, foreign, license=license, description=description)
+    foreign = make_foreign_configs(config, preprocess)
+    card = make_model_card(
+        model, config, preprocess, foreign, license=license, description=description
+    )
     texts = {} if _is_user_written(directory / CARD_NAME) else {CARD_NAME: card}
     configs = _name_configs(foreign)
     weights: dict[str, Dialect] = {

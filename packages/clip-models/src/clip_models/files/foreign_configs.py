@@ -24,7 +24,7 @@ class ForeignConfigs(NamedTuple):
     reasons: tuple[str, ...]
 
 
-def open_clip_config(config: CLIPConfig, preprocess: PreprocessConfig) -> dict[str, Any]:
+def make_open_clip_config(config: CLIPConfig, preprocess: PreprocessConfig) -> dict[str, Any]:
     """The contents of `open_clip_config.json`.
 
     Raises:
@@ -36,7 +36,7 @@ def open_clip_config(config: CLIPConfig, preprocess: PreprocessConfig) -> dict[s
     }
 
 
-def hugging_face_configs(
+def make_hugging_face_configs(
     config: CLIPConfig, preprocess: PreprocessConfig
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The contents of `config.json` and `preprocessor_config.json`.
@@ -49,16 +49,16 @@ def hugging_face_configs(
     return model, to_hugging_face_preprocess(preprocess, siglip=siglip)
 
 
-def foreign_configs(config: CLIPConfig, preprocess: PreprocessConfig) -> ForeignConfigs:
+def make_foreign_configs(config: CLIPConfig, preprocess: PreprocessConfig) -> ForeignConfigs:
     """The contents of the config files of every library that has such a model."""
     reasons: list[str] = []
     open_clip = hugging_face = images = None
     try:
-        open_clip = open_clip_config(config, preprocess)
+        open_clip = make_open_clip_config(config, preprocess)
     except ConfigError as error:
         reasons.append(str(error))
     try:
-        hugging_face, images = hugging_face_configs(config, preprocess)
+        hugging_face, images = make_hugging_face_configs(config, preprocess)
     except ConfigError as error:
         reasons.append(str(error))
     return ForeignConfigs(open_clip, hugging_face, images, tuple(reasons))

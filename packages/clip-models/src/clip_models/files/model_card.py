@@ -1,4 +1,4 @@
-"""The model card: what a directory holds and how to load it."""
+"""The model card: a description of a model directory, with examples that load it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MARK = "<!-- written anew with the model; without this line, the file is yours a
 """Mark of the model cards that this package wrote."""
 
 
-def model_card(
+def make_model_card(
     model: CLIP,
     config: CLIPConfig,
     preprocess: PreprocessConfig,
@@ -31,14 +31,14 @@ def model_card(
         MARK,
         "# CLIP model",
         description.strip(),
-        _table(model, config, preprocess),
+        _make_table(model, config, preprocess),
         "## Use",
-        _use(foreign),
+        _make_examples(foreign),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _table(model: CLIP, config: CLIPConfig, preprocess: PreprocessConfig) -> str:
+def _make_table(model: CLIP, config: CLIPConfig, preprocess: PreprocessConfig) -> str:
     mean, std = (
         ", ".join(f"{x:g}" for x in values) for values in (preprocess.mean, preprocess.std)
     )
@@ -56,7 +56,7 @@ def _table(model: CLIP, config: CLIPConfig, preprocess: PreprocessConfig) -> str
     )
 
 
-def _use(foreign: ForeignConfigs) -> str:
+def _make_examples(foreign: ForeignConfigs) -> str:
     lines = [
         "```python",
         "from clip_models import from_pretrained",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from clip_models.config.checks import require
 from clip_models.config.clip_config import CLIPConfig
-from clip_models.config.preprocess_config import PreprocessConfig, default_preprocess
+from clip_models.config.preprocess_config import PreprocessConfig, guess_preprocess_config
 from clip_models.config.strict import from_dict, to_dict
 from clip_models.converters.hugging_face_config import from_hugging_face_config
 from clip_models.converters.open_clip_config import from_open_clip
@@ -79,10 +79,10 @@ def save_model(directory: str | Path, model: CLIP, preprocess: PreprocessConfig)
 
 def save_config(directory: str | Path, config: CLIPConfig, preprocess: PreprocessConfig) -> None:
     """Write `clip_config.json`; the directory must exist."""
-    save_json(Path(directory) / CONFIG_NAME, native_config(config, preprocess))
+    save_json(Path(directory) / CONFIG_NAME, make_native_config(config, preprocess))
 
 
-def native_config(config: CLIPConfig, preprocess: PreprocessConfig) -> dict[str, Any]:
+def make_native_config(config: CLIPConfig, preprocess: PreprocessConfig) -> dict[str, Any]:
     """The contents of `clip_config.json`."""
     return to_dict(_ModelFile(model=config, preprocess=preprocess))
 
@@ -165,7 +165,7 @@ def _read_hugging_face_preprocess(directory: Path, config: CLIPConfig) -> Prepro
     size, path = config.vision.image_size, directory / HUGGING_FACE_PREPROCESS
     if path.is_file():
         return _read(path, lambda values: from_hugging_face_preprocess(values, size))
-    return default_preprocess(config)
+    return guess_preprocess_config(config)
 
 
 def _read(path: Path, convert: Callable[[Mapping[str, Any]], T]) -> T:

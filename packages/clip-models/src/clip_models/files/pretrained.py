@@ -17,7 +17,7 @@ from clip_models.errors import CheckpointError
 from clip_models.files.model_directory import read_model_directory
 from clip_models.files.weight_files import read_weights
 from clip_models.model.clip import CLIP
-from clip_models.positions import resize_grid, resize_sequence, sin_cos_table
+from clip_models.positions import make_sin_cos_table, resize_grid, resize_sequence
 
 
 def load_model(
@@ -185,7 +185,7 @@ def _resize(
 ) -> Tensor:
     """(side², D) to (grid², D), by the interpolation of the tower."""
     if isinstance(config, ViTConfig) and config.position == "sin_cos":
-        return sin_cos_table(config.width, (grid, grid)).to(table)
+        return make_sin_cos_table(config.width, (grid, grid)).to(table)
     if isinstance(config, ViTConfig) and config.position_interpolation == "flattened":
         return resize_sequence(table, grid**2)
     return resize_grid(table, (side, side), (grid, grid))

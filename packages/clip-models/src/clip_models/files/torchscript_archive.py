@@ -45,7 +45,7 @@ class _Record:
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
-def archive_root(archive: zipfile.ZipFile) -> str | None:
+def find_archive_root(archive: zipfile.ZipFile) -> str | None:
     """The top folder of a TorchScript archive, or None for any other zip file."""
     for name in archive.namelist():
         path = PurePosixPath(name)

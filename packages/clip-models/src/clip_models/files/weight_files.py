@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from clip_models.errors import CheckpointError
-from clip_models.files.torchscript_archive import archive_root, read_archive
+from clip_models.files.torchscript_archive import find_archive_root, read_archive
 
 INDEX_SUFFIX = ".index.json"
 _NESTED = ("state_dict", "model_state_dict", "model")
@@ -95,7 +95,7 @@ def _read_by_content(path: Path) -> dict[str, Tensor]:
 
 def _read_zip(path: Path) -> dict[str, Tensor]:
     with _reporting_damage(path), zipfile.ZipFile(path) as archive:
-        root = archive_root(archive)
+        root = find_archive_root(archive)
         if root is not None:
             return read_archive(archive, root)
         names = archive.namelist()

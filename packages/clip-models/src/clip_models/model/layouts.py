@@ -2,7 +2,7 @@
 
 B batch, L tokens, N tokens of all rows, H heads, d head width.
 
-Rows of a batch are padded to one length (`Padded`) or stand one after the other without padding
+Rows of a batch are padded to one length (`Padded`) or follow each other without padding
 (`Packed`). Everything but attention works on single tokens and does not depend on the layout.
 """
 

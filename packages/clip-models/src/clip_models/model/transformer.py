@@ -128,7 +128,7 @@ class Transformer(nn.Module):
     def forward(
         self, x: Tensor, layout: Layout, *, start: int = 0, stop: int | None = None
     ) -> Tensor:
-        """Layers `start` to `stop`; the last layer of all computes only what the layout reads.
+        """Layers `start` to `stop`; the last layer computes only the tokens that the layout reads.
 
         Returns:
             (…, D) in the layout's shape; (B, 1, D) after the last layer, where the layout reads one

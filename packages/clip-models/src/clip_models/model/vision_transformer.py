@@ -16,7 +16,7 @@ from clip_models.model.pooled_layers import PooledLayers, PooledRun
 from clip_models.model.transformer import MLP, Transformer
 from clip_models.pooling.patch_reduction import make_patch_reducer
 from clip_models.pooling.randomness import Randomness
-from clip_models.positions import Grid, resize_grid, resize_sequence, sin_cos_table
+from clip_models.positions import Grid, make_sin_cos_table, resize_grid, resize_sequence
 
 
 def make_stem(config: ViTConfig) -> nn.Module:
@@ -140,7 +140,7 @@ class VisionTransformer(nn.Module):
                 config.width**-0.5 * torch.randn(rows, config.width)
             )
             return
-        table = sin_cos_table(config.width, (config.grid, config.grid))
+        table = make_sin_cos_table(config.width, (config.grid, config.grid))
         table = torch.cat([torch.zeros(int(class_row), config.width, device="cpu"), table])
         device = next(self.conv1.parameters()).device  # of the weights, possibly meta
         self.register_buffer("positional_embedding", table.to(device))
@@ -161,7 +161,7 @@ class VisionTransformer(nn.Module):
         if grid == configured:
             return table
         if config.position == "sin_cos":
-            return sin_cos_table(config.width, grid).to(table)
+            return make_sin_cos_table(config.width, grid).to(table)
         if config.position_interpolation == "flattened":
             return resize_sequence(table, grid[0] * grid[1])
         return resize_grid(table, configured, grid)
