@@ -54,7 +54,7 @@ def test_other_files_and_empty_directories(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="empty"):
         open_source(tmp_path)
     (tmp_path / "x.zip").write_text("x")
-    with pytest.raises(DataError, match="not a kind of data"):
+    with pytest.raises(DataError, match="not a known kind of data"):
         open_source(tmp_path / "x.zip")
 
 

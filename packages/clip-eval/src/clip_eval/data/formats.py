@@ -282,4 +282,4 @@ def _recognize(spec: str) -> Format:
         if is_url(spec) or WILDCARDS & set(spec):
             return next(row for row in rows if row.is_default_pattern)
         raise DataError(f"{spec}: no such file or directory; expected {list_forms()}")
-    raise DataError(f"{spec}: not a kind of data known here; expected {list_forms()}")
+    raise DataError(f"{spec}: not a known kind of data; expected {list_forms()}")

@@ -16,7 +16,7 @@ from clip_eval.data.templates import DEFAULT_TEMPLATES, fill_templates
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with what is known of it.
+    """One image with its captions and labels.
 
     Attributes:
         key: Name of the sample within its source, for messages and logs.
@@ -38,9 +38,9 @@ class Sample:
 class Source(ABC):
     """Samples by index: the base class of every reader.
 
-    A reader defines `__len__` and `read`, and sets those attributes that its data has; the
-    defaults say that it has none. It pickles into worker processes and opens its files there, when
-    a sample is read.
+    A reader defines `__len__` and `read`, and sets the attributes that its data has; the others
+    keep their defaults. It is pickled into worker processes and opens its files there, when a
+    sample is read.
 
     Attributes:
         kind: Kind of the data, as in `clip_eval.data.formats`; empty for a reader without one.

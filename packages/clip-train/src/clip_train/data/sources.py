@@ -27,7 +27,7 @@ SEPARATOR = "::"
 
 
 def open_training_source(data: DataConfig) -> Source:
-    """What `data.train` names; every sample of it has captions.
+    """The source that `data.train` names; every sample has captions.
 
     Raises:
         ConfigError: A source does not exist, or the keys of the config do not fit together.
@@ -46,7 +46,7 @@ def open_training_source(data: DataConfig) -> Source:
 
 
 def open_validation_source(data: DataConfig) -> Source | None:
-    """What `data.val` names, with classes and labels; None if it names nothing.
+    """The source that `data.val` names, with classes and labels; None if `data.val` is empty.
 
     Raises:
         ConfigError: It has no classes or no labels.
@@ -61,9 +61,9 @@ def open_validation_source(data: DataConfig) -> Source | None:
             "give an image folder, or shards with classnames.txt and labels"
         )
     try:
-        sample = source.read(0)  # find out now, and not after the training
+        sample = source.read(0)  # a missing label is an error before training, not after it
     except BadSample:
-        return source  # counted when the evaluation meets it
+        return source  # the evaluation counts it
     if sample.label is None:
         raise ConfigError(
             f"data.val: {sample.key} of {source.name} has no label; classification needs "
@@ -114,5 +114,5 @@ def _open_with_captions(data: DataConfig, spec: str) -> Source:
             "Set data.templates for better captions",
             stacklevel=2,
         )
-        source = _open(data, spec, split="train", templates=DEFAULT_TEMPLATES)
+        source.templates = DEFAULT_TEMPLATES
     return source

@@ -23,7 +23,7 @@ class CocoCaptions(Source):
         path: The JSON file.
         image_root: Directory of the images; found in the common layouts if None.
         split: For a file with several splits, which one; all if None.
-        templates: Kept for prompts; captions are the file's.
+        templates: Templates for prompts; captions come with the file.
 
     Raises:
         DataError: No such file, another layout, or the directory of images is not found.

@@ -36,7 +36,7 @@ class CoreNetTars(IndexedSource):
 
     Args:
         root: Directory (or URL of one) with `metadata.pkl` and the tars.
-        templates: Kept for prompts; captions are the samples' own.
+        templates: Templates for prompts; captions come with the samples.
         cache: Where the decompressed tars are kept.
 
     Raises:

@@ -103,7 +103,7 @@ class ImageFolder(Source):
 
 
 def _data_name(root: Path, split: str | None) -> str:
-    """The directory's name, with the one above it where the name is only that of a split."""
+    """Name of the directory, after that of its parent if it is named like a split."""
     above = [root.parent.name] if root.name in SPLIT_NAMES else []
     return "/".join(part for part in (*above, root.name, split) if part)
 
@@ -161,7 +161,7 @@ def _class_list(
 
 
 class _Found(NamedTuple):
-    """Paths relative to a folder, sorted."""
+    """Paths relative to a folder, sorted: images, other files, links back to a folder above."""
 
     images: list[str]
     others: list[str]
@@ -169,13 +169,13 @@ class _Found(NamedTuple):
 
 
 def _files_below(folder: Path) -> _Found:
-    """The images below a folder, what else is there, and links that loop."""
+    """Images and other files below a folder, and links that lead back to a folder above them."""
     found = _Found([], [], [])
     parents = (folder, *folder.resolve().parents)
-    above = {str(folder): {_identity(parent) for parent in parents}}
+    ancestors_of = {str(folder): {_identity(parent) for parent in parents}}
     for place, folders, files in os.walk(folder, followlinks=True):
         below = Path(place).relative_to(folder)
-        ancestors = above.pop(place)
+        ancestors = ancestors_of.pop(place)
         entered = []
         for name in sorted(name for name in folders if not name.startswith(".")):
             path = os.path.join(place, name)
@@ -183,7 +183,7 @@ def _files_below(folder: Path) -> _Found:
             if identity in ancestors:
                 found.loops.append((below / name).as_posix())
             else:
-                above[path] = ancestors | {identity}
+                ancestors_of[path] = ancestors | {identity}
                 entered.append(name)
         folders[:] = entered
         for name in sorted(files):
@@ -195,7 +195,7 @@ def _files_below(folder: Path) -> _Found:
 
 
 def _identity(path: str | Path) -> tuple[int, int]:
-    """What tells a directory from others, by whatever name or link it is reached."""
+    """Identity of a directory: the same by every name or link that leads to it."""
     status = os.stat(path)
     return status.st_dev, status.st_ino
 
@@ -212,7 +212,7 @@ def _warn_of_classes(classes: ClassList, labels: list[int]) -> tuple[str, ...]:
     warnings = []
     if empty:
         warnings.append(
-            f"{len(empty)} of {len(classes.names)} classes have no image and are only wrong "
+            f"{len(empty)} of {len(classes.names)} classes have no image and can only be wrong "
             f"answers: {', '.join(empty[:8])}{' …' if len(empty) > 8 else ''}"
         )
     if classes.duplicates():

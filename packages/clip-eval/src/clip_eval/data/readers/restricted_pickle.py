@@ -1,7 +1,7 @@
 """Unpickling of plain values only: dicts, lists, strings, bytes, numbers.
 
-A pickle is a program; it may call whatever it names. Here it can name nothing but the one
-function by which protocols 0 to 2 spell bytes, and even that is replaced by one of our own.
+A pickle is a program that may call whatever it names. Here it can name only the one function by
+which protocols 0 to 2 write bytes, and that function is replaced by a harmless one.
 """
 
 from __future__ import annotations

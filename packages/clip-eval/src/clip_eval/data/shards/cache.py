@@ -194,7 +194,7 @@ def _file_name(url: str, identity: str, unzip: bool) -> str:
 
 
 def _mark_used(path: Path) -> None:
-    """Make the time of last change that of the last use; the file system's own clock is coarse."""
+    """Set the modification time, which stands for the last use, to now in nanoseconds."""
     now = time.time_ns()
     os.utime(path, ns=(now, now))
 
