@@ -210,7 +210,7 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Train what is missing and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="with train/CLASS/* and val/CLASS/*")
+    parser.add_argument("folder", type=Path, help="folder with train/CLASS/* and val/CLASS/*")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=600)

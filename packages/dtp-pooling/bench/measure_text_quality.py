@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Train what is missing and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("text", type=Path, help="training text: plain, .gz or .zip")
-    parser.add_argument("--valid", type=Path, help="validation text; else 5 %% of the text")
+    parser.add_argument("--valid", type=Path, help="validation text (default: 5 %% of TEXT)")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
