@@ -51,7 +51,7 @@ def as_float32(uniform: NDArray[np.float64]) -> NDArray[np.float32]:
 def hashed_normal(keys: Tensor, count: int, *, start: int = 0) -> Tensor:
     """Standard normal numbers, float32 (B, count), by Box and Muller (1958).
 
-    A row is a function of its key alone, whatever the batch.
+    A row is a function of its key alone and does not depend on the batch.
 
     Args:
         keys: int64 (B,).

@@ -9,7 +9,9 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import ClassVar
 
+import clip_train
 import pytest
 import torch
 from clip_models import CheckpointError, ConfigError, load_model
@@ -17,6 +19,7 @@ from clip_models.files import load_tensors
 from clip_tokenizer import Tokenizer
 from clip_train import Config, Interrupted, TrainingError, resume, train
 from clip_train.checkpoints.stores import LocalStore
+from clip_train.data.batches import Batch
 from clip_train.engine.trainer import Trainer
 from clip_train.errors import RunDirectoryError
 from clip_train.logs.run_directory import RunDirectory
@@ -73,6 +76,19 @@ def test_the_loss_falls(tiny_config: Config, tmp_path: Path) -> None:
     train(with_train(tiny_config, steps=60), tmp_path / "run", progress=False)
     losses = [row["loss"] for row in rows(tmp_path / "run", "train")]
     assert sum(losses[-5:]) / 5 < 0.85 * sum(losses[:3]) / 3
+
+
+def test_a_subclass_of_trainer_may_train(tiny_config: Config, tmp_path: Path) -> None:
+    class Counting(clip_train.Trainer):
+        counts: ClassVar[list[int]] = []
+
+        def step(self, batch: Batch) -> None:
+            super().step(batch)
+            self.counts.append(self.samples_done)
+
+    config = with_train(tiny_config, steps=3)
+    train(config, tmp_path / "run", progress=False, make_trainer=Counting)
+    assert Counting.counts == [8, 16, 24]
 
 
 def test_same_seed_same_weights(finished: Path, tiny_config: Config, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from clip_train.data.captions import number_captions
 from clip_train.distributed.communicator import SINGLE_PROCESS, all_gather_rows, all_reduce_sum
 from clip_train.objectives.candidates import Candidates, merge_candidates, separate_candidates
 from clip_train.objectives.losses import contrastive_loss, distillation_loss, sigmoid_loss
@@ -376,15 +375,6 @@ def test_tiles_keep_no_scores_for_the_backward_pass() -> None:
         contrastive_loss(*inputs, candidates, tile=32)
         sigmoid_loss(*inputs, scalar(0.0), candidates)
     assert max(saved) <= 256 * 6
-
-
-def test_equal_captions_are_one_candidate() -> None:
-    candidates, rows = number_captions(["b", "a", "b"], merge_equal=True)
-    assert candidates == ["b", "a"]
-    assert rows.tolist() == [0, 1, 0]
-    candidates, rows = number_captions(["b", "a", "b"], merge_equal=False)
-    assert candidates == ["b", "a", "b"]
-    assert rows.tolist() == [0, 1, 2]
 
 
 def test_equal_tokens_are_one_candidate_wherever_they_are_and_however_padded() -> None:

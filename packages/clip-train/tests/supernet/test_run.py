@@ -32,8 +32,8 @@ from clip_train.objectives.from_config import make_objective
 from clip_train.supernet import gradient as supernet_step
 from clip_train.supernet import run as supernet
 from clip_train.supernet import subnets
+from clip_train.supernet.definition import make_supernet
 from clip_train.supernet.gradient import SandwichGradient
-from clip_train.supernet.settings import make_supernet
 from osf_supernet import count_parameters, load_supernet
 
 processes = runpy.run_path(str(Path(__file__).parents[1] / "workers" / "processes.py"))

@@ -1,6 +1,6 @@
 """RangeAugment: three image operations whose ranges of strength are learned (Mehta et al. 2022).
 
-B batch, S image side. Images are floats in [0, 1].  The strength of an operation is drawn for each
+B batch, S image side. Images are floats in [0, 1]. The strength of an operation is drawn for each
 image from [low, high]; low and high are parameters, trained by the task's loss through the images
 and by a loss that draws the difference from the clean images to a target PSNR.
 

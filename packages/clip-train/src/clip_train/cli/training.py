@@ -27,7 +27,7 @@ from clip_train.errors import RunDirectoryError
 from clip_train.logs.run_directory import CONFIG_NAME, RunDirectory
 from clip_train.model.loading import DEFAULT_MODEL
 from clip_train.supernet import run as supernet_run
-from clip_train.supernet.settings import SupernetRecord
+from clip_train.supernet.definition import SupernetRecord
 from clip_train.supernet.subnets import SUBNETS, describe_subnet
 
 

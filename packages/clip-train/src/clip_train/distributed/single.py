@@ -12,7 +12,30 @@ from torch import Tensor, nn
 from clip_train.distributed.communicator import SingleProcess
 
 
-class SingleBackend(SingleProcess):
+class ReplicatedParameters:
+    """What backends do with parameters of which every rank holds all."""
+
+    device: torch.device
+
+    def squared_norm(self, tensors: list[Tensor]) -> Tensor:
+        """Sum () of squares; every rank has all tensors."""
+        return total_squared_norm(tensors, self.device)
+
+    def full_tensor(self, x: Tensor) -> Tensor:
+        """The tensor itself."""
+        return x.detach()
+
+    def load_full_tensor(self, x: Tensor, value: Tensor) -> None:
+        """Copy in place."""
+        with torch.no_grad():
+            x.copy_(value)
+
+    def local_tensor(self, x: Tensor) -> Tensor:
+        """The tensor itself."""
+        return x
+
+
+class SingleBackend(ReplicatedParameters, SingleProcess):
     """One process on one device, and the reference for the other backends."""
 
     name = "single"
@@ -32,23 +55,6 @@ class SingleBackend(SingleProcess):
 
     def reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Nothing to reduce."""
-
-    def squared_norm(self, tensors: list[Tensor]) -> Tensor:
-        """Sum () of squares."""
-        return total_squared_norm(tensors, self.device)
-
-    def full_tensor(self, x: Tensor) -> Tensor:
-        """The tensor itself."""
-        return x.detach()
-
-    def load_full_tensor(self, x: Tensor, value: Tensor) -> None:
-        """Copy in place."""
-        with torch.no_grad():
-            x.copy_(value)
-
-    def local_tensor(self, x: Tensor) -> Tensor:
-        """The tensor itself."""
-        return x
 
     def any_rank(self, flags: Sequence[bool]) -> list[bool]:
         """The flags themselves."""

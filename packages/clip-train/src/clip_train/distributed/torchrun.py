@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from clip_train.distributed.single import total_squared_norm
+from clip_train.distributed.single import ReplicatedParameters, total_squared_norm
 from clip_train.errors import BackendError
 
 
@@ -103,7 +103,7 @@ class _TorchrunBackend:
         dist.destroy_process_group()
 
 
-class DDPBackend(_TorchrunBackend):
+class DDPBackend(ReplicatedParameters, _TorchrunBackend):
     """Every process holds all parameters."""
 
     name = "ddp"
@@ -134,23 +134,6 @@ class DDPBackend(_TorchrunBackend):
 
     def reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """DistributedDataParallel has reduced them in the backward pass."""
-
-    def squared_norm(self, tensors: list[Tensor]) -> Tensor:
-        """Sum () of squares; every rank has all of them."""
-        return total_squared_norm(tensors, self.device)
-
-    def full_tensor(self, x: Tensor) -> Tensor:
-        """The tensor itself."""
-        return x.detach()
-
-    def local_tensor(self, x: Tensor) -> Tensor:
-        """The tensor itself."""
-        return x
-
-    def load_full_tensor(self, x: Tensor, value: Tensor) -> None:
-        """Copy in place."""
-        with torch.no_grad():
-            x.copy_(value)
 
 
 class FSDP2Backend(_TorchrunBackend):

@@ -15,12 +15,12 @@ from clip_train.config.run import Config
 from clip_train.data.batches import Batch
 from clip_train.distributed.protocol import Backend
 from clip_train.objectives.batch import StepInputs
-from clip_train.objectives.candidates import merge_candidates, separate_candidates, token_hash
+from clip_train.objectives.candidates import hash_tokens, merge_candidates, separate_candidates
 from clip_train.randomness import keyed_bits
 
 
 class InputMaker:
-    """Augments and normalizes on the device, and keys everything random by the sample."""
+    """Augments and normalizes on the device, and keys all randomness by the sample."""
 
     def __init__(
         self, config: Config, backend: Backend, preprocess: Preprocess, model: CLIP
@@ -41,7 +41,7 @@ class InputMaker:
         )
         tokens = batch.tokens
         if self.backend.needs_fixed_shapes:
-            tokens = self.model.trim_tokens(tokens)  # here, where it waits for no device
+            tokens = self.model.trim_tokens(tokens)  # on the CPU: no device has to be waited for
         return StepInputs(
             self._images(batch),
             tokens.to(device, non_blocking=True),
@@ -62,10 +62,10 @@ class InputMaker:
         return images.contiguous(memory_format=torch.channels_last)
 
     def _text_keys(self, batch: Batch, *, merge: bool) -> Tensor:
-        """(u,) keys; those of a merged caption go by what it says, so that all ranks agree."""
+        """(u,) keys; a merged caption's follow from its text, so that all ranks agree."""
         if not merge:
             return self._keys(batch, "text", batch.positions)
-        return self._keys(batch, f"text/{batch.step}", token_hash(batch.tokens)[:, 0])
+        return self._keys(batch, f"text/{batch.step}", hash_tokens(batch.tokens)[:, 0])
 
     def _keys(self, batch: Batch, purpose: str, places: Tensor) -> Tensor:
         bits = keyed_bits(self.config.train.seed, batch.epoch, places.numpy(), purpose)

@@ -196,7 +196,7 @@ class Trainer:
 
     def finish(self) -> Result | None:
         """Evaluate, and write the model, its tokenizer and the curves into the run directory."""
-        self.save_checkpoint()  # first of all: whatever happens next, the training is not lost
+        self.save_checkpoint()  # first: an error in the rest then loses no training
         self.evaluate()
         model, preprocess = full_model(self.state), self.state.preprocess
         run_on_first_rank(self.backend, lambda: save_model(self.directory.path, model, preprocess))
@@ -293,7 +293,7 @@ class Trainer:
         scale = self.state.loss_scale  # with one, gradients may overflow: those steps are skipped
         keys = self._meter.first_not_finite(norms=scale is None)
         if scale is not None and scale.is_exhausted:
-            keys = keys or ["(the gradient overflows whatever the loss scale)"]
+            keys = keys or ["(the gradient overflows at every loss scale)"]
         if keys is None:
             return
         self.directory.log("not_finite", self.steps_done, {"keys": keys})

@@ -74,7 +74,7 @@ def separate_candidates(
 def merge_candidates(
     tokens: Tensor, caption_of: Tensor, communicator: Communicator = SINGLE_PROCESS
 ) -> Candidates:
-    """Candidates of texts of which equal ones, on whatever rank, are one.
+    """Candidates of texts of which equal ones, on any rank, are one.
 
     Texts are equal when their tokens are; the ranks exchange 128 bits of each text for that.
 
@@ -83,7 +83,7 @@ def merge_candidates(
         caption_of: (n,) row of `tokens` that describes each image.
         communicator: The ranks of the batch.
     """
-    return _merge_equal(token_hash(tokens), caption_of, communicator)
+    return _merge_equal(hash_tokens(tokens), caption_of, communicator)
 
 
 def candidates_from_labels(
@@ -158,8 +158,8 @@ def _merge_equal(marks: Tensor, caption_of: Tensor, communicator: Communicator) 
     )
 
 
-def token_hash(tokens: Tensor) -> Tensor:
-    """Two 64-bit words (u, 2) of each row, the same whatever zeros pad it; int64 (u, T)."""
+def hash_tokens(tokens: Tensor) -> Tensor:
+    """Two 64-bit words (u, 2) of each row of int64 (u, T), the same for any padding with zeros."""
     generator = torch.Generator().manual_seed(0x5EED)
     bounds = torch.iinfo(torch.int64)
     factors = torch.randint(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from clip_train.distributed.communicator import Communicator, all_gather_rows, rows_of_rank
-from clip_train.objectives.tiles import pairs, rotate
+from clip_train.objectives.tiles import iterate_tiles, rotate_blocks
 
 
 class LogSumExp(NamedTuple):
@@ -68,8 +68,8 @@ class _Tiled(torch.autograd.Function):
         of_images = images.new_full((len(images),), -torch.inf)
         block = [texts, texts.new_full((len(texts),), -torch.inf)]
         scaled = images * scale
-        for columns, of_columns in rotate(block, counts, communicator):
-            for i, j in pairs(len(images), len(columns), tile):
+        for columns, of_columns in rotate_blocks(block, counts, communicator):
+            for i, j in iterate_tiles(len(images), len(columns), tile):
                 scores = scaled[i] @ columns[j].T  # (t, t)
                 of_images[i] = torch.logaddexp(of_images[i], scores.logsumexp(dim=1))
                 of_columns[j] = torch.logaddexp(of_columns[j], scores.logsumexp(dim=0))
@@ -85,10 +85,10 @@ class _Tiled(torch.autograd.Function):
         d_images = torch.zeros_like(images)
         block = [texts, of_texts, text_weight, torch.zeros_like(texts)]
         scaled = images * scale
-        for columns, of_columns, column_weight, d_columns in rotate(
+        for columns, of_columns, column_weight, d_columns in rotate_blocks(
             block, ctx.counts, ctx.communicator
         ):
-            for i, j in pairs(len(images), len(columns), ctx.tile):
+            for i, j in iterate_tiles(len(images), len(columns), ctx.tile):
                 scores = scaled[i] @ columns[j].T  # (t, t)
                 share = (scores - of_images[i, None]).exp_().mul_(weight[i, None])
                 share += scores.sub_(of_columns[j]).exp_().mul_(column_weight[j])

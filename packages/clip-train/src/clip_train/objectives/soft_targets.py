@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clip_train.distributed.communicator import Communicator
 from clip_train.objectives.logsumexp import LogSumExp
-from clip_train.objectives.tiles import pairs, rotate
+from clip_train.objectives.tiles import iterate_tiles, rotate_blocks
 
 
 class TeacherFeatures(NamedTuple):
@@ -83,10 +83,10 @@ class _Expected(torch.autograd.Function):
         expected = images.new_zeros(len(images))
         block = [texts, teacher_texts, of_texts, texts.new_zeros(len(texts))]
         scaled, teacher_scaled = images * scale, teacher_images * teacher_scale
-        for columns, teacher_columns, of_columns, expected_columns in rotate(
+        for columns, teacher_columns, of_columns, expected_columns in rotate_blocks(
             block, counts, communicator
         ):
-            for i, j in pairs(len(images), len(columns), tile):
+            for i, j in iterate_tiles(len(images), len(columns), tile):
                 scores = scaled[i] @ columns[j].T  # (t, t)
                 beliefs = teacher_scaled[i] @ teacher_columns[j].T  # (t, t)
                 expected[i] += ((beliefs - of_images[i, None]).exp_() * scores).sum(dim=1)
@@ -103,10 +103,10 @@ class _Expected(torch.autograd.Function):
         weight, text_weight = gradients  # (n,), (m,)
         d_images = torch.zeros_like(images)
         block = [texts, teacher_texts, of_texts, text_weight, torch.zeros_like(texts)]
-        for columns, teacher_columns, of_columns, column_weight, d_columns in rotate(
+        for columns, teacher_columns, of_columns, column_weight, d_columns in rotate_blocks(
             block, ctx.counts, ctx.communicator
         ):
-            for i, j in pairs(len(images), len(columns), ctx.tile):
+            for i, j in iterate_tiles(len(images), len(columns), ctx.tile):
                 beliefs = teacher_scaled[i] @ teacher_columns[j].T  # (t, t)
                 share = (beliefs - of_images[i, None]).exp_().mul_(weight[i, None])
                 share += (beliefs - of_columns[j]).exp_().mul_(column_weight[j])

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clip_train.distributed.communicator import Communicator
-from clip_train.objectives.tiles import pairs, rotate
+from clip_train.objectives.tiles import iterate_tiles, rotate_blocks
 
 
 def pairwise_softplus(
@@ -28,7 +28,7 @@ def pairwise_softplus(
 ) -> Tensor:
     """Sum () of `softplus(scale * image @ text + bias)` over this rank's images and all texts.
 
-    Tiles are computed again in the backward pass and none is kept, whatever `tile` is.
+    Tiles are computed again in the backward pass and none is kept, with or without `tile`.
 
     Args:
         images: (n, D) of this rank.
@@ -56,8 +56,8 @@ class _Softplus(torch.autograd.Function):
     ) -> Tensor:
         total = images.new_zeros(())
         scaled = images * scale
-        for (columns,) in rotate([texts], counts, communicator):
-            for i, j in pairs(len(images), len(columns), tile):
+        for (columns,) in rotate_blocks([texts], counts, communicator):
+            for i, j in iterate_tiles(len(images), len(columns), tile):
                 total += F.softplus(scaled[i] @ columns[j].T + bias).sum()
         ctx.save_for_backward(images, texts, scale, bias)
         ctx.counts, ctx.communicator, ctx.tile = counts, communicator, tile
@@ -69,8 +69,8 @@ class _Softplus(torch.autograd.Function):
         d_images, d_bias = torch.zeros_like(images), torch.zeros_like(bias)
         block = [texts, torch.zeros_like(texts)]
         scaled = images * scale
-        for columns, d_columns in rotate(block, ctx.counts, ctx.communicator):
-            for i, j in pairs(len(images), len(columns), ctx.tile):
+        for columns, d_columns in rotate_blocks(block, ctx.counts, ctx.communicator):
+            for i, j in iterate_tiles(len(images), len(columns), ctx.tile):
                 share = (scaled[i] @ columns[j].T).add_(bias).sigmoid_().mul_(gradients[0])
                 d_images[i].addmm_(share, columns[j])
                 d_columns[j].addmm_(share.T, images[i])

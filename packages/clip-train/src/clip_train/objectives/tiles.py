@@ -14,21 +14,21 @@ from torch import Tensor
 from clip_train.distributed.communicator import Communicator
 
 
-def pieces(rows: int, tile: int | None) -> Iterator[slice]:
+def _slices(rows: int, tile: int | None) -> Iterator[slice]:
     """Consecutive slices of at most `tile` rows; one for all with None."""
     size = tile or max(rows, 1)
     for start in range(0, rows, size):
         yield slice(start, min(start + size, rows))
 
 
-def pairs(rows: int, columns: int, tile: int | None) -> Iterator[tuple[slice, slice]]:
+def iterate_tiles(rows: int, columns: int, tile: int | None) -> Iterator[tuple[slice, slice]]:
     """All tiles of a (rows, columns) matrix, one column of tiles after the other."""
-    for column in pieces(columns, tile):
-        for row in pieces(rows, tile):
+    for column in _slices(columns, tile):
+        for row in _slices(rows, tile):
             yield row, column
 
 
-def rotate(
+def rotate_blocks(
     block: list[Tensor], counts: Sequence[int], communicator: Communicator
 ) -> Iterator[list[Tensor]]:
     """The blocks of all ranks, this rank's first; changes of a block travel with it.

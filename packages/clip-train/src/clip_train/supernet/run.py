@@ -30,8 +30,8 @@ from clip_train.engine.data_components import DataComponents
 from clip_train.engine.trainer import Trainer
 from clip_train.logs.run_directory import RunDirectory
 from clip_train.model.towers import Towers
+from clip_train.supernet.definition import SupernetRecord, make_supernet
 from clip_train.supernet.gradient import SandwichGradient
-from clip_train.supernet.settings import SupernetRecord, make_supernet
 from clip_train.supernet.subnets import subnet_folder, trace_example, write_subnets
 
 

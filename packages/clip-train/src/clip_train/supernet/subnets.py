@@ -24,7 +24,7 @@ from clip_train.engine.step_inputs import InputMaker
 from clip_train.model.towers import Towers
 from clip_train.objectives.batch import StepInputs
 from clip_train.objectives.from_config import make_objective
-from clip_train.supernet.settings import SupernetRecord, make_supernet
+from clip_train.supernet.definition import SupernetRecord, make_supernet
 
 SUBNETS, DESCRIPTION = "subnets", "subnet.json"
 SCORING_BATCHES = 4  # by whose loss subnets are chosen, and batch norms recalibrated

@@ -1,4 +1,4 @@
-"""What a supernet of a CLIP is asked to be, and the record of it in a run directory."""
+"""The supernet of a run: how it is made of a CLIP, and its record in the run directory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from osf_supernet import Space, Supernet, ratios
 from clip_train.config.supernet import SupernetSettings
 from clip_train.logs.files import replace_text
 
-RECORD_NAME = "osf_supernet.json"  # beside model.safetensors, as `osf_supernet.load_supernet` wants
+RECORD_NAME = "osf_supernet.json"  # where `osf_supernet.load_supernet` looks for it
 DEFAULT_SPACE = {
     "mlp": ratios(0.25, 0.5, 0.75, 1, multiple_of=8),
     "heads": ratios(0.5, 0.75, 1),
@@ -56,7 +56,7 @@ def make_supernet(model: CLIP, example: Any, space: Mapping[str, Any] | None) ->
 
 @dataclass(frozen=True, kw_only=True)
 class SupernetRecord:
-    """What a run directory says of its supernet, beside the weights."""
+    """What a run directory holds of its supernet besides the weights."""
 
     settings: SupernetSettings
     space: dict[str, Any]
