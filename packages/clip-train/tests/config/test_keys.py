@@ -137,6 +137,10 @@ def test_none_empty_lists_and_tables() -> None:
         ("lr", "unknown key 'lr'; did you mean 'optim.lr'?"),
         ("batch_size", "did you mean 'train.batch_size' or 'eval.batch_size'?"),
         ("model.visoin.width", "did you mean"),
+        (
+            "train.accumulation",
+            "'train.accumulation'; it is train.grad_accum_steps now",
+        ),
         ("zebra", "`clip-train run --help` lists all keys"),
     ],
 )

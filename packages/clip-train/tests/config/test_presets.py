@@ -11,6 +11,7 @@ from clip_models import ConfigError, get_config
 from clip_models.config import from_dict, to_dict
 from clip_train import Config, list_presets, load_config
 from clip_train.config.presets import preset_text
+from clip_train.logs.run_directory import RunDirectory
 from clip_train.model.loading import resolve_model
 
 
@@ -48,6 +49,15 @@ def test_a_file_extends_a_preset(tmp_path: Path) -> None:
     assert config.train.seed == base.train.seed
     assert config.model.name == base.model.name
     assert config.model.vision == {"width": 16}
+
+
+def test_keys_of_earlier_files_still_load(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("extends = 'cifar10'\n[train]\naccumulation = 4\n")
+    assert load_config(str(file)).train.grad_accum_steps == 4
+    text = tomli_w.dumps(to_dict(Config())).replace("grad_accum_steps = 1", "accumulation = 2")
+    (tmp_path / "config.toml").write_text(text)
+    assert RunDirectory.read_config(tmp_path).train.grad_accum_steps == 2
 
 
 def test_extending_an_unknown_preset_names_the_file(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_image_sizes_and_accumulation_are_counted(tmp_path: Path) -> None:
     once = sum(pairs * cost.training_flops for pairs, cost in costs.items())
     assert run.run.training_flops == pytest.approx(once)
     assert run.pair.training_flops == pytest.approx(once / 3360)
-    file.write_text(f"{VARIABLE}accumulation = 2\n")
+    file.write_text(f"{VARIABLE}grad_accum_steps = 2\n")
     again = sum(pairs * (cost.image_flops + cost.text_flops) for pairs, cost in costs.items())
     twice = plan_run(str(file), Accelerators())
     assert twice.run.training_flops == pytest.approx(once + again)

@@ -184,7 +184,7 @@ def test_twenty_kills_at_random_instants(world: int, recipe: Path, tmp_path: Pat
 def test_processes_train_as_one(recipe: Path, tmp_path: Path) -> None:
     run(1, "run", recipe, "--out", tmp_path / "one")
     for backend, extra in (
-        ("ddp", ["--train.accumulation", "2"]),
+        ("ddp", ["--train.grad_accum_steps", "2"]),
         ("fsdp2", ["--loss.tile", "3", "--optim.ema-decay", "1e-9"]),
     ):
         flags = ["--train.backend", backend, *extra]

@@ -101,7 +101,7 @@ def test_what_a_pooled_tower_computes_is_logged(
         tiny_config,
         model={"vision": vision},
         data={"val": ""},
-        train={"steps": 2, "accumulation": accumulation},
+        train={"steps": 2, "grad_accum_steps": accumulation},
         checkpoint={"every_steps": None},
     )
     train(config, tmp_path / "run", progress=False)

@@ -66,13 +66,13 @@ def plain(short: Config, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "change",
     [
-        {"train": {"accumulation": 4}},
-        {"train": {"accumulation": 3}},
+        {"train": {"grad_accum_steps": 4}},
+        {"train": {"grad_accum_steps": 3}},
         {"train": {"gradient_checkpointing": True}},
         {"train": {"compile": "aot_eager"}},
         pytest.param({"train": {"compile": "inductor"}}, marks=pytest.mark.slow),
         {"loss": {"tile": 3}},
-        {"train": {"accumulation": 4, "gradient_checkpointing": True}, "loss": {"tile": 2}},
+        {"train": {"grad_accum_steps": 4, "gradient_checkpointing": True}, "loss": {"tile": 2}},
     ],
     ids=str,
 )
@@ -93,7 +93,7 @@ def test_parts_are_really_parts(
         return embed(self, part)
 
     monkeypatch.setattr(WholeBatchGradient, "_embed", note)
-    train_with(short, tmp_path / "run", train={"steps": 1, "accumulation": 3})
+    train_with(short, tmp_path / "run", train={"steps": 1, "grad_accum_steps": 3})
     assert sizes == [3, 3, 2, 2, 3, 3]  # without a graph, and again from the last to the first
 
 
@@ -185,7 +185,10 @@ def test_the_average_of_the_weights_is_what_the_run_leaves(short: Config, tmp_pa
         {"optim": {"ema_decay": 0.9}, "train": {"precision": "fp16"}},
         {"optim": {"name": "muon"}},
         {"optim": {"image_layer_decay": 0.5, "schedule": "constant_cooldown", "cooldown_steps": 3}},
-        {"model": {"lock_image": True, "unlocked_image_groups": 1}, "train": {"accumulation": 2}},
+        {
+            "model": {"lock_image": True, "unlocked_image_groups": 1},
+            "train": {"grad_accum_steps": 2},
+        },
     ],
     ids=str,
 )
@@ -339,7 +342,7 @@ def test_utilisation_is_logged_where_a_peak_is_known(short: Config, tmp_path: Pa
 
 def test_parts_and_batch_norms_do_not_go_together(tiny_config: Config, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="BatchNorm layers would see the statistics of each one"):
-        train_with(tiny_config, tmp_path / "run", train={"accumulation": 2})
+        train_with(tiny_config, tmp_path / "run", train={"grad_accum_steps": 2})
     assert not (tmp_path / "run").exists()
 
 

@@ -32,7 +32,7 @@ def test_an_open_clip_command_line() -> None:
         "image_size": 112,
         "patch_reduction": {"kind": "random", "keep_ratio": 0.5},
     }
-    assert (config.train.batch_size, config.train.accumulation) == (256 * 2 * 8, 2)
+    assert (config.train.batch_size, config.train.grad_accum_steps) == (256 * 2 * 8, 2)
     assert (config.train.epochs, config.train.precision) == (32.0, "bf16")
     assert config.train.gradient_checkpointing
     assert config.optim.betas == (0.9, 0.95)

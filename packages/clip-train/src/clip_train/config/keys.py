@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from clip_models import ConfigError
 from clip_models.config import from_dict, nearest, to_dict
 
-from clip_train.config.presets import UNITS, merge
+from clip_train.config.presets import RENAMED, UNITS, merge
 from clip_train.config.run import Config
 
 
@@ -89,8 +89,11 @@ def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def unknown_key(name: str) -> ConfigError:
     """The error for an unknown key, which names the nearest one."""
     keys = config_keys()
-    same = [key for key in keys if key.rpartition(".")[2] == name.rpartition(".")[2]]
-    if same:
+    section, _, last = name.rpartition(".")
+    same = [key for key in keys if key.rpartition(".")[2] == last]
+    if (section, last) in RENAMED:
+        hint = f"; it is {section}.{RENAMED[section, last]} now"
+    elif same:
         hint = f"; did you mean {' or '.join(map(repr, same))}?"
     else:
         hint = nearest(name, keys)

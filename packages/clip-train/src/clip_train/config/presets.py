@@ -22,6 +22,10 @@ UNITS = (
 """Keys of a section that are one setting in different units; each replaces the others."""
 
 
+RENAMED = {("train", "accumulation"): "grad_accum_steps"}
+"""Keys of earlier config files and run directories, as (section, key), and their names today."""
+
+
 def list_presets() -> list[str]:
     """Names of the presets, sorted."""
     files = resources.files("clip_train").joinpath("presets").iterdir()
@@ -70,6 +74,7 @@ def parse_config(text: str, *, source: str) -> Config:
 
 def _with_base(values: dict[str, Any]) -> dict[str, Any]:
     """The values merged into the preset they extend, which may extend another one."""
+    values = rename_keys(values)
     name = values.pop("extends", None)
     if name is None:
         return values
@@ -82,6 +87,16 @@ def _with_base(values: dict[str, Any]) -> dict[str, Any]:
             kept = base.get(section, {})
             base[section] = {key: kept[key] for key in kept if key not in keys}
     return merge(base, values)
+
+
+def rename_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with the keys of earlier config files under their names today."""
+    renamed = dict(values)
+    for (section, old), new in RENAMED.items():
+        table = renamed.get(section)
+        if isinstance(table, Mapping) and old in table:
+            renamed[section] = {new if key == old else key: table[key] for key in table}
+    return renamed
 
 
 def merge(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

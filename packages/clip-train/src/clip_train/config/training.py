@@ -22,7 +22,7 @@ class TrainConfig:
     `epochs`."""
     batch_size: int = 256
     """Global batch size: image–caption pairs per step on all processes together."""
-    accumulation: int = 1
+    grad_accum_steps: int = 1
     """Number of micro-batches per process and step. The gradient is still that of the whole batch;
     embeddings are computed twice."""
     seed: int = 0
@@ -46,7 +46,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 2, f"batch_size must be 2 or more, got {self.batch_size}")
-        for name in ("samples", "accumulation", "timeout_s"):
+        for name in ("samples", "grad_accum_steps", "timeout_s"):
             value = getattr(self, name)
             require(value is None or value > 0, f"{name} must be positive, got {value}")
         require(

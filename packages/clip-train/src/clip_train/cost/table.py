@@ -36,8 +36,8 @@ def plan_run(
 ) -> PlannedRun:
     """The cost of one preset or TOML file.
 
-    Each image size is drawn equally often, before any growth; with `train.accumulation` embeddings
-    are computed twice.
+    Each image size is drawn equally often, before any growth; with more than one of
+    `train.grad_accum_steps` embeddings are computed twice.
 
     Args:
         name: Name of a preset, or path of a TOML file.
@@ -62,7 +62,7 @@ def plan_run(
         )
         for batch in batches
     ]
-    cost = _mean(costs, batches, twice=train.accumulation > 1)
+    cost = _mean(costs, batches, twice=train.grad_accum_steps > 1)
     pairs = _pairs(config, fmean(batch.batch_size for batch in batches), num_samples)
     kept = max(c.activation_bytes * b.batch_size for c, b in zip(costs, batches, strict=True))
     size = 1.0 if train.precision == "fp32" else 0.5
@@ -71,7 +71,7 @@ def plan_run(
         config,
         cost,
         run_cost(model, cost, pairs=pairs, accelerators=accelerators),
-        kept / accelerators.number / train.accumulation * size,
+        kept / accelerators.number / train.grad_accum_steps * size,
     )
 
 

@@ -58,7 +58,7 @@ def make_whole_batch_gradient(
     return WholeBatchGradient(
         backend.wrap(towers),
         backend,
-        grad_accum_steps=train.accumulation,
+        grad_accum_steps=train.grad_accum_steps,
         autocast=PRECISIONS[train.precision],
     )
 

@@ -35,11 +35,11 @@ def make_towers(
     if trained <= set(SCALARS):
         raise ConfigError("both towers are locked and nothing is left to train; unlock some groups")
     if trains_batch_norm(model):
-        if train.accumulation > 1:
+        if train.grad_accum_steps > 1:
             raise ConfigError(
-                "train.accumulation computes a batch in micro-batches, and BatchNorm layers would "
-                "see the statistics of each one, twice; use accumulation = 1, or a model without "
-                "them"
+                "train.grad_accum_steps computes a batch in micro-batches, and BatchNorm layers "
+                "would see the statistics of each one, twice; use grad_accum_steps = 1, or a model "
+                "without them"
             )
         synchronize_norms(model, backend)
     if backend.needs_fixed_shapes:
@@ -64,7 +64,7 @@ def _check_xla_support(model: CLIP, config: Config) -> None:
         "use model.vision.patch_reduction or tokenizer.reduction": any(
             isinstance(getattr(tower, "pooling", None), PoolingConfig) for tower in towers
         ),
-        "train.gradient_checkpointing does not work on XLA; use train.accumulation": (
+        "train.gradient_checkpointing does not work on XLA; use train.grad_accum_steps": (
             train.gradient_checkpointing
         ),
         "train.compile is for other backends: XLA compiles every step": bool(train.compile),

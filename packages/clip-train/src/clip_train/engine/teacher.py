@@ -55,7 +55,7 @@ def open_teacher(data: DataComponents, backend: Backend) -> Teacher | None:
             f"the teacher {loss.teacher} sees other inputs than the model: vocabulary, "
             f"context length and preprocessing are {theirs}, the model's are {ours}"
         )
-    return FrozenModel(made.model, backend, grad_accum_steps=data.config.train.accumulation)
+    return FrozenModel(made.model, backend, grad_accum_steps=data.config.train.grad_accum_steps)
 
 
 class FrozenModel:

@@ -14,6 +14,7 @@ from clip_models import ConfigError
 from clip_models.config import from_dict, to_dict
 from torch.utils.tensorboard import SummaryWriter
 
+from clip_train.config.presets import rename_keys
 from clip_train.config.run import Config
 from clip_train.errors import RunDirectoryError
 from clip_train.logs.curves import draw_curves
@@ -83,7 +84,7 @@ class RunDirectory:
                 "name the --out of an earlier `clip-train run`"
             )
         try:
-            return from_dict(Config, tomllib.loads(file.read_text(encoding="utf-8")))
+            return from_dict(Config, rename_keys(tomllib.loads(file.read_text(encoding="utf-8"))))
         except (ConfigError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise RunDirectoryError(f"{file} cannot be read: {error}") from None
 

@@ -185,7 +185,7 @@ def _make_sandwich_gradient(
         backend,
         settings,
         seed=train.seed,
-        grad_accum_steps=train.accumulation,
+        grad_accum_steps=train.grad_accum_steps,
         autocast=PRECISIONS[train.precision],
     )
 

@@ -78,7 +78,7 @@ CORENET: Mapping[str, Rule] = {
     "common.mixed_precision": _mixed_precision,
     "common.mixed_precision_dtype": used_with("common.mixed_precision"),
     "common.grad_clip": to_key("optim.clip_norm", float),
-    "common.accum_freq": to_key("train.accumulation", int),
+    "common.accum_freq": to_key("train.grad_accum_steps", int),
     "common.seed": to_key("train.seed", int),
     "common.log_freq": to_key("log.every_steps", int),
     "common.save_interval_freq": to_key("checkpoint.every_steps", int),

@@ -92,7 +92,7 @@ OPEN_CLIP: Mapping[str, Rule] = {
     "aug-cfg": _augmentation,
     "precision": to_choice("train.precision", PRECISIONS),
     "batch-size": to_key("train.batch_size", int),
-    "accum-freq": to_key("train.accumulation", int),
+    "accum-freq": to_key("train.grad_accum_steps", int),
     "epochs": to_key("train.epochs", float),
     "seed": to_key("train.seed", int),
     "device": to_key("train.device"),

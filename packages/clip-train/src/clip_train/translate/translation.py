@@ -91,7 +91,7 @@ def _apply(
 def _complete(config: dict[str, Any], processes: int) -> None:
     """Set the values that depend on several flags."""
     train = config.setdefault("train", {})
-    parts = train.get("accumulation", 1)
+    parts = train.get("grad_accum_steps", 1)
     if "batch_size" in train:
         train["batch_size"] *= parts * processes
     sizes = config.get("data", {}).get("variable_sizes")
