@@ -72,38 +72,55 @@ def _add_run(commands: SubCommands[CommandParser]) -> None:
     add_data_options(run)
     _add_task_options(run)
     _add_forward_options(run)
-    run.add_argument("--cost", action="store_true", help="FLOPs and latency too")
     run.add_argument(
-        "--samples", type=not_negative, default=24, help="images in the report (default: 24)"
+        "--cost", action="store_true", help="measurement of parameters, FLOPs and latency"
+    )
+    run.add_argument(
+        "--samples",
+        type=not_negative,
+        default=24,
+        help="number of images in the report (default: 24)",
     )
     run.add_argument(
         "--seed",
         type=int,
         default=0,
-        help="seed of the report's images, the shots and the validation split",
+        help="random seed of the report's images, the shots and the validation split (default: 0)",
     )
     add_json(run, "one JSON object per result instead of tables")
     add_quiet(run)
 
 
 def _add_task_options(run: CommandParser) -> None:
-    run.add_argument("--task", choices=TASKS, default="auto", help="default: by what the data has")
+    run.add_argument(
+        "--task",
+        choices=TASKS,
+        default="auto",
+        help="task (default: that of the first readable sample)",
+    )
     run.add_argument("--templates", help=TEMPLATES_HELP)
     run.add_argument("--train", help="training data of linear-probe and knn")
-    run.add_argument("--train-split", help="split of the training data (default data: --data)")
     run.add_argument(
-        "--k", type=number_list, default=(1, 5), help="values of k for top-k accuracy: 1,5"
+        "--train-split", help="split of the training data, which is --data without --train"
+    )
+    run.add_argument(
+        "--k",
+        type=number_list,
+        default=(1, 5),
+        help="values of k for top-k accuracy (default: 1,5)",
     )
     run.add_argument(
         "--recall-k",
         type=number_list,
         default=(1, 5, 10),
-        help="values of k for retrieval recall: 1,5,10",
+        help="values of k for retrieval recall (default: 1,5,10)",
     )
     run.add_argument(
         "--neighbours", type=positive, default=20, help="number of neighbours for kNN (default: 20)"
     )
-    run.add_argument("--shots", type=positive, help="training samples per class (default: all)")
+    run.add_argument(
+        "--shots", type=positive, help="number of training samples per class (default: all)"
+    )
     run.add_argument(
         "--penalty", type=weight_decay, help="L2 penalty of linear-probe (default: by validation)"
     )
@@ -111,7 +128,11 @@ def _add_task_options(run: CommandParser) -> None:
 
 def _add_forward_options(run: CommandParser) -> None:
     add_batch_size(run)
-    run.add_argument("--workers", type=not_negative, help="decoding processes (default: auto)")
+    run.add_argument(
+        "--workers",
+        type=not_negative,
+        help="number of decoding processes (default: by the size of the data)",
+    )
     add_device(run)
     run.add_argument(
         "--precision",
@@ -119,7 +140,7 @@ def _add_forward_options(run: CommandParser) -> None:
         default="auto",
         help="precision of the forward pass; auto: fp32 on a CPU, bf16 on a GPU",
     )
-    run.add_argument("--cache", type=Path, help="directory for the embedding cache")
+    run.add_argument("--cache", type=Path, help="directory of the embedding cache")
     run.add_argument("--no-cache", action="store_true", help="no embedding cache")
 
 
@@ -213,9 +234,11 @@ def _add_report(commands: SubCommands[CommandParser]) -> None:
         help="data set of a result, spelled as in run, to show its images; may be repeated",
     )
     report.add_argument(
-        "--samples", type=not_negative, default=12, help="images per result (default: 12)"
+        "--samples", type=not_negative, default=12, help="number of images per result (default: 12)"
     )
-    report.add_argument("--seed", type=int, default=0, help="seed of the choice of images")
+    report.add_argument(
+        "--seed", type=int, default=0, help="random seed of the choice of images (default: 0)"
+    )
 
 
 def _add_exchange(commands: SubCommands[CommandParser]) -> None:

@@ -31,7 +31,7 @@ def add_out(
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add `--device`."""
     parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (default)"
+        "--device", default="auto", help="device: cpu, cuda, cuda:1, mps, or auto (default)"
     )
 
 
