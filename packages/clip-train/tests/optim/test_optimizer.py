@@ -115,7 +115,7 @@ def test_layers_learn_the_slower_the_further_from_the_output() -> None:
 def test_muon_takes_the_matrices_of_blocks_and_adamw_the_rest() -> None:
     model = tiny_clip()
     optimizers = Optimizers(model, OptimConfig(name="muon", lr=0.1))
-    adamw, muon = optimizers.parts
+    adamw, muon = optimizers.optimizers
     taken = {optimizers.names[p] for group in muon.param_groups for p in group["params"]}
     assert "visual.transformer.resblocks.0.attn.in_proj_weight" in taken
     assert all(".resblocks." in name for name in taken)

@@ -93,33 +93,28 @@ def build_data_components(
         pretrained: The model to continue with and its preprocessing, if there is one.
 
     Raises:
-        ConfigError: The config asks for something that does not exist or does not fit.
-        DataError: The data cannot be used.
+        ConfigError, DataError: The config or the data cannot be used.
     """
     if not config.data.train:
         raise ConfigError("data.train is not set; give one, as in --data.train imagefolder:DIR")
     clip_config = _initial_clip_config(config, pretrained)
-    image_size = clip_config.vision.image_size
     source = open_training_source(config.data)
-    for fault in source.faults:
-        warnings.warn(str(fault), stacklevel=2)
+    _warn_of_faults(source)
     val_source = open_validation_source(config.data)
-    plan = make_plan(config, source, image_size=image_size)
+    plan = make_plan(config, source, image_size=clip_config.vision.image_size)
     if tokenizer is None:
         tokenizer = make_tokenizer(config, source, clip_config.text.context_length)
     if pretrained is None:
         clip_config = _fit_text_tower(clip_config, tokenizer)
-        preprocess = resolve_preprocess(config.model, PreprocessConfig(size=image_size))
     else:
         check_vocabulary(config, clip_config, tokenizer)
-        preprocess = pretrained[1]
     return DataComponents(
         config=config,
         source=source,
         val_source=val_source,
         templates=_evaluation_templates(config, source, val_source),
         tokenizer=tokenizer,
-        preprocess=Preprocess(preprocess),
+        preprocess=_preprocess(config, clip_config, pretrained),
         clip_config=clip_config,
         plan=plan,
         total_steps=_total_steps(config, plan),
@@ -142,6 +137,12 @@ def make_plan(config: Config, source: Source, *, image_size: int) -> SamplePlan:
     return SamplePlan(order, schedule)
 
 
+def _warn_of_faults(source: Source) -> None:
+    """Report what was found to be unusable while the source was opened."""
+    for fault in source.faults:
+        warnings.warn(str(fault), stacklevel=3)
+
+
 def _initial_clip_config(
     config: Config, pretrained: tuple[CLIP, PreprocessConfig] | None
 ) -> CLIPConfig:
@@ -159,6 +160,18 @@ def _initial_clip_config(
             f"augment.pad must be below the model's image size, {image_size}, got {augment.pad}"
         )
     return clip_config
+
+
+def _preprocess(
+    config: Config,
+    clip_config: CLIPConfig,
+    pretrained: tuple[CLIP, PreprocessConfig] | None,
+) -> Preprocess:
+    """The pretrained model's preprocessing, or the config's."""
+    if pretrained is not None:
+        return Preprocess(pretrained[1])
+    base = PreprocessConfig(size=clip_config.vision.image_size)
+    return Preprocess(resolve_preprocess(config.model, base))
 
 
 def _add_logit_bias(config: Config, clip_config: CLIPConfig) -> CLIPConfig:

@@ -44,8 +44,8 @@ class Optimizers:
             for name, parameter in augmentation.named_parameters():
                 self.names[parameter] = f"augmentation.{name}"
                 by_kind.setdefault(_GroupKind("adamw", False, scale), []).append(parameter)
-        self.parts: list[torch.optim.Optimizer] = []
-        for optimizer in ("adamw", "muon"):
+        self.optimizers: list[torch.optim.Optimizer] = []
+        for name in ("adamw", "muon"):
             groups = [
                 {
                     "params": parameters,
@@ -53,16 +53,16 @@ class Optimizers:
                     "rate_factor": kind.rate_factor,
                 }
                 for kind, parameters in by_kind.items()
-                if kind.optimizer == optimizer
+                if kind.optimizer == name
             ]
             if groups:
-                self.parts.append(_make_optimizer(optimizer, groups, config, on_xla=on_xla))
+                self.optimizers.append(_make_optimizer(name, groups, config, on_xla=on_xla))
 
     @property
     def groups(self) -> Iterator[dict[str, Any]]:
-        """Parameter groups of all parts."""
-        for part in self.parts:
-            yield from part.param_groups
+        """Parameter groups of all optimizers."""
+        for optimizer in self.optimizers:
+            yield from optimizer.param_groups
 
     def set_rate(self, rate: float) -> None:
         """The learning rate of the next step, times each group's factor."""
@@ -76,36 +76,36 @@ class Optimizers:
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
-        for part in self.parts:
-            part.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
 
     def step(self) -> None:
         """Update all parameters that have a gradient."""
-        for part in self.parts:
-            part.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
 
     def initialize(self) -> None:
         """Make the state that the first step would make, and change nothing else."""
-        for part in self.parts:
-            decays = [group["weight_decay"] for group in part.param_groups]
-            for group in part.param_groups:
+        for optimizer in self.optimizers:
+            decays = [group["weight_decay"] for group in optimizer.param_groups]
+            for group in optimizer.param_groups:
                 group["weight_decay"] = 0.0  # with no gradient and no decay, no weight moves
                 for parameter in group["params"]:
                     parameter.grad = torch.zeros_like(parameter)
-            part.step()
-            for group, decay in zip(part.param_groups, decays, strict=True):
+            optimizer.step()
+            for group, decay in zip(optimizer.param_groups, decays, strict=True):
                 group["weight_decay"] = decay
-            for state in part.state.values():
+            for state in optimizer.state.values():
                 if "step" in state:
                     state["step"].zero_()
-            part.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
         """All moments and counters as `parameter name/key`."""
         return {
             f"{self.names[parameter]}/{key}": value
-            for part in self.parts
-            for parameter, state in part.state.items()
+            for optimizer in self.optimizers
+            for parameter, state in optimizer.state.items()
             for key, value in state.items()
         }
 
