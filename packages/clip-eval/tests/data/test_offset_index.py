@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import tarfile
@@ -7,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from clip_eval.data import BadSample, open_source
+from clip_eval.data import BadSample, DataError, open_source
 from clip_eval.data.readers.webdataset import WebDataset
+from clip_eval.data.shards.offset_index import INDEX_FOLDER
 
 
 def read_index(path: Path) -> list[int]:
@@ -111,3 +113,38 @@ def test_shards_may_be_uneven_and_places_are_named(
     (tmp_path / "2.tar").unlink()
     with pytest.raises(BadSample, match=r"2\.tar, sample 0: unreadable"):
         source.read(4)
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Directories in which nothing can be created."""
+    places: list[Path] = []
+    plain = Path.write_bytes
+
+    def write(path: Path, content: bytes) -> int:
+        if any(path.is_relative_to(place) for place in places):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return plain(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    return places
+
+
+def test_the_index_goes_into_the_cache_or_is_an_error(
+    tmp_path: Path,
+    write_tar: Callable[..., Path],
+    encode: Callable[..., bytes],
+    refused: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = write_tar(tmp_path / "data" / "a.tar", {"0.png": encode((1, 2, 3)), "0.txt": b"x"})
+    refused.append(tmp_path / "data")
+    assert open_source(path).read(0).captions == ("x",)
+    assert sorted(file.name for file in path.parent.iterdir()) == ["a.tar"]
+    folder = tmp_path / "cache" / "clip-eval" / INDEX_FOLDER
+    (index,) = folder.iterdir()
+    index.unlink()
+    refused.append(tmp_path / "cache")
+    with pytest.raises(DataError, match="an index cannot be written; set XDG_CACHE_HOME"):
+        open_source(path)

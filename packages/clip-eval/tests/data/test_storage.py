@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -31,3 +32,18 @@ def test_a_lock_is_free_again_afterwards(tmp_path: Path) -> None:
     for _ in range(2):
         with lock_file(tmp_path / "lock"):
             pass
+
+
+def test_a_read_only_file_system_gives_its_own_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with (
+        pytest.raises(OSError, match="Read-only file system"),
+        atomic_path(tmp_path / "a") as temporary,
+    ):
+        temporary.write_bytes(b"x")

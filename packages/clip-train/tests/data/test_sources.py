@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clip_eval.data import BadSample, DataError, Sample, Source
+from clip_eval.data import BadSample, DataError
 from clip_models import ConfigError
 from clip_train.config.data import DataConfig
 from clip_train.data.mixing import MixedSource, make_order
@@ -65,25 +65,6 @@ def test_shapes_are_drawn_when_read(shapes: Path) -> None:
         source.read(96)
     with pytest.raises(ConfigError, match="at least 32 pixels"):
         open_training_source(DataConfig(train="shapes:5@8"))
-
-
-def test_the_order_keeps_to_what_a_source_can_hold() -> None:
-    class Small(Source):
-        name = "small"
-        shard_sizes = (100,) * 40
-        working_set = 300
-
-        def __len__(self) -> int:
-            return 4000
-
-        def read(self, index: int) -> Sample:
-            raise NotImplementedError
-
-    order = make_order(Small(), (), seed=0, streams=32, buffer=65536)
-    found = order.indices(0, np.arange(4000))
-    assert sorted(found.tolist()) == list(range(4000))
-    for start in range(0, 3900, 300):
-        assert len(np.unique(found[start : start + 300] // 100)) <= 6
 
 
 def test_paths_become_absolute_and_nothing_else_does(
