@@ -111,6 +111,20 @@ def write_shapes(
         num_classes=len(classes),
     )
     target = Path(directory).resolve()
+    num_shards = _write_set(target, settings, classes, progress=progress)
+    return ShapesSummary(
+        directory=target,
+        num_train=num_train,
+        num_train_shards=num_shards,
+        num_val=settings.num_val,
+        classnames=tuple(scene.phrase for scene in classes),
+    )
+
+
+def _write_set(
+    target: Path, settings: _Settings, classes: tuple[Scene, ...], *, progress: bool
+) -> int:
+    """Write everything under another name and rename it; returns the number of training shards."""
     try:
         _check_free(target)
         partial = target.with_name(target.name + ".partial")
@@ -130,13 +144,7 @@ def write_shapes(
             f"cannot write the shapes set to {target}: {error.strerror or error}; "
             "choose a directory that can be written"
         ) from error
-    return ShapesSummary(
-        directory=target,
-        num_train=num_train,
-        num_train_shards=num_shards,
-        num_val=settings.num_val,
-        classnames=tuple(scene.phrase for scene in classes),
-    )
+    return num_shards
 
 
 def _check_free(target: Path) -> None:
