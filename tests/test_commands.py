@@ -35,7 +35,7 @@ COMMANDS = {
         "clip_models.cli:main",
         ("convert", "info", "list"),
         ("info", "{absent}/x"),
-        ("convert", "{absent}/x", "{taken}", "--to", "hugging-face"),
+        ("convert", "{absent}/x", "--out", "{taken}", "--to", "hugging-face"),
     ),
     "dtp-lm": Command(
         "dtp_pooling.cli:main",

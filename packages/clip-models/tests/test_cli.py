@@ -164,7 +164,7 @@ def test_existing_files_are_replaced_on_request_only(
         assert main(arguments) == 0
         arguments[1] = "absent"  # the output is checked before any work
         assert main(arguments) == 2
-        assert "already has" in capsys.readouterr().err
+        assert "exists; add --overwrite" in capsys.readouterr().err
         arguments[1] = str(directory)
         assert main([*arguments, "--overwrite"]) == 0
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from clip_models.config.named_models import get_config, list_models
+from clip_models.errors import CheckpointError
 from clip_models.files import hub
 from clip_models.files.conversion import check_output, read_stored, write_stored
 from clip_models.model.clip import CLIP, count_parameters
@@ -19,7 +20,9 @@ from clip_models.model.clip import CLIP, count_parameters
 
 def convert(options: argparse.Namespace) -> None:
     """Write a model in another format; print the files."""
-    check_output(options.out, options.to, overwrite=options.overwrite)
+    check_output(options.out, options.to, overwrite=True)
+    if not options.overwrite and _holds_files(options.out):
+        raise CheckpointError(f"{options.out} exists; add --overwrite to replace the model there")
     stored = read_stored(options.source, model=options.model)
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
     written = write_stored(
@@ -27,6 +30,11 @@ def convert(options: argparse.Namespace) -> None:
     )
     files = [str(path) for path in written]
     print(json.dumps({"files": files}) if options.json else "\n".join(files))
+
+
+def _holds_files(out: Path) -> bool:
+    """Whether the output is a file or a directory that is not empty."""
+    return out.exists() and not (out.is_dir() and not any(out.iterdir()))
 
 
 def describe(options: argparse.Namespace) -> None:

@@ -17,7 +17,6 @@ from tqdm import tqdm
 from clip_tokenizer.atomic_write import replace_file
 from clip_tokenizer.errors import TokenizerError
 from clip_tokenizer.tokenizer import CONTEXT_LENGTH, Tokenizer
-from clip_tokenizer.vocabulary_files import SAVED_FILES
 
 STDIN = "-"
 BLOCK = 4096
@@ -29,7 +28,7 @@ PROGRESS_DELAY = 1.0
 def encode(options: argparse.Namespace) -> None:
     """Print the ids of each line, or write all rows as one array."""
     if options.out is not None:
-        _require_absent([options.out], options.overwrite)
+        _require_absent(options.out, options.overwrite)
     tokenizer = _load(options)
     blocks = _blocks(_lines(options.files))
     if options.out is not None:
@@ -87,7 +86,7 @@ def count(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Learn a vocabulary and write its files."""
-    _require_absent([options.out / name for name in SAVED_FILES], options.overwrite)
+    _require_absent(options.out, options.overwrite)
     length = options.context_length
     tokenizer = Tokenizer.train(
         _lines(options.files),
@@ -102,16 +101,15 @@ def train(options: argparse.Namespace) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """Write the files of a tokenizer."""
-    _require_absent([options.out / name for name in SAVED_FILES], options.overwrite)
+    _require_absent(options.out, options.overwrite)
     _load(options).save(options.out)
     print(f"written to {options.out}")
 
 
-def _require_absent(files: Sequence[Path], overwrite: bool) -> None:
-    """Check that no file is replaced unless that is asked for."""
-    existing = [file for file in files if file.exists()]
-    if existing and not overwrite:
-        raise TokenizerError(f"{existing[0]} exists; add --overwrite to replace it")
+def _require_absent(out: Path, overwrite: bool) -> None:
+    """Check that the output is new or an empty directory, unless it may be overwritten."""
+    if not overwrite and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise TokenizerError(f"{out} exists; add --overwrite to replace its files")
 
 
 def _load(options: argparse.Namespace) -> Tokenizer:

@@ -19,7 +19,6 @@ MERGES_FILE = "merges.txt"
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 WORDPIECE_FILE = "vocab.txt"
-SAVED_FILES = (VOCAB_FILE, MERGES_FILE, TOKENIZER_FILE, CONFIG_FILE)
 
 OPTIONS = ("context_length", "clean", "truncate", "allow_special", "pad_token_id", "reduction")
 """Keys under `clip_tokenizer` in a config, besides `extra_special_tokens`."""
