@@ -64,6 +64,8 @@ COMMANDS = {
 }
 HELP = [(prog, sub) for prog, command in COMMANDS.items() for sub in ("", *command.subcommands)]
 HELP += [("clip-train", f"data {sub}") for sub in ("shapes", "convert", "inspect")]
+TAKEN = ("config.json", "model.safetensors", "vocab.json")
+"""Files of a directory that no command may replace unasked."""
 CALL = """
 import pkgutil, sys
 class Interrupt:
@@ -105,7 +107,8 @@ def call(
 def fill(arguments: tuple[str, ...], directory: Path) -> list[str]:
     """The arguments with paths below a directory."""
     (directory / "taken").mkdir(exist_ok=True)
-    (directory / "taken" / "file").write_text("of the user's\n")
+    for name in TAKEN:
+        (directory / "taken" / name).write_text("of the user's\n")
     places = {"absent": str(directory / "absent"), "taken": str(directory / "taken")}
     return [argument.format(**places) for argument in arguments]
 
@@ -168,8 +171,8 @@ def test_nothing_is_overwritten_unasked(prog: str, tmp_path: Path) -> None:
     assert done.code == 2
     assert is_one_error(done, prog), done.err
     assert "--overwrite" in done.err
-    assert [file.name for file in (tmp_path / "taken").iterdir()] == ["file"]
-    assert (tmp_path / "taken" / "file").read_text() == "of the user's\n"
+    found = {file.name: file.read_text() for file in (tmp_path / "taken").iterdir()}
+    assert found == dict.fromkeys(TAKEN, "of the user's\n")
 
 
 @pytest.mark.parametrize("prog", [prog for prog in COMMANDS if prog != "clip-tokenizer"])

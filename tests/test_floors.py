@@ -1,10 +1,12 @@
-"""The floors: imports point down only, siblings are imported from their top or a public part."""
+"""The floors: imports point down only, between packages, between rooms, between files."""
 
 from __future__ import annotations
 
 import ast
 import re
 import tomllib
+from collections.abc import Iterator, Mapping, Set
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,96 @@ def faults(source: str, package: str) -> list[str]:
         if isinstance(node, ast.ImportFrom) and node.level:
             found.append("relative import")
     return found
+
+
+def modules_of(package: str) -> dict[str, Path]:
+    """The files of a package by module name; a room's `__init__` hands names on and is left out."""
+    root = PACKAGES[package]
+    files = (file for file in root.rglob("*.py") if file.name != "__init__.py")
+    return {
+        ".".join(file.relative_to(root.parent).with_suffix("").parts): file
+        for file in sorted(files)
+    }
+
+
+def imported(source: str) -> Iterator[str]:
+    """What a module imports, and the members it imports as possible modules."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def graph_of(package: str) -> dict[str, set[str]]:
+    """The files of a package with the files that each imports."""
+    modules = modules_of(package)
+    return {
+        name: {other for other in imported(file.read_text(encoding="utf-8")) if other in modules}
+        for name, file in modules.items()
+    }
+
+
+def room_of(module: str) -> str:
+    """The folder of a module directly below its package, or the file itself."""
+    return module.split(".")[1]
+
+
+def rooms_of(package: str) -> dict[str, set[str]]:
+    """The rooms of a package with the rooms that each imports from."""
+    rooms: dict[str, set[str]] = {}
+    for module, others in graph_of(package).items():
+        room = room_of(module)
+        rooms.setdefault(room, set()).update(set(map(room_of, others)) - {room})
+    return rooms
+
+
+def assert_no_circle(graph: Mapping[str, Set[str]]) -> None:
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' → '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED))
+def test_no_circle_inside_a_package(package: str) -> None:
+    assert_no_circle(graph_of(package))
+    assert_no_circle(rooms_of(package))
+
+
+def test_a_circle_would_be_seen() -> None:
+    with pytest.raises(pytest.fail.Exception, match="circle of imports"):
+        assert_no_circle({"a": {"b"}, "b": {"a"}})
+    assert graph_of("clip_eval")["clip_eval.evaluation.evaluate"]
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED))
+def test_the_rooms_stand_on_the_floors_that_the_page_draws(package: str) -> None:
+    page = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    section = page.partition(f"### {package}\n")[2].partition("\n### ")[0]
+    drawn = re.findall(r"^floor (\d+) +(.+)$", section, re.MULTILINE)
+    floors = {room: int(number) for number, names in drawn for room in names.split()}
+    rooms = {room for room in rooms_of(package) if room != "__main__"}
+    assert floors.keys() == rooms
+    climbing = [
+        f"{room} imports {other}"
+        for room, others in rooms_of(package).items()
+        for other in others
+        if room != "__main__" and floors[other] >= floors[room]
+    ]
+    assert climbing == []
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED))
+def test_a_room_holds_two_files_and_its_init_defines_nothing(package: str) -> None:
+    for init in PACKAGES[package].rglob("__init__.py"):
+        tree = ast.parse(init.read_text(encoding="utf-8"))
+        defined = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        assert defined == [], init
+        if init.parent != PACKAGES[package]:
+            files = [file for file in init.parent.iterdir() if file.suffix == ".py"]
+            assert len(files) > 2, f"{init.parent} holds one file"
 
 
 def test_the_table_names_every_package() -> None:

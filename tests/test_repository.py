@@ -57,3 +57,13 @@ def test_the_readme_has_the_two_commands(session: str) -> None:
 def test_copies_in_packages_that_know_no_sibling_are_equal(name: str) -> None:
     copies = {file.read_text(encoding="utf-8") for file in ROOT.glob(f"packages/*/src/**/{name}")}
     assert len(copies) <= 1
+
+
+def test_the_paths_that_the_architecture_page_names_exist() -> None:
+    page = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    sources = {path.name: path.parent for path in ROOT.glob("packages/*/src/*") if path.is_dir()}
+    tops = {**sources, "packages": ROOT, "tests": ROOT}
+    named = re.findall(r"`([\w-]+)/([\w./-]*)`", page)
+    places = [tops[top] / top / rest for top, rest in named if top in tops]
+    assert len(places) > 50
+    assert [str(place) for place in places if not place.exists()] == []

@@ -131,5 +131,5 @@ def require_absent(directory: Path, names: Iterable[str]) -> None:
     if existing:
         raise CheckpointError(
             f"{directory} already has {', '.join(existing)}; nothing was written; "
-            "set overwrite to replace the model"
+            "set overwrite (--overwrite) to replace the model"
         )
