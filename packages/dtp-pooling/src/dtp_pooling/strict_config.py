@@ -52,7 +52,7 @@ def nearest(key: str, known: Iterable[str]) -> str:
 
 
 def _is_of_type(hint: Any, value: object) -> bool:
-    """Whether a plain value is of a field's type; the members of a Literal check themselves."""
+    """Whether a plain value is of a field's type; `require_members` checks those of a Literal."""
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) is typing.Literal:
         return True
@@ -80,3 +80,17 @@ def require_one_of(name: str, got: object, alias: Any) -> None:
     """Raise ValueError unless `got` is a member of the Literal `alias`."""
     allowed = typing.get_args(alias)
     require(got in allowed, f"{name} must be one of {allowed}, got {got!r}")
+
+
+def require_members(config: Any) -> None:
+    """Raise ValueError unless each field that is a Literal holds one of its members."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        if typing.get_origin(hint) is typing.Literal:
+            require_one_of(name, getattr(config, name), hint)
+
+
+def require_at_least(config: Any, lowest: int, *names: str) -> None:
+    """Raise ValueError unless the numbers of these names are as large."""
+    for name in names:
+        number = getattr(config, name)
+        require(number >= lowest, f"{name} must be at least {lowest}, got {number}")

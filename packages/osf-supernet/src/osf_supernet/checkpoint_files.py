@@ -2,9 +2,7 @@
 
 A checkpoint holds one safetensors file for each group of tensors, such as `model` and `optimizer`,
 and `state.json`: format version, step, state, and the SHA-256 digests of every file and of itself.
-It is written under a hidden name, flushed to disk and renamed, so that a kill or a full disk leaves
-the earlier checkpoints as they were. Packages that import no sibling each hold this file, word for
-word; a test of the repository compares the copies.
+Packages that import no sibling each hold this file, word for word; a test compares the copies.
 """
 
 from __future__ import annotations
@@ -41,18 +39,19 @@ def write_checkpoint(
 ) -> Path:
     """Write `parent/step-NNNNNNN`, replacing an earlier checkpoint of the same step; its path.
 
+    It is written under a hidden name, flushed to disk and renamed, so that a kill or a full disk
+    leaves the earlier checkpoints as they were.
+
     Args:
         parent: Directory of the checkpoints of one run; made if it does not exist.
         step: Number of optimizer steps done.
         tensors: Tensors by name, by the name of their file without its suffix.
         state: Everything else, of JSON's types.
         add_files: Called with the directory, to write more files into it, such as a config.
-
-    Raises:
-        OSError: It could not be written; earlier checkpoints are as they were.
     """
     target = parent / f"step-{step:07d}"
     partial = parent / f".{target.name}.partial"
+    replaced = parent / f".{target.name}.replaced"
     parent.mkdir(parents=True, exist_ok=True)
     for leftover in [*parent.glob(".step-*.partial"), *parent.glob(".step-*.deleted")]:
         shutil.rmtree(leftover, ignore_errors=True)
@@ -68,18 +67,19 @@ def write_checkpoint(
         (partial / STATE_NAME).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         for path in [*partial.iterdir(), partial]:
             _flush(path)
-        _put_in_place(partial, target)
+        if target.exists():  # under a name that `list_checkpoints` finds
+            shutil.rmtree(replaced, ignore_errors=True)
+            target.rename(replaced)
+        partial.rename(target)
+        _flush(parent)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
 
 
 def read_checkpoint(directory: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The tensors on the CPU, by group and name, and the state, as they were written.
-
-    Raises:
-        CheckpointError: A file is missing or damaged, or another format was written.
-    """
+    """The tensors on the CPU, by group and name, and the state; CheckpointError for any damage."""
     record = _read_record(directory)
     files = [directory / name for name in record["sha256"] if name.endswith(_SUFFIX)]
     return {file.name.removesuffix(_SUFFIX): load_file(file) for file in files}, record["state"]
@@ -87,25 +87,20 @@ def read_checkpoint(directory: Path) -> tuple[dict[str, dict[str, Tensor]], dict
 
 def read_state(directory: Path) -> dict[str, Any]:
     """The state alone, after every file was verified, for readers that need one group or none."""
-    state: dict[str, Any] = _read_record(directory)["state"]
-    return state
+    return dict(_read_record(directory)["state"])
 
 
 def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file whose mode follows the umask; by default only its owner can read it.
-
-    Raises:
-        OSError: It could not be written.
-    """
-    file.touch()
-    mode = file.stat().st_mode
+    """Write a safetensors file whose mode follows the umask; OSError if that is not possible."""
     whole: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():
         plain = tensor.detach().cpu().contiguous()
-        is_shared = plain.untyped_storage().data_ptr() in storages  # which safetensors refuses
-        storages.add(plain.untyped_storage().data_ptr())
-        whole[name] = plain.clone() if is_shared else plain
+        storage = plain.untyped_storage().data_ptr()
+        whole[name] = plain.clone() if storage in storages else plain  # none may be shared
+        storages.add(storage)
+    file.touch()
+    mode = file.stat().st_mode  # which `save_file` restricts to the owner
     try:
         save_file(whole, file, metadata={"format": "pt"})
     except SafetensorError as error:
@@ -125,13 +120,10 @@ def verify_files(directory: Path, digests: Mapping[str, str]) -> None:
 
 def list_checkpoints(parent: Path) -> list[Path]:
     """Complete checkpoints by rising step; entries with other names are ignored."""
-    found: dict[int, Path] = {}
-    for path in sorted(
-        parent.glob("*step-*")
-    ):  # a visible one comes after, and replaces, a hidden one
-        if _NAME.fullmatch(path.name) and (path / STATE_NAME).is_file():
-            found[checkpoint_step(path)] = path
-    return [found[step] for step in sorted(found)]
+    named = [path for path in sorted(parent.glob("*step-*")) if _NAME.fullmatch(path.name)]
+    # a visible one comes after a hidden one of its step, and takes its place
+    found = {checkpoint_step(path): path for path in named if (path / STATE_NAME).is_file()}
+    return [path for _, path in sorted(found.items())]
 
 
 def newest_checkpoint(parent: Path) -> Path | None:
@@ -158,36 +150,25 @@ def keep_last(parent: Path, count: int, keep_every: int | None = None) -> None:
             shutil.rmtree(hidden)
 
 
-def _put_in_place(partial: Path, target: Path) -> None:
-    """Rename; `list_checkpoints` finds an earlier checkpoint of the step at any moment."""
-    replaced = target.with_name(f".{target.name}.replaced")
-    if target.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
-        target.rename(replaced)
-    partial.rename(target)
-    _flush(target.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
 def _read_record(directory: Path) -> dict[str, Any]:
     """The content of `state.json`, after it and every other file was verified."""
     file = directory / STATE_NAME
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         version = record["format_version"]
         if version == FORMAT_VERSION and record.pop("record_sha256") != _digest(record):
             raise ValueError("its SHA-256 is not the one that was written")
     except FileNotFoundError:
         raise _damage_error(file, "it is missing") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _damage_error(file, f"{error}") from None
+        raise _damage_error(file, str(error)) from None
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{file} has format version {version}, expected {FORMAT_VERSION}; read it with the "
             "release that wrote it"
         )
     verify_files(directory, record["sha256"])
-    return dict(record)
+    return record
 
 
 def _damage_error(file: Path, reason: str) -> CheckpointError:

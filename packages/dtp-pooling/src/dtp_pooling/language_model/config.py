@@ -12,7 +12,7 @@ from dtp_pooling.pooling.boundary_settings import (
     RateLoss,
     require_ranges,
 )
-from dtp_pooling.strict_config import require, require_one_of
+from dtp_pooling.strict_config import require, require_at_least, require_members
 
 BoundaryKind = Literal["none", "fixed", "whitespace", "unigram", "entropy", "gumbel", "random"]
 
@@ -67,14 +67,9 @@ class BoundaryConfig:
             "kind='top_k' picks boundaries by the whole text, which leaks the future in a causal "
             "model; use 'gumbel' with a rate",
         )
-        require_one_of("kind", self.kind, BoundaryKind)
-        require_one_of("scores", self.scores, PredictorKind)
-        require_one_of("evaluation", self.evaluation, EvaluationRule)
-        require_one_of("rate_loss", self.rate_loss, RateLoss)
-        require_one_of("target_loss", self.target_loss, BoundaryTarget)
-        require(self.factor >= 1, f"factor must be at least 1, got {self.factor}")
+        require_members(self)
+        require_at_least(self, 1, "factor", "spikes_left")
         require(0 < self.rate < 1, f"rate must be in (0, 1), got {self.rate}")
-        require(self.spikes_left >= 1, f"spikes_left must be at least 1, got {self.spikes_left}")
         object.__setattr__(self, "interval", tuple(self.interval))
         require_ranges(self.hidden, self.temperature, self.weight, self.interval, self.seed)
 
@@ -117,16 +112,11 @@ class LanguageModelConfig:
     boundaries: BoundaryConfig = field(default_factory=BoundaryConfig)
 
     def __post_init__(self) -> None:
-        require_one_of("attention", self.attention, Literal["rotary", "relative"])
-        require_one_of("norm", self.norm, Literal["pre", "post"])
-        for name in ("vocabulary", "width", "num_heads", "head_dim", "feedforward"):
-            number = getattr(self, name)
-            require(number >= 1, f"{name} must be at least 1, got {number}")
-        for name in ("pre_layers", "shortened_layers", "post_layers"):
-            number = getattr(self, name)
-            require(number >= 0, f"{name} must be at least 0, got {number}")
-        require(self.head_dim % 2 == 0, f"head_dim must be even, got {self.head_dim}")
-        require(self.width % 2 == 0, f"width must be even, got {self.width}")
+        require_members(self)
+        require_at_least(self, 1, "vocabulary", "width", "num_heads", "head_dim", "feedforward")
+        require_at_least(self, 0, "pre_layers", "shortened_layers", "post_layers")
+        for name in ("head_dim", "width"):
+            require(getattr(self, name) % 2 == 0, f"{name} must be even, got {getattr(self, name)}")
         for name in ("dropout", "attention_dropout"):
             share = getattr(self, name)
             require(0 <= share < 1, f"{name} must be in [0, 1), got {share}")

@@ -66,18 +66,11 @@ def tower_rate_loss(
     """Weighted rate loss over the poolable tokens of each row; zero for exact kinds."""
     if config.kind != "gumbel" or logits is None:
         return boundaries.new_zeros(())
-    first = (
-        (~constraints.poolable).long().argsort(dim=1, stable=True)
-    )  # poolable tokens to the front
-    boundaries, logits = boundaries.gather(1, first), logits.gather(1, first)
-    loss = rate_loss(
-        config.rate_loss,
-        boundaries,
-        logits,
-        config.rate,
-        config.interval,
-        constraints.poolable.sum(1),
-    )
+    poolable = constraints.poolable
+    order = (~poolable).long().argsort(dim=1, stable=True)  # poolable tokens to the front
+    boundaries, logits = boundaries.gather(1, order), logits.gather(1, order)
+    lengths = poolable.sum(1)
+    loss = rate_loss(config.rate_loss, boundaries, logits, config.rate, config.interval, lengths)
     return config.weight * loss
 
 

@@ -58,10 +58,9 @@ def count_free_boundaries(constraints: BoundaryConstraints, rate: float) -> Tens
 def even_boundaries(poolable: Tensor, rate: float, causal: bool) -> Tensor:
     """(B, L) boundaries at even distances, counted over poolable tokens."""
     rank = poolable.long().cumsum(1) - 1  # of each poolable token in its row
-    if causal:  # by position alone
-        return (
-            (rank + 1) * _to_fixed_point(rate) // _ONE > rank * _to_fixed_point(rate) // _ONE
-        ).float()
-    count = poolable.sum(1, keepdim=True).clamp(min=1)
-    wanted = count_segments(count, rate).clamp(min=1)
+    wanted: int | Tensor = _to_fixed_point(rate)
+    count: int | Tensor = _ONE
+    if not causal:  # which goes by position alone
+        count = poolable.sum(1, keepdim=True).clamp(min=1)
+        wanted = count_segments(count, rate).clamp(min=1)
     return ((rank + 1) * wanted // count > rank * wanted // count).float()

@@ -11,7 +11,7 @@ from dtp_pooling.pooling.boundary_settings import (
     RateLoss,
     require_ranges,
 )
-from dtp_pooling.strict_config import require, require_one_of
+from dtp_pooling.strict_config import require, require_members
 
 TokenOrder = Literal["raster", "serpentine", "hilbert"]
 PoolingKind = Literal["top_k", "gumbel", "fixed", "random", "dissimilarity"]
@@ -67,16 +67,11 @@ class TokenPoolingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_one_of("kind", self.kind, PoolingKind)
-        require_one_of("scores", self.scores, PredictorKind)
-        require_one_of("evaluation", self.evaluation, EvaluationRule)
-        require_one_of("rate_loss", self.rate_loss, RateLoss)
-        require_one_of("compare", self.compare, Literal["tokens", "keys"])
+        require_members(self)
         require(
             self.compare == "tokens" or self.kind == "dissimilarity",
             f"compare='keys' is for kind='dissimilarity', got kind={self.kind!r}",
         )
-        require_one_of("order", self.order, TokenOrder)
         require(0 < self.rate <= 1, f"rate must be in (0, 1], got {self.rate}; 1 pools nothing")
         require(
             self.kind != "gumbel" or self.rate < 1,

@@ -18,31 +18,6 @@ def check_inputs(
     keys: Tensor | None,
 ) -> None:
     """Raise ValueError unless the arguments of a pooling fit each other and its configuration."""
-    _check_shapes(config, tokens, mask, keep_apart, uniform, keys)
-    if causal and config.kind in ("top_k", "dissimilarity"):
-        raise ValueError(
-            f"kind={config.kind!r} looks at later tokens and would leak them in a causal "
-            "tower; use 'gumbel', 'fixed' or 'random'"
-        )
-    if mask is not None and bool((mask[:, 1:] > mask[:, :-1]).any()):
-        raise ValueError("mask has real tokens after padding; pad at the end of rows")
-    if config.order != "raster":
-        same = keep_apart is None or bool((keep_apart == keep_apart[:1]).all())
-        if causal or mask is not None or not same:
-            raise ValueError(
-                f"order={config.order!r} is for whole images with the same tokens kept apart in "
-                "every row; use order='raster'"
-            )
-
-
-def _check_shapes(
-    config: TokenPoolingConfig,
-    tokens: Tensor,
-    mask: Tensor | None,
-    keep_apart: Tensor | None,
-    uniform: Tensor | None,
-    keys: Tensor | None,
-) -> None:
     if tokens.dim() != 3:
         raise ValueError(f"tokens must be (B, L, D), got {tuple(tokens.shape)}")
     shape = tuple(tokens.shape[:2])
@@ -59,3 +34,17 @@ def _check_shapes(
             f"{None if keys is None else tuple(keys.shape)}; without an attention layer use "
             "compare='tokens'"
         )
+    if causal and config.kind in ("top_k", "dissimilarity"):
+        raise ValueError(
+            f"kind={config.kind!r} looks at later tokens and would leak them in a causal "
+            "tower; use 'gumbel', 'fixed' or 'random'"
+        )
+    if mask is not None and bool((mask[:, 1:] > mask[:, :-1]).any()):
+        raise ValueError("mask has real tokens after padding; pad at the end of rows")
+    if config.order != "raster":
+        same = keep_apart is None or bool((keep_apart == keep_apart[:1]).all())
+        if causal or mask is not None or not same:
+            raise ValueError(
+                f"order={config.order!r} is for whole images with the same tokens kept apart in "
+                "every row; use order='raster'"
+            )

@@ -26,11 +26,9 @@ def grid_order(height: int, width: int, order: TokenOrder) -> Tensor:
     if order == "serpentine":
         index[1::2] = index[1::2].flip(1)
     elif order == "hilbert" and index.numel():
-        along, across = ((0, width), (height, 0))
-        if height > width:
-            along, across = across, along
-        cells = list(_hilbert((0, 0), along, across))
-        return torch.tensor([row * width + column for row, column in cells])
+        sides = (width * 1j, height + 0j)
+        cells = _hilbert(0j, *(sides if width >= height else reversed(sides)))
+        return torch.tensor([int(cell.real) * width + int(cell.imag) for cell in cells])
     return index.flatten()
 
 
@@ -58,54 +56,32 @@ def order_patches(apart: Tensor, order: TokenOrder, grid: tuple[int, int] | None
     return places.index_copy(0, patches, patches[curve])
 
 
-Vector = tuple[int, int]
-
-
-def _hilbert(start: Vector, along: Vector, across: Vector) -> Iterator[Vector]:
-    """Cells (row, column) of the rectangle spanned by two axis-parallel vectors from `start`.
+def _hilbert(start: complex, along: complex, across: complex) -> Iterator[complex]:
+    """Cells, row + column i, of the rectangle spanned by two axis-parallel vectors from `start`.
 
     Begins at the corner `start` and ends at the other corner of the side `along`. A rectangle is
     cut into one piece of half the width and two beside it, or in two when it is long, and each
     piece is a smaller curve; halves are kept even so that the pieces meet in neighboring cells.
     """
-    length, height = abs(sum(along)), abs(sum(across))
-    step, side = _unit(along), _unit(across)
+    length, height = int(abs(along)), int(abs(across))
+    step, side = along / length, across / height
     if height == 1 or length == 1:
-        direction, count = (step, length) if height == 1 else (side, height)
-        for i in range(count):
-            yield _add(start, direction, i)
+        direction = step if height == 1 else side
+        yield from (start + place * direction for place in range(length * height))
         return
-    half_along, half_across = _half(along), _half(across)
-    rest_along = _add(along, half_along, -1)
-    if 2 * length > 3 * height:
-        if abs(sum(half_along)) % 2 and length > 2:
-            half_along = _add(half_along, step)
-            rest_along = _add(along, half_along, -1)
+    is_long = 2 * length > 3 * height
+    half_along = step * _half(length, even=is_long)
+    if is_long:
         yield from _hilbert(start, half_along, across)
-        yield from _hilbert(_add(start, half_along), rest_along, across)
+        yield from _hilbert(start + half_along, along - half_along, across)
         return
-    if abs(sum(half_across)) % 2 and height > 2:
-        half_across = _add(half_across, side)
-    rest_across = _add(across, half_across, -1)
+    half_across = side * _half(height, even=True)
     yield from _hilbert(start, half_across, half_along)
-    yield from _hilbert(_add(start, half_across), along, rest_across)
-    corner = _add(_add(start, along), step, -1)
-    corner = _add(_add(corner, half_across), side, -1)
-    yield from _hilbert(corner, _scale(half_across, -1), _scale(rest_along, -1))
+    yield from _hilbert(start + half_across, along, across - half_across)
+    corner = start + along - step + half_across - side
+    yield from _hilbert(corner, -half_across, half_along - along)
 
 
-def _unit(vector: Vector) -> Vector:
-    return ((vector[0] > 0) - (vector[0] < 0), (vector[1] > 0) - (vector[1] < 0))
-
-
-def _half(vector: Vector) -> Vector:
-    """Half the vector, rounded towards zero."""
-    return (int(vector[0] / 2), int(vector[1] / 2))
-
-
-def _add(a: Vector, b: Vector, times: int = 1) -> Vector:
-    return (a[0] + times * b[0], a[1] + times * b[1])
-
-
-def _scale(vector: Vector, times: int) -> Vector:
-    return (times * vector[0], times * vector[1])
+def _half(size: int, *, even: bool) -> int:
+    """Half the size rounded down, or, above 2, to an even number."""
+    return size // 2 + (size // 2 % 2 if even and size > 2 else 0)

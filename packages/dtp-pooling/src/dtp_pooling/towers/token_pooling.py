@@ -88,16 +88,27 @@ class DynamicTokenPooling(nn.Module):
             return self._forward_on_meta(tokens, keep_apart)
         check_inputs(self.config, tokens, mask, keep_apart, causal, uniform, keys)
         compared = keys if self.reads_keys and keys is not None else tokens
-        apart = torch.zeros_like(tokens[..., 0], dtype=torch.bool)
-        apart = apart if keep_apart is None else keep_apart
+        if keep_apart is None:
+            keep_apart = torch.zeros_like(tokens[..., 0], dtype=torch.bool)
         lengths = None if mask is None else mask.sum(1)
-        order = order_patches(apart, self.config.order, self.config.grid)
+        order = order_patches(keep_apart, self.config.order, self.config.grid)
         if order is not None:
-            tokens, compared, apart = tokens[:, order], compared[:, order], apart[:, order]
-        constraints = find_constraints(apart, lengths)
+            tokens, compared = tokens[:, order], compared[:, order]
+            keep_apart = keep_apart[:, order]
+        constraints = find_constraints(keep_apart, lengths)
         boundaries, logits = self._decide(compared, constraints, lengths, causal, uniform)
         pooled = pool(tokens, boundaries, lengths=lengths, max_segments=self.config.max_segments)
-        return self._collect(pooled, order, boundaries, logits, constraints)
+        segment_of = pooled.segment_of
+        if order is not None:  # back to the order that the tokens came in
+            segment_of = torch.empty_like(segment_of).index_copy_(1, order, segment_of)
+        return PooledTokens(
+            pooled.values,
+            self._mask_of(pooled),
+            segment_of,
+            pooled.counts.float().log() if self.config.proportional else None,
+            tower_rate_loss(self.config, boundaries, logits, constraints),
+            make_record(pooled.counts, pooled.lengths, boundaries, constraints),
+        )
 
     @property
     def _is_random(self) -> bool:
@@ -125,40 +136,19 @@ class DynamicTokenPooling(nn.Module):
             logits = self.scores(compared)
         drawn = self._draw(uniform, compared) if self._is_random else None
         chosen = choose_boundaries(self.config, compared, logits, constraints, causal, drawn)
-        return torch.where(
-            constraints.candidates, chosen, constraints.forced.to(chosen.dtype)
-        ), logits
+        forced = constraints.forced.to(chosen.dtype)
+        return torch.where(constraints.candidates, chosen, forced), logits
 
     def _draw(self, uniform: Tensor | None, tokens: Tensor) -> Tensor:
         """(B, L) the numbers given for training, or in evaluation those of the seed."""
         batch, length = tokens.shape[:2]
-        if not self.training:
+        if self.training and uniform is not None:
+            return uniform
+        if self.training:
+            keys = row_keys(batch, None, tokens.device)
+        else:
             keys = torch.full((batch,), self.config.seed, device=tokens.device)
-            return hashed_uniform(keys, length)
-        if uniform is None:
-            return hashed_uniform(row_keys(batch, None, tokens.device), length)
-        return uniform
-
-    def _collect(
-        self,
-        pooled: Pooled,
-        order: Tensor | None,
-        boundaries: Tensor,
-        logits: Tensor | None,
-        constraints: BoundaryConstraints,
-    ) -> PooledTokens:
-        """The result, its `segment_of` in the order that the tokens came in."""
-        segment_of = pooled.segment_of
-        if order is not None:
-            segment_of = torch.empty_like(segment_of).index_copy_(1, order, segment_of)
-        return PooledTokens(
-            pooled.values,
-            self._mask_of(pooled),
-            segment_of,
-            pooled.counts.float().log() if self.config.proportional else None,
-            tower_rate_loss(self.config, boundaries, logits, constraints),
-            make_record(pooled.counts, pooled.lengths, boundaries, constraints),
-        )
+        return hashed_uniform(keys, length)
 
     def _forward_on_meta(self, tokens: Tensor, keep_apart: Tensor | None) -> PooledTokens:
         """Shapes and FLOPs, without values that would give the number of segments.

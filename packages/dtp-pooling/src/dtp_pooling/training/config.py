@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dtp_pooling.language_model.config import LanguageModelConfig
-from dtp_pooling.strict_config import require, require_one_of
+from dtp_pooling.strict_config import require, require_at_least, require_members
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,19 +60,15 @@ class TrainingConfig:
     quantize: Literal["none", "int8"] = "none"
 
     def __post_init__(self) -> None:
-        require_one_of("alphabet", self.alphabet, Literal["text8", "bytes", "characters"])
-        require_one_of("quantize", self.quantize, Literal["none", "int8"])
-        require_one_of("precision", self.precision, Literal["float32", "bfloat16"])
-        counts = ("steps", "batch_size", "context", "log_every", "evaluate_every", "keep_last")
-        for name in (*counts, "evaluation_stride", "unigram_vocabulary"):
-            number = getattr(self, name)
-            require(number >= 1, f"{name} must be at least 1, got {number}")
+        require_members(self)
+        require_at_least(self, 1, "steps", "batch_size", "context", "log_every", "evaluate_every")
+        require_at_least(self, 1, "keep_last", "evaluation_stride", "unigram_vocabulary")
+        require_at_least(self, 0, "warmup")
         require(
             self.evaluation_stride <= self.evaluation_window,
             f"evaluation_stride must be at most evaluation_window = {self.evaluation_window}, got "
             f"{self.evaluation_stride}",
         )
-        require(self.warmup >= 0, f"warmup must be at least 0, got {self.warmup}")
         rate = self.learning_rate
         require(0 < rate < math.inf, f"learning_rate must be above 0 and finite, got {rate}")
         require(self.clip > 0, f"clip must be above 0, got {self.clip}")
