@@ -19,6 +19,15 @@ EXTRAS = {
     "torchao": "int8",
 }
 _SPLITS = ("train", "valid", "test", "all")
+_RUN: dict[str, Any] = {"type": Path, "metavar": "RUN", "help": "run directory"}
+_DEVICE: dict[str, Any] = {
+    "default": "auto",
+    "help": "cpu, cuda, cuda:1, mps, or auto (default)",
+}
+_QUANTIZE: dict[str, Any] = {
+    "choices": ["none", "int8"],
+    "help": "precision of layers (default: the run's)",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,17 +68,8 @@ def _parser() -> CommandParser:
     parser = CommandParser(prog="dtp-lm", description=__doc__, allow_abbrev=False)
     parser.add_version("dtp-pooling")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    _add_train(commands)
-    _add_resume(commands)
-    _add_eval(commands)
-    _add_generate(commands)
-    presets = _add(commands, "presets", "presets:presets", "list of the presets, or one as JSON")
-    presets.add_argument("name", nargs="?", metavar="NAME", help="preset to print as JSON")
-    presets.add_argument("--json", action="store_true", help="list as JSON")
-    curves = _add(commands, "curves", "curves:curves", "plot of the metrics of runs")
-    curves.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory")
-    curves.add_argument("--out", type=Path, required=True, metavar="IMAGE", help="image file")
-    curves.add_argument("--overwrite", action="store_true", help="replace an existing image")
+    for add in (_add_train, _add_resume, _add_eval, _add_generate, _add_presets, _add_curves):
+        add(commands)
     return parser
 
 
@@ -83,7 +83,7 @@ def _add(commands: Any, name: str, function: str, help_line: str, **texts: str) 
 
 
 def _add_train(commands: Any) -> None:
-    train = _add(
+    add = _add(
         commands,
         "train",
         "training:train",
@@ -92,112 +92,79 @@ def _add_train(commands: Any) -> None:
         "--key value, or --section.key value such as --model.width 256; `dtp-lm presets NAME` "
         "prints their values.",
         epilog=f"configuration keys: {', '.join(config_keys())}",
-    )
-    train.add_argument("data", type=Path, metavar="TEXT", help="text file: plain, .gz or .zip")
-    train.add_argument("--out", type=Path, required=True, metavar="RUN", help="new run directory")
-    train.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace an existing directory, which is renamed to RUN.old-K",
-    )
-    train.add_argument(
-        "--preset",
-        default="text8-gumbel",
-        metavar="NAME",
-        help="named configuration to start from (default: %(default)s)",
-    )
-    train.add_argument(
-        "--valid",
-        type=Path,
-        metavar="TEXT",
-        help="validation text file (default: TEXT is split into 90/5/5 %% train, valid, test)",
-    )
-    _add_device(train)
-    train.add_argument("--quiet", action="store_true", help="no metrics on standard output")
+    ).add_argument
+    add("data", type=Path, metavar="TEXT", help="text file: plain, .gz or .zip")
+    add("--out", type=Path, required=True, metavar="RUN", help="new run directory")
+    overwrite = "replace an existing directory, which is renamed to RUN.old-K"
+    add("--overwrite", action="store_true", help=overwrite)
+    preset = "named configuration to start from (default: %(default)s)"
+    add("--preset", default="text8-gumbel", metavar="NAME", help=preset)
+    valid = "validation text file (default: TEXT is split into 90/5/5 %% train, valid, test)"
+    add("--valid", type=Path, metavar="TEXT", help=valid)
+    add("--device", **_DEVICE)
+    add("--quiet", action="store_true", help="no metrics on standard output")
 
 
 def _add_resume(commands: Any) -> None:
-    resume = _add(
+    add = _add(
         commands,
         "resume",
         "training:resume",
         "continuation of a run from its newest checkpoint",
         description="Continue a run from its newest checkpoint, with its own configuration; on CPU "
         "to the same bits as without the stop.",
-    )
-    resume.add_argument("run", type=Path, metavar="RUN", help="run directory")
-    resume.add_argument("--data", type=Path, metavar="TEXT", help="text file, if it was moved")
-    resume.add_argument(
-        "--valid", type=Path, metavar="TEXT", help="validation text file, if it was moved"
-    )
-    _add_device(resume)
-    resume.add_argument("--quiet", action="store_true", help="no metrics on standard output")
+    ).add_argument
+    add("run", **_RUN)
+    add("--data", type=Path, metavar="TEXT", help="text file, if it was moved")
+    add("--valid", type=Path, metavar="TEXT", help="validation text file, if it was moved")
+    add("--device", **_DEVICE)
+    add("--quiet", action="store_true", help="no metrics on standard output")
 
 
 def _add_eval(commands: Any) -> None:
-    evaluate = _add(commands, "eval", "evaluation:evaluate", "bits per character of a whole text")
-    evaluate.add_argument("run", type=Path, metavar="RUN", help="run directory")
-    evaluate.add_argument("data", type=Path, metavar="TEXT", help="text file")
-    evaluate.add_argument(
-        "--split",
-        choices=_SPLITS,
-        help="part of TEXT (default: test of the text that the run was split from, else all)",
-    )
-    evaluate.add_argument(
-        "--window", type=_count, metavar="N", help="characters of context (default: the run's)"
-    )
-    evaluate.add_argument(
-        "--stride", type=_count, metavar="N", help="characters per window (default: the run's)"
-    )
-    evaluate.add_argument(
-        "--batch-size",
-        type=_count,
-        default=16,
-        metavar="N",
-        help="windows per forward pass (default: 16)",
-    )
-    _add_quantize(evaluate)
-    _add_device(evaluate)
-    evaluate.add_argument("--json", action="store_true", help="result as JSON")
+    name, function = "eval", "evaluation:evaluate"
+    add = _add(commands, name, function, "bits per character of a whole text").add_argument
+    add("run", **_RUN)
+    add("data", type=Path, metavar="TEXT", help="text file")
+    split = "part of TEXT (default: test of the text that the run was split from, else all)"
+    add("--split", choices=_SPLITS, help=split)
+    add("--window", type=_count, metavar="N", help="characters of context (default: the run's)")
+    add("--stride", type=_count, metavar="N", help="characters per window (default: the run's)")
+    batch = "windows per forward pass (default: 16)"
+    add("--batch-size", type=_count, default=16, metavar="N", help=batch)
+    add("--quantize", **_QUANTIZE)
+    add("--device", **_DEVICE)
+    add("--json", action="store_true", help="result as JSON")
 
 
 def _add_generate(commands: Any) -> None:
-    generate = _add(commands, "generate", "evaluation:generate", "continuation of a prompt")
-    generate.add_argument("run", type=Path, metavar="RUN", help="run directory")
-    generate.add_argument("--prompt", required=True, metavar="TEXT", help="text to continue")
-    generate.add_argument(
-        "--length",
-        type=_count,
-        default=200,
-        metavar="N",
-        help="number of new characters (default: 200)",
-    )
-    generate.add_argument(
-        "--temperature",
-        type=float,
-        default=1.0,
-        metavar="T",
-        help="temperature of sampling; 0 is greedy (default: 1)",
-    )
-    generate.add_argument(
-        "--top-k", type=_count, metavar="K", help="number of likeliest characters to sample from"
-    )
-    generate.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
-    _add_quantize(generate)
-    _add_device(generate)
-    generate.add_argument("--json", action="store_true", help="prompt and continuation as JSON")
+    add = _add(commands, "generate", "evaluation:generate", "continuation of a prompt").add_argument
+    add("run", **_RUN)
+    add("--prompt", required=True, metavar="TEXT", help="text to continue")
+    length = "number of new characters (default: 200)"
+    add("--length", type=_count, default=200, metavar="N", help=length)
+    temperature = "temperature of sampling; 0 is greedy (default: 1)"
+    add("--temperature", type=float, default=1.0, metavar="T", help=temperature)
+    top_k = "number of likeliest characters to sample from"
+    add("--top-k", type=_count, metavar="K", help=top_k)
+    add("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
+    add("--quantize", **_QUANTIZE)
+    add("--device", **_DEVICE)
+    add("--json", action="store_true", help="prompt and continuation as JSON")
 
 
-def _add_device(parser: CommandParser) -> None:
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (default)"
-    )
+def _add_presets(commands: Any) -> None:
+    help_line = "list of the presets, or one as JSON"
+    add = _add(commands, "presets", "presets:presets", help_line).add_argument
+    add("name", nargs="?", metavar="NAME", help="preset to print as JSON")
+    add("--json", action="store_true", help="list as JSON")
 
 
-def _add_quantize(parser: CommandParser) -> None:
-    parser.add_argument(
-        "--quantize", choices=["none", "int8"], help="precision of layers (default: the run's)"
-    )
+def _add_curves(commands: Any) -> None:
+    add = _add(commands, "curves", "curves:curves", "plot of the metrics of runs").add_argument
+    add("runs", nargs="+", **_RUN)
+    add("--out", type=Path, required=True, metavar="IMAGE", help="image file")
+    add("--overwrite", action="store_true", help="replace an existing image")
 
 
 def _count(text: str) -> int:

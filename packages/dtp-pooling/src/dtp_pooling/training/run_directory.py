@@ -23,7 +23,7 @@ from dtp_pooling.training.text import digest
 
 RUN_NAME, METRICS_NAME, UNIGRAM_NAME = "run.json", "metrics.jsonl", "unigram.model"
 CHECKPOINTS_NAME = "checkpoints"
-_EARLIER_LAYOUT = ("checkpoint", "checkpoint.old")
+EARLIER_LAYOUT = ("checkpoint", "checkpoint.old")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def create_run(
         valid_text: Text to evaluate on.
         test_text: Text whose characters also belong to the alphabet.
         files: The text, and the validation text if it is another file, for resuming.
-        overwrite: Rename an existing directory to `NAME.old-K`.
+        overwrite: Rename an existing directory to the first free `NAME.old-K`.
 
     Raises:
         FileExistsError: The directory is not empty, and `overwrite` is false.
@@ -89,7 +89,13 @@ def create_run(
     check_directory(directory, overwrite=overwrite)
     alphabet = make_alphabet(config.alphabet, train_text, valid_text, test_text)
     fitted = _fit(config, alphabet)
-    _prepare(directory)
+    if _is_occupied(directory):
+        place, number = directory.absolute(), 1
+        while (aside := place.with_name(f"{place.name}.old-{number}")).exists():
+            number += 1
+        place.rename(aside)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / UNIGRAM_NAME).unlink(missing_ok=True)
     data, valid = files
     record = RunRecord(
         config=fitted,
@@ -99,7 +105,9 @@ def create_run(
         data=_absolute(data),
         valid=_absolute(valid),
     )
-    _write_record(directory, record)
+    values = dataclasses.asdict(record)
+    values["characters"] = values.pop("alphabet")["characters"]
+    replace_file(directory / RUN_NAME, (json.dumps(values, indent=2) + "\n").encode())
     return record
 
 
@@ -127,22 +135,11 @@ def read_run(directory: Path) -> RunRecord:
         ) from error
 
 
-def _write_record(directory: Path, record: RunRecord) -> None:
-    values = dataclasses.asdict(record)
-    values["characters"] = values.pop("alphabet")["characters"]
-    replace_file(directory / RUN_NAME, (json.dumps(values, indent=2) + "\n").encode())
-
-
-def has_checkpoint(directory: Path) -> bool:
-    """Whether a run was ever saved."""
-    saved = newest_checkpoint(directory / CHECKPOINTS_NAME)
-    return saved is not None or earlier_checkpoint(directory) is not None
-
-
-def earlier_checkpoint(directory: Path) -> Path | None:
-    """The checkpoint of the earlier layout, whole also after a save that was cut short."""
-    places = (directory / name for name in _EARLIER_LAYOUT)
-    return next((place for place in places if place.exists()), None)
+def find_checkpoint(directory: Path) -> Path | None:
+    """The newest checkpoint of a run, also of the earlier layout; None if it was never saved."""
+    earlier = (directory / name for name in EARLIER_LAYOUT)  # `.old` after a save was cut short
+    found = (place for place in earlier if place.exists())
+    return newest_checkpoint(directory / CHECKPOINTS_NAME) or next(found, None)
 
 
 def read_model(directory: Path, alphabet: Alphabet) -> DynamicPoolingLM:
@@ -156,12 +153,11 @@ def read_model(directory: Path, alphabet: Alphabet) -> DynamicPoolingLM:
         raise ValueError(
             f"{directory} has another alphabet; train both on texts with the same alphabet"
         )
-    saved = newest_checkpoint(directory / CHECKPOINTS_NAME)
-    if saved is not None:
-        read_state(saved)  # verifies the files
-    place = saved or earlier_checkpoint(directory)
+    place = find_checkpoint(directory)
     if place is None:
         raise FileNotFoundError(f"{directory} has no checkpoint yet; train it to its end first")
+    if place.name not in EARLIER_LAYOUT:
+        read_state(place)  # verifies the files
     return DynamicPoolingLM.load(place)
 
 
@@ -197,21 +193,10 @@ def _is_occupied(directory: Path) -> bool:
     if not directory.is_dir():
         return directory.exists()
     metrics = directory / METRICS_NAME
-    if has_checkpoint(directory) or (metrics.exists() and metrics.stat().st_size):
+    if find_checkpoint(directory) or (metrics.exists() and metrics.stat().st_size):
         return True
     ours = {RUN_NAME, METRICS_NAME, UNIGRAM_NAME}
     return any(path.name not in ours for path in directory.iterdir())
-
-
-def _prepare(directory: Path) -> None:
-    """Make the directory; an occupied one is renamed to the first free `NAME.old-K`."""
-    if _is_occupied(directory):
-        place, number = directory.absolute(), 1
-        while (aside := place.with_name(f"{place.name}.old-{number}")).exists():
-            number += 1
-        place.rename(aside)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / UNIGRAM_NAME).unlink(missing_ok=True)
 
 
 def _fit(config: TrainingConfig, alphabet: Alphabet) -> TrainingConfig:

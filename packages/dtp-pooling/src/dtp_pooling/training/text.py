@@ -53,14 +53,11 @@ def split_text(text: str, alphabet: str = "text8") -> tuple[str, str, str]:
 
     They are shares of what the alphabet counts: `bytes`, as is usual for enwik8, or characters.
     """
-    if alphabet == "bytes":
-        raw = text.encode(*BYTES)
-        first, second = len(raw) * 90 // 100, len(raw) * 95 // 100
-        cuts = (raw[:first], raw[first:second], raw[second:])
-        train, valid, test = (part.decode(*BYTES) for part in cuts)
-        return train, valid, test
-    first, second = len(text) * 90 // 100, len(text) * 95 // 100
-    return text[:first], text[first:second], text[second:]
+    symbols = text.encode(*BYTES) if alphabet == "bytes" else text
+    first, second = len(symbols) * 90 // 100, len(symbols) * 95 // 100
+    parts = (symbols[:first], symbols[first:second], symbols[second:])
+    train, valid, test = (part if isinstance(part, str) else part.decode(*BYTES) for part in parts)
+    return train, valid, test
 
 
 def chunk_index(size: int, context: int, batch: int, seed: int, step: int) -> Tensor:

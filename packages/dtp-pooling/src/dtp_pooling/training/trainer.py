@@ -27,7 +27,7 @@ from dtp_pooling.training.config import TrainingConfig
 from dtp_pooling.training.run_directory import (
     UNIGRAM_NAME,
     append_metrics,
-    has_checkpoint,
+    find_checkpoint,
     read_model,
     read_run,
     rewind_metrics,
@@ -70,7 +70,9 @@ class Trainer:
         self.targets = self._unigram_targets(train_text)
         torch.manual_seed(self.config.seed)
         self.model = self._initial_model(run.alphabet).to(device)
-        self.teacher = self._read_teacher(run.alphabet)
+        self.teacher: DynamicPoolingLM | None = None
+        if self.config.teacher is not None:
+            self.teacher = read_model(Path(self.config.teacher), run.alphabet).to(device)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=self.config.learning_rate, betas=(0.9, 0.999)
         )
@@ -89,17 +91,20 @@ class Trainer:
         started = time.perf_counter()
         while self.steps_done < last:
             record = self.step()
-            done = self.steps_done
-            is_last = done == self.config.steps
-            if done % self.config.log_every == 0 or is_last:
+            is_last = self.steps_done == self.config.steps
+            is_evaluated = is_last or self.steps_done % self.config.evaluate_every == 0
+            if is_last or self.steps_done % self.config.log_every == 0:
                 record["seconds"] = time.perf_counter() - started
                 self._log("train", record)
-            if done % self.config.evaluate_every == 0 or is_last:
+            if is_evaluated:
                 self._log("valid", self.evaluate())
-                self._save()
-            elif stop is not None and stop.is_set():
-                self._save()
-            if stop is not None and stop.is_set():
+            is_stopped = stop is not None and stop.is_set()
+            if is_evaluated or is_stopped:
+                keep = self.config.keep_last
+                save_training_state(
+                    self.directory, self.steps_done, self.model, self.optimizer, keep
+                )
+            if is_stopped:
                 return
 
     def step(self) -> dict[str, Any]:
@@ -128,21 +133,17 @@ class Trainer:
 
     def evaluate(self, text: Tensor | None = None) -> dict[str, Any]:
         """Bits per character of ids (N,), by default of the whole validation text."""
-        config = self.config
-        result = bits_per_character(
-            quantize(self.model.eval(), config.quantize),
+        return bits_per_character(
+            quantize(self.model.eval(), self.config.quantize),
             self.valid_ids if text is None else text,
-            window=config.evaluation_window,
-            stride=config.evaluation_stride,
-        )
-        return result._asdict()
+            window=self.config.evaluation_window,
+            stride=self.config.evaluation_stride,
+        )._asdict()
 
     def _chunks(self, step: int) -> Tensor:
         """(B, L + 1) positions in the text of a step's batch."""
-        config = self.config
-        return chunk_index(
-            len(self.train_ids), config.context, config.batch_size, config.seed, step
-        )
+        config, size = self.config, len(self.train_ids)
+        return chunk_index(size, config.context, config.batch_size, config.seed, step)
 
     def _forward(self, step: int) -> tuple[LanguageModelOutput, Tensor, Tensor | None]:
         """Output, cross-entropy, and divergence from the teacher, if there is one."""
@@ -152,14 +153,10 @@ class Trainer:
         targets = None if self.targets is None else self.targets[index[:, :-1]].to(self.device)
         positions = range(step * batch, (step + 1) * batch)
         self.model.train()
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
-        ):
-            out = self.model(
-                chunks[:, :-1],
-                targets=targets,
-                generators=sample_generators(config.seed, positions),
-            )
+        generators = sample_generators(config.seed, positions)
+        is_narrow = config.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_narrow):
+            out = self.model(chunks[:, :-1], targets=targets, generators=generators)
         logits = out.logits.float().flatten(0, 1)
         loss = F.cross_entropy(logits, chunks[:, 1:].flatten())
         if self.teacher is None:
@@ -171,14 +168,9 @@ class Trainer:
 
     def _initial_model(self, alphabet: Alphabet) -> DynamicPoolingLM:
         """A new model, or the largest units of a trained one."""
-        if self.config.pruned_from is None or has_checkpoint(self.directory):
+        if self.config.pruned_from is None or find_checkpoint(self.directory):
             return DynamicPoolingLM(self.config.model)
         return prune(read_model(Path(self.config.pruned_from), alphabet), self.config.model)
-
-    def _read_teacher(self, alphabet: Alphabet) -> DynamicPoolingLM | None:
-        if self.config.teacher is None:
-            return None
-        return read_model(Path(self.config.teacher), alphabet).to(self.device)
 
     def _unigram_targets(self, train_text: str) -> Tensor | None:
         if self.config.model.boundaries.kind != "unigram":
@@ -203,11 +195,6 @@ class Trainer:
         append_metrics(self.directory, record)
         if not self.quiet:
             print(json.dumps(record), flush=True)
-
-    def _save(self) -> None:
-        save_training_state(
-            self.directory, self.steps_done, self.model, self.optimizer, self.config.keep_last
-        )
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:

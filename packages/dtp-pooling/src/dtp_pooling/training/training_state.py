@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,12 +11,15 @@ from torch import Tensor
 from dtp_pooling.checkpoint_files import (
     checkpoint_step,
     keep_last,
-    newest_checkpoint,
     read_checkpoint,
     write_checkpoint,
 )
 from dtp_pooling.language_model.model import DynamicPoolingLM
-from dtp_pooling.training.run_directory import CHECKPOINTS_NAME, earlier_checkpoint
+from dtp_pooling.training.run_directory import (
+    CHECKPOINTS_NAME,
+    EARLIER_LAYOUT,
+    find_checkpoint,
+)
 
 
 def save_training_state(
@@ -49,29 +51,24 @@ def load_training_state(
     Raises:
         ValueError: A file is damaged, or does not fit the model.
     """
-    newest = newest_checkpoint(directory / CHECKPOINTS_NAME)
+    newest = find_checkpoint(directory)
     if newest is None:
-        earlier = earlier_checkpoint(directory)
-        return 0 if earlier is None else _load_earlier_layout(earlier, model, optimizer)
+        return 0
+    if newest.name in EARLIER_LAYOUT:
+        return _load_earlier_layout(newest, model, optimizer)
     tensors, _ = read_checkpoint(newest)
+    places = {name: place for place, (name, _) in enumerate(model.named_parameters())}
+    moments: dict[int, dict[str, Tensor]] = {}
+    state = optimizer.state_dict() | {"state": moments}
     try:
         model.load_state_dict(tensors["model"])
-        _load_optimizer(optimizer, model, tensors["optimizer"])
+        for key, value in tensors["optimizer"].items():
+            name, _, part = key.rpartition(".")
+            moments.setdefault(places[name], {})[part] = value
+        optimizer.load_state_dict(state)
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"{newest} does not fit the model of {directory}: {error}") from error
     return checkpoint_step(newest)
-
-
-def _load_optimizer(
-    optimizer: torch.optim.Adam, model: DynamicPoolingLM, tensors: dict[str, Tensor]
-) -> None:
-    places = {name: place for place, (name, _) in enumerate(model.named_parameters())}
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        name, _, part = key.rpartition(".")
-        state.setdefault(places[name], {})[part] = value
-    groups: list[dict[str, Any]] = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _load_earlier_layout(place: Path, model: DynamicPoolingLM, optimizer: torch.optim.Adam) -> int:
