@@ -51,7 +51,6 @@ def write_checkpoint(
     """
     target = parent / f"step-{step:07d}"
     partial = parent / f".{target.name}.partial"
-    replaced = parent / f".{target.name}.replaced"
     parent.mkdir(parents=True, exist_ok=True)
     for leftover in [*parent.glob(".step-*.partial"), *parent.glob(".step-*.deleted")]:
         shutil.rmtree(leftover, ignore_errors=True)
@@ -67,12 +66,7 @@ def write_checkpoint(
         (partial / STATE_NAME).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         for path in [*partial.iterdir(), partial]:
             _flush(path)
-        if target.exists():  # under a name that `list_checkpoints` finds
-            shutil.rmtree(replaced, ignore_errors=True)
-            target.rename(replaced)
-        partial.rename(target)
-        _flush(parent)
-        shutil.rmtree(replaced, ignore_errors=True)
+        _put_in_place(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
@@ -148,6 +142,17 @@ def keep_last(parent: Path, count: int, keep_every: int | None = None) -> None:
             shutil.rmtree(hidden, ignore_errors=True)
             path.rename(hidden)  # at once, so that half of it is never seen
             shutil.rmtree(hidden)
+
+
+def _put_in_place(partial: Path, target: Path) -> None:
+    """Rename; `list_checkpoints` finds an earlier checkpoint of the step at any moment."""
+    replaced = target.with_name(f".{target.name}.replaced")
+    if target.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        target.rename(replaced)
+    partial.rename(target)
+    _flush(target.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _read_record(directory: Path) -> dict[str, Any]:

@@ -54,10 +54,8 @@ def generate(options: argparse.Namespace) -> None:
         generators=sample_generators(options.seed, [0]),
     )
     text = run.alphabet.decode(new[0])
-    if options.json:
-        print(json.dumps({"prompt": options.prompt, "continuation": text}))
-    else:
-        print(options.prompt + text)
+    parts = {"prompt": options.prompt, "continuation": text}
+    print(json.dumps(parts) if options.json else options.prompt + text)
 
 
 def _load_model(options: argparse.Namespace, run: RunRecord) -> DynamicPoolingLM:

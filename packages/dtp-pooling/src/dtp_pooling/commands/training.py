@@ -29,13 +29,8 @@ def train(options: argparse.Namespace) -> None:
     check_directory(options.out, overwrite=options.overwrite)
     device = choose_device(options.device)
     texts = _read_texts(options.data, options.valid, config.alphabet)
-    create_run(
-        options.out,
-        config,
-        *texts,
-        files=(options.data, options.valid),
-        overwrite=options.overwrite,
-    )
+    files = (options.data, options.valid)
+    create_run(options.out, config, *texts, files=files, overwrite=options.overwrite)
     _train(options.out, texts, device, quiet=options.quiet)
 
 

@@ -40,11 +40,8 @@ class LayerCache:
         lengths = self.lengths[rows]
         size = int(lengths.max())
         exists = torch.arange(size, device=rows.device) < lengths[:, None]
-        return (
-            self.keys[rows, :, :size],
-            self.values[rows, :, :size],
-            exists[:, None, None, :],
-        )
+        keys, values = self.keys[rows, :, :size], self.values[rows, :, :size]
+        return keys, values, exists[:, None, None, :]
 
 
 class RelativeTerms(NamedTuple):
@@ -115,21 +112,15 @@ class RelativeAttention(nn.Module):
         assert relative is not None
         length = x.shape[1]
         q, k, v = _split_heads(self.qkv(x), self.num_heads)  # each (B, H, L, C)
-        r = (
-            self.position(relative.table)
-            .view(length, self.num_heads, self.head_dim)
-            .permute(1, 2, 0)
-        )
+        by_distance = self.position(relative.table).view(length, self.num_heads, self.head_dim)
+        r = by_distance.permute(1, 2, 0)
         distance = (q + relative.position_bias[:, None]) @ r  # (B, H, L, P = L), far to near
         bias = _shift_by_distance(distance) * self.head_dim**-0.5
         future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
-        y = F.scaled_dot_product_attention(
-            q + relative.content_bias[:, None],
-            k,
-            v,
-            attn_mask=bias.masked_fill(future, -torch.inf),
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        bias = bias.masked_fill(future, -torch.inf)
+        dropout = self.dropout if self.training else 0.0
+        q = q + relative.content_bias[:, None]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
         cache = None if lengths is None else LayerCache(k, v, lengths.clone())
         return self.out(y.transpose(1, 2).flatten(2)), cache
 
@@ -144,9 +135,8 @@ class RelativeAttention(nn.Module):
         if cache.relative is None or cache.relative.shape[0] < keys.shape[2]:
             near_to_far = self.position(relative.table.flip(0))
             cache.relative = near_to_far.view(-1, self.num_heads, self.head_dim)
-        by_distance = torch.einsum(
-            "rhc,phc->rhp", q[:, :, 0] + relative.position_bias, cache.relative
-        )
+        query = q[:, :, 0] + relative.position_bias
+        by_distance = torch.einsum("rhc,phc->rhp", query, cache.relative)
         position = torch.arange(keys.shape[2], device=x.device)
         distance = (cache.lengths[rows][:, None] - 1 - position).clamp(min=0)  # (R, n)
         bias = by_distance.gather(2, distance[:, None].expand(-1, self.num_heads, -1))

@@ -9,13 +9,13 @@ The logits are those of the whole forward pass up to rounding.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dtp_pooling.language_model.attention import LayerCache
 from dtp_pooling.language_model.model import DynamicPoolingLM
+from dtp_pooling.pooling.boundaries import mask_padding
 from dtp_pooling.pooling.functional import closed_segment_of, pool
 from dtp_pooling.pooling.noise import Generators, row_keys
 from dtp_pooling.pooling.splitmix64 import hashed_uniform
@@ -58,54 +58,41 @@ def prefill(
         lengths: (B,) valid tokens, each at least 1; None for all.
     """
     _check(model, tokens, lengths)
-    batch, length = tokens.shape
     if lengths is None:
-        lengths = torch.full((batch,), length, device=tokens.device)
-    rows = torch.arange(batch, device=tokens.device)
+        lengths = torch.full_like(tokens[:, 0], tokens.shape[1])
+    rows = torch.arange(len(tokens), device=tokens.device)
     hidden, pre = _run(model, model.pre, model.embedding(tokens), lengths)
-    x, shortened, segments = _prefill_segments(model, tokens, hidden, lengths)
+    segment = open_sum = torch.zeros_like(hidden[:, 0])
+    open_count = torch.zeros_like(lengths)
+    if model.segmenter is None:
+        x, shortened = _run(model, model.shortened, hidden, lengths)
+    else:
+        b, _ = model.segmenter(tokens, hidden, lengths=lengths)
+        pooled = pool(hidden, b, tail="drop", null=model.null, lengths=lengths)
+        y = model.pooled_norm(pooled.values)
+        y, shortened = _run(model, model.shortened, y, pooled.lengths)
+        x = hidden + y.gather(1, closed_segment_of(b)[..., None].expand_as(hidden))
+        segment = y[rows, pooled.lengths - 1]
+        open_sum, open_count = _sum_open(hidden, mask_padding(pooled.segment_of < 0, lengths))
     x, post = _run(model, model.post, x, lengths)
     state = DecodingState(
         pre=pre,
         shortened=shortened,
         post=post,
         length=lengths.clone(),
-        open_sum=segments.open_sum,
-        open_count=segments.open_count,
-        segment=segments.newest,
+        open_sum=open_sum,
+        open_count=open_count,
+        segment=segment,
         previous=hidden[rows, lengths - 1],
     )
     logits: Tensor = model.head(model.norm(x[rows, lengths - 1]))
     return logits, state
 
 
-class _Segments(NamedTuple):
-    """The segments of a prompt that decoding needs; see `DecodingState`."""
-
-    open_sum: Tensor
-    open_count: Tensor
-    newest: Tensor
-
-
-def _prefill_segments(
-    model: DynamicPoolingLM, tokens: Tensor, hidden: Tensor, lengths: Tensor
-) -> tuple[Tensor, list[LayerCache], _Segments]:
-    """(B, L, D) after unpooling, the caches of the layers on segments, and the open segments."""
-    if model.segmenter is None:
-        x, shortened = _run(model, model.shortened, hidden, lengths)
-        nothing = torch.zeros_like(hidden[:, 0])
-        return x, shortened, _Segments(nothing, torch.zeros_like(lengths), nothing)
-    b, _ = model.segmenter(tokens, hidden, lengths=lengths)
-    pooled = pool(hidden, b, tail="drop", null=model.null, lengths=lengths)
-    y, shortened = _run(model, model.shortened, model.pooled_norm(pooled.values), pooled.lengths)
-    closed = closed_segment_of(b)  # (B, L)
-    x = hidden + y.gather(1, closed[..., None].expand_as(hidden))
-    newest = y[torch.arange(len(y), device=y.device), pooled.lengths - 1]
-    valid = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
-    unfinished = valid & (pooled.segment_of < 0)
+def _sum_open(hidden: Tensor, is_open: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, D) sum in at least float32, and (B,) number, of the tokens (B, L) that are open."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    open_sum = (hidden * unfinished[..., None]).sum(1, dtype=wide)
-    return x, shortened, _Segments(open_sum, unfinished.sum(1), newest)
+    return (hidden * is_open[..., None]).sum(1, dtype=wide), is_open.sum(1)
 
 
 @torch.no_grad()
@@ -187,10 +174,8 @@ def _sample(logits: Tensor, temperature: float, top_k: int | None, u: Tensor | N
     scores, order = logits.float().sort(dim=-1, descending=True, stable=True)
     scores = (scores - scores[:, :1]) / max(temperature, 1e-30)  # at most 0: nothing overflows
     cumulative = scores[:, :top_k].softmax(-1).cumsum(-1)
-    place = torch.searchsorted(cumulative, u[:, None].contiguous()).clamp(
-        max=cumulative.shape[1] - 1
-    )
-    return order.gather(1, place)[:, 0]
+    place = torch.searchsorted(cumulative, u[:, None].contiguous())
+    return order.gather(1, place.clamp(max=cumulative.shape[1] - 1))[:, 0]
 
 
 def _run(
@@ -215,15 +200,12 @@ def _advance(
     """(R, D) next tokens of the rows through the blocks."""
     relative = None
     if caches:
-        relative = model.relative(_table_size(int(caches[0].lengths[rows].max()) + 1))
+        longest = int(caches[0].lengths[rows].max())
+        # the next power of two: distances are projected anew only when a text doubles
+        relative = model.relative(1 << longest.bit_length())
     for block, cache in zip(blocks, caches, strict=True):
         x = block.step(x, cache, rows, relative)  # type: ignore[operator]  # ModuleList is untyped
     return x
-
-
-def _table_size(needed: int) -> int:
-    """The next power of two, so that distances are projected anew only when a text doubles."""
-    return 1 << (needed - 1).bit_length()
 
 
 def _check(model: DynamicPoolingLM, tokens: Tensor, lengths: Tensor | None) -> None:

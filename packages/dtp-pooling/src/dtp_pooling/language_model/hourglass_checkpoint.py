@@ -52,7 +52,9 @@ def load_hourglass(
     Raises:
         ValueError: A name is unknown or missing.
     """
-    state = {_rename(name): value for name, value in model_state.items() if _is_weight(name)}
+    named = {name.removeprefix("module."): value for name, value in model_state.items()}
+    named.pop("pos_emb.inv_freq", None)  # a constant
+    state = {_rename(name): value for name, value in named.items()}
     if "null" in state:
         state["null"] = state["null"].reshape(-1)
     for needed in ("r_w_bias", "word_emb.weight", "layers.0.0.pos_ff.CoreNet.0.weight"):
@@ -92,12 +94,7 @@ def _read_config(state: Mapping[str, Tensor], boundaries: BoundaryConfig) -> Lan
     )
 
 
-def _is_weight(name: str) -> bool:
-    return name.removeprefix("module.") != "pos_emb.inv_freq"  # a constant
-
-
 def _rename(name: str) -> str:
-    name = name.removeprefix("module.")
     if name in _PLAIN:
         return _PLAIN[name]
     layer = re.fullmatch(r"layers\.([012])\.(\d+)\.(.+)\.(weight|bias)", name)

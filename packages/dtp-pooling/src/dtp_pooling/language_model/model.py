@@ -25,6 +25,7 @@ from dtp_pooling.language_model.attention import RelativeTerms, sinusoids
 from dtp_pooling.language_model.block import Block
 from dtp_pooling.language_model.config import LanguageModelConfig
 from dtp_pooling.language_model.segmenter import CausalSegmenter, Segmentation
+from dtp_pooling.pooling.boundaries import mask_padding
 from dtp_pooling.pooling.functional import closed_segment_of, pool, unpool
 from dtp_pooling.pooling.noise import Generators
 from dtp_pooling.strict_config import from_dict
@@ -106,7 +107,7 @@ class DynamicPoolingLM(nn.Module):
         else:
             segments = self.segmenter(tokens, x, lengths=lengths, generators=generators)
             if boundaries is not None:
-                given = _mask_padding(boundaries.float(), lengths)
+                given = mask_padding(boundaries.float(), lengths)
                 segments = Segmentation(given, segments.logits)
             x = self._through_segments(x, segments.boundaries, lengths, max_segments)
         logits = self.head(self.norm(self._run(self.post, x)))
@@ -120,16 +121,10 @@ class DynamicPoolingLM(nn.Module):
     def _through_segments(
         self, x: Tensor, boundaries: Tensor, lengths: Tensor | None, max_segments: int | None
     ) -> Tensor:
-        pooled = pool(
-            x,
-            boundaries,
-            tail="drop",
-            null=self.null,
-            lengths=lengths,
-            max_segments=_count_padded_segments(boundaries)
-            if max_segments is None
-            else max_segments,
-        )  # (B, S, D)
+        size = _count_padded_segments(boundaries) if max_segments is None else max_segments
+        pooled = pool(  # (B, S, D)
+            x, boundaries, tail="drop", null=self.null, lengths=lengths, max_segments=size
+        )
         # a shorter row's padding comes after its segments: causal attention never reads it
         y = self._run(self.shortened, self.pooled_norm(pooled.values))
         return x + unpool(y, closed_segment_of(boundaries))
@@ -181,13 +176,6 @@ def _count_padded_segments(boundaries: Tensor) -> int:
     """
     longest = int((boundaries > 0.5).sum(1).max()) if len(boundaries) else 0
     return (longest // _MULTIPLE + 1) * _MULTIPLE
-
-
-def _mask_padding(boundaries: Tensor, lengths: Tensor | None) -> Tensor:
-    if lengths is None:
-        return boundaries
-    beyond = torch.arange(boundaries.shape[1], device=boundaries.device) >= lengths[:, None]
-    return boundaries.masked_fill(beyond, 0)
 
 
 def _initialize(module: nn.Module) -> None:

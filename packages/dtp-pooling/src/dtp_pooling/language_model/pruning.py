@@ -34,10 +34,8 @@ def prune(model: DynamicPoolingLM, config: LanguageModelConfig) -> DynamicPoolin
         ValueError: The configurations differ in more than that.
         ModuleNotFoundError: No installed package prunes.
     """
-    smaller = dataclasses.replace(
-        model.config, feedforward=config.feedforward, num_heads=config.num_heads
-    )
-    if smaller != config:
+    sizes: dict[str, Any] = {"feedforward": config.feedforward, "num_heads": config.num_heads}
+    if dataclasses.replace(model.config, **sizes) != config:
         raise ValueError(
             f"pruning changes feedforward and num_heads only: from {model.config} to {config}; "
             "give the new model the other settings of the trained one"

@@ -71,44 +71,37 @@ class CausalSegmenter(nn.Module):
         if self.scores is not None:
             logits = self.scores(hidden, lengths, previous)
         hard = self._decide(tokens, logits, generators, offset)
-        if lengths is not None:
-            beyond = torch.arange(tokens.shape[1], device=tokens.device) >= lengths[:, None]
-            hard = hard.masked_fill(beyond, 0)
-        return Segmentation(hard, logits)
+        return Segmentation(rules.mask_padding(hard, lengths), logits)
 
     def _decide(
-        self,
-        tokens: Tensor,
-        logits: Tensor | None,
-        generators: Generators,
-        offset: int | Tensor,
+        self, tokens: Tensor, logits: Tensor | None, generators: Generators, offset: int | Tensor
     ) -> Tensor:
-        batch, length = tokens.shape
-        kind = self.config.kind
-        if kind == "fixed":
+        config, (batch, length) = self.config, tokens.shape
+        if config.kind == "fixed":
             return rules.fixed_boundaries(
-                batch, length, self.config.factor, offset, device=tokens.device
+                batch, length, config.factor, offset, device=tokens.device
             )
-        if kind == "whitespace":
-            return rules.whitespace_boundaries(tokens, self.config.space)
-        if kind == "random":
-            keys = self._keys(batch, generators, tokens.device)
-            return rules.random_boundaries(
-                hashed_uniform(keys, length, start=offset), self.config.rate
-            )
+        if config.kind == "whitespace":
+            return rules.whitespace_boundaries(tokens, config.space)
+        if config.kind == "random":
+            uniform = self._draw(tokens, generators, offset)
+            return rules.random_boundaries(uniform, config.rate)
         assert logits is not None
-        if kind in LEARNED_FROM_TARGETS:
+        if config.kind in LEARNED_FROM_TARGETS:
             return rules.threshold_boundaries(logits)
-        drawn = None
-        if self.training or self.config.evaluation == "pattern":
-            keys = self._keys(batch, generators, tokens.device)
-            drawn = logistic_noise(hashed_uniform(keys, length, start=offset))
-        return rules.gumbel_boundaries(logits, self.config.temperature, drawn)
+        noise = None
+        if self.training or config.evaluation == "pattern":
+            noise = logistic_noise(self._draw(tokens, generators, offset))
+        return rules.gumbel_boundaries(logits, config.temperature, noise)
 
-    def _keys(self, batch: int, generators: Generators, device: torch.device) -> Tensor:
+    def _draw(self, tokens: Tensor, generators: Generators, offset: int | Tensor) -> Tensor:
+        """(B, L) numbers from the generators, or in evaluation those of the seed."""
+        batch, length = tokens.shape
         if self.training:
-            return row_keys(batch, generators, device)
-        return torch.full((batch,), self.config.seed, device=device)
+            keys = row_keys(batch, generators, tokens.device)
+        else:
+            keys = torch.full((batch,), self.config.seed, device=tokens.device)
+        return hashed_uniform(keys, length, start=offset)
 
     def loss(
         self,

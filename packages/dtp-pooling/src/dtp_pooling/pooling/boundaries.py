@@ -100,9 +100,8 @@ def top_k_boundaries(
     allowed = torch.ones_like(scores, dtype=torch.bool) if candidates is None else candidates
     if scores.shape[1] == 0:
         return scores
-    ranked, order = scores.masked_fill(~allowed, -torch.inf).sort(
-        dim=1, descending=True, stable=True
-    )
+    eligible = scores.masked_fill(~allowed, -torch.inf)
+    ranked, order = eligible.sort(dim=1, descending=True, stable=True)
     position = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
     rank = torch.empty_like(order).scatter_(1, order, position)
     hard = (rank < k[:, None]) & allowed
@@ -113,6 +112,14 @@ def top_k_boundaries(
     threshold = torch.where(threshold.isfinite(), threshold, 0.0)
     soft = torch.sigmoid((scores - threshold) / temperature)
     return _straight_through(hard, soft * allowed)
+
+
+def mask_padding(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """(B, L) with zeros beyond each row's length; `lengths` (B,), or None for all L."""
+    if lengths is None:
+        return x
+    beyond = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
+    return x.masked_fill(beyond, 0)
 
 
 def _straight_through(hard: Tensor, soft: Tensor) -> Tensor:

@@ -193,22 +193,17 @@ def _reduce_slots(
     if reduce in ("mean", "sum"):
         values, counts = PoolSegments.apply(h, boundaries, plan, reduce == "mean")
         return values, counts
-    selected = _select_tokens(plan, reduce)
+    selected = torch.ones_like(plan.kept)  # the first or last token of each slot
+    differs = plan.slot[1:] != plan.slot[:-1]
+    if reduce == "first":
+        selected[1:] = differs
+    else:
+        selected[:-1] = differs
+    selected &= plan.kept
     only = h.flatten(0, 1).masked_fill(~selected[:, None], 0)
     unused = torch.zeros_like(boundaries, dtype=torch.bool)
     values, counts = PoolSegments.apply(only.view_as(h), unused, plan, False)
     return values, counts
-
-
-def _select_tokens(plan: SegmentPlan, which: str) -> Tensor:
-    """(B * L,) bool: the first or last token of each segment."""
-    changes = torch.ones_like(plan.kept)
-    differs = plan.slot[1:] != plan.slot[:-1]
-    if which == "first":
-        changes[1:] = differs
-    else:
-        changes[:-1] = differs
-    return changes & plan.kept
 
 
 def _crop(buffer: Tensor, plan: SegmentPlan, layout: str) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dtp_pooling.pooling.boundaries import mask_padding
 from dtp_pooling.pooling.boundary_settings import BoundaryTarget, RateLoss
 
 
@@ -91,9 +92,8 @@ def interval_loss(
     """Mean distance of the rows' share of boundaries to the interval [low, high]; 0 inside."""
     if not 0 <= low <= high <= 1:
         raise ValueError(f"expected 0 <= low <= high <= 1, got low={low}, high={high}")
-    share = _mask_invalid(boundaries, lengths).sum(1) / _count_valid(boundaries, lengths).clamp(
-        min=1
-    )
+    n = _count_valid(boundaries, lengths).clamp(min=1)
+    share = _mask_invalid(boundaries, lengths).sum(1) / n
     return (F.relu(low - share) + F.relu(share - high)).mean()
 
 
@@ -136,8 +136,4 @@ def _count_valid(like: Tensor, lengths: Tensor | None) -> Tensor:
 
 def _mask_invalid(x: Tensor, lengths: Tensor | None) -> Tensor:
     """(B, L) in at least float32, zeros beyond each row's length."""
-    x = _widen(x)
-    if lengths is None:
-        return x
-    invalid = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
-    return x.masked_fill(invalid, 0)
+    return mask_padding(_widen(x), lengths)

@@ -69,11 +69,8 @@ class PoolSegments(torch.autograd.Function):
         if mean:
             values.div_(sizes.clamp(min=1)[:, None])
         straight_through = ctx.needs_input_grad[1]
-        ctx.save_for_backward(
-            sizes,
-            h if straight_through else None,
-            values if straight_through and mean else None,
-        )
+        means = values if straight_through and mean else None
+        ctx.save_for_backward(sizes, h if straight_through else None, means)
         ctx.plan, ctx.mean, ctx.shape, ctx.dtype = plan, mean, h.shape, h.dtype
         ctx.boundary_dtype = boundaries.dtype
         ctx.mark_non_differentiable(sizes)

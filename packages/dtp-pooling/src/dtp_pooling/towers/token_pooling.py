@@ -88,27 +88,17 @@ class DynamicTokenPooling(nn.Module):
             return self._forward_on_meta(tokens, keep_apart)
         check_inputs(self.config, tokens, mask, keep_apart, causal, uniform, keys)
         compared = keys if self.reads_keys and keys is not None else tokens
-        if keep_apart is None:
-            keep_apart = torch.zeros_like(tokens[..., 0], dtype=torch.bool)
+        apart = torch.zeros_like(tokens[..., 0]).bool() if keep_apart is None else keep_apart
         lengths = None if mask is None else mask.sum(1)
-        order = order_patches(keep_apart, self.config.order, self.config.grid)
+        order = order_patches(apart, self.config.order, self.config.grid)
         if order is not None:
-            tokens, compared = tokens[:, order], compared[:, order]
-            keep_apart = keep_apart[:, order]
-        constraints = find_constraints(keep_apart, lengths)
+            tokens, compared, apart = tokens[:, order], compared[:, order], apart[:, order]
+        constraints = find_constraints(apart, lengths)
         boundaries, logits = self._decide(compared, constraints, lengths, causal, uniform)
         pooled = pool(tokens, boundaries, lengths=lengths, max_segments=self.config.max_segments)
-        segment_of = pooled.segment_of
-        if order is not None:  # back to the order that the tokens came in
-            segment_of = torch.empty_like(segment_of).index_copy_(1, order, segment_of)
-        return PooledTokens(
-            pooled.values,
-            self._mask_of(pooled),
-            segment_of,
-            pooled.counts.float().log() if self.config.proportional else None,
-            tower_rate_loss(self.config, boundaries, logits, constraints),
-            make_record(pooled.counts, pooled.lengths, boundaries, constraints),
-        )
+        loss = tower_rate_loss(self.config, boundaries, logits, constraints)
+        record = make_record(pooled.counts, pooled.lengths, boundaries, constraints)
+        return self._collect(pooled, order, loss, record)
 
     @property
     def _is_random(self) -> bool:
@@ -169,11 +159,18 @@ class DynamicTokenPooling(nn.Module):
         bias = counts.float() if self.config.proportional else None
         return PooledTokens(values, None, segment_of, bias, scalar, record)
 
-    def _mask_of(self, pooled: Pooled) -> Tensor | None:
-        """(B, S) bool, True for segments; None when every row has S."""
-        if self.config.max_segments is not None and torch.compiler.is_compiling():
-            return pooled.mask
-        return None if bool(pooled.mask.all()) else pooled.mask
+    def _collect(
+        self, pooled: Pooled, order: Tensor | None, loss: Tensor, record: dict[str, Tensor]
+    ) -> PooledTokens:
+        """The result, its `segment_of` in the order that the tokens came in."""
+        segment_of = pooled.segment_of
+        if order is not None:
+            segment_of = torch.empty_like(segment_of).index_copy_(1, order, segment_of)
+        is_static = self.config.max_segments is not None and torch.compiler.is_compiling()
+        every_row_is_full = not is_static and bool(pooled.mask.all())
+        mask = None if every_row_is_full else pooled.mask
+        bias = pooled.counts.float().log() if self.config.proportional else None
+        return PooledTokens(pooled.values, mask, segment_of, bias, loss, record)
 
 
 def token_pooling(width: int, **settings: Any) -> DynamicTokenPooling:

@@ -80,7 +80,7 @@ def create_run(
         valid_text: Text to evaluate on.
         test_text: Text whose characters also belong to the alphabet.
         files: The text, and the validation text if it is another file, for resuming.
-        overwrite: Rename an existing directory to the first free `NAME.old-K`.
+        overwrite: Rename an existing directory to `NAME.old-K`.
 
     Raises:
         FileExistsError: The directory is not empty, and `overwrite` is false.
@@ -88,23 +88,15 @@ def create_run(
     """
     check_directory(directory, overwrite=overwrite)
     alphabet = make_alphabet(config.alphabet, train_text, valid_text, test_text)
-    fitted = _fit(config, alphabet)
-    if _is_occupied(directory):
-        place, number = directory.absolute(), 1
-        while (aside := place.with_name(f"{place.name}.old-{number}")).exists():
-            number += 1
-        place.rename(aside)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / UNIGRAM_NAME).unlink(missing_ok=True)
-    data, valid = files
     record = RunRecord(
-        config=fitted,
+        config=_fit(config, alphabet),
         alphabet=alphabet,
         text_sha256=digest(train_text),
         valid_sha256=digest(valid_text),
-        data=_absolute(data),
-        valid=_absolute(valid),
+        data=_absolute(files[0]),
+        valid=_absolute(files[1]),
     )
+    _prepare(directory)
     values = dataclasses.asdict(record)
     values["characters"] = values.pop("alphabet")["characters"]
     replace_file(directory / RUN_NAME, (json.dumps(values, indent=2) + "\n").encode())
@@ -197,6 +189,17 @@ def _is_occupied(directory: Path) -> bool:
         return True
     ours = {RUN_NAME, METRICS_NAME, UNIGRAM_NAME}
     return any(path.name not in ours for path in directory.iterdir())
+
+
+def _prepare(directory: Path) -> None:
+    """Make the directory; an occupied one is renamed to the first free `NAME.old-K`."""
+    if _is_occupied(directory):
+        place, number = directory.absolute(), 1
+        while (aside := place.with_name(f"{place.name}.old-{number}")).exists():
+            number += 1
+        place.rename(aside)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / UNIGRAM_NAME).unlink(missing_ok=True)
 
 
 def _fit(config: TrainingConfig, alphabet: Alphabet) -> TrainingConfig:
