@@ -21,7 +21,7 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from osf_supernet.command_line import CommandParser, call_named, run_command
@@ -48,12 +48,8 @@ def _build_parser() -> CommandParser:
     )
     parser.add_version("osf-supernet")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_explain(commands)
-    _add_sample(commands)
-    _add_extract(commands)
-    _add_verify(commands)
-    train, search = _add_train(commands), _add_search(commands)
-    _add_resume(commands, {"train": train, "search": search})
+    _add_subnet_commands(commands)
+    _add_run_commands(commands)
     return parser
 
 
@@ -65,8 +61,10 @@ class _DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action) if is_value else action.help
 
 
-def _add(commands: Any, name: str, function: str, help_line: str) -> CommandParser:
-    """A sub-command whose body is imported when it is called."""
+def _add(
+    commands: Any, name: str, function: str, help_line: str, *groups: Callable[[Any], None]
+) -> CommandParser:
+    """A sub-command with groups of options, whose body is imported when it is called."""
     parser: CommandParser = commands.add_parser(
         name,
         help=help_line,
@@ -74,69 +72,44 @@ def _add(commands: Any, name: str, function: str, help_line: str) -> CommandPars
         formatter_class=_DefaultsFormatter,
     )
     parser.set_defaults(function=f"osf_supernet.commands.{function}")
+    for add_group in groups:
+        add_group(parser)
     return parser
 
 
-def _add_explain(commands: Any) -> None:
-    parser = _add(commands, "explain", "subnets:explain", "elastic and frozen groups of a model")
-    _add_model(parser)
+def _add_subnet_commands(commands: Any) -> None:
+    line = "elastic and frozen groups of a model"
+    parser = _add(commands, "explain", "subnets:explain", line, _add_model)
     parser.add_argument("--format", choices=_FORMATS, default="text", help="format of the output")
     parser.add_argument("--json", action="store_true", help="groups as JSON")
-
-
-def _add_sample(commands: Any) -> None:
-    parser = _add(commands, "sample", "subnets:sample", "config of a random subnet")
-    _add_model(parser)
-    _add_bounds(parser)
+    line = "config of a random subnet"
+    parser = _add(commands, "sample", "subnets:sample", line, _add_model, _add_bounds)
     parser.add_argument("--json", action="store_true", help="config as JSON, for --config")
-
-
-def _add_extract(commands: Any) -> None:
-    parser = _add(commands, "extract", "subnets:extract", "folder with a verified subnet")
-    _add_model(parser)
-    _add_bounds(parser)
+    line = "folder with a verified subnet"
+    parser = _add(commands, "extract", "subnets:extract", line, _add_model, _add_bounds)
     parser.add_argument("--config", help="JSON file of a config; a random one by default")
     _add_out(parser)
     _add_hub(parser)
-
-
-def _add_verify(commands: Any) -> None:
-    parser = _add(
-        commands,
-        "verify",
-        "subnets:verify",
-        "comparison of the largest, the smallest and random subnets with the masked full model",
-    )
-    _add_model(parser)
+    line = "comparison of the largest, the smallest and random subnets with the masked full model"
+    parser = _add(commands, "verify", "subnets:verify", line, _add_model)
     parser.add_argument("--samples", type=_count, default=3, help="number of random subnets")
     parser.add_argument("--json", action="store_true", help="certificates as JSON")
 
 
-def _add_train(commands: Any) -> CommandParser:
-    parser = _add(commands, "train", "runs:train", "training of a supernet into a new directory")
-    _add_model(parser)
-    _add_data(parser, required=True)
-    _add_training_options(parser)
-    _add_out(parser)
-    _add_hub(parser)
-    return parser
-
-
-def _add_search(commands: Any) -> CommandParser:
-    parser = _add(commands, "search", "runs:search", "search of the best subnets under bounds")
-    _add_model(parser)
-    _add_data(parser, required=True)
-    _add_bounds(parser)
-    _add_search_options(parser)
-    _add_out(parser)
-    return parser
+def _add_run_commands(commands: Any) -> None:
+    line = "training of a supernet into a new directory"
+    groups = (_add_model, _add_data, _add_training_options, _add_out, _add_hub)
+    train = _add(commands, "train", "runs:train", line, *groups)
+    line = "search of the best subnets under bounds"
+    groups = (_add_model, _add_data, _add_bounds, _add_search_options, _add_out)
+    search = _add(commands, "search", "runs:search", line, *groups)
+    _add_resume(commands, {"train": train, "search": search})
 
 
 def _add_resume(commands: Any, started_by: dict[str, CommandParser]) -> None:
     """The options of `train` and `search`; those that are not given are as recorded in the run."""
-    parser = _add(
-        commands, "resume", "runs:resume", "continuation of an interrupted training or search"
-    )
+    line = "continuation of an interrupted training or search"
+    parser = _add(commands, "resume", "runs:resume", line)
     parser.add_argument("run", metavar="RUN", help="directory that train or search wrote")
     parser.add_argument("--model", help="model, where the run's is a factory: see osf --help")
     given = parser.add_argument_group("changes", "options of the run, by default as recorded")
@@ -149,13 +122,11 @@ def _add_resume(commands: Any, started_by: dict[str, CommandParser]) -> None:
     flags = {action.dest for action in parser._actions} - {"help", "quiet", "json"}
     parser.set_defaults(**dict.fromkeys(flags))
     parser.set_defaults(
-        function="osf_supernet.commands.runs:resume",
-        defaults={name: _defaults(other) for name, other in started_by.items()},
+        defaults={
+            name: {action.dest: other.get_default(action.dest) for action in other._actions}
+            for name, other in started_by.items()
+        }
     )
-
-
-def _defaults(parser: CommandParser) -> dict[str, Any]:
-    return {action.dest: parser.get_default(action.dest) for action in parser._actions}
 
 
 def _add_model(parser: CommandParser) -> None:
@@ -177,7 +148,7 @@ def _add_bounds(parser: Any) -> None:
     parser.add_argument("--max-flops", type=_bound, help=f"most operations: {_FRACTION}")
 
 
-def _add_data(parser: Any, *, required: bool) -> None:
+def _add_data(parser: Any, *, required: bool = True) -> None:
     data = parser.add_mutually_exclusive_group(required=required)
     data.add_argument("--images", help="folder with train/CLASS/* and val/CLASS/*")
     data.add_argument("--data", help="module:factory of an Experiment")

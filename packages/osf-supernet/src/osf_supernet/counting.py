@@ -29,9 +29,4 @@ def storage_key(tensor: Tensor) -> Hashable:
     """A key that is equal for two names of one tensor: device, address, shape and strides."""
     if tensor.is_meta or tensor.numel() == 0:  # no address to compare
         return id(tensor)
-    return (
-        str(tensor.device),
-        tensor.data_ptr(),
-        tuple(tensor.shape),
-        tuple(tensor.stride()),
-    )
+    return str(tensor.device), tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride())

@@ -32,23 +32,20 @@ def run_body(function: str, options: argparse.Namespace) -> int | None:
         print(f"osf: error: {one_line(error)}", file=sys.stderr)
         return EXIT_FAILED
     except Exception as error:
-        raiser, innermost = _find_raiser(error), _frames(error)[-1][0]
-        if raiser == "package" and isinstance(error, _OUTSIDE):
+        if isinstance(error, _OUTSIDE) and not _is_from_user_code(error):
             raise
-        if _is_ours(innermost) and isinstance(error, _REPORTED):
+        if isinstance(error, _REPORTED) and _is_ours(_frames(error)[-1][0]):
             raise ValueError(error.args[0] if error.args else error) from error
         traceback.print_exception(error)
         return EXIT_FAILED
 
 
-def _find_raiser(error: Exception) -> str:
-    """Whose code raised an error, or called the library that did: "package" or "user"."""
+def _is_from_user_code(error: Exception) -> bool:
+    """Whether the user's code raised an error, or called the library that did."""
     for module, file in reversed(_frames(error)):
-        if _is_ours(module):
-            return "package"
-        if not file.startswith((*_INSTALLED, "<")):
-            return "user"
-    return "package"
+        if _is_ours(module) or not file.startswith((*_INSTALLED, "<")):
+            return not _is_ours(module)
+    return False
 
 
 def _is_ours(module: str) -> bool:

@@ -17,8 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from osf_supernet.factories import describe_types, find_factory
-
 Made = tuple[nn.Module, Any]
 
 
@@ -89,6 +87,34 @@ def _call_factory(name: str, image_size: int | None) -> Made:
     return pair
 
 
+def find_factory(name: str, what: str) -> Callable[..., Any]:
+    """The callable of the user's that `module:factory` names.
+
+    Raises:
+        ValueError: there is none.
+    """
+    module, _, factory = name.partition(":")
+    if not factory:
+        raise ValueError(f"{what} must be module:factory, got {name!r}")
+    try:
+        owner = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0] and error.name != module:
+            raise  # something that the module itself imports
+        raise ValueError(f"no module {module!r} in the current directory or installed") from error
+    found: Callable[..., Any] | None = getattr(owner, factory, None)
+    if not callable(found):
+        raise ValueError(f"{module} has no callable {factory!r}")
+    return found
+
+
+def describe_types(made: Any) -> str:
+    """The types of what a factory returned, for a message."""
+    if isinstance(made, tuple):
+        return f"({', '.join(type(part).__name__ for part in made)})"
+    return type(made).__name__
+
+
 def _images(size: int, channels: int = 3) -> Tensor:
     return torch.randn(2, channels, size, size)
 
@@ -128,7 +154,7 @@ def _transformers(library: Any, name: str, image_size: int | None) -> Made:
     kind = (getattr(config, "architectures", None) or ["AutoModel"])[0]
     model = getattr(library, kind).from_pretrained(name)
     text, vision = (getattr(config, f"{part}_config", config) for part in ("text", "vision"))
-    accepted = {"input_ids", "pixel_values"} & set(_parameters(model))
+    accepted = inspect.signature(model.forward).parameters
     inputs: dict[str, Any] = {}
     if "pixel_values" in accepted:
         size = image_size or getattr(vision, "image_size", 224)
@@ -139,13 +165,9 @@ def _transformers(library: Any, name: str, image_size: int | None) -> Made:
         inputs["input_ids"] = _texts(length, text.vocab_size, getattr(text, "eos_token_id", None))
         if getattr(config, "is_encoder_decoder", False):
             inputs["decoder_input_ids"] = inputs["input_ids"].clone()
-        if hasattr(config, "use_cache") and "use_cache" in _parameters(model):
+        if hasattr(config, "use_cache") and "use_cache" in accepted:
             inputs["use_cache"] = False
     return model, inputs
-
-
-def _parameters(model: Any) -> dict[str, Any]:
-    return dict(inspect.signature(model.forward).parameters)
 
 
 _PACKAGES = {"torchvision": "torchvision.models", "clip-models": "clip_models"}

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from osf_supernet.commands.libraries import build_model
-from osf_supernet.devices import choose_device
 from osf_supernet.files.folders import load_supernet
 from osf_supernet.subnets.planning import Config
 from osf_supernet.subnets.space import Space
@@ -28,7 +27,7 @@ def build_supernet(options: argparse.Namespace) -> Supernet:
     """
     if options.supernet and (options.weights or options.space):
         raise ValueError("--supernet has weights and a space: leave out --weights and --space")
-    device = choose_device(options.device)
+    device = _choose_device(options.device)
     space = Space.read(options.space) if options.space else None
     torch.manual_seed(options.seed)
     model, inputs = build_model(options.model, options.image_size)
@@ -44,6 +43,21 @@ def build_supernet(options: argparse.Namespace) -> Supernet:
 def sample_subnet(net: Supernet, options: argparse.Namespace) -> Config:
     """The random config that `--seed` and the bounds give."""
     return net.sample(seed=options.seed, max_params=options.max_params, max_flops=options.max_flops)
+
+
+def _choose_device(name: str) -> torch.device:
+    """The device of that name; `auto` is CUDA if available, otherwise the CPU.
+
+    Raises:
+        ValueError: The device cannot be used on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"--device {name!r} cannot be used: {reason}; try cpu") from None
 
 
 def _load_weights(model: nn.Module, file: str, name: str) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from osf_supernet.commands.libraries import describe_types, find_factory
 from osf_supernet.commands.models import build_supernet
 from osf_supernet.commands.run_record import checkpoints_folder, read_record, write_record
 from osf_supernet.files.folders import save_supernet
@@ -19,11 +22,10 @@ from osf_supernet.output_files import make_new_directory, require_new_directory
 from osf_supernet.search.config import SearchConfig
 from osf_supernet.search.drawing import draw_front
 from osf_supernet.search.search import search_subnets
-from osf_supernet.subnets.planning import Config
 from osf_supernet.supernet import Supernet
 from osf_supernet.training.batch_norm import recalibrated
 from osf_supernet.training.checkpoint import has_checkpoint
-from osf_supernet.training.experiment import Experiment, from_factory, from_image_folder
+from osf_supernet.training.experiment import Experiment, from_image_folder
 from osf_supernet.training.loop import Progress
 from osf_supernet.training.loop import train as train_supernet
 from osf_supernet.training.processes import process_group
@@ -32,26 +34,12 @@ from osf_supernet.training.sandwich import Sandwich
 
 def train(options: argparse.Namespace) -> None:
     """Train a supernet into a new directory."""
-    folder = Path(options.out)
-    if _is_first_rank():
-        require_new_directory(folder, overwrite=options.overwrite)
-    net = build_supernet(options)
-    experiment = _make_experiment(net, options)
-    if _is_first_rank():
-        make_new_directory(folder, overwrite=options.overwrite)
-        write_record(folder, options)
-    _train(net, experiment, options)
+    _start(options, _train)
 
 
 def search(options: argparse.Namespace) -> None:
     """Search the best subnets into a new directory."""
-    folder = Path(options.out)
-    require_new_directory(folder, overwrite=options.overwrite)
-    net = build_supernet(options)
-    experiment = _make_experiment(net, options)
-    make_new_directory(folder, overwrite=options.overwrite)
-    write_record(folder, options)
-    _search(net, experiment, options)
+    _start(options, _search)
 
 
 def resume(options: argparse.Namespace) -> None:
@@ -62,15 +50,36 @@ def resume(options: argparse.Namespace) -> None:
     experiment = _make_experiment(net, options)
     if _is_first_rank():
         write_record(folder, options)
-    if options.command == "train":
-        _train(net, experiment, options)
-    else:
-        _search(net, experiment, options)
+    work = {"train": _train, "search": _search}[options.command]
+    work(net, experiment, options)
+
+
+def _start(
+    options: argparse.Namespace, work: Callable[[Supernet, Experiment, argparse.Namespace], None]
+) -> None:
+    folder = Path(options.out)
+    if _is_first_rank():
+        require_new_directory(folder, overwrite=options.overwrite)
+    net = build_supernet(options)
+    experiment = _make_experiment(net, options)
+    if _is_first_rank():
+        make_new_directory(folder, overwrite=options.overwrite)
+        write_record(folder, options)
+    work(net, experiment, options)
 
 
 def _is_first_rank() -> bool:
     """Whether this process writes, before the process group is there; true without torchrun."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _call_factory(name: str, batch_size: int) -> Experiment:
+    """The experiment that `module:factory` returns when called with the batch size."""
+    made = find_factory(name, "data")(batch_size)
+    if not isinstance(made, tuple) or len(made) != len(Experiment._fields):
+        fields = ", ".join(Experiment._fields)
+        raise ValueError(f"{name} must return a tuple ({fields}), got {describe_types(made)}")
+    return Experiment(*made)
 
 
 def _make_experiment(net: Supernet, options: argparse.Namespace) -> Experiment:
@@ -81,7 +90,7 @@ def _make_experiment(net: Supernet, options: argparse.Namespace) -> Experiment:
         return pytree.tree_map_only(Tensor, lambda x: x.to(device), batch)
 
     if options.data:
-        made = from_factory(options.data, options.batch_size)
+        made = _call_factory(options.data, options.batch_size)
     elif isinstance(net.inputs, Tensor):
         made = from_image_folder(
             options.images,
@@ -128,23 +137,19 @@ def _train(net: Supernet, experiment: Experiment, options: argparse.Namespace) -
         return
     save_supernet(net, folder)
     for name, config in (("largest", net.largest), ("smallest", net.smallest)):
-        print(f"{name}: score {_score(net, experiment, config):.4f}")
+        with net.active(config):
+            print(f"{name}: score {_score(experiment, net.model):.4f}")
     if options.push_to_hub:
         print(push_to_hub(net, options.push_to_hub, token=options.token))
 
 
-def _score(net: Supernet, experiment: Experiment, config: Config) -> float:
-    with net.active(config), recalibrated(net.model, experiment.calibration):
-        return experiment.evaluate(net.model)
+def _score(experiment: Experiment, model: nn.Module) -> float:
+    with recalibrated(model, experiment.calibration):
+        return experiment.evaluate(model)
 
 
 def _search(net: Supernet, experiment: Experiment, options: argparse.Namespace) -> None:
     folder = Path(options.out)
-
-    def evaluate(model: nn.Module) -> float:
-        with recalibrated(model, experiment.calibration):
-            return experiment.evaluate(model)
-
     config = SearchConfig(
         max_params=options.max_params,
         max_flops=options.max_flops,
@@ -153,7 +158,7 @@ def _search(net: Supernet, experiment: Experiment, options: argparse.Namespace) 
         generations=options.generations,
         seed=options.seed,
     )
-    result = search_subnets(net, evaluate, config, folder=folder)
+    result = search_subnets(net, partial(_score, experiment), config, folder=folder)
     result.save(folder / "front.json")
     draw_front(result, folder / "front.svg")
     if options.json:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
@@ -125,22 +124,17 @@ def load_supernet(folder: str | Path, model: nn.Module, example_inputs: Any) -> 
 def _require_size(recorded: dict[str, Any], full: nn.Module) -> None:
     """Refuse a module of another size than the one the subnet was cut from."""
     parameters = dict(full.named_parameters(remove_duplicate=False))
+    message = "the subnet was cut from a module whose {}, got {}: give a module of the full size"
     for name, shape in recorded.get("shapes", {}).items():
         got = list(parameters[name].shape) if name in parameters else None
         if got != shape:
-            raise ValueError(
-                f"the subnet was cut from a module whose {name} has shape {shape}, got {got}: "
-                "give a module of the full size"
-            )
+            raise ValueError(message.format(f"{name} has shape {shape}", got))
     for name, expected in recorded.get("integers", {}).items():
         path, _, attribute = name.rpartition(".")
         owner = full.get_submodule(path)
         found = [value for other, _, value in integers_of(owner) if other == attribute]
         if any(value not in found for value in expected):
-            raise ValueError(
-                f"the subnet was cut from a module whose {name} has {expected}, got {found}: "
-                "give a module of the full size"
-            )
+            raise ValueError(message.format(f"{name} has {expected}", found))
 
 
 def _write_weights(folder: Path, write: Callable[[Path], object]) -> str:
@@ -204,8 +198,7 @@ def _fill(module: nn.Module, stored: dict[str, Tensor]) -> None:
                     continue
                 if id(old) not in made:
                     value = stored[f"{prefix}.{name}" if prefix else name]
-                    device = torch.device("cpu") if old.is_meta else old.device
-                    value = value.to(device)
+                    value = value.to("cpu" if old.is_meta else old.device)
                     if isinstance(old, nn.Parameter):
                         value = nn.Parameter(value, old.requires_grad)
                     made[id(old)] = value

@@ -52,7 +52,8 @@ def pull_from_hub(
     endpoint: str | None = None,
 ) -> nn.Module:
     """The subnet in a repository, as a plain module of the class of `full` (see `load_subnet`)."""
-    return load_subnet(_snapshot(repository, revision, token, endpoint), full)
+    folder = _snapshot(repository, revision=revision, token=token, endpoint=endpoint)
+    return load_subnet(folder, full)
 
 
 def pull_supernet_from_hub(
@@ -65,21 +66,13 @@ def pull_supernet_from_hub(
     endpoint: str | None = None,
 ) -> Supernet:
     """The supernet in a repository, on a module of its architecture (see `load_supernet`)."""
-    return load_supernet(_snapshot(repository, revision, token, endpoint), model, example_inputs)
+    folder = _snapshot(repository, revision=revision, token=token, endpoint=endpoint)
+    return load_supernet(folder, model, example_inputs)
 
 
-def _snapshot(
-    repository: str, revision: str | None, token: str | None, endpoint: str | None
-) -> str:
-    return str(
-        _hub().snapshot_download(
-            repository,
-            revision=revision,
-            token=token,
-            endpoint=endpoint,
-            allow_patterns=["*.safetensors", "*.json"],
-        )
-    )
+def _snapshot(repository: str, **options: str | None) -> str:
+    patterns = ["*.safetensors", "*.json"]
+    return str(_hub().snapshot_download(repository, allow_patterns=patterns, **options))
 
 
 def _hub() -> Any:

@@ -8,7 +8,7 @@ common refinement are frozen, with the reason, never guessed at.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 
 class Axis:
@@ -128,10 +128,8 @@ def unite(a: Axis, b: Axis) -> None:
         _give_up(a, b, f"an axis of {a.size} meets an axis of {b.size}")
     elif a.joined is None or b.joined is None:
         _join_atom(*((a, b) if a.joined is None else (b, a)))
-    elif a.joined == b.joined == "concat":
-        _unite_parts(a, b, _align_segments)
-    elif a.joined == b.joined == "product":
-        _unite_parts(a, b, _align_factors)
+    elif a.joined == b.joined:
+        _unite_parts(a, b)
     else:
         mixed, other = (a, b) if a.joined == "concat" else (b, a)
         if _factor_out(mixed, other.resolved_parts()[-1].size):
@@ -154,12 +152,9 @@ def _give_up(a: Axis, b: Axis, reason: str) -> None:
     freeze(b, reason)
 
 
-_Pairs = list[tuple[Axis, Axis]]
-
-
-def _unite_parts(a: Axis, b: Axis, align: Callable[[Axis, Axis], _Pairs | None]) -> None:
+def _unite_parts(a: Axis, b: Axis) -> None:
     """Refine both part lists until they match one to one, then unite the pairs."""
-    pairs = align(a, b)
+    pairs = _align_parts(a, b)
     if pairs is None:
         _give_up(a, b, "two structures of one axis have no common refinement")
         return
@@ -168,36 +163,29 @@ def _unite_parts(a: Axis, b: Axis, align: Callable[[Axis, Axis], _Pairs | None])
     b._parent = a
 
 
-def _align_factors(a: Axis, b: Axis) -> list[tuple[Axis, Axis]] | None:
-    """Pairs of equal factors, right to left; a larger one is split by the smaller."""
-    left, right, pairs = a.resolved_parts(), b.resolved_parts(), []
+def _align_parts(a: Axis, b: Axis) -> list[tuple[Axis, Axis]] | None:
+    """Pairs of equal parts; a larger one is split by the smaller.
+
+    Factors are compared from right to left, segments from left to right.
+    """
+    is_product, pairs = a.joined == "product", []
+    left, right = a.resolved_parts(), b.resolved_parts()
+    if not is_product:
+        left, right = left[::-1], right[::-1]
     while left and right:
         x, y = left.pop(), right.pop()
         if x.size == y.size:
             pairs.append((x, y))
-        elif max(x.size, y.size) % min(x.size, y.size):
+            continue
+        big, small, rest = (x, y, left) if x.size > y.size else (y, x, right)
+        if not is_product:
+            equal, other = split_concat(big, [small.size, big.size - small.size])
+        elif big.size % small.size:
             return None
         else:
-            big, small, rest = (x, y, left) if x.size > y.size else (y, x, right)
-            outer, inner = split_product(big, [big.size // small.size, small.size])
-            rest.append(outer)
-            pairs.append((inner, small))
-    return None if left or right else pairs
-
-
-def _align_segments(a: Axis, b: Axis) -> list[tuple[Axis, Axis]] | None:
-    """Pairs of equal segments, left to right; a larger one is split by the smaller."""
-    left, right = a.resolved_parts()[::-1], b.resolved_parts()[::-1]
-    pairs = []
-    while left and right:
-        x, y = left.pop(), right.pop()
-        if x.size == y.size:
-            pairs.append((x, y))
-        else:
-            big, small, rest = (x, y, left) if x.size > y.size else (y, x, right)
-            first, second = split_concat(big, [small.size, big.size - small.size])
-            rest.append(second)
-            pairs.append((first, small))
+            other, equal = split_product(big, [big.size // small.size, small.size])
+        rest.append(other)
+        pairs.append((equal, small))
     return None if left or right else pairs
 
 

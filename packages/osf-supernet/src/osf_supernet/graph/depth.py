@@ -108,13 +108,8 @@ def _unit(trace: Trace, propagation: Propagation, path: str, position: int) -> D
         region.add(around)
         nodes.append(around)
     sources = _residual_inputs(trace, result, region)
-    label = [axis.root() for axis in propagation.label(result)]
-    fitting = [
-        source
-        for source in sources
-        if [axis.root() for axis in propagation.label(source)] == label
-        or [axis.size for axis in propagation.label(source)] == [axis.size for axis in label]
-    ]
+    shape = [axis.size for axis in propagation.label(result)]
+    fitting = [s for s in sources if [axis.size for axis in propagation.label(s)] == shape]
     if len(fitting) != 1:
         return "has no residual path around it"
     return DepthUnit(

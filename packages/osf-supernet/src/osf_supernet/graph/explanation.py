@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-from osf_supernet.graph.graph import DimGroup, Graph
+from osf_supernet.graph.graph import Graph
 
 
 def explain(graph: Graph, choices: Mapping[str, tuple[int, ...]]) -> str:
@@ -16,14 +17,11 @@ def explain(graph: Graph, choices: Mapping[str, tuple[int, ...]]) -> str:
         choices: the sizes that a space lets groups take.
     """
     lines = ["elastic"]
-    for group in graph.elastic():
-        chosen = choices.get(group.name)
-        sizes = ", ".join(map(str, chosen)) if chosen else "not in the space"
-        lines.append(f"  {group.name}  {group.kind} {group.size}  [{sizes}]")
-    for path, units in graph.units.items():
-        chosen = choices.get(f"{path}.depth")
-        sizes = ", ".join(map(str, chosen)) if chosen else "not in the space"
-        lines.append(f"  {path}.depth  depth {len(units)}  [{sizes}]")
+    elastic = [(group.name, group.kind, group.size) for group in graph.elastic()]
+    elastic += [(f"{path}.depth", "depth", len(units)) for path, units in graph.units.items()]
+    for name, kind, size in elastic:
+        sizes = ", ".join(map(str, choices.get(name, ()))) or "not in the space"
+        lines.append(f"  {name}  {kind} {size}  [{sizes}]")
     lines.append("frozen")
     lines += [
         f"  {group.name}  {group.kind} {group.size}  {group.frozen}"
@@ -37,20 +35,12 @@ def explain(graph: Graph, choices: Mapping[str, tuple[int, ...]]) -> str:
 def graph_to_dict(graph: Graph) -> dict[str, Any]:
     """The groups and depth units as plain data for JSON."""
     return {
-        "groups": [_group(group) for group in graph.groups.values()],
+        "groups": [
+            {key: value for key, value in asdict(group).items() if key != "number"}
+            for group in graph.groups.values()
+        ],
         "depth": {path: [unit.path for unit in units] for path, units in graph.units.items()},
         "refused": dict(graph.refused),
-    }
-
-
-def _group(group: DimGroup) -> dict[str, Any]:
-    return {
-        "name": group.name,
-        "kind": group.kind,
-        "size": group.size,
-        "members": [[name, axis] for name, axis in group.members],
-        "frozen": group.frozen,
-        "normalized": group.normalized,
     }
 
 

@@ -85,10 +85,7 @@ def size_of(expression: Expression, sizes: Mapping[int, Any]) -> Any:
     if isinstance(expression, Atom):
         return sizes.get(expression.group, expression.size)
     values = [size_of(part, sizes) for part in expression.parts]
-    result = values[0]
-    for value in values[1:]:
-        result = result * value if expression.joined == "product" else result + value
-    return result
+    return math.prod(values) if expression.joined == "product" else sum(values)
 
 
 def indices_of(expression: Expression, kept: Mapping[int, Sequence[int]]) -> Sequence[int]:

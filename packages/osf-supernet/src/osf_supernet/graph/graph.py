@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from osf_supernet.counting import storage_key
 from osf_supernet.graph import rules_compute, rules_structure
 from osf_supernet.graph.depth import DepthUnit, find_depth_units
-from osf_supernet.graph.expressions import Atom, Compound, Expression, Numbering, groups_in
+from osf_supernet.graph.expressions import Atom, Expression, Numbering, groups_in
 from osf_supernet.graph.flops import Cost, costs_of
 from osf_supernet.graph.propagation import Propagation
 from osf_supernet.trace.tracing import Inputs, Trace, trace
@@ -123,7 +124,10 @@ def build_graph(
         for name in tensors
     }
     used = {n for axes in expressions.values() for e in axes for n in groups_in(e)}
-    values = {node: _expressions(numbering, propagation.labels[node]) for node in traced.nodes}
+    values = {
+        node: pytree.tree_map(numbering.expression, propagation.labels[node])
+        for node in traced.nodes
+    }
     reached = _used_tensors(traced, tensors)
     groups = _groups(numbering, used, expressions, reached, tensors)
     units, refused = find_depth_units(module, traced, propagation)
@@ -165,12 +169,6 @@ def square_attention(module: nn.Module) -> list[str]:
         for path, child in module.named_modules(remove_duplicate=False)
         if isinstance(child, nn.MultiheadAttention)
     ]
-
-
-def _expressions(numbering: Numbering, label: Any) -> Any:
-    if isinstance(label, list):
-        return [_expressions(numbering, item) for item in label]
-    return numbering.expression(label)
 
 
 def _groups(
@@ -241,15 +239,11 @@ def _kind(number: int, marks: set[str], where: _Where) -> str:
     if "conv_groups" in marks:
         return "ssm_inner"
     alone = all(
-        set(groups_in(axes[axis])) == {number} and not _is_part(axes[axis])
+        set(groups_in(axes[axis])) == {number}
+        and getattr(axes[axis], "joined", None) != "product"  # then no group is all of it
         for _, axes, axis in where
     )
     return "mlp" if alone and produced_and_consumed else "free"
-
-
-def _is_part(expression: Expression) -> bool:
-    """Whether an axis is a product with other factors, so that no group is all of it."""
-    return isinstance(expression, Compound) and expression.joined == "product"
 
 
 def _name_groups(groups: dict[int, DimGroup]) -> dict[int, DimGroup]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from osf_supernet.counting import storage_key
 from osf_supernet.graph.axes import Axis, freeze, mark, product, split_product, unite
@@ -69,9 +70,7 @@ class Propagation:
 
     def label(self, node: Any) -> Label:
         """The axes of a value; a number has none."""
-        if not isinstance(node, fx.Node):
-            return []
-        return [*self.labels[node]]
+        return [*self.labels[node]] if isinstance(node, fx.Node) else []
 
     def axis(self, node: Any, dim: int) -> Axis:
         """One axis of a value."""
@@ -123,7 +122,7 @@ class Propagation:
     def freeze_node(self, node: fx.Node, reason: str) -> Any:
         """Freeze every axis that a node reads, and those of its results."""
         for argument in node.all_input_nodes:
-            for axis in flatten(self.labels[argument]):
+            for axis in pytree.tree_leaves(self.labels[argument]):
                 freeze(axis, reason)
         return frozen_like(node, reason)
 
@@ -152,10 +151,6 @@ def _fits(label: Any, value: Any) -> bool:
     if isinstance(value, list | tuple):
         return len(label) == len(value) and all(map(_fits, label, value))
     return True
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)
 
 
 def operator_name(node: fx.Node) -> str:
@@ -188,18 +183,11 @@ def frozen_like(node: fx.Node, reason: str) -> Any:
 
 
 def _frozen_value(value: Any, reason: str) -> Any:
-    if _is_tensor(value):
+    if isinstance(value, Tensor):
         return [Axis(int(size), reason) for size in value.shape]
     if isinstance(value, list | tuple):
         return [_frozen_value(item, reason) for item in value]
     return []
-
-
-def flatten(label: Any) -> list[Axis]:
-    """All axes in a label, also of several results."""
-    if isinstance(label, Axis):
-        return [label]
-    return [axis for item in label for axis in flatten(item)]
 
 
 def shape_of(node: Any) -> tuple[int, ...]:

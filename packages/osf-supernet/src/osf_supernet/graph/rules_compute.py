@@ -26,9 +26,15 @@ def _linear(p: Propagation, node: fx.Node) -> Label:
     p.contract(node, (0, -1), (1, -1))
     if len(weight) == 1:
         return x[:-1]
-    if len(node.args) > 2 and node.args[2] is not None:
-        unite(weight[0], p.axis(node.args[2], 0))
+    _unite_vectors(p, weight[0], *node.args[2:])
     return [*x[:-1], weight[0]]
+
+
+def _unite_vectors(p: Propagation, axis: Axis, *vectors: Any) -> None:
+    """Biases, factors and statistics (those that there are) have one entry per index of an axis."""
+    for vector in vectors:
+        if isinstance(vector, fx.Node):
+            unite(axis, p.axis(vector, 0))
 
 
 @rule("matmul", "mm", "bmm", "mv", "dot")
@@ -103,8 +109,7 @@ def _transposed_convolution(p: Propagation, node: fx.Node) -> Any:
     unite(x[1], weight[0])
     p.contract(node, (0, 1), (1, 0))
     mark(weight[1], "conv")
-    if argument(node, 2, "bias") is not None:
-        unite(weight[1], p.axis(argument(node, 2, "bias"), 0))
+    _unite_vectors(p, weight[1], argument(node, 2, "bias"))
     return [x[0], weight[1], *_run_along(x, weight, shape_of(node))]
 
 
@@ -118,21 +123,17 @@ def _convolution(p: Propagation, node: fx.Node) -> Any:
     shape = shape_of(node)
     if groups == 1:
         unite(x[1], weight[1])
-        outgoing = weight[0]
         p.contract(node, (0, 1), (1, 1))
         mark(weight[0], "conv")
     else:
         outer, inner = split_product(x[1], [groups, x[1].size // groups])
         unite(inner, weight[1])
         unite(outer, split_product(weight[0], [groups, shape[1] // groups])[0])
-        outgoing = weight[0]
         if len(shape) == 3:  # along a sequence, as in Mamba; in images it is one of many channels
             mark(outer, "conv_groups")
         p.contract(node, (1, 1))
-    bias = argument(node, 2, "bias")
-    if bias is not None:
-        unite(outgoing, p.axis(bias, 0))
-    return [x[0], outgoing, *_run_along(x, weight, shape)]
+    _unite_vectors(p, weight[0], argument(node, 2, "bias"))
+    return [x[0], weight[0], *_run_along(x, weight, shape)]
 
 
 def _run_along(x: Label, weight: Label, shape: tuple[int, ...]) -> Label:
@@ -163,9 +164,7 @@ def _glu(p: Propagation, node: fx.Node) -> Label:
 @rule("batch_norm", "instance_norm", "_native_batch_norm_legit_no_training")
 def _batch_norm(p: Propagation, node: fx.Node) -> Any:
     x = p.label(node.args[0])
-    for other in node.args[1:5]:
-        if isinstance(other, fx.Node):
-            unite(x[1], p.axis(other, 0))
+    _unite_vectors(p, x[1], *node.args[1:5])
     mark(x[1], "batch_norm")
     return x
 
@@ -183,9 +182,7 @@ def _layer_norm(p: Propagation, node: fx.Node) -> Label:
 @rule("group_norm")
 def _group_norm(p: Propagation, node: fx.Node) -> Label:
     x = p.label(node.args[0])
-    for other in node.args[2:4]:
-        if isinstance(other, fx.Node):
-            unite(x[1], p.axis(other, 0))
+    _unite_vectors(p, x[1], *node.args[2:4])
     groups = int(arguments_of(node)[1])
     _, inner = split_product(x[1], [groups, x[1].size // groups])
     freeze(inner, "group normalization takes statistics over it")

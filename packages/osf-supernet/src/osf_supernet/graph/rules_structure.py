@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import fx
 
 from osf_supernet.graph.axes import Axis, concat, freeze, product, split_concat, unite
@@ -13,7 +14,6 @@ from osf_supernet.graph.propagation import (
     Propagation,
     arguments_of,
     broadcast,
-    flatten,
     fresh,
     frozen_like,
     reshape,
@@ -41,24 +41,11 @@ def _pointwise(p: Propagation, node: fx.Node) -> Label:
 
 @rule(
     *("to", "_to_copy", "clone", "contiguous", "alias", "detach", "dropout", "feature_dropout"),
-    *(
-        "type_as",
-        "lift_fresh_copy",
-        "positive",
-        "alpha_dropout",
-        "detach_copy",
-        "view_as_real_copy",
-        "_conj",
-        "resolve_conj",
-        "real",
-    ),
+    *("type_as", "lift_fresh_copy", "positive", "alpha_dropout", "detach_copy"),
+    *("view_as_real_copy", "_conj", "resolve_conj", "real"),
+    *("full_like", "zeros_like", "ones_like", "empty_like", "fill", "zero"),
 )
 def _same(p: Propagation, node: fx.Node) -> Label:
-    return p.label(node.args[0])
-
-
-@rule("full_like", "zeros_like", "ones_like", "empty_like", "fill", "zero")
-def _uniform_like(p: Propagation, node: fx.Node) -> Label:
     return p.label(node.args[0])
 
 
@@ -68,9 +55,8 @@ def _uniform(p: Propagation, node: fx.Node) -> Label:
 
 
 @rule("arange", "linspace", "tril_indices", "triu_indices", "eye", "randn", "rand")
-def _positions(p: Propagation, node: fx.Node) -> Label:
-    label: Label = frozen_like(node, "it meets a range of positions made in the forward")
-    return label
+def _positions(p: Propagation, node: fx.Node) -> Any:
+    return frozen_like(node, "it meets a range of positions made in the forward")
 
 
 @rule("_assert_tensor_metadata", "_assert_async", "sym_size")
@@ -158,7 +144,7 @@ def _repeat_interleave(p: Propagation, node: fx.Node) -> Any:
 @rule("cat", "concat", "concatenate")
 def _cat(p: Propagation, node: fx.Node) -> Label:
     labels = [p.label(item) for item in arguments_of(node)[0]]
-    labels = [label for label in labels if flatten(label) and all(a.size for a in label)]
+    labels = [label for label in labels if label and all(axis.size for axis in label)]
     dim = argument(node, 1, "dim", 0) % len(labels[0])
     result = list(labels[0])
     for label in labels[1:]:
@@ -211,7 +197,8 @@ def _slice(p: Propagation, node: fx.Node) -> Label:
     dim = argument(node, 1, "dim", 0) % len(label)
     size = label[dim].size
     if "slice" in str(node.target):
-        start, end, step = slice(*(argument(node, i, n) for i, n in _SLICE)).indices(size)
+        bounds = (argument(node, i, name) for i, name in enumerate(("start", "end", "step"), 2))
+        start, end, step = slice(*bounds).indices(size)
     else:
         start, step = int(arguments_of(node)[2]), 1
         end = start + int(arguments_of(node)[3])
@@ -224,14 +211,10 @@ def _slice(p: Propagation, node: fx.Node) -> Label:
         freeze(label[dim], "every n-th of its entries is taken")
         label[dim] = Axis(shape_of(node)[dim], "it is every n-th entry of an axis")
         return label
-    bounds = [0, start, end, size]
-    sizes = [b - a for a, b in pairwise(bounds) if b > a]
+    sizes = [b - a for a, b in pairwise([0, start, end, size]) if b > a]
     parts = split_concat(label[dim], sizes)
     label[dim] = parts[1 if start else 0]
     return label
-
-
-_SLICE = ((2, "start"), (3, "end"), (4, "step"))
 
 
 @rule("index")
@@ -242,14 +225,10 @@ def _index(p: Propagation, node: fx.Node) -> Any:
         freeze(label[dim], "its entries are looked up by index")
     if used != list(range(used[0], used[-1] + 1)):
         return p.freeze_node(node, "indexing by tensors that are not side by side has no rule")
-    if any(_is_bool(indices[d]) for d in used):
+    if any(indices[d].meta["val"].dtype in (torch.bool, torch.uint8) for d in used):
         return p.freeze_node(node, "indexing by a mask has no rule")
     picked = broadcast([p.label(indices[d]) for d in used])
     return label[: used[0]] + picked + label[used[-1] + 1 :]
-
-
-def _is_bool(node: Any) -> bool:
-    return str(node.meta["val"].dtype) in ("torch.bool", "torch.uint8")
 
 
 @rule("index_select")
@@ -279,7 +258,6 @@ def _index_add(p: Propagation, node: fx.Node) -> Label:
     dim = int(arguments_of(node)[1]) % len(label)
     freeze(source[dim], "its entries are put at places given by index")
     freeze(label[dim], "its entries are put at places given by index")
-    broadcast([label[:dim], source[:dim]])
     rest = broadcast([label[dim + 1 :], source[dim + 1 :]])
     return [*broadcast([label[:dim], source[:dim]]), label[dim], *rest]
 

@@ -1,6 +1,6 @@
 """Measured milliseconds of subnets: a table of differences, with interpolation.
 
-The largest subnet is time_config, then each kind of group at its sizes and each kind of block left
+The largest subnet is timed, then each kind of group at its sizes and each kind of block left
 out. A subnet's prediction is the largest's time minus the differences of what it lacks; sizes
 between measured ones are interpolated. Groups inside a left-out block count nothing.
 """
@@ -18,7 +18,7 @@ import torch
 from osf_supernet.subnets.planning import Config
 from osf_supernet.subnets.probing import cluster_groups
 from osf_supernet.supernet import Supernet
-from osf_supernet.trace.tracing import evaluation_mode, split_inputs
+from osf_supernet.trace.tracing import call_model, evaluation_mode
 
 Curve = tuple[tuple[int, float], ...]  # (size, milliseconds saved), sizes ascending
 
@@ -85,7 +85,7 @@ class LatencyTable:
         total = self.largest_ms
         gone: list[str] = []
         for path, units in self._net.graph.units.items():
-            largest = self._net.largest.get(f"{path}.depth", len(units))  # the time_config one's
+            largest = self._net.largest.get(f"{path}.depth", len(units))  # the timed one's
             count = config.get(f"{path}.depth", largest)
             for index in self._net.depth_orders[path][count:largest]:
                 if path in self.block_ms:
@@ -99,13 +99,12 @@ class LatencyTable:
 
 def milliseconds(net: Supernet, config: Mapping[str, int], inputs: Any, repeats: int) -> float:
     """The median time of one forward of a subnet in the supernet, after a warm-up."""
-    args, kwargs = split_inputs(inputs)
     asynchronous = torch.accelerator.is_available()
     times = []
     with net.active(config), evaluation_mode(net.model), torch.no_grad():
         for _ in range(repeats + 1):
             start = time.perf_counter()
-            net.model(*args, **kwargs)
+            call_model(net.model, inputs)
             if asynchronous:
                 torch.accelerator.synchronize()
             times.append(1000 * (time.perf_counter() - start))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,11 @@ class Scorer:
             ValueError: Even the smallest config exceeds a bound, or the folder holds scores of
                 another supernet.
         """
-        self.net, self._evaluate, self._latency = net, evaluate, latency
+        self.net, self._evaluate = net, evaluate
         costs: dict[str, Callable[[Config], Any]] = {
             "params": net.parameters_of,
             "flops": net.flops_of,
-            "latency_ms": self._predict,
+            "latency_ms": latency.predict if latency is not None else lambda config: None,
         }
         limits = {
             "params": resolve_share(config.max_params, net.parameters_of),
@@ -70,9 +70,6 @@ class Scorer:
         self._digest = "" if folder is None else digest(net)
         self._known = self._read()
         self.bounds.require_fit(net.smallest)
-
-    def _predict(self, config: Mapping[str, int]) -> float | None:
-        return None if self._latency is None else self._latency.predict(config)
 
     def score(self, config: Config, origin: str) -> Candidate:
         """Evaluate a subnet once; later calls, also after a restart, give the same answer.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -13,24 +12,24 @@ from osf_supernet.graph.graph import Graph
 from osf_supernet.subnets.planning import Plan
 from osf_supernet.subnets.surgery import active
 from osf_supernet.trace.tracing import (
+    call_model,
     evaluation_mode,
+    first_line,
     full_precision,
     restore_afterwards,
-    split_inputs,
     without_fused_attention,
 )
 
 
 def run(module: nn.Module, inputs: Any) -> list[Any]:
     """The flat outputs of one call in evaluation mode."""
-    args, kwargs = split_inputs(inputs)
     with (
         evaluation_mode(module),
         without_fused_attention(),
         full_precision(module),
         torch.no_grad(),
     ):
-        return pytree.tree_flatten(module(*copy.copy(args), **copy.copy(kwargs)))[0]
+        return pytree.tree_leaves(call_model(module, inputs))
 
 
 def run_active(module: nn.Module, plan: Plan, inputs: Any) -> list[Any]:
@@ -41,7 +40,6 @@ def run_active(module: nn.Module, plan: Plan, inputs: Any) -> list[Any]:
 
 def training_failure(module: nn.Module, inputs: Any) -> str | None:
     """Why a call in training mode fails, or None; buffers and random states are restored."""
-    args, kwargs = split_inputs(inputs)
     devices = {p.device.index for p in module.parameters() if p.is_cuda}
     with (
         restore_afterwards(module),
@@ -51,15 +49,10 @@ def training_failure(module: nn.Module, inputs: Any) -> str | None:
     ):
         module.train()
         try:
-            module(*copy.copy(args), **copy.copy(kwargs))
+            call_model(module, inputs)
         except Exception as failure:  # a model's own code may raise anything
             return first_line(failure)
     return None
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an exception's message."""
-    return (str(error).strip().split("\n")[0] or type(error).__name__)[:200]
 
 
 def precision_of(graph: Graph) -> torch.dtype:

@@ -41,17 +41,24 @@ class Counts:
         graph = planner.graph
         self._parameters = Counter[_Term]()
         self._operations = Counter[_Term]()
-        named = named_tensors(planner.module)
+        blocks = [
+            ((path, index), unit)
+            for path, units in graph.units.items()
+            for index, unit in enumerate(units)
+        ]
         names: dict[Any, list[str]] = {}
-        for name, tensor in named.items():
+        for name, tensor in named_tensors(planner.module).items():
             if isinstance(tensor, nn.Parameter):
                 names.setdefault(storage_key(tensor), []).append(name)
         for tied in names.values():
-            places = tuple(sorted({self._block_of_name(name) for name in tied}))
-            self._add(self._parameters, graph.tensors[tied[0]], places, 1)
+            places = {
+                tuple(place for place, unit in blocks if name.startswith(f"{unit.path}."))
+                for name in tied
+            }
+            self._add(self._parameters, graph.tensors[tied[0]], tuple(sorted(places)), 1)
         for cost in graph.costs:
-            places = (self._blocks_of_node(cost.node),)
-            self._add(self._operations, cost.axes, places, cost.factor, cost.summed)
+            around = tuple(place for place, unit in blocks if cost.node in unit.region)
+            self._add(self._operations, cost.axes, (around,), cost.factor, cost.summed)
 
     def parameters(self, config: Mapping[str, Any]) -> Any:
         """Parameters with these sizes (ints, or tensors of many candidates at once)."""
@@ -60,22 +67,6 @@ class Counts:
     def operations(self, config: Mapping[str, Any]) -> Any:
         """Floating point operations with these sizes, at the traced input shapes."""
         return self._evaluate(self._operations, config)
-
-    def _block_of_name(self, name: str) -> _Blocks:
-        return tuple(
-            (path, index)
-            for path, units in self.planner.graph.units.items()
-            for index, unit in enumerate(units)
-            if name.startswith(f"{unit.path}.")
-        )
-
-    def _blocks_of_node(self, node: str) -> _Blocks:
-        return tuple(
-            (path, index)
-            for path, units in self.planner.graph.units.items()
-            for index, unit in enumerate(units)
-            if node in unit.region
-        )
 
     def _add(
         self,

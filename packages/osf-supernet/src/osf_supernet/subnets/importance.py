@@ -18,7 +18,7 @@ from osf_supernet.counting import storage_key
 from osf_supernet.graph.expressions import Atom, Expression, groups_in, indices_of
 from osf_supernet.graph.graph import Graph, named_tensors
 from osf_supernet.graph.propagation import arguments_of
-from osf_supernet.trace.tracing import evaluation_mode, split_inputs, without_fused_attention
+from osf_supernet.trace.tracing import call_model, evaluation_mode, without_fused_attention
 
 Scores = dict[int, Tensor]
 METHODS = ("activation", "fisher", "magnitude", "random", "taylor", "wanda")
@@ -76,8 +76,7 @@ def _parameter_scores(
     wanted = {name: p for name, p in module.named_parameters() if p.requires_grad}
     with evaluation_mode(module), without_fused_attention(), torch.enable_grad():
         for batch in batches:
-            args, kwargs = split_inputs(batch)
-            value = loss(module(*args, **kwargs))
+            value = loss(call_model(module, batch))
             grads = torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
             summed: dict[str, Tensor] = {}
             for name, grad in zip(wanted, grads, strict=True):
@@ -107,19 +106,11 @@ def add_along(score: Tensor, axis: Expression, number: int, along: Tensor) -> No
 
 def positions_of(axis: Expression, number: int) -> Iterator[tuple[Tensor, Tensor]]:
     """(group index, axis position) pairs, one batch for each place the group appears in."""
+    outside = set(indices_of(axis, {number: []}))  # what does not belong to the group at all
     for index in range(_group_size(axis, number)):
-        places = torch.tensor(list(indices_of(axis, {number: [index]})), dtype=torch.long)
-        if number in groups_in(axis) and not isinstance(axis, Atom):
-            places = places[_touches(axis, number)[places]]
+        inside = [i for i in indices_of(axis, {number: [index]}) if i not in outside]
+        places = torch.tensor(inside, dtype=torch.long)
         yield torch.full_like(places, index), places
-
-
-def _touches(axis: Expression, number: int) -> Tensor:
-    """Which positions of an axis belong to the group at all."""
-    none = torch.zeros(axis.size, dtype=torch.bool)
-    outside = torch.tensor(list(indices_of(axis, {number: []})), dtype=torch.long)
-    none[outside] = True
-    return ~none
 
 
 def _group_size(axis: Expression, number: int) -> int:
@@ -132,19 +123,14 @@ def _score_features(
     module: nn.Module, graph: Graph, method: str, batches: Sequence[Any], scores: Scores
 ) -> None:
     """Scores from the features that weights multiply, on the traced graph."""
-    trace, tensors = graph.trace, named_tensors(module)
+    trace = graph.trace
+    tensors = {name: tensor.detach() for name, tensor in named_tensors(module).items()}
     for batch in batches:
         values = trace.values_of(batch)
-        arguments = [
-            tensors[trace.parameters[n.name]].detach()
-            if n.name in trace.parameters
-            else trace.constants.get(n.name, values.get(n.name))
-            for n in trace.nodes
-            if n.op == "placeholder"
-        ]
         try:
             with torch.no_grad():
-                _FeatureInterpreter(graph, method, scores).run(*arguments)
+                interpreter = _FeatureInterpreter(graph, method, scores)
+                interpreter.run(*trace.arguments(tensors, values))
         except RuntimeError as failure:
             traced, got = _shapes(trace.inputs), _shapes(values)
             if traced == got:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from osf_supernet.graph.expressions import (
     Compound,
@@ -30,16 +31,13 @@ from osf_supernet.graph.expressions import (
 from osf_supernet.graph.graph import Graph
 from osf_supernet.trace.tracing import module_path
 
-_OWN = {  # torch.nn class name → attribute → (parameter, axis)
-    "Linear": {"in_features": ("weight", 1), "out_features": ("weight", 0)},
-    "NonDynamicallyQuantizableLinear": {
-        "in_features": ("weight", 1),
-        "out_features": ("weight", 0),
-    },
-    "Embedding": {"embedding_dim": ("weight", 1)},
-    **{f"BatchNorm{n}d": {"num_features": ("weight", 0)} for n in (1, 2, 3)},
-    "GroupNorm": {"num_channels": ("weight", 0)},
-    **{f"Conv{n}d": {"out_channels": ("weight", 0)} for n in (1, 2, 3)},
+_OWN = {  # torch.nn class name → attribute → axis of the weight
+    "Linear": {"in_features": 1, "out_features": 0},
+    "NonDynamicallyQuantizableLinear": {"in_features": 1, "out_features": 0},
+    "Embedding": {"embedding_dim": 1},
+    **{f"BatchNorm{n}d": {"num_features": 0} for n in (1, 2, 3)},
+    "GroupNorm": {"num_channels": 0},
+    **{f"Conv{n}d": {"out_channels": 0} for n in (1, 2, 3)},
 }
 _NAMES = (  # what an attribute's name suggests, as a pattern of kinds
     (r"(num|n).*heads?$|^heads$|^nhead", r"heads"),
@@ -63,6 +61,11 @@ class Slot:
     value: int
     candidates: tuple[Expression, ...]
     places: tuple[tuple[str, Expression], ...] = ()  # a leaf's own axes of that size
+
+    @property
+    def name(self) -> str:
+        """`path.attribute`."""
+        return f"{self.path}.{self.attribute}" if self.path else self.attribute
 
     @property
     def class_key(self) -> Key:
@@ -103,27 +106,22 @@ class AttributeTable:
 
     def values(self, sizes: Mapping[int, int]) -> dict[str, Any]:
         """`path.attribute` → value for the given group sizes, changed ones only."""
-        found: dict[tuple[str, str], dict[int | None, int]] = {}
+        found: dict[str, dict[int | None, int]] = {}
+        changed: set[str] = set()
         for slot in self.slots:
             expression = self._choose(slot)
             if expression is not None:
                 size = size_of(expression, sizes)
-                found.setdefault((slot.path, slot.attribute), {})[slot.entry] = size
-        result: dict[str, Any] = {}
-        for (path, attribute), entries in found.items():
-            slots = [s for s in self.slots if (s.path, s.attribute) == (path, attribute)]
-            if all(entries.get(s.entry, s.value) == s.value for s in slots):
-                continue
-            result[f"{path}.{attribute}" if path else attribute] = entries
-        return result
+                found.setdefault(slot.name, {})[slot.entry] = size
+                changed |= {slot.name} if size != slot.value else set()
+        return {name: entries for name, entries in found.items() if name in changed}
 
     def dependent_integers(self) -> dict[str, list[int]]:
         """`path.attribute` → the integers in it that follow a dimension, at full size."""
         found: dict[str, list[int]] = {}
         for slot in self.slots:
             if self._choose(slot) is not None:
-                name = f"{slot.path}.{slot.attribute}" if slot.path else slot.attribute
-                found.setdefault(name, []).append(slot.value)
+                found.setdefault(slot.name, []).append(slot.value)
         return found
 
     def alternatives(
@@ -264,17 +262,12 @@ def _local_expressions(graph: Graph) -> dict[str, set[Expression]]:
         if node.op != "call_function":
             continue
         place = found.setdefault(module_path(node), set())
-        for value in (node, *node.all_input_nodes):
-            _collect(graph.values[value], place)
+        for expression in pytree.tree_leaves(
+            [graph.values[n] for n in (node, *node.all_input_nodes)]
+        ):
+            if expression not in place:
+                place.update(parts_of(expression))
     return found
-
-
-def _collect(label: Any, into: set[Expression]) -> None:
-    if isinstance(label, list):
-        for item in label:
-            _collect(item, into)
-    elif label not in into:
-        into.update(parts_of(label))
 
 
 def _expression_in_torch(owner: nn.Module, slot: Slot, graph: Graph) -> Expression | None:
@@ -291,9 +284,11 @@ def _expression_in_torch(owner: nn.Module, slot: Slot, graph: Graph) -> Expressi
     if name.startswith("Conv") and slot.attribute == "groups":
         return weight[0] if slot.value == weight[0].size else _first_factor(weight[0], slot.value)
     if name.startswith("Conv") and slot.attribute == "in_channels":
-        return _input_channels(owner, weight)
-    place = _OWN.get(name, {}).get(slot.attribute)
-    return weight[place[1]] if place else None
+        groups: Any = owner.groups
+        depthwise = weight[0] if groups == weight[0].size else None
+        return weight[1] if groups == 1 else depthwise
+    axis = _OWN.get(name, {}).get(slot.attribute)
+    return None if axis is None else weight[axis]
 
 
 def _first_factor(expression: Expression, size: int) -> Expression | None:
@@ -301,9 +296,3 @@ def _first_factor(expression: Expression, size: int) -> Expression | None:
         first = expression.parts[0]
         return first if first.size == size else None
     return None
-
-
-def _input_channels(owner: Any, weight: tuple[Expression, ...]) -> Expression | None:
-    if owner.groups == 1:
-        return weight[1]
-    return weight[0] if owner.groups == weight[0].size else None

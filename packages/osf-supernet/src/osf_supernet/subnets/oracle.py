@@ -42,22 +42,15 @@ def masked_outputs(
         The flat outputs, cut to the kept indices, None where the model returned none.
     """
     trace = graph.trace
-    values = dict(trace.inputs)
-    if example_inputs is not None:
-        values = trace.values_of(example_inputs)
+    values = trace.inputs if example_inputs is None else trace.values_of(example_inputs)
     tensors = named_tensors(module)
-    arguments: list[Any] = []
-    for node in trace.nodes:
-        if node.op != "placeholder":
-            continue
-        if node.name in trace.parameters:
-            name = trace.parameters[node.name]
-            arguments.append(mask_tensor(tensors[name].detach(), graph.tensors[name], kept))
-        else:
-            arguments.append(trace.constants.get(node.name, values.get(node.name)))
+    masked = {
+        name: mask_tensor(tensors[name].detach(), graph.tensors[name], kept)
+        for name in trace.parameters.values()
+    }
     interpreter = _MaskedInterpreter(graph, kept, dropped)
     with full_precision(module), torch.no_grad():
-        interpreter.run(*arguments)
+        interpreter.run(*trace.arguments(masked, values))
     return [interpreter.outputs.get(leaf.name) if leaf else None for _, leaf in trace.outputs]
 
 

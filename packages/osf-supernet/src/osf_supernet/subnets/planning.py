@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from osf_supernet.graph.expressions import Expression, groups_in, indices_of
+from osf_supernet.graph.expressions import groups_in, indices_of
 from osf_supernet.graph.graph import Graph
 from osf_supernet.subnets.integer_attributes import AttributeTable, set_entries
 from osf_supernet.subnets.surgery import Surgery
@@ -37,6 +37,7 @@ class Planner:
 
     Attributes:
         depth_order: list path → its units' indices, the most important first.
+        full_sizes: every elastic group and depth list → its full size.
     """
 
     def __init__(self, module: nn.Module, graph: Graph, table: AttributeTable) -> None:
@@ -46,37 +47,35 @@ class Planner:
         self.by_name = {group.name: group for group in graph.groups.values()}
         self.depth_order = {path: list(range(len(u))) for path, u in graph.units.items()}
         sizes = {group.name: group.size for group in graph.elastic()}
-        self._full = sizes | {f"{path}.depth": len(units) for path, units in graph.units.items()}
+        self.full_sizes = sizes | {
+            f"{path}.depth": len(units) for path, units in graph.units.items()
+        }
         self._paths: dict[nn.Module, list[str]] = {}  # a module may have several
         for path, child in module.named_modules(remove_duplicate=False):
             self._paths.setdefault(child, []).append(path)
 
-    def full_sizes(self) -> Config:
-        """Every elastic group and depth list at its full size."""
-        return dict(self._full)
-
     def plan(self, config: Mapping[str, int]) -> Plan:
         """What a config keeps; names that are missing stay whole."""
-        sizes = self.sizes(config)
-        kept = {number: range(size) for number, size in sizes.items()}
+        self.check(config)
+        sizes = {
+            self.by_name[name].number: int(size)
+            for name, size in config.items()
+            if name in self.by_name and int(size) < self.full_sizes[name]
+        }
+        kept: dict[int, Sequence[int]] = {n: range(size) for n, size in sizes.items()}
         items, dropped, gone = self._depth(config)
         keep = {}
         for name, axes in self.graph.tensors.items():
             if _inside(name, gone):
                 continue
-            if any(group in kept for axis in axes for group in groups_in(axis)):
-                keep[name] = tuple(self._keep(axis, kept) for axis in axes)
+            cut = tuple(
+                indices_of(axis, kept) if any(group in kept for group in groups_in(axis)) else None
+                for axis in axes
+            )
+            if any(indices is not None for indices in cut):
+                keep[name] = cut
         surgery = Surgery(keep=keep, attributes=self._attributes(sizes, gone), items=items)
-        return Plan(surgery=surgery, kept=dict(kept), dropped=dropped)
-
-    def sizes(self, config: Mapping[str, int]) -> dict[int, int]:
-        """Group number → size, for groups that are not whole."""
-        self.check(config)
-        return {
-            self.by_name[name].number: int(size)
-            for name, size in config.items()
-            if name in self.by_name and int(size) < self._full[name]
-        }
+        return Plan(surgery=surgery, kept=kept, dropped=dropped)
 
     def check(self, config: Mapping[str, Any], *, many: bool = False) -> None:
         """Refuse unknown names and sizes out of range; with `many`, sizes may be tensors.
@@ -86,10 +85,10 @@ class Planner:
             ValueError: a size is not one it can have.
         """
         for name, size in config.items():
-            if name not in self._full:
-                raise KeyError(self._explain_unknown(name, self._full))
+            if name not in self.full_sizes:
+                raise KeyError(self._explain_unknown(name))
             least = self.graph.least.get(name.removesuffix(".depth"), 1)
-            full = self._full[name]
+            full = self.full_sizes[name]
             if many and isinstance(size, Tensor) and not size.is_floating_point():
                 fits = bool(((least <= size) & (size <= full)).all())
             else:
@@ -97,15 +96,12 @@ class Planner:
             if not fits:
                 raise ValueError(f"{name} must be {least}..{full}, got {size}")
 
-    def _explain_unknown(self, name: str, full: Config) -> str:
+    def _explain_unknown(self, name: str) -> str:
         group = self.by_name.get(name)
         if group is not None:
             return f"{name} is frozen: {group.frozen}"
-        nearest = sorted(full, key=lambda known: -_overlap(known, name))[:3]
+        nearest = sorted(self.full_sizes, key=lambda known: -_overlap(known, name))[:3]
         return f"no group is called {name!r}; near names: {', '.join(nearest)}"
-
-    def _keep(self, axis: Expression, kept: Mapping[int, Sequence[int]]) -> Sequence[int] | None:
-        return indices_of(axis, kept) if any(g in kept for g in groups_in(axis)) else None
 
     def _depth(
         self, config: Mapping[str, int]

@@ -14,7 +14,6 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from osf_supernet.graph.graph import DimGroup, Graph, build_graph, named_tensors
 from osf_supernet.subnets.comparison import (
     difference,
-    first_line,
     precision_of,
     run_active,
     tolerance_of,
@@ -26,7 +25,7 @@ from osf_supernet.subnets.references import Reference, reference_at
 from osf_supernet.subnets.surgery import active, copy_module
 from osf_supernet.subnets.verification import VerificationError, oracle_outputs
 from osf_supernet.trace.shapes import one_sample
-from osf_supernet.trace.tracing import split_inputs
+from osf_supernet.trace.tracing import first_line, split_inputs
 
 
 def build_checked_graph(
@@ -115,10 +114,12 @@ class Prober:
         for path in self.graph.units:
             self._probe_depth(path)
         current = self.graph.with_frozen(self.reasons)
-        if self._try(self._halve_all(current)) is not None:  # alike by class, yet not alike
+        halved: dict[str, int] = {}
+        for sizes in _halve_by_kind(current):
+            halved |= sizes
+        if self._try(halved) is not None:  # alike by class, yet not alike
             self._probe_groups([[group] for group in current.elastic()])
-            current = self.graph.with_frozen(self.reasons)
-            self._freeze_kinds(current)
+            self._freeze_kinds(self.graph.with_frozen(self.reasons))
         return self.graph.with_frozen(self.reasons)
 
     def _probe_groups(self, classes: list[list[DimGroup]]) -> None:
@@ -127,8 +128,8 @@ class Prober:
             if group.name in self.reasons:
                 continue
             error = self._solve(group)
-            for member in alike:
-                self._note(member.name, error)
+            if error is not None:
+                self.reasons |= dict.fromkeys((member.name for member in alike), error)
 
     def _probe_depth(self, path: str) -> None:
         """Leave out single blocks: each of few, else the first, the middle and the last."""
@@ -139,7 +140,7 @@ class Prober:
             fewer = max(self.graph.least[path], count - 1)
             error = self._try({f"{path}.depth": fewer}, {path: order})
             if error is not None:
-                self._note(f"{path}.depth", f"leaving out member {index} fails: {error}")
+                self.reasons[f"{path}.depth"] = f"leaving out member {index} fails: {error}"
 
     def _solve(self, group: DimGroup) -> str | None:
         """Find decisions that make the group right; None, or the first failure."""
@@ -156,10 +157,6 @@ class Prober:
                     return None
         self.table.decisions = before
         return f"no choice of the modules' integers computes it rightly ({first})"
-
-    def _note(self, name: str, error: str | None) -> None:
-        if error is not None:
-            self.reasons[name] = error
 
     def _try(
         self, config: Mapping[str, int], depth_order: Mapping[str, list[int]] | None = None
@@ -190,29 +187,16 @@ class Prober:
             self._confirmed.append(config)
         return None
 
-    def _halve_all(self, graph: Graph) -> dict[str, int]:
-        sizes = {group.name: halve(group.size) for group in graph.elastic()}
-        return sizes | {f"{p}.depth": max(1, len(u) // 2) for p, u in graph.units.items()}
-
     def _freeze_kinds(self, graph: Graph) -> None:
         """Freeze the kinds that fail together with those before them."""
         admitted: dict[str, int] = {}
-        for kind in dict.fromkeys(group.kind for group in graph.elastic()):
-            names = [g.name for g in graph.elastic() if g.kind == kind]
-            config = admitted | {n: halve(size_of_group(graph, n)) for n in names}
-            error = self._try(config)
+        for sizes in _halve_by_kind(graph):
+            error = self._try(admitted | sizes)
             if error is None:
-                admitted = config
+                admitted |= sizes
             else:
-                for name in names:
-                    self._note(name, f"together with other groups it fails ({error})")
-        for path, units in graph.units.items():
-            config = admitted | {f"{path}.depth": max(1, len(units) // 2)}
-            error = self._try(config)
-            if error is None:
-                admitted = config
-            else:
-                self._note(f"{path}.depth", f"together with other groups it fails ({error})")
+                reason = f"together with other groups it fails ({error})"
+                self.reasons |= dict.fromkeys(sizes, reason)
 
 
 def require_plain(module: nn.Module) -> None:
@@ -292,9 +276,13 @@ def find_weights_to_tie(graph: Graph) -> list[str]:
     return found
 
 
-def size_of_group(graph: Graph, name: str) -> int:
-    """The full size of a group."""
-    return next(group.size for group in graph.groups.values() if group.name == name)
+def _halve_by_kind(graph: Graph) -> list[dict[str, int]]:
+    """About half of the size of everything elastic: for each kind of group, then for each list."""
+    kinds: dict[str, dict[str, int]] = {}
+    for group in graph.elastic():
+        kinds.setdefault(group.kind, {})[group.name] = halve(group.size)
+    depths = [{f"{path}.depth": max(1, len(u) // 2)} for path, u in graph.units.items()]
+    return [*kinds.values(), *depths]
 
 
 def cluster_groups(graph: Graph) -> list[list[DimGroup]]:

@@ -41,7 +41,7 @@ class Ranking:
         else:
             group = planner.by_name.get(name)
             found = None if group is None else self.groups.get(group.number)
-            full = planner.full_sizes()[name]
+            full = planner.full_sizes[name]
             scores = torch.ones(full, dtype=torch.float64) if found is None else found
         total = float(scores.sum())
         return float(scores[smaller:larger].sum()) / total if total > 0 else 0.0

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +14,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from osf_supernet.graph.graph import Graph, build_graph
-from osf_supernet.subnets.comparison import (
-    difference,
-    find_nonfinite,
-    first_line,
-    run,
-    tolerance_of,
-)
+from osf_supernet.subnets.comparison import difference, find_nonfinite, run, tolerance_of
 from osf_supernet.subnets.integer_attributes import integers_of
 from osf_supernet.subnets.oracle import correspondence, masked_outputs
 from osf_supernet.trace.shapes import larger_batch, other_images, other_lengths
-from osf_supernet.trace.tracing import TraceError
+from osf_supernet.trace.tracing import TraceError, first_line
 
 
 @dataclass(frozen=True)
@@ -50,17 +44,14 @@ def references(
     notes: list[str] = []
     if graph.trace.recorded:
         notes.append(f"recorded from a real call: torch.export said {graph.trace.recorded}")
-    wanted: list[tuple[str, list[Any]]] = [
-        ("a larger batch", [wider] if (wider := larger_batch(inputs)) is not None else []),
-        *(("more_inputs", [other]) for other in more_inputs),
-    ]
+    wanted: list[tuple[str, Iterable[Any]]] = [("more_inputs", [other]) for other in more_inputs]
     if not more_inputs:
-        wanted += [
-            ("another length", list(other_lengths(inputs))),
-            ("another image size", list(other_images(inputs))),
-        ]
-    if wider is None:
+        wanted.append(("another length", other_lengths(inputs)))
+        wanted.append(("another image size", other_images(inputs)))
+    if (wider := larger_batch(inputs)) is None:
         notes.append("no larger batch was checked: the inputs share no first dimension")
+    else:
+        wanted.insert(0, ("a larger batch", [wider]))
     for what, candidates in wanted:
         reasons = []
         for other in candidates:

@@ -139,9 +139,8 @@ class Space(Mapping[str, Choice]):
         """From plain data, ours or the elastic JSON of OFM (see `from_elastic`)."""
         if "elastic_config" in data:
             data = data["elastic_config"]
-        if _is_elastic(data) or any(
-            isinstance(v, Mapping) and _is_elastic(v) for v in data.values()
-        ):
+        parts = [data, *(value for value in data.values() if isinstance(value, Mapping))]
+        if any(map(_is_elastic, parts)):
             return cls.from_elastic(data)
         return cls({pattern: _choice(pattern, value) for pattern, value in data.items()})
 
@@ -215,12 +214,12 @@ class Space(Mapping[str, Choice]):
 
 def default_space(graph: Graph) -> Space:
     """Inner widths, heads and channels down to a quarter, depth down to a half."""
-    coarse: dict[str, Choice] = {}
     present = {group.kind for group in graph.elastic()}
-    for kind in ("mlp", "ssm_inner", "channel", "heads"):
-        if kind in present:
-            multiple = 1 if kind == "heads" else 8
-            coarse[kind] = ratios(0.25, 0.5, 0.75, 1, multiple_of=multiple)
+    coarse: dict[str, Choice] = {
+        kind: ratios(0.25, 0.5, 0.75, 1, multiple_of=1 if kind == "heads" else 8)
+        for kind in ("mlp", "ssm_inner", "channel", "heads")
+        if kind in present
+    }
     if graph.units:
         coarse["depth"] = ratios(0.5, 0.75, 1)
     return Space(coarse)
@@ -294,7 +293,7 @@ def _choice(pattern: str, data: Any) -> Choice:
     if not isinstance(values, list | tuple) or not all(_is_number(value) for value in values):
         raise ValueError(f"{units[0]} of {pattern!r} must be a list of numbers, got {values!r}")
     rest = {key: value for key, value in data.items() if key != units[0]}
-    return Choice(unit=units[0], values=tuple(data[units[0]]), **rest)
+    return Choice(unit=units[0], values=tuple(values), **rest)
 
 
 def _is_number(value: Any) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -68,7 +68,7 @@ def active(module: nn.Module, surgery: Surgery) -> Iterator[ActiveReport]:
         RuntimeError: the module runs as a smaller one already.
     """
     report = ActiveReport()
-    write_back: list[tuple[Tensor, tuple[AxisKeep, ...], Tensor]] = []
+    write_back: list[_Cutting] = []
 
     def view(tensor: Tensor, keep: tuple[AxisKeep, ...], is_buffer: bool) -> Tensor:
         piece = take(tensor, keep)
@@ -78,12 +78,8 @@ def active(module: nn.Module, surgery: Surgery) -> Iterator[ActiveReport]:
                 write_back.append((tensor, keep, piece))
         return piece
 
-    with _patch(module, surgery, view):
-        try:
-            yield report
-        finally:
-            for tensor, keep, piece in write_back:  # running statistics survive the block
-                put(tensor, keep, piece)
+    with _patch(module, surgery, view, write_back):
+        yield report
 
 
 @contextmanager
@@ -94,7 +90,7 @@ def active_for_training(module: nn.Module, surgery: Surgery) -> Iterator[None]:
     on the parameters do not fire for what is cut, and `torch.autograd.grad` does not reach it:
     use `active` where it matters.
     """
-    write_back: list[tuple[Tensor, tuple[AxisKeep, ...], Tensor]] = []
+    write_back: list[_Cutting] = []
 
     def leaf(tensor: Tensor, keep: tuple[AxisKeep, ...], is_buffer: bool) -> Tensor:
         piece = take(tensor.detach(), keep)
@@ -106,12 +102,8 @@ def active_for_training(module: nn.Module, surgery: Surgery) -> Iterator[None]:
             hooked.register_post_accumulate_grad_hook(partial(_add_gradient, tensor, keep))
         return piece
 
-    with _patch(module, surgery, leaf):
-        try:
-            yield
-        finally:
-            for tensor, keep, piece in write_back:
-                put(tensor, keep, piece)
+    with _patch(module, surgery, leaf, write_back):
+        yield
 
 
 @torch.no_grad()
@@ -216,12 +208,15 @@ def _as_run(kept: Sequence[int]) -> range | None:
 
 
 _Cut = Callable[[Tensor, tuple[AxisKeep, ...], bool], Tensor]
+_Cutting = tuple[Tensor, tuple[AxisKeep, ...], Tensor]  # a tensor, what is kept of it, the piece
 _BUSY: WeakSet[nn.Module] = WeakSet()
 _LOCK = threading.Lock()
 
 
 @contextmanager
-def _patch(module: nn.Module, surgery: Surgery, cut: _Cut) -> Iterator[None]:
+def _patch(
+    module: nn.Module, surgery: Surgery, cut: _Cut, write_back: Iterable[_Cutting] = ()
+) -> Iterator[None]:
     """The module with tensors cut by `cut`, attributes set and lists shortened."""
     undo: list[Callable[[], None]] = []
     modules = set(module.modules())
@@ -230,17 +225,16 @@ def _patch(module: nn.Module, surgery: Surgery, cut: _Cut) -> Iterator[None]:
         _BUSY.update(modules)
     try:
         _cut_tensors(module, surgery.keep, cut, undo)
-        attributes = [
-            (_submodule(module, path.rpartition(".")[0]), path.rpartition(".")[2], value)
-            for path, value in surgery.attributes.items()
-        ]
+        for path, value in surgery.attributes.items():
+            owner_path, _, name = path.rpartition(".")
+            _set_attribute(_submodule(module, owner_path), name, value, undo)
         lists = [(_submodule(module, path), kept) for path, kept in surgery.items.items()]
-        for owner, name, value in attributes:
-            _set_attribute(owner, name, value, undo)
         for owner, kept in lists:
             _shorten(owner, kept, undo)
         yield
     finally:
+        for tensor, kept_axes, piece in write_back:  # running statistics survive the block
+            put(tensor, kept_axes, piece)
         for step in reversed(undo):
             step()
         with _LOCK:

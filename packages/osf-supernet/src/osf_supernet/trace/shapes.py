@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,34 +33,33 @@ def _samples(inputs: Inputs | Tensor) -> int:
 
 def other_lengths(inputs: Inputs | Tensor) -> Iterator[Any]:
     """Texts (integers or masks (B, T)) and sequences (B, T, D) cut to about two thirds, or half."""
-    for numerator, denominator in ((2, 3), (1, 2)):
 
-        def cut(x: Tensor, share: tuple[int, int] = (numerator, denominator)) -> Tensor:
-            text = x.dim() == 2 and not x.is_floating_point()
-            if (text or x.dim() == 3) and x.shape[1] > 1:
-                return x[:, : max(1, x.shape[1] * share[0] // share[1])]
-            return x
+    def cut(numerator: int, denominator: int, x: Tensor) -> Tensor:
+        text = x.dim() == 2 and not x.is_floating_point()
+        if (text or x.dim() == 3) and x.shape[1] > 1:
+            return x[:, : max(1, x.shape[1] * numerator // denominator)]
+        return x
 
-        if _has_effect(inputs, cut):
-            yield _map_tensors(inputs, cut)
+    return _changed(inputs, partial(cut, 2, 3), partial(cut, 1, 2))
 
 
 def other_images(inputs: Inputs | Tensor) -> Iterator[Any]:
     """Images (B, C, H, W) of half and of double the sides."""
-    for factor in (0.5, 2.0):
 
-        def resize(x: Tensor, factor: float = factor) -> Tensor:
-            if x.dim() == 4 and x.is_floating_point() and min(x.shape[2:]) > 1:
-                return F.interpolate(x, scale_factor=factor)
-            return x
+    def resize(factor: float, x: Tensor) -> Tensor:
+        if x.dim() == 4 and x.is_floating_point() and min(x.shape[2:]) > 1:
+            return F.interpolate(x, scale_factor=factor)
+        return x
 
-        if _has_effect(inputs, resize):
-            yield _map_tensors(inputs, resize)
+    return _changed(inputs, partial(resize, 0.5), partial(resize, 2.0))
 
 
-def _has_effect(inputs: Any, change: Callable[[Tensor], Tensor]) -> bool:
-    leaves = pytree.tree_flatten(split_inputs(inputs))[0]
-    return any(isinstance(x, Tensor) and change(x).shape != x.shape for x in leaves)
+def _changed(inputs: Any, *changes: Callable[[Tensor], Tensor]) -> Iterator[Any]:
+    """The inputs after each of the changes that has an effect on a shape."""
+    leaves = [x for x in pytree.tree_leaves(split_inputs(inputs)) if isinstance(x, Tensor)]
+    for change in changes:
+        if any(change(x).shape != x.shape for x in leaves):
+            yield _map_tensors(inputs, change)
 
 
 def _map_tensors(inputs: Any, change: Callable[[Tensor], Tensor]) -> Any:

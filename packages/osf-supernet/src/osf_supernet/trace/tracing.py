@@ -4,10 +4,9 @@ What does not export is recorded instead, from one real call (`recording`)."""
 
 from __future__ import annotations
 
-import contextlib
 import io
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +67,17 @@ class Trace:
             )
         return {name: given[path] for name, path in zip(self.inputs, self.paths, strict=True)}
 
+    def arguments(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> list[Any]:
+        """What the graph is called with.
+
+        Args:
+            tensors: parameter or buffer name → its value.
+            values: placeholder name → value of each of the call's own inputs.
+        """
+        known = {node: tensors[name] for node, name in self.parameters.items()} | self.constants
+        names = [node.name for node in self.nodes if node.op == "placeholder"]
+        return [known[name] if name in known else values.get(name) for name in names]
+
     def move(self, device: torch.device) -> None:
         """Bring inputs and constants, and what the graph creates, to another device."""
 
@@ -100,6 +110,17 @@ def module_path(node: fx.Node) -> str:
     """The innermost module a node was recorded in."""
     stack = node.meta.get("nn_module_stack") or {}
     return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's message."""
+    return (str(error).strip().split("\n")[0] or type(error).__name__)[:200]
+
+
+def call_model(model: nn.Module, inputs: Inputs | Tensor) -> Any:
+    """What a model returns for inputs in any of the forms of `split_inputs`."""
+    args, kwargs = split_inputs(inputs)
+    return model(*args, **kwargs)
 
 
 def split_inputs(example_inputs: Inputs | Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -200,15 +221,14 @@ def trace(module: nn.Module, example_inputs: Inputs | Tensor) -> Trace:
         torch.no_grad(),
     ):
         try:
-            with quiet_export():
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it prints graphs
                 program = torch.export.export(module, args, kwargs, strict=False)
         except Exception as error:  # export raises whatever the model's code raises
-            reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+            reason = first_line(error)
         else:
             return _read(program, args, kwargs)
         try:
-            buffers = frozenset(name for name, _ in module.named_buffers())
-            return _read_recorded(record(module, args, kwargs), args, kwargs, reason, buffers)
+            return _read_recorded(module, args, kwargs, reason)
         except Exception as error:
             remedy = " (pass `({...},)` if forward takes one dict)" * bool(kwargs)
             raise TraceError(
@@ -218,67 +238,68 @@ def trace(module: nn.Module, example_inputs: Inputs | Tensor) -> Trace:
             ) from error
 
 
-@contextmanager
-def quiet_export() -> Any:
-    """Suppress the graph that a failing export prints."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
-
-
 def _read_recorded(
-    recorded: tuple[fx.GraphModule, list[str], Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    reason: str,
-    buffers: frozenset[str],
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], reason: str
 ) -> Trace:
-    """The same facts from a recorded graph."""
-    graph_module, names, structure = recorded
+    """The graph of a recorded call, which could not be exported for a reason."""
+    graph_module, names, structure = record(module, args, kwargs)
     placeholders = [n.name for n in graph_module.graph.nodes if n.op == "placeholder"]
+    facts: dict[str, Any] = {
+        "parameters": dict(zip(placeholders, names, strict=False)),
+        "buffers": frozenset(name for name, _ in module.named_buffers()),
+        "constants": {},
+        "recorded": reason,
+    }
     given = _leaves((args, kwargs), only_tensors=True)
-    own = dict(zip(placeholders, names, strict=False))
-    output = next(n for n in graph_module.graph.nodes if n.op == "output")
-    paths = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(structure)[0]]
-    leaves = [leaf if isinstance(leaf, fx.Node) else None for leaf in output.args[0]]
-    return Trace(
-        graph_module=graph_module,
-        parameters=own,
-        buffers=buffers,
-        constants={},
-        inputs=dict(zip(placeholders[len(names) :], given.values(), strict=True)),
-        paths=tuple(given),
-        outputs=list(zip(paths, leaves, strict=True)),
-        recorded=reason,
-    )
+    return _make_trace(graph_module, facts, given, _results(graph_module), structure)
 
 
 def _read(program: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
     """What the exported program's signature says about its placeholders and outputs."""
     signature = program.graph_signature
-    parameters = dict(signature.inputs_to_parameters) | dict(signature.inputs_to_buffers)
-    constants = {
-        name: program.constants[target]
-        for name, target in signature.inputs_to_lifted_tensor_constants.items()
+    lifted = signature.inputs_to_lifted_tensor_constants.items()
+    facts: dict[str, Any] = {
+        "parameters": dict(signature.inputs_to_parameters) | dict(signature.inputs_to_buffers),
+        "buffers": frozenset(signature.inputs_to_buffers.values()),
+        "constants": {name: program.constants[target] for name, target in lifted},
     }
-    graph_module = program.graph_module
-    known = set(parameters) | set(constants)
-    free = [
-        n.name for n in graph_module.graph.nodes if n.op == "placeholder" and n.name not in known
-    ]
     given = _leaves((args, kwargs), only_tensors=False)
-    output = next(n for n in graph_module.graph.nodes if n.op == "output")
-    leaves = list(output.args[0])[len(signature.buffers_to_mutate) :]
-    template = pytree.tree_unflatten(list(range(len(leaves))), program.call_spec.out_spec)
-    paths = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(template)[0]]
+    results = _results(program.graph_module)[len(signature.buffers_to_mutate) :]
+    structure = pytree.tree_unflatten(list(range(len(results))), program.call_spec.out_spec)
+    return _make_trace(program.graph_module, facts, given, results, structure)
+
+
+def _results(graph_module: fx.GraphModule) -> list[Any]:
+    """What a graph returns."""
+    output = next(node for node in graph_module.graph.nodes if node.op == "output")
+    return list(output.args[0])
+
+
+def _make_trace(
+    graph_module: fx.GraphModule,
+    facts: dict[str, Any],
+    given: dict[str, Any],
+    results: list[Any],
+    structure: Any,
+) -> Trace:
+    """A trace of which parameters, buffers and constants are known.
+
+    Args:
+        graph_module: the graph.
+        facts: those attributes of the trace.
+        given: path in the call's arguments → what was passed.
+        results: what the graph returns, flat.
+        structure: as what the module returned, with the position in `results` at each leaf.
+    """
+    placeholders = [n.name for n in graph_module.graph.nodes if n.op == "placeholder"]
+    known = facts["parameters"] | facts["constants"]
+    free = [name for name in placeholders if name not in known]
+    paths = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(structure)[0]]
+    leaves = [leaf if isinstance(leaf, fx.Node) else None for leaf in results]
     return Trace(
         graph_module=graph_module,
-        parameters=parameters,
-        buffers=frozenset(signature.inputs_to_buffers.values()),
-        constants=constants,
         inputs=dict(zip(free, given.values(), strict=True)),
         paths=tuple(given),
-        outputs=[
-            (path, leaf if isinstance(leaf, fx.Node) else None)
-            for path, leaf in zip(paths, leaves, strict=True)
-        ],
+        outputs=list(zip(paths, leaves, strict=True)),
+        **facts,
     )

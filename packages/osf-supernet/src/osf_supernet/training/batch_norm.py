@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from osf_supernet.trace.tracing import split_inputs
+from osf_supernet.trace.tracing import call_model
 
 _Norm = nn.modules.batchnorm._NormBase  # batch norms, and instance norms that keep statistics
 _InstanceNorm = nn.modules.instancenorm._InstanceNorm
@@ -23,20 +23,17 @@ def _norms(model: nn.Module) -> list[_Norm]:
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
     """Batch norms in training mode do not change their running statistics inside the block."""
     norms = _norms(model)
-    before = [(norm, norm.momentum, _count(norm)) for norm in norms]
+    momenta = [(norm, norm.momentum) for norm in norms]
+    counters = [c for norm in norms if (c := norm.num_batches_tracked) is not None]
+    counts = [(counter, counter.clone()) for counter in counters]
     for norm in norms:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, momentum, count in before:
+        for norm, momentum in momenta:
             norm.momentum = momentum
-            if norm.num_batches_tracked is not None and count is not None:
-                norm.num_batches_tracked.fill_(count)
-
-
-def _count(norm: _Norm) -> int | None:
-    return None if norm.num_batches_tracked is None else int(norm.num_batches_tracked)
+        _put_back(counts)
 
 
 def recalibrate(model: nn.Module, batches: Collection[Any]) -> None:
@@ -83,8 +80,7 @@ def _average_statistics(model: nn.Module, norms: list[_Norm], batches: Collectio
         for norm in norms:
             if isinstance(norm, _InstanceNorm):  # takes None for zero
                 norm.momentum = 1 / (index + 1)
-        args, kwargs = split_inputs(batch)
-        model(*args, **kwargs)
+        call_model(model, batch)
 
 
 def _check(batches: Collection[Any]) -> None:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from osf_supernet.factories import describe_types, find_factory
 from osf_supernet.training.processes import rank_and_world, shard_rows
 from osf_supernet.training.tasks import Classification, Task
 
@@ -34,19 +33,6 @@ class Experiment(NamedTuple):
     batch_of: Callable[[int], Any]
     evaluate: Callable[[nn.Module], float]
     calibration: list[Any]
-
-
-def from_factory(name: str, batch_size: int) -> Experiment:
-    """The experiment that `module:factory` returns when called with the batch size.
-
-    Raises:
-        ValueError: there is no such factory, or it returned something else.
-    """
-    made = find_factory(name, "data")(batch_size)
-    if not isinstance(made, tuple) or len(made) != len(Experiment._fields):
-        fields = ", ".join(Experiment._fields)
-        raise ValueError(f"{name} must return a tuple ({fields}), got {describe_types(made)}")
-    return Experiment(*made)
 
 
 def from_image_folder(

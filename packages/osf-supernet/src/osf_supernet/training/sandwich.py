@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from osf_supernet.subnets.planning import Config
 from osf_supernet.supernet import Supernet
 from osf_supernet.training.batch_norm import frozen_statistics
+from osf_supernet.training.processes import rank_and_world
 from osf_supernet.training.tasks import Task
 
 
@@ -108,9 +109,9 @@ def sandwich_configs(
 
 def average_gradients(model: nn.Module) -> None:
     """The mean of the gradients over all ranks, in place; nothing without a process group."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    world = rank_and_world()[1]
+    if world == 1:
         return
-    world = distributed.get_world_size()
     by_type: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for parameter in model.parameters():
         if parameter.grad is not None:
@@ -120,7 +121,6 @@ def average_gradients(model: nn.Module) -> None:
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         distributed.all_reduce(flat)
         flat /= world
-        start = 0
-        for gradient in gradients:
-            gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
-            start += gradient.numel()
+        means = flat.split_with_sizes([gradient.numel() for gradient in gradients])
+        for gradient, mean in zip(gradients, means, strict=True):
+            gradient.copy_(mean.view_as(gradient))

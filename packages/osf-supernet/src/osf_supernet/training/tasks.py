@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from osf_supernet.trace.tracing import evaluation_mode, split_inputs
+from osf_supernet.trace.tracing import call_model, evaluation_mode
 from osf_supernet.training.processes import gather_rows
 
 
@@ -43,11 +43,26 @@ def tempered_divergence(student: Tensor, teacher: Tensor, temperature: float) ->
     return total * temperature**2 * student.shape[-1] / student.numel()
 
 
-def _check(distill: float, temperature: float) -> None:
-    if not 0 <= distill <= 1:
-        raise ValueError(f"distill must be in [0, 1], got {distill}; 0 learns from data alone")
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+@dataclass(frozen=True, kw_only=True)
+class _Distillation:
+    """Learning from data and from a teacher: the options, and the loss of both."""
+
+    distill: float = 0.5
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.distill <= 1:
+            raise ValueError(
+                f"distill must be in [0, 1], got {self.distill}; 0 learns from data alone"
+            )
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+
+    def _soften(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return tempered_divergence(student, teacher, self.temperature)
+
+    def _mix(self, hard: Tensor, soft: Tensor) -> Tensor:
+        return (1 - self.distill) * hard + self.distill * soft
 
 
 def _logits(output: Any) -> Tensor:
@@ -56,13 +71,8 @@ def _logits(output: Any) -> Tensor:
     return logits
 
 
-def _call_model(model: nn.Module, inputs: Any) -> Any:
-    args, kwargs = split_inputs(inputs)
-    return model(*args, **kwargs)
-
-
 @dataclass(frozen=True, kw_only=True)
-class Classification:
+class Classification(_Distillation):
     """Cross-entropy on batches (inputs, labels (B,)); a teacher's logits weigh `distill`.
 
     Attributes:
@@ -71,21 +81,15 @@ class Classification:
         label_smoothing: of the labels.
     """
 
-    distill: float = 0.5
-    temperature: float = 1.0
     label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check(self.distill, self.temperature)
 
     def __call__(self, model: nn.Module, batch: Any, teacher: Any = None) -> TaskResult:
         """The loss and the logits (B, C)."""
         inputs, labels = batch
-        logits = _logits(_call_model(model, inputs))
+        logits = _logits(call_model(model, inputs))
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         if teacher is not None:
-            soft = tempered_divergence(logits, teacher, self.temperature)
-            loss = (1 - self.distill) * loss + self.distill * soft
+            loss = self._mix(loss, self._soften(logits, teacher))
         return TaskResult(loss, logits)
 
     def evaluate(self, model: nn.Module, batches: Iterable[Any]) -> float:
@@ -93,7 +97,7 @@ class Classification:
         right = total = 0
         with evaluation_mode(model), torch.no_grad():
             for inputs, labels in batches:
-                right += int((_logits(_call_model(model, inputs)).argmax(-1) == labels).sum())
+                right += int((_logits(call_model(model, inputs)).argmax(-1) == labels).sum())
                 total += len(labels)
         return 100 * right / total
 
@@ -124,7 +128,7 @@ def clip_features(model: nn.Module, images: Tensor, tokens: Tensor) -> ClipFeatu
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contrastive:
+class Contrastive(_Distillation):
     """Symmetric contrastive loss of CLIP on batches (images, tokens (B, T)).
 
     Equal captions are one positive: the target is uniform over a row's equal captions. Over
@@ -137,12 +141,7 @@ class Contrastive:
         embedding: weight of the mean cosine distance to the teacher's embeddings.
     """
 
-    distill: float = 0.5
-    temperature: float = 1.0
     embedding: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check(self.distill, self.temperature)
 
     def __call__(self, model: nn.Module, batch: Any, teacher: Any = None) -> TaskResult:
         """The loss and the gathered features."""
@@ -160,17 +159,11 @@ class Contrastive:
         target = target.to(logits.dtype)
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         if teacher is not None:
-            loss = (1 - self.distill) * loss + self.distill * self._soft(
-                logits, ClipFeatures(image, text, features.scale), teacher
-            )
+            known, known_image, known_text = teacher
+            soft = (self._soften(logits, known) + self._soften(logits.T, known.T)) / 2
+            distance = 2 - (image * known_image).sum(-1).mean() - (text * known_text).sum(-1).mean()
+            loss = self._mix(loss, soft + self.embedding * distance / 2)
         return TaskResult(loss, (logits, image, text))
-
-    def _soft(self, logits: Tensor, own: ClipFeatures, teacher: Any) -> Tensor:
-        known, image, text = teacher
-        rows = tempered_divergence(logits, known, self.temperature)
-        columns = tempered_divergence(logits.T, known.T, self.temperature)
-        distance = 2 - (own.image * image).sum(-1).mean() - (own.text * text).sum(-1).mean()
-        return (rows + columns) / 2 + self.embedding * distance / 2
 
     def evaluate(self, model: nn.Module, batches: Iterable[Any], class_tokens: Tensor) -> float:
         """Zero-shot accuracy in percent on batches (images, labels) with one text per class."""
@@ -194,7 +187,7 @@ def _encode_distinct(model: Any, images: Tensor, distinct: Tensor, place: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageModel:
+class LanguageModel(_Distillation):
     """Next-token cross-entropy on batches of tokens (B, T); a teacher's logits weigh `distill`.
 
     Attributes:
@@ -203,12 +196,7 @@ class LanguageModel:
         call: model and tokens → logits (B, T, V); by default the model's output or its `logits`.
     """
 
-    distill: float = 0.5
-    temperature: float = 1.0
     call: Callable[[nn.Module, Tensor], Tensor] | None = None
-
-    def __post_init__(self) -> None:
-        _check(self.distill, self.temperature)
 
     def logits(self, model: nn.Module, tokens: Tensor) -> Tensor:
         """(B, T, V) for tokens (B, T)."""
@@ -219,8 +207,7 @@ class LanguageModel:
         logits = self.logits(model, batch)[:, :-1]
         loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
         if teacher is not None:
-            soft = tempered_divergence(logits, teacher, self.temperature)
-            loss = (1 - self.distill) * loss + self.distill * soft
+            loss = self._mix(loss, self._soften(logits, teacher))
         return TaskResult(loss, logits)
 
     def evaluate(self, model: nn.Module, batches: Iterable[Tensor]) -> float:
