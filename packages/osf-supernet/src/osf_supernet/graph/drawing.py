@@ -11,33 +11,27 @@ _ROW = 18
 
 def graph_to_svg(graph: Graph) -> str:
     """Groups on the left, the modules that have them on the right, lines between; no graphviz."""
-    modules: dict[str, int] = {}
-    lines: list[tuple[int, str, bool]] = []
-    groups = list(graph.groups.values())
-    for row, group in enumerate(groups):
-        for module in dict.fromkeys(
-            name.rpartition(".")[0] or "(root)" for name, _ in group.members
-        ):
-            modules.setdefault(module, len(modules))
-            lines.append((row, module, group.frozen is None))
-    height = _ROW * (max(len(groups), len(modules)) + 1)
-    drawn = [
-        f'<line x1="430" y1="{_ROW * (row + 1)}" x2="570" y2="{_ROW * (modules[module] + 1)}" '
-        f'stroke="{"#1f77b4" if elastic else "#cccccc"}"/>'
-        for row, module, elastic in lines
-    ]
-    for row, group in enumerate(groups):
-        color = "black" if group.frozen is None else "#999999"
-        note = "elastic" if group.frozen is None else group.frozen
-        drawn.append(
-            f'<text x="425" y="{_ROW * (row + 1) + 4}" text-anchor="end" fill="{color}">'
+    rows: dict[str, int] = {}  # of modules
+    lines, labels = [], []
+    for row, group in enumerate(graph.groups.values(), 1):
+        note, color, stroke = group.frozen, "#999999", "#cccccc"
+        if note is None:
+            note, color, stroke = "elastic", "black", "#1f77b4"
+        for module in dict.fromkeys(name.rpartition(".")[0] for name, _ in group.members):
+            end = rows.setdefault(module or "(root)", len(rows) + 1)
+            lines.append(
+                f'<line x1="430" y1="{_ROW * row}" x2="570" y2="{_ROW * end}" stroke="{stroke}"/>'
+            )
+        labels.append(
+            f'<text x="425" y="{_ROW * row + 4}" text-anchor="end" fill="{color}">'
             f"{escape(group.name)} ({group.size})<title>{escape(note)}</title></text>"
         )
-    drawn += [
-        f'<text x="575" y="{_ROW * (row + 1) + 4}">{escape(module)}</text>'
-        for module, row in modules.items()
+    labels += [
+        f'<text x="575" y="{_ROW * row + 4}">{escape(module)}</text>'
+        for module, row in rows.items()
     ]
+    height = _ROW * (max(len(graph.groups), len(rows)) + 1)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="1000" height="{height}" '
-        'font-family="Helvetica" font-size="11">\n' + "\n".join(drawn) + "\n</svg>"
+        'font-family="Helvetica" font-size="11">\n' + "\n".join(lines + labels) + "\n</svg>"
     )

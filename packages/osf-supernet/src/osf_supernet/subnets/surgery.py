@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from osf_supernet.counting import storage_key
+from osf_supernet.graph.graph import named_tensors
 
 AxisKeep = Sequence[int] | None  # kept indices of an axis; None keeps all
 
@@ -261,16 +262,7 @@ def _cut_tensors(
     undo: list[Callable[[], None]],
 ) -> None:
     """Replace every tensor named in `keep`, under all of its names."""
-    owners = [
-        (prefix, owner, table)
-        for prefix, owner in module.named_modules(remove_duplicate=False)
-        for table in (owner._parameters, owner._buffers)
-    ]
-    named: dict[str, Tensor] = {}
-    for prefix, _, table in owners:
-        for name, tensor in table.items():
-            if tensor is not None:
-                named[f"{prefix}.{name}" if prefix else name] = tensor
+    named = named_tensors(module)
     wanted: dict[Hashable, tuple[AxisKeep, ...]] = {}
     for name, axes in keep.items():
         if name not in named:
@@ -282,7 +274,10 @@ def _cut_tensors(
         kept = wanted.get(storage_key(tensor)) if id(tensor) not in pieces else None
         if kept is not None:
             pieces[id(tensor)] = cut(tensor, kept, not isinstance(tensor, nn.Parameter)), kept
-    for _, _, table in owners:
+    tables: list[dict[str, Any]] = []
+    for owner in module.modules():
+        tables += owner._parameters, owner._buffers
+    for table in tables:
         for name, current in list(table.items()):
             if id(current) in pieces:
                 piece, axes = pieces[id(current)]

@@ -51,14 +51,10 @@ def save_checkpoint(folder: Path, step: int, net: Supernet, optimizer: Optimizer
         "depth_orders": net.depth_orders,
         "optimizer": _pack(optimizer.state_dict(), "optimizer", optimizer_tensors),
     }
-    tensors: dict[str, Mapping[str, Tensor]] = {
+    tensors = {
         "model": net.model.state_dict(),
         "optimizer": optimizer_tensors,
-        "random": {
-            f"{rank}.{device}": value
-            for rank, states in enumerate(random)
-            for device, value in states.items()
-        },
+        "random": {f"{r}.{device}": s for r, own in enumerate(random) for device, s in own.items()},
     }
     write_checkpoint(folder, step, tensors, state)
     keep_last(folder, 1)
