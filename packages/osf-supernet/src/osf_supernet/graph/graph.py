@@ -124,10 +124,7 @@ def build_graph(
         for name in tensors
     }
     used = {n for axes in expressions.values() for e in axes for n in groups_in(e)}
-    values = {
-        node: pytree.tree_map(numbering.expression, propagation.labels[node])
-        for node in traced.nodes
-    }
+    values = pytree.tree_map(numbering.expression, propagation.labels)
     reached = _used_tensors(traced, tensors)
     groups = _groups(numbering, used, expressions, reached, tensors)
     units, refused = find_depth_units(module, traced, propagation)
