@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from dtp_pooling.cli import main
@@ -183,9 +182,18 @@ def test_a_second_interruption_ends_at_once_in_one_line(run, tmp_path):
     data, _ = run
     out = tmp_path / "stopped"
     program = (
-        "import sys, time; from dtp_pooling.training.trainer import Trainer; "
-        "Trainer.step = lambda trainer: (print('step', flush=True), time.sleep(60)); "
-        "from dtp_pooling.cli import main; sys.exit(main())"
+        "import signal, sys, time\n"
+        "from dtp_pooling.cli import main\n"
+        "from dtp_pooling.training.trainer import Trainer\n"
+        "def step(trainer):\n"
+        "    handler = signal.getsignal(signal.SIGINT)\n"
+        "    print('step', flush=True)\n"
+        "    while signal.getsignal(signal.SIGINT) == handler:\n"
+        "        time.sleep(0.01)\n"
+        "    print('noticed', flush=True)\n"
+        "    time.sleep(60)\n"
+        "Trainer.step = step\n"
+        "sys.exit(main())"
     )
     command = [sys.executable, "-c", program, *start(data, out)]
     with subprocess.Popen(
@@ -193,7 +201,7 @@ def test_a_second_interruption_ends_at_once_in_one_line(run, tmp_path):
     ) as process:
         assert process.stdout.readline() == "step\n"
         process.send_signal(signal.SIGINT)
-        time.sleep(0.5)
+        assert process.stdout.readline() == "noticed\n"
         assert process.poll() is None  # the step under way would be finished
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
