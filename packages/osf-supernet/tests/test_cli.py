@@ -156,6 +156,9 @@ def test_resume_runs_no_code_that_a_file_names(model, data, tmp_path, capsys):
     assert "pass --data osf_cli_data:data" in capsys.readouterr().err
     assert main(["resume", str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
+    (tmp_path / "evaluated.jsonl").touch()  # of a release that recorded no options
+    assert main(["resume", str(tmp_path), "--model", model]) == 2
+    assert "does not record its options: pass --images" in capsys.readouterr().err
 
 
 def test_an_existing_directory_is_set_aside_only_when_asked(model, data, tmp_path, capsys):

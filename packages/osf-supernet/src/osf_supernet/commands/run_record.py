@@ -60,6 +60,11 @@ def read_record(folder: Path, given: argparse.Namespace) -> argparse.Namespace:
     merged = vars(given) | recorded | changes
     if not merged["model"]:
         raise ValueError(f"{folder} does not say of which model it is: pass --model MODEL")
+    if not merged["images"] and not merged["data"]:
+        raise ValueError(
+            f"{folder} does not record its options: pass --images FOLDER or --data FACTORY, and "
+            "every other option that it was started with"
+        )
     return argparse.Namespace(**merged | {"command": command, "out": str(folder)})
 
 
