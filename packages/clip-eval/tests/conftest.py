@@ -7,6 +7,7 @@ import json
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -194,3 +195,19 @@ def trained_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save(directory)
     (directory / "zeroshot_classification_templates.txt").write_text("a {c} thing\n")
     return directory
+
+
+@pytest.fixture
+def caption_retrieval() -> Callable[..., dict[str, float | None]]:
+    """The recall of the retrieval task for embeddings of images and of the texts that they own."""
+    from clip_eval.tasks.retrieval import CaptionedImage, Retrieval
+
+    def measure(images: Any, texts: Any, owner: Any, ks: tuple[int, ...]) -> Any:
+        task, rows = Retrieval(cast(Any, None), ks), []
+        for number, image in enumerate(images):
+            own = np.asarray(texts)[np.asarray(owner) == number]
+            captions = ("",) * len(own)
+            rows.append(CaptionedImage(str(number), bytes([number]), captions, image, own))
+        return task.result(rows).metrics
+
+    return measure

@@ -3,8 +3,8 @@ from .errors import EvaluationError
 from .evaluation.config import EvaluationConfig
 from .evaluation.evaluate import evaluate
 from .models.adapters import TowerAdapter, TransformPreprocess
-from .models.directory import LoadedModel, load_for_evaluation
-from .models.protocols import ImageTextModel
+from .models.directory import load_for_evaluation
+from .models.protocols import ImageTextModel, LoadedModel
 from .models.zero_shot import build_classifier
 from .results.result import Result
 

@@ -48,7 +48,7 @@ def test_labels_are_ranked_with_probabilities(
 
 def test_files_and_directories(images: list[Path], tmp_path: Path) -> None:
     (tmp_path / "._one.png").write_bytes(b"what macOS leaves beside a file")
-    names = [path.name for path in ImageFiles([images[1], tmp_path]).paths]
+    names = [Path(path).name for path in ImageFiles([images[1], tmp_path]).paths]
     assert names == ["two.jpg", "broken <b>.png", "one.png", "two.jpg"]
     with pytest.raises(DataError, match="no such file"):
         ImageFiles([tmp_path / "absent.png"])

@@ -65,7 +65,6 @@ class Format:
 
 _TABLE = ("classnames", "templates", "image_key", "caption_key", "image_root")
 _SHARDS = ("classnames", "templates", "split", "image_key", "caption_key", "cache")
-_TORCHVISION = ("classnames", "templates", "split", "default_split", "download")
 
 FORMATS: dict[str, Format] = {
     row.kind: row
@@ -130,21 +129,16 @@ FORMATS: dict[str, Format] = {
             accepts=("templates", "cache"),
             contents=("metadata.pkl",),
         ),
-        Format(
-            kind="cifar10",
-            reader="clip_eval.data.readers.torchvision_sets:Cifar10",
-            form="cifar10[:ROOT]",
-            content="CIFAR-10 as torchvision stores it, downloaded if it is not there",
-            accepts=_TORCHVISION,
-            needs_path=False,
-        ),
-        Format(
-            kind="cifar100",
-            reader="clip_eval.data.readers.torchvision_sets:Cifar100",
-            form="cifar100[:ROOT]",
-            content="CIFAR-100 as torchvision stores it, downloaded if it is not there",
-            accepts=_TORCHVISION,
-            needs_path=False,
+        *(
+            Format(
+                kind=f"cifar{number}",
+                reader=f"clip_eval.data.readers.torchvision_sets:Cifar{number}",
+                form=f"cifar{number}[:ROOT]",
+                content=f"CIFAR-{number} as torchvision stores it, downloaded if it is not there",
+                accepts=("classnames", "templates", "split", "default_split", "download"),
+                needs_path=False,
+            )
+            for number in (10, 100)
         ),
     )
 }

@@ -32,6 +32,11 @@ FORMATS = (
 )
 """Formats that are decoded, by Pillow's names. The list is closed, whatever else Pillow reads:
 its PostScript reader, for one, starts Ghostscript on the file."""
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif"),
+    *(".tif", ".tiff", ".ppm", ".pgm"),
+)
+"""Suffixes, lower case, by which files are taken for images."""
 DECODING = f"decoding 1, Pillow {PIL.__version__}"
 """Version of the decoding rules, for the keys of caches: it changes when pixels may change."""
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N")

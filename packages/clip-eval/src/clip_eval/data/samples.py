@@ -98,6 +98,41 @@ class Source(ABC):
         return class_captions(label, self.classnames, self.templates, key)
 
 
+class ImagePaths(Source):
+    """Images in files below a directory: the base class of readers that list them.
+
+    Attributes:
+        image_root: The directory.
+        paths: Path of each image below it, which is the key of the sample too.
+        labels: Label of each image; empty where there are none.
+        captions: Captions of each image; empty where there are none.
+    """
+
+    image_root: Path
+    paths: Sequence[str]
+    labels: Sequence[int] = ()
+    captions: Sequence[tuple[str, ...]] = ()
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.paths)
+
+    def label(self, index: int) -> int | None:
+        """Label of one image, without opening it."""
+        return self.labels[index] if self.labels else None
+
+    def read(self, index: int) -> Sample:
+        """The encoded image; one with a label but no caption gets the filled templates.
+
+        Raises:
+            BadSample: The file cannot be read.
+        """
+        path, label = self.paths[index], self.label(index)
+        data = read_image_file(self.image_root / path, path)
+        captions = self.captions[index] if self.captions else ()
+        return Sample(path, data, captions or self.class_captions(label, path), label)
+
+
 def read_image_file(path: Path, key: str) -> bytes:
     """The bytes of an image that lies on disk.
 

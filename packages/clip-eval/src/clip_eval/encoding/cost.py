@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from clip_models.model import count_parameters
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from clip_eval.encoding.encoder import Encoder
-from clip_eval.models.mode import evaluation_mode
+from clip_eval.models.protocols import evaluation_mode
 
 CAPTION = "a photo of a small brown dog playing on the beach."
 PERCENTILES = (50, 90, 99)
@@ -47,11 +48,11 @@ def measure_cost(
 
     def texts(batch: int) -> Callable[[], object]:
         own = tokens.expand(batch, -1).contiguous().to(encoder.device)
-        return lambda: _text(encoder, own)
+        return lambda: model.encode_text(own)
 
     with evaluation_mode(model), torch.no_grad():
         return {
-            "parameters": count_parameters(model),
+            "parameters": count_parameters(model) if isinstance(model, nn.Module) else None,
             "image_flops": count_flops(images(1)),
             "text_flops": count_flops(texts(1)),
             "input_pixels": list(pixels.shape[2:]),
@@ -61,13 +62,6 @@ def measure_cost(
             "image_latency": _latencies(images, batch_sizes, repeats, warmup, encoder.device),
             "text_latency": _latencies(texts, batch_sizes, repeats, warmup, encoder.device),
         }
-
-
-def count_parameters(model: object) -> int | None:
-    """Count the parameters of a module, shared ones once; None for another object."""
-    if not isinstance(model, nn.Module):
-        return None
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_flops(forward: Callable[[], object]) -> int:
@@ -93,11 +87,6 @@ def _processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-@torch.no_grad()
-def _text(encoder: Encoder, tokens: Tensor) -> Tensor:
-    return encoder.model.encode_text(tokens)
 
 
 def _latencies(

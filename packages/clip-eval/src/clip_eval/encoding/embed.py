@@ -15,7 +15,7 @@ from tqdm import tqdm
 from clip_eval.data.samples import Source
 from clip_eval.encoding.batches import ImageBatch, LoaderConfig, iter_batches
 from clip_eval.encoding.encoder import Encoder
-from clip_eval.models.mode import evaluation_mode
+from clip_eval.models.protocols import evaluation_mode
 
 
 def group_by_preprocessing(encoders: Sequence[Encoder]) -> list[list[int]]:

@@ -17,7 +17,7 @@ from clip_eval.encoding.batches import LoaderConfig
 from clip_eval.encoding.embed import embed_images
 from clip_eval.encoding.encoder import Encoder
 from clip_eval.errors import EvaluationError
-from clip_eval.models.mode import evaluation_mode
+from clip_eval.models.protocols import evaluation_mode
 from clip_eval.results.result import Skipped
 
 

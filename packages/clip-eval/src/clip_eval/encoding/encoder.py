@@ -16,14 +16,13 @@ from torch.nn.functional import normalize
 
 from clip_eval.data.images import DECODING
 from clip_eval.encoding.cache import EmbeddingStore, digest_parts
-from clip_eval.models.directory import LoadedModel
 from clip_eval.models.fingerprints import (
     fingerprint,
     model_fingerprint,
     preprocess_fingerprint,
     tokenizer_fingerprint,
 )
-from clip_eval.models.protocols import ImagePreprocess, ImageTextModel, TextTokenizer
+from clip_eval.models.protocols import ImagePreprocess, ImageTextModel, LoadedModel, TextTokenizer
 from clip_eval.models.zero_shot import encode_prompts
 
 Precision = Literal["fp32", "bf16", "fp16"]

@@ -15,8 +15,12 @@ from clip_eval.encoding.embed import embed_images, group_by_preprocessing
 from clip_eval.encoding.encoder import Encoder
 from clip_eval.errors import EvaluationError
 from clip_eval.evaluation.config import EvaluationConfig
-from clip_eval.models.mode import evaluation_mode
-from clip_eval.models.protocols import ImagePreprocess, ImageTextModel, TextTokenizer
+from clip_eval.models.protocols import (
+    ImagePreprocess,
+    ImageTextModel,
+    TextTokenizer,
+    evaluation_mode,
+)
 from clip_eval.results.result import Result, Skipped
 from clip_eval.tasks.build import make_task
 from clip_eval.tasks.config import ResolvedTask, resolve_task

@@ -174,31 +174,6 @@ def _last_of_ties(values: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.append(np.flatnonzero(values[1:] != values[:-1]), len(values) - 1)
 
 
-def mean_average_precision(
-    scores: ArrayLike, targets: ArrayLike, *, without_positives: float | None = None
-) -> float | None:
-    """Mean over classes of the average precision: the measure of multi-label classification.
-
-    Args:
-        scores: (N, C).
-        targets: 1 where the sample belongs to the class, (N, C).
-        without_positives: What a class without a positive counts as; None leaves it out of the
-            mean, 0.0 does as CLIP_benchmark.
-
-    Returns:
-        The mean, or None if no class counts.
-    """
-    table, truth = np.asarray(scores), np.asarray(targets)
-    if table.shape != truth.shape or table.ndim != 2:
-        raise ValueError(
-            f"scores and targets must both be (N, C), got {table.shape} and {truth.shape}"
-        )
-    each = [average_precision(table[:, c], truth[:, c]) for c in range(table.shape[1])]
-    values = [without_positives if value is None else value for value in each]
-    counted = [value for value in values if value is not None]
-    return float(np.mean(counted)) if counted else None
-
-
 def mean_average_precision_interval(
     scores: ArrayLike, targets: ArrayLike, *, draws: int = 200, seed: int = 0
 ) -> tuple[float, float] | None:
@@ -268,35 +243,6 @@ def selection_correct(scores: ArrayLike, truth: Sequence[int]) -> tuple[bool, bo
     return image, text
 
 
-def retrieval_recall(
-    queries: ArrayLike,
-    items: ArrayLike,
-    positives: Sequence[Sequence[int]],
-    ks: Sequence[int] = (1, 5, 10),
-    *,
-    chunk: int = 1024,
-) -> dict[int, float | None]:
-    """Share of queries with at least one positive item among the `k` nearest.
-
-    The rank of a query's best positive is the number of items that score higher, so the N x M
-    scores exist only `chunk` rows at a time. An item that ties with the best positive counts
-    as ranked before it unless it is a positive itself: a constant embedding earns nothing.
-
-    Args:
-        queries: Embeddings (N, D).
-        items: Embeddings (M, D).
-        positives: For each query, indices of the items that belong to it.
-        ks: The values of k.
-        chunk: Queries at a time.
-
-    Returns:
-        The share for each k; None if there is no query, or fewer than k items.
-    """
-    ranks, n_items = retrieval_ranks(queries, items, positives, chunk=chunk), len(np.asarray(items))
-    usable = len(ranks) > 0
-    return {k: float((ranks < k).mean()) if usable and k <= n_items else None for k in ks}
-
-
 def retrieval_ranks(
     queries: ArrayLike,
     items: ArrayLike,
@@ -304,7 +250,18 @@ def retrieval_ranks(
     *,
     chunk: int = 1024,
 ) -> NDArray[np.int64]:
-    """How many items are ranked before each query's best positive, (N,); see `retrieval_recall`."""
+    """How many items are ranked before each query's best positive, (N,).
+
+    This is the number of items that score higher, so the N x M scores exist only `chunk` rows at a
+    time. An item that ties with the best positive counts as ranked before it unless it is a
+    positive itself: a constant embedding earns nothing.
+
+    Args:
+        queries: Embeddings (N, D).
+        items: Embeddings (M, D).
+        positives: For each query, indices of the items that belong to it.
+        chunk: Queries at a time.
+    """
     left, right = np.asarray(queries), np.asarray(items)
     if len(positives) != len(left):
         raise ValueError(
@@ -320,31 +277,3 @@ def retrieval_ranks(
             before[own] = False
             ranks[start + row] = before.sum() if np.isfinite(best) else len(right)
     return ranks
-
-
-def caption_retrieval(
-    images: ArrayLike,
-    texts: ArrayLike,
-    image_of_text: Sequence[int],
-    ks: Sequence[int] = (1, 5, 10),
-) -> dict[str, float | None]:
-    """Retrieval both ways, several captions per image allowed.
-
-    Args:
-        images: Embeddings (N, D).
-        texts: Embeddings (M, D).
-        image_of_text: Which image each text describes, (M,).
-        ks: The values of k.
-
-    Returns:
-        `image_retrieval_recall@k` (texts look for their image) and `text_retrieval_recall@k`
-        (images look for any of their texts), CLIP_benchmark's names.
-    """
-    texts_of_image: list[list[int]] = [[] for _ in range(len(np.asarray(images)))]
-    for text, image in enumerate(image_of_text):
-        texts_of_image[image].append(text)
-    to_image = retrieval_recall(texts, images, [[image] for image in image_of_text], ks)
-    to_text = retrieval_recall(images, texts, texts_of_image, ks)
-    return {f"image_retrieval_recall@{k}": value for k, value in to_image.items()} | {
-        f"text_retrieval_recall@{k}": value for k, value in to_text.items()
-    }

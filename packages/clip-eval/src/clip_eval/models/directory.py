@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,13 +13,12 @@ from clip_tokenizer import HFTokenizer, Tokenizer, TokenizerError, get_tokenizer
 from clip_eval.data.templates import find_templates
 from clip_eval.errors import EvaluationError
 from clip_eval.models.libraries import (
-    LibraryModel,
     download_from_hub,
     load_object,
     load_open_clip,
     load_transformers,
 )
-from clip_eval.models.protocols import ImagePreprocess, ImageTextModel, TextTokenizer
+from clip_eval.models.protocols import LoadedModel
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "clip_config.json"
@@ -28,31 +27,6 @@ CHECKPOINTS = "checkpoints"
 OTHERS = {"open_clip_config.json": "open_clip:local-dir:", "config.json": "hf:"}
 """Files that mark the directories of other libraries, and the prefix of such a directory."""
 OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadedModel:
-    """A model with its tokenizer and preprocessing.
-
-    Attributes:
-        model: The model, in evaluation mode.
-        tokenizer: Texts → token ids.
-        preprocess: Image → pixels.
-        templates: Caption templates saved with the model, with `{c}` for the class name.
-        name: Name of the model in tables.
-        path: Its directory; None for another library's model.
-        warnings: What the reader of its results should know.
-        factory: The `module:factory` that made it; empty for other models.
-    """
-
-    model: ImageTextModel
-    tokenizer: TextTokenizer
-    preprocess: ImagePreprocess
-    templates: tuple[str, ...] | None
-    name: str
-    path: Path | None
-    warnings: tuple[str, ...] = ()
-    factory: str = ""
 
 
 def load_for_evaluation(model: str | Path, *, device: str | torch.device = "cpu") -> LoadedModel:
@@ -72,27 +46,15 @@ def load_for_evaluation(model: str | Path, *, device: str | torch.device = "cpu"
     kind, colon, rest = spec.partition(":")
     if colon and kind in ("open_clip", "hf"):
         load = load_open_clip if kind == "open_clip" else load_transformers
-        return _from_library(load(rest, device), _short_name(rest))
+        return replace(load(rest, device), name=_short_name(rest))
     if spec.startswith("hf-hub:"):
         directory = download_from_hub(rest)
         if (directory / CONFIG_FILE).is_file():
             return replace(_load_directory(directory, device), name=rest)
-        return _from_library(load_open_clip(f"local-dir:{directory}", device), rest)
+        return replace(load_open_clip(f"local-dir:{directory}", device), name=rest)
     if OBJECT.fullmatch(spec) and not Path(spec).exists():
-        return replace(_from_library(load_object(spec, device), spec), factory=spec)
+        return load_object(spec, device)
     return _load_directory(Path(model), device)
-
-
-def _from_library(found: LibraryModel, name: str) -> LoadedModel:
-    return LoadedModel(
-        model=found.model,
-        tokenizer=found.tokenizer,
-        preprocess=found.preprocess,
-        templates=None,
-        name=name,
-        path=None,
-        warnings=found.warnings,
-    )
 
 
 def _short_name(spec: str) -> str:

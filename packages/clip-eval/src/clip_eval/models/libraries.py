@@ -10,7 +10,6 @@ import inspect
 import json
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +20,14 @@ from torch import Tensor, nn
 
 from clip_eval.errors import EvaluationError
 from clip_eval.models.adapters import TowerAdapter, TransformPreprocess, as_preprocess
-from clip_eval.models.protocols import ImagePreprocess, ImageTextModel, TextTokenizer
+from clip_eval.models.protocols import ImageTextModel, LoadedModel, TextTokenizer
 
 PADDED_TEXT_MODELS = ("clip", "siglip")
 """Model types of transformers whose text tower takes no attention mask."""
 MASKED_TEXT_MODELS = ("align", "altclip", "chinese_clip")
 
 
-@dataclass(frozen=True, kw_only=True)
-class LibraryModel:
-    """A model of another library behind our protocols."""
-
-    model: ImageTextModel
-    tokenizer: TextTokenizer
-    preprocess: ImagePreprocess
-    warnings: tuple[str, ...] = ()
-
-
-def load_open_clip(spec: str, device: str | torch.device) -> LibraryModel:
+def load_open_clip(spec: str, device: str | torch.device) -> LoadedModel:
     """Load `NAME` or `NAME:WEIGHTS` of open_clip, where WEIGHTS is one of its tags or a file.
 
     Raises:
@@ -58,10 +47,11 @@ def load_open_clip(spec: str, device: str | torch.device) -> LibraryModel:
     described = json.dumps(open_clip.get_model_preprocess_cfg(model), sort_keys=True, default=str)
     random = not weights and not complete
     note = f"open_clip:{name} has random weights; give open_clip:{name}:TAG-OR-FILE"
-    return LibraryModel(
+    return LoadedModel(
         model=TowerAdapter(model, model.encode_image, model.encode_text, tokenizer),
         tokenizer=tokenizer,
         preprocess=TransformPreprocess(transform, f"open_clip {described}"),
+        name=spec,
         warnings=(note,) if random else (),
     )
 
@@ -76,7 +66,7 @@ def _open_clip_tokenizer(open_clip: Any, name: str, model: Any) -> TextTokenizer
         return open_clip.get_tokenizer(name)
 
 
-def load_transformers(spec: str, device: str | torch.device) -> LibraryModel:
+def load_transformers(spec: str, device: str | torch.device) -> LoadedModel:
     """Load a dual encoder of transformers, from the hub or a directory.
 
     Raises:
@@ -107,10 +97,11 @@ def load_transformers(spec: str, device: str | torch.device) -> LibraryModel:
         return _features(model.get_text_features(input_ids=tokens, **mask))
 
     described = json.dumps(processor.to_dict(), sort_keys=True, default=str)
-    return LibraryModel(
+    return LoadedModel(
         model=TowerAdapter(model, encode_image, encode_text, tokenizer),
         tokenizer=tokenizer,
         preprocess=TransformPreprocess(_ImageProcessor(processor), described),
+        name=spec,
     )
 
 
@@ -144,7 +135,7 @@ def _features(found: Any) -> Tensor:
     return found if isinstance(found, Tensor) else found.pooler_output
 
 
-def load_object(spec: str, device: str | torch.device) -> LibraryModel:
+def load_object(spec: str, device: str | torch.device) -> LoadedModel:
     """Call `module:factory`, which returns `(model, tokenizer, preprocess)`.
 
     The factory is called with `device=` if it takes that argument. Modules are searched in Python's
@@ -176,7 +167,13 @@ def load_object(spec: str, device: str | torch.device) -> LibraryModel:
         )
     if isinstance(model, nn.Module):
         model = model.to(device).eval()
-    return LibraryModel(model=model, tokenizer=tokenizer, preprocess=as_preprocess(preprocess))
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        preprocess=as_preprocess(preprocess),
+        name=spec,
+        factory=spec,
+    )
 
 
 def download_from_hub(repository: str) -> Path:

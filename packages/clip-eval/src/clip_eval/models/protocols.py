@@ -1,14 +1,18 @@
-"""What an evaluation needs of a model, as protocols.
+"""What an evaluation needs of a model: protocols, the parts together, evaluation mode.
 
 Legend: B batch, T tokens, D width, H and W pixels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @runtime_checkable
@@ -46,3 +50,43 @@ class ImagePreprocess(Protocol):
 
     def normalize(self, images: Tensor, /) -> Tensor:
         """uint8 (B, 3, H, W) to float (B, 3, H, W), on the same device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model with its tokenizer and preprocessing.
+
+    Attributes:
+        model: The model, in evaluation mode.
+        tokenizer: Texts → token ids.
+        preprocess: Image → pixels.
+        templates: Caption templates saved with the model, with `{c}` for the class name.
+        name: Name of the model in tables.
+        path: Its directory; None for another library's model.
+        warnings: What the reader of its results should know.
+        factory: The `module:factory` that made it; empty for other models.
+    """
+
+    model: ImageTextModel
+    tokenizer: TextTokenizer
+    preprocess: ImagePreprocess
+    templates: tuple[str, ...] | None = None
+    name: str
+    path: Path | None = None
+    warnings: tuple[str, ...] = ()
+    factory: str = ""
+
+
+@contextmanager
+def evaluation_mode(model: ImageTextModel) -> Iterator[None]:
+    """Every module in evaluation mode, and back to the mode it was in."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

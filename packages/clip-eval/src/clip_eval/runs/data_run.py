@@ -13,7 +13,7 @@ from clip_eval.encoding.batches import LoaderConfig, hash_source
 from clip_eval.errors import EvaluationError
 from clip_eval.evaluation.evaluate import evaluate_together
 from clip_eval.evaluation.processes import Processes
-from clip_eval.models.directory import LoadedModel
+from clip_eval.models.protocols import LoadedModel
 from clip_eval.prompts.named_data import open_data
 from clip_eval.prompts.prompt_sets import PromptSet
 from clip_eval.report.write import write_result

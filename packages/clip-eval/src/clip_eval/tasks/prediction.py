@@ -12,7 +12,7 @@ from clip_eval.data.templates import ClassPrompts, Templates
 from clip_eval.encoding.batches import LoaderConfig
 from clip_eval.encoding.embed import embed_images
 from clip_eval.encoding.encoder import Encoder
-from clip_eval.models.mode import evaluation_mode
+from clip_eval.models.protocols import evaluation_mode
 from clip_eval.results.result import Skipped
 from clip_eval.tasks.guesses import guess_classes
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from clip_eval.data.faults import DataError
-from clip_eval.data.samples import Sample, Source, read_image_file
+from clip_eval.data.samples import ImagePaths
 from clip_eval.data.templates import choose_templates
 from clip_eval.data.text_files import read_json
 
 
-class CocoCaptions(Source):
+class CocoCaptions(ImagePaths):
     """Images with all their captions, in the order of the file.
 
     Args:
@@ -62,19 +62,6 @@ class CocoCaptions(Source):
         self.paths = [name for name, _ in rows]
         self.captions = [captions for _, captions in rows]
         self.image_root = Path(image_root) if image_root else _guess_root(self.path, self.paths)
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.paths)
-
-    def read(self, index: int) -> Sample:
-        """An image with its captions.
-
-        Raises:
-            BadSample: The file cannot be read.
-        """
-        path = self.paths[index]
-        return Sample(path, read_image_file(self.image_root / path, path), self.captions[index])
 
 
 Rows = list[tuple[str, tuple[str, ...]]]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clip_eval.data.class_names import ClassList, ClassNames
 from clip_eval.data.faults import DataError
-from clip_eval.data.samples import Sample, Source, read_image_file
+from clip_eval.data.samples import ImagePaths
 from clip_eval.data.templates import choose_templates
 from clip_eval.data.text_files import normal_form, read_text
 
@@ -20,7 +20,7 @@ NUMBER = re.compile(r"(-?[0-9]+)(\.0+)?")
 LABEL_COLUMNS = ("label", "class", "classname", "class_name", "cls")
 
 
-class CsvTable(Source):
+class CsvTable(ImagePaths):
     """One sample per row: a path relative to the file, with a caption or a label or both.
 
     Columns are found by common names (`filepath`, `caption`/`title`, `label`/`class`
@@ -75,29 +75,10 @@ class CsvTable(Source):
                 f"({', '.join(LABEL_COLUMNS)}); its columns are {', '.join(header)}"
             )
         self.paths = [row[image] for row in rows]
-        self.captions = [row[caption] if caption else "" for row in rows]
+        self.captions = [(row[caption],) if caption and row[caption] else () for row in rows]
         self.templates = choose_templates(templates, self.path.parent)
         found = [row[label] for row in rows] if label else []
         self.classnames, self.labels = _resolve_labels(found, classnames, self.path)
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.paths)
-
-    def label(self, index: int) -> int | None:
-        """Label of one row."""
-        return self.labels[index] if self.labels else None
-
-    def read(self, index: int) -> Sample:
-        """The encoded image of a row; a row with a label but no caption gets the templates.
-
-        Raises:
-            BadSample: The file cannot be read.
-        """
-        path, label = self.paths[index], self.label(index)
-        data = read_image_file(self.image_root / path, path)
-        captions: tuple[str, ...] = (self.captions[index],) if self.captions[index] else ()
-        return Sample(path, data, captions or self.class_captions(label, path), label)
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:

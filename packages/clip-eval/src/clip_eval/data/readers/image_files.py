@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from clip_eval.data.faults import DataError
-from clip_eval.data.readers.image_folder import IMAGE_SUFFIXES
-from clip_eval.data.samples import Sample, Source, read_image_file
+from clip_eval.data.images import IMAGE_SUFFIXES
+from clip_eval.data.samples import ImagePaths
 
 
-class ImageFiles(Source):
+class ImageFiles(ImagePaths):
     """Image files, and the images directly in directories, in the order they are given.
 
     Raises:
@@ -18,23 +18,11 @@ class ImageFiles(Source):
     """
 
     def __init__(self, paths: Iterable[str | Path]) -> None:
-        self.paths: Sequence[Path] = [file for path in paths for file in _files_of(Path(path))]
+        self.image_root = Path()
+        self.paths = [str(file) for path in paths for file in _files_of(Path(path))]
         if not self.paths:
             raise DataError("expected at least one image file, got none")
         self.name = f"{len(self.paths)} files"
-
-    def __len__(self) -> int:
-        """Number of files."""
-        return len(self.paths)
-
-    def read(self, index: int) -> Sample:
-        """The encoded image, named by its path.
-
-        Raises:
-            BadSample: The file cannot be read.
-        """
-        path = self.paths[index]
-        return Sample(str(path), read_image_file(path, str(path)))
 
 
 def _files_of(path: Path) -> list[Path]:

@@ -15,19 +15,16 @@ from clip_eval.data.class_names import (
     match_folders,
 )
 from clip_eval.data.faults import DataError
-from clip_eval.data.samples import Sample, Source, read_image_file
+from clip_eval.data.images import IMAGE_SUFFIXES
+from clip_eval.data.samples import ImagePaths
 from clip_eval.data.templates import TEMPLATES_FILE, choose_templates
 from clip_eval.data.text_files import normal_form
 
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif"),
-    *(".tif", ".tiff", ".ppm", ".pgm"),
-)
 COMPANIONS = (CLASSES_FILE, TEMPLATES_FILE, "Thumbs.db", "desktop.ini")
 SPLIT_NAMES = ("train", "val", "valid", "validation", "test")
 
 
-class ImageFolder(Source):
+class ImageFolder(ImagePaths):
     """Images whose class is the name of their folder.
 
     Classes are the folder names in sorted order, unless a class list is given or a
@@ -54,52 +51,35 @@ class ImageFolder(Source):
         split: str | None = None,
     ) -> None:
         root = _require_directory(Path(directory))
-        self.directory = _require_directory(root / split) if split else root
+        directory = self.image_root = _require_directory(root / split) if split else root
         self.name = _data_name(root.resolve(), split)
-        folders = _class_folders(self.directory)
-        classes = _class_list(self.directory, root, folders, classnames)
+        folders = _class_folders(directory)
+        classes = _class_list(directory, root, folders, classnames)
         self.split = split
         self.classnames = classes.names
-        self.templates = choose_templates(templates, self.directory, root)
-        label_of = match_folders(folders, classes, where=str(self.directory))
-        self.paths: list[str] = []
-        self.labels: list[int] = []
+        self.templates = choose_templates(templates, directory, root)
+        label_of = match_folders(folders, classes, where=str(directory))
+        paths: list[str] = []
+        labels: list[int] = []
         self.ignored: list[str] = []
         loops: list[str] = []
         for folder, label in label_of.items():
-            found = _files_below(self.directory / folder)
-            self.paths += [f"{folder}/{path}" for path in found.images]
-            self.labels += [label] * len(found.images)
+            found = _files_below(directory / folder)
+            paths += [f"{folder}/{path}" for path in found.images]
+            labels += [label] * len(found.images)
             self.ignored += [f"{folder}/{path}" for path in found.others]
             loops += [f"{folder}/{path}" for path in found.loops]
-        if not self.paths:
+        if not paths:
             raise DataError(
-                f"{self.directory}: no images in its {len(folders)} folders; expected files such "
+                f"{directory}: no images in its {len(folders)} folders; expected files such "
                 "as <class>/<name>.jpg"
             )
+        self.paths, self.labels = paths, labels
         self.warnings = (
-            *_warn_of_classes(classes, self.labels),
+            *_warn_of_classes(classes, labels),
             *_describe_paths(self.ignored, "files without an image suffix are ignored"),
             *_describe_paths(loops, "links lead back to a folder above them and are not followed"),
         )
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.paths)
-
-    def label(self, index: int) -> int:
-        """Label of one image, without opening it."""
-        return self.labels[index]
-
-    def read(self, index: int) -> Sample:
-        """The encoded image with its label; captions are the filled templates.
-
-        Raises:
-            BadSample: The file cannot be read.
-        """
-        path, label = self.paths[index], self.labels[index]
-        data = read_image_file(self.directory / path, path)
-        return Sample(path, data, self.class_captions(label, path), label)
 
 
 def _data_name(root: Path, split: str | None) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from clip_eval.data.class_names import CLASSES_FILE, ClassNames, choose_names
 from clip_eval.data.faults import BadSample, DataError
+from clip_eval.data.images import IMAGE_SUFFIXES
 from clip_eval.data.readers.sidecars import read_captions_and_label, read_targets
 from clip_eval.data.samples import Sample, class_captions
 from clip_eval.data.shards.cache import ShardCache, ShardFile
@@ -25,8 +26,6 @@ from clip_eval.data.shards.offset_index import (
 from clip_eval.data.shards.paths import find_shards
 from clip_eval.data.shards.tar_index import Member, TarDamage, iter_members, tar_ends_at
 from clip_eval.data.templates import check_templates
-
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
 
 
 class WebDataset(IndexedSource):
@@ -129,7 +128,7 @@ def sample_from_files(
         key: Names it.
         parts: Content by extension, lower case.
         image_key: Extensions that may hold the image, separated by semicolons; those of
-            `IMAGE_EXTENSIONS` if empty.
+            `IMAGE_SUFFIXES` if empty.
         caption_key: Extensions or JSON keys that may hold captions.
         classnames: What labels mean.
         templates: What a class name is put into where there is no caption.
@@ -140,7 +139,7 @@ def sample_from_files(
     wanted = (
         image_key.lower().split(";")
         if image_key
-        else [name for name in parts if name in IMAGE_EXTENSIONS]
+        else [name for name in parts if f".{name}" in IMAGE_SUFFIXES]
     )
     image = next((parts[name] for name in wanted if name in parts), None)
     if image is None:
