@@ -244,7 +244,7 @@ def test_an_unknown_set_gets_nobody_elses_templates(
 
 
 def test_a_directory_for_each_description() -> None:
-    from clip_eval.runs.names import name_directories
+    from clip_eval.runs.config import name_directories
 
     specs = ("runs/a/checkpoints/step-1", "runs/b/checkpoints/step-1", "open_clip:RN50:x", "…/")
     found = name_directories(specs)

@@ -19,6 +19,9 @@ from clip_eval.cli.options import (
     add_json,
     add_out,
     add_quiet,
+    add_results_directory,
+    add_seed,
+    add_value,
     not_negative,
     number_list,
     positive,
@@ -66,27 +69,15 @@ def _add_run(commands: SubCommands[CommandParser]) -> None:
     run.set_defaults(function="model_commands:evaluate_models")
     run.add_argument("--model", required=True, nargs="+", action="extend", help=MODEL_HELP)
     run.add_argument("--data", required=True, nargs="+", action="extend", help=DATA_HELP)
-    add_out(
-        run, "directory for the results", overwrite="replacement of results with other settings"
-    )
+    add_out(run, "directory for the results", "results with other settings")
     add_data_options(run)
     _add_task_options(run)
     _add_forward_options(run)
     run.add_argument(
         "--cost", action="store_true", help="measurement of parameters, FLOPs and latency"
     )
-    run.add_argument(
-        "--samples",
-        type=not_negative,
-        default=24,
-        help="number of images in the report (default: 24)",
-    )
-    run.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="random seed of the report's images, the shots and the validation split (default: 0)",
-    )
+    add_value(run, "--samples", not_negative, 24, "number of images in the report")
+    add_seed(run, "the report's images, the shots and the validation split")
     add_json(run, "one JSON object per result instead of tables")
     add_quiet(run)
 
@@ -103,21 +94,9 @@ def _add_task_options(run: CommandParser) -> None:
     run.add_argument(
         "--train-split", help="split of the training data, which is --data without --train"
     )
-    run.add_argument(
-        "--k",
-        type=number_list,
-        default=(1, 5),
-        help="values of k for top-k accuracy (default: 1,5)",
-    )
-    run.add_argument(
-        "--recall-k",
-        type=number_list,
-        default=(1, 5, 10),
-        help="values of k for retrieval recall (default: 1,5,10)",
-    )
-    run.add_argument(
-        "--neighbours", type=positive, default=20, help="number of neighbours for kNN (default: 20)"
-    )
+    add_value(run, "--k", number_list, "1,5", "values of k for top-k accuracy")
+    add_value(run, "--recall-k", number_list, "1,5,10", "values of k for retrieval recall")
+    add_value(run, "--neighbours", positive, 20, "number of neighbours for kNN")
     run.add_argument(
         "--shots", type=positive, help="number of training samples per class (default: all)"
     )
@@ -155,15 +134,9 @@ def _add_predict(commands: SubCommands[CommandParser]) -> None:
         "--classnames", help="file of labels, one a line; or the name of a standard data set"
     )
     predict.add_argument("--templates", help=TEMPLATES_HELP)
-    predict.add_argument(
-        "--top", type=positive, default=5, help="number of labels per image (default: 5)"
-    )
-    add_out(
-        predict,
-        "HTML page with the images and their labels",
-        required=False,
-        overwrite="replacement of an existing page",
-    )
+    add_value(predict, "--top", positive, 5, "number of labels per image")
+    page = "HTML page with the images and their labels"
+    add_out(predict, page, "an existing page", required=False)
     add_json(predict, "one JSON object per image")
     add_batch_size(predict, 64)
     add_device(predict)
@@ -177,7 +150,7 @@ def _add_embed(commands: SubCommands[CommandParser]) -> None:
     what.add_argument("--data", help=DATA_HELP)
     what.add_argument("--texts", type=Path, help="file of texts, one a line")
     add_data_options(embed)
-    add_out(embed, "FILE.npz or FILE.parquet", overwrite="replacement of an existing file")
+    add_out(embed, "FILE.npz or FILE.parquet", "an existing file")
     add_batch_size(embed)
     add_device(embed)
     add_quiet(embed)
@@ -193,13 +166,8 @@ def _add_inspect(commands: SubCommands[CommandParser]) -> None:
     inspect.add_argument(
         "--samples", type=positive, help="number of samples to read (default: all)"
     )
-    inspect.add_argument("--seed", type=int, default=0, help="random seed of the choice of samples")
-    add_out(
-        inspect,
-        "HTML page of thumbnails",
-        required=False,
-        overwrite="replacement of an existing page",
-    )
+    add_seed(inspect, "the choice of samples")
+    add_out(inspect, "HTML page of thumbnails", "an existing page", required=False)
     add_json(inspect, "one JSON object")
     add_quiet(inspect)
 
@@ -217,15 +185,9 @@ def _add_compare(commands: SubCommands[CommandParser]) -> None:
 def _add_report(commands: SubCommands[CommandParser]) -> None:
     report = commands.add_parser("report", help="page and table of many results")
     report.set_defaults(function="result_commands:report")
-    report.add_argument(
-        "directory", type=Path, metavar="DIRECTORY", help="directory with results at any depth"
-    )
-    add_out(
-        report,
-        "HTML page, with a markdown table beside it (default: DIRECTORY/family.html)",
-        required=False,
-        overwrite="replacement of an existing page and table",
-    )
+    add_results_directory(report)
+    page = "HTML page, with a markdown table beside it (default: DIRECTORY/family.html)"
+    add_out(report, page, "an existing page and table", required=False)
     report.add_argument(
         "--data",
         action="append",
@@ -233,12 +195,8 @@ def _add_report(commands: SubCommands[CommandParser]) -> None:
         metavar="DATA",
         help="data set of a result, spelled as in run, to show its images; may be repeated",
     )
-    report.add_argument(
-        "--samples", type=not_negative, default=12, help="number of images per result (default: 12)"
-    )
-    report.add_argument(
-        "--seed", type=int, default=0, help="random seed of the choice of images (default: 0)"
-    )
+    add_value(report, "--samples", not_negative, 12, "number of images per result")
+    add_seed(report, "the choice of images")
 
 
 def _add_exchange(commands: SubCommands[CommandParser]) -> None:
@@ -249,15 +207,10 @@ def _add_exchange(commands: SubCommands[CommandParser]) -> None:
     imported.add_argument(
         "files", nargs="+", type=Path, metavar="FILE", help="FILE.json or eval_results.jsonl"
     )
-    add_out(imported, "directory for the results", overwrite="replacement of existing results")
+    add_out(imported, "directory for the results", "existing results")
 
     export = commands.add_parser("export", help="results in the files of CLIP_benchmark")
     export.set_defaults(function="result_commands:export")
-    export.add_argument(
-        "directory", type=Path, metavar="DIRECTORY", help="directory with results at any depth"
-    )
-    add_out(
-        export,
-        "FILE.csv for one table, or a directory for one JSON file per result",
-        overwrite="replacement of an existing table or directory",
-    )
+    add_results_directory(export)
+    files = "FILE.csv for one table, or a directory for one JSON file per result"
+    add_out(export, files, "an existing table or directory")

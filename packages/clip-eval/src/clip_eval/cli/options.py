@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from clip_eval.data.formats import list_forms
@@ -20,12 +21,29 @@ DATA_HELP = f"data set: {list_forms()}, or a path of recognized layout"
 
 
 def add_out(
-    parser: argparse.ArgumentParser, help_line: str, *, required: bool = True, overwrite: str = ""
+    parser: argparse.ArgumentParser, help_line: str, replaced: str, *, required: bool = True
 ) -> None:
-    """Add `--out`, and `--overwrite` with its help line."""
+    """Add `--out`, and `--overwrite`; `replaced` says what that replaces."""
     parser.add_argument("--out", required=required, type=Path, help=help_line)
-    if overwrite:
-        parser.add_argument("--overwrite", action="store_true", help=overwrite)
+    parser.add_argument("--overwrite", action="store_true", help=f"replacement of {replaced}")
+
+
+def add_value(
+    parser: argparse.ArgumentParser,
+    name: str,
+    kind: Callable[[str], object],
+    default: int | str,
+    help_line: str,
+) -> None:
+    """Add an option with a default, which its help line shows; a text is read as if given."""
+    help_line = f"{help_line} (default: {default})"
+    parser.add_argument(name, type=kind, default=default, help=help_line)
+
+
+def add_results_directory(parser: argparse.ArgumentParser) -> None:
+    """Add the directory of results to be read."""
+    help_line = "directory with results at any depth"
+    parser.add_argument("directory", type=Path, metavar="DIRECTORY", help=help_line)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -37,12 +55,12 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def add_batch_size(parser: argparse.ArgumentParser, default: int = 256) -> None:
     """Add `--batch-size`."""
-    parser.add_argument(
-        "--batch-size",
-        type=positive,
-        default=default,
-        help=f"images, and prompts, per forward pass (default: {default})",
-    )
+    add_value(parser, "--batch-size", positive, default, "images, and prompts, per forward pass")
+
+
+def add_seed(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add `--seed`; the help line says what is random."""
+    add_value(parser, "--seed", int, 0, f"random seed of {what}")
 
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ from clip_eval.results.result import Result, Skipped
 from clip_eval.tasks.build import make_task
 from clip_eval.tasks.config import ResolvedTask, resolve_task
 from clip_eval.tasks.features import CollectFeatures, stack_features
-from clip_eval.tasks.task import Task
+from clip_eval.tasks.task import RowMaker, Task
 
 SAME_SAMPLES = "the training samples are the test samples, so the result is meaningless"
 DEFAULTS = EvaluationConfig()
@@ -169,7 +169,7 @@ class _Found:
 
 def _gather(
     encoders: Sequence[Encoder],
-    tasks: Sequence[Task],
+    tasks: Sequence[RowMaker],
     source: Source,
     loader: LoaderConfig,
     indices: Sequence[int] | None,

@@ -16,7 +16,7 @@ from clip_eval.prompts.named_data import open_data
 from clip_eval.report.charts import Point, cost_chart
 from clip_eval.report.rendering import render_page
 from clip_eval.report.result_page import ResultView, view_result
-from clip_eval.report.table import main_metric
+from clip_eval.report.table import main_metric, sort_key
 from clip_eval.results.result import Result, result_from_record
 from clip_eval.results.stored import StoredResult
 
@@ -25,19 +25,6 @@ COSTS = (
     ("image_flops", "FLOP per image"),
     ("latency", "ms per image at batch size 1"),
 )
-
-
-class Row(NamedTuple):
-    """A row of the table of results; the number is that of its details."""
-
-    number: int
-    model: str
-    dataset: str
-    metric: str
-    value: float | None
-    interval: Sequence[float] | None
-    n: int | None
-    n_skipped: int | None
 
 
 class CostGroup(NamedTuple):
@@ -78,35 +65,13 @@ def render_family(
         seed: Seed of their choice.
     """
     named = set(data)
+    rows = sorted(enumerate(one.record for one in stored), key=lambda row: sort_key(row[1]))
     return render_page(
         "family.html.j2",
         title=title,
-        rows=[_row(number, stored[number].record) for number in _order(stored)],
+        rows=[(number, record, *main_metric(record)) for number, record in rows],
         costs=list(_cost_groups(stored)),
         details=[_detail(one, named, samples, seed) for one in stored],
-    )
-
-
-def _order(stored: Sequence[StoredResult]) -> list[int]:
-    return sorted(range(len(stored)), key=lambda number: _rank(stored[number].record))
-
-
-def _rank(record: Mapping[str, Any]) -> tuple[str, str, float]:
-    name, value = main_metric(record)
-    return str(record.get("dataset")), name, -(value or 0.0)
-
-
-def _row(number: int, record: Mapping[str, Any]) -> Row:
-    name, value = main_metric(record)
-    return Row(
-        number=number,
-        model=str(record.get("model")),
-        dataset=str(record.get("dataset")),
-        metric=name,
-        value=value,
-        interval=(record.get("ci95") or {}).get(name),
-        n=record.get("n"),
-        n_skipped=record.get("n_skipped"),
     )
 
 

@@ -7,7 +7,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from clip_eval.report.table import metric_name, percent
+from clip_eval.report.table import format_count, metric_name, percent
 
 
 def render_page(template: str, **values: object) -> str:
@@ -29,9 +29,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "metric_name": metric_name, "count": _format_count}
+    environment.filters |= {"percent": percent, "metric_name": metric_name, "count": format_count}
     return environment
-
-
-def _format_count(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else "–"

@@ -84,7 +84,7 @@ def format_result(result: Result) -> str:
 def format_table(records: Sequence[Mapping[str, Any]]) -> str:
     """Format results as a markdown table, best first for each data set."""
     rows = [("data", "model", "metric", "value", "95 % interval", "n", "skipped")]
-    for record in sorted(records, key=_order):
+    for record in sorted(records, key=sort_key):
         name, value = main_metric(record)
         interval = (record.get("ci95") or {}).get(name)
         rows.append(
@@ -94,8 +94,8 @@ def format_table(records: Sequence[Mapping[str, Any]]) -> str:
                 metric_name(name),
                 percent(value),
                 f"{percent(interval[0])} to {percent(interval[1])}" if interval else "–",
-                _count(record.get("n")),
-                _count(record.get("n_skipped")),
+                format_count(record.get("n")),
+                format_count(record.get("n_skipped")),
             )
         )
     widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
@@ -107,7 +107,8 @@ def format_table(records: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _count(value: object) -> str:
+def format_count(value: object) -> str:
+    """Format a whole number; an en dash for anything else."""
     return f"{value:,}" if isinstance(value, int) else "–"
 
 
@@ -116,7 +117,8 @@ def main_metric(record: Mapping[str, Any]) -> tuple[str, float | None]:
     return next(iter((record.get("metrics") or {}).items()), ("", None))
 
 
-def _order(record: Mapping[str, Any]) -> tuple[str, str, float]:
+def sort_key(record: Mapping[str, Any]) -> tuple[str, str, float]:
+    """Return the key by which records are listed: by data and metric, best first."""
     name, value = main_metric(record)
     return str(record.get("dataset", "")), name, -(value or 0.0)
 

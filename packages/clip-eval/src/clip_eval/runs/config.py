@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clip_eval.data.faults import BadSample, DataError
 from clip_eval.encoding.batches import LoaderConfig
 from clip_eval.encoding.encoder import Precision
+from clip_eval.errors import EvaluationError
 from clip_eval.results.result import Result
-from clip_eval.runs.failures import describe_error
 from clip_eval.tasks.config import TaskConfig
+
+USER_ERRORS = (DataError, EvaluationError, BadSample, OSError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,3 +92,24 @@ class Outcome:
     def failed(cls, model: str, data: str, directory: Path, error: Exception) -> Outcome:
         """Make the outcome of a failure."""
         return cls(model=model, data=data, directory=directory, error=describe_error(error))
+
+
+def describe_error(error: Exception) -> str:
+    """Return the message of an error, with its kind where the message is not meant for users."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) if isinstance(error, USER_ERRORS) else f"{type(error).__name__}: {error}"
+
+
+def name_directories(descriptions: Sequence[str]) -> list[str]:
+    """Return a distinct directory name for each description of a model or of data."""
+    found: list[str] = []
+    for description in descriptions:
+        parts = [part for part in re.split(r"[/\\]", description) if part not in ("", ".", "..")]
+        name = re.sub(r"[^\w.@+-]+", "-", "-".join(parts[-2:])).strip("-.") or "data"
+        number = 2
+        while name in found:
+            name = f"{name.rsplit('~', 1)[0]}~{number}"
+            number += 1
+        found.append(name)
+    return found

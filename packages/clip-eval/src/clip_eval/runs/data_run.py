@@ -20,8 +20,7 @@ from clip_eval.report.write import write_result
 from clip_eval.results.files import RESULT_FILE, prepare_output
 from clip_eval.results.result import Result
 from clip_eval.results.stored import read_result
-from clip_eval.runs.config import EvaluationRun, Outcome
-from clip_eval.runs.failures import USER_ERRORS
+from clip_eval.runs.config import USER_ERRORS, EvaluationRun, Outcome
 from clip_eval.runs.models import RunModel
 from clip_eval.runs.settings import settings_key, software_versions
 from clip_eval.tasks.config import ResolvedTask, resolve_task

@@ -10,8 +10,7 @@ from clip_eval.encoding.cost import measure_cost
 from clip_eval.encoding.encoder import Encoder, make_encoder
 from clip_eval.models.directory import load_for_evaluation
 from clip_eval.models.protocols import LoadedModel
-from clip_eval.runs.config import EvaluationRun, Outcome
-from clip_eval.runs.names import name_directories
+from clip_eval.runs.config import EvaluationRun, Outcome, name_directories
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,9 @@ from clip_eval.evaluation.processes import Processes
 from clip_eval.prompts.named_data import open_data, read_template_list
 from clip_eval.prompts.prompt_sets import PromptSet
 from clip_eval.results.files import prepare_output
-from clip_eval.runs.config import EvaluationRun, Outcome
+from clip_eval.runs.config import EvaluationRun, Outcome, name_directories
 from clip_eval.runs.data_run import DataRun
 from clip_eval.runs.models import load_models
-from clip_eval.runs.names import name_directories
 
 
 def run_evaluations(

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from clip_eval.encoding.batches import ImageBatch
 from clip_eval.errors import EvaluationError
-from clip_eval.results.result import Result
 from clip_eval.tasks.task import require_label
 
 
@@ -36,10 +35,6 @@ class CollectFeatures:
             for sample, feature in zip(batch.samples, features.cpu().numpy(), strict=True)
             if np.isfinite(feature).all()
         ]
-
-    def result(self, rows: Sequence[LabeledFeature]) -> Result:
-        """Return the number of rows."""
-        return Result(task="features", metrics={}, n=len(rows))
 
 
 def stack_features(rows: Sequence[LabeledFeature]) -> tuple[Tensor, Tensor]:

@@ -15,8 +15,8 @@ from clip_eval.errors import EvaluationError
 from clip_eval.results.result import Result
 
 
-class Task(Protocol):
-    """The task of one model.
+class RowMaker(Protocol):
+    """What makes rows of batches.
 
     Rows are plain picklable values, so that ranks can exchange them; the result is a function of
     all rows in the order of the source.
@@ -24,6 +24,10 @@ class Task(Protocol):
 
     def rows(self, batch: ImageBatch, features: Tensor, /) -> list[Any]:
         """Return the rows of a batch with features (B, D)."""
+
+
+class Task(RowMaker, Protocol):
+    """The task of one model."""
 
     def result(self, rows: Sequence[Any], /) -> Result:
         """Return the metrics; the caller fills in what all tasks have in common."""

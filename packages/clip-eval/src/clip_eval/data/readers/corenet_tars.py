@@ -77,8 +77,7 @@ class CoreNetTars(IndexedSource):
             raise BadSample("changed", str(error), where) from error
         if member is None:
             raise BadSample("changed", "no file where its sample was", where)
-        shard = self._index.shards[self._index.shard_of(index)[0]]
-        key = f"{shard.name}/{member.name}"
+        key = f"{self.shard_name(index)}/{member.name}"
         try:
             record = load_plain(data[member.offset : member.offset + member.size])
         except UnsafePickle as error:

@@ -58,9 +58,7 @@ class CsvTable(ImagePaths):
         self.name = self.path.stem
         rows = _read_rows(self.path)
         header = list(rows[0]) if rows else []
-        for key in filter(None, (image_key, caption_key)):
-            if key not in header:
-                raise DataError(f"{path}: no column {key!r}; its columns are {', '.join(header)}")
+        require_columns(header, (image_key, caption_key), self.path)
         image = image_key or find_column(header, PATH_COLUMNS)
         if image is None:
             raise DataError(
@@ -102,6 +100,17 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
     if not rows:
         raise DataError(f"{path}: expected a header line and at least one row")
     return rows
+
+
+def require_columns(header: Sequence[str], names: Sequence[str], where: Path) -> None:
+    """Check that a table has the columns that the user named; an empty name is none.
+
+    Raises:
+        DataError: One is missing.
+    """
+    for name in filter(None, names):
+        if name not in header:
+            raise DataError(f"{where}: no column {name!r}; its columns are {', '.join(header)}")
 
 
 def find_column(header: Sequence[str], names: Sequence[str]) -> str | None:

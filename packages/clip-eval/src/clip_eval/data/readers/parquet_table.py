@@ -22,6 +22,7 @@ from clip_eval.data.readers.csv_table import (
     LABEL_COLUMNS,
     PATH_COLUMNS,
     find_column,
+    require_columns,
 )
 from clip_eval.data.samples import Sample, Source, locate, read_image_file
 from clip_eval.data.templates import choose_templates
@@ -99,7 +100,7 @@ class ParquetTable(Source):
 
     def place(self, index: int) -> str:
         """The file of a row and its row group."""
-        group, row = self._find(index)
+        group, row = locate(self._first, index)
         file, number, *_ = self._groups[group]
         return f"{self.files[file].name}, row group {number}, row {row}"
 
@@ -109,7 +110,7 @@ class ParquetTable(Source):
         Raises:
             BadSample: The file or the image cannot be read, or the row has no image.
         """
-        group, number = self._find(index)
+        group, number = locate(self._first, index)
         where = self.place(index)
         try:
             row = {name: column[number].as_py() for name, column in self._rows.get(group).items()}
@@ -133,9 +134,6 @@ class ParquetTable(Source):
             raise BadSample("no-image", "the row has neither bytes nor a path", key)
         return read_image_file(self.image_root / path, path)
 
-    def _find(self, index: int) -> tuple[int, int]:
-        return locate(self._first, index)
-
     def _read_rows(self, group: int) -> dict[str, Any]:
         """The columns of a row group."""
         file, number, *_ = self._groups[group]
@@ -146,9 +144,7 @@ class ParquetTable(Source):
     def _set_columns(self, schema: Any, image_key: str, caption_key: str) -> None:
         names = list(schema.names)
         where = self.files[0]
-        for key in filter(None, (image_key, caption_key)):
-            if key not in names:
-                raise DataError(f"{where}: no column {key!r}; its columns are {', '.join(names)}")
+        require_columns(names, (image_key, caption_key), where)
         known = (*IMAGE_COLUMNS, *PATH_COLUMNS)
         image = image_key or find_column(names, known)
         if image is None:

@@ -86,8 +86,7 @@ class WebDataset(IndexedSource):
             BadSample: Its stretch of the shard changed, holds no image, or bad text.
         """
         data, members = self._members(index)
-        shard = self._index.shards[self._index.shard_of(index)[0]]
-        key = f"{shard.name}/{stem_of(members[0].name)}"
+        key = f"{self.shard_name(index)}/{stem_of(members[0].name)}"
         parts: dict[str, bytes] = {}
         for member in members:
             content = data[member.offset : member.offset + member.size]

@@ -223,6 +223,10 @@ class IndexedSource(Source):
         """The file of a sample and its number in it; nothing is read."""
         return self._index.name(index)
 
+    def shard_name(self, index: int) -> str:
+        """Name of the shard that a sample lies in."""
+        return self._index.shards[self._index.shard_of(index)[0]].name
+
     def read_stretch(self, index: int) -> bytes:
         """The bytes of a sample; fewer than were indexed where the file is shorter now.
 
