@@ -27,20 +27,7 @@ TRAINED = ("linear-probe", "knn")
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
-    """A task with its settings.
-
-    Attributes:
-        task: What to measure; `auto` is what the first readable sample has.
-        templates: Caption templates with `{c}`, or prompts by class name; None takes those of the
-            source, or `a photo of a {c}.` with a warning in the result.
-        classnames: Class names in label order; None takes those of the source.
-        ks: The values of k of top-k accuracy.
-        recall_ks: The values of k of retrieval recall.
-        neighbors: Number of neighbours for kNN.
-        shots: Training samples per class; None takes all.
-        penalty: L2 penalty of the linear probe; None chooses it on held-out training samples.
-        seed: Seed of the shots and of the held-out samples.
-    """
+    """A task with its settings, which `clip_eval.EvaluationConfig` describes one by one."""
 
     task: TaskName = "classify"
     templates: Templates | None = None
