@@ -23,27 +23,21 @@ def make_objective(
         communicator: The ranks.
         teacher: A teacher's embeddings of this rank's images and texts, to distill from.
     """
-
     options: dict[str, Any] = {"tile": config.tile, "communicator": communicator}
 
     def objective(student: Embeddings, candidates: Candidates) -> dict[str, Tensor]:
         losses = {}
-        images, texts, scale, bias = student
+        features_and_scale, bias = student[:3], student.logit_bias
         if config.kind in ("infonce", "multi_positive"):
-            smoothing = config.label_smoothing
             losses["contrastive"] = contrastive_loss(
-                images, texts, scale, candidates, label_smoothing=smoothing, **options
+                *features_and_scale, candidates, label_smoothing=config.label_smoothing, **options
             )
         elif config.kind == "sigmoid":
             assert bias is not None  # `build_data_components` adds one
-            losses["sigmoid"] = sigmoid_loss(images, texts, scale, bias, candidates, **options)
+            losses["sigmoid"] = sigmoid_loss(*features_and_scale, bias, candidates, **options)
         if teacher is not None:
-            losses["distillation"] = config.teacher_weight * distillation_loss(
-                *(images, texts, scale),
-                *(teacher.images, teacher.texts, teacher.logit_scale),
-                candidates,
-                **options,
-            )
+            loss = distillation_loss(*features_and_scale, *teacher[:3], candidates, **options)
+            losses["distillation"] = config.teacher_weight * loss
         return losses
 
     return objective

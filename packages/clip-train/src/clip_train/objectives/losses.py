@@ -15,9 +15,10 @@ from torch import Tensor
 
 from clip_train.distributed.communicator import SINGLE_PROCESS, Communicator, all_reduce_sum
 from clip_train.objectives.candidates import Candidates, resolve_candidates
-from clip_train.objectives.logsumexp import LogSumExp, pairwise_logsumexp
+from clip_train.objectives.logsumexp import PairSums, pairwise_logsumexp
 from clip_train.objectives.soft_targets import TeacherFeatures, expected_scores
 from clip_train.objectives.softplus import pairwise_softplus
+from clip_train.objectives.tiles import GlobalPairs
 
 
 def contrastive_loss(
@@ -61,10 +62,8 @@ def contrastive_loss(
     """
     candidates = resolve_candidates(labels, image_features, text_features, communicator)
     texts = text_features[candidates.owned]  # (m, E)
-    counts = candidates.owned_counts
-    normalizers = pairwise_logsumexp(
-        image_features, texts, logit_scale, counts, communicator, tile=tile
-    )
+    pairs = GlobalPairs(candidates.owned_counts, communicator, tile)
+    normalizers = pairwise_logsumexp(image_features, texts, logit_scale, pairs)
     matching = _matching_scores(image_features, text_features, logit_scale, candidates)
     loss = _sum_of_both(normalizers, candidates) - 2 * (1 - label_smoothing) * matching
     if label_smoothing:
@@ -111,10 +110,8 @@ def sigmoid_loss(
     """
     candidates = resolve_candidates(labels, image_features, text_features, communicator)
     texts = text_features[candidates.owned]  # (m, E)
-    counts = candidates.owned_counts
-    softplus = pairwise_softplus(
-        image_features, texts, logit_scale, logit_bias, counts, communicator, tile=tile
-    )
+    pairs = GlobalPairs(candidates.owned_counts, communicator, tile)
+    softplus = pairwise_softplus(image_features, texts, logit_scale, logit_bias, pairs)
     # -log sigmoid(s) of a matching pair is softplus(s) - s.
     matching = _matching_scores(image_features, text_features, logit_scale, candidates)
     matching = matching + logit_bias * len(image_features)
@@ -160,33 +157,25 @@ def distillation_loss(
         ValueError: Images, texts and labels are not as many.
     """
     candidates = resolve_candidates(labels, image_features, text_features, communicator)
-    texts, counts = text_features[candidates.owned], candidates.owned_counts  # (m, E)
+    texts = text_features[candidates.owned]  # (m, E)
+    pairs = GlobalPairs(candidates.owned_counts, communicator, tile)
     teacher = TeacherFeatures(
         teacher_image_features.detach(),
         teacher_text_features[candidates.owned].detach(),
         teacher_logit_scale.detach(),
     )
-    teacher_normalizers = pairwise_logsumexp(*teacher, counts, communicator, tile=tile)
-    normalizers = pairwise_logsumexp(
-        image_features, texts, logit_scale, counts, communicator, tile=tile
-    )
+    teacher_normalizers = pairwise_logsumexp(*teacher, pairs)
+    normalizers = pairwise_logsumexp(image_features, texts, logit_scale, pairs)
     expected = expected_scores(
-        image_features,
-        texts,
-        logit_scale,
-        teacher,
-        teacher_normalizers,
-        counts,
-        communicator,
-        tile=tile,
+        *(image_features, texts, logit_scale), teacher, teacher_normalizers, pairs
     )
-    difference = LogSumExp(
+    difference = PairSums(
         normalizers.of_images - expected.of_images, normalizers.of_texts - expected.of_texts
     )
     return _sum_of_both(difference, candidates) / (2 * candidates.num_images)
 
 
-def _sum_of_both(values: LogSumExp, candidates: Candidates) -> Tensor:
+def _sum_of_both(values: PairSums, candidates: Candidates) -> Tensor:
     """Sum () over this rank's images, and over its captions as often as they occur."""
     occurrences = candidates.occurrences.to(values.of_texts.dtype)
     return values.of_images.sum() + (occurrences * values.of_texts).sum()

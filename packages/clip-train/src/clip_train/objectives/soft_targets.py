@@ -6,15 +6,13 @@ side of a tile. A score is `scale * image @ text`, the teacher's likewise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from clip_train.distributed.communicator import Communicator
-from clip_train.objectives.logsumexp import LogSumExp
-from clip_train.objectives.tiles import iterate_tiles, rotate_blocks
+from clip_train.objectives.logsumexp import PairSums
+from clip_train.objectives.tiles import GlobalPairs
 
 
 class TeacherFeatures(NamedTuple):
@@ -25,24 +23,14 @@ class TeacherFeatures(NamedTuple):
     scale: Tensor  # ()
 
 
-class ExpectedScores(NamedTuple):
-    """The student's scores in the teacher's expectation."""
-
-    of_images: Tensor  # (n,) over all texts
-    of_texts: Tensor  # (m,) over all images
-
-
 def expected_scores(
     images: Tensor,
     texts: Tensor,
     scale: Tensor,
     teacher: TeacherFeatures,
-    normalizers: LogSumExp,
-    counts: Sequence[int],
-    communicator: Communicator,
-    *,
-    tile: int | None,
-) -> ExpectedScores:
+    normalizers: PairSums,
+    pairs: GlobalPairs,
+) -> PairSums:
     """`sum_j p_ij s_ij` of each image and `sum_i q_ij s_ij` of each text over the global batch.
 
     `s` are the student's scores, `p` the teacher's softmax over texts, `q` its softmax over images.
@@ -54,14 +42,9 @@ def expected_scores(
         scale: ().
         teacher: The teacher's features of the same rows; they get no gradient.
         normalizers: Log-sum-exp of the teacher's scores.
-        counts: Texts of every rank.
-        communicator: The ranks.
-        tile: Side of a tile; None makes one tile of a block.
+        pairs: The ranks and the tiles.
     """
-    given = (*teacher, *normalizers)
-    return ExpectedScores(
-        *_Expected.apply(images, texts, scale, *given, tuple(counts), communicator, tile)
-    )
+    return PairSums(*_Expected.apply(images, texts, scale, *teacher, *normalizers, pairs))
 
 
 class _Expected(torch.autograd.Function):
@@ -76,17 +59,13 @@ class _Expected(torch.autograd.Function):
         teacher_scale: Tensor,
         of_images: Tensor,
         of_texts: Tensor,
-        counts: tuple[int, ...],
-        communicator: Communicator,
-        tile: int | None,
+        pairs: GlobalPairs,
     ) -> tuple[Tensor, Tensor]:
         expected = images.new_zeros(len(images))
         block = [texts, teacher_texts, of_texts, texts.new_zeros(len(texts))]
         scaled, teacher_scaled = images * scale, teacher_images * teacher_scale
-        for columns, teacher_columns, of_columns, expected_columns in rotate_blocks(
-            block, counts, communicator
-        ):
-            for i, j in iterate_tiles(len(images), len(columns), tile):
+        for columns, teacher_columns, of_columns, expected_columns in pairs.rotate_blocks(block):
+            for i, j in pairs.tiles(len(images), len(columns)):
                 scores = scaled[i] @ columns[j].T  # (t, t)
                 beliefs = teacher_scaled[i] @ teacher_columns[j].T  # (t, t)
                 expected[i] += ((beliefs - of_images[i, None]).exp_() * scores).sum(dim=1)
@@ -94,7 +73,7 @@ class _Expected(torch.autograd.Function):
         ctx.save_for_backward(
             images, texts, scale, teacher_scaled, teacher_texts, of_images, of_texts
         )
-        ctx.counts, ctx.communicator, ctx.tile = counts, communicator, tile
+        ctx.pairs = pairs
         return expected, block[3]
 
     @staticmethod
@@ -103,14 +82,18 @@ class _Expected(torch.autograd.Function):
         weight, text_weight = gradients  # (n,), (m,)
         d_images = torch.zeros_like(images)
         block = [texts, teacher_texts, of_texts, text_weight, torch.zeros_like(texts)]
-        for columns, teacher_columns, of_columns, column_weight, d_columns in rotate_blocks(
-            block, ctx.counts, ctx.communicator
-        ):
-            for i, j in iterate_tiles(len(images), len(columns), ctx.tile):
+        for (
+            columns,
+            teacher_columns,
+            of_columns,
+            column_weight,
+            d_columns,
+        ) in ctx.pairs.rotate_blocks(block):
+            for i, j in ctx.pairs.tiles(len(images), len(columns)):
                 beliefs = teacher_scaled[i] @ teacher_columns[j].T  # (t, t)
                 share = (beliefs - of_images[i, None]).exp_().mul_(weight[i, None])
                 share += (beliefs - of_columns[j]).exp_().mul_(column_weight[j])
                 d_images[i].addmm_(share, columns[j])
                 d_columns[j].addmm_(share.T, images[i])
         d_scale = (d_images * images).sum()
-        return d_images.mul_(scale), block[4].mul_(scale), d_scale, *(None,) * 8
+        return d_images.mul_(scale), block[4].mul_(scale), d_scale, *(None,) * 6

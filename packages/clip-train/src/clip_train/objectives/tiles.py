@@ -7,40 +7,42 @@ batch is computed exactly once, and no rank ever holds all texts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from torch import Tensor
 
 from clip_train.distributed.communicator import Communicator
 
 
-def _slices(rows: int, tile: int | None) -> Iterator[slice]:
-    """Consecutive slices of at most `tile` rows; one for all with None."""
-    size = tile or max(rows, 1)
-    for start in range(0, rows, size):
-        yield slice(start, min(start + size, rows))
+class GlobalPairs(NamedTuple):
+    """The pairs of this rank's images with the texts of all ranks, and how they are computed."""
 
+    counts: tuple[int, ...]  # texts of every rank
+    communicator: Communicator
+    tile: int | None  # side of a tile; None makes one tile of a block
 
-def iterate_tiles(rows: int, columns: int, tile: int | None) -> Iterator[tuple[slice, slice]]:
-    """All tiles of a (rows, columns) matrix, one column of tiles after the other."""
-    for column in _slices(columns, tile):
-        for row in _slices(rows, tile):
-            yield row, column
+    def tiles(self, rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
+        """All tiles of a (rows, columns) matrix, one column of tiles after the other."""
+        for column in self._slices(columns):
+            for row in self._slices(rows):
+                yield row, column
 
+    def rotate_blocks(self, block: list[Tensor]) -> Iterator[list[Tensor]]:
+        """The blocks of all ranks, this rank's first; changes of a block travel with it.
 
-def rotate_blocks(
-    block: list[Tensor], counts: Sequence[int], communicator: Communicator
-) -> Iterator[list[Tensor]]:
-    """The blocks of all ranks, this rank's first; changes of a block travel with it.
+        After the last of them `block` holds this rank's tensors again, as the others left them.
 
-    After the last of them `block` holds this rank's own tensors again, as the others left them.
+        Args:
+            block: Tensors of this rank's m rows; the list is updated in place.
+        """
+        rank, world_size = self.communicator.rank, self.communicator.world_size
+        for step in range(world_size):
+            yield block
+            rows = self.counts[(rank + step + 1) % world_size]
+            block[:] = [self.communicator.ring_shift(x, rows) for x in block]
 
-    Args:
-        block: Tensors of this rank's m rows; the list is updated in place.
-        counts: Rows of every rank's block.
-        communicator: The ranks.
-    """
-    for step in range(communicator.world_size):
-        yield block
-        rows = counts[(communicator.rank + step + 1) % communicator.world_size]
-        block[:] = [communicator.ring_shift(x, rows) for x in block]
+    def _slices(self, rows: int) -> Iterator[slice]:
+        size = self.tile or max(rows, 1)
+        for start in range(0, rows, size):
+            yield slice(start, min(start + size, rows))

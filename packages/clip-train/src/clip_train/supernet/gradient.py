@@ -120,14 +120,7 @@ class SandwichGradient(WholeBatchGradient):
     ) -> Tensor:
         """This rank's share () of the distance from the teacher's distributions and embeddings."""
         logits = distillation_loss(
-            student.images,
-            student.texts,
-            student.logit_scale,
-            teacher.images,
-            teacher.texts,
-            teacher.logit_scale,
-            candidates,
-            communicator=self.backend,
+            *student[:3], *teacher[:3], candidates, communicator=self.backend
         )
         owned = candidates.owned
         images = 1 - (student.images * teacher.images).sum(dim=1)  # (n,)
