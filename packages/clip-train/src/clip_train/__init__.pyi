@@ -1,13 +1,17 @@
 from .config.presets import list_presets, load_config
 from .config.run import Config
+from .distributed.communicator import Communicator
 from .engine.runs import resume, train
 from .engine.trainer import Trainer
 from .errors import Interrupted, TrainingError
+from .objectives.candidates import Candidates
 from .objectives.losses import contrastive_loss, distillation_loss, sigmoid_loss
 from .plan.sample_plan import SamplePlan
 from .shapes.dataset import write_shapes
 
 __all__ = [
+    "Candidates",
+    "Communicator",
     "Config",
     "Interrupted",
     "SamplePlan",
