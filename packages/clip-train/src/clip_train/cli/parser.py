@@ -61,38 +61,28 @@ def _add_with_keys(
     return parser
 
 
+def _add_switch(parser: argparse.ArgumentParser, name: str, text: str) -> None:
+    parser.add_argument(f"--{name}", action="store_true", help=text)
+
+
 def _add_out(parser: argparse.ArgumentParser, what: str, *, required: bool = True) -> None:
     parser.add_argument("--out", metavar="DIR", required=required, help=what)
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace an existing directory, which is renamed to DIR.old-N",
-    )
+    text = "replace an existing directory, which is renamed to DIR.old-N"
+    _add_switch(parser, "overwrite", text)
 
 
 def _add_quiet(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quiet", action="store_true", help="hide progress bars")
+    _add_switch(parser, "quiet", "hide progress bars")
 
 
 def _add_run(commands: Any, keys: str) -> None:
     parser = _add_with_keys(commands, "run", "train a model", "training:run", keys)
-    parser.add_argument(
-        "config",
-        metavar="PRESET-OR-TOML",
-        help="preset (listed by `clip-train presets`), or TOML file",
-    )
+    text = "preset (listed by `clip-train presets`), or TOML file"
+    parser.add_argument("config", metavar="PRESET-OR-TOML", help=text)
     _add_out(parser, "run directory", required=False)
-    parser.add_argument(
-        "--overfit-batch",
-        type=int,
-        metavar="N",
-        help="overfit check: train on the first N samples only, without augmentation",
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="build everything, load one batch and stop",
-    )
+    text = "overfit check: train on the first N samples only, without augmentation"
+    parser.add_argument("--overfit-batch", type=int, metavar="N", help=text)
+    _add_switch(parser, "dry-run", "build everything, load one batch and stop")
     _add_quiet(parser)
 
 
@@ -105,11 +95,8 @@ def _add_resume(commands: Any) -> None:
 def _add_supernet(commands: Any, keys: str) -> None:
     summary = "train a CLIP as a supernet and write smaller models cut from it"
     parser = _add_with_keys(commands, "supernet", summary, "training:supernet", keys)
-    parser.add_argument(
-        "start",
-        metavar="RUN|PRESET|TOML",
-        help="finished run whose model, data and config are continued; or preset or TOML file",
-    )
+    text = "finished run whose model, data and config are continued; or preset or TOML file"
+    parser.add_argument("start", metavar="RUN|PRESET|TOML", help=text)
     _add_out(parser, "run directory")
     parser.add_argument(
         "--space",
@@ -127,14 +114,14 @@ def _add_supernet(commands: Any, keys: str) -> None:
         help="parameters of each smaller model, as fractions of the supernet's "
         f"(default: {' '.join(map(str, default.keep))})",
     )
-    for name, kind, text in (
-        ("num-random", int, "number of random subnets per step"),
-        ("distill", float, "weight in [0, 1] of the largest subnet's outputs in the others' loss"),
-        ("embedding", float, "weight of the distance to the largest subnet's embeddings"),
-        ("population", int, "number of subnets tried for each fraction"),
-        ("generations", int, "number of NSGA-II generations; more than 0 needs pymoo"),
+    for name, text in (
+        ("num-random", "number of random subnets per step"),
+        ("distill", "weight in [0, 1] of the largest subnet's outputs in the others' loss"),
+        ("embedding", "weight of the distance to the largest subnet's embeddings"),
+        ("population", "number of subnets tried for each fraction"),
+        ("generations", "number of NSGA-II generations; more than 0 needs pymoo"),
     ):
-        _add_number(parser, name, kind, text, getattr(default, name.replace("-", "_")))
+        _add_number(parser, name, text, getattr(default, name.replace("-", "_")))
     _add_quiet(parser)
 
 
@@ -145,27 +132,25 @@ def _add_plan(commands: Any) -> None:
         "configs", nargs="+", metavar="PRESET-OR-TOML", help="phases of a run, in order"
     )
     default = Accelerators()
-    _add_number(parser, "accelerators", int, "number of accelerators", default.number)
+    _add_number(parser, "accelerators", "number of accelerators", default.number)
     for name, text in (
         ("peak-tflops", "dense peak of one accelerator in TFLOP/s; A100 in bf16: 312"),
         ("utilization", "share of the peak that training reaches"),
         ("memory-gb", "memory of one accelerator in GB"),
         ("price-per-hour", "price of one accelerator for an hour, in any currency"),
     ):
-        _add_number(parser, name, float, text, getattr(default, name.replace("-", "_")))
-    _add_number(parser, "caption-tokens", int, "tokens of an average caption", NATURAL_CAPTION)
+        _add_number(parser, name, text, getattr(default, name.replace("-", "_")))
+    _add_number(parser, "caption-tokens", "tokens of an average caption", NATURAL_CAPTION)
     parser.add_argument(
         "--num-samples", type=int, metavar="N", help="size of the data set, for lengths in epochs"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _add_switch(parser, "json", "print JSON instead of a table")
 
 
-def _add_number(
-    parser: argparse.ArgumentParser, name: str, kind: type, text: str, default: float
-) -> None:
-    parser.add_argument(
-        f"--{name}", type=kind, default=default, metavar="N", help=f"{text} (default: {default:g})"
-    )
+def _add_number(parser: argparse.ArgumentParser, name: str, text: str, default: float) -> None:
+    """A flag for a number of the type of its default."""
+    text = f"{text} (default: {default:g})"
+    parser.add_argument(f"--{name}", type=type(default), default=default, metavar="N", help=text)
 
 
 def _add_presets(commands: Any) -> None:
@@ -180,13 +165,9 @@ def _add_translate(commands: Any) -> None:
         usage=f"{PROG} translate [-h] [--processes N] SYSTEM (FILE | -- FLAGS ...)",
     )
     parser.add_argument("system", metavar="SYSTEM", help=f"one of {', '.join(SYSTEMS)}")
-    parser.add_argument(
-        "file",
-        nargs="?",
-        metavar="FILE",
-        help="shell script or YAML file; or flags after a lone --",
-    )
-    _add_number(parser, "processes", int, "number of processes of the original run", 1)
+    text = "shell script or YAML file; or flags after a lone --"
+    parser.add_argument("file", nargs="?", metavar="FILE", help=text)
+    _add_number(parser, "processes", "number of processes of the original run", 1)
 
 
 def _add_data_shapes(topics: Any) -> None:
@@ -199,7 +180,7 @@ def _add_data_shapes(topics: Any) -> None:
         ("image-size", "image side in pixels", 64),
         ("seed", "random seed", 0),
     ):
-        _add_number(parser, name, int, text, default)
+        _add_number(parser, name, text, default)
     _add_quiet(parser)
 
 
@@ -208,12 +189,8 @@ def _add_data_convert(topics: Any) -> None:
     parser = _add(topics, "convert", summary, "data:convert")
     _add_source(parser)
     _add_out(parser, "directory of the shards")
-    _add_number(parser, "shard-size", int, "samples per shard", 10_000)
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="decode every image and leave out those that cannot be",
-    )
+    _add_number(parser, "shard-size", "samples per shard", 10_000)
+    _add_switch(parser, "check", "decode every image and leave out those that cannot be")
     _add_quiet(parser)
 
 
@@ -221,25 +198,21 @@ def _add_data_inspect(topics: Any) -> None:
     summary = "summarize layout, classes, sizes, captions and broken samples of a data source"
     parser = _add(topics, "inspect", summary, "data:inspect")
     _add_source(parser)
-    _add_number(parser, "samples", int, "number of samples to read", 200)
-    _add_number(parser, "seed", int, "random seed of the choice of samples", 0)
+    _add_number(parser, "samples", "number of samples to read", 200)
+    _add_number(parser, "seed", "random seed of the choice of samples", 0)
     parser.add_argument("--out", metavar="FILE", help="HTML page of thumbnails to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing page")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_switch(parser, "overwrite", "replace an existing page")
+    _add_switch(parser, "json", "print one JSON object")
     _add_quiet(parser)
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source", metavar="SOURCE", help="data source, as in data.train: wds:DIR, parquet:DIR, …"
-    )
-    parser.add_argument(
-        "--image-key", default="", metavar="NAME", help="column or feature of the image"
-    )
-    parser.add_argument(
-        "--caption-key", default="", metavar="NAME", help="column, feature or key of the captions"
-    )
-    parser.add_argument(
-        "--image-root", default="", metavar="DIR", help="directory that image paths start from"
-    )
-    parser.add_argument("--classnames", default="", metavar="FILE", help="file of class names")
+    text = "data source, as in data.train: wds:DIR, parquet:DIR, …"
+    parser.add_argument("source", metavar="SOURCE", help=text)
+    for name, metavar, text in (
+        ("image-key", "NAME", "column or feature of the image"),
+        ("caption-key", "NAME", "column, feature or key of the captions"),
+        ("image-root", "DIR", "directory that image paths start from"),
+        ("classnames", "FILE", "file of class names"),
+    ):
+        parser.add_argument(f"--{name}", default="", metavar=metavar, help=text)

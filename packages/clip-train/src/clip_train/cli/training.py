@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,7 @@ def run(options: argparse.Namespace) -> None:
     """Train a model."""
     config = apply_flags(load_config(options.config), options.flags)
     if options.overfit_batch is not None:
-        train = replace(config.train, overfit_batch=options.overfit_batch)
-        config = replace(config, train=train)
+        config = replace(config, train=replace(config.train, overfit_batch=options.overfit_batch))
     if options.dry_run:
         _dry_run(config)
         return
@@ -59,14 +58,7 @@ def resume(options: argparse.Namespace) -> None:
 
 def supernet(options: argparse.Namespace) -> None:
     """Train a supernet and write smaller models."""
-    settings = SupernetSettings(
-        num_random=options.num_random,
-        distill=options.distill,
-        embedding=options.embedding,
-        keep=tuple(options.keep),
-        population=options.population,
-        generations=options.generations,
-    )
+    settings = SupernetSettings(**_values_of(SupernetSettings, options, keep=tuple(options.keep)))
     space = None if options.space is None else _read_space(Path(options.space))
     config = apply_flags(base_config(options.start), options.flags)
     result = supernet_run.train(
@@ -81,26 +73,19 @@ def supernet(options: argparse.Namespace) -> None:
 
 def plan(options: argparse.Namespace) -> None:
     """Print what runs cost."""
-    accelerators = Accelerators(
-        number=options.accelerators,
-        peak_tflops=options.peak_tflops,
-        utilization=options.utilization,
-        memory_gb=options.memory_gb,
-        price_per_hour=options.price_per_hour,
-    )
-    planned = [
-        plan_run(
-            name,
-            accelerators,
-            caption_tokens=options.caption_tokens,
-            num_samples=options.num_samples,
-        )
-        for name in options.configs
-    ]
+    accelerators = Accelerators(**_values_of(Accelerators, options, number=options.accelerators))
+    lengths = {"caption_tokens": options.caption_tokens, "num_samples": options.num_samples}
+    planned = [plan_run(name, accelerators, **lengths) for name in options.configs]
     if options.json:
         print(json.dumps([cost_record(run) for run in planned], indent=2))
     else:
         print(cost_table(planned, accelerators))
+
+
+def _values_of(kind: type, options: argparse.Namespace, **others: Any) -> dict[str, Any]:
+    """The fields of a dataclass from the options of the same names, except for `others`."""
+    names = [field.name for field in fields(kind) if field.name not in others]
+    return {name: getattr(options, name) for name in names} | others
 
 
 def _dry_run(config: Config) -> None:

@@ -7,6 +7,8 @@ from typing import Literal
 
 from clip_models.config import require
 
+from clip_train.config.checks import require_at_least, require_positive, require_share
+
 
 @dataclass(frozen=True, kw_only=True)
 class VariableSizesConfig:
@@ -35,16 +37,11 @@ class VariableSizesConfig:
     """Relative growth of the largest side at each of `growth_epochs`."""
 
     def __post_init__(self) -> None:
-        require(self.num_sizes >= 0, f"num_sizes must be 0 or more, got {self.num_sizes}")
+        require_at_least(0, self, "num_sizes", "min_growth", "max_growth")
+        require_positive(self, "divisor", "batch_multiple")
         require(
             1 <= self.min_size <= self.max_size,
             f"1 <= min_size <= max_size must hold, got {self.min_size} and {self.max_size}",
-        )
-        for name in ("divisor", "batch_multiple"):
-            require(getattr(self, name) >= 1, f"{name} must be positive")
-        require(
-            min(self.min_growth, self.max_growth) >= 0,
-            f"growth must be 0 or more, got {self.min_growth} and {self.max_growth}",
         )
         require(
             list(self.growth_epochs) == sorted(set(self.growth_epochs)),
@@ -118,14 +115,9 @@ class DataConfig:
         for template in self.templates:
             require("{c}" in template, f"templates need a {{c}} slot, got {template!r}")
         require(all(w > 0 for w in self.weights), f"weights must be positive, got {self.weights}")
-        require(
-            self.shuffle_streams >= 1,
-            f"shuffle_streams must be 1 or more, got {self.shuffle_streams}",
-        )
-        require(
-            self.shuffle_buffer >= 1, f"shuffle_buffer must be 1 or more, got {self.shuffle_buffer}"
-        )
-        require(self.cache_gb > 0, f"cache_gb must be positive, got {self.cache_gb}")
+        require_at_least(1, self, "shuffle_streams", "shuffle_buffer", "prefetch")
+        require_at_least(0, self, "workers", "max_faults")
+        require_positive(self, "cache_gb", "stall_seconds")
         require(
             (self.order == "stream") == (self.epoch_samples is not None),
             "epoch_samples goes with order 'stream', got "
@@ -135,10 +127,6 @@ class DataConfig:
             self.order == "exact" or not (self.cache_images or self.weights),
             "order 'stream' can neither cache images nor weight sources",
         )
-        require(self.prefetch >= 1, f"prefetch must be 1 or more, got {self.prefetch}")
-        require(self.stall_seconds > 0, f"stall_seconds must be positive, got {self.stall_seconds}")
-        require(self.workers >= 0, f"workers must be 0 or more, got {self.workers}")
-        require(self.max_faults >= 0, f"max_faults must be 0 or more, got {self.max_faults}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,11 +152,8 @@ class RangeAugmentConfig:
             min(self.target_psnr) > 0,
             f"target_psnr must be positive decibels, got {self.target_psnr}",
         )
-        require(
-            self.weight >= 0 and self.lr_scale > 0,
-            "weight must be 0 or more and lr_scale positive, "
-            f"got {self.weight} and {self.lr_scale}",
-        )
+        require_at_least(0, self, "weight")
+        require_positive(self, "lr_scale")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +188,4 @@ class AugmentConfig:
             "color_jitter must be three numbers in [0, 1] and a hue in [0, 0.5], "
             f"got {self.color_jitter}",
         )
-        for name in ("color_jitter_probability", "grayscale_probability"):
-            share = getattr(self, name)
-            require(0 <= share <= 1, f"{name} must be in [0, 1], got {share}")
+        require_share(self, "color_jitter_probability", "grayscale_probability")

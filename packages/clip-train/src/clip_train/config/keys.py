@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from clip_models import ConfigError
 from clip_models.config import from_dict, nearest, to_dict
 
-from clip_train.config.presets import RENAMED, UNITS, merge
+from clip_train.config.presets import RENAMED, merge, override
 from clip_train.config.run import Config
 
 
@@ -53,17 +53,13 @@ def apply_flags(base: Config, words: Sequence[str]) -> Config:
     Raises:
         ConfigError: A flag names no key, or its value is wrong.
     """
-    given = _read_flags(words)
-    values = to_dict(base)
-    for section, units in UNITS:
-        if any(f"{section}.{unit}" in given for unit in units):
-            values[section] = {k: v for k, v in values[section].items() if k not in units}
-    for name, texts in given.items():
+    given: dict[str, Any] = {}
+    for name, texts in _read_flags(words).items():
         value = _parse_value(name, texts)
         for part in reversed(name.split(".")):
             value = {part: value}
-        values = merge(values, value)
-    return from_dict(Config, values)
+        given = merge(given, value)
+    return from_dict(Config, override(to_dict(base), given))
 
 
 def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:

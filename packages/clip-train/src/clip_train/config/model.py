@@ -39,12 +39,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for tower in ("image", "text"):
-            groups, locked = (
-                getattr(self, f"unlocked_{tower}_groups"),
-                getattr(self, f"lock_{tower}"),
-            )
+            groups = getattr(self, f"unlocked_{tower}_groups")
             require(
-                groups == 0 or (locked and groups > 0),
+                groups == 0 or (getattr(self, f"lock_{tower}") and groups > 0),
                 f"unlocked_{tower}_groups goes with lock_{tower}, and is 0 or more; got {groups}",
             )
 

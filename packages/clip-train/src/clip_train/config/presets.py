@@ -80,13 +80,17 @@ def _with_base(values: dict[str, Any]) -> dict[str, Any]:
         return values
     if not isinstance(name, str):
         raise ConfigError(f"extends must be the name of a preset, got {name!r}")
-    base = _with_base(tomllib.loads(preset_text(name)))
+    return override(_with_base(tomllib.loads(preset_text(name))), values)
+
+
+def override(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `values` merged into it, each of which replaces its setting in any unit."""
+    kept = dict(base)
     for section, keys in UNITS:
         given = values.get(section)
         if isinstance(given, Mapping) and keys & given.keys():
-            kept = base.get(section, {})
-            base[section] = {key: kept[key] for key in kept if key not in keys}
-    return merge(base, values)
+            kept[section] = {k: v for k, v in kept.get(section, {}).items() if k not in keys}
+    return merge(kept, values)
 
 
 def rename_keys(values: Mapping[str, Any]) -> dict[str, Any]:

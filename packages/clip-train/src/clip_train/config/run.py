@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from clip_models.config import require
 
+from clip_train.config.checks import require_at_least, require_positive
 from clip_train.config.data import AugmentConfig, DataConfig
 from clip_train.config.model import ModelConfig, TokenizerConfig
 from clip_train.config.training import LossConfig, OptimConfig, TrainConfig
@@ -25,7 +26,7 @@ class EvalConfig:
     """Images per forward pass."""
 
     def __post_init__(self) -> None:
-        require(self.batch_size >= 1, f"batch_size must be positive, got {self.batch_size}")
+        require_positive(self, "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +49,8 @@ class CheckpointConfig:
     the run directory."""
 
     def __post_init__(self) -> None:
-        require(self.keep_last >= 1, f"keep_last must be 1 or more, got {self.keep_last}")
-        for name in ("every_minutes", "keep_every_steps"):
-            value = getattr(self, name)
-            require(value is None or value > 0, f"{name} must be positive, got {value}")
+        require_at_least(1, self, "keep_last")
+        require_positive(self, "every_minutes", "keep_every_steps")
 
 
 @dataclass(frozen=True, kw_only=True)

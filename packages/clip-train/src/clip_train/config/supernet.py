@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clip_models import ConfigError
+from clip_models.config import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,5 +38,4 @@ class SupernetSettings:
             "generations must be at least 0": self.generations >= 0,
         }
         for rule, holds in rules.items():
-            if not holds:
-                raise ConfigError(f"{rule}, got {getattr(self, rule.split()[0])}")
+            require(holds, f"{rule}, got {getattr(self, rule.split()[0])}")

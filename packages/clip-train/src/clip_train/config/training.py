@@ -8,6 +8,8 @@ from typing import Literal
 
 from clip_models.config import require
 
+from clip_train.config.checks import require_at_least, require_positive
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -45,15 +47,8 @@ class TrainConfig:
     evaluation."""
 
     def __post_init__(self) -> None:
-        require(self.batch_size >= 2, f"batch_size must be 2 or more, got {self.batch_size}")
-        for name in ("samples", "grad_accum_steps", "timeout_s"):
-            value = getattr(self, name)
-            require(value is None or value > 0, f"{name} must be positive, got {value}")
-        require(
-            self.overfit_batch is None or self.overfit_batch >= 2,
-            f"overfit_batch must be 2 or more, got {self.overfit_batch}",
-        )
-        require(self.steps is None or self.steps >= 1, f"steps must be positive, got {self.steps}")
+        require_at_least(2, self, "batch_size", "overfit_batch")
+        require_positive(self, "samples", "steps", "grad_accum_steps", "timeout_s")
         require(
             self.epochs is None or 0 < self.epochs < math.inf,
             f"epochs must be positive and finite, got {self.epochs}",
@@ -109,23 +104,22 @@ class OptimConfig:
     saved as the final model; None for no average."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "eps", "lr_batch_size", "image_layer_decay", "text_layer_decay"):
-            require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+        require_positive(
+            self, "lr", "eps", "lr_batch_size", "image_layer_decay", "text_layer_decay"
+        )
         for name in ("lr", "eps", "first_lr", "final_lr", "weight_decay"):
             value = getattr(self, name)
             require(math.isfinite(value), f"{name} must be finite, got {value}")
         require(
             all(0 <= beta < 1 for beta in self.betas), f"betas must be in [0, 1), got {self.betas}"
         )
-        for name in ("warmup_steps", "warmup_samples", "cooldown_steps", "cooldown_samples"):
-            value = getattr(self, name)
-            require(value is None or value >= 0, f"{name} must be 0 or more, got {value}")
+        lengths = ("warmup_steps", "warmup_samples", "cooldown_steps", "cooldown_samples")
+        require_at_least(0, self, "weight_decay", *lengths)
         require(
             self.schedule == "constant_cooldown"
             or not (self.cooldown_steps or self.cooldown_samples),
             f"a cooldown goes with schedule 'constant_cooldown', got {self.schedule!r}",
         )
-        require(self.weight_decay >= 0, f"weight_decay must be 0 or more, got {self.weight_decay}")
         require(
             self.clip_norm is None or self.clip_norm > 0,
             f"clip_norm must be positive, got {self.clip_norm}; leave it out for no clipping",
@@ -174,7 +168,7 @@ class LossConfig:
             not self.label_smoothing or self.kind in ("infonce", "multi_positive"),
             f"label_smoothing goes with softmax losses, got kind {self.kind!r}",
         )
-        require(self.tile is None or self.tile >= 1, f"tile must be positive, got {self.tile}")
+        require_positive(self, "tile", "teacher_weight", "teacher_logit_scale")
         require(
             bool(self.teacher_images) == bool(self.teacher_texts),
             "teacher_images and teacher_texts go together, got "
@@ -192,5 +186,3 @@ class LossConfig:
             self.kind != "none" or bool(self.teacher or self.teacher_images),
             "kind 'none' leaves no loss without a teacher",
         )
-        for name in ("teacher_weight", "teacher_logit_scale"):
-            require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from clip_models import ConfigError
+from clip_models.config import require
 
 NATURAL_CAPTION = 17
 """Tokens of an average caption of the web, start and end included."""
@@ -29,9 +29,7 @@ class Accelerators:
     def __post_init__(self) -> None:
         for name in ("number", "peak_tflops", "memory_gb"):
             value = getattr(self, name)
-            if not 0 < value < math.inf:
-                raise ConfigError(f"{name} of accelerators must be positive, got {value}")
-        if not 0 <= self.price_per_hour < math.inf:
-            raise ConfigError(f"price_per_hour must be 0 or more, got {self.price_per_hour}")
-        if not 0 < self.utilization <= 1:
-            raise ConfigError(f"utilization must be in (0, 1], got {self.utilization}")
+            require(0 < value < math.inf, f"{name} of accelerators must be positive, got {value}")
+        price, share = self.price_per_hour, self.utilization
+        require(0 <= price < math.inf, f"price_per_hour must be 0 or more, got {price}")
+        require(0 < share <= 1, f"utilization must be in (0, 1], got {share}")

@@ -65,7 +65,7 @@ def pair_cost(
     tokens = torch.empty(PAIRS, caption_tokens, dtype=torch.long, device="meta")
     kept, image_tokens = _KeptBytes(model), _TokenCount(model.visual)
     with FlopCounterMode(display=False) as counter:
-        with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
+        with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
             image_features = model.encode_image(images)
             image_flops = counter.get_total_flops()
             text_features = model.encode_text(tokens)
@@ -128,9 +128,6 @@ class _KeptBytes:
             self._seen.add(_storage_id(tensor))
             self._tensors.append(tensor)
             self.total += tensor.untyped_storage().nbytes()
-        return tensor
-
-    def unpack(self, tensor: Tensor) -> Tensor:
         return tensor
 
 

@@ -88,11 +88,13 @@ def cost_record(run: PlannedRun) -> dict[str, Any]:
 
 def cost_table(runs: Sequence[PlannedRun], accelerators: Accelerators) -> str:
     """One line per run, and their sum."""
-    rows = [_HEADER, *(_row(run, accelerators) for run in runs)]
+    columns = [_columns(run, accelerators) for run in runs]
+    rows = [list(columns[0]), *(list(row.values()) for row in columns)]
     if len(runs) > 1:
-        hours, price = (sum(column) for column in zip(*(_spent(run) for run in runs), strict=True))
-        days = sum(run.run.days for run in runs)
-        rows.append(("all", *[""] * 7, f"{days:.2f}", f"{hours:,.0f}", f"{price:,.0f}"))
+        costs = [run.run for run in runs]
+        days, hours = sum(c.days for c in costs), sum(c.accelerator_hours for c in costs)
+        price = sum(c.price for c in costs)
+        rows.append(["all", *[""] * 7, f"{days:.2f}", f"{hours:,.0f}", f"{price:,.0f}"])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(f"{c:>{w}}" for c, w in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(
@@ -108,42 +110,24 @@ def cost_table(runs: Sequence[PlannedRun], accelerators: Accelerators) -> str:
     )
 
 
-_HEADER = (
-    "preset",
-    "params M",
-    "image tok",
-    "text tok",
-    "GFLOP/pair",
-    "pairs M",
-    "state GB",
-    "activations GB",
-    "days",
-    "hours",
-    "price",
-)
-
-
-def _row(run: PlannedRun, accelerators: Accelerators) -> tuple[str, ...]:
+def _columns(run: PlannedRun, accelerators: Accelerators) -> dict[str, str]:
+    """The row of a run by the headers of its columns."""
     pairs = run.run.training_flops / run.pair.training_flops
     state, activations = run.run.state_bytes / 1e9, run.activation_bytes / 1e9
     mark = "*" if state + activations > accelerators.memory_gb else ""
-    return (
-        run.name,
-        f"{run.run.parameters / 1e6:.1f}",
-        str(run.pair.image_tokens or "-"),
-        str(run.pair.text_tokens),
-        f"{run.pair.training_flops / 1e9:.1f}",
-        f"{pairs / 1e6:,.1f}",
-        f"{state:.1f}",
-        f"{activations:.1f}{mark}",
-        f"{run.run.days:.2f}",
-        f"{run.run.accelerator_hours:,.0f}",
-        f"{run.run.price:,.0f}",
-    )
-
-
-def _spent(run: PlannedRun) -> tuple[float, float]:
-    return run.run.accelerator_hours, run.run.price
+    return {
+        "preset": run.name,
+        "params M": f"{run.run.parameters / 1e6:.1f}",
+        "image tok": str(run.pair.image_tokens or "-"),
+        "text tok": str(run.pair.text_tokens),
+        "GFLOP/pair": f"{run.pair.training_flops / 1e9:.1f}",
+        "pairs M": f"{pairs / 1e6:,.1f}",
+        "state GB": f"{state:.1f}",
+        "activations GB": f"{activations:.1f}{mark}",
+        "days": f"{run.run.days:.2f}",
+        "hours": f"{run.run.accelerator_hours:,.0f}",
+        "price": f"{run.run.price:,.0f}",
+    }
 
 
 def _mean(costs: Sequence[PairCost], batches: Sequence[SizedBatch], *, twice: bool) -> PairCost:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from clip_train.translate.rules import (
-    Rule,
-    to_key,
-    to_values,
-)
+from clip_train.translate.rules import Rule, to_key, to_values
 
+_UNUSED = (
+    *("spp", "grad-beta", "patience", "step-size", "peft"),
+    *("epoch-eval-size", "k-shot", "num-local-epochs", "adapter-ckpt"),
+)
 _OSF_COMMAND = "`osf train` (osf-supernet) trains supernets of other models than CLIP"
 
 
@@ -47,18 +47,5 @@ OSF: Mapping[str, Rule] = {
     "huggingface-token": "a run uploads nothing; upload a model with `osf extract "
     "clip-models:DIR --supernet DIR --push-to-hub OWNER/NAME --token T`",
     "push-to-hub": "`osf extract clip-models:DIR --supernet DIR --push-to-hub OWNER/NAME`",
-    **dict.fromkeys(
-        (
-            "spp",
-            "grad-beta",
-            "patience",
-            "step-size",
-            "peft",
-            "epoch-eval-size",
-            "k-shot",
-            "num-local-epochs",
-            "adapter-ckpt",
-        ),
-        "unused by the scripts of the original",
-    ),
+    **dict.fromkeys(_UNUSED, "unused by the scripts of the original"),
 }
