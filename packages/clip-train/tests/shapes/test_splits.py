@@ -17,7 +17,6 @@ from clip_train.shapes.scenes import (
     PairScene,
     Scene,
     SingleScene,
-    differing_attributes,
 )
 from clip_train.shapes.splits import (
     held_out_scenes,
@@ -127,6 +126,42 @@ def test_enough_combinations_are_held_out() -> None:
     assert sum(isinstance(scene, PairScene) for scene in classes) >= 32
     assert len({scene.canonical() for scene in classes}) == len(classes)
     assert len({scene.phrase for scene in classes}) == len(classes)
+
+
+def differing_attributes(scene: Scene, other: Scene) -> int | None:
+    """Return in how many attributes two scenes differ, None for one object against two.
+
+    Two-object scenes are compared in the descriptions that differ least.
+    """
+    if isinstance(scene, PairScene) and isinstance(other, PairScene):
+        return min(_count_differences(scene, other), _count_differences(scene, other.mirrored()))
+    if isinstance(scene, SingleScene) and isinstance(other, SingleScene):
+        return _count_differences(scene, other)
+    return None
+
+
+def _count_differences(scene: Scene, other: Scene) -> int:
+    names = [field.name for field in fields(scene)]
+    return sum(getattr(scene, name) != getattr(other, name) for name in names)
+
+
+def test_differences_count_attributes_and_never_compare_one_object_with_two() -> None:
+    single = SingleScene(
+        shape="circle", color="red", size="small", position="top left", background="white"
+    )
+    pair = PairScene(
+        shape="circle",
+        color="red",
+        relation="right",
+        other_shape="square",
+        other_color="blue",
+        background="gray",
+    )
+    assert differing_attributes(pair, pair.mirrored()) == 0
+    assert differing_attributes(pair, replace(pair.mirrored(), background="black")) == 1
+    assert differing_attributes(single, single) == 0
+    assert differing_attributes(single, replace(single, size="large", shape="ring")) == 2
+    assert differing_attributes(single, pair) is None
 
 
 def test_every_held_out_class_has_three_neighbours() -> None:

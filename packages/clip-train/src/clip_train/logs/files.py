@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +25,11 @@ def replace_text(file: Path, text: str) -> None:
     """Write a text file in one step."""
     with replacing(file) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def write_lines(file: Path, lines: Iterable[str]) -> None:
+    """Write a text file of lines, the same on all systems."""
+    file.write_bytes("".join(f"{line}\n" for line in lines).encode())
 
 
 def set_aside(path: Path) -> Path:

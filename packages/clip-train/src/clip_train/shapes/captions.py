@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from clip_train.shapes.scenes import (
-    RELATIONS,
-    WORDS,
-    Draws,
-    PairScene,
-    Scene,
-    SingleScene,
-)
+from clip_train.shapes.scenes import RELATIONS, WORDS, Draws, PairScene, Scene, SingleScene
 
 _SEEN_FROM_FIRST: Mapping[str, tuple[str, ...]] = {
     "left": ("to its left", "on its left"),
@@ -19,11 +12,7 @@ _SEEN_FROM_FIRST: Mapping[str, tuple[str, ...]] = {
     "above": ("above it",),
     "below": ("below it", "under it"),
 }
-_GROUNDS = (
-    "on a {} background",
-    "against a {} background",
-    "in front of a {} backdrop",
-)
+_GROUNDS = ("on a {} background", "against a {} background", "in front of a {} backdrop")
 _FILLERS = ("a photo of ", "an image of ", "a picture of ", "a drawing of ", "there is ")
 _DROP_BACKGROUND = 0.1  # share of captions that do not name the background
 

@@ -25,6 +25,7 @@ from PIL.Image import Image
 from tqdm import tqdm
 
 from clip_train.errors import ShapesError
+from clip_train.logs.files import write_lines
 from clip_train.logs.progress import progress_bar
 from clip_train.shapes.drawing import MIN_IMAGE_SIZE
 from clip_train.shapes.scenes import Scene
@@ -130,15 +131,15 @@ def _write_set(
         partial = target.with_name(target.name + ".partial")
         _make_partial(partial, settings)
         total = settings.num_train + settings.num_val
-        with (
-            _removed_on_failure(partial),
-            progress_bar(total=total, desc="draw", unit="image", show=progress) as bar,
-        ):
-            num_shards = _write_train(partial / "train", settings, bar)
-            _write_val(partial, settings, classes, bar)
+        try:
+            with progress_bar(total=total, desc="draw", unit="image", show=progress) as bar:
+                num_shards = _write_train(partial / "train", settings, bar)
+                _write_val(partial, settings, classes, bar)
             if target.exists():
                 target.rmdir()  # it was empty; an OSError if it no longer is
             partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)  # it is gone unless something failed
     except OSError as error:
         raise ShapesError(
             f"cannot write the shapes set to {target}: {error.strerror or error}; "
@@ -167,16 +168,7 @@ def _make_partial(partial: Path, settings: _Settings) -> None:
             "move it or choose another directory"
         )
     partial.mkdir(parents=True)
-    _write_lines(partial / _MARKER, json.dumps(asdict(settings), indent=2).splitlines())
-
-
-@contextmanager
-def _removed_on_failure(partial: Path) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    write_lines(partial / _MARKER, json.dumps(asdict(settings), indent=2).splitlines())
 
 
 def _write_train(folder: Path, settings: _Settings, bar: tqdm[None]) -> int:
@@ -218,10 +210,10 @@ def _write_val(
                 (folder / f"{number:04d}.jpg").write_bytes(jpeg)
                 writer.write({"__key__": f"{index:09d}", "jpg": jpeg, "cls": b"%d" % label})
                 bar.update()
-    _write_lines(test / "nshards.txt", [str(len(starts))])
+    write_lines(test / "nshards.txt", [str(len(starts))])
     for folder in (root / "val", root / "val-wds"):
-        _write_lines(folder / "classnames.txt", [scene.phrase for scene in classes])
-        _write_lines(folder / TEMPLATES_FILE, TEMPLATES)
+        write_lines(folder / "classnames.txt", [scene.phrase for scene in classes])
+        write_lines(folder / TEMPLATES_FILE, TEMPLATES)
 
 
 @contextmanager
@@ -239,7 +231,3 @@ def _to_jpeg(image: Image) -> bytes:
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=90, subsampling=0)
     return stream.getvalue()
-
-
-def _write_lines(path: Path, lines: list[str] | tuple[str, ...]) -> None:
-    path.write_bytes("".join(f"{line}\n" for line in lines).encode())

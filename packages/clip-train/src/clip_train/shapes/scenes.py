@@ -9,7 +9,7 @@ of its key, whichever samples were made before it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -43,6 +43,14 @@ RELATIONS: Mapping[str, str] = {  # relation → relation seen from the other ob
     "right": "left",
     "above": "below",
     "below": "above",
+}
+VALUES: Mapping[str, tuple[str, ...]] = {  # of each attribute
+    "shape": SHAPES,
+    "color": tuple(COLORS),
+    "size": SIZES,
+    "position": tuple(POSITIONS),
+    "relation": tuple(RELATIONS),
+    "background": BACKGROUNDS,
 }
 # Wordings of each value; the first one is used in class names and in half of the captions.
 WORDS: Mapping[str, tuple[str, ...]] = {
@@ -159,20 +167,3 @@ class PairScene:
 
 
 Scene = SingleScene | PairScene
-
-
-def differing_attributes(scene: Scene, other: Scene) -> int | None:
-    """Return in how many attributes two scenes differ, None for one object against two.
-
-    Two-object scenes are compared in the descriptions that differ least.
-    """
-    if isinstance(scene, PairScene) and isinstance(other, PairScene):
-        return min(_count_differences(scene, other), _count_differences(scene, other.mirrored()))
-    if isinstance(scene, SingleScene) and isinstance(other, SingleScene):
-        return _count_differences(scene, other)
-    return None
-
-
-def _count_differences(scene: Scene, other: Scene) -> int:
-    names = [field.name for field in fields(scene)]
-    return sum(getattr(scene, name) != getattr(other, name) for name in names)

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import fields
 
 from PIL.Image import Image
 
 from clip_train.shapes.captions import word_caption
 from clip_train.shapes.drawing import render
-from clip_train.shapes.scenes import (
-    BACKGROUNDS,
-    COLORS,
-    POSITIONS,
-    RELATIONS,
-    SHAPES,
-    SIZES,
-    Draws,
-    PairScene,
-    Scene,
-    SingleScene,
-)
+from clip_train.shapes.scenes import SIZES, VALUES, Draws, PairScene, Scene, SingleScene
 
 _TRAIN, _VAL = 0, 1
 _SCENE, _CAPTION, _PIXELS = 0, 1, 2
@@ -75,17 +65,13 @@ _PAIR_BLOCKS: tuple[Mapping[str, tuple[str, ...]], ...] = (
 
 def held_out_scenes() -> tuple[Scene, ...]:
     """Return the held-out scenes, in the order of their classes; the same for every seed."""
-    single: list[Scene] = [
-        SingleScene(**dict(zip(block, values, strict=True)))
-        for block in _SINGLE_BLOCKS
+    scenes: list[Scene] = [
+        kind(**dict(zip(block, values, strict=True)))
+        for kind, blocks in ((SingleScene, _SINGLE_BLOCKS), (PairScene, _PAIR_BLOCKS))
+        for block in blocks
         for values in itertools.product(*block.values())
     ]
-    pairs: list[Scene] = [
-        PairScene(**dict(zip(block, values, strict=True)))
-        for block in _PAIR_BLOCKS
-        for values in itertools.product(*block.values())
-    ]
-    return tuple(sorted(single + pairs, key=lambda scene: scene.phrase))
+    return tuple(sorted(scenes, key=lambda scene: scene.phrase))
 
 
 _HELD_OUT = frozenset(scene.canonical() for scene in held_out_scenes())
@@ -106,7 +92,7 @@ def training_scene(index: int, *, seed: int) -> Scene:
     draws = Draws(seed=seed, split=_TRAIN, index=index, purpose=_SCENE)
     single = draws.chance(_SINGLE_SHARE)
     while True:
-        scene = _draw_single(draws) if single else _draw_pair(draws)
+        scene = _draw_scene(SingleScene if single else PairScene, draws)
         if is_trainable(scene):
             return scene
 
@@ -130,22 +116,7 @@ def draw_held_out_image(scene: Scene, index: int, *, image_size: int, seed: int)
     return render(scene, draws, image_size=image_size)
 
 
-def _draw_single(draws: Draws) -> SingleScene:
-    return SingleScene(
-        shape=draws.choice(SHAPES),
-        color=draws.choice(tuple(COLORS)),
-        size=draws.choice(SIZES),
-        position=draws.choice(tuple(POSITIONS)),
-        background=draws.choice(BACKGROUNDS),
-    )
-
-
-def _draw_pair(draws: Draws) -> PairScene:
-    return PairScene(
-        shape=draws.choice(SHAPES),
-        color=draws.choice(tuple(COLORS)),
-        relation=draws.choice(tuple(RELATIONS)),
-        other_shape=draws.choice(SHAPES),
-        other_color=draws.choice(tuple(COLORS)),
-        background=draws.choice(BACKGROUNDS),
-    )
+def _draw_scene(kind: type[Scene], draws: Draws) -> Scene:
+    """Return a scene with an independent choice of each attribute, in the order of its fields."""
+    names = [field.name for field in fields(kind)]
+    return kind(**{name: draws.choice(VALUES[name.removeprefix("other_")]) for name in names})
