@@ -72,6 +72,9 @@ def keyed_permutation(seed: int, epoch: int, length: int, purpose: str) -> NDArr
     return np.argsort(words, kind="stable")
 
 
+_cached_permutation = functools.lru_cache(maxsize=16)(keyed_permutation)
+
+
 def permute(
     seed: int, epoch: int, positions: NDArray[np.int64], length: int, purpose: str
 ) -> NDArray[np.int64]:
@@ -82,18 +85,13 @@ def permute(
     2002): still each number once, in constant memory.
     """
     if length <= SORTED_LENGTH:
-        return _sorted_permutation(seed, epoch, length, purpose)[positions]
+        return _cached_permutation(seed, epoch, length, purpose)[positions]
     bits = (length - 1).bit_length()
     keys = keyed_bits(seed, epoch, np.arange(FEISTEL_ROUNDS), purpose)[:, 0]
     words = _feistel(positions.astype(np.uint64), bits, keys)
     while (outside := words >= length).any():
         words[outside] = _feistel(words[outside], bits, keys)
     return words.astype(np.int64)
-
-
-@functools.lru_cache(maxsize=16)
-def _sorted_permutation(seed: int, epoch: int, length: int, purpose: str) -> NDArray[np.int64]:
-    return keyed_permutation(seed, epoch, length, purpose)
 
 
 def _feistel(words: NDArray[np.uint64], bits: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:

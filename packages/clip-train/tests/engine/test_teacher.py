@@ -17,9 +17,8 @@ from clip_models.config import PreprocessConfig
 from clip_models.files import save_tensors
 from clip_train import Config, TrainingError, train
 from clip_train.distributed.single import SingleBackend
-from clip_train.engine.cached_teacher import EmbeddingTable
 from clip_train.engine.data_components import build_data_components
-from clip_train.engine.teacher import open_teacher
+from clip_train.engine.teacher import EmbeddingTable, open_teacher
 
 
 def changed(config: Config, **sections: dict[str, Any]) -> Config:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from clip_models import CLIP, CheckpointError, load_model
 from clip_models.config import PreprocessConfig
 from clip_models.files import load_tensors, save_config
@@ -141,6 +142,25 @@ def load_newest_model(store: CheckpointStore) -> tuple[CLIP, PreprocessConfig] |
     with store.reading(steps[-1]) as directory:
         _read_state(directory, store, steps[-1])
         return load_model(directory)
+
+
+def full_model(state: TrainingState) -> CLIP:
+    """The model that a run evaluates and exports: unsharded, with EMA weights if there are any.
+
+    It is the trained model if that is neither sharded nor averaged, else a copy; all ranks call it.
+    """
+    backend = state.backend
+    if state.ema is None and backend.name in ("single", "ddp"):
+        return state.model
+    with torch.device("meta"):
+        copy = CLIP(state.model.config)
+    tensors = dict(state.model.state_dict())
+    if state.ema is not None:
+        tensors |= state.ema.values
+    device = torch.device("cpu") if backend.needs_fixed_shapes else backend.device
+    full = {name: backend.full_tensor(x).to(device, copy=True) for name, x in tensors.items()}
+    copy.load_state_dict(full, assign=True)
+    return copy.eval()
 
 
 def _full_tensors(backend: Backend, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,9 +10,9 @@ import importlib
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from clip_eval.data import DataError, check_url
 from clip_models import ConfigError
@@ -21,31 +21,6 @@ from dtp_pooling.checkpoint_files import STATE_NAME
 from torch import Tensor
 
 _NAME = re.compile(r"step-(\d{7,})")
-
-
-class CheckpointStore(Protocol):
-    """Complete checkpoints, by step."""
-
-    def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, rising; other names are ignored."""
-
-    def write(
-        self,
-        step: int,
-        tensors: Mapping[str, Mapping[str, Tensor]],
-        state: Mapping[str, Any],
-        add_files: Callable[[Path], None],
-    ) -> None:
-        """Write a checkpoint; arguments as in `checkpoint_files.write_checkpoint`."""
-
-    def reading(self, step: int) -> AbstractContextManager[Path]:
-        """A directory with the checkpoint's files."""
-
-    def keep_last(self, count: int, keep_every: int | None) -> None:
-        """Delete all but the newest `count` and those of steps that `keep_every` divides."""
-
-    def describe(self, step: int) -> str:
-        """Path or URL of a checkpoint, for messages."""
 
 
 def open_store(location: str, default: Path) -> CheckpointStore:
@@ -67,13 +42,13 @@ def open_store(location: str, default: Path) -> CheckpointStore:
 
 
 class LocalStore:
-    """Checkpoints in a directory."""
+    """Complete checkpoints in a directory, by step; other names are ignored."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def steps(self) -> list[int]:
-        """Steps of the complete checkpoints."""
+        """Steps of the complete checkpoints, rising."""
         return sorted(self._directories())
 
     def write(
@@ -83,7 +58,7 @@ class LocalStore:
         state: Mapping[str, Any],
         add_files: Callable[[Path], None],
     ) -> None:
-        """Write a checkpoint, in place of one of the same step."""
+        """As `checkpoint_files.write_checkpoint`, in place of a checkpoint of the same step."""
         checkpoint_files.write_checkpoint(self.path, step, tensors, state, add_files)
 
     @contextmanager
@@ -92,7 +67,7 @@ class LocalStore:
         yield self._directories()[step]
 
     def keep_last(self, count: int, keep_every: int | None) -> None:
-        """Delete older checkpoints."""
+        """Delete all but the newest `count` and those of steps that `keep_every` divides."""
         checkpoint_files.keep_last(self.path, count, keep_every)
 
     def describe(self, step: int) -> str:
@@ -105,7 +80,10 @@ class LocalStore:
 
 
 class RemoteStore:
-    """Files are sent one by one, `state.json` last: without it there is no checkpoint."""
+    """Checkpoints below a URL, as in a `LocalStore`.
+
+    Files are sent one by one, `state.json` last: without it there is no checkpoint.
+    """
 
     def __init__(self, url: str) -> None:
         fsspec: Any = importlib.import_module("fsspec.core")  # it has no types
@@ -167,6 +145,9 @@ class RemoteStore:
 
     def _at(self, step: int) -> str:
         return f"{self.path}/{_checkpoint_name(step)}"
+
+
+CheckpointStore = LocalStore | RemoteStore
 
 
 def _checkpoint_name(step: int) -> str:

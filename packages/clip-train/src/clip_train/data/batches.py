@@ -7,27 +7,29 @@ at any step.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from clip_eval.data import BadSample, DataError, Sample, Source
 from clip_models import Preprocess
+from clip_tokenizer import Tokenizer
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from clip_train.augment.color_jitter import NUMBERS, changes_colors, jitter_colors
 from clip_train.augment.geometry import CROP_ATTEMPTS
 from clip_train.config.run import Config
 from clip_train.data.captions import number_captions
 from clip_train.data.decoding import PixelReader
-from clip_train.data.streaming import StreamedBatches
+from clip_train.data.streaming import MAX_FAULTS_IN_A_ROW, SampleStream, ShardStream
 from clip_train.data.watchdog import WorkerWatchdog
 from clip_train.logs.progress import progress_bar
 from clip_train.plan.sample_plan import SamplePlan
@@ -35,19 +37,6 @@ from clip_train.randomness import as_float32, keyed_uniform
 
 MAX_REPLACEMENTS = 100
 STALLS_TO_STOP = 5
-
-
-class TokenizerLike(Protocol):
-    """What training needs of a tokenizer."""
-
-    def __call__(
-        self,
-        texts: Sequence[str],
-        *,
-        reduction: str = "truncate",
-        generator: np.random.Generator | None = None,
-    ) -> Tensor:
-        """Ids (N, T) of the texts, end token kept, zero-padded."""
 
 
 class SampleFault(NamedTuple):
@@ -73,10 +62,18 @@ class Batch(NamedTuple):
     # everything random about a sample
 
 
-Read = Callable[
-    [int, int, int, Sequence[float], int, list[SampleFault]], tuple[Sample, NDArray[np.uint8]]
-]
-"""From epoch, position, index, random numbers, side, and a list for faults, to a sample."""
+class Place(NamedTuple):
+    """One place of a batch, to be filled with a sample."""
+
+    epoch: int
+    position: int  # in the epoch's order
+    planned: int  # index of the planned sample
+    uniform: Sequence[float]  # random numbers for its crop
+    size: int  # side of its pixels
+
+
+Read = Callable[[Place, list[SampleFault]], tuple[Sample, NDArray[np.uint8]]]
+"""From a place, and a list to add faults to, to a sample and its pixels (S, S, 3)."""
 
 
 class DecodedSource:
@@ -117,7 +114,7 @@ class BatchReader(Dataset[Batch]):
         plan: SamplePlan,
         config: Config,
         preprocess: Preprocess,
-        tokenizer: TokenizerLike,
+        tokenizer: Tokenizer,
         *,
         rank: int = 0,
         world_size: int = 1,
@@ -158,8 +155,8 @@ class BatchReader(Dataset[Batch]):
         images = torch.empty(len(positions), side, side, 3, dtype=torch.uint8)
         samples, faults = [], list[SampleFault]()
         for row, position in enumerate(positions.tolist()):
-            index, uniform = int(indices[row]), crops[row].tolist()
-            sample, pixels = read(epoch, position, index, uniform, side, faults)
+            place = Place(epoch, position, int(indices[row]), crops[row].tolist(), side)
+            sample, pixels = read(place, faults)
             if colors is not None:
                 pixels = jitter_colors(pixels, colors[row].tolist(), self.config.augment)
             images.numpy()[row] = pixels
@@ -208,32 +205,25 @@ class BatchReader(Dataset[Batch]):
         reduction = self.config.tokenizer.reduction
         if reduction in ("truncate", "syntax"):
             return self.tokenizer(captions, reduction=reduction)
-        rows = []
+        rows: list[Tensor] = []
         for caption in captions:
             digest = hashlib.blake2b(f"{self._seed}/{step}/{caption}".encode(), digest_size=16)
             generator = np.random.Generator(np.random.Philox(key=int(digest.hexdigest(), 16)))
             rows.append(self.tokenizer([caption], reduction=reduction, generator=generator))
         return torch.cat(rows)
 
-    def _read(
-        self,
-        epoch: int,
-        position: int,
-        index: int,
-        uniform: Sequence[float],
-        size: int,
-        faults: list[SampleFault],
-    ) -> tuple[Sample, NDArray[np.uint8]]:
+    def _read(self, place: Place, faults: list[SampleFault]) -> tuple[Sample, NDArray[np.uint8]]:
         """The planned sample, or the first readable one of its fixed list of replacements."""
+        index = place.planned
         for attempt in range(MAX_REPLACEMENTS):
             try:
-                if self.decoded is not None and size == self.size:
+                if self.decoded is not None and place.size == self.size:
                     return self.decoded.read(index)
                 with self.watchdog.reading(self.source.place(index)):
-                    return self.pixels.read(index, uniform, size)
+                    return self.pixels.read(index, place.uniform, place.size)
             except BadSample as error:
                 faults.append(SampleFault(error.reason, str(error)))
-            index = self.plan.replacement(epoch, position, attempt)
+            index = self.plan.replacement(place.epoch, place.position, attempt)
         raise DataError(
             f"{self.source.name}: {MAX_REPLACEMENTS} samples in a row could not be used, "
             f"such as {faults[-1].detail}"
@@ -249,7 +239,7 @@ class BatchReader(Dataset[Batch]):
         data = self.config.data
         streams = data.order == "stream"
         loader: DataLoader[Any] = DataLoader(
-            StreamedBatches(self, first, stop) if streams else _Guarded(self),
+            _StreamedBatches(self, first, stop) if streams else _Guarded(self),
             sampler=None if streams else range(first, stop),
             batch_size=None,
             num_workers=data.workers,
@@ -288,11 +278,6 @@ class BatchReader(Dataset[Batch]):
                 raise batch
             return batch
 
-    def decode(self, sample: Sample, uniform: Sequence[float], size: int) -> NDArray[np.uint8]:
-        """Pixels (S, S, 3) of a sample that a stream read."""
-        with self.watchdog.reading(sample.key):
-            return self.pixels.decode(sample, uniform, size)
-
     @property
     def _seed(self) -> int:
         return self.config.train.seed
@@ -309,6 +294,43 @@ class _Guarded(Dataset["Batch | DataError"]):
             return self.reader[step]
         except DataError as error:
             return error
+
+
+class _StreamedBatches(IterableDataset["Batch | DataError"]):
+    """Batches of steps first … stop - 1 from a stream; each worker makes every W-th."""
+
+    def __init__(self, reader: BatchReader, first: int, stop: int) -> None:
+        assert isinstance(reader.source, ShardStream)
+        self.reader, self.stream = reader, reader.source
+        self.first, self.stop = first, stop
+
+    def __iter__(self) -> Iterator[Batch | DataError]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        seed = self.reader.config.train.seed
+        found = SampleStream(self.stream, f"{seed}/{self.first}/{self.reader.rank}/{worker}")
+        for step in range(self.first + worker, self.stop, workers):
+            try:
+                yield self.reader.assemble(step, functools.partial(self._read, found))
+            except DataError as error:
+                yield error
+                return
+
+    def _read(
+        self, found: SampleStream, place: Place, faults: list[SampleFault]
+    ) -> tuple[Sample, NDArray[np.uint8]]:
+        """The next sample that can be used; what the plan says of its place is ignored."""
+        for _ in range(MAX_FAULTS_IN_A_ROW):
+            try:
+                sample = next(found)
+                with self.reader.watchdog.reading(sample.key):
+                    return sample, self.reader.pixels.decode(sample, place.uniform, place.size)
+            except BadSample as error:
+                faults.append(SampleFault(error.reason, str(error)))
+        raise DataError(
+            f"{self.stream.name}: {MAX_FAULTS_IN_A_ROW} samples in a row could not be used, such "
+            f"as {faults[-1].detail}"
+        )
 
 
 def rank_slice(length: int, rank: int, world_size: int) -> slice:

@@ -9,17 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import webdataset
-from clip_eval.data import (
-    TEMPLATES_FILE,
-    BadSample,
-    DataError,
-    Sample,
-    Source,
-    decode_image,
-)
+from clip_eval.data import TEMPLATES_FILE, BadSample, DataError, Sample, Source, decode_image
 from PIL import Image
 
-from clip_train.logs.files import replace_text, replacing
+from clip_train.logs.files import replace_text, replacing, write_lines
 from clip_train.logs.progress import progress_bar
 
 RECORD = "conversion.json"
@@ -91,9 +84,9 @@ def convert(
     folder = Path(out)
     _claim(folder, {"source": source.name, "samples": len(source), "shard_size": shard_size})
     if source.classnames:
-        _write_lines(folder / "classnames.txt", source.classnames)
+        write_lines(folder / "classnames.txt", source.classnames)
     if source.templates:
-        _write_lines(folder / TEMPLATES_FILE, source.templates)
+        write_lines(folder / TEMPLATES_FILE, source.templates)
     total = ConversionCounts()
     with progress_bar(total=len(source), desc="convert", unit="sample", show=progress) as bar:
         for shard, first in enumerate(range(0, len(source), shard_size)):
@@ -190,10 +183,6 @@ def _extension(data: bytes, key: str) -> str:
     if not data:
         raise BadSample("empty", "the file has no bytes", key)
     raise BadSample("not-an-image", "no known image format", key)
-
-
-def _write_lines(path: Path, lines: tuple[str, ...]) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -66,15 +66,12 @@ class PixelReader:
             raise BadSample("no-caption", "neither a caption nor a class", sample.key)
         crops = self.augment.kind == "random_resized_crop"
         squash = self.preprocess.config.resize_mode == "squash"
-        region = (
-            _RandomCrop(size, uniform, self.augment.scale)
-            if crops
-            else _WholeImage(size, squash=squash)
-        )
+        region: _RandomCrop | _WholeImage = _WholeImage(size, squash=squash)
+        if crops:
+            region = _RandomCrop(size, uniform, self.augment.scale)
+        least_size = region.least_size if self.data.decode == "scaled" else None
         try:
-            image = decode_image(
-                sample.image, least_size=region.least_size if self.data.decode == "scaled" else None
-            )
+            image = decode_image(sample.image, least_size=least_size)
         except BadSample as error:
             raise BadSample(error.reason, error.detail, sample.key) from None
         config = self.preprocess.config
@@ -93,9 +90,8 @@ class PixelReader:
 class _Region:
     """A region of an image that may be decoded at a fraction of its size."""
 
-    def __init__(self) -> None:
-        self._full = (0, 0)  # width and height of the image, once they are known
-        self._box = Box(0, 0, 0, 0)
+    _full = (0, 0)  # width and height of the image, once they are known
+    _box = Box(0, 0, 0, 0)
 
     def is_smaller(self, image: Image.Image) -> bool:
         """Whether an image was decoded at a fraction."""
@@ -122,7 +118,6 @@ class _WholeImage(_Region):
     """
 
     def __init__(self, size: int, *, squash: bool) -> None:
-        super().__init__()
         self._size, self._squash = size, squash
         self.target = (0, 0)  # width and height after the transform's resize
 
@@ -142,7 +137,6 @@ class _RandomCrop(_Region):
     """The random crop of one image."""
 
     def __init__(self, size: int, uniform: Sequence[float], scale: tuple[float, float]) -> None:
-        super().__init__()
         self._size, self._uniform, self._scale = size, uniform, scale
 
     def least_size(self, width: int, height: int) -> tuple[int, int]:

@@ -1,7 +1,8 @@
-"""Opening the data that a config names: one source, or several separated by `::`."""
+"""The data that a config names: one source, or several separated by `::`; and its digest."""
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from clip_train.data.streaming import ShardStream
 from clip_train.shapes.source import ShapesSource, is_shapes
 
 SEPARATOR = "::"
+DIGEST_SAMPLES = 8
 
 
 def open_training_source(data: DataConfig) -> Source:
@@ -87,6 +89,7 @@ def _open(
             f"{spec!r} does not exist; name your data with --data.train and --data.val, "
             "or draw the shapes set with `clip-train data shapes --out DIR`"
         )
+    cache_dir = Path(data.cache_dir) if data.cache_dir else None
     return open_source(
         spec,
         classnames=ClassList.read(data.classnames) if data.classnames else None,
@@ -95,14 +98,8 @@ def _open(
         image_key=data.image_key,
         caption_key=data.caption_key,
         image_root=data.image_root or None,
-        cache=shard_cache(data),
+        cache=ShardCache(cache_dir, int(data.cache_gb * 1e9)),
     )
-
-
-def shard_cache(data: DataConfig) -> ShardCache:
-    """Where shards behind a URL are kept."""
-    directory = Path(data.cache_dir) if data.cache_dir else None
-    return ShardCache(directory, int(data.cache_gb * 1e9))
 
 
 def _open_with_captions(data: DataConfig, spec: str) -> Source:
@@ -116,3 +113,22 @@ def _open_with_captions(data: DataConfig, spec: str) -> Source:
         )
         source.templates = DEFAULT_TEMPLATES
     return source
+
+
+def data_digest(source: Source) -> str:
+    """A digest of the keys of some samples, evenly spaced; it does not depend on their location.
+
+    The samples of a stream cannot be addressed, so its digest is of the names of the shards.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    if isinstance(source, ShardStream):
+        digest.update("\n".join(shard.rpartition("/")[2] for shard in source.shards).encode())
+        return digest.hexdigest()
+    for number in range(DIGEST_SAMPLES):
+        index = number * (len(source) - 1) // (DIGEST_SAMPLES - 1)
+        try:
+            key = source.read(index).key
+        except BadSample:
+            key = "(unreadable)"
+        digest.update(f"{index}:{key}\n".encode())
+    return digest.hexdigest()

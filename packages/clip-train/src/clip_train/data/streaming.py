@@ -8,12 +8,11 @@ workers, and on where a run was resumed: use `data.order = "exact"` wherever sha
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import random
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import webdataset
 from clip_eval.data import (
@@ -25,11 +24,9 @@ from clip_eval.data import (
     open_location,
     sample_from_files,
 )
-from torch.utils.data import IterableDataset, get_worker_info
 from webdataset import tariterators
 
 from clip_train.config.data import DataConfig
-from clip_train.config.run import Config
 
 MAX_BUFFER = 2000  # encoded samples that a worker keeps to shuffle
 MAX_FAULTS_IN_A_ROW = 100
@@ -62,64 +59,7 @@ class ShardStream(Source):
         )
 
 
-class Assembler(Protocol):
-    """The part of a batch reader that a stream calls."""
-
-    source: Source
-    config: Config
-    rank: int
-
-    def assemble(self, step: int, read: Callable[..., Any]) -> Any:
-        """The batch of a step from samples that `read` gives."""
-
-    def decode(self, sample: Sample, uniform: Sequence[float], size: int) -> Any:
-        """Pixels of a sample."""
-
-
-class StreamedBatches(IterableDataset[Any]):
-    """Batches of steps first … stop - 1 from a stream; each worker makes every W-th."""
-
-    def __init__(self, reader: Assembler, first: int, stop: int) -> None:
-        assert isinstance(reader.source, ShardStream)
-        self.reader, self.stream = reader, reader.source
-        self.first, self.stop = first, stop
-
-    def __iter__(self) -> Iterator[Any]:
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        seed = self.reader.config.train.seed
-        found = _SampleStream(self.stream, f"{seed}/{self.first}/{self.reader.rank}/{worker}")
-        for step in range(self.first + worker, self.stop, workers):
-            try:
-                yield self.reader.assemble(step, functools.partial(self._read, found))
-            except DataError as error:
-                yield error
-                return
-
-    def _read(
-        self,
-        found: _SampleStream,
-        epoch: int,
-        position: int,
-        index: int,
-        uniform: Sequence[float],
-        size: int,
-        faults: list[Any],
-    ) -> tuple[Sample, Any]:
-        """The next sample that can be used; what the plan says of its place is ignored."""
-        for _ in range(MAX_FAULTS_IN_A_ROW):
-            try:
-                sample = next(found)
-                return sample, self.reader.decode(sample, uniform, size)
-            except BadSample as error:
-                faults.append((error.reason, str(error)))
-        raise DataError(
-            f"{self.stream.name}: {MAX_FAULTS_IN_A_ROW} samples in a row could not be used, such "
-            f"as {faults[-1][1]}"
-        )
-
-
-class _SampleStream:
+class SampleStream:
     """Shuffled samples of shards drawn at random; damage is raised when it is reached."""
 
     def __init__(self, stream: ShardStream, key: str) -> None:

@@ -11,14 +11,7 @@ from clip_train.distributed.protocol import Backend
 from clip_train.errors import TrainingError
 
 # What the messages of gloo and NCCL contain when a rank is dead or does not answer.
-_LOST_RANK_PHRASES = (
-    "gloo",
-    "nccl",
-    "connection closed",
-    "connection reset",
-    "timed out",
-    "broken pipe",
-)
+_LOST_RANK = ("gloo", "nccl", "connection closed", "connection reset", "timed out", "broken pipe")
 
 
 def run_on_first_rank(backend: Backend, function: Callable[[], None]) -> None:
@@ -54,7 +47,7 @@ def report_lost_ranks(backend: Backend) -> Iterator[None]:
         raise
     except RuntimeError as error:
         text = str(error).lower()
-        lost = isinstance(error, dist.DistError) or any(p in text for p in _LOST_RANK_PHRASES)
+        lost = isinstance(error, dist.DistError) or any(p in text for p in _LOST_RANK)
         if backend.world_size == 1 or not lost:
             raise
         reason = str(error).splitlines()[0]

@@ -12,14 +12,12 @@ from clip_train.distributed.torchrun import DDPBackend, FSDP2Backend
 from clip_train.distributed.xla import XLABackend
 from clip_train.errors import BackendError
 
-BACKENDS = ("auto", "single", "ddp", "fsdp2", "xla")
-
 
 def open_backend(name: str, device: torch.device | None, *, timeout_s: float) -> Backend:
     """The backend of that name; `auto` is DDP under torchrun and one process otherwise.
 
     Args:
-        name: One of `BACKENDS`.
+        name: `auto`, `single`, `ddp`, `fsdp2` or `xla`.
         device: Where to compute; None for XLA, which chooses its device.
         timeout_s: Seconds that a process waits for the others before it gives up.
 

@@ -72,13 +72,9 @@ class _TorchrunBackend:
             return x
         received = x.new_empty(rows, *x.shape[1:])
         before, after = (self.rank - 1) % self.world_size, (self.rank + 1) % self.world_size
-        works = dist.batch_isend_irecv(
-            [
-                dist.P2POp(dist.isend, x.contiguous(), before),
-                dist.P2POp(dist.irecv, received, after),
-            ]
-        )
-        for work in works:
+        send = dist.P2POp(dist.isend, x.contiguous(), before)
+        receive = dist.P2POp(dist.irecv, received, after)
+        for work in dist.batch_isend_irecv([send, receive]):
             work.wait()
         return received
 

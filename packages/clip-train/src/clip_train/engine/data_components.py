@@ -17,6 +17,7 @@ from clip_train.data.batches import BatchReader
 from clip_train.data.mixing import make_order
 from clip_train.data.sources import open_training_source, open_validation_source
 from clip_train.data.tokenizers import check_vocabulary, make_tokenizer
+from clip_train.logs.files import write_lines
 from clip_train.model.loading import resolve_model, resolve_preprocess
 from clip_train.optim.optimizer import resolve_steps
 from clip_train.plan.batch_schedule import make_schedule
@@ -61,11 +62,7 @@ class DataComponents:
         if not cache:
             config = replace(config, data=replace(config.data, cache_images=False))
         return BatchReader(
-            self.source,
-            self.plan,
-            config,
-            self.preprocess,
-            self.tokenizer,
+            *(self.source, self.plan, config, self.preprocess, self.tokenizer),
             rank=rank,
             world_size=world_size,
             progress=progress,
@@ -75,8 +72,7 @@ class DataComponents:
         """Write tokenizer and templates into a model directory, for its evaluation."""
         self.tokenizer.save(directory)
         if self.templates:
-            text = "".join(f"{template}\n" for template in self.templates)
-            (directory / TEMPLATES_FILE).write_text(text, encoding="utf-8")
+            write_lines(directory / TEMPLATES_FILE, self.templates)
 
 
 def build_data_components(
@@ -99,13 +95,16 @@ def build_data_components(
         raise ConfigError("data.train is not set; give one, as in --data.train imagefolder:DIR")
     clip_config = _initial_clip_config(config, pretrained)
     source = open_training_source(config.data)
-    _warn_of_faults(source)
+    for fault in source.faults:
+        warnings.warn(str(fault), stacklevel=2)
     val_source = open_validation_source(config.data)
     plan = make_plan(config, source, image_size=clip_config.vision.image_size)
     if tokenizer is None:
         tokenizer = make_tokenizer(config, source, clip_config.text.context_length)
     if pretrained is None:
-        clip_config = _fit_text_tower(clip_config, tokenizer)
+        names = ("vocab_size", "context_length", "eot_token_id")
+        text = replace(clip_config.text, **{name: getattr(tokenizer, name) for name in names})
+        clip_config = replace(clip_config, text=text)
     else:
         check_vocabulary(config, clip_config, tokenizer)
     return DataComponents(
@@ -125,8 +124,7 @@ def make_plan(config: Config, source: Source, *, image_size: int) -> SamplePlan:
     """Which samples of the source make which batch, for a model with images of `image_size`."""
     data, train = config.data, config.train
     order = make_order(
-        source,
-        data.weights,
+        *(source, data.weights),
         seed=train.seed,
         streams=data.shuffle_streams,
         buffer=data.shuffle_buffer,
@@ -135,12 +133,6 @@ def make_plan(config: Config, source: Source, *, image_size: int) -> SamplePlan:
         order.num_samples, train.batch_size, image_size, data.variable_sizes, train.seed
     )
     return SamplePlan(order, schedule)
-
-
-def _warn_of_faults(source: Source) -> None:
-    """Report what was found to be unusable while the source was opened."""
-    for fault in source.faults:
-        warnings.warn(str(fault), stacklevel=3)
 
 
 def _initial_clip_config(
@@ -163,9 +155,7 @@ def _initial_clip_config(
 
 
 def _preprocess(
-    config: Config,
-    clip_config: CLIPConfig,
-    pretrained: tuple[CLIP, PreprocessConfig] | None,
+    config: Config, clip_config: CLIPConfig, pretrained: tuple[CLIP, PreprocessConfig] | None
 ) -> Preprocess:
     """The pretrained model's preprocessing, or the config's."""
     if pretrained is not None:
@@ -182,16 +172,6 @@ def _add_logit_bias(config: Config, clip_config: CLIPConfig) -> CLIPConfig:
             "has none; start from weights that have one, or without model.pretrained"
         )
     return replace(clip_config, init_logit_scale=math.log(10), init_logit_bias=-10.0)
-
-
-def _fit_text_tower(clip_config: CLIPConfig, tokenizer: Tokenizer) -> CLIPConfig:
-    text = replace(
-        clip_config.text,
-        vocab_size=tokenizer.vocab_size,
-        context_length=tokenizer.context_length,
-        eot_token_id=tokenizer.eot_token_id,
-    )
-    return replace(clip_config, text=text)
 
 
 def _evaluation_templates(

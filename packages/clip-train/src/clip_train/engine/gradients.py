@@ -32,8 +32,8 @@ class _MicroBatch(NamedTuple):
     """Some rows of this rank's batch, and their share of the rows of all ranks."""
 
     inputs: StepInputs
-    image_rows: slice
-    text_rows: slice
+    num_images: int  # that count; an empty micro-batch holds one more row, which does not
+    num_texts: int
     image_share: float
     text_share: float
 
@@ -93,7 +93,7 @@ class WholeBatchGradient:
             losses = objective(embeddings, batch.inputs.candidates) | auxiliary
             # An output that the loss does not use would leave DistributedDataParallel waiting.
             unused = sum(0 * x for x in embeddings[2:] if x is not None)
-            _backward(factor * _total(losses) + unused)
+            torch.autograd.backward(factor * _total(losses) + unused)
         return _detach(losses)
 
     def _compute_in_micro_batches(
@@ -109,6 +109,7 @@ class WholeBatchGradient:
         gradients = torch.autograd.grad(
             factor * _total(losses), leaves, allow_unused=True, materialize_grads=True
         )
+        image_gradients, text_gradients = (x.tensor_split(len(batches)) for x in gradients[:2])
         losses = _detach(losses)
         # The first micro-batch is never empty, so it comes last: then gradients are reduced.
         for number in reversed(range(len(batches))):
@@ -118,13 +119,13 @@ class WholeBatchGradient:
                 _restore_random_state(states[number], self.backend.device),
             ):
                 embeddings, auxiliary = self._embed(batch)
-                surrogate = _inner(embeddings.images, gradients[0][batch.image_rows])
-                surrogate = surrogate + _inner(embeddings.texts, gradients[1][batch.text_rows])
+                surrogate = _inner(embeddings.images, image_gradients[number])
+                surrogate = surrogate + _inner(embeddings.texts, text_gradients[number])
                 if is_last:
                     scalars = [x for x in embeddings[2:] if x is not None]
                     for value, gradient in zip(scalars, gradients[2:], strict=True):
                         surrogate = surrogate + value * gradient
-                _backward(surrogate + factor * _total(auxiliary))
+                torch.autograd.backward(surrogate + factor * _total(auxiliary))
             for name, loss in _detach(auxiliary).items():
                 losses[name] = losses[name] + loss if name in losses else loss
         return losses
@@ -138,8 +139,8 @@ class WholeBatchGradient:
         for batch in batches:
             states.append(_random_state(self.backend.device))
             embeddings, _ = self._embed(batch)
-            images.append(embeddings.images[: _length(batch.image_rows)])
-            texts.append(embeddings.texts[: _length(batch.text_rows)])
+            images.append(embeddings.images[: batch.num_images])
+            texts.append(embeddings.texts[: batch.num_texts])
         scale, bias = embeddings.logit_scale, embeddings.logit_bias
         return states, Embeddings(torch.cat(images), torch.cat(texts), scale, bias)
 
@@ -173,39 +174,19 @@ def _split(inputs: StepInputs, count: int) -> Iterator[_MicroBatch]:
     Every rank calls its towers equally often, however few texts it has: sharded parameters are
     gathered by all ranks together.
     """
-    candidates = inputs.candidates
-    for number in range(count):
-        images = _micro_batch_rows(len(inputs.images), count, number)
-        texts = _micro_batch_rows(len(inputs.tokens), count, number)
-        some_images, some_texts = (_at_least_one(rows) for rows in (images, texts))
-        yield _MicroBatch(
-            StepInputs(
-                inputs.images[some_images],
-                inputs.tokens[some_texts],
-                inputs.image_keys[some_images],
-                inputs.text_keys[some_texts],
-                candidates,
-            ),
-            images,
-            texts,
-            _length(images) / candidates.num_images,
-            _length(texts) / sum(candidates.text_counts),
+    *tensors, candidates = inputs
+    for parts in zip(*(tensor.tensor_split(count) for tensor in tensors), strict=True):
+        images, tokens, image_keys, text_keys = (
+            part if len(part) else whole[:1] for part, whole in zip(parts, tensors, strict=True)
         )
-
-
-def _micro_batch_rows(rows: int, count: int, number: int) -> slice:
-    """The rows of a micro-batch; sizes differ by at most one, larger ones first."""
-    size, longer = divmod(rows, count)
-    start = number * size + min(number, longer)
-    return slice(start, start + size + (number < longer))
-
-
-def _at_least_one(rows: slice) -> slice:
-    return rows if _length(rows) else slice(0, 1)
-
-
-def _length(rows: slice) -> int:
-    return rows.stop - rows.start
+        num_images, num_texts = len(parts[0]), len(parts[1])
+        yield _MicroBatch(
+            StepInputs(images, tokens, image_keys, text_keys, candidates),
+            num_images,
+            num_texts,
+            num_images / candidates.num_images,
+            num_texts / sum(candidates.text_counts),
+        )
 
 
 def _inner(features: Tensor, gradient: Tensor) -> Tensor:
@@ -228,10 +209,6 @@ def _detach(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: loss.detach() for name, loss in losses.items()}
 
 
-def _backward(loss: Tensor) -> None:
-    torch.autograd.backward(loss)
-
-
 def _random_state(device: torch.device) -> _RandomState:
     """State of torch's global generators, for modules that draw from them."""
     of_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
@@ -241,15 +218,8 @@ def _random_state(device: torch.device) -> _RandomState:
 @contextmanager
 def _restore_random_state(state: _RandomState, device: torch.device) -> Iterator[None]:
     """Inside, the generators continue from an earlier state; afterwards from where they are now."""
-    now = _random_state(device)
-    _set_random_state(state, device)
-    try:
+    with torch.random.fork_rng([] if state[1] is None else [device]):
+        torch.set_rng_state(state[0])
+        if state[1] is not None:
+            torch.cuda.set_rng_state(state[1], device)
         yield
-    finally:
-        _set_random_state(now, device)
-
-
-def _set_random_state(state: _RandomState, device: torch.device) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)

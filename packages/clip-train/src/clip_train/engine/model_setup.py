@@ -101,10 +101,7 @@ def make_augmentation(
 
 
 def make_training_state(
-    model: CLIP,
-    augmentation: LearnedAugmentation | None,
-    data: DataComponents,
-    backend: Backend,
+    model: CLIP, augmentation: LearnedAugmentation | None, data: DataComponents, backend: Backend
 ) -> TrainingState:
     """All that a checkpoint holds, before the first step; the backend has wrapped the model.
 

@@ -199,32 +199,23 @@ def for_overfitting(config: Config) -> Config:
     )
 
 
+_PATHS = {
+    "data": ("classnames", "image_root", "cache_dir"),
+    "tokenizer": ("path",),
+    "loss": ("teacher_images", "teacher_texts"),
+    "checkpoint": ("directory",),
+}
+_SPECS = {"data": ("train", "val"), "model": ("pretrained",), "loss": ("teacher",)}
+
+
 def with_absolute_paths(config: Config) -> Config:
     """The config with paths that do not depend on the working directory."""
-    data, tokenizer = config.data, config.tokenizer
-    model, loss, checkpoint = config.model, config.loss, config.checkpoint
-    return replace(
-        config,
-        data=replace(
-            data,
-            train=absolute_spec(data.train),
-            val=absolute_spec(data.val),
-            classnames=str(Path(data.classnames).absolute()) if data.classnames else "",
-            image_root=_absolute(data.image_root),
-            cache_dir=_absolute(data.cache_dir),
-        ),
-        tokenizer=replace(
-            tokenizer, path=str(Path(tokenizer.path).absolute()) if tokenizer.path else ""
-        ),
-        model=replace(model, pretrained=absolute_spec(model.pretrained)),
-        loss=replace(
-            loss,
-            teacher=absolute_spec(loss.teacher),
-            teacher_images=_absolute(loss.teacher_images),
-            teacher_texts=_absolute(loss.teacher_texts),
-        ),
-        checkpoint=replace(checkpoint, directory=_absolute(checkpoint.directory)),
-    )
+    for names_of, make_absolute in ((_PATHS, _absolute), (_SPECS, absolute_spec)):
+        for section_name, names in names_of.items():
+            section = getattr(config, section_name)
+            found = {name: make_absolute(getattr(section, name)) for name in names}
+            config = replace(config, **{section_name: replace(section, **found)})
+    return config
 
 
 def _absolute(path: str) -> str:

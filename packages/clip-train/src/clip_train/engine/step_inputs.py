@@ -5,6 +5,8 @@ n images and u texts of this rank, T text tokens, S image side.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from clip_models import CLIP, Preprocess
@@ -19,16 +21,14 @@ from clip_train.objectives.candidates import hash_tokens, merge_candidates, sepa
 from clip_train.randomness import keyed_bits
 
 
+@dataclass(frozen=True)
 class InputMaker:
     """Augments and normalizes on the device, and keys all randomness by the sample."""
 
-    def __init__(
-        self, config: Config, backend: Backend, preprocess: Preprocess, model: CLIP
-    ) -> None:
-        self.config = config
-        self.backend = backend
-        self.preprocess = preprocess
-        self.model = model
+    config: Config
+    backend: Backend
+    preprocess: Preprocess
+    model: CLIP
 
     def __call__(self, batch: Batch) -> StepInputs:
         """One rank's inputs of a step; a function of the seed and the batch alone."""

@@ -12,11 +12,10 @@ from clip_eval import EvaluationConfig, Result, evaluate
 from clip_models import CheckpointError, save_model
 from tqdm import tqdm
 
-from clip_train.checkpoints.full_model import full_model
-from clip_train.checkpoints.state import Progress, load_checkpoint, save_checkpoint
+from clip_train.checkpoints.state import Progress, full_model, load_checkpoint, save_checkpoint
 from clip_train.checkpoints.stores import open_store
 from clip_train.data.batches import Batch
-from clip_train.data.digest import data_digest
+from clip_train.data.sources import data_digest
 from clip_train.distributed.errors import report_lost_ranks, run_on_first_rank
 from clip_train.engine.components import RunComponents
 from clip_train.engine.fault_log import FaultLog
@@ -82,7 +81,10 @@ class Trainer:
         """
         try:
             with stop_signals() as stop, report_lost_ranks(self.backend):
-                with self._progress_bar() as bar:
+                total, done = self.components.data.total_steps, self.steps_done
+                with progress_bar(
+                    total=total, initial=done, desc="train", unit="step", show=self._progress
+                ) as bar:
                     for batch in self._batches():
                         self.step(batch)
                         self._agree_on_events(batch, stop.is_set())
@@ -165,13 +167,8 @@ class Trainer:
                     world_size=self.backend.world_size,
                 ),
             )
-        row = {
-            "acc1": result.metrics["acc1"],
-            "n": result.n,
-            "n_skipped": result.n_skipped,
-            "chance": result.chance,
-        }
-        self.directory.log("eval", self.steps_done, row)
+        counts = {"n": result.n, "n_skipped": result.n_skipped, "chance": result.chance}
+        self.directory.log("eval", self.steps_done, {"acc1": result.metrics["acc1"], **counts})
         self.last_result, self._evaluated_step = result, self.steps_done
 
     def save_checkpoint(self) -> None:
@@ -331,12 +328,3 @@ class Trainer:
         )
         is_last = self.steps_done == self.components.data.total_steps
         return every > 0 and (self.steps_done % every == 0 or is_last)
-
-    def _progress_bar(self) -> tqdm[Any]:
-        return progress_bar(
-            total=self.components.data.total_steps,
-            initial=self.steps_done,
-            desc="train",
-            unit="step",
-            show=self._progress,
-        )

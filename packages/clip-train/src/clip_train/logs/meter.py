@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,15 +13,21 @@ from torch import Tensor
 from clip_train.distributed.protocol import Backend
 
 
+class _Step(NamedTuple):
+    """One step; arguments of `Meter.add`."""
+
+    losses: dict[str, Tensor]
+    norm: Tensor
+    keys: list[str]
+    records: dict[str, Tensor]
+
+
 class Meter:
     """Sums over steps; reading them waits for the device, adding to them does not."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self._keys: list[list[str]] = []
-        self._losses: list[dict[str, Tensor]] = []
-        self._records: list[dict[str, Tensor]] = []
-        self._norms: list[Tensor] = []
+        self._steps: list[_Step] = []
         self._samples = 0
         self._waited = 0.0
         self._began = time.perf_counter()
@@ -43,37 +50,32 @@ class Meter:
             samples: Number of samples of all ranks.
             records: This rank's shares () of other numbers to log, by name.
         """
-        self._records.append(records)
-        self._losses.append(losses)
-        self._norms.append(norm)
-        self._keys.append(keys)
+        self._steps.append(_Step(losses, norm, keys, records))
         self._samples += samples
 
     def first_not_finite(self, *, norms: bool) -> list[str] | None:
         """Sample keys of the first step whose loss (or gradient) is not finite; None if all are."""
-        if not self._losses:
+        if not self._steps:
             return None
-        totals = self._totals()
-        finite = totals.isfinite()
+        finite = self._totals().isfinite()
         if norms:
-            finite &= torch.stack(self._norms).isfinite().to(finite.device)
+            finite &= self._norms().isfinite().to(finite.device)
         bad = (~finite).nonzero().flatten().tolist()
         if not bad:
             return None
-        return [key for keys in self.backend.all_gather_object(self._keys[bad[0]]) for key in keys]
+        gathered = self.backend.all_gather_object(self._steps[bad[0]].keys)
+        return [key for keys in gathered for key in keys]
 
     def means(self) -> dict[str, float]:
         """Mean loss, mean of each of its terms if there are several, and mean gradient norm."""
         means = {"loss": self._totals().mean().item()}
-        names = self._losses[0]
-        if len(names) > 1:
-            for name in names:
-                shares = torch.stack([losses[name] for losses in self._losses])
-                means[f"loss/{name}"] = self.backend.all_reduce(shares).mean().item()
-        for name in self._records[0]:
-            values = torch.stack([records[name] for records in self._records])
-            means[name] = self.backend.all_reduce(values).mean().item()
-        means["grad_norm"] = torch.stack(self._norms).mean().item()
+        first = self._steps[0]
+        if len(first.losses) > 1:
+            for name in first.losses:
+                means[f"loss/{name}"] = self._mean([step.losses[name] for step in self._steps])
+        for name in first.records:
+            means[name] = self._mean([step.records[name] for step in self._steps])
+        means["grad_norm"] = self._norms().mean().item()
         return means
 
     def speed(self) -> dict[str, float]:
@@ -97,5 +99,13 @@ class Meter:
 
     def _totals(self) -> Tensor:
         """Loss of every step (steps,), summed over ranks."""
-        shares = [torch.stack(list(losses.values())).sum() for losses in self._losses]
+        shares = [torch.stack(list(step.losses.values())).sum() for step in self._steps]
         return self.backend.all_reduce(torch.stack(shares))
+
+    def _norms(self) -> Tensor:
+        """Norm of the gradient of every step (steps,)."""
+        return torch.stack([step.norm for step in self._steps])
+
+    def _mean(self, shares: list[Tensor]) -> float:
+        """Mean over steps of a number of which each rank has a share."""
+        return self.backend.all_reduce(torch.stack(shares)).mean().item()

@@ -42,9 +42,8 @@ class Utilization:
         text = model.text
         ends = text.causal and text.readout == "end_token" and text.pooling is None
         self.packed = ends and not (config.train.compile or backend.needs_fixed_shapes)
-        self._each: dict[
-            int, tuple[float, float]
-        ] = {}  # by image size: FLOPs of a pair, and per token
+        # By image size: FLOPs of a pair with half of the context, and of each further token.
+        self._each: dict[int, tuple[float, float]] = {}
         self._flops = 0.0
         self._began = time.perf_counter()
 

@@ -141,17 +141,11 @@ def _make_optimizer(
         return torch.optim.Muon(
             groups, lr=config.lr, momentum=config.betas[0], adjust_lr_fn="match_rms_adamw"
         )
+    options: dict[str, Any] = {"lr": config.lr, "fused": True}
     if on_xla:
-        device = groups[0]["params"][0].device
-        return torch.optim.AdamW(
-            groups,
-            lr=torch.tensor(config.lr, device=device),
-            betas=config.betas,
-            eps=config.eps,
-            capturable=True,
-            foreach=False,
-        )
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+        rate = torch.tensor(config.lr, device=groups[0]["params"][0].device)
+        options = {"lr": rate, "capturable": True, "foreach": False}
+    return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, **options)
 
 
 def layer_factors(model: nn.Module, config: OptimConfig) -> dict[str, float]:

@@ -7,8 +7,8 @@ the same memory and time at every resolution (variable batch sampler: Mehta et a
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from clip_models import ConfigError
@@ -22,26 +22,10 @@ class ScheduledBatch(NamedTuple):
     """The part of an epoch that one step takes."""
 
     epoch: int
-    start: int  # position of its first sample in the epoch's order
+    start: int  # position of its first sample in the epoch's order; those beyond the end are
+    # the epoch's first samples again
     num_samples: int
     image_size: int | None  # side in pixels; None means the model's own
-
-
-class BatchSchedule(Protocol):
-    """Cuts every epoch of `num_samples` positions into batches."""
-
-    @property
-    def num_samples(self) -> int:
-        """Positions in an epoch."""
-
-    def steps_in(self, epoch: int) -> int:
-        """Steps of one epoch."""
-
-    def batch(self, step: int) -> ScheduledBatch:
-        """Step `step`, counted from 0 over the whole run.
-
-        Positions at or beyond `num_samples` are the epoch's first samples again.
-        """
 
 
 @dataclass(frozen=True)
@@ -157,6 +141,10 @@ class VariableBatches:
         return int(drawn.starts[-1]) + drawn.table[drawn.rows[-1]].batch_size - self.num_samples
 
 
+BatchSchedule = ConstantBatches | VariableBatches
+"""Cuts every epoch of `num_samples` positions into batches."""
+
+
 class _Epoch(NamedTuple):
     table: list[SizedBatch]
     rows: NDArray[np.int64]  # (steps,) row of `table`
@@ -206,22 +194,17 @@ def size_table(batch_size: int, image_size: int, sizes: VariableSizesConfig) -> 
 
 def _all_sizes(batch_size: int, image_size: int, sizes: VariableSizesConfig) -> list[BatchSizes]:
     """Those of the first epoch, and of each growth."""
-    smallest, largest = sizes.min_size, sizes.max_size
-    tables = []
-    for _ in range(len(sizes.growth_epochs) + 1):
-        tables.append(
-            BatchSizes(
-                image_size,
-                batch_size,
-                smallest,
-                largest,
-                sizes.num_sizes,
-                sizes.divisor,
-                sizes.batch_multiple,
-            )
+    tables = [
+        BatchSizes(
+            *(image_size, batch_size, sizes.min_size, sizes.max_size),
+            *(sizes.num_sizes, sizes.divisor, sizes.batch_multiple),
         )
+    ]
+    for _ in sizes.growth_epochs:
+        smallest, largest = tables[-1].min_size, tables[-1].max_size
         smallest += int(smallest * sizes.min_growth)
         largest += int(largest * sizes.max_growth)
+        tables.append(replace(tables[-1], min_size=smallest, max_size=largest))
     return tables
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from clip_models import ConfigError
@@ -24,20 +23,6 @@ from clip_train.randomness import keyed_bits, keyed_permutation, permute
 
 NEAR_REPLACEMENTS = 10  # from the same stretch of the same stream, whose shards are open
 STREAM_REPLACEMENTS = 50  # then from that stream, in case a whole shard is lost
-
-
-class SampleOrder(Protocol):
-    """Which sample stands at which position of which epoch."""
-
-    @property
-    def num_samples(self) -> int:
-        """Positions in an epoch."""
-
-    def indices(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Samples (P,) at positions (P,) in 0 … num_samples - 1."""
-
-    def replacement(self, epoch: int, position: int, attempt: int) -> int:
-        """The sample to take when the one at `position` and `attempt` others cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -220,3 +205,10 @@ class MixedOrder:
             numbers[inside] = np.searchsorted(starts, slots, side="right") - 1
             turns[inside] = block * self._counts[numbers[inside]] + slots - starts[numbers[inside]]
         return numbers, turns
+
+
+SampleOrder = ShardedOrder | MixedOrder
+"""Which sample stands at which position of which epoch; positions are 0 … num_samples - 1.
+
+`replacement` is the sample to take when the one at `position` and `attempt` others cannot be read.
+"""

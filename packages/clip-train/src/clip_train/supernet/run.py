@@ -20,12 +20,7 @@ from clip_train.config.supernet import SupernetSettings
 from clip_train.distributed.errors import run_on_first_rank
 from clip_train.distributed.protocol import Backend
 from clip_train.engine import runs
-from clip_train.engine.components import (
-    PRECISIONS,
-    RunComponents,
-    assemble_components,
-    make_model,
-)
+from clip_train.engine.components import PRECISIONS, RunComponents, assemble_components, make_model
 from clip_train.engine.data_components import DataComponents
 from clip_train.engine.trainer import Trainer
 from clip_train.logs.run_directory import RunDirectory
@@ -166,28 +161,19 @@ def build_components(
     if depth_orders is not None:
         net.depth_orders = depth_orders
     broadcast_supernet(net)
-    make_gradient = partial(_make_sandwich_gradient, net, settings)
-    return assemble_components(data, backend, model, make_gradient)
-
-
-def _make_sandwich_gradient(
-    net: Supernet,
-    settings: SupernetSettings,
-    towers: Towers,
-    data: DataComponents,
-    backend: Backend,
-) -> SandwichGradient:
-    """The gradient of several subnets; it averages over ranks itself, so nothing is wrapped."""
     train = data.config.train
-    return SandwichGradient(
-        net,
-        towers,
-        backend,
-        settings,
-        seed=train.seed,
-        grad_accum_steps=train.grad_accum_steps,
-        autocast=PRECISIONS[train.precision],
-    )
+
+    def make_gradient(
+        towers: Towers, data: DataComponents, backend: Backend
+    ) -> SandwichGradient:  # it averages over ranks itself, so nothing is wrapped
+        return SandwichGradient(
+            *(net, towers, backend, settings),
+            seed=train.seed,
+            grad_accum_steps=train.grad_accum_steps,
+            autocast=PRECISIONS[train.precision],
+        )
+
+    return assemble_components(data, backend, model, make_gradient)
 
 
 def _check_supported(config: Config, backend: Backend, settings: SupernetSettings) -> None:
