@@ -124,7 +124,8 @@ def make_plan(config: Config, source: Source, *, image_size: int) -> SamplePlan:
     """Which samples of the source make which batch, for a model with images of `image_size`."""
     data, train = config.data, config.train
     order = make_order(
-        *(source, data.weights),
+        source,
+        data.weights,
         seed=train.seed,
         streams=data.shuffle_streams,
         buffer=data.shuffle_buffer,
