@@ -49,8 +49,8 @@ def build_parser() -> CommandParser:
     convert = commands.add_parser(
         "convert",
         help="weights and configs in another library's format",
-        description="Write weights in another library's names and files. "
-        f"{', '.join(FILE_DIALECTS)} are single files; the others are directories with configs. "
+        description="Write weights in another library's names and files.\n"
+        f"{', '.join(FILE_DIALECTS)} are single files; the others are directories with configs.\n"
         "Numbers keep their bits unless --dtype is given.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -63,12 +63,20 @@ def build_parser() -> CommandParser:
     )
     convert.add_argument("--overwrite", action="store_true", help="replace an existing model")
     convert.add_argument("--dtype", choices=_TYPES, help="type of the numbers (default: as stored)")
-    info = commands.add_parser("info", help="size, number types and config of a model")
+    info = commands.add_parser(
+        "info",
+        help="size, number types and config of a model",
+        description="Size, number types and config of a model.",
+    )
     info.set_defaults(run="clip_models.commands:describe")
     info.add_argument("source", metavar="IN", help=f"{_SOURCE}, or the name of a model")
     for command in (convert, info):
         command.add_argument("--model", metavar="NAME", help="name of the model in a weight file")
-    listing = commands.add_parser("list", help="names and sizes of the registered models")
+    listing = commands.add_parser(
+        "list",
+        help="names and sizes of the registered models",
+        description="Names and sizes of the registered models.",
+    )
     listing.set_defaults(run="clip_models.listing:list_named")
     listing.add_argument(
         "pattern", metavar="PATTERN", nargs="?", default="*", help="shell pattern, such as 'ViT-*'"

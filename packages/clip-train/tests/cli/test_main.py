@@ -371,7 +371,7 @@ def test_data_shapes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     code, out, _ = run(capsys, "data", "shapes", "--out", tmp_path / "shapes", *sizes)
     assert code == 0
     assert "10 training images" in out
-    assert "144 of 144 held-out classes" in out
+    assert "144 images of 144 held-out classes" in out
     code, _, err = run(capsys, "data", "shapes", "--out", tmp_path / "shapes", *sizes)
     assert code == 2
     assert_one_line(err, str(tmp_path / "shapes"), "--overwrite")

@@ -76,7 +76,10 @@ def _parser() -> CommandParser:
 def _add(commands: Any, name: str, function: str, help_line: str, **texts: str) -> CommandParser:
     """A sub-command whose body is imported when it is called."""
     parser: CommandParser = commands.add_parser(
-        name, help=help_line, allow_abbrev=False, **({"description": help_line} | texts)
+        name,
+        help=help_line,
+        allow_abbrev=False,
+        **({"description": f"{help_line[0].upper()}{help_line[1:]}."} | texts),
     )
     parser.set_defaults(function=f"dtp_pooling.commands.{function}", parser=parser)
     return parser

@@ -65,7 +65,11 @@ def make_parser() -> CommandParser:
 
 
 def _add_run(commands: SubCommands[CommandParser]) -> None:
-    run = commands.add_parser("run", help="evaluation of models on data sets")
+    run = commands.add_parser(
+        "run",
+        help="evaluation of models on data sets",
+        description="Evaluate models on data sets; results, predictions and a page go to --out.",
+    )
     run.set_defaults(function="model_commands:evaluate_models")
     run.add_argument("--model", required=True, nargs="+", action="extend", help=MODEL_HELP)
     run.add_argument("--data", required=True, nargs="+", action="extend", help=DATA_HELP)
@@ -74,7 +78,7 @@ def _add_run(commands: SubCommands[CommandParser]) -> None:
     _add_task_options(run)
     _add_forward_options(run)
     run.add_argument(
-        "--cost", action="store_true", help="measurement of parameters, FLOPs and latency"
+        "--cost", action="store_true", help="measure parameters, FLOPs and latency too"
     )
     add_value(run, "--samples", not_negative, 24, "number of images in the report")
     add_seed(run, "the report's images, the shots and the validation split")
@@ -124,7 +128,11 @@ def _add_forward_options(run: CommandParser) -> None:
 
 
 def _add_predict(commands: SubCommands[CommandParser]) -> None:
-    predict = commands.add_parser("predict", help="best labels of single images")
+    predict = commands.add_parser(
+        "predict",
+        help="best labels of single images",
+        description="Choose the best of the given labels for single images.",
+    )
     predict.set_defaults(function="model_commands:label_images")
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="file or directory")
     predict.add_argument("--model", required=True, help=MODEL_HELP)
@@ -143,7 +151,11 @@ def _add_predict(commands: SubCommands[CommandParser]) -> None:
 
 
 def _add_embed(commands: SubCommands[CommandParser]) -> None:
-    embed = commands.add_parser("embed", help="embeddings of images or texts in a file")
+    embed = commands.add_parser(
+        "embed",
+        help="embeddings of images or texts in a file",
+        description="Write the embeddings of images or texts to a file.",
+    )
     embed.set_defaults(function="model_commands:write_embeddings_of")
     embed.add_argument("--model", required=True, help=MODEL_HELP)
     what = embed.add_mutually_exclusive_group(required=True)
@@ -158,7 +170,9 @@ def _add_embed(commands: SubCommands[CommandParser]) -> None:
 
 def _add_inspect(commands: SubCommands[CommandParser]) -> None:
     inspect = commands.add_parser(
-        "inspect", help="layout, classes, sizes, captions and broken files of a data set"
+        "inspect",
+        help="layout, classes, sizes, captions and broken files of a data set",
+        description="Summarize layout, classes, sizes, captions and broken files of a data set.",
     )
     inspect.set_defaults(function="data_commands:inspect_data")
     inspect.add_argument("data", metavar="DATA", help=DATA_HELP)
@@ -173,7 +187,11 @@ def _add_inspect(commands: SubCommands[CommandParser]) -> None:
 
 
 def _add_compare(commands: SubCommands[CommandParser]) -> None:
-    compare = commands.add_parser("compare", help="paired comparison of two results")
+    compare = commands.add_parser(
+        "compare",
+        help="paired comparison of two results",
+        description="Compare two results on the same samples, with a paired test.",
+    )
     compare.set_defaults(function="result_commands:compare")
     compare.add_argument(
         "first", type=Path, metavar="FIRST", help="result directory, or a directory of several"
@@ -183,7 +201,11 @@ def _add_compare(commands: SubCommands[CommandParser]) -> None:
 
 
 def _add_report(commands: SubCommands[CommandParser]) -> None:
-    report = commands.add_parser("report", help="page and table of many results")
+    report = commands.add_parser(
+        "report",
+        help="page and table of many results",
+        description="Write a page and a table of many results.",
+    )
     report.set_defaults(function="result_commands:report")
     add_results_directory(report)
     page = "HTML page, with a markdown table beside it (default: DIRECTORY/family.html)"
@@ -201,7 +223,9 @@ def _add_report(commands: SubCommands[CommandParser]) -> None:
 
 def _add_exchange(commands: SubCommands[CommandParser]) -> None:
     imported = commands.add_parser(
-        "import-results", help="results of CLIP_benchmark (JSON) and DataComp (JSON lines)"
+        "import-results",
+        help="results of CLIP_benchmark (JSON) and DataComp (JSON lines)",
+        description="Import results of CLIP_benchmark (JSON) and DataComp (JSON lines).",
     )
     imported.set_defaults(function="result_commands:import_files")
     imported.add_argument(
@@ -209,7 +233,11 @@ def _add_exchange(commands: SubCommands[CommandParser]) -> None:
     )
     add_out(imported, "directory for the results", "existing results")
 
-    export = commands.add_parser("export", help="results in the files of CLIP_benchmark")
+    export = commands.add_parser(
+        "export",
+        help="results in the files of CLIP_benchmark",
+        description="Write results as one table, or as the files of CLIP_benchmark.",
+    )
     export.set_defaults(function="result_commands:export")
     add_results_directory(export)
     files = "FILE.csv for one table, or a directory for one JSON file per result"

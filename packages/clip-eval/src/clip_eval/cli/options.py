@@ -25,7 +25,7 @@ def add_out(
 ) -> None:
     """Add `--out`, and `--overwrite`; `replaced` says what that replaces."""
     parser.add_argument("--out", required=required, type=Path, help=help_line)
-    parser.add_argument("--overwrite", action="store_true", help=f"replacement of {replaced}")
+    parser.add_argument("--overwrite", action="store_true", help=f"replace {replaced}")
 
 
 def add_value(

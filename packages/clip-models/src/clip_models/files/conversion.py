@@ -107,7 +107,7 @@ def check_output(out: str | Path, to: Dialect, *, overwrite: bool = False) -> No
     if single and out.suffix not in _SUFFIXES:
         raise CheckpointError(
             f"{out.name} must end in one of {', '.join(_SUFFIXES)}, the files that {to} is "
-            f"written to, got {out.suffix!r}"
+            "written to"
         )
     if not overwrite:
         files = list_output_files(out, to)

@@ -31,7 +31,8 @@ def shapes(options: argparse.Namespace) -> None:
     )
     print(
         f"{summary.num_train:,} training images in {summary.num_train_shards} shards and "
-        f"{summary.num_val:,} of {len(summary.classnames)} held-out classes in {summary.directory}"
+        f"{summary.num_val:,} images of {len(summary.classnames)} held-out classes in "
+        f"{summary.directory}"
     )
 
 
