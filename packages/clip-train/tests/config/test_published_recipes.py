@@ -18,7 +18,7 @@ from clip_train import Config, load_config, train
 from clip_train.cost.flops import Accelerators
 from clip_train.cost.table import plan_run
 from clip_train.model.loading import resolve_model, resolve_preprocess
-from clip_train.optim.optimizer import learning_rate, resolve_steps
+from clip_train.optim.learning_rate import learning_rate, resolve_steps
 
 # Li, Wang and Xie 2023, "An Inverse Scaling Law for CLIP Training" and "CLIPA-v2", and their code.
 CLIPA = {

@@ -16,7 +16,7 @@ from clip_models.config import to_dict
 from clip_models.files import load_tensors
 from clip_tokenizer import Tokenizer
 from clip_train import Config, Interrupted, TrainingError, resume, train
-from clip_train.checkpoints.state import TrainingState
+from clip_train.checkpoints.training_state import TrainingState
 from clip_train.cli.main import main
 from clip_train.config.data import RangeAugmentConfig
 from clip_train.engine import trainer

@@ -39,7 +39,10 @@ def test_another_kind_starts_from_its_own_defaults() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"patch_sice": 16}, "model.*patch_sice.*did you mean 'vision.patch_size'"),
+        (
+            {"patch_sice": 16},
+            "key 'model.vision.patch_sice'; did you mean 'model.vision.patch_size'",
+        ),
         ({"image_size": "big"}, "model.vision.image_size must be an integer"),
         ({"patch_reduction": {"keep_ratio": 1.5}}, "keep_ratio must be in"),
     ],

@@ -10,7 +10,8 @@ from clip_models import CLIP, CLIPConfig, ConfigError
 from clip_models.config import from_dict
 from clip_train.config.training import OptimConfig
 from clip_train.model.tower_groups import lock_tower, tower_groups
-from clip_train.optim.optimizer import Optimizers, layer_factors, learning_rate
+from clip_train.optim.learning_rate import learning_rate
+from clip_train.optim.optimizer import Optimizers, layer_factors
 
 
 def tiny_clip() -> CLIP:

@@ -234,6 +234,8 @@ def test_values_of_osf_flags(words: str, key: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("system", "words", "message"),
     [
+        ("open_clip", ["absent.sh"], "absent.sh cannot be read: No such file or directory"),
+        ("corenet", ["absent.yaml"], "absent.yaml cannot be read: No such file or directory"),
         ("openclip", [], "unknown system 'openclip'; did you mean 'open_clip'"),
         ("open_clip", ["--lr", "-1"], "lr must be positive"),
     ],

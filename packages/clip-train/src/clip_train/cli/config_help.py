@@ -1,4 +1,7 @@
-"""The config keys as text for `--help`: name, type, meaning and default of each."""
+"""The config keys as text for `--help`: name, type, meaning and default of each.
+
+What a key means is said once: in the docstring below its field in `clip_train.config`.
+"""
 
 from __future__ import annotations
 

@@ -132,7 +132,9 @@ def _read_space(file: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from None
+        raise ConfigError(
+            f"{file} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
     return found
 
 

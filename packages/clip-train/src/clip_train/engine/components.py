@@ -10,7 +10,7 @@ from clip_models import CLIP
 from clip_models.config import PreprocessConfig
 
 from clip_train.augment.range_augment import LearnedAugmentation
-from clip_train.checkpoints.state import TrainingState
+from clip_train.checkpoints.training_state import TrainingState
 from clip_train.distributed.protocol import Backend
 from clip_train.engine.data_components import DataComponents
 from clip_train.engine.gradients import WholeBatchGradient

@@ -19,7 +19,7 @@ from clip_train.data.sources import open_training_source, open_validation_source
 from clip_train.data.tokenizers import check_vocabulary, make_tokenizer
 from clip_train.logs.files import write_lines
 from clip_train.model.loading import resolve_model, resolve_preprocess
-from clip_train.optim.optimizer import resolve_steps
+from clip_train.optim.learning_rate import resolve_steps
 from clip_train.plan.batch_schedule import make_schedule
 from clip_train.plan.sample_plan import SamplePlan
 

@@ -6,7 +6,7 @@ from clip_models import CLIP, ConfigError
 from clip_models.config import PoolingConfig
 
 from clip_train.augment.range_augment import LearnedAugmentation
-from clip_train.checkpoints.state import TrainingState
+from clip_train.checkpoints.training_state import TrainingState
 from clip_train.config.run import Config
 from clip_train.distributed.batch_norm import synchronize_norms, trains_batch_norm
 from clip_train.distributed.protocol import Backend

@@ -15,8 +15,8 @@ from clip_models.devices import choose_device
 from clip_models.files import WEIGHTS_NAME
 from clip_tokenizer import Tokenizer
 
-from clip_train.checkpoints.state import load_newest_model
 from clip_train.checkpoints.stores import open_store
+from clip_train.checkpoints.training_state import load_newest_model
 from clip_train.config.data import AugmentConfig, VariableSizesConfig
 from clip_train.config.run import Config
 from clip_train.data.batches import Batch

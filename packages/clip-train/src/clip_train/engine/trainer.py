@@ -12,8 +12,13 @@ from clip_eval import EvaluationConfig, Result, evaluate
 from clip_models import CheckpointError, save_model
 from tqdm import tqdm
 
-from clip_train.checkpoints.state import Progress, full_model, load_checkpoint, save_checkpoint
 from clip_train.checkpoints.stores import open_store
+from clip_train.checkpoints.training_state import (
+    Progress,
+    full_model,
+    load_checkpoint,
+    save_checkpoint,
+)
 from clip_train.data.batches import Batch
 from clip_train.data.sources import data_digest
 from clip_train.distributed.errors import report_lost_ranks, run_on_first_rank
@@ -28,7 +33,7 @@ from clip_train.logs.run_directory import RunDirectory
 from clip_train.logs.utilization import Utilization
 from clip_train.objectives.batch import Objective, StepInputs
 from clip_train.objectives.from_config import make_objective
-from clip_train.optim.optimizer import learning_rate, resolve_steps
+from clip_train.optim.learning_rate import learning_rate, resolve_steps
 from clip_train.randomness import keyed_bits
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clip_train.checkpoints.state import TrainingState
+from clip_train.checkpoints.training_state import TrainingState
 
 MAX_LOG_LOGIT_SCALE = 4.605170185988092  # ln 100, as in Radford et al. 2021
 

@@ -107,10 +107,7 @@ def _with_towers(config: CLIPConfig, model: ModelConfig) -> CLIPConfig:
         if settings.get("kind", base.get("kind")) != base.get("kind"):
             base = {}
         values[tower] = merge(base, settings)
-    try:
-        return from_dict(CLIPConfig, values)
-    except ConfigError as error:
-        raise ConfigError(f"model.{error}") from None
+    return from_dict(CLIPConfig, values, where="model")
 
 
 def resolve_preprocess(model: ModelConfig, base: PreprocessConfig) -> PreprocessConfig:

@@ -45,7 +45,7 @@ def translate(system: str, words: Sequence[str], *, processes: int = 1) -> Trans
     """
     if system not in SYSTEMS:
         raise ConfigError(f"unknown system {system!r}{nearest(system, SYSTEMS)}")
-    if len(words) == 1 and Path(words[0]).is_file():
+    if len(words) == 1 and not words[0].startswith("-"):
         given = _read_file(Path(words[0]))
     else:
         given = _read_flags(words)
@@ -133,7 +133,9 @@ def _read_file(file: Path) -> dict[str, Any]:
         if file.suffix in (".yaml", ".yml"):
             return dict(_dotted(yaml.safe_load(text) or {}))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from None
+        raise ConfigError(
+            f"{file} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
     return _read_flags(shlex.split(text.replace("\\\n", " "), comments=True))
 
 

@@ -17,14 +17,14 @@ from clip_eval.data.patterns import require_files
 from clip_eval.data.readers.restricted_pickle import UnsafePickle, load_plain
 from clip_eval.data.samples import Sample
 from clip_eval.data.shards.cache import ShardCache, ShardFile
-from clip_eval.data.shards.offset_index import (
+from clip_eval.data.shards.shard_index import (
     IndexedShards,
     IndexedSource,
     Scan,
     make_scan,
     map_file,
 )
-from clip_eval.data.shards.tar_index import TarDamage, iter_members, tar_ends_at
+from clip_eval.data.shards.tar_headers import TarDamage, iter_members, tar_ends_at
 from clip_eval.data.templates import choose_templates
 from clip_eval.data.urls import is_url, read_url
 

@@ -17,7 +17,7 @@ from clip_eval.data.readers.tf_example import Values, WireError, parse_example
 from clip_eval.data.samples import Sample
 from clip_eval.data.shards.cache import ShardCache, ShardFile
 from clip_eval.data.shards.crc32c import masked_crc32c
-from clip_eval.data.shards.offset_index import (
+from clip_eval.data.shards.shard_index import (
     SUFFIX,
     IndexedShards,
     IndexedSource,

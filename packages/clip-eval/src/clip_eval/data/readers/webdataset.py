@@ -1,6 +1,6 @@
 """WebDataset shards with random access: tars in which a sample is a run of files of one stem.
 
-An index beside each shard (`offset_index`) says where its samples begin; reading one is
+An index beside each shard (`shard_index`) says where its samples begin; reading one is
 one read of its stretch.
 """
 
@@ -16,15 +16,15 @@ from clip_eval.data.images import IMAGE_SUFFIXES
 from clip_eval.data.readers.sidecars import read_captions_and_label, read_targets
 from clip_eval.data.samples import Sample, class_captions
 from clip_eval.data.shards.cache import ShardCache, ShardFile
-from clip_eval.data.shards.offset_index import (
+from clip_eval.data.shards.paths import find_shards
+from clip_eval.data.shards.shard_index import (
     IndexedShards,
     IndexedSource,
     Scan,
     make_scan,
     map_file,
 )
-from clip_eval.data.shards.paths import find_shards
-from clip_eval.data.shards.tar_index import Member, TarDamage, iter_members, tar_ends_at
+from clip_eval.data.shards.tar_headers import Member, TarDamage, iter_members, tar_ends_at
 from clip_eval.data.templates import check_templates
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from clip_eval.data import BadSample, DataError, open_source
 from clip_eval.data.readers.webdataset import WebDataset
-from clip_eval.data.shards.offset_index import INDEX_FOLDER
+from clip_eval.data.shards.shard_index import INDEX_FOLDER
 
 
 def read_index(path: Path) -> list[int]:

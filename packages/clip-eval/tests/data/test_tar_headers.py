@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from clip_eval.data.shards.tar_index import BLOCK, Member, TarDamage, iter_members
+from clip_eval.data.shards.tar_headers import BLOCK, Member, TarDamage, iter_members
 
 FILES = {
     "0001.jpg": b"x" * 700,
