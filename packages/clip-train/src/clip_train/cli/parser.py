@@ -30,7 +30,7 @@ def make_parser(keys: str = "") -> CommandParser:
     _add_plan(commands)
     _add_presets(commands)
     _add_translate(commands)
-    data = _add(commands, "data", "draw, convert or inspect image–caption data")
+    data = _add(commands, "data", "drawing, conversion and inspection of image–caption data")
     topics = data.add_subparsers(dest="topic", required=True, metavar="COMMAND")
     _add_data_shapes(topics)
     _add_data_convert(topics)
@@ -76,7 +76,7 @@ def _add_quiet(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_run(commands: Any, keys: str) -> None:
-    parser = _add_with_keys(commands, "run", "train a model", "training:run", keys)
+    parser = _add_with_keys(commands, "run", "training of a model", "training:run", keys)
     text = "preset (listed by `clip-train presets`), or TOML file"
     parser.add_argument("config", metavar="PRESET-OR-TOML", help=text)
     _add_out(parser, "run directory", required=False)
@@ -87,13 +87,13 @@ def _add_run(commands: Any, keys: str) -> None:
 
 
 def _add_resume(commands: Any) -> None:
-    parser = _add(commands, "resume", "continue an interrupted run", "training:resume")
+    parser = _add(commands, "resume", "continuation of an interrupted run", "training:resume")
     parser.add_argument("directory", metavar="RUN", help="run directory")
     _add_quiet(parser)
 
 
 def _add_supernet(commands: Any, keys: str) -> None:
-    summary = "train a CLIP as a supernet and write smaller models cut from it"
+    summary = "training of a CLIP as a supernet, and smaller models cut from it"
     parser = _add_with_keys(commands, "supernet", summary, "training:supernet", keys)
     text = "finished run whose model, data and config are continued; or preset or TOML file"
     parser.add_argument("start", metavar="RUN|PRESET|TOML", help=text)
@@ -126,7 +126,7 @@ def _add_supernet(commands: Any, keys: str) -> None:
 
 
 def _add_plan(commands: Any) -> None:
-    summary = "estimate what runs cost: tokens, FLOPs, memory, time and price"
+    summary = "estimated cost of runs: tokens, FLOPs, memory, time and price"
     parser = _add(commands, "plan", summary, "training:plan")
     parser.add_argument(
         "configs", nargs="+", metavar="PRESET-OR-TOML", help="phases of a run, in order"
@@ -154,13 +154,13 @@ def _add_number(parser: argparse.ArgumentParser, name: str, text: str, default: 
 
 
 def _add_presets(commands: Any) -> None:
-    parser = _add(commands, "presets", "list the presets, or print one as TOML", "recipes:presets")
+    parser = _add(commands, "presets", "list of the presets, or one as TOML", "recipes:presets")
     parser.add_argument("name", nargs="?", metavar="NAME", help="preset to print")
 
 
 def _add_translate(commands: Any) -> None:
     parser = _add(
-        *(commands, "translate", "convert another system's command line or recipe to TOML"),
+        *(commands, "translate", "command line or recipe of another system as TOML"),
         "recipes:translate",
         usage=f"{PROG} translate [-h] [--processes N] SYSTEM (FILE | -- FLAGS ...)",
     )
@@ -171,7 +171,7 @@ def _add_translate(commands: Any) -> None:
 
 
 def _add_data_shapes(topics: Any) -> None:
-    summary = "draw a data set of colored shapes with captions; needs no download"
+    summary = "a drawn data set of colored shapes with captions; no download"
     parser = _add(topics, "shapes", summary, "data:shapes")
     _add_out(parser, "directory of the data set")
     for name, text, default in (
@@ -185,7 +185,7 @@ def _add_data_shapes(topics: Any) -> None:
 
 
 def _add_data_convert(topics: Any) -> None:
-    summary = "convert a data source to WebDataset shards, or continue an interrupted conversion"
+    summary = "conversion of a data source to WebDataset shards; continues an interrupted one"
     parser = _add(topics, "convert", summary, "data:convert")
     _add_source(parser)
     _add_out(parser, "directory of the shards")
@@ -195,7 +195,7 @@ def _add_data_convert(topics: Any) -> None:
 
 
 def _add_data_inspect(topics: Any) -> None:
-    summary = "summarize layout, classes, sizes, captions and broken samples of a data source"
+    summary = "layout, classes, sizes, captions and broken samples of a data source"
     parser = _add(topics, "inspect", summary, "data:inspect")
     _add_source(parser)
     _add_number(parser, "samples", "number of samples to read", 200)
