@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -67,3 +69,23 @@ def test_the_paths_that_the_architecture_page_names_exist() -> None:
     places = [tops[top] / top / rest for top, rest in named if top in tops]
     assert len(places) > 50
     assert [str(place) for place in places if not place.exists()] == []
+
+
+SCRIPTS = [
+    *(ROOT / "examples").glob("*.*"),
+    *ROOT.glob("packages/*/bench/*.py"),
+    *ROOT.glob("packages/*/scripts/*.py"),
+]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_notebook_and_scripts_import_from_the_packages_exists(script: Path) -> None:
+    text = script.read_text(encoding="utf-8")
+    if script.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    packages = "|".join(package.name.replace("-", "_") for package in PACKAGES)
+    imports = re.findall(rf"from ((?:{packages})\b[\w.]*) import (\([^)]*\)|[^\n]+)", text)
+    for module, names in imports:
+        for name in re.findall(r"(\w+)(?: as \w+)?", names.split("#")[0]):
+            assert hasattr(importlib.import_module(module), name), f"{module}.{name}"

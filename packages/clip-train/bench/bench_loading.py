@@ -145,7 +145,7 @@ MEASURE = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from clip_eval import open_source
+from clip_eval.data import open_source
 from clip_train.plan.sample_order import ShardedOrder
 def megabytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
