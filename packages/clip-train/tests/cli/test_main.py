@@ -396,6 +396,19 @@ def test_overwriting_renames_the_existing_directory(
     assert not (tmp_path / "out" / "mine.txt").exists()
 
 
+def test_a_conversion_does_not_set_its_own_source_aside(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = shutil.copytree(shapes / "train", tmp_path / "data" / "train")
+    before = sorted(tmp_path.rglob("*"))
+    for out in (place, place.parent):
+        words = (f"wds:{place}", "--out", out, "--overwrite")
+        code, _, err = run(capsys, "data", "convert", *words)
+        assert code == 2
+        assert_one_line(err, f"{out} holds the source itself")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_named_data_set_is_downloaded_into_a_new_directory(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

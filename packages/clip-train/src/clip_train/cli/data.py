@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from clip_eval.data import DataError, Source, summarize
 
 from clip_train.config.data import DataConfig
 from clip_train.data.convert import convert as convert_source
-from clip_train.data.sources import open_training_source
+from clip_train.data.sources import absolute_spec, open_training_source
 from clip_train.logs.files import set_aside
 from clip_train.shapes.dataset import write_shapes
 
@@ -39,6 +40,9 @@ def shapes(options: argparse.Namespace) -> None:
 def convert(options: argparse.Namespace) -> None:
     """Convert a source to shards."""
     source = _open(options)
+    place = re.escape(str(Path(options.out).absolute()))
+    if options.overwrite and re.search(rf"{place}(?:[/,:]|$)", absolute_spec(options.source)):
+        raise DataError(f"{options.out} holds the source itself; choose another --out")
     _make_room(options)
     counts = convert_source(
         source,
