@@ -1,4 +1,4 @@
-"""Write `data/prompt_sets.json` from the tables of clip-benchmark and timm, both installed.
+"""Write `prompts/prompt_sets.json` from the tables of clip-benchmark and timm, both installed.
 
 python scripts/make_prompt_sets.py
 """
@@ -9,7 +9,7 @@ import json
 from importlib.resources import files
 from pathlib import Path
 
-TARGET = Path(__file__).parents[1] / "src" / "clip_eval" / "data" / "prompt_sets.json"
+TARGET = Path(__file__).parents[1] / "src" / "clip_eval" / "prompts" / "prompt_sets.json"
 
 
 def main() -> None:
