@@ -45,7 +45,7 @@ def make_new_directory(directory: Path, *, overwrite: bool = False) -> None:
     """
     require_new_directory(directory, overwrite=overwrite)
     if _is_occupied(directory):
-        number = 1
+        directory, number = directory.absolute(), 1  # "." has no name of its own
         while (aside := directory.with_name(f"{directory.name}.old-{number}")).exists():
             number += 1
         directory.rename(aside)
