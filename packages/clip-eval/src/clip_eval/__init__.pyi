@@ -6,6 +6,7 @@ from .models.adapters import TowerAdapter, TransformPreprocess
 from .models.directory import load_for_evaluation
 from .models.protocols import ImageTextModel, LoadedModel
 from .models.zero_shot import build_classifier
+from .prompts.named_data import choose_prompts, open_data, read_template_list
 from .results.result import Result
 
 __all__ = [
@@ -17,7 +18,10 @@ __all__ = [
     "TowerAdapter",
     "TransformPreprocess",
     "build_classifier",
+    "choose_prompts",
     "evaluate",
     "load_for_evaluation",
+    "open_data",
     "read_embeddings",
+    "read_template_list",
 ]

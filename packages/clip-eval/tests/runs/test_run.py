@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clip_eval import EvaluationConfig, evaluate, load_for_evaluation
 from clip_eval.cli.main import main
 from clip_eval.data import open_source
 from clip_eval.prompts.named_data import open_data
+from clip_eval.prompts.prompt_sets import get_prompt_set
 from clip_eval.runs.config import EvaluationRun
 
 
@@ -241,6 +243,75 @@ def test_an_unknown_set_gets_nobody_elses_templates(
     record = read_json(out / "result.json")
     assert len(record["templates"]) == 80
     assert record["settings"]["templates_from"] == "prompt set imagenet1k"
+
+
+def wordnet_data(kind: str, root: Path, color_folder: Path, write_tar: Callable[..., Path]) -> str:
+    """Images of two of ImageNet's classes, or of ImageNet-A's two hundred, or shards of them."""
+    ids = ["n01443537", "n01440764"]
+    image = (color_folder / "red" / "0.png").read_bytes()
+    if kind == "shards":
+        names = {"classnames.txt": "\n".join(ids).encode()}
+        write_tar(root / "0.tar", {"0.png": image, "0.cls": b"1", "1.png": image, "1.cls": b"0"})
+        for name, text in names.items():
+            (root / name).write_bytes(text)
+        return f"wds:{root}"
+    if kind == "imagenet-a":
+        ids = list(get_prompt_set("imagenet-a").folders or ())
+    for wnid in ids:
+        (root / wnid).mkdir(parents=True)
+        (root / wnid / "0.png").write_bytes(image)
+    return f"imagefolder:{root}"
+
+
+@pytest.mark.parametrize("kind", ["folders", "shards", "imagenet-a"])
+def test_evaluate_recognizes_what_the_command_recognizes(
+    kind: str,
+    trained_directory: Path,
+    color_folder: Path,
+    tmp_path: Path,
+    read_json: Callable[[Path], Any],
+    write_tar: Callable[..., Path],
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(trained_directory, bare)
+    (bare / "zeroshot_classification_templates.txt").unlink()
+    data = wordnet_data(kind, tmp_path / "inet", color_folder, write_tar)
+    out = tmp_path / "out"
+    assert main(["run", "--model", str(bare), "--data", data, "--out", str(out), "--quiet"]) == 0
+    record = read_json(out / "result.json")
+    loaded = load_for_evaluation(bare)
+    result = evaluate(
+        loaded.model,
+        open_source(data),
+        tokenizer=loaded.tokenizer,
+        preprocess=loaded.preprocess,
+    )
+    assert len(result.templates) == 80
+    assert "goldfish" in result.classnames or kind == "imagenet-a"
+    assert not any(name.startswith("n0") for name in result.classnames)
+    found = json.loads(json.dumps(result.to_dict()))
+    for key in ("classnames", "templates", "metrics", "content", "warnings"):
+        assert found[key] == record[key], key
+
+
+def test_class_names_of_the_caller_are_not_replaced(
+    trained_directory: Path,
+    color_folder: Path,
+    tmp_path: Path,
+    write_tar: Callable[..., Path],
+) -> None:
+    source = open_source(wordnet_data("folders", tmp_path / "inet", color_folder, write_tar))
+    loaded = load_for_evaluation(trained_directory)
+    result = evaluate(
+        loaded.model,
+        source,
+        tokenizer=loaded.tokenizer,
+        preprocess=loaded.preprocess,
+        config=EvaluationConfig(classnames=["red", "green"]),
+    )
+    assert result.classnames == ("red", "green")
+    assert result.templates == ("a photo of a {c}.",)
+    assert source.classnames == ("n01440764", "n01443537")
 
 
 def test_a_directory_for_each_description() -> None:

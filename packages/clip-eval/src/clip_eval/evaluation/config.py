@@ -24,8 +24,9 @@ class EvaluationConfig(TaskConfig, LoaderConfig):
         keep_predictions: Keep every sample's guesses in the result.
         task: What to measure; `auto` is what the first readable sample has.
         templates: Caption templates with `{c}`, or prompts by class name; None takes those of the
-            source, or `a photo of a {c}.` with a warning in the result.
-        classnames: Class names in label order; None takes those of the source.
+            source or of its prompt set, or `a photo of a {c}.` with a warning in the result.
+        classnames: Class names in label order; None takes those of the source, where WordNet ids
+            of ImageNet stand for its class names.
         ks: The values of k of top-k accuracy.
         recall_ks: The values of k of retrieval recall.
         neighbors: Number of neighbours for kNN.

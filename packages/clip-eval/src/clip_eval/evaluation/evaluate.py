@@ -21,6 +21,7 @@ from clip_eval.models.protocols import (
     TextTokenizer,
     evaluation_mode,
 )
+from clip_eval.prompts.named_data import choose_prompts, recognize_source
 from clip_eval.results.result import Result, Skipped
 from clip_eval.tasks.build import make_task
 from clip_eval.tasks.config import ResolvedTask, resolve_task
@@ -46,6 +47,10 @@ def evaluate(
 
     Leaves the model in the mode it was in (module by module) and the global random state
     untouched, so that it can be called in the middle of training.
+
+    A standard data set is recognized as by `clip-eval run`: without `config.classnames`, folders of
+    WordNet ids get ImageNet's class names, and without `config.templates` the templates are those
+    of the source, or else of its prompt set.
 
     Args:
         model: Two towers and a logit scale; on `config.device`.
@@ -75,6 +80,12 @@ def evaluate(
         batch_size=config.batch_size,
         cache=config.cache,
     )
+    prompt_set = None
+    if config.classnames is None:
+        source, prompt_set = recognize_source(source)
+        train = None if train is None else recognize_source(train)[0]
+    if config.templates is None:
+        config = replace(config, templates=choose_prompts(source, prompt_set)[0])
     task = resolve_task(config, source, train=train)
     (result,) = evaluate_together([encoder], source, [task], config, indices=indices)
     return result if config.keep_predictions else replace(result, predictions=None, records=None)

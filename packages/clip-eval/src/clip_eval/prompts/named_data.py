@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 from clip_eval.data.class_names import ClassList
 from clip_eval.data.faults import DataError
 from clip_eval.data.formats import open_source
 from clip_eval.data.samples import Source
-from clip_eval.data.templates import Templates, read_prompts
+from clip_eval.data.templates import DEFAULT_TEMPLATES, Templates, read_prompts
 from clip_eval.prompts.prompt_sets import (
     PromptSet,
     find_prompt_set,
@@ -18,28 +20,68 @@ from clip_eval.prompts.prompt_sets import (
 
 
 def open_data(
-    spec: str, *, classnames: str | None = None, split: str | None = None, download: bool = True
+    spec: str, *, classnames: str | None = None, **options: Any
 ) -> tuple[Source, PromptSet | None]:
     """A source with its class names, and its prompt set if it is a standard data set.
 
-    Folders that are all WordNet ids of ImageNet get ImageNet's class names.
-
     Args:
         spec: As for `open_source`.
-        classnames: A file of class names, or the name of a standard data set.
-        split: Which split, where the data has several.
-        download: Whether one of torchvision's sets is downloaded where it is not on disk.
+        classnames: A file of class names, or the name of a standard data set; without it the
+            source is recognized as by `recognize_source`.
+        options: Other arguments of `open_source`, such as `split`.
+
+    Raises:
+        DataError: The data, or the class names, cannot be used.
     """
     if classnames is not None:
         classes, prompt_set = read_class_list(classnames)
-        return open_source(spec, classnames=classes, split=split, download=download), prompt_set
-    source = open_source(spec, split=split, download=download)
+        return open_source(spec, classnames=classes, **options), prompt_set
+    return recognize_source(open_source(spec, **options))
+
+
+def recognize_source(source: Source) -> tuple[Source, PromptSet | None]:
+    """The source with its class names, and its prompt set if it is a standard data set.
+
+    Classes that are all WordNet ids of ImageNet get ImageNet's names, in the same order: in a
+    copy, which shares everything else with the source.
+    """
     imagenet = recognize_imagenet(source.classnames or ())
     if imagenet is None:
         return source, find_prompt_set(source.kind)
     prompt_set, names = imagenet
-    classes = ClassList(names=names, folders=tuple(source.classnames or ()))
-    return open_source(spec, classnames=classes, split=split), prompt_set
+    named = copy.copy(source)
+    named.classnames = names
+    return named, prompt_set
+
+
+def choose_prompts(
+    source: Source,
+    prompt_set: PromptSet | None,
+    *,
+    given: tuple[Templates | None, str] = (None, ""),
+    saved: Templates | None = None,
+) -> tuple[Templates | None, str]:
+    """The templates of a source, and their origin: the first that there are, in this order.
+
+    Args:
+        source: It may bring templates of its own, the third choice.
+        prompt_set: Its prompt set, the last choice.
+        given: The user's templates and their origin, the first choice.
+        saved: Templates saved with the model, the second choice.
+
+    Returns:
+        None where there are none, for the default with its warning.
+    """
+    own = None if prompt_set is None else prompt_set.templates
+    name = "" if prompt_set is None else prompt_set.name
+    choices = (
+        given,
+        (saved, "saved with the model"),
+        (source.templates, "beside the data"),
+        (own, f"prompt set {name}"),
+    )
+    default = f"default {DEFAULT_TEMPLATES[0]!r}"
+    return next((choice for choice in choices if choice[0] is not None), (None, default))
 
 
 def read_class_list(path_or_name: str) -> tuple[ClassList, PromptSet | None]:

@@ -8,13 +8,12 @@ from functools import cached_property
 from pathlib import Path
 
 from clip_eval.data.samples import Source
-from clip_eval.data.templates import DEFAULT_TEMPLATES, Templates
+from clip_eval.data.templates import Templates
 from clip_eval.encoding.batches import LoaderConfig, hash_source
 from clip_eval.errors import EvaluationError
 from clip_eval.evaluation.evaluate import evaluate_together
 from clip_eval.evaluation.processes import Processes
-from clip_eval.models.protocols import LoadedModel
-from clip_eval.prompts.named_data import open_data
+from clip_eval.prompts.named_data import choose_prompts, open_data
 from clip_eval.prompts.prompt_sets import PromptSet
 from clip_eval.report.write import write_result
 from clip_eval.results.files import RESULT_FILE, prepare_output
@@ -97,7 +96,9 @@ class DataRun:
 
     def _prepare(self, model: RunModel) -> _Pending | Outcome:
         """Settle the task of a model, or find the earlier result of the same evaluation."""
-        templates, origin = self._choose_templates(model.loaded)
+        templates, origin = choose_prompts(
+            *(self.source, self.prompt_set), given=self.templates, saved=model.loaded.templates
+        )
         config = replace(self.run.task, templates=templates, classnames=self.source.classnames)
         task = resolve_task(config, self.source, train=self.train, warnings=model.loaded.warnings)
         kept = self._find_kept(model, task)
@@ -131,19 +132,6 @@ class DataRun:
             record=record,
             kept=True,
         )
-
-    def _choose_templates(self, loaded: LoadedModel) -> tuple[Templates | None, str]:
-        """Return the templates (None: the default, with its warning), and where they are from."""
-        given, origin = self.templates
-        if given is not None:
-            return given, origin
-        if loaded.templates is not None:
-            return loaded.templates, "saved with the model"
-        if self.source.templates is not None:
-            return self.source.templates, "beside the data"
-        if self.prompt_set is not None and self.prompt_set.templates is not None:
-            return self.prompt_set.templates, f"prompt set {self.prompt_set.name}"
-        return None, f"default {DEFAULT_TEMPLATES[0]!r}"
 
     @cached_property
     def content(self) -> str:
