@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,10 @@ from clip_models.files import hub
 from PIL import Image
 
 PACKAGE = Path(__file__).parents[1]
-PAGES = [PACKAGE / "README.md", PACKAGE / "docs" / "reference.md"]
+PAGES = [
+    PACKAGE / "README.md",
+    *(PACKAGE / "docs" / f"{x}.md" for x in ("reference", "checkpoints")),
+]
 PARTS = ["config", "converters", "files", "model", "pooling"]
 
 
@@ -58,6 +62,8 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model(tmp_path / "repository", model, PreprocessConfig())
     monkeypatch.setattr(hub, "download", lambda *_, **__: tmp_path / "repository")
     monkeypatch.setattr(huggingface_hub, "HfApi", NoHub)
+    torch.save({"state_dict_ema": model.state_dict()}, tmp_path / "last.ckpt")
+    (tmp_path / "my.json").write_text(json.dumps(config.to_dict()))
     Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(tmp_path / "photo.jpg")
 
 

@@ -1,5 +1,6 @@
 from .config.clip_config import CLIPConfig
 from .config.named_models import get_config, list_models
+from .config.pretrained_tags import list_pretrained
 from .errors import CheckpointError, ConfigError
 from .factory import ModelAndTransforms, create_model, create_model_and_transforms
 from .files.export import save_pretrained
@@ -21,6 +22,7 @@ __all__ = [
     "from_pretrained",
     "get_config",
     "list_models",
+    "list_pretrained",
     "load_model",
     "push_to_hub",
     "save_model",

@@ -22,6 +22,7 @@ _EXAMPLES = """examples:
   clip-models convert ViT-B-32.pt --to clip-models --out vit-b-32
   clip-models convert vit-b-32 --to hugging-face --out for-transformers
   clip-models convert epoch_6.pt --to open-clip --out out --model ViT-L-14-CL32-GAP-BigVision
+  clip-models convert last.ckpt --to clip-models --out out --model ViT-B-32 --prefix model.
   clip-models convert hf-hub:google/siglip-base-patch16-224 --to clip-models --out siglip
   clip-models convert vit-b-32 --to clip-models --out vit-b-32-half --dtype float16
   clip-models info vit-b-32
@@ -71,7 +72,17 @@ def build_parser() -> CommandParser:
     info.set_defaults(run="clip_models.commands:describe")
     info.add_argument("source", metavar="IN", help=f"{_SOURCE}, or the name of a model")
     for command in (convert, info):
-        command.add_argument("--model", metavar="NAME", help="name of the model in a weight file")
+        command.add_argument(
+            "--model",
+            metavar="NAME|FILE.json",
+            help="model in a weight file: its name, or the JSON file of its config",
+        )
+        command.add_argument(
+            "--key", help="key of the weights in a training checkpoint, such as state_dict_ema"
+        )
+        command.add_argument(
+            "--prefix", help="beginning of the names of the model's weights, such as model."
+        )
     listing = commands.add_parser(
         "list",
         help="names and sizes of the registered models",

@@ -14,7 +14,7 @@ import torch
 from clip_models.config.named_models import get_config, list_models
 from clip_models.errors import CheckpointError
 from clip_models.files import hub
-from clip_models.files.conversion import check_output, read_stored, write_stored
+from clip_models.files.conversion import StoredModel, check_output, read_stored, write_stored
 from clip_models.model.clip import CLIP, count_parameters
 
 
@@ -23,13 +23,18 @@ def convert(options: argparse.Namespace) -> None:
     check_output(options.out, options.to, overwrite=True)
     if not options.overwrite and _holds_files(options.out):
         raise CheckpointError(f"{options.out} exists; add --overwrite to replace the model there")
-    stored = read_stored(options.source, model=options.model)
+    stored = _read(options)
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
     written = write_stored(
         stored, options.out, options.to, overwrite=options.overwrite, dtype=dtype
     )
     files = [str(path) for path in written]
     print(json.dumps({"files": files}) if options.json else "\n".join(files))
+
+
+def _read(options: argparse.Namespace) -> StoredModel:
+    """The model that the options name."""
+    return read_stored(options.source, model=options.model, key=options.key, prefix=options.prefix)
 
 
 def _holds_files(out: Path) -> bool:
@@ -43,7 +48,7 @@ def describe(options: argparse.Namespace) -> None:
     if options.model is None and _is_name(options.source):
         config = get_config(options.source)
     else:
-        stored = read_stored(options.source, model=options.model)
+        stored = _read(options)
         config = stored.config
         types = Counter(str(value.dtype).removeprefix("torch.") for value in stored.state.values())
         shown = {

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from clip_models.config.clip_config import CLIPConfig
-from clip_models.config.named_models import get_config
+from clip_models.config.named_models import get_config, list_models
 from clip_models.config.preprocess_config import (
     PreprocessConfig,
     get_preprocess_config,
@@ -18,10 +18,13 @@ from clip_models.config.preprocess_config import (
 )
 from clip_models.config.strict import from_dict
 from clip_models.converters.dialects import to_native
-from clip_models.errors import CheckpointError, ConfigError
+from clip_models.errors import ConfigError
 from clip_models.files import hub
+from clip_models.files.config_files import SUFFIX as CONFIG_SUFFIX
+from clip_models.files.config_files import read_config_file
 from clip_models.files.model_directory import ModelFiles, read_model_directory
-from clip_models.files.pretrained import build_with_weights, fit_positions
+from clip_models.files.pretrained import build_with_weights, fit_logits, fit_positions
+from clip_models.files.pretrained_tags import describe_unknown, find_repository
 from clip_models.files.weight_files import read_weights
 from clip_models.model.clip import CLIP
 from clip_models.preprocess import EvaluationTransform, TrainTransform
@@ -46,24 +49,29 @@ def create_model(
     force_image_size: int | None = None,
     force_context_length: int | None = None,
     device: str | torch.device | None = None,
+    key: str | None = None,
+    prefix: str | None = None,
 ) -> CLIP:
     """A CLIP model in float32.
 
     Args:
-        model: A registered name or a config (new random weights, training mode), the directory of a
-            saved model or `hf-hub:org/name` (their weights, evaluation mode).
+        model: A registered name, a config or its JSON file (new random weights, training mode), the
+            directory of a saved model or `hf-hub:org/name` (their weights, evaluation mode).
         pretrained: Weights for a name or a config: a file, a directory or `hf-hub:org/name`, in any
-            dialect.
+            dialect; for a name also a tag of open_clip, which `list_pretrained` lists. The model
+            has a logit bias if they have one.
         force_image_size: Side of the images in pixels; positions are interpolated.
         force_context_length: Number of tokens of a text; positions are interpolated.
         device: Device of the model; None is torch's default device.
+        key: Key of the weights in a training checkpoint; None takes the only ones.
+        prefix: How the names of the model's weights begin in it; None takes the only CLIP.
 
     Raises:
         ConfigError: The name is not registered, or the sizes are impossible.
         CheckpointError: Files are missing or damaged, or weights do not fit.
     """
     sizes = (force_image_size, force_context_length)
-    return _create(model, pretrained, sizes, device)[0]
+    return _create(model, _Weights(pretrained, key, prefix), sizes, device)[0]
 
 
 def create_model_and_transforms(
@@ -77,6 +85,8 @@ def create_model_and_transforms(
     interpolation: str | None = None,
     square_resize_only: bool | None = None,
     device: str | torch.device | None = None,
+    key: str | None = None,
+    prefix: str | None = None,
 ) -> ModelAndTransforms:
     """A model with its transforms for training and evaluation.
 
@@ -92,13 +102,15 @@ def create_model_and_transforms(
         square_resize_only: True resizes images to squares, whatever their sides; False crops the
             center.
         device: Device of the model; None is torch's default device.
+        key: As for `create_model`.
+        prefix: As for `create_model`.
 
     Raises:
         ConfigError: As `create_model`, or the transform is impossible.
         CheckpointError: As `create_model`.
     """
     sizes = (force_image_size, force_context_length)
-    made, preprocess = _create(model, pretrained, sizes, device)
+    made, preprocess = _create(model, _Weights(pretrained, key, prefix), sizes, device)
     given = {
         "mean": image_mean,
         "std": image_std,
@@ -111,17 +123,26 @@ def create_model_and_transforms(
     return ModelAndTransforms(made, TrainTransform(preprocess), EvaluationTransform(preprocess))
 
 
+class _Weights(NamedTuple):
+    """Where weights are, and which of those there."""
+
+    pretrained: str | Path | None
+    key: str | None
+    prefix: str | None
+
+
 def _create(
     source: str | Path | CLIPConfig,
-    pretrained: str | Path | None,
+    wanted: _Weights,
     sizes: tuple[int | None, int | None],
     device: str | torch.device | None,
 ) -> tuple[CLIP, PreprocessConfig]:
     config, preprocess, weights = _resolve_model(source)
+    pretrained = wanted.pretrained
     if pretrained is not None:
         if weights is not None:
             raise ConfigError(f"{source} comes with weights; remove pretrained={pretrained}")
-        weights, stored = _resolve_weights(pretrained)
+        weights, stored = _resolve_weights(pretrained, source)
         if stored is not None:
             _require_same_activation(config, stored.config, pretrained)
             preprocess = stored.preprocess
@@ -130,7 +151,10 @@ def _create(
     if weights is None:
         model = CLIP(config)
     else:
-        state = to_native(read_weights(weights), config)
+        found = read_weights(weights, key=wanted.key, prefix=wanted.prefix)
+        state = to_native(found, config)
+        if pretrained is not None:
+            state, config = fit_logits(state, config, source=weights)
         if pretrained is not None or sizes != (None, None):
             state = fit_positions(state, config)
         model = build_with_weights(config, state, source=weights)
@@ -150,25 +174,35 @@ def _resolve_model(
     repository = hub.parse_repository(source)
     if repository is not None:
         return read_model_directory(hub.download(repository))
-    if Path(source).is_dir():
-        return read_model_directory(source)
-    name = str(source)
-    if Path(source).exists():
+    path, name = Path(source), str(source)
+    if path.is_dir():
+        return read_model_directory(path)
+    if path.suffix == CONFIG_SUFFIX:
+        return (*read_config_file(path), None)
+    if path.exists():
         raise ConfigError(f"{name} is a file; name its model, and give the file as pretrained")
-    return get_config(name), get_preprocess_config(name), None
+    if name in list_models():
+        return get_config(name), get_preprocess_config(name), None
+    raise ConfigError(describe_unknown(name))
 
 
-def _resolve_weights(pretrained: str | Path) -> tuple[Path, ModelFiles | None]:
+def _resolve_weights(
+    pretrained: str | Path, model: str | Path | CLIPConfig
+) -> tuple[Path, ModelFiles | None]:
     """The weight file of `pretrained`, and the configs beside it."""
+    if not isinstance(pretrained, str | Path):
+        raise ConfigError(
+            f"pretrained must be a file, a directory, 'hf-hub:org/name' or a tag such as 'openai', "
+            f"got {pretrained!r}"
+        )
     repository = hub.parse_repository(pretrained)
-    directory = Path(pretrained) if repository is None else hub.download(repository)
+    path = Path(pretrained)
+    if repository is None and not path.exists():
+        repository = find_repository(model, str(pretrained))
+    directory = path if repository is None else hub.download(repository)
     if directory.is_dir():
         files = read_model_directory(directory)
         return files.weights, files
-    if not directory.is_file():
-        raise CheckpointError(
-            f"pretrained={str(pretrained)!r} must be a file, a directory or 'hf-hub:org/name'"
-        )
     return directory, None
 
 

@@ -16,12 +16,16 @@ from clip_models import (
     CLIP,
     CheckpointError,
     CLIPConfig,
+    ConfigError,
+    create_model,
     create_model_and_transforms,
     from_pretrained,
+    list_pretrained,
     push_to_hub,
     save_pretrained,
 )
-from clip_models.config import PreprocessConfig, TextConfig, ViTConfig
+from clip_models.config import PreprocessConfig, TextConfig, ViTConfig, named_models
+from clip_models.config.pretrained_tags import read_table
 from clip_models.files import hub
 
 _spec = importlib.util.spec_from_file_location(
@@ -95,6 +99,43 @@ def test_pretrained_from_the_hub(server: Any, model: CLIP) -> None:
     made = create_model_and_transforms(CONFIG, pretrained="hf-hub:org/name")
     assert_same(made.model, model)
     assert made.evaluate.config == PREPROCESS
+
+
+def test_tags_of_open_clip(
+    server: Any, model: CLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pretrained="laion2b_s34b_b79k"`, as peers' users type it: the repository's weights."""
+    monkeypatch.setitem(named_models._CONFIGS, "ViT-B-32", CONFIG)
+    save_pretrained(tmp_path / "m", model, PREPROCESS)
+    repository = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
+    server.repositories[repository] = {
+        name: (tmp_path / "m" / name).read_bytes()
+        for name in ("open_clip_config.json", "open_clip_model.safetensors")
+    }
+    made = create_model_and_transforms("ViT-B-32", pretrained="laion2b_s34b_b79k")
+    assert_same(made.model, model)
+    assert made.evaluate.config == PREPROCESS
+    assert ("ViT-B-32", "laion2b_s34b_b79k") in list_pretrained("ViT-B-*")
+    quick = {"activation": "quick_gelu"}
+    config = dataclasses.replace(
+        CONFIG,
+        vision=dataclasses.replace(CONFIG.vision, **quick),
+        text=dataclasses.replace(CONFIG.text, **quick),
+    )
+    monkeypatch.setitem(named_models._CONFIGS, "ViT-B-32", config)
+    with pytest.raises(ConfigError, match="was trained with the activation gelu"):
+        create_model("ViT-B-32", pretrained="laion2b_s34b_b79k")
+
+
+def test_the_table_of_tags_is_open_clip_s() -> None:
+    script = Path(__file__).parents[2] / "scripts" / "list_open_clip_tags.py"
+    spec = importlib.util.spec_from_file_location("list_open_clip_tags", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.make_table() == read_table()
+    assert len(list_pretrained()) >= 134
 
 
 def test_only_what_is_needed_is_downloaded(server: Any, model: CLIP) -> None:

@@ -86,7 +86,10 @@ def as_table(values: Any, where: str) -> Mapping[str, Any]:
 def nearest(key: str, known: typing.Iterable[str]) -> str:
     """`; did you mean 'x'?` for the closest known name, else the list of all known names."""
     names = sorted(known)
-    close = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
+    folded = {name.casefold(): name for name in names}
+    close = [name for name in names if name.casefold() == key.casefold()] or [
+        folded[name] for name in difflib.get_close_matches(key.casefold(), folded, n=1, cutoff=0.6)
+    ]
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
 
 

@@ -5,7 +5,7 @@ A dialect is a naming of weights. Every conversion goes through ours: `to_native
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
@@ -18,6 +18,29 @@ from clip_models.converters.equivalence import require_same
 from clip_models.converters.hugging_face_config import to_hugging_face_config
 from clip_models.converters.renaming import Rule, rename
 from clip_models.errors import CheckpointError, ConfigError
+
+_CLIPS = (
+    ("text.token_embedding.weight", "visual."),
+    ("token_embedding.weight", "visual."),
+    (
+        "text_model.embeddings.token_embedding.weight",
+        "vision_model.embeddings.patch_embedding.weight",
+    ),
+    ("text_encoder.embedding_layer.weight", "image_encoder.patch_emb.0.block.conv.weight"),
+)
+"""For each naming, a name in the text tower, and how a name in the image tower begins."""
+
+
+def find_prefixes(names: Collection[str]) -> list[str]:
+    """What stands before the names of each whole CLIP among them, sorted; "" for none."""
+    found = set()
+    for text, image in _CLIPS:
+        for name in names:
+            prefix = name.removesuffix(text)
+            whole_part = name.endswith(text) and (not prefix or prefix.endswith("."))
+            if whole_part and any(other.startswith(prefix + image) for other in names):
+                found.add(prefix)
+    return sorted(found)
 
 
 def detect_dialect(state: Mapping[str, Tensor]) -> Dialect:
@@ -42,7 +65,18 @@ def detect_dialect(state: Mapping[str, Tensor]) -> Dialect:
         return "openai"
     if "token_embedding.weight" in state:
         return "clip-models"
-    raise CheckpointError(f"these are not weights of a known CLIP: {', '.join(list(state)[:4])}, …")
+    raise CheckpointError(
+        f"these are not weights of a known CLIP{_describe_part(state)}: "
+        f"{', '.join(list(state)[:4])}, …"
+    )
+
+
+def _describe_part(state: Mapping[str, Tensor]) -> str:
+    """What is said of one tower without the other."""
+    beginnings = {name.partition(".")[0] for name in state}
+    if beginnings <= {"visual", "vision_model", "image_encoder"}:
+        return ", but an image tower alone, and a CLIP needs both towers"
+    return ""
 
 
 def to_native(

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from clip_models.config.clip_config import CLIPConfig
-from clip_models.config.named_models import get_config
-from clip_models.config.preprocess_config import PreprocessConfig, get_preprocess_config
+from clip_models.config.preprocess_config import PreprocessConfig
 from clip_models.converters import openai
 from clip_models.converters.dialect_names import FILE_DIALECTS, Dialect
 from clip_models.converters.dialects import detect_dialect, from_native, to_native
 from clip_models.errors import CheckpointError
 from clip_models.files import hub
 from clip_models.files.atomic_write import replace_file, save_json, save_tensors
+from clip_models.files.config_files import resolve_named
 from clip_models.files.export import OPEN_CLIP_WEIGHTS, remove_others, require_absent
 from clip_models.files.foreign_configs import make_hugging_face_configs, make_open_clip_config
 from clip_models.files.model_directory import (
@@ -30,7 +30,7 @@ from clip_models.files.model_directory import (
     make_native_config,
     read_model_directory,
 )
-from clip_models.files.pretrained import load_state
+from clip_models.files.pretrained import fit_logits, load_state
 from clip_models.files.weight_files import read_weights
 from clip_models.model.clip import CLIP
 
@@ -54,13 +54,21 @@ class StoredModel(NamedTuple):
     weights: Path
 
 
-def read_stored(source: str | Path, *, model: str | None = None) -> StoredModel:
+def read_stored(
+    source: str | Path,
+    *,
+    model: str | None = None,
+    key: str | None = None,
+    prefix: str | None = None,
+) -> StoredModel:
     """The weights under our names, with their configs.
 
     Args:
         source: A weight file, a model directory or `hf-hub:org/name`.
-        model: Registered name of the model in a weight file; OpenAI's files need none. For a
-            directory, it replaces the directory's config.
+        model: Registered name of the model in a weight file, or a file of its config (`.json`);
+            OpenAI's files need none. For a directory, it replaces the directory's config.
+        key: As for `read_weights`.
+        prefix: As for `read_weights`.
 
     Raises:
         CheckpointError: A file is missing or damaged, or the weights do not fit the config.
@@ -68,17 +76,20 @@ def read_stored(source: str | Path, *, model: str | None = None) -> StoredModel:
     """
     repository = hub.parse_repository(source)
     path = Path(source) if repository is None else hub.download(repository)
-    named = None if model is None else (get_config(model), get_preprocess_config(model))
-    if path.is_dir():
+    named = None if model is None else resolve_named(model)
+    described = path.is_dir()
+    if described:
         files = read_model_directory(path)
         config, preprocess = named or (files.config, files.preprocess)
         path = files.weights
-        found = read_weights(path)
+        found = read_weights(path, key=key, prefix=prefix)
     else:
-        found = read_weights(path)
+        found = read_weights(path, key=key, prefix=prefix)
         config, preprocess = named or _infer_openai_config(found, path)
     dialect = detect_dialect(found)
     state = to_native(found, config, dialect=dialect)
+    if named or not described:
+        state, config = fit_logits(state, config, source=path)
     with torch.device("meta"):
         load_state(CLIP(config), state, source=path, assign=True)
     return StoredModel(config, preprocess, state, dialect, path)
@@ -182,7 +193,8 @@ def _infer_openai_config(
     """The configs of OpenAI's weights, from their shapes."""
     if detect_dialect(state) != "openai":
         raise CheckpointError(
-            f"{path} does not say which model it holds; name one of `clip-models list`"
+            f"{path} does not say which model it holds; give --model NAME, one of "
+            "`clip-models list`, or --model FILE.json with its config"
         )
     config = openai.infer_config(state)
     return config, PreprocessConfig(size=config.vision.image_size)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,7 +34,8 @@ def load_model(
     Args:
         directory: A model directory of this package, of open_clip or of transformers.
         device: Device of the model.
-        dtype: Type of the parameters; None keeps the stored types.
+        dtype: Type of the parameters; None keeps the stored one, and of several the widest, in
+            which every number stays as it is.
 
     Raises:
         CheckpointError: A file is missing or damaged, or the weights do not fit the config.
@@ -54,8 +58,8 @@ def build_model(
         config: The config of their model. None infers it from the shapes by the rules of OpenAI's
             `build_model`, which shapes cannot confirm: heads of 64 and the activation `quick_gelu`.
             For weights stored with a config, use `load_model`.
-        dtype: Type of the parameters; None keeps the given types. OpenAI's `build_model` always
-            gives float16.
+        dtype: Type of the parameters; None keeps the given one, and of several the widest, in
+            which every number stays as it is. OpenAI's `build_model` always gives float16.
 
     Raises:
         CheckpointError: The weights are not those of a CLIP, or do not fit the config.
@@ -67,10 +71,37 @@ def build_model(
                 f"have {detect_dialect(state)}'s; pass config="
             )
         config = openai.infer_config(state)
-    native = to_native(state, config)
+    native, config = fit_logits(to_native(state, config), config, source="the state dict")
     return build_with_weights(
         config, native, source="the state dict", dtype=dtype, kept=state.values()
     )
+
+
+def fit_logits(
+    state: Mapping[str, Tensor], config: CLIPConfig, *, source: str | Path
+) -> tuple[dict[str, Tensor], CLIPConfig]:
+    """Weights and config that agree about the scale and the bias of the logits.
+
+    The model has a bias if the weights have one. Weights without a scale get the config's first
+    one, with a warning: similarities and rankings do not depend on it, probabilities do.
+
+    Args:
+        state: Weights under our names.
+        config: Config of the model that is to load them.
+        source: Where the weights come from, for the warning.
+    """
+    fitted, bias = dict(state), state.get("logit_bias")
+    if (bias is None) != (config.init_logit_bias is None):
+        first = None if bias is None or bias.numel() != 1 or bias.is_meta else bias.item()
+        config = replace(config, init_logit_bias=first)
+    if state and "logit_scale" not in state:
+        fitted["logit_scale"] = torch.tensor(config.init_logit_scale)
+        warnings.warn(
+            f"{source} holds no logit_scale; the config's init_logit_scale is taken, "
+            f"{config.init_logit_scale:g}, on which probabilities depend and rankings do not",
+            stacklevel=2,
+        )
+    return fitted, config
 
 
 def build_with_weights(
@@ -136,6 +167,7 @@ def _unshare_memory(
 ) -> dict[str, Tensor]:
     """The tensors contiguous, of one floating-point type and sharing no memory."""
     owned: dict[str, Tensor] = {}
+    dtype = _find_widest(state.values()) if dtype is None else dtype
     seen = {value.untyped_storage().data_ptr() for value in kept}
     for key, value in state.items():
         if dtype is not None and value.is_floating_point():
@@ -147,6 +179,12 @@ def _unshare_memory(
         seen.add(value.untyped_storage().data_ptr())
         owned[key] = value
     return owned
+
+
+def _find_widest(tensors: Iterable[Tensor]) -> torch.dtype | None:
+    """The floating-point type that holds the numbers of all weights; None without any."""
+    types = {value.dtype for value in tensors if value.is_floating_point() and value.ndim}
+    return functools.reduce(torch.promote_types, types) if types else None
 
 
 def fit_positions(state: Mapping[str, Tensor], config: CLIPConfig) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,47 +23,83 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from clip_models.errors import CheckpointError
+from clip_models.files.checkpoint_contents import find_state, require_numbers, strip_prefix
+from clip_models.files.inert_types import allow_inert_types
 from clip_models.files.torchscript_archive import find_archive_root, read_archive
 
 INDEX_SUFFIX = ".index.json"
-_NESTED = ("state_dict", "model_state_dict", "model")
-_WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
+_NO_WEIGHTS = {
+    b"version https://git-lfs": "a git-lfs pointer, not the file itself; run `git lfs pull` in its "
+    "repository, or download the file",
+    b"<!doctype html": "a web page, not a weight file; download the file itself",
+    b"<html": "a web page, not a weight file; download the file itself",
+}
+"""How files begin that stand where weights should, and what to do."""
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
+def read_weights(
+    path: str | Path, *, key: str | None = None, prefix: str | None = None
+) -> dict[str, Tensor]:
     """The tensors of a weight file by name, with the types they are stored in.
 
-    A training checkpoint gives the state dict inside it. Prefixes of `DistributedDataParallel`,
-    `torch.compile` and similar wrappers (`module.`, `_orig_mod.`) are removed from the names.
+    A training checkpoint gives the state dict inside it, and what surrounds a CLIP there is left
+    out. Prefixes of `DistributedDataParallel`, `torch.compile` and similar wrappers (`module.`,
+    `_orig_mod.`) are removed from the names.
+
+    Args:
+        path: The file.
+        key: Key of the state dict in a training checkpoint, such as `state_dict_ema`; keys of
+            nested tables are joined by dots. None takes the only one.
+        prefix: How the names of the model's tensors begin, such as `model.`; None takes the only
+            CLIP among them.
 
     Raises:
-        CheckpointError: The file is missing, damaged, unknown, or holds more than tensors.
+        CheckpointError: The file is missing, damaged, unknown, or holds more than tensors; or it
+            holds several models, which the message lists.
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path} is not a file; name a weight file or a model directory")
+        raise CheckpointError(f"{path} {_describe_absent(path)}")
+    refuse_placeholder(path)
     if path.name.endswith(INDEX_SUFFIX):
         tensors = _read_shards(path)
     elif path.suffix == ".safetensors":
         tensors = load_tensors(path)
     else:
-        tensors = _read_by_content(path)
+        tensors = _read_by_content(path, key)
+        key = None
+    if key is not None:
+        raise CheckpointError(f"{path} holds tensors and no tables, so there is no key {key!r}")
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors")
-    return strip_wrappers(tensors, source=path)
+    require_numbers(tensors, path)
+    return strip_prefix(tensors, source=path, prefix=prefix)
 
 
-def strip_wrappers(tensors: Mapping[str, Tensor], *, source: str | Path) -> dict[str, Tensor]:
-    """The tensors under their names in the module that was wrapped."""
-    plain: dict[str, Tensor] = {}
-    for key, value in tensors.items():
-        name = ".".join(part for part in key.split(".") if part not in _WRAPPERS)
-        while name.startswith("module."):
-            name = name.removeprefix("module.")
-        if name in plain:
-            raise CheckpointError(f"{source} has {name} twice, once as {key}")
-        plain[name] = value
-    return plain
+def refuse_placeholder(path: Path) -> None:
+    """Check that a file is not what stands in the place of one that was not downloaded.
+
+    Raises:
+        CheckpointError: It is a git-lfs pointer, a web page or empty; the message says what to do.
+    """
+    with open(path, "rb") as file:
+        start = file.read(64).lstrip().lower()
+    for beginning, meaning in _NO_WEIGHTS.items():
+        if start.startswith(beginning):
+            raise CheckpointError(f"{path} is {meaning}")
+    if not start:
+        kind = "not a weight file"
+        if path.suffix == ".safetensors":
+            kind = "damaged or not a safetensors file"
+        elif path.name.endswith(INDEX_SUFFIX):
+            kind = "not an index of shards"
+        raise CheckpointError(f"{path} is {kind}: it is empty; download or save it again")
+
+
+def _describe_absent(path: Path) -> str:
+    if path.is_dir():
+        return "is not a file; name a weight file in it, or a model directory"
+    return "is not a file, and there is none of that name; name a weight file or a model directory"
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -78,22 +114,24 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from None
 
 
-def _read_by_content(path: Path) -> dict[str, Tensor]:
+def _read_by_content(path: Path, key: str | None) -> dict[str, Tensor]:
     with open(path, "rb") as file:
         start = file.read(9)
+    if start[:4] == b"PK\x03\x04":
+        return _read_zip(path, key)
+    if start[:1] == b"\x80":
+        return _read_pickle(path, key)
+    if key is not None:
+        raise CheckpointError(f"{path} holds no tables, so there is no key {key!r}")
     if start[4:] == b"\0\0\0\0{":  # safetensors: eight bytes of length, then JSON
         return load_tensors(path)
-    if start[:4] == b"PK\x03\x04":
-        return _read_zip(path)
-    if start[:1] == b"\x80":
-        return _read_pickle(path)
     raise CheckpointError(
         f"{path} is not a known kind of weight file; expected safetensors, .pt or .bin of "
         "tensors, a TorchScript archive or .npz"
     )
 
 
-def _read_zip(path: Path) -> dict[str, Tensor]:
+def _read_zip(path: Path, key: str | None) -> dict[str, Tensor]:
     with _reporting_damage(path), zipfile.ZipFile(path) as archive:
         root = find_archive_root(archive)
         if root is not None:
@@ -101,14 +139,14 @@ def _read_zip(path: Path) -> dict[str, Tensor]:
         names = archive.namelist()
     if names and all(name.endswith(".npy") for name in names):
         return _read_numpy(path)
-    return _read_pickle(path)
+    return _read_pickle(path, key)
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    with _reporting_damage(path), warnings.catch_warnings():
+def _read_pickle(path: Path, key: str | None) -> dict[str, Tensor]:
+    with _reporting_damage(path), warnings.catch_warnings(), allow_inert_types():
         warnings.simplefilter("ignore", UserWarning)  # an unusual protocol is read or refused
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    return _state_dict(loaded, path)
+    return find_state(loaded, source=path, key=key)
 
 
 @contextmanager
@@ -126,24 +164,6 @@ def _reporting_damage(path: Path) -> Iterator[None]:
     except Exception as error:
         reason = str(error).strip().split("\n", maxsplit=1)[0][:200] or type(error).__name__
         raise CheckpointError(f"{path} is damaged: {reason}") from None
-
-
-def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
-    """The tensors of a loaded checkpoint, or of the state dict inside it."""
-    while isinstance(loaded, Mapping):
-        inner = next((key for key in _NESTED if isinstance(loaded.get(key), Mapping)), None)
-        if inner is None:
-            break
-        loaded = loaded[inner]
-    if not isinstance(loaded, Mapping):
-        raise CheckpointError(f"{path} holds a {type(loaded).__name__}, expected a state dict")
-    others = [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]
-    if others:
-        raise CheckpointError(
-            f"{path} is not a state dict: {', '.join(others[:4])}"
-            f"{' and more' if len(others) > 4 else ''} are not tensors"
-        )
-    return {str(key): value for key, value in loaded.items()}
 
 
 def _read_numpy(path: Path) -> dict[str, Tensor]:
