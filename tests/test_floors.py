@@ -37,6 +37,7 @@ PUBLIC_PARTS = {
     "clip_models.pooling",
     "dtp_pooling.checkpoint_files",
     "dtp_pooling.pooling",
+    "dtp_pooling.run_lock",
     "osf_supernet.files",
     "osf_supernet.graph",
     "osf_supernet.search",

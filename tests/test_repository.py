@@ -55,7 +55,9 @@ def test_the_readme_has_the_two_commands(session: str) -> None:
     assert f'python -m pip install "nox[uv]" && python -m nox -s {session}' in lines
 
 
-@pytest.mark.parametrize("name", ["command_line.py", "checkpoint_files.py", "splitmix64.py"])
+@pytest.mark.parametrize(
+    "name", ["command_line.py", "checkpoint_files.py", "run_lock.py", "splitmix64.py"]
+)
 def test_copies_in_packages_that_know_no_sibling_are_equal(name: str) -> None:
     copies = {file.read_text(encoding="utf-8") for file in ROOT.glob(f"packages/*/src/**/{name}")}
     assert len(copies) <= 1

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 from dtp_pooling.cli import main
+from dtp_pooling.run_lock import RunLock
 from dtp_pooling.training.presets import PRESETS
 from dtp_pooling.training.run_directory import read_run
 from dtp_pooling.training.trainer import Trainer
@@ -154,6 +155,23 @@ def test_an_existing_directory_is_replaced_only_when_asked(run, tmp_path, capsys
         # refused before the text is read
         message = refuse(capsys, *start("nowhere.txt", tmp_path / taken))
         assert f"{taken} already exists and is not empty; choose another --out" in message
+
+
+def test_a_run_that_is_going_on_is_left_alone(run, tmp_path, capsys):
+    data, out = run
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    with RunLock(out), RunLock(fresh):
+        files = sorted(out.rglob("*"))
+        for words in (
+            ["resume", out],
+            start(data, out, "--overwrite"),
+            start(data, fresh),
+        ):
+            assert f"is in use by process {os.getpid()} on" in refuse(capsys, *words)
+        assert sorted(out.rglob("*")) == files
+    call("resume", out)
+    call(*start(data, fresh))
 
 
 def test_the_first_signal_saves_and_stops(run, tmp_path, monkeypatch, capsys):

@@ -10,6 +10,7 @@ import torch
 from osf_supernet import load_subnet
 from osf_supernet.cli import main
 from osf_supernet.commands import subnets
+from osf_supernet.run_lock import RunLock
 from safetensors.torch import load_file
 from torch import nn
 
@@ -159,6 +160,27 @@ def test_resume_runs_no_code_that_a_file_names(model, data, tmp_path, capsys):
     (tmp_path / "evaluated.jsonl").touch()  # of a release that recorded no options
     assert main(["resume", str(tmp_path), "--model", model]) == 2
     assert "does not record its options: pass --images" in capsys.readouterr().err
+
+
+def test_a_run_that_is_going_on_is_left_alone(model, data, tmp_path, capsys):
+    options = [model, *data, "--steps", "2"]
+    assert main(["train", *options, "--out", str(tmp_path / "run")]) == 0
+    files = sorted((tmp_path / "run").rglob("*"))
+    (tmp_path / "fresh").mkdir()
+    capsys.readouterr()
+    with RunLock(tmp_path / "run"), RunLock(tmp_path / "fresh"):
+        for words in (
+            ["resume", str(tmp_path / "run"), "--model", model, *data[:2]],
+            ["train", *options, "--out", str(tmp_path / "run"), "--overwrite"],
+            ["train", *options, "--out", str(tmp_path / "fresh")],
+            ["search", model, *data, "--out", str(tmp_path / "fresh"), "--overwrite"],
+            ["extract", model, "--out", str(tmp_path / "run"), "--overwrite"],
+        ):
+            assert main(words) == 2, words
+            error = capsys.readouterr().err
+            assert error.count("\n") == 1
+            assert "is in use by process" in error
+        assert set(files) == {*(tmp_path / "run").rglob("*")} - {tmp_path / "run" / ".lock"}
 
 
 def test_an_existing_directory_is_set_aside_only_when_asked(model, data, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from clip_train.data.batches import Batch
 from clip_train.engine.trainer import Trainer
 from clip_train.errors import RunDirectoryError
 from clip_train.logs.run_directory import RunDirectory
+from dtp_pooling.run_lock import RunInUseError
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -104,6 +106,48 @@ def assert_same_weights(one: Path, other: Path) -> None:
     assert a.keys() == b.keys()
     for key in a:
         assert torch.equal(a[key], b[key]), key
+
+
+def test_a_run_that_is_going_on_is_left_alone(tiny_config: Config, tmp_path: Path) -> None:
+    """A second run, a resume and an overwrite are refused while the first trains."""
+    out, refused = tmp_path / "run", []
+
+    class Disturbed(Trainer):
+        def step(self, batch: Batch) -> None:
+            super().step(batch)
+            if self.steps_done == 4:
+                for call in (
+                    lambda: train(tiny_config, out, progress=False, overwrite=True),
+                    lambda: resume(out, progress=False),
+                ):
+                    with pytest.raises(RunInUseError, match=f"in use by process {os.getpid()} "):
+                        call()
+                    refused.append(call)
+                with pytest.raises(RunDirectoryError, match="already exists"):
+                    train(tiny_config, out, progress=False)
+
+    train(with_train(tiny_config, steps=6), out, progress=False, make_trainer=Disturbed)
+    assert len(refused) == 2
+    assert [row["step"] for row in rows(out, "train")] == [2, 4, 6]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert not (out / ".lock").exists()
+
+
+def test_a_start_that_fails_leaves_nothing(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Tokenizer.save
+
+    def fill_the_disk(self: Tokenizer, directory: Path) -> None:
+        save(self, directory)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "tokenizer.json")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tokenizer, "save", fill_the_disk)
+        with pytest.raises(OSError, match="No space left"):
+            train(tiny_config, tmp_path / "run", progress=False)
+    assert list(tmp_path.iterdir()) == []
+    train(with_train(tiny_config, steps=2), tmp_path / "run", progress=False)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

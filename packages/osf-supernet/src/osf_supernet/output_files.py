@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from osf_supernet.run_lock import RunLock, is_unused, set_aside
+
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
@@ -30,7 +32,7 @@ def require_new_directory(directory: Path, *, overwrite: bool = False) -> None:
     Raises:
         FileExistsError: It holds something, and `overwrite` is false.
     """
-    if _is_occupied(directory) and not overwrite:
+    if not is_unused(directory) and not overwrite:
         raise FileExistsError(
             f"{directory} already exists and is not empty; choose another --out, or pass "
             "--overwrite to set it aside"
@@ -42,15 +44,13 @@ def make_new_directory(directory: Path, *, overwrite: bool = False) -> None:
 
     Raises:
         FileExistsError: It holds something, and `overwrite` is false.
+        RunInUseError: A training or search is writing to it.
     """
     require_new_directory(directory, overwrite=overwrite)
-    if _is_occupied(directory):
-        directory, number = directory.absolute(), 1  # "." has no name of its own
-        while (aside := directory.with_name(f"{directory.name}.old-{number}")).exists():
-            number += 1
-        directory.rename(aside)
+    directory = directory.absolute()  # "." would become the directory that is set aside
+    if directory.is_dir() and not is_unused(directory):
+        with RunLock(directory) as lock:
+            lock.directory = set_aside(directory)
+    elif directory.exists() and not directory.is_dir():
+        set_aside(directory)
     directory.mkdir(parents=True, exist_ok=True)
-
-
-def _is_occupied(path: Path) -> bool:
-    return path.exists() and not (path.is_dir() and not any(path.iterdir()))

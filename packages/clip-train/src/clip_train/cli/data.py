@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from clip_eval.data import DataError, Source, summarize
+from dtp_pooling.run_lock import set_aside
 
 from clip_train.config.data import DataConfig
 from clip_train.data.convert import convert as convert_source
 from clip_train.data.sources import absolute_spec, open_training_source
-from clip_train.logs.files import set_aside
 from clip_train.shapes.dataset import write_shapes
 
 MAX_PICTURES = 500

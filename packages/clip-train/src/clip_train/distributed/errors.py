@@ -14,7 +14,7 @@ from clip_train.errors import TrainingError
 _LOST_RANK = ("gloo", "nccl", "connection closed", "connection reset", "timed out", "broken pipe")
 
 
-def run_on_first_rank(backend: Backend, function: Callable[[], None]) -> None:
+def run_on_first_rank(backend: Backend, function: Callable[[], object]) -> None:
     """Call `function` on rank 0; its error is an error on all ranks, which call this together.
 
     Raises:

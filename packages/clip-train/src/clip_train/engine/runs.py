@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from clip_models.config import PreprocessConfig
 from clip_models.devices import choose_device
 from clip_models.files import WEIGHTS_NAME
 from clip_tokenizer import Tokenizer
+from dtp_pooling.run_lock import RunLock
 
 from clip_train.checkpoints.stores import open_store
 from clip_train.checkpoints.training_state import load_newest_model
@@ -56,8 +56,9 @@ def train(
 
     Raises:
         ConfigError, DataError: The config or the data cannot be used; nothing was written.
-        RunDirectoryError: `out` is in use and `overwrite` is false, or `checkpoint.directory` holds
-            checkpoints.
+        RunDirectoryError: `out` is not empty and `overwrite` is false, or `checkpoint.directory`
+            holds checkpoints.
+        RunInUseError: Another process writes to `out`.
     """
     config = for_overfitting(with_absolute_paths(config))
     with open_run_backend(config) as backend:
@@ -67,9 +68,13 @@ def train(
         components = build_components(data, backend, pretrained=pretrained)
         directory = RunDirectory(Path(out), writes=backend.rank == 0)
         trainer = make_trainer(directory, components, progress=progress)
-        run_on_first_rank(backend, lambda: _fill_directory(directory, data, overwrite=overwrite))
-        run_on_first_rank(backend, lambda: directory.start_wandb(config))
-        return trainer.run()
+
+        def start() -> RunLock:
+            return directory.start(trainer.write_beginning, overwrite=overwrite)
+
+        with _locked_on_first_rank(backend, start):
+            run_on_first_rank(backend, lambda: directory.start_wandb(config))
+            return trainer.run()
 
 
 def resume(
@@ -89,12 +94,19 @@ def resume(
 
     Raises:
         RunDirectoryError: `path` is no run directory, or its run is finished.
+        RunInUseError: Another process runs it.
         CheckpointError: The checkpoint is damaged, or is not of this run.
     """
     config = RunDirectory.read_config(path)
-    if (Path(path) / WEIGHTS_NAME).is_file():
-        raise RunDirectoryError(f"the run in {path} is finished; there is nothing to resume")
-    with open_run_backend(config) as backend:
+
+    def lock() -> RunLock:
+        held = RunLock(Path(path))
+        if (Path(path) / WEIGHTS_NAME).is_file():
+            held.release()
+            raise RunDirectoryError(f"the run in {path} is finished; there is nothing to resume")
+        return held
+
+    with open_run_backend(config) as backend, _locked_on_first_rank(backend, lock):
         directory = RunDirectory(Path(path), writes=backend.rank == 0)
         pretrained = load_initial_model(config, directory)
         data = reopen_data(directory, pretrained=pretrained)
@@ -176,14 +188,12 @@ def _check_store(config: Config) -> None:
         )
 
 
-def _fill_directory(directory: RunDirectory, data: DataComponents, *, overwrite: bool) -> None:
-    """Write what a run directory holds before the first step."""
-    directory.create(data.config, overwrite=overwrite)
-    data.save_prompts(directory.path)
-    faults = data.source.faults
-    if faults:
-        counts = Counter(fault.reason for fault in faults)
-        directory.log("fault", 0, {"counts": counts, "samples": [str(fault) for fault in faults]})
+@contextmanager
+def _locked_on_first_rank(backend: Backend, lock: Callable[[], RunLock]) -> Iterator[None]:
+    """Hold the lock of a run directory on rank 0; refused there, it is refused on all ranks."""
+    with ExitStack() as held:
+        run_on_first_rank(backend, lambda: held.enter_context(lock()))
+        yield
 
 
 def for_overfitting(config: Config) -> Config:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,6 +77,17 @@ class Trainer:
         self._saved_step = -1
         self._saved_at = time.monotonic()
         self._is_stopping = self._is_overdue = False
+
+    def write_beginning(self, path: Path) -> None:
+        """Write into `path` what the run directory holds before the first step."""
+        beginning, data = RunDirectory(path), self.components.data
+        beginning.write_config(self.config)
+        data.save_prompts(path)
+        faults = data.source.faults
+        if faults:
+            counts = Counter(fault.reason for fault in faults)
+            samples = [str(fault) for fault in faults]
+            beginning.log("fault", 0, {"counts": counts, "samples": samples})
 
     def run(self) -> Result | None:
         """Train to the end; the last evaluation, if there is data for one.

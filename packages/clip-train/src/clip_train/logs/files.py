@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all, and directories set aside instead of deleted."""
+"""Files that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -30,12 +30,3 @@ def replace_text(file: Path, text: str) -> None:
 def write_lines(file: Path, lines: Iterable[str]) -> None:
     """Write a text file of lines, the same on all systems."""
     file.write_bytes("".join(f"{line}\n" for line in lines).encode())
-
-
-def set_aside(path: Path) -> Path:
-    """Rename `path` to the first free `NAME.old-N` and return that."""
-    path = path.absolute()
-    number = 1
-    while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
-        number += 1
-    return path.rename(aside)

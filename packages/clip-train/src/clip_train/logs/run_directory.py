@@ -6,19 +6,21 @@ import hashlib
 import importlib
 import json
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 from clip_models import ConfigError
 from clip_models.config import from_dict, to_dict
+from dtp_pooling.run_lock import RunLock, is_unused, start_run
 from torch.utils.tensorboard import SummaryWriter
 
 from clip_train.config.presets import rename_keys
 from clip_train.config.run import Config
 from clip_train.errors import RunDirectoryError
 from clip_train.logs.curves import draw_curves
-from clip_train.logs.files import replace_text, set_aside
+from clip_train.logs.files import replace_text
 
 CONFIG_NAME = "config.toml"
 METRICS_NAME = "metrics.jsonl"
@@ -45,7 +47,7 @@ class RunDirectory:
             RunDirectoryError: It is, and `overwrite` is false.
         """
         path = Path(path)
-        occupied = path.exists() and not (path.is_dir() and not any(path.iterdir()))
+        occupied = not is_unused(path)
         if occupied and not overwrite:
             has_run = (path / CONFIG_NAME).is_file()
             remedy = f"continue it with `clip-train resume {path}`, " if has_run else ""
@@ -55,17 +57,24 @@ class RunDirectory:
             )
         return occupied
 
-    def create(self, config: Config, *, overwrite: bool) -> None:
-        """Create the directory with the resolved config in it.
+    def start(self, fill: Callable[[Path], object], *, overwrite: bool) -> RunLock:
+        """Make the directory with what `fill(other)` writes in one step; the lock on it.
 
         With `overwrite` an existing one is renamed to `NAME.old-N`, not deleted.
 
         Raises:
             RunDirectoryError: The directory exists and `overwrite` is false.
+            RunInUseError: Another process writes to it.
         """
-        if self.check(self.path, overwrite=overwrite):
-            set_aside(self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
+        return start_run(
+            self.path,
+            fill,
+            last=CONFIG_NAME,
+            is_occupied=lambda: self.check(self.path, overwrite=overwrite),
+        )
+
+    def write_config(self, config: Config) -> None:
+        """Write the resolved config."""
         text = tomli_w.dumps(to_dict(config))
         (self.path / CONFIG_NAME).write_text(text, encoding="utf-8")
 
@@ -105,10 +114,10 @@ class RunDirectory:
             return
         with open(self.path / METRICS_NAME, "a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        if self._events is None:
-            self._events = SummaryWriter(str(self.path / "tensorboard"))
         numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
         for name, value in numbers.items():
+            if self._events is None:
+                self._events = SummaryWriter(str(self.path / "tensorboard"))
             self._events.add_scalar(name, value, step)
         if self._remote is not None and numbers:
             self._remote.log(numbers, step=step)

@@ -118,10 +118,10 @@ class SupernetTrainer(Trainer):
             depth_orders=net.depth_orders,
         )
 
-    def run(self) -> Result | None:
-        """As `Trainer.run`; the record of the supernet is on disk before the first step."""
-        run_on_first_rank(self.backend, lambda: self.record.write(self.directory.path))
-        return super().run()
+    def write_beginning(self, path: Path) -> None:
+        """As `Trainer.write_beginning`, and the record of the supernet."""
+        super().write_beginning(path)
+        self.record.write(path)
 
     def finish(self) -> Result | None:
         """As `Trainer.finish`, and the subnets that the settings ask for."""

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from dtp_pooling.devices import choose_device
+from dtp_pooling.run_lock import RunLock
 from dtp_pooling.training.config_flags import apply_settings
 from dtp_pooling.training.presets import get_preset
-from dtp_pooling.training.run_directory import check_directory, create_run, read_run
+from dtp_pooling.training.run_directory import check_directory, open_new_run, read_run
 from dtp_pooling.training.text import read_text, split_text
 from dtp_pooling.training.trainer import Trainer
 
@@ -30,8 +31,8 @@ def train(options: argparse.Namespace) -> None:
     device = choose_device(options.device)
     texts = _read_texts(options.data, options.valid, config.alphabet)
     files = (options.data, options.valid)
-    create_run(options.out, config, *texts, files=files, overwrite=options.overwrite)
-    _train(options.out, texts, device, quiet=options.quiet)
+    with open_new_run(options.out, config, *texts, files=files, overwrite=options.overwrite):
+        _train(options.out, texts, device, quiet=options.quiet)
 
 
 def resume(options: argparse.Namespace) -> None:
@@ -45,7 +46,8 @@ def resume(options: argparse.Namespace) -> None:
             "if its validation text is another file"
         )
     texts = _read_texts(Path(data), None if valid is None else Path(valid), run.config.alphabet)
-    _train(options.run, texts, device, quiet=options.quiet)
+    with RunLock(options.run):
+        _train(options.run, texts, device, quiet=options.quiet)
 
 
 def _read_texts(data: Path, valid: Path | None, alphabet: str) -> tuple[str, str, str]:

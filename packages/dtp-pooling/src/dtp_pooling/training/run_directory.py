@@ -10,12 +10,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dtp_pooling.checkpoint_files import newest_checkpoint, read_state
 from dtp_pooling.language_model.model import DynamicPoolingLM
+from dtp_pooling.run_lock import LOCK_NAME, PARTIAL_NAME, start_run
 from dtp_pooling.strict_config import from_dict
 from dtp_pooling.training.alphabet import Alphabet, make_alphabet
 from dtp_pooling.training.config import TrainingConfig
@@ -71,7 +74,25 @@ def create_run(
     files: tuple[Path | None, Path | None] = (None, None),
     overwrite: bool = False,
 ) -> RunRecord:
-    """Fit the configuration to the alphabet of all texts and write `run.json`.
+    """As `open_new_run`, and let the directory go."""
+    with open_new_run(
+        *(directory, config, train_text, valid_text, test_text), files=files, overwrite=overwrite
+    ) as record:
+        return record
+
+
+@contextmanager
+def open_new_run(
+    directory: Path,
+    config: TrainingConfig,
+    train_text: str,
+    valid_text: str,
+    test_text: str = "",
+    *,
+    files: tuple[Path | None, Path | None] = (None, None),
+    overwrite: bool = False,
+) -> Iterator[RunRecord]:
+    """Fit the configuration to the alphabet of all texts, write `run.json`, hold the lock.
 
     Args:
         directory: Made if it does not exist.
@@ -84,6 +105,7 @@ def create_run(
 
     Raises:
         FileExistsError: The directory is not empty, and `overwrite` is false.
+        RunInUseError: Another process trains in the directory.
         ValueError: The configuration does not fit the text.
     """
     check_directory(directory, overwrite=overwrite)
@@ -96,11 +118,24 @@ def create_run(
         data=_absolute(files[0]),
         valid=_absolute(files[1]),
     )
-    _prepare(directory)
     values = dataclasses.asdict(record)
     values["characters"] = values.pop("alphabet")["characters"]
-    replace_file(directory / RUN_NAME, (json.dumps(values, indent=2) + "\n").encode())
-    return record
+    content = (json.dumps(values, indent=2) + "\n").encode()
+
+    def is_occupied() -> bool:
+        check_directory(directory, overwrite=overwrite)
+        if _is_occupied(directory):
+            return True
+        (directory / UNIGRAM_NAME).unlink(missing_ok=True)  # of a run that was never begun
+        return False
+
+    with start_run(
+        directory,
+        lambda new: replace_file(new / RUN_NAME, content),
+        last=RUN_NAME,
+        is_occupied=is_occupied,
+    ):
+        yield record
 
 
 def read_run(directory: Path) -> RunRecord:
@@ -187,19 +222,8 @@ def _is_occupied(directory: Path) -> bool:
     metrics = directory / METRICS_NAME
     if find_checkpoint(directory) or (metrics.exists() and metrics.stat().st_size):
         return True
-    ours = {RUN_NAME, METRICS_NAME, UNIGRAM_NAME}
+    ours = {RUN_NAME, METRICS_NAME, UNIGRAM_NAME, LOCK_NAME, PARTIAL_NAME}
     return any(path.name not in ours for path in directory.iterdir())
-
-
-def _prepare(directory: Path) -> None:
-    """Make the directory; an occupied one is renamed to the first free `NAME.old-K`."""
-    if _is_occupied(directory):
-        place, number = directory.absolute(), 1
-        while (aside := place.with_name(f"{place.name}.old-{number}")).exists():
-            number += 1
-        place.rename(aside)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / UNIGRAM_NAME).unlink(missing_ok=True)
 
 
 def _fit(config: TrainingConfig, alphabet: Alphabet) -> TrainingConfig:

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +16,16 @@ from torch.utils import _pytree as pytree
 
 from osf_supernet.commands.libraries import describe_types, find_factory
 from osf_supernet.commands.models import build_supernet
-from osf_supernet.commands.run_record import checkpoints_folder, read_record, write_record
+from osf_supernet.commands.run_record import (
+    RUN_NAME,
+    checkpoints_folder,
+    read_record,
+    write_record,
+)
 from osf_supernet.files.folders import save_supernet
 from osf_supernet.files.hub import push_to_hub
-from osf_supernet.output_files import make_new_directory, require_new_directory
+from osf_supernet.output_files import require_new_directory
+from osf_supernet.run_lock import RunLock, is_unused, start_run
 from osf_supernet.search.config import SearchConfig
 from osf_supernet.search.drawing import draw_front
 from osf_supernet.search.search import search_subnets
@@ -48,10 +55,12 @@ def resume(options: argparse.Namespace) -> None:
     options = read_record(folder, options)
     net = build_supernet(options)
     experiment = _make_experiment(net, options)
-    if _is_first_rank():
-        write_record(folder, options)
-    work = {"train": _train, "search": _search}[options.command]
-    work(net, experiment, options)
+    with ExitStack() as stack:
+        if _is_first_rank():
+            stack.enter_context(RunLock(folder))
+            write_record(folder, options)
+        work = {"train": _train, "search": _search}[options.command]
+        work(net, experiment, options)
 
 
 def _start(
@@ -62,10 +71,25 @@ def _start(
         require_new_directory(folder, overwrite=options.overwrite)
     net = build_supernet(options)
     experiment = _make_experiment(net, options)
-    if _is_first_rank():
-        make_new_directory(folder, overwrite=options.overwrite)
-        write_record(folder, options)
-    work(net, experiment, options)
+    with ExitStack() as stack:
+        if _is_first_rank():
+            stack.enter_context(_start_run(folder, options))
+        work(net, experiment, options)
+
+
+def _start_run(folder: Path, options: argparse.Namespace) -> RunLock:
+    """Make the directory with its record in it; the lock on it."""
+
+    def is_occupied() -> bool:
+        require_new_directory(folder, overwrite=options.overwrite)
+        return not is_unused(folder)
+
+    return start_run(
+        folder,
+        lambda new: write_record(new, options),
+        last=RUN_NAME,
+        is_occupied=is_occupied,
+    )
 
 
 def _is_first_rank() -> bool:
