@@ -55,6 +55,44 @@ def test_a_cut_or_foreign_file_is_as_if_it_were_not_there(tmp_path: Path) -> Non
     assert len(EmbeddingStore(tmp_path)) == 0
 
 
+@pytest.mark.parametrize("place", ["digest", "feature", "check"])
+def test_a_flipped_bit_is_noticed_and_removed(place: str, tmp_path: Path) -> None:
+    store, digests = EmbeddingStore(tmp_path), [digest_parts(str(n)) for n in range(5)]
+    store.add(digests, torch.arange(20.0).reshape(5, 4))
+    store.flush()
+    (path,) = tmp_path.glob("*.npy")
+    row = 16 + 4 * 4 + 8
+    data = bytearray(path.read_bytes())
+    data[len(data) - 3 * row + {"digest": 3, "feature": 19, "check": 35}[place]] ^= 16  # row 2
+    path.write_bytes(bytes(data))
+    with pytest.warns(UserWarning, match="1 embedding is damaged on disk, and computed again"):
+        again = EmbeddingStore(tmp_path)
+    assert again.digests() == frozenset(digests) - {digests[2]}
+    assert torch.equal(again.get([digests[4]]), torch.arange(16.0, 20.0)[None])
+    assert len(EmbeddingStore(tmp_path)) == 4  # without a warning: the damaged row is gone
+    again.add([digests[2]], torch.full((1, 4), 7.0))
+    again.flush()
+    assert len(EmbeddingStore(tmp_path)) == 5
+
+
+def test_damage_in_a_read_only_cache_is_said_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = EmbeddingStore(tmp_path)
+    store.add([b"a" * 16, b"b" * 16], torch.ones(2, 4))
+    store.flush()
+    (path,) = tmp_path.glob("*.npy")
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("clip_eval.data.storage.os.fsync", refuse)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="1 embedding is damaged"):
+            assert len(EmbeddingStore(tmp_path)) == 1
+
+
 @pytest.fixture
 def many_files(tmp_path: Path) -> Path:
     """A row in each of forty files, some of them in two; and two files that hold none."""

@@ -84,6 +84,17 @@ def test_files_that_are_none_of_ours(tmp_path: Path) -> None:
             read_embeddings(tmp_path / f"{name}.npz")
 
 
+@pytest.mark.parametrize("suffix", ["npz", "parquet"])
+def test_a_flipped_bit_is_refused(suffix: str, tmp_path: Path) -> None:
+    path, rows = tmp_path / f"e.{suffix}", np.arange(48, dtype=np.float32).reshape(16, 3)
+    write_embeddings(path, Embeddings(rows, list("abcdefghijklmnop"), np.zeros(16, np.int64)))
+    data = bytearray(path.read_bytes())
+    data[data.index(rows[5].tobytes()) + 2] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(EvaluationError, match=r"e\.\w+ is not a file of"):
+        read_embeddings(path)
+
+
 def test_a_key_that_is_no_utf_8_is_written(tmp_path: Path) -> None:
     found = Embeddings(np.ones((1, 3), np.float32), ["\udcff.png"], np.zeros(1, np.int64))
     for suffix, key in (("npz", "\udcff.png"), ("parquet", "\\udcff.png")):

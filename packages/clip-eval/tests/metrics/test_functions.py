@@ -9,11 +9,11 @@ from clip_eval.metrics.functions import (
     grouped_share_interval,
     mean_average_precision_interval,
     mean_per_class_recall,
-    retrieval_ranks,
     top_confusions,
     topk_accuracy,
     wilson_interval,
 )
+from clip_eval.metrics.ranking import rank_items
 from sklearn.metrics import (
     average_precision_score,
     balanced_accuracy_score,
@@ -136,8 +136,8 @@ def test_retrieval_does_not_depend_on_chunks(chunk: int) -> None:
     rng = np.random.default_rng(0)
     queries, items = rng.standard_normal((9, 4)), rng.standard_normal((11, 4))
     positives = [[n, n + 1] for n in range(9)]
-    expected = retrieval_ranks(queries, items, positives).tolist()
-    assert retrieval_ranks(queries, items, positives, chunk=chunk).tolist() == expected
+    expected = rank_items(queries, items, positives).ranks.tolist()
+    assert rank_items(queries, items, positives, chunk=chunk).ranks.tolist() == expected
 
 
 def test_answers_in_groups_count_for_as_many_as_they_are_worth() -> None:
@@ -159,12 +159,12 @@ def test_answers_in_groups_count_for_as_many_as_they_are_worth() -> None:
 def test_retrieval_of_constants_nan_and_nothing() -> None:
     ones = np.ones((6, 3))
     own = [[n] for n in range(6)]
-    assert retrieval_ranks(ones, ones, own).tolist() == [5] * 6
-    assert retrieval_ranks(ones * np.nan, ones, own).tolist() == [6] * 6
-    assert retrieval_ranks(ones, ones, [[]] * 6).tolist() == [6] * 6
-    assert retrieval_ranks(ones[:0], ones, []).tolist() == []
+    assert rank_items(ones, ones, own).ranks.tolist() == [5] * 6
+    assert rank_items(ones * np.nan, ones, own).ranks.tolist() == [6] * 6
+    assert rank_items(ones, ones, [[]] * 6).ranks.tolist() == [6] * 6
+    assert rank_items(ones[:0], ones, []).ranks.tolist() == []
     with pytest.raises(ValueError, match="one entry per query"):
-        retrieval_ranks(ones, ones, [])
+        rank_items(ones, ones, [])
 
 
 def test_retrieval_without_images_has_no_recall(

@@ -440,3 +440,143 @@ def test_two_factories_are_two_models(
         assert record["metrics"]["acc1"] == accuracy
     assert main([*command, "signed_models:wrong", "--out", "right"]) == 2
     assert "was made otherwise" in capsys.readouterr().err
+
+
+def no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    assert not list(tmp_path.rglob("result.json"))
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.mark.parametrize("task", ["classify", "retrieval", "knn"])
+def test_an_evaluation_without_a_usable_sample_fails(
+    task: str,
+    run: Callable[..., int],
+    color_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "bad" / "red").mkdir(parents=True)
+    for number in range(3):
+        (tmp_path / "bad" / "red" / f"{number}.png").write_bytes(b"x" * number)
+    data, more = str(tmp_path / "bad"), ["--classnames", str(tmp_path / "names.txt")]
+    (tmp_path / "names.txt").write_text("red\n")
+    if task == "retrieval":
+        rows = [f"bad/red/{number}.png,a red one" for number in range(3)]
+        (tmp_path / "pairs.csv").write_text("\n".join(["filepath,caption", *rows]))
+        data, more = f"csv:{tmp_path / 'pairs.csv'}", []
+    if task == "knn":
+        shutil.rmtree(color_folder / "green")
+        shutil.rmtree(color_folder / "blue")
+        more += ["--train", str(color_folder)]
+    assert run("--data", data, "--task", task, *more) == 2
+    error = no_result(tmp_path, capsys)
+    assert "no sample could be used: skipped 3 samples (2 not-an-image, 1 empty)" in error
+
+
+def test_with_several_data_sets_the_empty_one_fails(
+    run: Callable[..., int], color_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad" / "red").mkdir(parents=True)
+    (tmp_path / "bad" / "red" / "0.png").write_bytes(b"")
+    assert run("--data", tmp_path / "bad", color_folder) == 1
+    assert "bad: no sample could be used" in capsys.readouterr().err
+    assert len(list(tmp_path.rglob("result.json"))) == 1
+
+
+def test_marks_of_every_class_in_every_image_are_refused(
+    run: Callable[..., int],
+    write_tar: Callable[..., Path],
+    encode: Callable[..., bytes],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import io
+
+    import numpy as np
+
+    def shards(*marks: list[int]) -> Path:
+        files: dict[str, bytes] = {}
+        for number, own in enumerate(marks):
+            out = io.BytesIO()
+            np.save(out, np.array(own))
+            files |= {f"{number}.png": encode((250, 10, 10)), f"{number}.npy": out.getvalue()}
+        write_tar(tmp_path / "marks" / "0.tar", files)
+        (tmp_path / "marks" / "0.tar.idx").unlink(missing_ok=True)
+        (tmp_path / "marks" / "classnames.txt").write_text("red\ngreen\nblue\n")
+        return tmp_path / "marks"
+
+    assert run("--data", shards([1, 1, 1], [1, 1, 1])) == 2
+    assert "every image is marked with each of 3 classes" in no_result(tmp_path, capsys)
+    assert run("--data", shards([1, 0, 1], [1, 1, 0])) == 0
+    assert "marked in every image: 1 of 3 classes" in capsys.readouterr().out
+
+
+def test_a_probe_says_which_training_images_were_lost(
+    run: Callable[..., int], color_folder: Path, tmp_path: Path, read_json: Callable[[Path], Any]
+) -> None:
+    train = tmp_path / "train"
+    shutil.copytree(color_folder, train)
+    (train / "red" / "0.png").write_bytes(b"")
+    (train / "blue" / "1.png").write_bytes(b"no image")
+    data = ["--data", str(color_folder), "--train", str(train)]
+    for task in ("knn", "linear-probe"):
+        assert run(*data, "--task", task, "--overwrite") == 0
+        record = read_json(tmp_path / "out" / "result.json")
+        assert (record["details"]["n_train"], record["details"]["n_train_skipped"]) == (10, 2)
+        expected = "2 of 12 training images could not be used (1 not-an-image, 1 empty), such as"
+        assert any(warning.startswith(expected) for warning in record["warnings"])
+
+
+def test_captions_and_prompts_that_the_context_cuts_are_counted(
+    run: Callable[..., int], color_folder: Path, tmp_path: Path, read_json: Callable[[Path], Any]
+) -> None:
+    long = "a red thing on a long white wall"  # the model reads 24 bytes, ends included
+    rows = [f"colors/red/{n}.png,{long if n < 2 else 'a red thing'} {n}" for n in range(4)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["filepath,caption", *rows]))
+    (tmp_path / "templates.txt").write_text(f"a {{c}} thing\n{long} {{c}}\n")
+    for more, noun in (
+        (["--data", f"csv:{tmp_path / 'pairs.csv'}"], "2 captions are"),
+        (["--data", color_folder, "--templates", tmp_path / "templates.txt"], "3 prompts are"),
+    ):
+        assert run(*more, "--overwrite") == 0
+        warnings = read_json(tmp_path / "out" / "result.json")["warnings"]
+        assert f"{noun} cut to the 24 tokens that the model reads" in warnings
+
+
+@pytest.mark.parametrize(
+    "names", [("0", "1", "10"), ("n02123045", "n1", "n00000001"), ("c0", "_2")]
+)
+def test_class_names_that_are_no_words_are_reported(
+    names: tuple[str, ...],
+    run: Callable[..., int],
+    encode: Callable[..., bytes],
+    tmp_path: Path,
+    read_json: Callable[[Path], Any],
+) -> None:
+    for name in names:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "0.png").write_bytes(encode((250, 10, 10)))
+    assert run("--data", tmp_path / "data") == 0
+    warnings = read_json(tmp_path / "out" / "result.json")["warnings"]
+    assert len(warnings) == len(set(warnings))
+    coded = sum(name != "n1" for name in names)
+    expected = f"{coded} of {len(names)} class names are numbers or codes and not words"
+    assert any(expected in warning for warning in warnings)
+
+
+def test_a_warning_that_two_parts_have_is_said_once(
+    color_folder: Path,
+    color_model: Any,
+    color_tokenizer: Any,
+    color_preprocess: Any,
+) -> None:
+    from clip_eval import EvaluationConfig, evaluate
+
+    source, train = open_source(color_folder), open_source(color_folder)
+    source.warnings = ("the labels are odd", "the labels are odd")
+    config = EvaluationConfig(task="knn", neighbors=1)
+    parts = {"tokenizer": color_tokenizer, "preprocess": color_preprocess}
+    result = evaluate(color_model, source, **parts, config=config, train=train)
+    assert result.warnings.count("the labels are odd") == 1

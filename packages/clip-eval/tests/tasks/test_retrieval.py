@@ -82,3 +82,63 @@ def test_an_image_of_several_rows_is_embedded_once(
     assert sorted(keys) == sorted(images)
     assert len(features) == 3
     assert read_embeddings(tmp_path / "t.npz")[0] == ["one", "two"]
+
+
+def write_table(path: Path, rows: list[tuple[str, str]]) -> Source:
+    lines = [f"{image},{caption}" for image, caption in rows]
+    (path / "pairs.csv").write_text("\n".join(["filepath,caption", *lines]) + "\n")
+    return open_source(f"csv:{path / 'pairs.csv'}")
+
+
+def test_equal_captions_are_one_caption_of_all_their_images(
+    retrieve: Callable[[Source], Result], encode: Callable[..., bytes], tmp_path: Path
+) -> None:
+    rows = []
+    for number in range(12):
+        name = list(COLORS)[number % 3]
+        (tmp_path / f"{number}.png").write_bytes(encode(COLORS[name], seed=number))
+        rows.append((f"{number}.png", f"a {name} thing"))
+    found = retrieve(write_table(tmp_path, rows))
+    assert set(found.metrics.values()) == {1.0, None}  # five captions of three do not exist
+    assert found.details == {"n_captions": 3}
+    assert found.chance == pytest.approx(4 / 12)  # four of twelve images are right
+    assert any("9 of 12 captions repeat another" in warning for warning in found.warnings)
+    texts = [r for r in found.records or () if r["key"].startswith("text ")]
+    assert [r["images"] for r in texts] == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
+    assert [f["correct"] for f in texts[0]["found"]] == [True] * 4 + [False]
+
+
+def test_letter_case_and_blanks_make_no_other_caption(
+    retrieve: Callable[[Source], Result], encode: Callable[..., bytes], tmp_path: Path
+) -> None:
+    for number in range(2):
+        (tmp_path / f"{number}.png").write_bytes(encode(COLORS["red"], seed=number))
+    (tmp_path / "2.png").write_bytes(encode(COLORS["blue"]))
+    spelled = [("0.png", "a red  thing"), ("1.png", "A red thing"), ("2.png", "blue")]
+    found = retrieve(write_table(tmp_path, spelled))
+    assert found.metrics["text_retrieval_recall@1"] == 1.0
+    assert found.metrics["image_retrieval_recall@1"] == 1.0
+    assert found.details == {"n_captions": 2}
+
+
+def test_one_picture_in_two_files_is_reported_as_a_tie(
+    retrieve: Callable[[Source], Result], encode: Callable[..., bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "0.png").write_bytes(encode(COLORS["red"]))
+    (tmp_path / "1.bmp").write_bytes(encode(COLORS["red"], "BMP"))
+    (tmp_path / "2.png").write_bytes(encode(COLORS["blue"]))
+    rows = [("0.png", "red one"), ("1.bmp", "red two"), ("2.png", "blue")]
+    found = retrieve(write_table(tmp_path, rows))
+    assert found.metrics["text_retrieval_recall@1"] == pytest.approx(1 / 3)
+    for noun in ("2 images have", "2 captions have"):
+        assert any(f"{noun} exactly the embedding" in warning for warning in found.warnings)
+
+
+def test_captions_of_one_image_may_tie(
+    retrieve: Callable[[Source], Result], images: dict[str, bytes], tmp_path: Path
+) -> None:
+    found = retrieve(open_source(f"coco:{tmp_path / 'captions.json'}"))
+    assert found.warnings == ()
+    queries = [r for r in found.records or () if r["key"].startswith("image ")]
+    assert queries[0]["captions"] == CAPTIONS["red"]
+    assert [f["correct"] for f in queries[0]["found"]] == [True] * 3 + [False] * 2

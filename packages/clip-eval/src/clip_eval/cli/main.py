@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from clip_models import CheckpointError, ConfigError
-from clip_models.command_line import CommandParser, call_named, run_command
+from clip_models.command_line import CommandParser, call_named, one_line, run_command
 
 from clip_eval.cli.options import (
     DATA_HELP,
@@ -44,7 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _call(argv: Sequence[str] | None) -> int | None:
     arguments = make_parser().parse_args(argv)
-    return call_named(f"clip_eval.cli.{arguments.function}", arguments)
+    with warnings.catch_warnings():
+        warnings.showwarning = _print_warning
+        return call_named(f"clip_eval.cli.{arguments.function}", arguments)
+
+
+def _print_warning(message: Warning | str, *_: object) -> None:
+    """Print a warning as one line, without the line of code that raised it."""
+    print(f"{PROG}: warning: {one_line(message)}", file=sys.stderr)
 
 
 def make_parser() -> CommandParser:

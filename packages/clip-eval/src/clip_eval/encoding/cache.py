@@ -2,7 +2,7 @@
 
 The directory is named by what made the embeddings (weights, tokenizer or preprocessing, precision),
 a row by the hash of what was embedded. Nothing goes stale: other weights are another directory, an
-edited image is another row.
+edited image is another row. Each row holds a hash of itself, so that damage on disk is noticed.
 
 Legend: N embeddings, D width.
 """
@@ -24,8 +24,11 @@ from PIL import Image
 from torch import Tensor
 
 from clip_eval.data import storage
+from clip_eval.plurals import count_noun
 
 DIGEST_BYTES = 16
+CHECK_BYTES = 8
+COLUMNS = ("digest", "feature", "check")
 ROWS_PER_FILE = 4096
 MOST_FILES = 32
 SECONDS_PER_FILE = 20.0
@@ -55,8 +58,9 @@ def digest_image(image: bytes | Image.Image) -> bytes:
 class EmbeddingStore:
     """Rows of float32 by digest, in files that are never changed after they are written.
 
-    A file that is cut or foreign is ignored: its rows are computed again. Files are memory-mapped,
-    which takes a file descriptor each, so many files are merged into one.
+    A file that is cut or foreign is ignored: its rows are computed again. So are rows that are not
+    what was written, by the hash that each row holds; how many is a warning, and they are removed.
+    Files are memory-mapped, and many files are merged into one.
 
     Args:
         directory: Directory of the files; made at the first write.
@@ -69,14 +73,26 @@ class EmbeddingStore:
         self._written = time.monotonic()
         paths = self._files()
         if len(paths) > MOST_FILES:
-            with contextlib.suppress(OSError):  # a full disk, or merged meanwhile
-                self._merge(paths)
-            paths = self._files()
-        for path in paths:
-            table = _mapped(path)
-            if table is not None:
-                rows = zip(table["digest"], table["feature"], strict=True)
-                self._rows.update((digest.tobytes(), row) for digest, row in rows)
+            self._try_to_merge(paths)
+        damaged = sum(self._load(path) for path in self._files())
+        if damaged:
+            embeddings = count_noun(damaged, "embedding is", "embeddings are")
+            _warn(f"{self.directory}: {embeddings} damaged on disk, and computed again")
+            self._try_to_merge(self._files(), alone=True)
+
+    def _load(self, path: Path) -> int:
+        """Add the rows of a file; the number of damaged ones, which are left out."""
+        table = _mapped(path)
+        if table is None:
+            return 0
+        good = _good_rows(table)
+        rows = zip(table["digest"], table["feature"], good, strict=True)
+        self._rows.update((digest.tobytes(), row) for digest, row, is_good in rows if is_good)
+        return len(table) - int(good.sum())
+
+    def _try_to_merge(self, paths: Sequence[Path], *, alone: bool = False) -> None:
+        with contextlib.suppress(OSError):  # a full or read-only disk, or merged meanwhile
+            self._merge(paths, alone=alone)
 
     def __len__(self) -> int:
         """Number of known embeddings."""
@@ -117,19 +133,18 @@ class EmbeddingStore:
         try:
             self._write()
         except OSError as error:
-            warnings.warn(
-                f"{self.directory}: embeddings are not kept ({error.strerror}); choose another "
-                "cache directory",
-                stacklevel=2,
+            _warn(
+                f"{self.directory}: embeddings are not kept ({error.strerror or error}); choose "
+                "another cache directory"
             )
         self._new.clear()
 
     def _write(self) -> None:
         width = len(self._new[0][1])
-        kind = np.dtype([("digest", np.uint8, DIGEST_BYTES), ("feature", np.float32, width)])
-        table = np.zeros(len(self._new), dtype=kind)
+        table = np.zeros(len(self._new), dtype=_row_type(width))
         table["digest"] = [np.frombuffer(digest, np.uint8) for digest, _ in self._new]
         table["feature"] = [row for _, row in self._new]
+        table["check"] = [np.frombuffer(_check(row), np.uint8) for row in table]
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"{uuid.uuid4().hex}.npy"
         with storage.atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -138,10 +153,11 @@ class EmbeddingStore:
     def _files(self) -> list[Path]:
         return sorted(self.directory.glob("*.npy"))
 
-    def _merge(self, paths: Sequence[Path]) -> None:
-        """Merge files into one; they are removed once it is on disk.
+    def _merge(self, paths: Sequence[Path], *, alone: bool) -> None:
+        """Merge the good rows of files into one; they are removed once it is on disk.
 
         It is named by a hash of their names, so that two processes that merge them make one file.
+        A single file is written again if `alone` is set.
         """
         chosen: dict[Path, list[int]] = {}  # the rows of each file that no file before it has
         kind: np.dtype[Any] | None = None
@@ -151,10 +167,11 @@ class EmbeddingStore:
             if table is None or (kind is not None and table.dtype != kind):
                 continue
             kind = table.dtype
+            good = _good_rows(table)
             digests = [digest.tobytes() for digest in table["digest"]]
-            chosen[path] = [n for n, digest in enumerate(digests) if digest not in seen]
-            seen.update(digests)
-        if kind is None or len(chosen) < 2:
+            chosen[path] = [n for n, d in enumerate(digests) if good[n] and d not in seen]
+            seen.update(digests[n] for n in chosen[path])
+        if kind is None or (len(chosen) < 2 and not alone):
             return
         header = {
             "descr": np.lib.format.dtype_to_descr(kind),
@@ -172,14 +189,35 @@ class EmbeddingStore:
             path.unlink(missing_ok=True)
 
 
+def _row_type(width: int) -> np.dtype[Any]:
+    """Return the type of a row with an embedding of `width` numbers."""
+    shapes: tuple[tuple[Any, int], ...]
+    shapes = ((np.uint8, DIGEST_BYTES), (np.float32, width), (np.uint8, CHECK_BYTES))
+    return np.dtype([(name, *shape) for name, shape in zip(COLUMNS, shapes, strict=True)])
+
+
+def _check(row: np.void) -> bytes:
+    """Hash a row without the hash that it holds."""
+    return hashlib.blake2b(row.tobytes()[:-CHECK_BYTES], digest_size=CHECK_BYTES).digest()
+
+
+def _good_rows(table: np.ndarray) -> np.ndarray:
+    """Mark the rows that are what was written, (N,)."""
+    return np.array([_check(row) == row["check"].tobytes() for row in table], dtype=bool)
+
+
 def _mapped(path: Path) -> np.ndarray | None:
-    """Map the digests and features of a file; None if it is cut or foreign."""
+    """Map the rows of a file; None if it is cut, foreign, or has no hashes of its rows."""
     try:
         table = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    ours = isinstance(table, np.ndarray) and table.dtype.names == ("digest", "feature")
+    ours = isinstance(table, np.ndarray) and table.dtype.names == COLUMNS
     return table if ours else None
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
 
 
 def cache_directory() -> Path:

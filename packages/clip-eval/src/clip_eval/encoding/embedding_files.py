@@ -20,6 +20,16 @@ from clip_eval.errors import EvaluationError
 from clip_eval.models.protocols import evaluation_mode
 from clip_eval.results.result import Skipped
 
+DAMAGED = (
+    AttributeError,
+    EOFError,
+    KeyError,
+    OSError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+)
+
 
 class Embeddings(NamedTuple):
     """Unit vectors (N, D) with the key and, for images, the label of each (-1 without one)."""
@@ -86,9 +96,9 @@ def read_embeddings(path: str | Path) -> tuple[list[str], NDArray[np.float32]]:
         raise EvaluationError(f"{path}: expected a file of `clip-eval embed`, .npz or .parquet")
     try:
         keys, features = read(path)
-    except EvaluationError:
+    except (EvaluationError, FileNotFoundError, PermissionError, IsADirectoryError):
         raise
-    except (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         reason = str(error).splitlines()[0]
         raise EvaluationError(f"{path} is not a file of `clip-eval embed`: {reason}") from None
     if features.ndim != 2 or len(keys) != len(features):
@@ -138,11 +148,12 @@ def _write_parquet(file: IO[bytes], embeddings: Embeddings) -> None:
             "embedding": arrow.FixedSizeListArray.from_arrays(flat, width),
         }
     )
-    parquet.write_table(table, file)
+    parquet.write_table(table, file, write_page_checksum=True)
 
 
 def _read_parquet(path: Path) -> tuple[list[str], NDArray[np.float32]]:
-    table = _pyarrow("pyarrow.parquet").read_table(path, columns=["key", "embedding"])
+    read_table = _pyarrow("pyarrow.parquet").read_table
+    table = read_table(path, columns=["key", "embedding"], page_checksum_verification=True)
     keys: list[str] = table["key"].to_pylist()
     flat = table["embedding"].combine_chunks().flatten().to_numpy()
     return keys, flat.astype(np.float32).reshape(len(keys), -1)

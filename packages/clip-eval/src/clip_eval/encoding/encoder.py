@@ -5,7 +5,7 @@ Legend: B batch, T tokens, G groups of prompts, D width, H and W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 
 from clip_eval.data.images import DECODING
 from clip_eval.encoding.cache import EmbeddingStore, digest_parts
+from clip_eval.models.context_length import count_cut
 from clip_eval.models.fingerprints import (
     fingerprint,
     model_fingerprint,
@@ -24,6 +25,7 @@ from clip_eval.models.fingerprints import (
 )
 from clip_eval.models.protocols import ImagePreprocess, ImageTextModel, LoadedModel, TextTokenizer
 from clip_eval.models.zero_shot import encode_prompts
+from clip_eval.plurals import count_noun
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
@@ -123,6 +125,18 @@ class Encoder:
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Encode single texts as unit vectors (B, D)."""
         return self.encode_groups([(text,) for text in texts])
+
+    def describe_cut(self, texts: Iterable[str], noun: str) -> tuple[str, ...]:
+        """Return one sentence if the context of the model cuts some of the texts, else nothing."""
+        cut = count_cut(self.tokenizer, texts)
+        if not cut.count:
+            return ()
+        verb = "is cut" if cut.is_exact else "is or may be cut"
+        verbs = verb.replace("is", "are", 1)
+        return (
+            f"{count_noun(cut.count, f'{noun} {verb}', f'{noun}s {verbs}')} to the "
+            f"{count_noun(cut.context_length, 'token')} that the model reads",
+        )
 
     def flush(self) -> None:
         """Write new embeddings to disk."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed
 
 from clip_eval.data.samples import Source
+from clip_eval.data.templates import ClassPrompts
 from clip_eval.encoding.batches import LoaderConfig, hash_contents
 from clip_eval.encoding.embed import embed_images, group_by_preprocessing
 from clip_eval.encoding.encoder import Encoder
@@ -21,10 +22,11 @@ from clip_eval.models.protocols import (
     TextTokenizer,
     evaluation_mode,
 )
+from clip_eval.plurals import count_noun
 from clip_eval.prompts.named_data import choose_prompts, recognize_source
-from clip_eval.results.result import Result, Skipped
+from clip_eval.results.result import Result, Skipped, count_reasons
 from clip_eval.tasks.build import make_task
-from clip_eval.tasks.config import ResolvedTask, resolve_task
+from clip_eval.tasks.config import PROMPTED, ResolvedTask, resolve_task
 from clip_eval.tasks.features import CollectFeatures, stack_features
 from clip_eval.tasks.task import RowMaker, Task
 
@@ -127,12 +129,19 @@ def _evaluate_group(
     indices: Sequence[int] | None,
 ) -> Iterator[Result]:
     started = time.perf_counter()
-    tasks, train_contents = _make_tasks(encoders, resolved, loader)
+    tasks, trained = _make_tasks(encoders, resolved, loader)
     found = _gather(encoders, tasks, source, loader, indices)
     seconds = time.perf_counter() - started
     for position, (encoder, task, own) in enumerate(zip(encoders, tasks, resolved, strict=True)):
         result = task.result(found.rows[position])
-        leaked = (SAME_SAMPLES,) if train_contents.get(position) == found.content else ()
+        train = trained.get(position)
+        counts = {} if train is None else train.counts()
+        notes = [*source.warnings, *own.warnings]
+        if train is not None:
+            assert own.train is not None
+            notes += _describe_training(own.train, train)
+            notes += [SAME_SAMPLES] * (train.content == found.content)
+        notes += [*_describe_prompts(encoder, own), *result.warnings]
         yield replace(
             result,
             dataset=source.name,
@@ -141,32 +150,56 @@ def _evaluate_group(
             skipped=found.skipped,
             templates=own.shown_templates(),
             faults=tuple(map(str, source.faults)),
-            warnings=(*source.warnings, *own.warnings, *leaked, *result.warnings),
-            details={**own.details(), **result.details},
+            warnings=tuple(dict.fromkeys(notes)),
+            details={
+                **own.details(),
+                **counts,
+                **result.details,
+            },
             content=found.content,
             seconds=seconds,
         )
 
 
+def _describe_training(source: Source, train: _Found) -> Iterator[str]:
+    """Yield what the reader of a probe's result should know about its training data."""
+    yield from (f"training data: {warning}" for warning in source.warnings)
+    yield from (f"damaged training data: {fault}" for fault in source.faults)
+    if train.skipped:
+        reasons = count_reasons(train.skipped)
+        yield (
+            f"{len(train.skipped):,} of {count_noun(len(source), 'training image')} could not be "
+            f"used ({reasons}), such as {train.skipped[0].key}"
+        )
+
+
+def _describe_prompts(encoder: Encoder, task: ResolvedTask) -> tuple[str, ...]:
+    """Say how many prompts the context of the model cuts."""
+    if task.config.task not in PROMPTED or task.config.templates is None:
+        return ()
+    prompts = ClassPrompts(task.names, task.config.templates)
+    return encoder.describe_cut((text for texts in prompts for text in texts), "prompt")
+
+
 def _make_tasks(
     encoders: Sequence[Encoder], resolved: Sequence[ResolvedTask], loader: LoaderConfig
-) -> tuple[list[Task], dict[int, str]]:
-    """Make the task of each encoder; return the content hash of each one's training data too."""
+) -> tuple[list[Task], dict[int, _Found]]:
+    """Make the task of each encoder; return what was found of each one's training data too."""
     learned: dict[int, Any] = {}
-    contents: dict[int, str] = {}
+    trained: dict[int, _Found] = {}
     for train in {id(task.train): task.train for task in resolved if task.is_trained}.values():
         assert train is not None
         users = [i for i, task in enumerate(resolved) if task.is_trained and task.train is train]
         collectors = [CollectFeatures(len(resolved[i].names)) for i in users]
         found = _gather([encoders[i] for i in users], collectors, train, loader, None)
         learned |= {i: stack_features(rows) for i, rows in zip(users, found.rows, strict=True)}
-        contents |= dict.fromkeys(users, found.content)
+        trained |= dict.fromkeys(users, found)
     tasks = []
     for position, (encoder, task) in enumerate(zip(encoders, resolved, strict=True)):
         with evaluation_mode(encoder.model):
             tasks.append(make_task(encoder, task, learned.get(position)))
             encoder.flush()
-    return tasks, contents
+    return tasks, trained
 
 
 @dataclass(frozen=True)
@@ -176,6 +209,10 @@ class _Found:
     rows: list[list[Any]]
     skipped: tuple[Skipped, ...]
     content: str
+
+    def counts(self) -> dict[str, int]:
+        """Return the numbers of used and of skipped samples, as a result of a probe shows them."""
+        return {"n_train": len(self.rows[0]), "n_train_skipped": len(self.skipped)}
 
 
 def _gather(

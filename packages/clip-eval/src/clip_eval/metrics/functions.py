@@ -241,39 +241,3 @@ def selection_correct(scores: ArrayLike, truth: Sequence[int]) -> tuple[bool, bo
         text &= int((table[row] >= own).sum()) == 1
         image &= int((table[:, column] >= own).sum()) == 1
     return image, text
-
-
-def retrieval_ranks(
-    queries: ArrayLike,
-    items: ArrayLike,
-    positives: Sequence[Sequence[int]],
-    *,
-    chunk: int = 1024,
-) -> NDArray[np.int64]:
-    """How many items are ranked before each query's best positive, (N,).
-
-    This is the number of items that score higher, so the N x M scores exist only `chunk` rows at a
-    time. An item that ties with the best positive counts as ranked before it unless it is a
-    positive itself: a constant embedding earns nothing.
-
-    Args:
-        queries: Embeddings (N, D).
-        items: Embeddings (M, D).
-        positives: For each query, indices of the items that belong to it.
-        chunk: Queries at a time.
-    """
-    left, right = np.asarray(queries), np.asarray(items)
-    if len(positives) != len(left):
-        raise ValueError(
-            f"positives must have one entry per query, got {len(positives)} for {len(left)}"
-        )
-    ranks = np.empty(len(left), dtype=np.int64)
-    for start in range(0, len(left), chunk):
-        scores = left[start : start + chunk] @ right.T  # (chunk, M)
-        for row, values in enumerate(scores):
-            own = np.asarray(positives[start + row], dtype=np.int64)
-            best = values[own].max() if len(own) else -np.inf
-            before = values >= best
-            before[own] = False
-            ranks[start + row] = before.sum() if np.isfinite(best) else len(right)
-    return ranks

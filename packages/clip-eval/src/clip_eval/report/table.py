@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clip_eval.data.text_width import display_width, pad
-from clip_eval.results.result import ClassScore, Result
+from clip_eval.results.result import ClassScore, Result, count_reasons
 
 WORST_CLASSES = 5
 METRIC_NAMES = {
@@ -146,8 +145,7 @@ def _worst(result: Result) -> list[str]:
 
 
 def _reasons(result: Result) -> str:
-    counts = Counter(skipped.reason for skipped in result.skipped)
-    words = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+    words = count_reasons(result.skipped)
     return f" ({words})" if words else ""
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -25,6 +26,12 @@ class Skipped:
     key: str
     reason: str
     detail: str
+
+
+def count_reasons(skipped: Iterable[Skipped]) -> str:
+    """Count skipped samples by their reasons, most frequent first: `3 empty, 1 truncated`."""
+    counts = Counter(sample.reason for sample in skipped)
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,12 @@ from clip_eval.encoding.batches import LoaderConfig, hash_source
 from clip_eval.errors import EvaluationError
 from clip_eval.evaluation.evaluate import evaluate_together
 from clip_eval.evaluation.processes import Processes
+from clip_eval.plurals import count_noun
 from clip_eval.prompts.named_data import choose_prompts, open_data
 from clip_eval.prompts.prompt_sets import PromptSet
 from clip_eval.report.write import write_result
 from clip_eval.results.files import RESULT_FILE, prepare_output
-from clip_eval.results.result import Result
+from clip_eval.results.result import Result, count_reasons
 from clip_eval.results.stored import read_result
 from clip_eval.runs.config import USER_ERRORS, EvaluationRun, Outcome
 from clip_eval.runs.models import RunModel
@@ -118,6 +119,8 @@ class DataRun:
         if self.run.overwrite or not path.exists():
             return None
         record = read_result(path)
+        if record.get("n") == 0:  # no result, only the record that there was none
+            return None
         key = settings_key(model.encoder, task, self.content, self.train_content)
         has_cost = bool(record.get("cost")) or not self.run.cost
         if not has_cost or (record.get("settings") or {}).get("key") != key:
@@ -164,6 +167,9 @@ class DataRun:
         encoders = [one.model.encoder for one in pending]
         results = evaluate_together(encoders, self.source, [one.task for one in pending], loader)
         for one, result in zip(pending, results, strict=True):
+            if defect := find_defect(result):
+                self._fail(one.model, EvaluationError(defect), report)
+                continue
             settings = self._recorded_settings(one, result, loader)
             complete = replace(result, settings=settings, cost=one.model.cost)
             try:
@@ -211,3 +217,20 @@ class DataRun:
                 samples=self.run.samples,
                 seed=self.run.seed,
             )
+
+
+def find_defect(result: Result) -> str:
+    """Say why a result has no meaning; empty if it has one."""
+    if not result.n:
+        samples = count_noun(result.n_skipped, "sample")
+        why = f": skipped {samples} ({count_reasons(result.skipped)})" if result.skipped else ""
+        first = f", such as {result.skipped[0].key}" if result.skipped else ""
+        return f"{result.dataset}: no sample could be used{why}{first}"
+    marked = [score.n for score in result.per_class]
+    if result.task == "zeroshot_multilabel" and min(marked) == result.n:
+        return (
+            f"{result.dataset}: every image is marked with each of "
+            f"{count_noun(len(marked), 'class', 'classes')}, so that mean average precision is "
+            "100 % for any model; check how the data marks the classes of an image"
+        )
+    return ""

@@ -18,6 +18,7 @@ from clip_eval.metrics.functions import (
     topk_accuracy,
     wilson_interval,
 )
+from clip_eval.plurals import count_noun
 from clip_eval.results.result import ClassScore, Confusion, Prediction, Result
 from clip_eval.tasks.guesses import guess_classes
 from clip_eval.tasks.task import require_label
@@ -138,7 +139,11 @@ def _diagnose(guesses: Tensor, names: Sequence[str]) -> Iterator[str]:
         yield "there is one class, so every prediction is right"
     invalid = int((guesses[:, 0] < 0).sum())
     if invalid:
-        yield f"{invalid} samples have embeddings that are not finite; they count as wrong"
+        yield count_noun(
+            invalid,
+            "sample has an embedding that is not finite; it counts as wrong",
+            "samples have embeddings that are not finite; they count as wrong",
+        )
     first = int(guesses[0, 0])
     if len(guesses) > 1 and len(names) > 1 and first >= 0 and bool((guesses[:, 0] == first).all()):
         yield f"every prediction is {names[first]!r}; the model does not distinguish the images"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -17,12 +18,17 @@ from clip_eval.data.templates import (
     check_prompting,
 )
 from clip_eval.errors import EvaluationError
+from clip_eval.plurals import count_noun
 
 TaskName = Literal["auto", "classify", "multilabel", "retrieval", "linear-probe", "knn", "select"]
 TASKS: tuple[str, ...] = get_args(TaskName)
 PROMPTED = ("classify", "multilabel")
 CAPTIONED = ("retrieval", "select")
 TRAINED = ("linear-probe", "knn")
+CODE = re.compile(
+    r"[\W_]*\d[\d\W_]*|n\d{8}|(c|class|cat|category|label|id)[\W_]*\d+", re.IGNORECASE
+)
+"""Class names that are numbers, WordNet ids or numbered classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +154,19 @@ def resolve_task(
         templates = DEFAULT_TEMPLATES
     config = replace(config, templates=templates)
     ClassPrompts(names, templates)
+    warnings += tuple(_describe_names(source, names))
     return ResolvedTask(config=config, names=names, train=train, warnings=warnings)
+
+
+def _describe_names(source: Source, names: Sequence[str]) -> Iterator[str]:
+    """Yield a warning if most class names are numbers or codes: their prompts say nothing."""
+    coded = [name for name in names if CODE.fullmatch(name)]
+    if 2 * len(coded) > len(names):
+        shown = ", ".join(map(repr, coded[:3]))
+        yield (
+            f"{source.name}: {len(coded)} of {count_noun(len(names), 'class name')} are numbers or "
+            f"codes and not words, such as {shown}; --classnames gives names"
+        )
 
 
 def recognize_task(source: Source) -> TaskName:

@@ -5,7 +5,7 @@ Legend: B batch, C classes, D width, N samples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from clip_eval.encoding.batches import ImageBatch
 from clip_eval.errors import EvaluationError
 from clip_eval.metrics.functions import average_precision, mean_average_precision_interval
+from clip_eval.plurals import count_noun
 from clip_eval.results.result import ClassScore, Result
 
 
@@ -72,19 +73,6 @@ class MultiLabel:
         present = [value for value in each if value is not None]
         mean = float(np.mean(present)) if present else None
         parity = sum(present) / classes if rows else None
-        warnings = []
-        if not rows:
-            warnings.append("no sample could be used, so there is no number")
-        elif len(present) < classes:
-            warnings.append(
-                f"{classes - len(present)} of {classes} classes have no image and are not in the "
-                "mean; mean_average_precision_all counts each of them as 0"
-            )
-        if not finite.all():
-            warnings.append(
-                f"{int((~finite).sum())} samples have embeddings that are not finite; they are "
-                "ranked last"
-            )
         share = truth.mean(axis=0) if rows else np.zeros(classes)
         return Result(
             task="zeroshot_multilabel",
@@ -97,8 +85,34 @@ class MultiLabel:
                 ClassScore(name=name, n=int(n), correct=0, accuracy=value)
                 for name, n, value in zip(self.names, truth.sum(axis=0), each, strict=True)
             ),
-            warnings=tuple(warnings),
+            warnings=tuple(_diagnose(truth, finite)),
             records=tuple(_record(row, self.names) for row in rows),
+        )
+
+
+def _diagnose(truth: NDArray[np.bool_], finite: NDArray[np.bool_]) -> Iterator[str]:
+    """Yield warnings about marks (N, C) that say little, and about embeddings."""
+    if not len(truth):
+        yield "no sample could be used, so there is no number"
+        return
+    classes = truth.shape[1]
+    absent, everywhere = int((~truth.any(axis=0)).sum()), int(truth.all(axis=0).sum())
+    if absent:
+        yield (
+            f"{absent} of {count_noun(classes, 'class', 'classes')} have no image and are not in "
+            "the mean; mean_average_precision_all counts each of them as 0"
+        )
+    if everywhere:
+        yield (
+            f"marked in every image: {everywhere} of {count_noun(classes, 'class', 'classes')}; "
+            "their average precision is 100 % for any model, and in the mean"
+        )
+    invalid = int((~finite).sum())
+    if invalid:
+        yield count_noun(
+            invalid,
+            "sample has an embedding that is not finite; it is ranked last",
+            "samples have embeddings that are not finite; they are ranked last",
         )
 
 

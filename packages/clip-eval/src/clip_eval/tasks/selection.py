@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from clip_eval.encoding.batches import ImageBatch
 from clip_eval.encoding.encoder import Encoder
 from clip_eval.errors import EvaluationError
 from clip_eval.metrics.functions import selection_correct, wilson_interval
+from clip_eval.plurals import count_noun
 from clip_eval.results.result import Result
 
 
@@ -52,9 +53,8 @@ class Selection:
         for place, sample, image in zip(batch.places, batch.samples, features, strict=True):
             found += [SKIPPED] * (place - len(found))
             if len(sample.captions) < 2:
-                raise EvaluationError(
-                    f"{sample.key} has {len(sample.captions)} captions; select needs two or more"
-                )
+                captions = count_noun(len(sample.captions), "caption")
+                raise EvaluationError(f"{sample.key} has {captions}; select needs two or more")
             texts = self.encoder.encode_texts(sample.captions)  # (T, D)
             scores = (texts @ image).cpu().numpy()
             found.append(CandidateImage(sample.key, sample.captions, sample.label, scores))
@@ -62,7 +62,8 @@ class Selection:
 
     def result(self, rows: Sequence[CandidateImage]) -> Result:
         """Return the shares of groups with all captions right, all images right, and both."""
-        records, left_out = [], 0
+        records: list[dict[str, Any]] = []
+        left_out = 0
         groups = [list(group) for _, group in groupby(rows, key=lambda row: row.captions)]
         for place, group in enumerate(groups):
             if not group[0].captions:
@@ -84,6 +85,7 @@ class Selection:
                 }
             )
         n = len(records)
+        repeated = sum(len(set(record["captions"])) < len(record["captions"]) for record in records)
         names = {"image_acc": "image_correct", "text_acc": "text_correct", "acc": "correct"}
         right = {name: sum(bool(r[field]) for r in records) for name, field in names.items()}
         return Result(
@@ -92,17 +94,24 @@ class Selection:
             n=n,
             ci95={name: wilson_interval(hits, n) for name, hits in right.items()},
             records=tuple(records),
-            warnings=tuple(_diagnose(n, left_out)),
+            warnings=tuple(_diagnose(n, left_out, repeated)),
         )
 
 
-def _diagnose(n: int, left_out: int) -> Iterator[str]:
+def _diagnose(n: int, left_out: int, repeated: int) -> Iterator[str]:
     if not n:
         yield "no sample could be used, so there is no number"
     if left_out:
+        groups = count_noun(left_out, "group", "groups")
         yield (
-            f"{left_out} groups beside skipped samples are left out: which caption belongs to "
-            "which of their images is unknown"
+            f"{groups} beside skipped samples left out: which caption belongs to which of their "
+            "images is unknown"
+        )
+    if repeated:
+        yield count_noun(
+            repeated,
+            "group has the same caption twice, so that no answer can be right",
+            "groups have the same caption twice, so that no answer can be right",
         )
 
 
