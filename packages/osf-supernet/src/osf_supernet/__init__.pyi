@@ -1,5 +1,6 @@
 from .counting import count_parameters
 from .files.folders import load_subnet, load_supernet, save_subnet, save_supernet
+from .pruning import prune
 from .search.config import SearchConfig
 from .search.latency import LatencyTable
 from .search.result import SearchResult
@@ -22,6 +23,7 @@ __all__ = [
     "count_parameters",
     "load_subnet",
     "load_supernet",
+    "prune",
     "ratios",
     "save_subnet",
     "save_supernet",

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor, nn
 
 from osf_supernet.graph.explanation import explain
+from osf_supernet.subnets.batch_losses import Loss
 from osf_supernet.subnets.bounds import Bounds, resolve_share, sample_config
 from osf_supernet.subnets.counts import Counts
-from osf_supernet.subnets.planning import Config, Plan, Planner
+from osf_supernet.subnets.planning import Config, Plan, Planner, block_name
 from osf_supernet.subnets.probing import build_checked_graph, require_plain
 from osf_supernet.subnets.ranking import Ranking, rank_model, sort_model
 from osf_supernet.subnets.references import ReferenceCache
@@ -75,7 +76,6 @@ class Supernet:
         self.outputs = tuple(outputs)
         self.graph, self._table, notes = build_checked_graph(model, example_inputs, outputs)
         self.space = default_space(self.graph) if space is None else Space(dict(space))
-        self.choices = self.space.resolve(self.graph)
         self._planner = Planner(model, self.graph, self._table)
         self._counts = Counts(self._planner)
         self._plans: dict[tuple[tuple[str, int], ...], Plan] = {}
@@ -86,6 +86,16 @@ class Supernet:
     def inputs(self) -> Any:
         """The example it was traced with, on the device where the model was last checked."""
         return self._references.inputs
+
+    @property
+    def space(self) -> Space:
+        """The choices by pattern; another one may be set."""
+        return self._space
+
+    @space.setter
+    def space(self, space: Space) -> None:
+        self.choices = space.resolve(self.graph)
+        self._space = space
 
     @property
     def largest(self) -> Config:
@@ -110,6 +120,30 @@ class Supernet:
                 raise ValueError(f"{path} has units {known}, got the order {list(order)}")
         self._planner.depth_order.update({path: list(o) for path, o in orders.items()})
         self._plans.clear()
+
+    @property
+    def blocks(self) -> dict[str, list[str]]:
+        """List path → the names that its blocks have in configs (1 kept, 0 left out)."""
+        return {
+            path: [block_name(unit.path) for unit in units]
+            for path, units in self.graph.units.items()
+        }
+
+    def left_out(self, config: Mapping[str, int]) -> dict[str, list[int]]:
+        """List path → indices of the blocks that a config leaves out.
+
+        Raises:
+            ValueError: fewer are kept than the list needs.
+        """
+        return self._planner.left_out(config)
+
+    def canonical(self, config: Mapping[str, int]) -> Config:
+        """The shortest config of the same subnet: equal for two configs that differ unseen.
+
+        Sizes inside left-out blocks make no difference, nor does it whether a block is left out
+        by its list's depth or by its own name.
+        """
+        return self._planner.canonical(config)
 
     def sample(
         self,
@@ -242,7 +276,7 @@ class Supernet:
         self,
         method: str = "magnitude",
         batches: Sequence[Any] = (),
-        loss: Callable[[Any], Tensor] | None = None,
+        loss: Loss | None = None,
     ) -> None:
         """Sort every group by importance, so that a smaller size keeps the most important.
 
@@ -252,8 +286,9 @@ class Supernet:
 
         Args:
             method: magnitude, taylor, fisher, wanda, activation or random.
-            batches: inputs in the form of `example_inputs`, for the methods that need data.
-            loss: outputs → scalar, for taylor and fisher.
+            batches: inputs in the form of `example_inputs`, for the methods that need data; pairs
+                (inputs, targets) where the loss takes targets.
+            loss: `loss(outputs, targets)` or `loss(outputs)`, for taylor and fisher.
 
         Raises:
             ValueError: no such method, no loss for one that needs it, or batches of another form.
@@ -269,7 +304,7 @@ class Supernet:
         self,
         method: str = "magnitude",
         batches: Sequence[Any] = (),
-        loss: Callable[[Any], Tensor] | None = None,
+        loss: Loss | None = None,
     ) -> None:
         """Score groups and blocks without sorting, for the greedy path of `search_subnets`.
 
@@ -277,8 +312,9 @@ class Supernet:
 
         Args:
             method: magnitude, taylor, fisher, wanda, activation or random.
-            batches: inputs in the form of `example_inputs`, for the methods that need data.
-            loss: outputs → scalar, for taylor and fisher.
+            batches: inputs in the form of `example_inputs`, for the methods that need data; pairs
+                (inputs, targets) where the loss takes targets.
+            loss: `loss(outputs, targets)` or `loss(outputs)`, for taylor and fisher.
         """
         self._references.follow_model()
         self.ranking = rank_model(self._planner, self.inputs, method, batches, loss)

@@ -159,3 +159,24 @@ def test_tensors_tied_by_their_memory_are_one_everywhere():
         scores = [importance(m, build_graph(m, ids), method, [ids], loss) for m in (one, two)]
         for number in scores[0]:
             torch.testing.assert_close(scores[0][number], scores[1][number])
+
+
+@pytest.mark.parametrize("method", ["taylor", "fisher"])
+def test_batches_of_inputs_and_targets_with_an_ordinary_loss(made, method):
+    model, x, graph = made
+    targets = torch.tensor([0, 2, 1, 1])
+    smuggled = importance(
+        model, graph, method, [x], lambda out: nn.functional.cross_entropy(out, targets)
+    )
+    for loss_of_pairs in (nn.functional.cross_entropy, nn.CrossEntropyLoss()):
+        found = importance(model, graph, method, [(x, targets)], loss_of_pairs)
+        torch.testing.assert_close(only(found), only(smuggled))
+    with pytest.raises(ValueError, match=r"needs batches \(inputs, targets\), got a Tensor"):
+        importance(model, graph, method, [x], nn.functional.cross_entropy)
+
+
+def test_methods_without_gradients_leave_the_targets_alone(made):
+    model, x, graph = made
+    pairs = [(x, torch.tensor([0, 2, 1, 1]))]
+    found = importance(model, graph, "wanda", pairs, nn.functional.cross_entropy)
+    torch.testing.assert_close(only(found), only(importance(model, graph, "wanda", [x])))

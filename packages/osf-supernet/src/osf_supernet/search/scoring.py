@@ -40,6 +40,7 @@ class Scorer:
         config: SearchConfig,
         latency: LatencyTable | None = None,
         folder: Path | None = None,
+        report: Callable[[int, int, str], object] | None = None,
     ) -> None:
         """Args:
         net: The supernet.
@@ -47,12 +48,14 @@ class Scorer:
         config: Where the bounds are.
         latency: Predicts milliseconds; needed for a bound on them.
         folder: Where scores are kept; None keeps none.
+        report: Called after each subnet: how many, of about how many, and the best score.
 
         Raises:
             ValueError: Even the smallest config exceeds a bound, or the folder holds scores of
                 another supernet.
         """
-        self.net, self._evaluate = net, evaluate
+        self.net, self._evaluate, self._report = net, evaluate, report
+        self._expected = config.greedy + config.population * config.generations
         costs: dict[str, Callable[[Config], Any]] = {
             "params": net.parameters_of,
             "flops": net.flops_of,
@@ -77,20 +80,30 @@ class Scorer:
         Raises:
             ValueError: `evaluate` returned no finite number.
         """
-        key = json.dumps(config, sort_keys=True)
+        key = self._key(config)
         if key not in self.candidates:
-            score = self._known.get(key)
-            if score is None:
-                with self.net.active(config):
-                    score = float(self._evaluate(self.net.model))
-                if not math.isfinite(score):
-                    raise ValueError(f"evaluate must return a finite number, got {score}")
-                self._append({"config": config, "score": score})
-            costs = {name: cost(config) for name, cost in self.costs.items()}
-            self.candidates[key] = Candidate(
-                config=dict(config), score=score, origin=origin, **costs
-            )
+            self.candidates[key] = self.evaluate(config, origin)
+            if self._report is not None:
+                best = max(candidate.score for candidate in self.candidates.values())
+                self._report(len(self.candidates), self._expected, f"best {best:.4g}")
         return self.candidates[key]
+
+    def evaluate(self, config: Config, origin: str) -> Candidate:
+        """A subnet with its score, known or new, whether or not it keeps to the bounds.
+
+        Raises:
+            ValueError: `evaluate` returned no finite number.
+        """
+        key = self._key(config)
+        if key not in self._known:
+            with self.net.active(config):
+                score = float(self._evaluate(self.net.model))
+            if not math.isfinite(score):
+                raise ValueError(f"evaluate must return a finite number, got {score}")
+            self._append({"config": config, "score": score})
+            self._known[key] = score
+        costs = {name: cost(config) for name, cost in self.costs.items()}
+        return Candidate(config=dict(config), score=self._known[key], origin=origin, **costs)
 
     def _read(self) -> dict[str, float]:
         """Scores of an earlier run, without a last line that was being written when it ended."""
@@ -110,7 +123,11 @@ class Scorer:
                 f"{self._file} holds scores of another supernet, or of other weights; expected "
                 f"this one's: choose another folder, or delete the file"
             )
-        return {json.dumps(row["config"], sort_keys=True): row["score"] for row in rows}
+        return {self._key(row["config"]): row["score"] for row in rows}
+
+    def _key(self, config: Config) -> str:
+        """Alike for two configs of one subnet, as those that differ inside left-out blocks."""
+        return json.dumps(self.net.canonical(config), sort_keys=True)
 
     def _append(self, row: dict[str, Any]) -> None:
         if self._file is None:

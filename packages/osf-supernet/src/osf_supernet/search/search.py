@@ -1,25 +1,29 @@
-"""The best subnets under bounds: a greedy path by importance, and NSGA-II on top of it.
+"""The best subnets under bounds: a greedy path by measured worth, and NSGA-II on top of it.
 
 NSGA-II is pymoo's (`pip install osf-supernet[search]`), over the position of each choice; every
 offspring is repaired to the bounds before it is evaluated. The greedy path shrinks, step by
-step, what loses the least importance per parameter (a knapsack's greedy solution); its subnets
+step, what changes the outputs least per parameter (a knapsack's greedy solution); its subnets
 are in the first population, so that the search starts from them and can only improve on them.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
+from osf_supernet.progress import ProgressBar
 from osf_supernet.search.config import SearchConfig
+from osf_supernet.search.greedy import GreedyPath
 from osf_supernet.search.latency import LatencyTable
 from osf_supernet.search.result import SearchResult
 from osf_supernet.search.scoring import Scorer
+from osf_supernet.search.sensitivity import Sensitivity, measure_sensitivity
 from osf_supernet.subnets.planning import Config
 from osf_supernet.supernet import Supernet
+from osf_supernet.training.batch_norm import recalibrated
 
 
 def search_subnets(
@@ -29,11 +33,14 @@ def search_subnets(
     *,
     latency: LatencyTable | None = None,
     folder: str | Path | None = None,
+    calibration: Sequence[Any] = (),
+    full_model: bool = False,
+    quiet: bool = False,
 ) -> SearchResult:
     """Search the best subnets of a supernet under bounds: greedy by importance, then NSGA-II.
 
-    Importance is that of the last `reorder` or `rank`; without one, groups are ranked by
-    magnitude as they stand.
+    What a step of the greedy path loses is measured: the change of the outputs on `calibration`,
+    or on the example without it. Blocks are left out in the order of the supernet's depths.
 
     Args:
         net: The supernet; its weights stay as they are.
@@ -42,9 +49,13 @@ def search_subnets(
         latency: A table measured before; a bound on latency measures one now without it.
         folder: Where scores are kept, so that a search that is started again evaluates no
             subnet twice.
+        calibration: Inputs that batch norms are recalibrated on before each evaluation; a model
+            with batch norms needs them, unless `evaluate` recalibrates by itself.
+        full_model: Evaluate the full model too, which the result then has as `full`.
+        quiet: No progress bar on standard error.
 
     Raises:
-        ValueError: Even the smallest config exceeds a bound.
+        ValueError: Even the smallest config exceeds a bound, or latencies cannot be predicted.
         ImportError: NSGA-II needs pymoo, which is not installed.
     """
     config = config or SearchConfig()
@@ -52,42 +63,49 @@ def search_subnets(
     evolve = _import_evolution() if config.generations and elastic else None
     if not net.ranking.groups:
         net.rank()
-    if config.max_latency_ms is not None and latency is None:
-        latency = LatencyTable.measure(net)
-    scorer = Scorer(net, evaluate, config, latency, None if folder is None else Path(folder))
-    first = _score_greedy_path(scorer, config.greedy)
-    if evolve is not None:
-        evolve(scorer, first, config)
-    return SearchResult(tuple(scorer.candidates.values()), scorer.cost)
+    with ProgressBar("measuring latencies", quiet=quiet) as bar:
+        if config.max_latency_ms is not None and latency is None:
+            latency = LatencyTable.measure(net, report=bar.update)
+        at = None if folder is None else Path(folder)
+        scorer = Scorer(net, _calibrate(evaluate, calibration), config, latency, at, bar.update)
+        bar.stage("measuring what each part is worth")
+        batches = list(calibration) or [net.inputs]
+        sensitivity = measure_sensitivity(net, batches, any_blocks=False, report=bar.update)
+        bar.stage("evaluating subnets")
+        first = _score_greedy_path(scorer, sensitivity, config.greedy)
+        if evolve is not None:
+            evolve(scorer, first, config)
+        full = scorer.evaluate({}, "full") if full_model else None
+    return SearchResult(tuple(scorer.candidates.values()), scorer.cost, full)
 
 
-def _score_greedy_path(scorer: Scorer, count: int) -> list[Config]:
-    """Score about `count` subnets of the greedy path that fit, evenly, and the smallest."""
-    fitting = [subnet for subnet in greedy_path(scorer) if scorer.bounds.fit(subnet)]
+def _calibrate(
+    evaluate: Callable[[nn.Module], float], calibration: Sequence[Any]
+) -> Callable[[nn.Module], float]:
+    """The evaluation of a model whose batch norms are recalibrated meanwhile."""
+    if not len(calibration):
+        return evaluate
+
+    def score(model: nn.Module) -> float:
+        with recalibrated(model, calibration):
+            return evaluate(model)
+
+    return score
+
+
+def _score_greedy_path(scorer: Scorer, sensitivity: Sensitivity, count: int) -> list[Config]:
+    """Score about `count` subnets of the greedy path that fit, evenly, and the smallest.
+
+    The first of them is what loses least within the bounds.
+    """
+    path = GreedyPath(scorer.net, scorer.cost, scorer.costs[scorer.cost], sensitivity)
+    fitting = [subnet for subnet in path.configs() if scorer.bounds.fit(subnet)]
+    fitting.insert(0, path.fit(scorer.bounds))
     stride = max(1, -(-len(fitting) // count))
     first = [*fitting[::stride], fitting[-1]]
     for subnet in first:
         scorer.score(subnet, "greedy")
     return first
-
-
-def greedy_path(scorer: Scorer) -> list[Config]:
-    """From the largest to the smallest, each step what loses least importance per cost."""
-    net, cost = scorer.net, scorer.costs[scorer.cost]
-    config, path = dict(net.largest), [dict(net.largest)]
-    while True:
-        steps = []
-        for name, values in net.choices.items():
-            place = values.index(config[name])
-            if place:
-                smaller = config | {name: values[place - 1]}
-                saved = cost(config) - cost(smaller)
-                lost = net.importance_between(name, values[place - 1], values[place])
-                steps.append((lost / saved if saved > 0 else math.inf, name, smaller))
-        if not steps:
-            return path
-        config = min(steps, key=lambda step: step[:2])[2]
-        path.append(config)
 
 
 def _import_evolution() -> Callable[[Scorer, list[Config], SearchConfig], None]:

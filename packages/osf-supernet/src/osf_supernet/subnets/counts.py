@@ -13,7 +13,7 @@ from torch import nn
 from osf_supernet.counting import storage_key
 from osf_supernet.graph.expressions import Expression, groups_in, size_of
 from osf_supernet.graph.graph import named_tensors
-from osf_supernet.subnets.planning import Planner
+from osf_supernet.subnets.planning import Planner, block_name
 
 _Blocks = tuple[tuple[str, int], ...]  # (list path, index of the unit), each around the next
 
@@ -113,5 +113,8 @@ class Counts:
             for path, index in blocks:
                 depth = config.get(f"{path}.depth", len(self.planner.graph.units[path]))
                 there = there * (depth > self.planner.depth_order[path].index(index))
+                there = there * config.get(
+                    block_name(self.planner.graph.units[path][index].path), 1
+                )
             nowhere = nowhere * (1 - there)
         return 1 - nowhere

@@ -8,7 +8,7 @@ shapes the graph was traced at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,8 @@ from osf_supernet.counting import storage_key
 from osf_supernet.graph.expressions import Atom, Expression, groups_in, indices_of
 from osf_supernet.graph.graph import Graph, named_tensors
 from osf_supernet.graph.propagation import arguments_of
-from osf_supernet.trace.tracing import call_model, evaluation_mode, without_fused_attention
+from osf_supernet.subnets.batch_losses import Loss, batch_loss, inputs_of
+from osf_supernet.trace.tracing import evaluation_mode, without_fused_attention
 
 Scores = dict[int, Tensor]
 METHODS = ("activation", "fisher", "magnitude", "random", "taylor", "wanda")
@@ -29,7 +30,7 @@ def importance(
     graph: Graph,
     method: str,
     batches: Sequence[Any] = (),
-    loss: Callable[[Any], Tensor] | None = None,
+    loss: Loss | None = None,
 ) -> Scores:
     """Group number → a score per index, for every elastic group.
 
@@ -37,8 +38,9 @@ def importance(
         module: the module whose weights are scored.
         graph: its graph.
         method: one of `METHODS`.
-        batches: inputs in the form of the traced example.
-        loss: outputs → scalar, for taylor and fisher.
+        batches: inputs in the form of the traced example, or pairs (inputs, targets) where
+            the loss takes targets.
+        loss: `loss(outputs, targets)` or `loss(outputs)`, for taylor and fisher.
 
     Raises:
         ValueError: no such method, no loss for one that needs it, or batches of another form
@@ -47,13 +49,16 @@ def importance(
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if method in ("taylor", "fisher") and loss is None:
-        raise ValueError(f"{method} needs a loss: a function of the model's output")
+        raise ValueError(
+            f"{method} needs a loss: loss(outputs, targets) with batches of pairs, or loss(outputs)"
+        )
     if method == "random":
         generator = torch.Generator().manual_seed(0)
         return {g.number: torch.rand(g.size, generator=generator) for g in graph.elastic()}
     scores = {g.number: torch.zeros(g.size, dtype=torch.float64) for g in graph.elastic()}
     if method in ("wanda", "activation"):
-        _score_features(module, graph, method, batches, scores)
+        inputs = [inputs_of(batch, loss) for batch in batches]
+        _score_features(module, graph, method, inputs, scores)
         return scores
     for name, value in _parameter_scores(module, method, batches, loss).items():
         _add(scores, graph.tensors[name], value)
@@ -64,7 +69,7 @@ def _parameter_scores(
     module: nn.Module,
     method: str,
     batches: Sequence[Any],
-    loss: Callable[[Any], Tensor] | None,
+    loss: Loss | None,
 ) -> dict[str, Tensor]:
     """Parameter name → a score of its shape; of tied ones the first."""
     first: dict[Hashable, str] = {}
@@ -76,7 +81,7 @@ def _parameter_scores(
     wanted = {name: p for name, p in module.named_parameters() if p.requires_grad}
     with evaluation_mode(module), without_fused_attention(), torch.enable_grad():
         for batch in batches:
-            value = loss(call_model(module, batch))
+            value = batch_loss(module, batch, loss)
             grads = torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
             summed: dict[str, Tensor] = {}
             for name, grad in zip(wanted, grads, strict=True):

@@ -37,7 +37,8 @@ class Planner:
 
     Attributes:
         depth_order: list path → its units' indices, the most important first.
-        full_sizes: every elastic group and depth list → its full size.
+        full_sizes: every elastic group, depth list and block → its full size.
+        blocks: name of a block in configs → (list path, index of the unit).
     """
 
     def __init__(self, module: nn.Module, graph: Graph, table: AttributeTable) -> None:
@@ -47,9 +48,13 @@ class Planner:
         self.by_name = {group.name: group for group in graph.groups.values()}
         self.depth_order = {path: list(range(len(u))) for path, u in graph.units.items()}
         sizes = {group.name: group.size for group in graph.elastic()}
-        self.full_sizes = sizes | {
-            f"{path}.depth": len(units) for path, units in graph.units.items()
+        self.blocks = {
+            block_name(unit.path): (path, index)
+            for path, units in graph.units.items()
+            for index, unit in enumerate(units)
         }
+        depths = {f"{path}.depth": len(units) for path, units in graph.units.items()}
+        self.full_sizes = sizes | depths | dict.fromkeys(self.blocks, 1)
         self._paths: dict[nn.Module, list[str]] = {}  # a module may have several
         for path, child in module.named_modules(remove_duplicate=False):
             self._paths.setdefault(child, []).append(path)
@@ -77,6 +82,40 @@ class Planner:
         surgery = Surgery(keep=keep, attributes=self._attributes(sizes, gone), items=items)
         return Plan(surgery=surgery, kept=kept, dropped=dropped)
 
+    def left_out(self, config: Mapping[str, int]) -> dict[str, list[int]]:
+        """List path → indices of the units that a config leaves out, by its depth or one by one.
+
+        Raises:
+            ValueError: fewer are kept than the list needs.
+        """
+        result: dict[str, list[int]] = {}
+        for path, units in self.graph.units.items():
+            gone = set(self.depth_order[path][config.get(f"{path}.depth", len(units)) :])
+            gone |= {i for i, u in enumerate(units) if config.get(block_name(u.path), 1) == 0}
+            least = self.graph.least.get(path, 1)
+            if len(units) - len(gone) < least:
+                raise ValueError(f"{path} must keep at least {least} block, got none")
+            if gone:
+                result[path] = sorted(gone)
+        return result
+
+    def canonical(self, config: Mapping[str, int]) -> Config:
+        """Another config of the same subnet: what cannot be seen in it has its full size.
+
+        Sizes inside left-out blocks make no difference, and neither does the way in which
+        blocks are left out.
+        """
+        gone = self.left_out(config)
+        paths = [self.graph.units[path][index].path for path, out in gone.items() for index in out]
+        result = {
+            name: int(size)
+            for name, size in config.items()
+            if name in self.by_name
+            and int(size) < self.full_sizes[name]
+            and not all(_inside(tensor, paths) for tensor, _ in self.by_name[name].members)
+        }
+        return result | {block_name(path): 0 for path in paths}
+
     def check(self, config: Mapping[str, Any], *, many: bool = False) -> None:
         """Refuse unknown names and sizes out of range; with `many`, sizes may be tensors.
 
@@ -87,7 +126,7 @@ class Planner:
         for name, size in config.items():
             if name not in self.full_sizes:
                 raise KeyError(self._explain_unknown(name))
-            least = self.graph.least.get(name.removesuffix(".depth"), 1)
+            least = 0 if name in self.blocks else self._least(name)
             full = self.full_sizes[name]
             if many and isinstance(size, Tensor) and not size.is_floating_point():
                 fits = bool(((least <= size) & (size <= full)).all())
@@ -95,6 +134,9 @@ class Planner:
                 fits = isinstance(size, Integral) and least <= int(size) <= full
             if not fits:
                 raise ValueError(f"{name} must be {least}..{full}, got {size}")
+
+    def _least(self, name: str) -> int:
+        return self.graph.least.get(name.removesuffix(".depth"), 1)
 
     def _explain_unknown(self, name: str) -> str:
         group = self.by_name.get(name)
@@ -109,11 +151,8 @@ class Planner:
         items: dict[str, tuple[int, ...]] = {}
         dropped: dict[str, tuple[int, ...]] = {}
         gone: list[str] = []
-        for path, units in self.graph.units.items():
-            count = config.get(f"{path}.depth", len(units))
-            out = [units[index] for index in self.depth_order[path][count:]]
-            if not out:
-                continue
+        for path, indices in self.left_out(config).items():
+            out = [self.graph.units[path][index] for index in indices]
             positions = {unit.position for unit in out}
             owner: Any = self.module.get_submodule(path)
             items[path] = tuple(i for i in range(len(owner)) if i not in positions)
@@ -129,6 +168,11 @@ class Planner:
             if not all(_inside(f"{other}.", gone) for other in self._paths[owner]):
                 result[name] = set_entries(vars(owner)[attribute], entries)
         return result
+
+
+def block_name(path: str) -> str:
+    """The name that a block has in configs: 1 where it is kept, 0 where it is left out."""
+    return f"{path}.block"
 
 
 def _inside(name: str, paths: Sequence[str]) -> bool:

@@ -1,11 +1,13 @@
 """Importance of groups and blocks, and sorting a model by it.
 
-A group's indices are scored by `importance`; a block by how much the outputs change without it.
+A group's indices are scored by `importance`; a block by how much the outputs change without it,
+and blocks are ordered by that score per parameter, so that an expensive block may be the first
+to be left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from osf_supernet.graph.graph import named_tensors
+from osf_supernet.subnets.batch_losses import Loss
 from osf_supernet.subnets.comparison import difference, run, run_active, tolerance_of
 from osf_supernet.subnets.importance import importance, permute
 from osf_supernet.subnets.planning import Planner
@@ -52,7 +55,7 @@ def rank_model(
     inputs: Any,
     method: str,
     batches: Sequence[Any],
-    loss: Callable[[Any], Tensor] | None,
+    loss: Loss | None,
 ) -> Ranking:
     """Score the groups and blocks of a model as they stand; nothing is moved.
 
@@ -60,8 +63,8 @@ def rank_model(
         planner: Of the model.
         inputs: What blocks are left out on.
         method: One of `importance.METHODS`.
-        batches: Inputs for the methods that need data.
-        loss: Outputs → scalar, for taylor and fisher.
+        batches: Inputs, or pairs (inputs, targets), for the methods that need data.
+        loss: `loss(outputs, targets)` or `loss(outputs)`, for taylor and fisher.
     """
     model, graph = planner.module, planner.graph
     scores = importance(model, graph, method, batches or [inputs], loss)
@@ -80,7 +83,7 @@ def sort_model(
     inputs: Any,
     method: str,
     batches: Sequence[Any],
-    loss: Callable[[Any], Tensor] | None,
+    loss: Loss | None,
     known: Ranking,
 ) -> Ranking:
     """Put the most important index of each group first, and order the planner's blocks.
@@ -89,8 +92,8 @@ def sort_model(
         planner: Of the model, whose weights are permuted in place.
         inputs: What outputs are compared on.
         method: One of `importance.METHODS`; "random" leaves the order of blocks alone.
-        batches: Inputs for the methods that need data.
-        loss: Outputs → scalar, for taylor and fisher.
+        batches: Inputs, or pairs (inputs, targets), for the methods that need data.
+        loss: `loss(outputs, targets)` or `loss(outputs)`, for taylor and fisher.
         known: The ranking until now.
 
     Raises:
@@ -114,9 +117,16 @@ def sort_model(
         return known
     blocks: dict[str, list[float]] = {}
     for path, change in _changes_without_blocks(planner, inputs, before).items():
-        planner.depth_order[path] = sorted(change, key=lambda index: -change[index])
+        sizes = [block_size(planner, path, index) for index in change]
+        planner.depth_order[path] = sorted(change, key=lambda i: -change[i] / max(1, sizes[i]))
         blocks[path] = [change[index] for index in planner.depth_order[path]]
     return replace(known, blocks={**known.blocks, **blocks})
+
+
+def block_size(planner: Planner, path: str, index: int) -> int:
+    """The parameters of a block of a list, whatever is shared with others included."""
+    block = planner.module.get_submodule(planner.graph.units[path][index].path)
+    return sum(parameter.numel() for parameter in block.parameters())
 
 
 def _restore(model: nn.Module, saved: Mapping[str, Tensor]) -> None:

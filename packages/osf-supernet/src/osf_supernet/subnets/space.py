@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import glob
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from osf_supernet.graph.expressions import Compound, groups_in, parts_of
 from osf_supernet.graph.graph import Graph
 
 _UNITS = ("ratios", "sizes", "widths")
+_INNER = ("mlp", "ssm_inner", "channel", "heads")  # kinds that change by default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,12 +219,45 @@ def default_space(graph: Graph) -> Space:
     present = {group.kind for group in graph.elastic()}
     coarse: dict[str, Choice] = {
         kind: ratios(0.25, 0.5, 0.75, 1, multiple_of=1 if kind == "heads" else 8)
-        for kind in ("mlp", "ssm_inner", "channel", "heads")
+        for kind in _INNER
         if kind in present
     }
     if graph.units:
         coarse["depth"] = ratios(0.5, 0.75, 1)
     return Space(coarse)
+
+
+def fine_space(graph: Graph, *, wide: bool = False) -> Space:
+    """Steps of a sixteenth down to an eighth, and any number of blocks; `prune` chooses from it.
+
+    Args:
+        graph: The graph of a module.
+        wide: Whether the residual width, head sizes and groups of no kind may change too, down
+            to a quarter.
+    """
+    choices: dict[str, Choice] = {}
+    for group in graph.elastic():
+        inner = group.kind in _INNER
+        if inner or wide:
+            whole = group.kind in ("heads", "heads_per_group")
+            parts = range(2 if inner else 4, 16)
+            step = 1 if whole else _step(group.size)
+            choices[glob.escape(group.name)] = sizes(*_sixteenths(group.size, parts, step))
+    for path, units in graph.units.items():
+        least = max(1, graph.least.get(path, 1))
+        choices[glob.escape(f"{path}.depth")] = sizes(*range(least, len(units) + 1))
+    return Space(choices)
+
+
+def _step(size: int) -> int:
+    """What sizes are multiples of: 8 for wide layers, where kernels want it."""
+    return 8 if size >= 128 else 4 if size >= 32 else 2 if size >= 8 else 1
+
+
+def _sixteenths(size: int, parts: range, step: int) -> list[int]:
+    """The multiples of a step nearest to some sixteenths of a size, and the size."""
+    near = {max(step, round(size * part / 16 / step) * step) for part in parts}
+    return sorted({min(other, size) for other in near} | {size})
 
 
 def width_of(graph: Graph, number: int) -> int:

@@ -19,6 +19,11 @@ def _norms(model: nn.Module) -> list[_Norm]:
     return [m for m in model.modules() if isinstance(m, _Norm) and m.running_mean is not None]
 
 
+def has_running_statistics(model: nn.Module) -> bool:
+    """Whether a model has norms whose statistics a subnet must have of its own."""
+    return bool(_norms(model))
+
+
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
     """Batch norms in training mode do not change their running statistics inside the block."""
@@ -34,6 +39,21 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
         for norm, momentum in momenta:
             norm.momentum = momentum
         _put_back(counts)
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch norms use the statistics of each batch inside the block, and keep their own."""
+    norms = _norms(model)
+    modes = [(norm, norm.training) for norm in norms]
+    with frozen_statistics(model):
+        for norm in norms:
+            norm.train()
+        try:
+            yield
+        finally:
+            for norm, mode in modes:
+                norm.training = mode
 
 
 def recalibrate(model: nn.Module, batches: Collection[Any]) -> None:
