@@ -69,7 +69,7 @@ def test_each_tar_is_decompressed_once_within_the_bound(corenet: Path, tmp_path:
     size = len(gzip.decompress((corenet / "0.tar.gz").read_bytes()))
     source = CoreNetTars(corenet, cache=ShardCache(tmp_path / "small", max_bytes=size))
     for index in (0, 5, 1, 4):
-        source._index._files._files.clear()
+        source._index._files.close()
         assert source.read(index).image == f"image {index}".encode()
         assert len(list((tmp_path / "small").glob("*.tar"))) == 1
 

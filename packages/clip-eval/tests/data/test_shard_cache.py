@@ -103,7 +103,7 @@ def test_the_cache_keeps_its_bound_and_the_shards_used_last(
 
     assert len(held()) <= 2
     for index in (0, 4, 0, 8):
-        source._index._files._files.clear()
+        source._index._files.close()
         source.read(index)
     assert held() == ["000.tar", "002.tar"]
     assert [source.read(i).captions for i in range(20)] == [
@@ -148,7 +148,7 @@ def test_a_shard_that_vanishes_gives_bad_samples(
     (server.root / "001.tar").unlink()
     for path in (tmp_path / "one").glob("*.tar"):
         path.unlink()
-    source._index._files._files.clear()
+    source._index._files.close()
     with pytest.raises(BadSample, match=r"001\.tar, sample 1: unreadable.*HTTP 404"):
         source.read(5)
 

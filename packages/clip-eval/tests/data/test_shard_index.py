@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import struct
 import tarfile
 from collections.abc import Callable
@@ -130,7 +131,7 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return places
 
 
-def test_the_index_goes_into_the_cache_or_is_an_error(
+def test_the_index_goes_into_the_cache_or_stays_in_memory_and_that_is_said(
     tmp_path: Path,
     write_tar: Callable[..., Path],
     encode: Callable[..., bytes],
@@ -140,11 +141,77 @@ def test_the_index_goes_into_the_cache_or_is_an_error(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = write_tar(tmp_path / "data" / "a.tar", {"0.png": encode((1, 2, 3)), "0.txt": b"x"})
     refused.append(tmp_path / "data")
-    assert open_source(path).read(0).captions == ("x",)
+    source = open_source(path)
+    assert source.read(0).captions == ("x",)
+    (warning,) = source.warnings
+    assert "the indices of 1 shards (a.tar) cannot be written beside them; they are now" in warning
+    assert open_source(path).warnings == ()  # they were there already
     assert sorted(file.name for file in path.parent.iterdir()) == ["a.tar"]
     folder = tmp_path / "cache" / "clip-eval" / INDEX_FOLDER
     (index,) = folder.iterdir()
     index.unlink()
     refused.append(tmp_path / "cache")
-    with pytest.raises(DataError, match="an index cannot be written; set XDG_CACHE_HOME"):
-        open_source(path)
+    source = open_source(path)
+    assert "are kept in memory and made again by every run" in source.warnings[0]
+    assert source.read(0).captions == ("x",)
+    assert pickle.loads(pickle.dumps(source)).read(0).captions == ("x",)
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("change", ["shorter", "longer", "replaced", "gone"])
+def test_an_index_that_changes_during_a_run_stops_it(
+    tmp_path: Path, write_tar: Callable[..., Path], change: str
+) -> None:
+    """A mapped file that becomes shorter would be a bus error, and a longer one other samples."""
+    source = WebDataset(write_tar(tmp_path / "a.tar", samples(5)))
+    index = tmp_path / "a.tar.idx"
+    content = index.read_bytes()
+    if change == "gone":
+        index.unlink()
+        with pytest.raises(BadSample, match="unreadable: No such file"):
+            source.read(0)
+        return
+    changed = {"shorter": content[:16], "longer": content + content[-8:], "replaced": b""}[change]
+    if change == "replaced":
+        index.unlink()
+    index.write_bytes(changed)
+    with pytest.raises(DataError, match=r"a\.tar\.idx: it changed while it was in use"):
+        source.read(4)
+
+
+def test_numbers_of_an_index_that_cannot_be_right_are_bad_samples(
+    tmp_path: Path, write_tar: Callable[..., Path]
+) -> None:
+    path = write_tar(tmp_path / "a.tar", samples(4))
+    WebDataset(path)
+    begins = read_index(tmp_path / "a.tar.idx")
+    for wrong in (2**64 - 1, 2**63, 0):
+        numbers = [*begins[:2], wrong, *begins[3:]]
+        (tmp_path / "a.tar.idx").write_bytes(struct.pack("<5Q", *numbers))
+        source = WebDataset(path)
+        assert source.read(0).captions == ("caption 0",)
+        with pytest.raises(BadSample) as caught:
+            source.read(1 if wrong == 0 else 2)
+        assert caught.value.reason in ("bad-index", "changed")
+
+
+def test_an_index_of_more_samples_than_the_shard_can_hold_is_made_again(
+    tmp_path: Path, write_tar: Callable[..., Path]
+) -> None:
+    path = write_tar(tmp_path / "a.tar", samples(3))
+    WebDataset(path)
+    index = tmp_path / "a.tar.idx"
+    end = index.read_bytes()[-8:]
+    with index.open("wb") as file:
+        file.truncate(400 * 2**30)
+        file.seek(0, os.SEEK_END)
+        file.write(end)
+    assert len(WebDataset(path)) == 3
+    assert index.stat().st_size == 32
+
+
+def test_blocks_of_an_index_meet(tmp_path: Path, write_tar: Callable[..., Path]) -> None:
+    path = write_tar(tmp_path / "a.tar", {f"{n:05}.jpg": b"%d" % n for n in range(9000)})
+    source = WebDataset(path)
+    for number in (0, 4094, 4095, 4096, 4097, 8191, 8192, 8999):
+        assert source.read(number).image == b"%d" % number

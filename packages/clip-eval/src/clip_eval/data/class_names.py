@@ -10,6 +10,7 @@ from pathlib import Path
 from clip_eval.data.faults import DataError
 from clip_eval.data.text_files import normal_form, read_json, read_text
 
+LONGEST_NAME = 1000  # characters
 CLASSES_FILE = "classnames.txt"
 
 
@@ -42,6 +43,11 @@ class ClassList:
             names = folders = tuple(classes)
         if not names:
             raise DataError("expected at least one class name, got none")
+        for name in (*names, *folders):
+            if not isinstance(name, str) or len(name) > LONGEST_NAME:
+                raise DataError(
+                    f"expected class names of at most {LONGEST_NAME:,} characters, got {name!r:.60}"
+                )
         if not all(name.strip() for name in names):
             raise DataError(f"class {[n.strip() for n in names].index('')} has an empty name")
         return cls(tuple(map(normal_form, names)), tuple(map(normal_form, folders)))

@@ -9,6 +9,10 @@ class DataError(ValueError):
     """A data set that cannot be used as asked; the message is one line for the user."""
 
 
+class MachineError(DataError):
+    """The machine has run out of descriptors, memory or disk: the run stops, no data is blamed."""
+
+
 class BadSample(ValueError):
     """One sample that cannot be used; it is skipped and counted, the run goes on.
 

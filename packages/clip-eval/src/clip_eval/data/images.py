@@ -9,13 +9,17 @@ The rules, which make a metric comparable between machines:
 - of an animation or a multi-page file, the first frame
 - EXIF orientation is not applied, as in most training pipelines
 - refused: no bytes, not an image of a format in `FORMATS`, cut short, floating point pixels,
-  more pixels than Pillow's `Image.MAX_IMAGE_PIXELS` (89 million)
+  more pixels than Pillow's `Image.MAX_IMAGE_PIXELS` (89 million, or `CLIP_EVAL_MAX_PIXELS`), files
+  that would keep the decoder busy for long (a JPEG of a thousand passes, a large QOI)
+
+Large images are converted in strips, so that memory is that of the decoded image and its RGB copy.
 """
 
 from __future__ import annotations
 
 import functools
 import io
+import os
 import warnings
 from collections.abc import Callable
 
@@ -24,7 +28,8 @@ import PIL
 from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from clip_eval.data.faults import BadImage
+from clip_eval.data.bounds import PIXELS
+from clip_eval.data.faults import BadImage, DataError
 
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB"),
@@ -40,6 +45,9 @@ IMAGE_SUFFIXES = (
 DECODING = f"decoding 1, Pillow {PIL.__version__}"
 """Version of the decoding rules, for the keys of caches: it changes when pixels may change."""
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
+STRIP = 2**22  # pixels that are converted at once
+MOST_PASSES = 2 * 10**9  # pixels times passes of a JPEG: some seconds
+MOST_QOI_BYTES = 3 * 2**20  # Pillow's decoder of QOI is a loop in Python
 ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
@@ -80,7 +88,7 @@ def decode_image(
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            image = data if isinstance(data, Image.Image) else open_image(data)
+            image = data if isinstance(data, Image.Image) else _open_bounded(data)
             if least_size is not None and isinstance(image, JpegImageFile):
                 image.draft(None, least_size(*image.size))
             return _to_rgb(_first_frame(image))
@@ -92,13 +100,30 @@ def decode_image(
             raise BadImage("not-an-image", f"expected one of {', '.join(FORMATS)}") from error
         except MemoryError as error:
             raise BadImage("too-large", "not enough memory to decode it") from error
+        except DataError:  # a bound of the environment that is no number
+            raise
         except Exception as error:  # Pillow's plugins raise nearly everything on broken files
             reason = "truncated" if _reports_truncation(str(error)) else "broken"
             raise BadImage(reason, str(error) or type(error).__name__) from error
 
 
+def _open_bounded(data: bytes) -> Image.Image:
+    """The image of a file, unless decoding it would take very long."""
+    if os.environ.get(PIXELS.variable):
+        Image.MAX_IMAGE_PIXELS = PIXELS.value()
+    image = open_image(data)
+    width, height = image.size
+    if image.format == "QOI" and len(data) > MOST_QOI_BYTES:
+        raise BadImage("too-large", f"a QOI file of {len(data):,} bytes, which takes minutes")
+    if isinstance(image, JpegImageFile):
+        passes = bytes(data).count(b"\xff\xda")
+        if passes * width * height > MOST_PASSES:
+            raise BadImage("too-large", f"{width} x {height} pixels in {passes:,} passes")
+    return image
+
+
 def _first_frame(image: Image.Image) -> Image.Image:
-    if getattr(image, "n_frames", 1) > 1:
+    if image.tell() != 0:  # frames are not counted: a file may hold millions
         image.seek(0)
     if isinstance(image, ImageFile.ImageFile):
         image.load()
@@ -110,14 +135,33 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if mode == "RGB" and "transparency" not in image.info:
         return image
     if mode in SIXTEEN_BIT_MODES or mode == "I":
-        return _scale_to_eight_bits(image).convert("RGB")
+        return _convert_strips(image, _scale_to_eight_bits)
     if mode == "F":
         raise BadImage("unsupported-mode", "floating point pixels have no agreed range")
     if mode in ALPHA_MODES or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        page = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(page, rgba).convert("RGB")
+        return _convert_strips(image, _lay_over_white)
     return image.convert("RGB")
+
+
+def _convert_strips(
+    image: Image.Image, convert: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
+    """The RGB image whose strips are the converted strips of an image."""
+    width, height = image.size
+    rows = max(1, STRIP // max(1, width))
+    if rows >= height:
+        return convert(image)
+    whole = Image.new("RGB", image.size)
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(height, top + rows)))
+        whole.paste(convert(strip), (0, top))
+    return whole
+
+
+def _lay_over_white(image: Image.Image) -> Image.Image:
+    rgba = image.convert("RGBA")
+    page = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+    return Image.alpha_composite(page, rgba).convert("RGB")
 
 
 def _scale_to_eight_bits(image: Image.Image) -> Image.Image:
@@ -127,7 +171,7 @@ def _scale_to_eight_bits(image: Image.Image) -> Image.Image:
     scaled = ((pixels + 128) // 257).astype(np.uint8)
     if "transparency" in image.info:
         scaled[pixels == image.info["transparency"]] = 255  # laid over white
-    return Image.fromarray(scaled)
+    return Image.fromarray(scaled).convert("RGB")
 
 
 def _reports_truncation(message: str) -> bool:

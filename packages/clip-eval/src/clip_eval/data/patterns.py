@@ -13,14 +13,34 @@ BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 GLOB = re.compile(r"[*?\[]")
 DIGITS = re.compile(r"(\d+)")
+MOST_PATHS = 1_000_000
+LONGEST_NUMBER = 18  # digits
 
 
 def expand_braces(pattern: str) -> list[str]:
     """Every path of a pattern: `{000..012}` counts with its zeros, `{a,b}` lists.
 
     Raises:
-        DataError: Braces that are neither.
+        DataError: Braces that are neither, or of more than `MOST_PATHS` paths.
     """
+    if _count_paths(pattern) > MOST_PATHS:
+        raise DataError(f"{pattern[:200]}: means more than {MOST_PATHS:,} files")
+    return _expand(pattern)
+
+
+def _count_paths(pattern: str) -> int:
+    """The number of paths, or about that where ranges are empty."""
+    count = 1
+    for inside in BRACES.findall(pattern):
+        numbers = RANGE.fullmatch(inside)
+        if numbers and max(map(len, numbers.groups())) > LONGEST_NUMBER:
+            return MOST_PATHS + 1
+        first, last = map(int, numbers.groups()) if numbers else (0, inside.count(","))
+        count *= max(1, last - first + 1)
+    return count
+
+
+def _expand(pattern: str) -> list[str]:
     match = BRACES.search(pattern)
     if match is None:
         return [pattern]
@@ -36,7 +56,7 @@ def expand_braces(pattern: str) -> list[str]:
         values = inside.split(",")
     else:
         raise DataError(f"{pattern}: expected a range {{000..012}} or a list {{a,b}} in braces")
-    return [path for value in values for path in expand_braces(before + value + after)]
+    return [path for value in values for path in _expand(before + value + after)]
 
 
 def match_files(pattern: str) -> list[Path]:
@@ -85,6 +105,11 @@ def sort_by_number(paths: Iterable[Path]) -> list[Path]:
 
     def parts(path: Path) -> list[tuple[int, int, str]]:
         pieces = DIGITS.split(str(path))
-        return [(1, int(p), p) if p.isdigit() else (0, 0, p) for p in pieces]
+        return [(1, _number(p), p) if p.isdecimal() else (0, 0, p) for p in pieces]
 
     return sorted(paths, key=parts)
+
+
+def _number(digits: str) -> int:
+    """A number in a file name; no order matters among those longer than any number of files."""
+    return int(digits[:4000])

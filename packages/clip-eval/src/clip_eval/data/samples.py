@@ -10,8 +10,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from clip_eval.data.bounds import SAMPLE, check_captions, raise_bad_sample, read_bounded
 from clip_eval.data.faults import BadSample, Fault
 from clip_eval.data.templates import DEFAULT_TEMPLATES, fill_templates
+
+MOST_CLASSES = 2**31
+"""Labels beyond it are damage."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,17 @@ class Sample:
     captions: tuple[str, ...] = ()
     label: int | None = None
     targets: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the length of the captions and the range of the labels.
+
+        Raises:
+            BadSample: A reader found what no caption or label can be.
+        """
+        check_captions(self.captions, self.key)
+        for label in (self.label, *(self.targets or ())):
+            if label is not None and abs(label) > MOST_CLASSES:
+                raise BadSample("bad-label", "larger than any number of classes", self.key)
 
 
 class Source(ABC):
@@ -137,12 +152,15 @@ def read_image_file(path: Path, key: str) -> bytes:
     """The bytes of an image that lies on disk.
 
     Raises:
-        BadSample: The file cannot be read.
+        BadSample: The file cannot be read, is no regular file, or is too large.
+        MachineError: The machine has run out of something.
     """
     try:
-        return path.read_bytes()
+        return read_bounded(path, SAMPLE)
+    except ValueError as error:  # a path with a zero byte
+        raise BadSample("unreadable", str(error), key) from error
     except OSError as error:
-        raise BadSample("unreadable", str(error.strerror), key) from error
+        raise_bad_sample(error, key)
 
 
 def locate(first: Sequence[int], index: int) -> tuple[int, int]:

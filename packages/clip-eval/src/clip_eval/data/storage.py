@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -13,9 +14,18 @@ PARTIAL = ".partial"
 
 
 def cache_directory() -> Path:
-    """Where downloads and indices go: `$XDG_CACHE_HOME/clip-eval` or `~/.cache/clip-eval`."""
+    """Where downloads and indices go: `$XDG_CACHE_HOME/clip-eval` or `~/.cache/clip-eval`.
+
+    Raises:
+        OSError: The user has no home directory, and the variable is not set.
+    """
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "clip-eval"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "clip-eval"
+    except RuntimeError as error:
+        raise FileNotFoundError(
+            errno.ENOENT, "the user has no home directory; set XDG_CACHE_HOME", "~"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
+from clip_eval.data.bounds import TEXT, open_regular, refuse_larger
 from clip_eval.data.faults import DataError
 
 TIMEOUT = 60.0  # seconds without a byte
@@ -69,7 +70,7 @@ def open_location(location: str) -> IO[bytes]:
         OSError: It cannot be opened.
     """
     if not is_url(location):
-        return open(location, "rb")
+        return open(open_regular(location), "rb")
     scheme = check_url(location)
     if scheme in WEB_SCHEMES:
         request = Request(location, headers={"User-Agent": "clip-eval"})
@@ -92,12 +93,13 @@ def read_url(url: str) -> bytes | None:
     """The content of a small file behind a URL; None where there is no such file.
 
     Raises:
-        OSError: The server does not answer.
+        OSError: The server does not answer, or the file is too large.
     """
     try:
         with open_location(url) as stream:
-            content: bytes = stream.read()
-            return content
+            content: bytes = stream.read(TEXT.value() + 1)
+        refuse_larger(len(content), TEXT, url)
+        return content
     except FileNotFoundError:
         return None
     except HTTPError as error:

@@ -50,10 +50,11 @@ class CocoCaptions(ImagePaths):
                 if _has_sentences(content)
                 else _read_coco(content)
             )
+            _check_rows(rows)
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path}: expected COCO's `images` (id, file_name) and `annotations` (image_id, "
-                f"caption), or `images` with `sentences`; found no {error}"
+                f"caption), or `images` with `sentences`; found no {str(error)[:200]}"
             ) from error
         if split is not None and not _has_sentences(content):
             raise DataError(f"{path}: it has no splits; give the file of the split")
@@ -67,9 +68,21 @@ class CocoCaptions(ImagePaths):
 Rows = list[tuple[str, tuple[str, ...]]]
 
 
+def _check_rows(rows: Rows) -> None:
+    """Check that names and captions are texts.
+
+    Raises:
+        TypeError: One is something else.
+    """
+    for name, captions in rows:
+        for text in (name, *captions):
+            if not isinstance(text, str):
+                raise TypeError(f"text but {text!r:.60}")
+
+
 def _has_sentences(content: Any) -> bool:
     images = content.get("images", ()) if isinstance(content, dict) else ()
-    first = next(iter(images), None)
+    first = next(iter(images), None) if isinstance(images, list) else None
     return isinstance(first, dict) and "sentences" in first
 
 

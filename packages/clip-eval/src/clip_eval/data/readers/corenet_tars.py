@@ -12,23 +12,25 @@ import binascii
 from collections.abc import Sequence
 from pathlib import Path
 
+from clip_eval.data.bounds import MEGABYTE, Bound, read_bounded, refuse_exhaustion
 from clip_eval.data.faults import BadSample, DataError
-from clip_eval.data.patterns import require_files
+from clip_eval.data.patterns import MOST_PATHS, require_files
 from clip_eval.data.readers.restricted_pickle import UnsafePickle, load_plain
 from clip_eval.data.samples import Sample
 from clip_eval.data.shards.cache import ShardCache, ShardFile
+from clip_eval.data.shards.open_files import view_file
 from clip_eval.data.shards.shard_index import (
     IndexedShards,
     IndexedSource,
     Scan,
     make_scan,
-    map_file,
 )
 from clip_eval.data.shards.tar_headers import TarDamage, iter_members, tar_ends_at
 from clip_eval.data.templates import choose_templates
 from clip_eval.data.urls import is_url, read_url
 
 METADATA = "metadata.pkl"
+METADATA_BYTES = Bound("CLIP_EVAL_MAX_TEXT_MB", 64, MEGABYTE)
 
 
 class CoreNetTars(IndexedSource):
@@ -104,23 +106,24 @@ def _list_tars(base: str) -> list[str]:
     """File names of the tars: those that the metadata lists where they exist, else numbers."""
     try:
         path = f"{base}/{METADATA}"
-        content = read_url(path) if is_url(base) else Path(path).read_bytes()
+        content = read_url(path) if is_url(base) else read_bounded(path, METADATA_BYTES)
     except OSError as error:
+        refuse_exhaustion(error, path)
         raise DataError(f"{base}/{METADATA}: cannot be read ({error.strerror or error})") from error
     try:
         metadata = load_plain(content or b"")
     except UnsafePickle as error:
         raise DataError(f"{base}/{METADATA}: {error}") from error
     count = metadata.get("total_tar_files") if isinstance(metadata, dict) else None
-    if not isinstance(count, int) or count < 1:
+    if not isinstance(count, int) or not 1 <= count <= MOST_PATHS:
         raise DataError(f"{base}/{METADATA}: expected a dict with total_tar_files of 1 or more")
     listed = metadata.get("tar_file_names")
     names = [f"{number}.tar.gz" for number in range(count)]
     if is_url(base):
         return names
     if isinstance(listed, list | tuple) and len(listed) == count:
-        given = [str(name).rpartition("/")[2] for name in listed]
-        if all((Path(base) / name).is_file() for name in given):
+        given = [name.rpartition("/")[2] if isinstance(name, str) else "" for name in listed]
+        if all(name and (Path(base) / name).is_file() for name in given):
             names = given
     require_files([Path(base) / name for name in names], f"of the {count} in {METADATA}")
     return names
@@ -131,7 +134,7 @@ def _scan(path: Path) -> Scan:
     starts: list[int] = []
     end = 0
     damage = ""
-    with map_file(path) as view:
+    with view_file(path) as view:
         try:
             for member in iter_members(view):
                 hidden = member.name.rpartition("/")[2].startswith(".")

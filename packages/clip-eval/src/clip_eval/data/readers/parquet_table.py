@@ -6,6 +6,7 @@ reading its row group, and as many of those are kept as `CACHE_BYTES` hold.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 from collections.abc import Sequence
@@ -13,6 +14,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clip_eval.data.bounds import (
+    MEGABYTE,
+    Bound,
+    open_regular,
+    raise_bad_sample,
+    refuse_exhaustion,
+)
 from clip_eval.data.class_names import ClassList, ClassNames, choose_names
 from clip_eval.data.faults import BadSample, DataError
 from clip_eval.data.lru_cache import LRUCache
@@ -28,6 +36,9 @@ from clip_eval.data.samples import Sample, Source, locate, read_image_file
 from clip_eval.data.templates import choose_templates
 
 CACHE_BYTES = 512 * 2**20
+ROWS_AT_ONCE = 64
+GROUP = Bound("CLIP_EVAL_MAX_ROW_GROUP_MB", 2048, MEGABYTE)
+"""All rows of a row group, decoded."""
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
 MORE_CAPTION_COLUMNS = ("captions", "txt", "texts")
 NAME_COLUMNS = ("key", "__key__", "id", "image_id", "file_name", "filename")
@@ -114,6 +125,8 @@ class ParquetTable(Source):
         where = self.place(index)
         try:
             row = {name: column[number].as_py() for name, column in self._rows.get(group).items()}
+        except OSError as error:
+            raise_bad_sample(error, where)
         except Exception as error:  # of a damaged file, pyarrow raises nearly everything
             raise BadSample("unreadable", " ".join(str(error).split())[:200], where) from error
         named = row.get(self.name_column) if self.name_column else None
@@ -137,8 +150,21 @@ class ParquetTable(Source):
     def _read_rows(self, group: int) -> dict[str, Any]:
         """The columns of a row group."""
         file, number, *_ = self._groups[group]
+        parts, size = [], 0
         with _parquet().ParquetFile(self.files[file]) as opened:
-            table = opened.read_row_group(number, columns=list(self._columns))
+            batches = opened.iter_batches(
+                batch_size=ROWS_AT_ONCE, row_groups=[number], columns=list(self._columns)
+            )
+            for part in batches:  # a value that is stored once may fill every row
+                size += part.nbytes
+                if size > GROUP.value():
+                    raise OSError(
+                        errno.EFBIG,
+                        f"a row group of more than {GROUP.variable}="
+                        f"{GROUP.value() // MEGABYTE} allows",
+                    )
+                parts.append(part)
+        table = importlib.import_module("pyarrow").Table.from_batches(parts)
         return {name: table.column(name).combine_chunks() for name in self._columns}
 
     def _set_columns(self, schema: Any, image_key: str, caption_key: str) -> None:
@@ -179,13 +205,25 @@ def _list_row_groups(files: Sequence[Path]) -> tuple[Any, list[RowGroup]]:
     schema: Any = None
     for file, path in enumerate(files):
         try:
-            opened = arrow.ParquetFile(path)
+            with open(open_regular(path), "rb") as stream, arrow.ParquetFile(stream) as opened:
+                schema = opened.schema_arrow if schema is None else schema
+                found = [
+                    opened.metadata.row_group(number)
+                    for number in range(opened.metadata.num_row_groups)
+                ]
+                groups += [
+                    RowGroup(file, number, group.num_rows, group.total_byte_size)
+                    for number, group in enumerate(found)
+                ]
+        except OSError as error:
+            refuse_exhaustion(error, str(path))
+            detail = error.strerror or error
+            raise DataError(f"{path}: no Parquet file ({detail})") from error
         except Exception as error:  # pyarrow has errors of its own beside OSError
             raise DataError(f"{path}: no Parquet file ({error})") from error
-        schema = opened.schema_arrow if schema is None else schema
-        for number in range(opened.metadata.num_row_groups):
-            found = opened.metadata.row_group(number)
-            groups.append(RowGroup(file, number, found.num_rows, found.total_byte_size))
+        rows = sum(group.rows for group in groups if group.file == file)
+        if rows > path.stat().st_size or any(group.rows < 0 for group in groups):
+            raise DataError(f"{path}: no Parquet file of samples ({rows:,} rows in few bytes)")
     return schema, groups
 
 
@@ -200,7 +238,7 @@ def _class_names(schema: Any, label: str | None) -> tuple[str, ...] | None:
         return None
     try:
         names = json.loads(content)["info"]["features"][label]["names"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return ClassList.of([str(name) for name in names]).names if isinstance(names, list) else None
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clip_eval.data.faults import BadSample
 
@@ -63,12 +65,34 @@ def read_targets(parts: Mapping[str, bytes], key: str) -> tuple[int, ...] | None
     if "npy" not in parts:
         return None
     try:
-        marks = np.load(io.BytesIO(parts["npy"]), allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        marks = read_array(parts["npy"])
+    except ValueError as error:
         raise BadSample("bad-label", f".npy cannot be read ({error})", key) from error
     if marks.ndim != 1 or marks.dtype.kind not in "biuf":
         raise BadSample("bad-label", f".npy holds {marks.dtype} {marks.shape}, not (C,)", key)
     return tuple(np.flatnonzero(marks).tolist())
+
+
+def read_array(content: bytes) -> NDArray[Any]:
+    """The array in a `.npy` file; nothing is allocated that its bytes do not fill.
+
+    Raises:
+        ValueError: It is no such file, is cut, or holds objects.
+    """
+    stream = io.BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"version {version}")
+        read = (np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0)
+        shape, is_fortran, kind = read[version[0] - 1](stream)
+    except (ValueError, EOFError, OSError, TypeError, SyntaxError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())[:200]) from error
+    count = math.prod(shape)
+    if kind.hasobject or count * kind.itemsize != len(content) - stream.tell():
+        raise ValueError(f"{kind} {shape} in {len(content):,} bytes")
+    found = np.frombuffer(content, kind, count, stream.tell())
+    return found.reshape(shape, order="F" if is_fortran else "C")
 
 
 def _decode(content: bytes, key: str) -> str:
@@ -84,7 +108,7 @@ def _parse_json(content: bytes, key: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, BadSample):
             raise
-        raise BadSample("bad-json", str(error), key) from error
+        raise BadSample("bad-json", str(error)[:200], key) from error
     return record if isinstance(record, dict) else {}
 
 

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import islice
 
 Values = list[bytes] | list[float] | list[int]
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
+
+
+MOST_FEATURES = 10_000
+MOST_NUMBERS = 1_000_000  # of all features of an example
 
 
 class WireError(ValueError):
@@ -26,12 +31,16 @@ def parse_example(message: bytes) -> dict[str, Values]:
         WireError: The bytes are no example.
     """
     features: dict[str, Values] = {}
+    count = 0
     for number, part in _iter_fields(message):
         if number == 1 and isinstance(part, bytes):
             for entry_number, entry in _iter_fields(part):
                 if entry_number == 1 and isinstance(entry, bytes):
                     key, values = _parse_entry(entry)
                     features[key] = values
+                    count += 1
+                    if count > MOST_FEATURES:
+                        raise WireError(f"more than {MOST_FEATURES:,} features")
     return features
 
 
@@ -49,17 +58,24 @@ def _parse_entry(entry: bytes) -> tuple[str, Values]:
 
 
 def _parse_values(kind: int, content: bytes) -> Values:
-    parts = [part for number, part in _iter_fields(content) if number == 1]
+    values = (part for number, part in _iter_fields(content) if number == 1)
+    parts = list(islice(values, MOST_NUMBERS + 1))
+    if len(parts) > MOST_NUMBERS:
+        raise WireError(f"a list of more than {MOST_NUMBERS:,} values")
     if kind == 1:
         return [part for part in parts if isinstance(part, bytes)]
     if kind == 2:
         raw = b"".join(p if isinstance(p, bytes) else struct.pack("<I", p) for p in parts)
         if len(raw) % 4:
             raise WireError("a list of floats is cut")
+        if len(raw) > 4 * MOST_NUMBERS:
+            raise WireError(f"a list of more than {MOST_NUMBERS:,} values")
         return [value for (value,) in struct.iter_unpack("<f", raw)]
     integers: list[int] = []
     for part in parts:
-        integers += [part] if isinstance(part, int) else list(_iter_varints(part))
+        integers += [part] if isinstance(part, int) else islice(_iter_varints(part), MOST_NUMBERS)
+        if len(integers) >= MOST_NUMBERS:
+            raise WireError(f"a list of more than {MOST_NUMBERS:,} values")
     return [value - (1 << 64) if value >= 1 << 63 else value for value in integers]
 
 

@@ -17,13 +17,13 @@ from clip_eval.data.readers.tf_example import Values, WireError, parse_example
 from clip_eval.data.samples import Sample
 from clip_eval.data.shards.cache import ShardCache, ShardFile
 from clip_eval.data.shards.crc32c import masked_crc32c
+from clip_eval.data.shards.open_files import view_file
 from clip_eval.data.shards.shard_index import (
     SUFFIX,
     IndexedShards,
     IndexedSource,
     Scan,
     make_scan,
-    map_file,
 )
 from clip_eval.data.splits import resolve_split
 from clip_eval.data.templates import choose_templates
@@ -148,7 +148,7 @@ def _ends_at(path: Path, end: int, size: int) -> bool:
 def _scan(path: Path) -> Scan:
     """Where the records of a file begin; contents are not touched."""
     offsets = [0]
-    with map_file(path) as view:
+    with view_file(path) as view:
         while (start := offsets[-1]) < len(view):
             header = view[start : start + HEADER]
             length, checksum = struct.unpack("<QI", header.ljust(HEADER, b"\0"))

@@ -6,7 +6,6 @@ one read of its stretch.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,13 +15,13 @@ from clip_eval.data.images import IMAGE_SUFFIXES
 from clip_eval.data.readers.sidecars import read_captions_and_label, read_targets
 from clip_eval.data.samples import Sample, class_captions
 from clip_eval.data.shards.cache import ShardCache, ShardFile
+from clip_eval.data.shards.open_files import FileView, view_file
 from clip_eval.data.shards.paths import find_shards
 from clip_eval.data.shards.shard_index import (
     IndexedShards,
     IndexedSource,
     Scan,
     make_scan,
-    map_file,
 )
 from clip_eval.data.shards.tar_headers import Member, TarDamage, iter_members, tar_ends_at
 from clip_eval.data.templates import check_templates
@@ -164,7 +163,7 @@ def _first_run(data: bytes) -> Iterator[Member]:
 
 def _scan_tar(path: Path) -> Scan:
     """Where the samples of a shard begin, and its damage; contents are not touched."""
-    with map_file(path) as view:
+    with view_file(path) as view:
         if view[:2] == b"\x1f\x8b":
             raise DataError(
                 f"{path}: compressed, so its samples cannot be found by position; "
@@ -174,7 +173,7 @@ def _scan_tar(path: Path) -> Scan:
     return make_scan(path, offsets, "tar", "" if damage is None else str(damage))
 
 
-def _find_runs(view: bytes | mmap.mmap) -> tuple[list[int], TarDamage | None]:
+def _find_runs(view: bytes | FileView) -> tuple[list[int], TarDamage | None]:
     """The begin of each whole sample and the end of the last, and any damage after it."""
     starts: list[int] = []
     run: _Run | None = None

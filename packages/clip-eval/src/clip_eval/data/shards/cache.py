@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
-import shutil
 import time
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 from urllib.error import HTTPError
 
+from clip_eval.data.bounds import EXHAUSTED
 from clip_eval.data.storage import PARTIAL, cache_directory, lock_file
 from clip_eval.data.urls import base_name, is_url, open_location
 
@@ -65,12 +68,8 @@ class ShardCache:
         # overwritten.
         partial = path.with_name(path.name + PARTIAL)
         try:
-            size = _download(url, partial)
-            size = _decompress(partial) if unzip else size
-            if size > self.max_bytes:
-                raise OSError(
-                    f"{url} has {size:,} bytes, more than the cache may hold ({self.max_bytes:,})"
-                )
+            size = _download(url, partial, self.max_bytes)
+            size = _decompress(url, partial, self.max_bytes) if unzip else size
             with lock_file(path.with_name(".evict" + LOCK)):
                 self._make_room(path.parent, size)
                 partial.replace(path)
@@ -142,13 +141,15 @@ class ShardFile:
         return Path(self.location)
 
 
-def _download(url: str, target: Path) -> int:
+def _download(url: str, target: Path, most: int) -> int:
     """Copy a URL or path into a file, several times if the server fails; the number of bytes."""
     pause = FIRST_PAUSE
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return _copy(url, target)
+            return _copy(url, target, most)
         except (OSError, EOFError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.EFBIG, *EXHAUSTED):
+                raise
             is_final = isinstance(error, FileNotFoundError) or (
                 isinstance(error, HTTPError) and 400 <= error.code < 500 and error.code != 429
             )
@@ -159,32 +160,53 @@ def _download(url: str, target: Path) -> int:
     raise AssertionError("the last attempt returns or raises")
 
 
-def _copy(url: str, target: Path) -> int:
+def _copy(url: str, target: Path, most: int) -> int:
     """Copy what is behind a URL or path into a file; the number of bytes written."""
     with open_location(url) as stream, target.open("wb") as file:
         expected = getattr(stream, "length", None)  # what http.client still expects
-        shutil.copyfileobj(stream, file, COPY_BYTES)
+        _refuse_overflow(expected or 0, most, url)
+        while block := stream.read(COPY_BYTES):
+            file.write(block)
+            _refuse_overflow(file.tell(), most, url)
         written = file.tell()
     if expected is not None and written != expected:
         raise OSError(f"{written:,} of {expected:,} bytes arrived")
     return written
 
 
-def _decompress(path: Path) -> int:
+def _refuse_overflow(size: int, most: int, url: str) -> None:
+    if size > most:
+        detail = f"{url} has {size:,} bytes or more, more than the cache may hold ({most:,})"
+        raise OSError(errno.EFBIG, detail)
+
+
+def _decompress(url: str, path: Path, most: int) -> int:
     """Decompress a gzip file in place as far as it goes; the number of bytes afterwards."""
     plain = path.with_name(f"{path.name}.plain{PARTIAL}")
-    decompressor = zlib.decompressobj(GZIP_WINDOW)
-    with path.open("rb") as stream, plain.open("wb") as file:
-        # A stream that is cut or damaged ends early; the reader of the file reports it.
-        with contextlib.suppress(zlib.error):
-            while block := stream.read(COPY_BYTES):
-                file.write(decompressor.decompress(block))
-                while decompressor.eof and (rest := decompressor.unused_data):
-                    decompressor = zlib.decompressobj(GZIP_WINDOW)  # several in a row
-                    file.write(decompressor.decompress(rest))
-        size = file.tell()
-    plain.replace(path)
+    try:
+        with path.open("rb") as stream, plain.open("wb") as file:
+            # A stream that is cut or damaged ends early; the reader of the file reports it.
+            with contextlib.suppress(zlib.error):
+                for block in _iter_plain(stream):
+                    file.write(block)
+                    _refuse_overflow(file.tell(), most, url)
+            size = file.tell()
+        plain.replace(path)
+    finally:
+        plain.unlink(missing_ok=True)
     return size
+
+
+def _iter_plain(stream: IO[bytes]) -> Iterator[bytes]:
+    """The content of gzip streams one after the other, never more than `COPY_BYTES` at once."""
+    decompressor = zlib.decompressobj(GZIP_WINDOW)
+    rest = b""
+    while block := rest or stream.read(COPY_BYTES):
+        if decompressor.eof:  # several in a row
+            decompressor = zlib.decompressobj(GZIP_WINDOW)
+        yield decompressor.decompress(block, COPY_BYTES)
+        rest = decompressor.unconsumed_tail or decompressor.unused_data
+    yield decompressor.flush()
 
 
 def _file_name(url: str, identity: str, unzip: bool) -> str:

@@ -11,6 +11,7 @@ from clip_eval.data.class_names import CLASSES_FILE, ClassList
 from clip_eval.data.faults import DataError
 from clip_eval.data.patterns import (
     GLOB,
+    MOST_PATHS,
     and_more,
     expand_braces,
     match_files,
@@ -19,6 +20,7 @@ from clip_eval.data.patterns import (
 )
 from clip_eval.data.splits import resolve_split
 from clip_eval.data.templates import TEMPLATES_FILE, choose_templates
+from clip_eval.data.text_files import read_text
 from clip_eval.data.urls import check_url, is_url, read_url, refuse_command
 
 COUNT_FILE = "nshards.txt"
@@ -105,7 +107,7 @@ def _find_behind_url(pattern: str, split: str | None) -> ShardLayout:
         names, prompts = (read_url(f"{root}/{file}") for file in (CLASSES_FILE, TEMPLATES_FILE))
     except OSError as error:
         raise DataError(f"{pattern}: cannot be read ({error})") from error
-    if count is None or not count.strip().isdigit():
+    if count is None or not _is_number_of_shards(count):
         raise DataError(
             f"{pattern}: expected {split}/{COUNT_FILE} below it, or name the shards as in "
             f"{root}/{{00000..00099}}.tar"
@@ -114,13 +116,22 @@ def _find_behind_url(pattern: str, split: str | None) -> ShardLayout:
         name=f"{root.rpartition('/')[2]}/{split}",
         split=split,
         shards=tuple(f"{root}/{split}/{number}.tar" for number in range(int(count))),
-        classnames=_split_lines(names),
-        templates=_split_lines(prompts),
+        classnames=_split_lines(names, f"{root}/{CLASSES_FILE}"),
+        templates=_split_lines(prompts, f"{root}/{TEMPLATES_FILE}"),
     )
 
 
-def _split_lines(content: bytes | None) -> tuple[str, ...] | None:
-    lines = [line.strip() for line in (content or b"").decode("utf-8").splitlines()]
+def _is_number_of_shards(content: bytes) -> bool:
+    digits = content.strip()
+    return digits.isdigit() and len(digits) < 19 and 0 < int(digits) <= MOST_PATHS
+
+
+def _split_lines(content: bytes | None, where: str) -> tuple[str, ...] | None:
+    try:
+        text = (content or b"").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 (byte {error.start})") from error
+    lines = [line.strip() for line in text.splitlines()]
     return tuple(line for line in lines if line) or None
 
 
@@ -133,8 +144,8 @@ def _list_tars(folder: Path) -> list[Path]:
 
 
 def _list_counted(folder: Path, counted: Path) -> list[Path]:
-    text = counted.read_text(encoding="utf-8-sig").strip()
-    if not text.isdigit() or int(text) == 0:
+    text = read_text(counted).strip()
+    if not _is_number_of_shards(text.encode()):
         raise DataError(f"{counted}: expected the number of shards, got {text[:40]!r}")
     shards = [folder / f"{number}.tar" for number in range(int(text))]
     if not any(shard.exists() for shard in shards) and len(_list_tars(folder)) == len(shards):
@@ -149,14 +160,15 @@ def _refuse_gaps(shards: list[Path]) -> None:
     if len({match[1] for match in numbered if match}) != 1 or not all(numbered):
         return
     numbers = {int(match[2]): match[2] for match in numbered if match}
-    gaps = sorted(set(range(min(numbers), max(numbers))) - set(numbers))
-    if gaps:
+    count = max(numbers) - min(numbers) + 1 - len(numbers)
+    if count:
         first = numbered[0]
         assert first is not None
-        missing = f"{first[1]}{str(gaps[0]).zfill(len(first[2]))}.tar"
+        gap = next(n for n in range(min(numbers), max(numbers)) if n not in numbers)
+        missing = f"{first[1]}{str(gap).zfill(len(first[2]))}.tar"
         folder = shards[0].parent
         raise DataError(
-            f"missing shard {folder / missing}{and_more(len(gaps) - 1)}; restore it, or give "
+            f"missing shard {folder / missing}{and_more(count - 1)}; restore it, or give "
             f"{folder}/*.tar to use the shards that are there"
         )
 

@@ -10,18 +10,17 @@ megatron-energon, so shards that it has indexed need no second pass here, and th
   tar has its end-of-archive mark exactly where the index ends. Otherwise the shard is scanned
   again, so that damage is reported each time.
 
-An index file is mapped, never loaded: memory is O(shards). It is built when a shard is first
-opened, and again if the shard is newer. If the directory is read-only, it goes below
-`~/.cache/clip-eval/index` (or `XDG_CACHE_HOME`).
+An index file is read in blocks, of which a few are kept: memory is O(shards), and no descriptor
+stays open. It is built when a shard is first opened, and again if the shard is newer. If the
+directory is read-only, it goes below `~/.cache/clip-eval/index` (or `XDG_CACHE_HOME`), and stays in
+memory if that cannot be written either.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import mmap
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +33,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from clip_eval.data.bounds import (
+    SAMPLE,
+    TEXT,
+    open_regular,
+    raise_bad_sample,
+    read_bounded,
+    refuse_exhaustion,
+    refuse_larger,
+)
 from clip_eval.data.faults import BadSample, DataError, Fault
 from clip_eval.data.lru_cache import LRUCache
 from clip_eval.data.samples import Source, locate
@@ -42,7 +50,9 @@ from clip_eval.data.shards.open_files import OpenFiles
 from clip_eval.data.storage import atomic_path, cache_directory
 from clip_eval.data.urls import read_url
 
-OPEN_INDICES = 256
+BLOCK = 4096  # offsets
+BLOCKS = 1024  # kept in memory: 32 MiB
+LEAST_SAMPLE = 16  # bytes that a sample takes in any kind of shard
 SUFFIX = ".idx"
 FAULTS = ".faults.json"
 INDEX_FOLDER = "index"
@@ -71,17 +81,6 @@ def make_scan(path: Path, offsets: Sequence[int], what: str, damage: str = "") -
         detail = f"{damage}; {len(offsets) - 1} samples before it are kept"
         faults = (Fault(where=path.name, reason=f"damaged-{what}", detail=detail),)
     return Scan(np.array(offsets, np.uint64), faults)
-
-
-@contextlib.contextmanager
-def map_file(path: Path) -> Iterator[bytes | mmap.mmap]:
-    """The content of a file, mapped; an empty file, which cannot be, as no bytes."""
-    with path.open("rb") as file:
-        if path.stat().st_size == 0:
-            yield b""
-            return
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            yield view
 
 
 class Place(NamedTuple):
@@ -115,8 +114,10 @@ class IndexedShards:
         self.shards = tuple(shards)
         self._scan, self._is_whole = scan, is_whole
         self._files = OpenFiles(self._local)
-        self._indices = LRUCache(self._map_index, OPEN_INDICES)
+        self._blocks = LRUCache(self._read_block, BLOCKS)
         self._index_files: list[Path] = [Path()] * len(self.shards)
+        self._in_memory: dict[int, NDArray[np.uint64]] = {}
+        self._elsewhere: list[int] = []  # shards whose index was written into the cache
         faults: dict[int, tuple[Fault, ...]] = {}
         sizes = [0] * len(self.shards)
         for number in tqdm(
@@ -140,12 +141,34 @@ class IndexedShards:
 
         Raises:
             IndexError: There is no such sample.
-            OSError: The index file is gone.
+            OSError: The index file cannot be read.
+            DataError: It has changed.
+            BadSample: Its numbers cannot be right.
         """
         shard, number = self.shard_of(index)
-        offsets = self._indices.get(shard)
-        start = int(offsets[number])
-        return Place(shard, number, start, int(offsets[number + 1]) - start)
+        block, row = divmod(number, BLOCK)
+        offsets = self._blocks.get((shard, block))
+        start, end = int(offsets[row]), int(offsets[row + 1])
+        if not start <= end < 2**63:
+            raise BadSample("bad-index", f"from byte {start} to {end}", self.name(index))
+        return Place(shard, number, start, end - start)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Where indices went that could not be written beside their shards."""
+        found = []
+        for numbers, place in (
+            (self._elsewhere, f"are now in {cache_directory() / INDEX_FOLDER}"),
+            (list(self._in_memory), "are kept in memory and made again by every run"),
+        ):
+            if numbers:
+                names = ", ".join(self.shards[number].name for number in sorted(numbers)[:3])
+                more = " …" if len(numbers) > 3 else ""
+                found.append(
+                    f"the indices of {len(numbers)} shards ({names}{more}) cannot be written "
+                    f"beside them; they {place}"
+                )
+        return tuple(found)
 
     def shard_of(self, index: int) -> tuple[int, int]:
         """The shard of a sample, and the sample's number in it; touches no file."""
@@ -167,8 +190,22 @@ class IndexedShards:
     def _local(self, number: int) -> Path:
         return self.shards[number].local()
 
-    def _map_index(self, shard: int) -> NDArray[np.uint64]:
-        return np.memmap(self._index_files[shard], dtype="<u8", mode="r")
+    def _read_block(self, key: tuple[int, int]) -> NDArray[np.uint64]:
+        """Offsets of the samples of one block of a shard, and the end of the last."""
+        shard, block = key
+        first, count = block * BLOCK, min(BLOCK, self.sizes[shard] - block * BLOCK) + 1
+        if shard in self._in_memory:
+            return self._in_memory[shard][first : first + count]
+        path = self._index_files[shard]
+        with open(open_regular(path), "rb") as file:
+            content = os.pread(file.fileno(), 8 * count, 8 * first)
+            size = os.fstat(file.fileno()).st_size
+        if size != 8 * (self.sizes[shard] + 1) or len(content) != 8 * count:
+            raise DataError(
+                f"{path}: it changed while it was in use, so samples have other numbers; "
+                "start again"
+            )
+        return np.frombuffer(content, "<u8")
 
     def _open_index(self, number: int) -> tuple[int, tuple[Fault, ...]]:
         """Number of samples of a shard and its damage; afterwards its index file exists."""
@@ -182,9 +219,16 @@ class IndexedShards:
             scanned = self._scan(shard.local())
             faults = tuple(replace(fault, where=shard.name) for fault in scanned.faults)
             scanned = Scan(scanned.offsets, faults)
-            self._index_files[number] = _write_index(shard, scanned)
+            written = _write_index(shard, scanned)
         except OSError as error:
+            refuse_exhaustion(error, shard.name)
             raise DataError(f"{shard.name}: cannot be read ({error.strerror or error})") from error
+        if written is None:
+            self._in_memory[number] = scanned.offsets
+        else:
+            self._index_files[number] = written
+            if not shard.is_cached and str(written) != shard.location + SUFFIX:
+                self._elsewhere.append(number)
         return len(scanned.offsets) - 1, scanned.faults
 
     def _count_samples(self, shard: ShardFile, path: Path) -> int | None:
@@ -196,15 +240,22 @@ class IndexedShards:
         if bytes_of_index.st_size % 8 or count < 0:
             return None
         if shard.is_cached:
+            refuse_larger(bytes_of_index.st_size, TEXT, path)
             return count  # its identity is in the name of the index
         local = shard.local()
         found = local.stat()
         if found.st_mtime_ns >= bytes_of_index.st_mtime_ns:  # clocks of files are coarse
             return None
-        with path.open("rb") as file:
-            file.seek(8 * count)
-            end = int.from_bytes(file.read(8), "little")
-        return count if self._is_whole(local, end, found.st_size) else None
+        if count > found.st_size // LEAST_SAMPLE:
+            return None
+        try:
+            with open(open_regular(path), "rb") as file:
+                end = int.from_bytes(os.pread(file.fileno(), 8, 8 * count), "little")
+        except OSError as error:  # another user's, perhaps
+            refuse_exhaustion(error, str(path))
+            return None
+        is_possible = end <= found.st_size
+        return count if is_possible and self._is_whole(local, end, found.st_size) else None
 
 
 class IndexedSource(Source):
@@ -213,6 +264,7 @@ class IndexedSource(Source):
     def __init__(self, index: IndexedShards) -> None:
         self._index = index
         self.faults = index.faults
+        self.warnings = index.warnings
         self.shard_sizes = index.sizes
 
     def __len__(self) -> int:
@@ -231,13 +283,15 @@ class IndexedSource(Source):
         """The bytes of a sample; fewer than were indexed where the file is shorter now.
 
         Raises:
-            BadSample: The file cannot be read.
+            BadSample: The file cannot be read, or the sample is larger than it may be.
+            DataError: The machine has run out of something, or the index has changed.
         """
         try:
-            return self._index.read(self._index.place(index))
+            place = self._index.place(index)
+            refuse_larger(place.length, SAMPLE)
+            return self._index.read(place)
         except OSError as error:
-            detail = error.strerror or str(error)
-            raise BadSample("unreadable", detail, self.place(index)) from error
+            raise_bad_sample(error, self.place(index))
 
 
 def _indexing_order(count: int) -> list[int]:
@@ -261,8 +315,8 @@ def _index_paths(shard: ShardFile) -> Iterator[Path]:
         yield path
 
 
-def _write_index(shard: ShardFile, scan: Scan) -> Path:
-    """Write the index beside the shard, or else into the cache; returns its path."""
+def _write_index(shard: ShardFile, scan: Scan) -> Path | None:
+    """Write the index beside the shard, or else into the cache; its path, None where it cannot."""
     content = scan.offsets.astype("<u8").tobytes()
     beside = Path(shard.location + SUFFIX)
     if not shard.is_cached and _write(beside, content):
@@ -271,9 +325,7 @@ def _write_index(shard: ShardFile, scan: Scan) -> Path:
     if shard.is_cached and scan.faults:  # a cached shard is not scanned again
         records = [dataclasses.asdict(fault) for fault in scan.faults]
         _write(path.with_suffix(FAULTS), json.dumps(records).encode())
-    if not _write(path, content):
-        raise DataError(f"{path}: an index cannot be written; set XDG_CACHE_HOME to a directory")
-    return path
+    return path if _write(path, content) else None
 
 
 def _stored_faults(path: Path) -> tuple[Fault, ...]:
@@ -281,7 +333,10 @@ def _stored_faults(path: Path) -> tuple[Fault, ...]:
     file = path.with_suffix(FAULTS)
     if not file.is_file():
         return ()
-    return tuple(Fault(**record) for record in json.loads(file.read_text(encoding="utf-8")))
+    try:
+        return tuple(Fault(**record) for record in json.loads(read_bounded(file, TEXT)))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError(f"{file}: no list of faults ({error}); delete it") from error
 
 
 def _write(path: Path, content: bytes) -> bool:

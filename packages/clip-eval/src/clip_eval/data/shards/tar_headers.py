@@ -8,15 +8,21 @@ pax, octal and base-256 sizes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from mmap import mmap
 from pathlib import Path
+
+from clip_eval.data.shards.open_files import FileView
 
 BLOCK = 512
 REGULAR, CONTIGUOUS = b"0", b"7"
 LONG_NAME, LONG_LINK = b"L", b"K"
+LONGEST_NAME = 2**20  # bytes of a long name, or of all pax records of a member
 PAX, PAX_GLOBAL = b"x", b"g"
+
+
+_PAX_LENGTH = re.compile(rb"([0-9]{1,20}) ")
 
 
 class TarDamage(ValueError):
@@ -50,7 +56,7 @@ class Member:
         return self.offset + -(-self.size // BLOCK) * BLOCK
 
 
-def iter_members(buffer: bytes | mmap, *, whole: bool = True) -> Iterator[Member]:
+def iter_members(buffer: bytes | FileView, *, whole: bool = True) -> Iterator[Member]:
     """Regular files of a tar in order; contents are not touched.
 
     Args:
@@ -70,14 +76,16 @@ def iter_members(buffer: bytes | mmap, *, whole: bool = True) -> Iterator[Member
             raise TarDamage(start, "cut in the middle of a header")
         if header == bytes(BLOCK):
             return
-        size = int(pax["size"]) if "size" in pax else _parse_number(header[124:136])
+        size = _parse_digits(pax["size"]) if "size" in pax else _parse_number(header[124:136])
         if size is None or not _checksum_holds(header):
             raise TarDamage(start, "not a tar header")
         kind, offset = header[156:157], position + BLOCK
         position = offset + -(-size // BLOCK) * BLOCK
         if offset + size > length:
             name = long_name or pax.get("path") or _parse_name(header)
-            raise TarDamage(start, f"cut in the middle of {name!r}")
+            raise TarDamage(start, f"cut in the middle of {name[:200]!r}")
+        if kind in (LONG_NAME, PAX) and size > LONGEST_NAME:
+            raise TarDamage(start, f"a name of {size:,} bytes")
         if kind == LONG_NAME:
             long_name = _decode(buffer[offset : offset + size].rstrip(b"\0"))
         elif kind == PAX:
@@ -112,10 +120,13 @@ def _parse_name(header: bytes) -> str:
 def _parse_number(field: bytes) -> int | None:
     if field[0] == 0x80:  # GNU base-256, positive
         return int.from_bytes(field[1:], "big")
-    try:
-        return int(field.split(b"\0", 1)[0].strip() or b"0", 8)
-    except ValueError:
-        return None
+    digits = field.split(b"\0", 1)[0].strip() or b"0"
+    return int(digits, 8) if re.fullmatch(rb"[0-7]+", digits) else None
+
+
+def _parse_digits(text: str) -> int | None:
+    """A size in a pax record; one of more digits than any file has is none."""
+    return int(text) if re.fullmatch(r"[0-9]{1,20}", text) else None
 
 
 def _checksum_holds(header: bytes) -> bool:
@@ -125,11 +136,13 @@ def _checksum_holds(header: bytes) -> bool:
 
 def _parse_pax(data: bytes) -> dict[str, str]:
     records: dict[str, str] = {}
-    while data:
-        length_text, _, _ = data.partition(b" ")
-        if not length_text.isdigit() or int(length_text) <= len(length_text):
+    position = 0
+    while match := _PAX_LENGTH.match(data, position):
+        length = int(match[1])
+        if length <= len(match[0]):
             break
-        record, data = data[: int(length_text)], data[int(length_text) :]
-        key, _, value = record[len(length_text) + 1 :].rstrip(b"\n").partition(b"=")
+        record = data[match.end() : position + length]
+        key, _, value = record.rstrip(b"\n").partition(b"=")
         records[_decode(key)] = _decode(value)
+        position += length
     return records
