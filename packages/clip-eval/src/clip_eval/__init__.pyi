@@ -4,6 +4,7 @@ from .evaluation.config import EvaluationConfig
 from .evaluation.evaluate import evaluate
 from .models.adapters import TowerAdapter, TransformPreprocess
 from .models.directory import load_for_evaluation
+from .models.foreign_models import adapt_model
 from .models.protocols import ImageTextModel, LoadedModel
 from .models.zero_shot import build_classifier
 from .prompts.named_data import choose_prompts, open_data, read_template_list
@@ -17,6 +18,7 @@ __all__ = [
     "Result",
     "TowerAdapter",
     "TransformPreprocess",
+    "adapt_model",
     "build_classifier",
     "choose_prompts",
     "evaluate",

@@ -86,7 +86,7 @@ class Encoder:
     @property
     def scale(self) -> float:
         """Factor on cosine similarity."""
-        return float(self.model.logit_scale.detach().float().exp())
+        return float(torch.as_tensor(self.model.logit_scale).detach().float().exp())
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:

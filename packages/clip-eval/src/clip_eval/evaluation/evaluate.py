@@ -8,18 +8,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch.distributed
+from torch import nn
 
 from clip_eval.data.samples import Source
 from clip_eval.data.templates import ClassPrompts
 from clip_eval.encoding.batches import LoaderConfig, hash_contents
 from clip_eval.encoding.embed import embed_images, group_by_preprocessing
-from clip_eval.encoding.encoder import Encoder
+from clip_eval.encoding.encoder import Encoder, make_encoder
 from clip_eval.errors import EvaluationError
 from clip_eval.evaluation.config import EvaluationConfig
+from clip_eval.models.foreign_models import adapt_model
 from clip_eval.models.protocols import (
-    ImagePreprocess,
     ImageTextModel,
-    TextTokenizer,
+    LoadedModel,
     evaluation_mode,
 )
 from clip_eval.plurals import count_noun
@@ -35,11 +36,11 @@ DEFAULTS = EvaluationConfig()
 
 
 def evaluate(
-    model: ImageTextModel,
+    model: ImageTextModel | LoadedModel | nn.Module,
     source: Source,
     *,
-    tokenizer: TextTokenizer,
-    preprocess: ImagePreprocess,
+    tokenizer: Any = None,
+    preprocess: Any = None,
     config: EvaluationConfig = DEFAULTS,
     train: Source | None = None,
     indices: Sequence[int] | None = None,
@@ -52,14 +53,15 @@ def evaluate(
 
     A standard data set is recognized as by `clip-eval run`: without `config.classnames`, folders of
     WordNet ids get ImageNet's class names, and without `config.templates` the templates are those
-    of the source, or else of its prompt set.
+    saved with a `LoadedModel`, or of the source, or else of its prompt set.
 
     Args:
-        model: Two towers and a logit scale; on `config.device`.
+        model: Two towers and a logit scale, on `config.device`: an `ImageTextModel`, a model of
+            open_clip or transformers; or a `LoadedModel`, which has the other two parts.
         source: Samples with labels (`classify`, `linear-probe`, `knn`), several labels each
             (`multilabel`) or captions (`retrieval`, `select`).
-        tokenizer: Texts to token ids.
-        preprocess: RGB image to pixels, and their normalization.
+        tokenizer: Texts to token ids; any that `adapt_model` takes.
+        preprocess: RGB image to pixels; any that `adapt_model` takes.
         config: The task, its settings, and how the source is read.
         train: Training data of `linear-probe` and `knn`.
         indices: Which samples of the source; all if None.
@@ -69,14 +71,12 @@ def evaluate(
         The result, the same on every rank.
 
     Raises:
-        EvaluationError: The source lacks what the task needs.
+        EvaluationError: The source lacks what the task needs, or a part of the model does.
         DataError: Bad templates or class names.
     """
-    encoder = Encoder(
-        model,
-        tokenizer,
-        preprocess,
-        name=model_name,
+    loaded = _complete(model, tokenizer, preprocess)
+    encoder = make_encoder(
+        replace(loaded, name=model_name or loaded.name),
         device=config.device,
         precision=config.precision,
         batch_size=config.batch_size,
@@ -87,10 +87,29 @@ def evaluate(
         source, prompt_set = recognize_source(source)
         train = None if train is None else recognize_source(train)[0]
     if config.templates is None:
-        config = replace(config, templates=choose_prompts(source, prompt_set)[0])
-    task = resolve_task(config, source, train=train)
+        config = replace(
+            config, templates=choose_prompts(source, prompt_set, saved=loaded.templates)[0]
+        )
+    task = resolve_task(config, source, train=train, warnings=loaded.warnings)
     (result,) = evaluate_together([encoder], source, [task], config, indices=indices)
     return result if config.keep_predictions else replace(result, predictions=None, records=None)
+
+
+def _complete(model: Any, tokenizer: Any, preprocess: Any) -> LoadedModel:
+    """Return the parts of a model in the form that an encoder takes, the modes of modules kept."""
+    if isinstance(model, LoadedModel):
+        return replace(
+            model,
+            tokenizer=model.tokenizer if tokenizer is None else tokenizer,
+            preprocess=model.preprocess if preprocess is None else preprocess,
+        )
+    if tokenizer is None or preprocess is None:
+        raise EvaluationError(
+            "evaluate needs tokenizer= and preprocess= beside a model, or a LoadedModel, which "
+            "load_for_evaluation and adapt_model return"
+        )
+    with evaluation_mode(model):
+        return adapt_model(model, tokenizer, preprocess)
 
 
 def evaluate_together(

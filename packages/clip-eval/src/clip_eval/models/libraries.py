@@ -1,7 +1,4 @@
-"""Loading of other libraries' models: open_clip, transformers, any Python object.
-
-Legend: B batch, T tokens, D width, H and W pixels.
-"""
+"""Loading of other libraries' models: open_clip, transformers, any Python object."""
 
 from __future__ import annotations
 
@@ -10,21 +7,19 @@ import inspect
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from clip_tokenizer import TokenizerError, get_tokenizer
-from PIL import Image
-from torch import Tensor, nn
 
 from clip_eval.errors import EvaluationError
-from clip_eval.models.adapters import TowerAdapter, TransformPreprocess, as_preprocess
-from clip_eval.models.protocols import ImageTextModel, LoadedModel, TextTokenizer
-
-PADDED_TEXT_MODELS = ("clip", "siglip")
-"""Model types of transformers whose text tower takes no attention mask."""
-MASKED_TEXT_MODELS = ("align", "altclip", "chinese_clip")
+from clip_eval.models.adapters import TowerAdapter, TransformPreprocess
+from clip_eval.models.foreign_models import adapt_model
+from clip_eval.models.protocols import LoadedModel, TextTokenizer
 
 
 def load_open_clip(spec: str, device: str | torch.device) -> LoadedModel:
@@ -79,60 +74,8 @@ def load_transformers(spec: str, device: str | torch.device) -> LoadedModel:
         text = transformers.AutoTokenizer.from_pretrained(spec)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise EvaluationError(f"hf:{spec} cannot be loaded: {_first(error)}") from error
-    kind = model.config.model_type
-    if kind not in PADDED_TEXT_MODELS + MASKED_TEXT_MODELS:
-        raise EvaluationError(
-            f"hf:{spec} is a {kind} model; known dual encoders are "
-            f"{', '.join(PADDED_TEXT_MODELS + MASKED_TEXT_MODELS)}; others fit as module:factory"
-        )
-    tokenizer = _TransformersTokenizer(text, model.config.text_config.max_position_embeddings)
-
-    def encode_image(images: Tensor) -> Tensor:
-        return _features(model.get_image_features(pixel_values=images))
-
-    def encode_text(tokens: Tensor) -> Tensor:
-        mask = {}
-        if kind in MASKED_TEXT_MODELS:
-            mask = {"attention_mask": (tokens != text.pad_token_id).long()}
-        return _features(model.get_text_features(input_ids=tokens, **mask))
-
-    described = json.dumps(processor.to_dict(), sort_keys=True, default=str)
-    return LoadedModel(
-        model=TowerAdapter(model, encode_image, encode_text, tokenizer),
-        tokenizer=tokenizer,
-        preprocess=TransformPreprocess(_ImageProcessor(processor), described),
-        name=spec,
-    )
-
-
-class _ImageProcessor:
-    def __init__(self, processor: Any) -> None:
-        self.processor = processor
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
-
-
-class _TransformersTokenizer:
-    """Pads to the model's length: SigLIP was trained so, and CLIP ignores padding."""
-
-    def __init__(self, tokenizer: Any, length: int) -> None:
-        self.tokenizer, self.context_length = tokenizer, length
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        rows = self.tokenizer(
-            texts,
-            padding="max_length",
-            truncation=True,
-            max_length=self.context_length,
-            return_tensors="pt",
-        )
-        return rows["input_ids"]
-
-
-def _features(found: Any) -> Tensor:
-    """Return the features, which transformers 5 wraps in an output object."""
-    return found if isinstance(found, Tensor) else found.pooler_output
+    with _named(f"hf:{spec}"):
+        return adapt_model(model, text, processor, name=spec)
 
 
 def load_object(spec: str, device: str | torch.device) -> LoadedModel:
@@ -159,21 +102,18 @@ def load_object(spec: str, device: str | torch.device) -> LoadedModel:
         raise EvaluationError(
             f"{spec} must return (model, tokenizer, preprocess), got {type(found).__name__}"
         )
-    model, tokenizer, preprocess = found
-    if not isinstance(model, ImageTextModel):
-        raise EvaluationError(
-            f"{spec}: the model needs encode_image, encode_text and logit_scale, "
-            f"{type(model).__name__} lacks some of them"
-        )
-    if isinstance(model, nn.Module):
-        model = model.to(device).eval()
-    return LoadedModel(
-        model=model,
-        tokenizer=tokenizer,
-        preprocess=as_preprocess(preprocess),
-        name=spec,
-        factory=spec,
-    )
+    with _named(spec):
+        adapted = adapt_model(*found, name=spec, device=device)
+    return replace(adapted, factory=spec)
+
+
+@contextmanager
+def _named(spec: str) -> Iterator[None]:
+    """Put the description of a model before the message of an error."""
+    try:
+        yield
+    except EvaluationError as error:
+        raise EvaluationError(f"{spec}: {error}") from error
 
 
 def download_from_hub(repository: str) -> Path:
