@@ -22,7 +22,7 @@ _EXAMPLES = """examples:
   clip-models convert ViT-B-32.pt --to clip-models --out vit-b-32
   clip-models convert vit-b-32 --to hugging-face --out for-transformers
   clip-models convert epoch_6.pt --to open-clip --out out --model ViT-L-14-CL32-GAP-BigVision
-  clip-models convert last.ckpt --to clip-models --out out --model ViT-B-32 --prefix model.
+  clip-models convert last.ckpt --to open-clip --out out --model ViT-B-32 --prefix model.
   clip-models convert hf-hub:google/siglip-base-patch16-224 --to clip-models --out siglip
   clip-models convert vit-b-32 --to clip-models --out vit-b-32-half --dtype float16
   clip-models info vit-b-32

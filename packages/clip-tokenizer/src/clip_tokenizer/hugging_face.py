@@ -34,6 +34,7 @@ from clip_tokenizer.vocabulary_files import (
     CONFIG_FILE,
     TOKENIZER_FILE,
     WORDPIECE_FILE,
+    read_added_tokens,
     read_json,
     read_own_settings,
     reporting_damage,
@@ -124,6 +125,7 @@ class HFTokenizer:
         own = read_own_settings(config, folder / CONFIG_FILE, OPTIONS)
         with reporting_damage(folder / CONFIG_FILE):
             _set_bert_switches(backend, config)
+        _add_tokens(backend, read_added_tokens(folder, config), folder)
         padding, truncation = backend.padding or {}, backend.truncation or {}
         own["padding_side"] = config.get("padding_side") or padding.get("direction", "right")
         own["truncation_side"] = config.get("truncation_side") or truncation.get(
@@ -284,6 +286,27 @@ def _set_bert_switches(backend: tokenizers.Tokenizer, config: Mapping[str, Any])
         for name, switch in BERT_SWITCHES.items():
             if name in config:
                 setattr(backend.normalizer, switch, config[name])
+
+
+def _add_tokens(
+    backend: tokenizers.Tokenizer, added: Mapping[str, Mapping[str, Any]], folder: Path
+) -> None:
+    """Add the tokens that the directory lists and the tokenizer lacks.
+
+    Raises:
+        TokenizerError: A token would get another id than the listed one.
+    """
+    from tokenizers import AddedToken
+
+    for content, token in sorted(added.items(), key=lambda item: item[1]["id"]):
+        if backend.token_to_id(content) is None:
+            flags = {key: bool(token.get(key)) for key in ("single_word", "special")}
+            backend.add_tokens([AddedToken(content, **flags)])
+        if backend.token_to_id(content) != token["id"]:
+            raise TokenizerError(
+                f"{folder}: the added token {content!r} has the id {token['id']}, which the "
+                "tokenizer's files do not give it; save the tokenizer again"
+            )
 
 
 def _token_id(backend: tokenizers.Tokenizer, token: object) -> int:

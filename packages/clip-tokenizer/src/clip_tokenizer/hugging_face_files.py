@@ -55,12 +55,16 @@ def make_tokenizer_config(vocabulary: Vocabulary, settings: Mapping[str, Any]) -
 
 def make_tokenizer_json(vocabulary: Vocabulary, clean: CleanMode) -> dict[str, Any]:
     """The content of `tokenizer.json`."""
-    special = [_added_token(vocabulary.ids[token], token) for token in vocabulary.special_tokens]
+    added = [_added_token(vocabulary.ids[token], token) for token in vocabulary.special_tokens]
+    for token in vocabulary.added:
+        entry = _added_token(vocabulary.ids[token.content], token.content)
+        flags = {"single_word": token.single_word, "special": token.special}
+        added.append({**entry, **flags, "normalized": not token.special})
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": special,
+        "added_tokens": sorted(added, key=lambda token: token["id"]),
         "normalizer": {"type": "Sequence", "normalizers": _normalizers(clean)},
         "pre_tokenizer": PRE_TOKENIZER,
         "post_processor": {

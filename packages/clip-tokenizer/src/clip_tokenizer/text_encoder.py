@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from clip_tokenizer.chunk_cache import ChunkCache
 from clip_tokenizer.cleaning import SEPARATOR, CleanMode, clean_batch, clean_text
 from clip_tokenizer.errors import TokenizerError
 from clip_tokenizer.token_rows import TokenRows
-from clip_tokenizer.vocabulary import Vocabulary
-from clip_tokenizer.words import compile_pattern
+from clip_tokenizer.vocabulary import AddedToken, Vocabulary
+from clip_tokenizer.words import compile_added_pattern, compile_pattern
 
 BLOCK = 4096
 """Number of texts that are joined and split at a time."""
@@ -74,6 +75,9 @@ class TextEncoder:
                 f"special tokens {', '.join(special)} are not distinct in lower case; use "
                 "clean='whitespace'"
             )
+        added = _spell_added(vocabulary.added, clean)
+        self._added = compile_added_pattern(added)
+        self._added_ids = {spelled: ids[token.content] for spelled, token in added.items()}
         self._cache = ChunkCache(self._encode_chunk, cache_size)
 
     def encode(self, texts: Sequence[str]) -> TokenRows:
@@ -99,10 +103,17 @@ class TextEncoder:
         """The packed ids of a chunk that is not in the cache."""
         if chunk == SEPARATOR:
             return array(self._typecode, [self._row_end]).tobytes()
+        if self._added is not None:
+            found = [self._encode_part(*part) for part in self._split(chunk)]
+            return array(self._typecode, itertools.chain(*found)).tobytes()
         words = self._pattern.findall(chunk)
         if words == [chunk]:
             return array(self._typecode, self._encode_word(chunk)).tobytes()
         return b"".join(map(self._cache.__getitem__, words))
+
+    def _encode_part(self, _: int, word: str, is_added: bool) -> list[int]:
+        """The ids of a part of a text."""
+        return [self._added_ids[word]] if is_added else self._encode_word(word)
 
     def _encode_word(self, word: str) -> list[int]:
         """The ids of one word of the pattern."""
@@ -117,18 +128,29 @@ class TextEncoder:
         """The ids of a text with the span of each in the cleaned text."""
         cleaned = clean_text(text, self._clean)
         found = [
-            (index, (match.start() + first, match.start() + end))
-            for match in self._pattern.finditer(cleaned)
-            for index, first, end in self._locate(match.group())
+            (index, (start + first, start + end))
+            for start, word, is_added in self._split(cleaned)
+            for index, first, end in self._locate(start, word, is_added)
         ]
         return Offsets(
             text=cleaned, ids=[index for index, _ in found], spans=[span for _, span in found]
         )
 
-    def _locate(self, word: str) -> Iterator[tuple[int, int, int]]:
-        """Give each id of a word with the start and end of its characters."""
-        if word in self._special_ids:
-            yield self._special_ids[word], 0, len(word)
+    def _split(self, text: str) -> Iterator[tuple[int, str, bool]]:
+        """Give each word and added token of a cleaned text: its start, itself, whether added."""
+        start = 0
+        for match in [] if self._added is None else self._added.finditer(text):
+            for word in self._pattern.finditer(text, start, match.start()):
+                yield word.start(), word.group(), False
+            yield match.start(), match.group(), True
+            start = match.end()
+        for word in self._pattern.finditer(text, start):
+            yield word.start(), word.group(), False
+
+    def _locate(self, start: int, word: str, is_added: bool) -> Iterator[tuple[int, int, int]]:
+        """Give each id of a word with the start and end of its characters in the word."""
+        if is_added or word in self._special_ids:
+            yield self._encode_part(start, word, is_added)[0], 0, len(word)
             return
         # (bytes,) the character that each byte of the word belongs to
         owner = [at for at, letter in enumerate(word) for _ in letter.encode("utf-8")]
@@ -137,3 +159,21 @@ class TextEncoder:
             size = len(self._vocabulary.symbols[index].removesuffix(END_OF_WORD))
             yield index, owner[done], owner[done + size - 1] + 1
             done += size
+
+
+def _spell_added(tokens: Sequence[AddedToken], clean: CleanMode) -> dict[str, AddedToken]:
+    """Added tokens by their spelling in cleaned text; of two spelled alike, the first is found.
+
+    Raises:
+        TokenizerError: Cleaning would take a token apart, so that no text had it.
+    """
+    added: dict[str, AddedToken] = {}
+    for token in tokens:
+        spelled = clean_text(token.content, clean)
+        if spelled.lower() != token.content.lower():
+            raise TokenizerError(
+                f"the added token {token.content!r} becomes {spelled!r} with clean={clean!r}, so "
+                "no text could hold it; choose another cleaning"
+            )
+        added.setdefault(spelled, token)
+    return added

@@ -358,12 +358,18 @@ class Tokenizer:
             if not 0 <= index < len(symbols):
                 raise TokenizerError(f"ids[{at}] must be in [0, {len(symbols)}), got {index}")
         special = set(self.all_special_ids)
+        added = {self.vocabulary.ids[token.content]: token for token in self.vocabulary.added}
         if not keep_special:
             if self.eot_token_id in row:
                 row = row[: row.index(self.eot_token_id)]
-            row = [index for index in row if index not in special]
+            hidden = special | {index for index, token in added.items() if token.special}
+            row = [index for index in row if index not in hidden]
         data = b"".join(
-            symbols[index].encode("utf-8") if index in special else decode_symbol(symbols[index])
+            symbols[index].encode("utf-8")
+            if index in special
+            else (symbols[index] + END_OF_WORD).encode("utf-8")
+            if index in added
+            else decode_symbol(symbols[index])
             for index in row
         )
         text = data.decode("utf-8", errors="replace").replace(END_OF_WORD, " ")

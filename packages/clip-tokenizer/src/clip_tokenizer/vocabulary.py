@@ -28,6 +28,21 @@ MERGES_VARIABLE = "CLIP_TOKENIZER_MERGES"
 
 
 @dataclass(frozen=True, kw_only=True)
+class AddedToken:
+    """A token that transformers added to a tokenizer: found in every text, before its words.
+
+    Attributes:
+        content: Its spelling, without white space.
+        single_word: Whether it is found only where no letter or digit stands beside it.
+        special: Whether decoded text leaves it out.
+    """
+
+    content: str
+    single_word: bool = False
+    special: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Vocabulary:
     """The ids of a byte-level BPE tokenizer with end-of-word symbols.
 
@@ -37,6 +52,7 @@ class Vocabulary:
         sot: The start-of-text token.
         eot: The end-of-text token.
         extra: Further special tokens.
+        added: Tokens that transformers added.
     """
 
     ids: Mapping[str, int]
@@ -44,6 +60,7 @@ class Vocabulary:
     sot: str = OPENAI_SPECIAL_TOKENS[0]
     eot: str = OPENAI_SPECIAL_TOKENS[1]
     extra: tuple[str, ...] = ()
+    added: tuple[AddedToken, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "merges", tuple(self.merges))
@@ -65,10 +82,11 @@ class Vocabulary:
                 f"a vocabulary must hold all {len(BASE_SYMBOLS)} byte symbols, {len(missing)} are "
                 f"missing ({' '.join(missing[:5])} …); without them some texts have no ids"
             )
-        for token in self.special_tokens:
+        for token in (*self.special_tokens, *(added.content for added in self.added)):
             if not token or token.split() != [token]:
                 raise TokenizerError(
-                    f"a special token must be non-empty and without white space, got {token!r}"
+                    f"a special token must be non-empty and without white space, got {token!r}; "
+                    "texts are split there before tokens are looked for"
                 )
             if token not in self.ids:
                 raise TokenizerError(f"special token {token!r} is not in the vocabulary")

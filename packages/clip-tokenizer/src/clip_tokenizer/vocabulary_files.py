@@ -12,12 +12,18 @@ from typing import Any
 from clip_tokenizer.alphabet import END_OF_WORD
 from clip_tokenizer.atomic_write import save_text
 from clip_tokenizer.errors import TokenizerError
-from clip_tokenizer.vocabulary import NUM_OPENAI_MERGES, OPENAI_SPECIAL_TOKENS, Vocabulary
+from clip_tokenizer.vocabulary import (
+    NUM_OPENAI_MERGES,
+    OPENAI_SPECIAL_TOKENS,
+    AddedToken,
+    Vocabulary,
+)
 
 VOCAB_FILE = "vocab.json"
 MERGES_FILE = "merges.txt"
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
+ADDED_FILE = "added_tokens.json"
 WORDPIECE_FILE = "vocab.txt"
 
 OPTIONS = ("context_length", "clean", "truncate", "allow_special", "pad_token_id", "reduction")
@@ -94,13 +100,15 @@ def _read_vocabulary(directory: Path, config: Mapping[str, Any]) -> Vocabulary |
             merges = read_merges_text(merges_file.read_bytes())
         ids = read_json(vocab_file)
         with reporting_damage(vocab_file):
-            vocabulary = _assemble(ids, merges, config)
+            vocabulary = _assemble(ids, merges, config, read_added_tokens(directory, config))
         return vocabulary
     path = directory / TOKENIZER_FILE
     if path.is_file():
         content = read_json(path)
         with reporting_damage(path):
-            vocabulary = _from_tokenizer_json(content, config)
+            vocabulary = _from_tokenizer_json(
+                content, config, read_added_tokens(directory, config, content)
+            )
         return vocabulary
     archives = sorted(directory.glob("*.txt.gz"))
     return read_merges_file(archives[0]) if len(archives) == 1 else None
@@ -172,7 +180,47 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _from_tokenizer_json(content: Mapping[str, Any], config: Mapping[str, Any]) -> Vocabulary:
+def read_added_tokens(
+    directory: Path, config: Mapping[str, Any], tokenizer: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
+    """What transformers says of the tokens that it added, special ones included, by their content.
+
+    Args:
+        directory: Holds `tokenizer.json` or `added_tokens.json`, or neither.
+        config: The contents of `tokenizer_config.json`.
+        tokenizer: The contents of `tokenizer.json`; None reads the file if there is one.
+
+    Raises:
+        TokenizerError: Two files give one token different ids, or a file is damaged.
+    """
+    found: list[tuple[Path, dict[str, Any]]] = []
+    path = directory / TOKENIZER_FILE
+    if tokenizer is None and path.is_file():
+        tokenizer = read_json(path)
+    with reporting_damage(path):
+        found += [(path, dict(token)) for token in (tokenizer or {}).get("added_tokens") or ()]
+    path = directory / CONFIG_FILE
+    with reporting_damage(path):
+        listed = config.get("added_tokens_decoder") or {}
+        found += [(path, {**token, "id": int(at)}) for at, token in listed.items()]
+    path = directory / ADDED_FILE
+    if path.is_file():
+        found += [(path, {"content": token, "id": at}) for token, at in read_json(path).items()]
+    tokens: dict[str, dict[str, Any]] = {}
+    for path, token in found:
+        with reporting_damage(path):
+            known = tokens.setdefault(token["content"], token)
+            if known["id"] != token["id"]:
+                raise TokenizerError(
+                    f"{path} gives the added token {token['content']!r} the id {token['id']}, "
+                    f"another file of the directory {known['id']}; save the tokenizer again"
+                )
+    return tokens
+
+
+def _from_tokenizer_json(
+    content: Mapping[str, Any], config: Mapping[str, Any], added: Mapping[str, Mapping[str, Any]]
+) -> Vocabulary:
     """The vocabulary inside a Hugging Face `tokenizer.json` of the BPE kind."""
     model = content["model"]
     if model.get("end_of_word_suffix") != END_OF_WORD:
@@ -183,14 +231,22 @@ def _from_tokenizer_json(content: Mapping[str, Any], config: Mapping[str, Any]) 
         )
     pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
     merges = [(left, right) for left, right in pairs]
-    added = {token["content"]: token["id"] for token in content.get("added_tokens", ())}
-    return _assemble({**model["vocab"], **added}, merges, config)
+    return _assemble(dict(model["vocab"]), merges, config, added)
 
 
 def _assemble(
-    ids: dict[str, int], merges: Sequence[tuple[str, str]], config: Mapping[str, Any]
+    ids: dict[str, int],
+    merges: Sequence[tuple[str, str]],
+    config: Mapping[str, Any],
+    added: Mapping[str, Mapping[str, Any]],
 ) -> Vocabulary:
-    """A vocabulary from symbols with explicit ids and merges by symbol."""
+    """A vocabulary from symbols with explicit ids and merges by symbol, and what was added."""
+    for content, token in added.items():
+        if ids.setdefault(content, token["id"]) != token["id"]:
+            raise TokenizerError(
+                f"the added token {content!r} has the id {token['id']}, in the vocabulary "
+                f"{ids[content]}; the files come from different tokenizers"
+            )
     sot, eot = _special_pair(ids, config)
     for pair in merges:
         for symbol in pair:
@@ -198,7 +254,16 @@ def _assemble(
                 raise TokenizerError(f"merge {' '.join(pair)}: the vocabulary lacks {symbol!r}")
     extra = tuple(config.get("clip_tokenizer", {}).get("extra_special_tokens", ()))
     pairs = [(ids[left], ids[right]) for left, right in merges]
-    return Vocabulary(ids=ids, merges=pairs, sot=sot, eot=eot, extra=extra)
+    tokens = tuple(
+        AddedToken(
+            content=content,
+            single_word=bool(token.get("single_word")),
+            special=bool(token.get("special")),
+        )
+        for content, token in added.items()
+        if content not in (sot, eot, *extra)
+    )
+    return Vocabulary(ids=ids, merges=pairs, sot=sot, eot=eot, extra=extra, added=tokens)
 
 
 def _special_pair(ids: Mapping[str, int], config: Mapping[str, Any]) -> tuple[str, str]:
@@ -232,6 +297,9 @@ def write_directory(
     directory.mkdir(parents=True, exist_ok=True)
     lines = ["#version: 0.2", *(" ".join(pair) for pair in vocabulary.merge_symbols()), ""]
     save_text(directory / MERGES_FILE, "\n".join(lines))
+    added = {token.content: vocabulary.ids[token.content] for token in vocabulary.added}
+    if added or (directory / ADDED_FILE).exists():
+        save_text(directory / ADDED_FILE, json.dumps(added, ensure_ascii=False, indent=2) + "\n")
     for name, content in (
         (VOCAB_FILE, dict(sorted(vocabulary.ids.items(), key=lambda item: item[1]))),
         (TOKENIZER_FILE, tokenizer_json),
