@@ -17,6 +17,8 @@ from clip_models.config.checks import (
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 PerLayer = int | tuple[int, ...]
+CLIP_VOCAB_SIZE = 49408
+"""Ids of CLIP's own tokenizer, the end token last."""
 
 
 class LayerShape(NamedTuple):
@@ -298,8 +300,8 @@ class TextConfig(TransformerConfig):
         causal: A token sees itself and the past only.
         readout: Where the feature is read: the row's first `end_token`, its `last` or `first`
             position.
-        eot_token_id: Id of the end token; None means the largest id of the row, as CLIP's
-            tokenizer has it.
+        eot_token_id: Id of the end token. None means the row's largest id, as in CLIP, whose end
+            token is the last one; ids above CLIP's 49,408 are added tokens, which are no end.
         projection: A linear map to the embedding space, with a bias or not; `none` where `width`
             is its width.
         tokenizer: None is CLIP's own, without options.
@@ -318,6 +320,14 @@ class TextConfig(TransformerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_sizes(self, "context_length", "vocab_size")
+
+    @property
+    def end_token_id(self) -> int:
+        """Id of the end token, which may be the default: the last one of CLIP's layout."""
+        if self.eot_token_id is not None:
+            return self.eot_token_id
+        own = self.tokenizer is None or self.tokenizer.name == "clip"
+        return (min(self.vocab_size, CLIP_VOCAB_SIZE) if own else self.vocab_size) - 1
 
 
 VisionConfig = ViTConfig | ModifiedResNetConfig | CompactResNetConfig

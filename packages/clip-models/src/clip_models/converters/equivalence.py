@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from clip_models.config.clip_config import CLIPConfig
@@ -36,8 +37,8 @@ def _flatten_computed(config: CLIPConfig) -> dict[str, Any]:
                 values.pop(f"{name}.{size}", None)
             for index, layer in enumerate(tower.layers()):
                 values[f"{name}.layer {index}"] = tuple(layer)
-    if config.text.eot_token_id == config.text.vocab_size - 1:
-        values.pop("text.eot_token_id")  # the largest id, which is found without it
+    if config.text.eot_token_id == replace(config.text, eot_token_id=None).end_token_id:
+        values.pop("text.eot_token_id")  # the end token that is found without it
     if values.get("vision.class_token") is False:
         values.pop("vision.class_position")
     if "init_logit_bias" in values:

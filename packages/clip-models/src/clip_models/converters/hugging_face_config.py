@@ -93,6 +93,7 @@ def to_hugging_face_config(config: CLIPConfig) -> dict[str, Any]:
     if not isinstance(vision, ViTConfig):
         raise ConfigError(f"transformers has no CLIP with a {vision.kind} tower")
     siglip = vision.readout == "map"
+    is_largest = text.eot_token_id is None and text.end_token_id == text.vocab_size - 1
     kind = "siglip" if siglip else "clip"
     vision_values = {
         "model_type": f"{kind}_vision_model",
@@ -106,7 +107,7 @@ def to_hugging_face_config(config: CLIPConfig) -> dict[str, Any]:
         "vocab_size": text.vocab_size,
         "max_position_embeddings": text.context_length,
         "bos_token_id": max(0, text.vocab_size - 2),
-        "eos_token_id": _OLD_EOS if text.eot_token_id is None else text.eot_token_id,
+        "eos_token_id": _OLD_EOS if is_largest else text.end_token_id,
         **_write_transformer(text),
     }
     values: dict[str, Any] = {

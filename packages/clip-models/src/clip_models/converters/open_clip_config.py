@@ -308,7 +308,8 @@ def _write_vision(config: CLIPConfig) -> dict[str, Any]:
 def _write_text(text: TextConfig) -> dict[str, Any]:
     pool_type: str = text.readout
     if text.readout == "end_token":
-        pool_type = "argmax" if text.eot_token_id is None else "eos"
+        is_largest = text.eot_token_id is None and text.end_token_id == text.vocab_size - 1
+        pool_type = "argmax" if is_largest else "eos"
     tokenizer = text.tokenizer or TokenizerConfig()
     return {
         "context_length": text.context_length,
@@ -320,7 +321,7 @@ def _write_text(text: TextConfig) -> dict[str, Any]:
         "layers": text.num_layers,
         "mlp_ratio": _find_mlp_ratio(text),
         "ls_init_value": text.layer_scale_init,
-        "eos_id": 2 if text.eot_token_id is None else text.eot_token_id,
+        "eos_id": text.end_token_id if pool_type == "eos" else 2,
         "no_causal_mask": not text.causal,
         "pool_type": pool_type,
         "proj_bias": text.projection == "linear_bias",

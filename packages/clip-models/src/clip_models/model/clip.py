@@ -197,6 +197,8 @@ class CLIP(nn.Module):
         if text.readout != "end_token":
             return 0 if text.readout == "first" else -1
         if text.eot_token_id is None:
+            if text.end_token_id < text.vocab_size - 1:
+                tokens = tokens.masked_fill(tokens > text.end_token_id, -1)
             return tokens.argmax(dim=1)
         return (tokens == text.eot_token_id).to(torch.uint8).argmax(dim=1)
 

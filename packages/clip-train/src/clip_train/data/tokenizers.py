@@ -45,7 +45,7 @@ def check_vocabulary(config: Config, clip_config: CLIPConfig, tokenizer: Tokeniz
         ConfigError: The vocabulary or the end token is another one.
     """
     text, path = clip_config.text, config.model.pretrained
-    end = text.vocab_size - 1 if text.eot_token_id is None else text.eot_token_id
+    end = text.end_token_id
     remedy = "give the model's tokenizer, as in --tokenizer.kind directory --tokenizer.path DIR"
     if config.tokenizer.kind == "train":  # ids of another vocabulary of the same size would fit
         raise ConfigError(
