@@ -8,13 +8,14 @@ from .models.foreign_models import adapt_model
 from .models.protocols import ImageTextModel, LoadedModel
 from .models.zero_shot import build_classifier
 from .prompts.named_data import choose_prompts, open_data, read_template_list
-from .results.result import Result
+from .results.result import PairEmbeddings, Result
 
 __all__ = [
     "EvaluationConfig",
     "EvaluationError",
     "ImageTextModel",
     "LoadedModel",
+    "PairEmbeddings",
     "Result",
     "TowerAdapter",
     "TransformPreprocess",

@@ -142,3 +142,27 @@ def test_captions_of_one_image_may_tie(
     queries = [r for r in found.records or () if r["key"].startswith("image ")]
     assert queries[0]["captions"] == CAPTIONS["red"]
     assert [f["correct"] for f in queries[0]["found"]] == [True] * 3 + [False] * 2
+
+
+def test_embeddings_are_kept_when_asked_for(
+    images: dict[str, bytes],
+    tmp_path: Path,
+    color_model: Any,
+    color_tokenizer: Any,
+    color_preprocess: Any,
+) -> None:
+    def run(**settings: Any) -> Result:
+        return evaluate(
+            color_model,
+            open_source(f"csv:{tmp_path / 'captions.csv'}"),
+            tokenizer=color_tokenizer,
+            preprocess=color_preprocess,
+            config=EvaluationConfig(task="retrieval", **settings),
+        )
+
+    assert run().embeddings is None
+    found = run(keep_embeddings=True).embeddings
+    assert found is not None
+    assert (found.images.shape[0], found.texts.shape[0]) == (3, 9)
+    scores = (found.images @ found.texts.T).argmax(axis=0)  # a perfect model finds each image
+    assert [[int(scores[caption]), caption] for _, caption in found.pairs] == found.pairs.tolist()

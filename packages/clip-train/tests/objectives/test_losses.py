@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from clip_train.config.training import LossConfig
 from clip_train.distributed.communicator import SINGLE_PROCESS, all_gather_rows, all_reduce_sum
 from clip_train.objectives.candidates import Candidates, merge_candidates, separate_candidates
 from clip_train.objectives.losses import contrastive_loss, distillation_loss, sigmoid_loss
+from clip_train.objectives.repeats import count_pairs, least_loss
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid, normalize
 
@@ -407,3 +410,146 @@ def test_what_ranks_share_gets_gradients_from_all_of_them() -> None:
     first, second = on_ranks(2, work)
     assert first[:, 0].tolist() == [3.0, 6.0]  # (0, 1) * (1 + 2) + (1 + 2)
     assert second[:, 0].tolist() == [9.0, 12.0, 15.0]
+
+
+def slow_repeats(image: Tensor, text: Tensor, scale: Tensor, pairs: list[tuple[int, int]]) -> Any:
+    """The definition, pair by pair: pairs (image, caption); `image` has a row for each pair."""
+    count = len(pairs)
+    total = torch.zeros((), dtype=torch.float64)
+    for i, (mine, _) in enumerate(pairs):
+        scores = scale * text @ image[i]
+        logs = scores - torch.logsumexp(scores, 0)
+        captions = [c for g, c in pairs if g == mine]
+        for c in captions:
+            total = total - logs[c] / len(captions)
+    for _, mine in pairs:
+        scores = scale * image @ text[mine]
+        logs = scores - torch.logsumexp(scores, 0)
+        owners = [g for g, c in pairs if c == mine]
+        for owner in owners:
+            copies = [j for j, (g, _) in enumerate(pairs) if g == owner]
+            for j in copies:
+                total = total - logs[j] / (len(owners) * len(copies))
+    return total / (2 * count)
+
+
+REPEATS = {
+    "several captions of an image": [(0, 0), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5)],
+    "the same pair twice": [(0, 0), (0, 0), (1, 1), (2, 2), (2, 3), (3, 4)],
+    "images and captions share": [(0, 0), (0, 1), (1, 1), (1, 0), (2, 1), (3, 2)],
+    "all alike": [(0, 0)] * 6,
+}
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("tile", [None, 2])
+@pytest.mark.parametrize("pairs", REPEATS.values(), ids=REPEATS)
+def test_equal_images_are_positives(
+    pairs: list[tuple[int, int]], tile: int | None, world: int
+) -> None:
+    count = len(pairs)
+    rows, captions = features(count, 1), features(max(c for _, c in pairs) + 1, 2)
+    image_labels = torch.tensor([g for g, _ in pairs])
+    caption_labels = torch.tensor([c for _, c in pairs])
+    image, text = rows.clone().requires_grad_(), captions.clone().requires_grad_()
+    scale = scalar(7.0).requires_grad_()
+    expected = slow_repeats(image, text, scale, pairs)
+    expected.backward()
+
+    def share(communicator: Any) -> Any:
+        mine = torch.arange(count).tensor_split(world)[communicator.rank]
+        own = rows[mine].clone().requires_grad_()
+        texts, own_scale = captions.clone().requires_grad_(), scalar(7.0).requires_grad_()
+        loss = contrastive_loss(
+            *(own, texts[caption_labels[mine]], own_scale, caption_labels[mine]),
+            image_labels=image_labels[mine],
+            tile=tile,
+            communicator=communicator,
+        )
+        loss.backward()
+        return loss.detach(), own.grad, texts.grad, own_scale.grad
+
+    found = [share(SINGLE_PROCESS)] if world == 1 else on_ranks(world, share)
+    losses, images, texts, scales = zip(*found, strict=True)
+    torch.testing.assert_close(sum(losses), expected.detach())
+    torch.testing.assert_close(torch.cat(images), image.grad)
+    torch.testing.assert_close(sum(texts), text.grad)
+    torch.testing.assert_close(sum(scales), scale.grad)
+
+
+def test_image_labels_of_different_images_change_nothing() -> None:
+    image, text, scale = features(5, 3), features(5, 4), scalar(9.0)
+    plain = contrastive_loss(image, text, scale)
+    assert torch.equal(contrastive_loss(image, text, scale, image_labels=torch.arange(5)), plain)
+    with pytest.raises(ValueError, match="expected labels of shape"):
+        contrastive_loss(image, text, scale, image_labels=torch.arange(4))
+
+
+def optimum(kind: str, smoothing: float, pairs: list[tuple[int, int]]) -> float:
+    """The least loss that L-BFGS finds over free scores of distinct images and captions."""
+    groups, captions = max(g for g, _ in pairs) + 1, max(c for _, c in pairs) + 1
+    scores = torch.zeros(groups, captions, dtype=torch.float64, requires_grad=True)
+    image = torch.tensor([g for g, _ in pairs])
+    caption = torch.tensor([c for _, c in pairs])
+    count = len(pairs)
+
+    def loss() -> Tensor:
+        if kind == "sigmoid":
+            every = scores[image][:, caption]
+            signs = 2 * torch.eye(count, dtype=torch.float64) - 1
+            return -logsigmoid(signs * every).sum() / count
+        if kind == "infonce":
+            every = scores[image][:, caption]
+            goal = torch.arange(count)
+            one = cross_entropy(every, goal, label_smoothing=smoothing)
+            return (one + cross_entropy(every.T, goal, label_smoothing=smoothing)) / 2
+        identity = torch.eye(groups, dtype=torch.float64)
+        # contrastive_loss takes features: identity rows against columns of scores
+        value = contrastive_loss(
+            *(identity[image], scores.T[caption], scalar(1.0), caption),
+            image_labels=image,
+            label_smoothing=smoothing,
+        )
+        return value
+
+    optimizer = torch.optim.LBFGS(
+        [scores], max_iter=600, tolerance_grad=1e-12, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    return float(loss().detach())
+
+
+@pytest.mark.parametrize("kind", ["multi_positive", "infonce", "sigmoid"])
+@pytest.mark.parametrize("pairs", REPEATS.values(), ids=REPEATS)
+def test_the_least_loss_is_what_free_scores_reach(kind: str, pairs: list[tuple[int, int]]) -> None:
+    for smoothing in (0.0,) if kind == "sigmoid" else (0.0, 0.1):
+        config = LossConfig(kind=kind, label_smoothing=smoothing)  # type: ignore[arg-type]
+        images = torch.tensor([[g] for g, _ in pairs])
+        captions = torch.tensor([[c] for _, c in pairs])
+        floor = least_loss(config, count_pairs(images, captions))
+        assert floor is not None
+        found = optimum(kind, smoothing, pairs)
+        assert floor <= found + 1e-6
+        if not smoothing:  # a smoothed target may pull both directions apart
+            assert found - floor < 2e-3
+
+
+def test_the_least_loss_of_the_example() -> None:
+    """Eight captions of each of two images: ln 8; all different: 0."""
+    config = LossConfig()
+    captions = torch.arange(16)[:, None]
+    counts = count_pairs(captions // 8, captions)
+    assert (counts.repeated_images, counts.repeated_captions) == (14, 0)
+    assert least_loss(config, counts) == pytest.approx(math.log(8))
+    shared = count_pairs(captions, captions // 8)  # two candidates, each with eight images
+    assert least_loss(config, shared) == pytest.approx(math.log(8) / 2)
+    assert least_loss(config, count_pairs(captions, captions)) == 0
+    teacher = LossConfig(kind="none", teacher="somewhere")
+    assert least_loss(teacher, counts) is None

@@ -22,6 +22,7 @@ class EvaluationConfig(TaskConfig, LoaderConfig):
         precision: `fp32`, or `bf16`/`fp16` for a forward pass under autocast.
         cache: Directory of the embedding cache, by content; None keeps no embeddings.
         keep_predictions: Keep every sample's guesses in the result.
+        keep_embeddings: Keep the features of a retrieval in the result.
         task: What to measure; `auto` is what the first readable sample has.
         templates: Caption templates with `{c}`, or prompts by class name; None takes those of the
             source or of its prompt set, or `a photo of a {c}.` with a warning in the result.
@@ -45,6 +46,7 @@ class EvaluationConfig(TaskConfig, LoaderConfig):
     precision: Precision = "fp32"
     cache: str | Path | None = None
     keep_predictions: bool = False
+    keep_embeddings: bool = False
 
     def __post_init__(self) -> None:
         """Check the values.

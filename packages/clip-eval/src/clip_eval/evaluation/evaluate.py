@@ -92,7 +92,9 @@ def evaluate(
         )
     task = resolve_task(config, source, train=train, warnings=loaded.warnings)
     (result,) = evaluate_together([encoder], source, [task], config, indices=indices)
-    return result if config.keep_predictions else replace(result, predictions=None, records=None)
+    if not config.keep_predictions:
+        result = replace(result, predictions=None, records=None)
+    return result if config.keep_embeddings else replace(result, embeddings=None)
 
 
 def _complete(model: Any, tokenizer: Any, preprocess: Any) -> LoadedModel:

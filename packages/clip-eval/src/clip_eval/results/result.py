@@ -6,7 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 SCHEMA_VERSION = 2
 BENCHMARK_TASK = {"zeroshot_multilabel": "zeroshot_classification"}
@@ -78,6 +81,14 @@ class Prediction:
         return self.guesses[:1] == (self.label,)
 
 
+class PairEmbeddings(NamedTuple):
+    """Features of a retrieval's N distinct images and M distinct captions, D wide."""
+
+    images: NDArray[np.float32]  # (N, D) unit vectors
+    texts: NDArray[np.float32]  # (M, D) unit vectors
+    pairs: NDArray[np.int64]  # (P, 2) image and caption of each distinct pair
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """The result of an evaluation.
@@ -101,6 +112,7 @@ class Result:
         seconds: Wall-clock time.
         predictions: One per sample of a classification, where kept; not part of the JSON.
         records: One per query of another task, where kept; not part of the JSON.
+        embeddings: Features of a retrieval, where kept; not part of the JSON.
         details: Settings and values of the task, such as the penalty of a linear probe.
         content: Hash of the samples: images, labels, captions, order.
         language: Language of the prompts.
@@ -126,6 +138,7 @@ class Result:
     seconds: float = 0.0
     predictions: tuple[Prediction, ...] | None = None
     records: tuple[dict[str, Any], ...] | None = None
+    embeddings: PairEmbeddings | None = None
     details: dict[str, Any] = field(default_factory=dict)
     content: str = ""
     language: str = "en"

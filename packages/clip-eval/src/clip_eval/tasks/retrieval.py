@@ -20,7 +20,7 @@ from clip_eval.errors import EvaluationError
 from clip_eval.metrics.functions import grouped_share_interval
 from clip_eval.metrics.ranking import Ranking, chance_recall, rank_items
 from clip_eval.plurals import count_noun
-from clip_eval.results.result import Result
+from clip_eval.results.result import PairEmbeddings, Result
 
 FOUND = 5
 """Number of found items that a record of a query names."""
@@ -101,6 +101,7 @@ class Retrieval:
             chance=chance_recall(list(map(len, pairs.images_of)), len(pairs.images), self.ks[0]),
             warnings=(*_diagnose(pairs), *self.encoder.describe_cut(pairs.captions, "caption")),
             records=(*_image_records(pairs, text_ranking), *_text_records(pairs, image_ranking)),
+            embeddings=pairs.embeddings(),
             details={"n_captions": len(pairs.captions)},
         )
 
@@ -172,6 +173,12 @@ class _Pairs:
             n_rows=len(rows),
             n_captions=sum(len(row.captions) for row in rows),
         )
+
+    def embeddings(self) -> PairEmbeddings:
+        """Return the features, and each pair of an image and a caption once."""
+        edges = [(i, caption) for i, own in enumerate(self.captions_of) for caption in own]
+        pairs = np.asarray(edges, dtype=np.int64).reshape(-1, 2)
+        return PairEmbeddings(self.image_features, self.text_features, pairs)
 
 
 def _diagnose(pairs: _Pairs) -> Iterator[str]:

@@ -112,15 +112,26 @@ def _report(result: Result | None, out: str) -> None:
 
 
 def _overfit_verdict(out: str) -> str:
-    """Whether the loss on one batch fell below a tenth of what it was."""
-    losses = [row["loss"] for row in RunDirectory(Path(out)).metrics("train")]
+    """Whether the loss on one batch lost nine tenths of what it was above its floor."""
+    directory = RunDirectory(Path(out))
+    losses = [row["loss"] for row in directory.metrics("train")]
     if not losses:
         return "overfit check: no loss was logged; give more --train.steps than --log.every-steps"
-    verdict = "passed" if losses[-1] < losses[0] / 10 else "failed"
-    return (
-        f"overfit check {verdict}: loss {losses[0]:.4f} → {losses[-1]:.4f}, "
-        f"expected below {losses[0] / 10:.4f} (10 %)"
-    )
+    noted = next(iter(directory.metrics("overfit")), {})
+    floor, collapsed = noted.get("floor") or 0.0, noted.get("collapsed")
+    goal = floor + (losses[0] - floor) / 10
+    verdict = "passed" if losses[-1] < goal else "failed"
+    text = f"overfit check {verdict}: loss {losses[0]:.4f} → {losses[-1]:.4f}, expected below "
+    text += f"{goal:.4f} (10 %{' above the least' if floor else ''})"
+    if floor:
+        repeats = " and ".join(f"{noted[f'repeated_{x}']} {x}" for x in ("images", "captions"))
+        text += f"; the least possible is {floor:.4f}, with {repeats} of the batch repeated"
+    if verdict == "failed" and collapsed and abs(losses[-1] - collapsed) < 0.02 * collapsed:
+        text += (
+            f"; {collapsed:.4f} is the loss of features that are all alike: try a lower --optim.lr "
+            "or more --train.steps"
+        )
+    return text
 
 
 def _read_space(file: Path) -> dict[str, Any]:

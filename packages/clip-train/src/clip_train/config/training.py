@@ -136,7 +136,8 @@ class LossConfig:
 
     kind: Literal["infonce", "multi_positive", "sigmoid", "none"] = "multi_positive"
     """Contrastive loss: `infonce` (CLIP's; only a pair's own caption is positive), `multi_positive`
-    (equal captions are one candidate), `sigmoid` (SigLIP's), or `none` for distillation alone."""
+    (equal captions are one candidate, and pairs of equal images are positives of each other),
+    `sigmoid` (SigLIP's), or `none` for distillation alone."""
     label_smoothing: float = 0.0
     """Share of the target that is spread over all candidates."""
     tile: int | None = None

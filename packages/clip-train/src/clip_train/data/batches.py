@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 from clip_train.augment.color_jitter import NUMBERS, changes_colors, jitter_colors
 from clip_train.augment.geometry import CROP_ATTEMPTS
 from clip_train.config.run import Config
-from clip_train.data.captions import number_captions
+from clip_train.data.captions import digest_image, mark_images, number_captions
 from clip_train.data.decoding import PixelReader
 from clip_train.data.streaming import MAX_FAULTS_IN_A_ROW, SampleStream, ShardStream
 from clip_train.data.watchdog import WorkerWatchdog
@@ -60,6 +60,7 @@ class Batch(NamedTuple):
     epoch: int
     positions: Tensor  # int64 (B,) places in the epoch's order: with seed and epoch, the key of
     # everything random about a sample
+    image_marks: Tensor  # int64 (B, 2) equal for equal images
 
 
 class Place(NamedTuple):
@@ -91,10 +92,10 @@ class DecodedSource:
                 self.samples.append(error)
             else:
                 self.pixels.numpy()[index] = pixels
-                self.samples.append(replace(sample, image=b""))
+                self.samples.append(replace(sample, image=digest_image(sample.image)))
 
     def read(self, index: int) -> tuple[Sample, NDArray[np.uint8]]:
-        """The sample (without its file) and its pixels (S, S, 3)."""
+        """The sample (with a digest in place of its file) and its pixels (S, S, 3)."""
         sample = self.samples[index]
         if isinstance(sample, BadSample):
             raise sample
@@ -197,6 +198,7 @@ class BatchReader(Dataset[Batch]):
             faults=faults,
             epoch=epoch,
             positions=torch.from_numpy(positions),
+            image_marks=mark_images([digest_image(sample.image) for sample in samples]),
         )
         return sort_by_length(batch) if self.config.data.sort_by_length else batch
 
@@ -353,6 +355,7 @@ def sort_by_length(batch: Batch) -> Batch:
         uniform=batch.uniform[rows],
         keys=[batch.keys[row] for row in rows.tolist()],
         positions=batch.positions[rows],
+        image_marks=batch.image_marks[rows],
     )
 
 

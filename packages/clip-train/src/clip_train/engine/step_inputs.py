@@ -35,7 +35,7 @@ class InputMaker:
         device = self.backend.device
         merge = self.config.loss.kind == "multi_positive"
         candidates = (
-            merge_candidates(batch.tokens, batch.caption_of, self.backend)
+            merge_candidates(batch.tokens, batch.caption_of, self.backend, images=batch.image_marks)
             if merge
             else separate_candidates(batch.caption_of, self.backend)
         )

@@ -26,6 +26,7 @@ from clip_train.data.sources import data_digest
 from clip_train.distributed.errors import report_lost_ranks, run_on_first_rank
 from clip_train.engine.components import RunComponents
 from clip_train.engine.fault_log import FaultLog
+from clip_train.engine.repeats import count_repeats, warn_of_repeats
 from clip_train.engine.stop_signals import stop_signals
 from clip_train.engine.weight_update import clip_gradients, update_weights
 from clip_train.errors import Interrupted, TrainingError
@@ -35,6 +36,7 @@ from clip_train.logs.run_directory import RunDirectory
 from clip_train.logs.utilization import Utilization
 from clip_train.objectives.batch import Objective, StepInputs
 from clip_train.objectives.from_config import make_objective
+from clip_train.objectives.repeats import collapsed_loss, least_loss
 from clip_train.optim.learning_rate import learning_rate, resolve_steps
 from clip_train.randomness import keyed_bits
 
@@ -104,6 +106,8 @@ class Trainer:
                     total=total, initial=done, desc="train", unit="step", show=self._progress
                 ) as bar:
                     for batch in self._batches():
+                        if self.steps_done == 0:
+                            self._look_for_repeats(batch)
                         self.step(batch)
                         self._agree_on_events(batch, stop.is_set())
                         bar.update()
@@ -236,6 +240,16 @@ class Trainer:
         evaluated = {row["step"] for row in self.directory.metrics("eval")}
         if steps and self._is_due("eval") and self.steps_done not in evaluated:
             self.evaluate()
+
+    def _look_for_repeats(self, batch: Batch) -> None:
+        """Warn of equal inputs that the loss contrasts; note the floor of an overfit check."""
+        counts = count_repeats(batch, self.backend)
+        if self.backend.rank == 0:
+            warn_of_repeats(self.config.loss, counts)
+        if self.config.train.overfit_batch is not None:
+            loss = self.config.loss
+            known = {"floor": least_loss(loss, counts), "collapsed": collapsed_loss(loss, counts)}
+            self.directory.log("overfit", 0, known | counts.summary())
 
     def _begin_step(self, batch: Batch) -> None:
         """Make everything that depends on the number of the step ready for it."""

@@ -1,7 +1,7 @@
-"""The candidates of a batch: its distinct captions, on however many ranks.
+"""The candidates of a batch: its distinct captions, and the images that it repeats.
 
 n images and u texts of this rank, m texts that it owns; N images, U texts and M distinct captions
-of all ranks; T text tokens, R ranks.
+of all ranks, K images that occur more than once; T text tokens, R ranks.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ class Candidates:
         owned_counts: Owned captions of each of R ranks.
         image_counts: Images of each rank.
         text_counts: Texts that each rank encodes.
+        repeated: (n,) number of each image among those that occur more than once in the whole
+            batch, -1 for an image that does not; None if no image does, on any rank.
+        repeats: (K,) times that each of those occurs in the whole batch; None like `repeated`.
     """
 
     caption_of: Tensor
@@ -35,6 +38,8 @@ class Candidates:
     owned_counts: tuple[int, ...]
     image_counts: tuple[int, ...]
     text_counts: tuple[int, ...]
+    repeated: Tensor | None = None
+    repeats: Tensor | None = None
 
     @property
     def num_images(self) -> int:
@@ -53,6 +58,8 @@ class Candidates:
             caption_of=self.caption_of.to(device, non_blocking=True),
             owned=self.owned.to(device, non_blocking=True),
             occurrences=self.occurrences.to(device, non_blocking=True),
+            repeated=None if self.repeated is None else self.repeated.to(device, non_blocking=True),
+            repeats=None if self.repeats is None else self.repeats.to(device, non_blocking=True),
         )
 
 
@@ -72,7 +79,11 @@ def separate_candidates(
 
 
 def merge_candidates(
-    tokens: Tensor, caption_of: Tensor, communicator: Communicator = SINGLE_PROCESS
+    tokens: Tensor,
+    caption_of: Tensor,
+    communicator: Communicator = SINGLE_PROCESS,
+    *,
+    images: Tensor | None = None,
 ) -> Candidates:
     """Candidates of texts of which equal ones, on any rank, are one.
 
@@ -82,12 +93,17 @@ def merge_candidates(
         tokens: int64 (u, T) on the CPU.
         caption_of: (n,) row of `tokens` that describes each image.
         communicator: The ranks of the batch.
+        images: int64 (n, ·) on the CPU, equal for equal images; None if all of them differ.
     """
-    return _merge_equal(hash_tokens(tokens), caption_of, communicator)
+    candidates = _merge_equal(hash_tokens(tokens), caption_of, communicator)
+    return candidates if images is None else _find_repeats(candidates, images, communicator)
 
 
 def candidates_from_labels(
-    labels: Tensor, communicator: Communicator = SINGLE_PROCESS
+    labels: Tensor,
+    communicator: Communicator = SINGLE_PROCESS,
+    *,
+    images: Tensor | None = None,
 ) -> Candidates:
     """Candidates of image–text pairs of which those with equal labels, on any rank, are one.
 
@@ -96,10 +112,15 @@ def candidates_from_labels(
     Args:
         labels: int64 (n,) on the CPU: a number of each pair's caption.
         communicator: The ranks of the batch.
+        images: int64 (n,) on the CPU: a number of each pair's image; None if all of them differ.
     """
     first_rows: dict[int, int] = {}
     rows = [first_rows.setdefault(label, row) for row, label in enumerate(labels.tolist())]
-    return _merge_equal(labels[:, None], torch.tensor(rows, dtype=torch.int64), communicator)
+    caption_of = torch.tensor(rows, dtype=torch.int64)
+    candidates = _merge_equal(labels[:, None], caption_of, communicator)
+    if images is None:
+        return candidates
+    return _find_repeats(candidates, images[:, None], communicator)
 
 
 def resolve_candidates(
@@ -107,6 +128,7 @@ def resolve_candidates(
     image_features: Tensor,
     text_features: Tensor,
     communicator: Communicator,
+    image_labels: Tensor | None = None,
 ) -> Candidates:
     """The candidates that a loss was given, or those of its pairs.
 
@@ -121,16 +143,33 @@ def resolve_candidates(
             f"expected a text for each of {count} images, got {len(text_features)}; repeat the "
             "text of a caption that several images share, and give the captions' labels"
         )
-    if labels is None:
-        candidates = separate_candidates(torch.arange(count), communicator)
-    elif labels.shape != (count,) or labels.is_floating_point():
-        raise ValueError(
-            f"expected labels of shape ({count},) and an integer type, one for each pair, got "
-            f"{tuple(labels.shape)} of {labels.dtype}"
-        )
+    for given in (labels, image_labels):
+        if given is not None and (given.shape != (count,) or given.is_floating_point()):
+            raise ValueError(
+                f"expected labels of shape ({count},) and an integer type, one for each pair, got "
+                f"{tuple(given.shape)} of {given.dtype}"
+            )
+    images = None if image_labels is None else image_labels.cpu()
+    if labels is not None:
+        candidates = candidates_from_labels(labels.cpu(), communicator, images=images)
     else:
-        candidates = candidates_from_labels(labels.cpu(), communicator)
+        candidates = separate_candidates(torch.arange(count), communicator)
+        if images is not None:
+            candidates = _find_repeats(candidates, images[:, None], communicator)
     return candidates.to(image_features.device)
+
+
+def _find_repeats(candidates: Candidates, marks: Tensor, communicator: Communicator) -> Candidates:
+    """The candidates with the images, marked by (n, ·), that the whole batch holds repeatedly."""
+    every = torch.cat(communicator.all_gather(marks, candidates.image_counts))  # (N, ·)
+    _, number, counts = torch.unique(every, dim=0, return_inverse=True, return_counts=True)
+    is_repeated = counts > 1
+    if not is_repeated.any():
+        return candidates
+    numbers = torch.where(is_repeated, is_repeated.cumsum(0) - 1, -1)
+    start = sum(candidates.image_counts[: communicator.rank])
+    own = number[start : start + len(marks)]  # (n,)
+    return replace(candidates, repeated=numbers[own], repeats=counts[is_repeated])
 
 
 def _merge_equal(marks: Tensor, caption_of: Tensor, communicator: Communicator) -> Candidates:

@@ -27,6 +27,7 @@ def contrastive_loss(
     logit_scale: Tensor,
     labels: Tensor | Candidates | None = None,
     *,
+    image_labels: Tensor | None = None,
     label_smoothing: float = 0.0,
     tile: int | None = None,
     communicator: Communicator = SINGLE_PROCESS,
@@ -42,6 +43,10 @@ def contrastive_loss(
     and a caption counts as often as it occurs (UniCL, Yang et al. 2022, equations 3 to 5;
     deviation: there a repeated caption is also repeated as a candidate).
 
+    With image labels, pairs of equal images are positives of each other too: the target of an image
+    is spread over all captions that its copies have, as often as they have them, and the share of a
+    caption's image is spread evenly over the image's copies.
+
     Args:
         image_features: (n, E), L2-normalized.
         text_features: (n, E), L2-normalized, row i is the caption of image i.
@@ -49,6 +54,8 @@ def contrastive_loss(
         labels: int64 (n,) number of each pair's caption; pairs with equal numbers, on any rank, are
             positives of each other. None makes every pair the only positive of itself. The training
             loop gives `Candidates` instead, with which texts are encoded once: (u, E).
+        image_labels: int64 (n,) number of each pair's image, equal for equal images; None if all
+            of them differ. `Candidates` know it.
         label_smoothing: Share of each target spread evenly over all candidates.
         tile: Side of the tiles of pairs that are computed at a time, with memory that grows with
             the batch and not with its square; None keeps all pairs.
@@ -60,11 +67,14 @@ def contrastive_loss(
     Raises:
         ValueError: Images, texts and labels are not as many.
     """
-    candidates = resolve_candidates(labels, image_features, text_features, communicator)
+    candidates = resolve_candidates(
+        labels, image_features, text_features, communicator, image_labels
+    )
     texts = text_features[candidates.owned]  # (m, E)
     pairs = GlobalPairs(candidates.owned_counts, communicator, tile)
     normalizers = pairwise_logsumexp(image_features, texts, logit_scale, pairs)
-    matching = _matching_scores(image_features, text_features, logit_scale, candidates)
+    positives = _mean_of_repeats(image_features, candidates, communicator)
+    matching = _matching_scores(positives, text_features, logit_scale, candidates)
     loss = _sum_of_both(normalizers, candidates) - 2 * (1 - label_smoothing) * matching
     if label_smoothing:
         weights = candidates.occurrences[:, None].to(texts.dtype)  # (m, 1)
@@ -179,6 +189,23 @@ def _sum_of_both(values: PairSums, candidates: Candidates) -> Tensor:
     """Sum () over this rank's images, and over its captions as often as they occur."""
     occurrences = candidates.occurrences.to(values.of_texts.dtype)
     return values.of_images.sum() + (occurrences * values.of_texts).sum()
+
+
+def _mean_of_repeats(images: Tensor, candidates: Candidates, communicator: Communicator) -> Tensor:
+    """Images (n, E), each repeated one replaced by the mean of its copies on all ranks.
+
+    With n(g, c) pairs of image g and caption c, the targets of the loss are n(g, c) / n(g) from a
+    copy of g to c, and n(g, c) / (n(c) n(g)) from c to a copy of g. Weighted by n(c), both sum to
+    the scores of every pair's caption with the mean of its image's copies.
+    """
+    if candidates.repeated is None or candidates.repeats is None:
+        return images
+    rows = (candidates.repeated >= 0).nonzero()[:, 0]
+    numbers = candidates.repeated[rows]
+    sums = images.new_zeros(len(candidates.repeats), images.shape[1])  # (K, E)
+    sums = all_reduce_sum(sums.index_add(0, numbers, images[rows]), communicator)
+    means = sums / candidates.repeats[:, None].to(images.dtype)
+    return images.index_copy(0, rows, means[numbers])
 
 
 def _matching_scores(
