@@ -356,6 +356,45 @@ def test_gradcheck(tile: int | None) -> None:
     )
 
 
+def test_second_derivatives_of_infonce_are_exact_also_on_two_ranks() -> None:
+    def penalty(image: Tensor, text: Tensor, communicator: Any) -> Tensor:
+        candidates = separate_candidates(torch.arange(len(image)), communicator)
+        loss = contrastive_loss(image, text, scalar(3.0), candidates, communicator=communicator)
+        (first,) = torch.autograd.grad(loss, image, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), image)[0]
+
+    image, text = features(5, 1).requires_grad_(), features(5, 2).requires_grad_()
+    want = penalty(image, text, SINGLE_PROCESS)
+    assert torch.autograd.gradgradcheck(
+        lambda image, text: contrastive_loss(image, text, scalar(3.0)), (image, text)
+    )
+
+    def work(threads: Threads) -> Tensor:
+        rows = slice(0, 2) if threads.rank == 0 else slice(2, 5)
+        return penalty(*(x.detach()[rows].requires_grad_() for x in (image, text)), threads)
+
+    assert_close([torch.cat(on_ranks(2, work))], [want])
+
+
+@pytest.mark.parametrize("by", ["grad", "backward"])
+@pytest.mark.parametrize("kind", ["contrastive", "sigmoid", "distillation"])
+def test_second_derivatives_of_losses_in_tiles_are_refused(kind: str, by: str) -> None:
+    image, text = features(4, 1).requires_grad_(), features(4, 2).requires_grad_()
+    candidates, scale = separate_candidates(torch.arange(4)), scalar(3.0)
+    if kind == "contrastive":
+        loss = contrastive_loss(image, text, scale, candidates, tile=2)
+    elif kind == "sigmoid":
+        loss = sigmoid_loss(image, text, scale, scalar(0.0), candidates)
+    else:
+        teacher = features(4, 5), features(4, 6), scale
+        loss = distillation_loss(image, text, scale, *teacher, candidates, tile=2)
+    with pytest.raises(NotImplementedError, match="first derivatives only"):
+        if by == "grad":
+            torch.autograd.grad(loss, image, create_graph=True)
+        else:
+            loss.backward(create_graph=True)
+
+
 @pytest.mark.parametrize("tile", [None, 64])
 def test_large_scales_neither_overflow_nor_lose_the_gradient(tile: int | None) -> None:
     image, text = features(200, 1).float(), features(200, 2).float()

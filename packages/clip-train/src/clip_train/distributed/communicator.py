@@ -80,7 +80,7 @@ class _AllGatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        total = ctx.communicator.all_reduce(gradients[0])
+        total = all_reduce_sum(gradients[0], ctx.communicator)
         return total[rows_of_rank(ctx.counts, ctx.communicator.rank)], None, None
 
 
@@ -92,4 +92,4 @@ class _AllReduceSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.communicator.all_reduce(gradients[0]), None
+        return all_reduce_sum(gradients[0], ctx.communicator), None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clip_train.distributed.communicator import all_gather_rows, rows_of_rank
-from clip_train.objectives.tiles import GlobalPairs
+from clip_train.objectives.tiles import GlobalPairs, refuse_second_derivatives
 
 
 class PairSums(NamedTuple):
@@ -67,6 +67,7 @@ class _Tiled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivatives()
         images, texts, scale, of_images, of_texts = ctx.saved_tensors
         weight, text_weight = gradients  # (n,), (m,)
         d_images = torch.zeros_like(images)

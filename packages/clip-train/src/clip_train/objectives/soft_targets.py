@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clip_train.objectives.logsumexp import PairSums
-from clip_train.objectives.tiles import GlobalPairs
+from clip_train.objectives.tiles import GlobalPairs, refuse_second_derivatives
 
 
 class TeacherFeatures(NamedTuple):
@@ -78,6 +78,7 @@ class _Expected(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivatives()
         images, texts, scale, teacher_scaled, teacher_texts, of_images, of_texts = ctx.saved_tensors
         weight, text_weight = gradients  # (n,), (m,)
         d_images = torch.zeros_like(images)

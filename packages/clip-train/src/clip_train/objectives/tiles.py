@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from clip_train.distributed.communicator import Communicator
@@ -46,3 +47,12 @@ class GlobalPairs(NamedTuple):
         size = self.tile or max(rows, 1)
         for start in range(0, rows, size):
             yield slice(start, min(start + size, rows))
+
+
+def refuse_second_derivatives() -> None:
+    """Raise in a closed-form backward pass whose gradient would have to be differentiated again."""
+    if torch.is_grad_enabled():
+        raise NotImplementedError(
+            "losses in tiles have first derivatives only, and create_graph=True asks for second "
+            "ones; compute InfoNCE without tile, or the sigmoid loss from logits of your own"
+        )

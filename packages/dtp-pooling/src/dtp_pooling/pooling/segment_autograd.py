@@ -5,11 +5,10 @@ B batch, L tokens, D width, N = B L.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dtp_pooling.pooling.segment_plan import SegmentPlan
 
@@ -54,7 +53,8 @@ def _sum_parts(flat: Tensor, slot: Tensor, sizes: Tensor) -> Tensor:
 class PoolSegments(torch.autograd.Function):
     """Sum or mean of every slot, with the closed-form gradient to tokens and boundaries.
 
-    The gradient that arrives for spare slots is zero, so dropped tokens get none.
+    The gradient that arrives for spare slots is zero, so dropped tokens get none. A gradient of
+    the gradient (`create_graph=True`) is that of `_pool_softly`, the formula written out.
     """
 
     @staticmethod
@@ -70,24 +70,30 @@ class PoolSegments(torch.autograd.Function):
             values.div_(sizes.clamp(min=1)[:, None])
         straight_through = ctx.needs_input_grad[1]
         means = values if straight_through and mean else None
-        ctx.save_for_backward(sizes, h if straight_through else None, means)
+        needed = (h, boundaries) if straight_through else (None, None)
+        ctx.save_for_backward(sizes, *needed, means)
         ctx.plan, ctx.mean, ctx.shape, ctx.dtype = plan, mean, h.shape, h.dtype
-        ctx.boundary_dtype = boundaries.dtype
         ctx.mark_non_differentiable(sizes)
         return values.to(h.dtype), sizes
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any, grad: Tensor, _: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None]:
         """Gradients of tokens (B, L, D) and boundaries (B, L)."""
-        sizes, h, means = ctx.saved_tensors
+        sizes, h, boundaries, means = ctx.saved_tensors
         plan: SegmentPlan = ctx.plan
+        if h is not None and torch.is_grad_enabled():  # a graph of the gradient is wanted
+            # views, because the boundaries may themselves be a function of h
+            inputs = h.view_as(h), boundaries.view_as(boundaries)
+            values = _pool_softly(*inputs, plan, sizes, ctx.mean)
+            wanted = inputs if ctx.needs_input_grad[0] else inputs[1:]
+            grads = torch.autograd.grad(values, wanted, grad, create_graph=True)
+            return grads[0] if ctx.needs_input_grad[0] else None, grads[-1], None, None
         grad = grad.to(torch.promote_types(grad.dtype, torch.float32))
         if ctx.mean:
             grad = grad / sizes.clamp(min=1)[:, None]
-        per_token = grad.index_select(0, plan.slot)  # (B * L, D)
+        per_token = _rows_of_slots(grad, plan.slot)  # (B * L, D)
         grad_boundaries = None
         if h is not None:
             change = _rowwise_dot(per_token, h.reshape(per_token.shape))  # dc_t, (B * L,)
@@ -96,9 +102,55 @@ class PoolSegments(torch.autograd.Function):
             change = change.masked_fill(~plan.kept, 0).view(ctx.shape[:2])
             later = change.flip(1).cumsum(1).flip(1)  # (B, L) sum over t >= i
             grad_boundaries = torch.cat([later[:, 1:], later.new_zeros(len(later), 1)], 1)
-            grad_boundaries = grad_boundaries[:, : ctx.shape[1]].to(ctx.boundary_dtype)
+            grad_boundaries = grad_boundaries[:, : ctx.shape[1]].to(boundaries.dtype)
         grad_h = per_token.view(ctx.shape).to(ctx.dtype) if ctx.needs_input_grad[0] else None
         return grad_h, grad_boundaries, None, None
+
+
+def _pool_softly(
+    h: Tensor, boundaries: Tensor, plan: SegmentPlan, sizes: Tensor, mean: bool
+) -> Tensor:
+    """(slots, D) what `PoolSegments` gives, by operations that autograd differentiates again.
+
+    As in the dense formula, token t weighs `1 + c_t` less the number c_t in its own segment, where
+    c_t is the sum of the boundaries before it.
+    """
+    before = boundaries.cumsum(1) - boundaries  # (B, L) c_t
+    wide = torch.promote_types(h.dtype, torch.float32)
+    weight = (1 + before - before.detach()).masked_fill(~plan.kept.view_as(before), 1).to(wide)
+    weight = weight.reshape(-1, 1)
+    values = _sum_rows(h.reshape(-1, h.shape[-1]).to(wide) * weight, plan.slot, sizes)
+    if mean:
+        totals = _sum_rows(weight, plan.slot, sizes)
+        values = values / torch.where(sizes[:, None] > 0, totals, 1)
+    return values.to(h.dtype)
+
+
+class _SumRows(torch.autograd.Function):
+    """`segment_sum`; the gradient of a row is that of its slot."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, slot: Tensor, sizes: Tensor) -> Tensor:
+        """(slots, D) sums of the rows of `flat` (N, D)."""
+        ctx.save_for_backward(slot)
+        return segment_sum(flat, slot, sizes)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """Gradient of `flat`: what arrives for each row's slot."""
+        (slot,) = ctx.saved_tensors
+        return _rows_of_slots(grad, slot), None, None
+
+
+def _sum_rows(flat: Tensor, slot: Tensor, sizes: Tensor) -> Tensor:
+    return cast(Tensor, _SumRows.apply(flat, slot, sizes))
+
+
+def _rows_of_slots(flat: Tensor, slot: Tensor) -> Tensor:
+    """(N, D) rows of `flat` at `slot` (N,); its own gradient is summed in a fixed order."""
+    if not (torch.is_grad_enabled() and flat.requires_grad):
+        return flat.index_select(0, slot)
+    return cast(Tensor, GatherSegments.apply(flat, slot, torch.ones_like(slot, dtype=torch.bool)))
 
 
 def _rowwise_dot(a: Tensor, b: Tensor, rows: int = 256) -> Tensor:
@@ -125,7 +177,6 @@ class GatherSegments(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         """Gradient of `flat`: the sum of what arrives for each row."""
         (slot,) = ctx.saved_tensors
@@ -134,4 +185,4 @@ class GatherSegments(torch.autograd.Function):
         if slot.device.type != "cpu":
             slot, order = slot.sort(stable=True)
             grad = grad.index_select(0, order)
-        return segment_sum(grad, slot, sizes)[: ctx.rows].to(ctx.dtype), None, None
+        return _sum_rows(grad, slot, sizes)[: ctx.rows].to(ctx.dtype), None, None
