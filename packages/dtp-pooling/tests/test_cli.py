@@ -9,11 +9,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from dtp_pooling.cli import main
 from dtp_pooling.run_lock import RunLock
 from dtp_pooling.training.presets import PRESETS
 from dtp_pooling.training.run_directory import read_run
 from dtp_pooling.training.trainer import Trainer
+from safetensors.torch import load_file
 
 TEXT = "one two three four five six seven eight nine ten eleven twelve " * 40
 SMALL = {
@@ -120,7 +122,8 @@ def test_resume_continues_and_keeps_its_configuration(run, tmp_path, monkeypatch
     shutil.rmtree(out / "checkpoints" / "step-0000004")
     call("resume", out, *CPU, "--quiet")
     assert (out / "checkpoints" / "step-0000004" / "model.safetensors").read_bytes() == last
-    assert "unknown argument --steps" in refuse(capsys, "resume", out, "--steps", 9)
+    message = refuse(capsys, "resume", out, "--learning_rate", 9)  # its configuration stays
+    assert "unknown argument --learning_rate" in message
 
 
 def test_resume_finds_a_text_that_was_moved(run, tmp_path, capsys):
@@ -357,3 +360,69 @@ def test_help_imports_no_torch(command):
     done = subprocess.run(arguments, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usage: dtp-lm")
+
+
+def test_a_finished_run_trains_longer_and_says_what_the_rate_does(run, tmp_path, capsys):
+    data, out = run
+    call("resume", out, *CPU)
+    assert "is at step 4 of 4; --steps N trains it longer" in capsys.readouterr().err
+    assert "--steps must be above 4" in refuse(capsys, "resume", out, "--steps", 3, *CPU)
+    whole = tmp_path / "whole"
+    call(*start(data, whole, "--steps", 4))  # the same run, continued in two ways
+    call("resume", out, "--steps", 8, *CPU)
+    said = capsys.readouterr().err
+    assert "8 steps instead of 4; the learning rate is 5e-05 after step 4" in said
+    call("resume", whole, "--steps", 8, *CPU, "--quiet")
+    name = "checkpoints/step-0000008/model.safetensors"
+    assert (out / name).read_bytes() == (whole / name).read_bytes()
+    assert read_run(out).config.steps == 8
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if r["kind"] == "valid"] == [2, 4, 6, 8]
+
+
+def test_weights_go_on_with_another_text(run, tmp_path, capsys):
+    _, earlier = run
+    other = tmp_path / "other.txt"
+    other.write_text("seven and ten are not three ".replace("a", "e").replace("d", "o") * 60)
+    command = ["train", other, "--out", tmp_path / "new", "--init_from", earlier, *CPU, *FLAGS]
+    call(*command, "--learning_rate", "1e-12")
+    record = read_run(tmp_path / "new")
+    assert record.alphabet == read_run(earlier).alphabet
+    name = "checkpoints/step-0000004/model.safetensors"
+    first, last = (load_file(run / name) for run in (earlier, tmp_path / "new"))
+    for key, value in first.items():
+        torch.testing.assert_close(last[key], value, rtol=0, atol=1e-9)
+    wide = [*command[:3], tmp_path / "wide", *command[4:], "--model.width", 32]
+    assert "do not fit the model" in refuse(capsys, *wide)
+    other.write_text("q" * 3000 + "ü")
+    strange = [*command[:3], tmp_path / "strange", *command[4:]]
+    assert "characters outside the alphabet" in refuse(capsys, *strange)
+    assert not (tmp_path / "strange").exists()
+    both = [*command[:3], tmp_path / "both", *command[4:], "--pruned_from", str(earlier)]
+    assert "give one of them" in refuse(capsys, *both)
+
+
+def test_overwriting_the_current_directory_writes_into_the_new_one(run, tmp_path, monkeypatch):
+    data, out = run
+    monkeypatch.chdir(out)
+    call(*start(data, ".", "--overwrite"))
+    assert read_run(out).config.steps == 4
+    assert (out / "checkpoints" / "step-0000004").is_dir()
+    assert (out.parent / f"{out.name}.old-1" / "run.json").exists()
+
+
+def test_an_unsure_predictor_is_reported_and_calibrated(run, tmp_path, capsys):
+    data, _ = run
+    flags = ["--model.boundaries.evaluation", "threshold", "--model.boundaries.rate", "0.2"]
+    call(*start(data, tmp_path / "unsure", *flags))
+    # untrained probabilities are all near one half: everything or nothing is a boundary
+    assert "characters in evaluation, 5.0 were aimed at" in capsys.readouterr().err
+    call("eval", tmp_path / "unsure", data, "--json")
+    assert "boundaries.evaluation calibrated" in capsys.readouterr().err
+    flags[1] = "calibrated"
+    call(*start(data, tmp_path / "sure", *flags))
+    assert "warning" not in capsys.readouterr().err
+    call("eval", tmp_path / "sure", data, "--json")
+    printed = capsys.readouterr()
+    assert 5 / 2 <= json.loads(printed.out)["shortening"] <= 5 * 2  # the text repeats: ties
+    assert "warning" not in printed.err

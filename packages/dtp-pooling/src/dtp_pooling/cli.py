@@ -118,6 +118,8 @@ def _add_resume(commands: Any) -> None:
         "to the same bits as without the stop.",
     ).add_argument
     add("run", **_RUN)
+    steps = "new number of steps in all, to train a finished run longer"
+    add("--steps", type=_count, metavar="N", help=steps)
     add("--data", type=Path, metavar="TEXT", help="text file, if it was moved")
     add("--valid", type=Path, metavar="TEXT", help="validation text file, if it was moved")
     add("--device", **_DEVICE)

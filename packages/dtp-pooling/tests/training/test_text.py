@@ -73,3 +73,11 @@ def test_epochs_differ_and_steps_repeat():
 def test_a_text_that_is_too_short_is_refused():
     with pytest.raises(ValueError, match="needs 30 symbols, got 29"):
         chunk_index(29, 10, 3, 0, 0)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_byte_order_mark_is_no_letter(tmp_path, suffix):
+    path = tmp_path / f"text.txt{suffix}"
+    raw = b"\xef\xbb\xbfabc\xef\xbb\xbfd\n"
+    path.write_bytes(gzip.compress(raw) if suffix else raw)
+    assert read_text(path) == "abc\ufeffd"  # only the first one is a mark

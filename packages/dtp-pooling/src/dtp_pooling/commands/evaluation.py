@@ -8,6 +8,7 @@ import sys
 
 from dtp_pooling.devices import choose_device
 from dtp_pooling.language_model.bits_per_character import bits_per_character
+from dtp_pooling.language_model.calibration import explain_rate
 from dtp_pooling.language_model.generation import generate as continue_text
 from dtp_pooling.language_model.model import DynamicPoolingLM
 from dtp_pooling.language_model.quantization import quantize
@@ -32,6 +33,9 @@ def evaluate(options: argparse.Namespace) -> None:
         stride=options.stride or run.config.evaluation_stride,
         batch=options.batch_size,
     )
+    doubt = explain_rate(run.config.model.boundaries, result.shortening)
+    if doubt:
+        print(f"dtp-lm: warning: {doubt}", file=sys.stderr)
     if options.json:
         print(json.dumps({**result._asdict(), "split": split}))
     else:

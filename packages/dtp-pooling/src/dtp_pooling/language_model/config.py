@@ -7,13 +7,13 @@ from typing import Literal
 
 from dtp_pooling.pooling.boundary_settings import (
     BoundaryTarget,
-    EvaluationRule,
     PredictorKind,
     RateLoss,
     require_ranges,
 )
 from dtp_pooling.strict_config import require, require_at_least, require_members
 
+EvaluationRule = Literal["threshold", "calibrated", "pattern"]
 BoundaryKind = Literal["none", "fixed", "whitespace", "unigram", "entropy", "gumbel", "random"]
 
 LEARNED_FROM_TARGETS = ("unigram", "entropy")
@@ -34,9 +34,12 @@ class BoundaryConfig:
         scores: Boundary predictor: `mlp`, or `cosine` routing between neighbors.
         hidden: Width inside the MLP predictor; None for 4 times the model's.
         temperature: Temperature of the Gumbel-sigmoid relaxation.
-        evaluation: How `gumbel` decides in evaluation: `threshold` at probability one half, or
-            `pattern`, sampling with the same fixed noise at each position in every text, which
-            keeps the rate of training also while the predictor is unsure.
+        evaluation: How `gumbel` decides in evaluation: `threshold` at a probability, one half as
+            published; `calibrated`, the same at the probability that a share `rate` of the training
+            text exceeds, which training sets before each evaluation; or `pattern`, sampling with
+            the same fixed noise at each position in every text. The last two keep the rate of
+            training also while the predictor is unsure.
+        threshold: Probability above which `gumbel` closes a segment in evaluation.
         rate_loss: Loss that holds `gumbel` at its rate; `interval` is zero within `interval`.
         interval: Lowest and highest rate for `rate_loss="interval"`.
         weight: Weight of the boundary loss in the total.
@@ -53,6 +56,7 @@ class BoundaryConfig:
     hidden: int | None = None
     temperature: float = 0.5
     evaluation: EvaluationRule = "threshold"
+    threshold: float = 0.5
     rate_loss: RateLoss = "binomial"
     interval: tuple[float, float] = (0.15, 0.25)
     weight: float = 1.0
@@ -69,7 +73,9 @@ class BoundaryConfig:
         )
         require_members(self)
         require_at_least(self, 1, "factor", "spikes_left")
-        require(0 < self.rate < 1, f"rate must be in (0, 1), got {self.rate}")
+        for name in ("rate", "threshold"):
+            share = getattr(self, name)
+            require(0 < share < 1, f"{name} must be in (0, 1), got {share}")
         object.__setattr__(self, "interval", tuple(self.interval))
         require_ranges(self.hidden, self.temperature, self.weight, self.interval, self.seed)
 

@@ -5,6 +5,7 @@ B batch, L tokens, D width, V vocabulary. A boundary never depends on a later to
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -92,6 +93,8 @@ class CausalSegmenter(nn.Module):
         noise = None
         if self.training or config.evaluation == "pattern":
             noise = logistic_noise(self._draw(tokens, generators, offset))
+        elif config.threshold != 0.5:
+            logits = logits - math.log(config.threshold / (1 - config.threshold))
         return rules.gumbel_boundaries(logits, config.temperature, noise)
 
     def _draw(self, tokens: Tensor, generators: Generators, offset: int | Tensor) -> Tensor:

@@ -40,6 +40,16 @@ class Alphabet:
             return 32
         return max(0, self.characters.find(" "))
 
+    def check(self, text: str) -> None:
+        """Raise ValueError if the text has other characters."""
+        unknown = sorted(set(text).difference(self.characters or text))
+        if unknown and self.characters is not None:
+            shown = self.characters[:60] + ("…" if len(self.characters) > 60 else "")
+            raise ValueError(
+                f"the text has characters outside the alphabet, {unknown[:10]}; use only those in "
+                f"it, {shown!r}"
+            )
+
     def encode(self, text: str) -> Tensor:
         """(N,) int64 ids; UTF-8 bytes for the byte alphabet."""
         if self.characters is None:
@@ -48,12 +58,7 @@ class Alphabet:
         known, ids = torch.tensor([ord(character) for character in self.characters]).sort()
         place = torch.searchsorted(known, codes.long()).clamp(max=len(known) - 1)
         if not torch.equal(known[place], codes.long()):
-            unknown = sorted(set(text) - set(self.characters))
-            shown = self.characters[:60] + ("…" if len(self.characters) > 60 else "")
-            raise ValueError(
-                f"the text has characters outside the alphabet, {unknown[:10]}; use only those in "
-                f"it, {shown!r}"
-            )
+            self.check(text)
         return ids[place]
 
     def decode(self, ids: Tensor) -> str:

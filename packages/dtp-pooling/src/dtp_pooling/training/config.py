@@ -36,6 +36,8 @@ class TrainingConfig:
             divergence from them.
         pruned_from: Directory of a trained run whose largest heads and hidden units are the initial
             weights, as many as `model` has (extra `pruning`).
+        init_from: Directory of a trained run whose weights are the initial ones and whose alphabet
+            the texts must have; `model` must fit its weights.
         quantize: Precision of linear layers in evaluation and generation (`int8`: extra `int8`).
     """
 
@@ -57,6 +59,7 @@ class TrainingConfig:
     unigram_vocabulary: int = 5000
     teacher: str | None = None
     pruned_from: str | None = None
+    init_from: str | None = None
     quantize: Literal["none", "int8"] = "none"
 
     def __post_init__(self) -> None:
@@ -68,6 +71,10 @@ class TrainingConfig:
             self.evaluation_stride <= self.evaluation_window,
             f"evaluation_stride must be at most evaluation_window = {self.evaluation_window}, got "
             f"{self.evaluation_stride}",
+        )
+        require(
+            self.init_from is None or self.pruned_from is None,
+            "init_from and pruned_from both name initial weights; give one of them",
         )
         rate = self.learning_rate
         require(0 < rate < math.inf, f"learning_rate must be above 0 and finite, got {rate}")

@@ -109,7 +109,8 @@ def open_new_run(
         ValueError: The configuration does not fit the text.
     """
     check_directory(directory, overwrite=overwrite)
-    alphabet = make_alphabet(config.alphabet, train_text, valid_text, test_text)
+    directory = directory.absolute()  # `.` may be set aside
+    alphabet = _choose_alphabet(config, train_text, valid_text, test_text)
     record = RunRecord(
         config=_fit(config, alphabet),
         alphabet=alphabet,
@@ -118,9 +119,6 @@ def open_new_run(
         data=_absolute(files[0]),
         valid=_absolute(files[1]),
     )
-    values = dataclasses.asdict(record)
-    values["characters"] = values.pop("alphabet")["characters"]
-    content = (json.dumps(values, indent=2) + "\n").encode()
 
     def is_occupied() -> bool:
         check_directory(directory, overwrite=overwrite)
@@ -131,7 +129,7 @@ def open_new_run(
 
     with start_run(
         directory,
-        lambda new: replace_file(new / RUN_NAME, content),
+        lambda new: _write_record(new, record),
         last=RUN_NAME,
         is_occupied=is_occupied,
     ):
@@ -160,6 +158,20 @@ def read_run(directory: Path) -> RunRecord:
         raise ValueError(
             f"{path} cannot be read: {error!r}; name the --out of a `dtp-lm train`"
         ) from error
+
+
+def extend_run(directory: Path, steps: int) -> RunRecord:
+    """Record another number of steps; the learning rate then falls to zero at the new last one.
+
+    Raises:
+        FileNotFoundError: There is no run.
+        ValueError: The number is not positive, or `run.json` is damaged.
+    """
+    record = read_run(directory)
+    config = dataclasses.replace(record.config, steps=steps)
+    record = dataclasses.replace(record, config=config)
+    _write_record(directory, record)
+    return record
 
 
 def find_checkpoint(directory: Path) -> Path | None:
@@ -215,6 +227,12 @@ def replace_file(path: Path, content: bytes) -> None:
     os.replace(partial, path)
 
 
+def _write_record(directory: Path, record: RunRecord) -> None:
+    values = dataclasses.asdict(record)
+    values["characters"] = values.pop("alphabet")["characters"]
+    replace_file(directory / RUN_NAME, (json.dumps(values, indent=2) + "\n").encode())
+
+
 def _is_occupied(directory: Path) -> bool:
     """Whether the directory has files that must not be lost."""
     if not directory.is_dir():
@@ -237,7 +255,18 @@ def _fit(config: TrainingConfig, alphabet: Alphabet) -> TrainingConfig:
         model=model,
         teacher=_absolute(config.teacher),
         pruned_from=_absolute(config.pruned_from),
+        init_from=_absolute(config.init_from),
     )
+
+
+def _choose_alphabet(config: TrainingConfig, *texts: str) -> Alphabet:
+    """That of the run whose weights are the initial ones, else of the texts."""
+    if config.init_from is None:
+        return make_alphabet(config.alphabet, *texts)
+    alphabet = read_run(Path(config.init_from)).alphabet
+    for text in texts:
+        alphabet.check(text)
+    return alphabet
 
 
 def _absolute(path: str | Path | None) -> str | None:

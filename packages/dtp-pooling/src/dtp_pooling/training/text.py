@@ -29,7 +29,7 @@ def read_text(path: Path) -> str:
     except (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path} is not a complete {path.suffix} file: {error}") from error
     try:
-        text = raw.decode()
+        text = raw.decode("utf-8-sig")  # a byte-order mark is no letter
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from error
     return text[:-1] if text.endswith("\n") else text

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -16,14 +17,24 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from dtp_pooling.language_model.bits_per_character import bits_per_character
+from dtp_pooling.language_model.calibration import calibrate_threshold, explain_rate
 from dtp_pooling.language_model.model import DynamicPoolingLM, LanguageModelOutput
 from dtp_pooling.language_model.pruning import prune
 from dtp_pooling.language_model.quantization import quantize
 from dtp_pooling.pooling.noise import sample_generators
 from dtp_pooling.training.alphabet import Alphabet
 from dtp_pooling.training.config import TrainingConfig
+from dtp_pooling.training.processes import (
+    call_on_first_rank,
+    is_any,
+    rank_and_world_size,
+    rows_of_rank,
+    sum_gradients,
+    sum_over_ranks,
+)
 from dtp_pooling.training.run_directory import (
     UNIGRAM_NAME,
     append_metrics,
@@ -39,6 +50,10 @@ from dtp_pooling.training.unigram import train_unigram, unigram_boundaries
 
 class Trainer:
     """Trains a run, from the start or from its newest checkpoint.
+
+    In a process group every rank takes its rows of each batch, and gradients are summed; the first
+    rank evaluates, logs and saves. Without dropout the weights are those of one process up to
+    rounding.
 
     Args:
         directory: Holds `run.json`; a checkpoint in it is resumed.
@@ -57,7 +72,9 @@ class Trainer:
         *,
         quiet: bool = False,
     ) -> None:
-        self.directory, self.device, self.quiet = directory, device, quiet
+        self.directory, self.device = directory, device
+        self.rank = rank_and_world_size()[0]
+        self.quiet = quiet or self.rank > 0
         run = read_run(directory)
         self.config = run.config
         _check_text(directory, "training", train_text, run.text_sha256)
@@ -77,7 +94,7 @@ class Trainer:
             self.model.parameters(), lr=self.config.learning_rate, betas=(0.9, 0.999)
         )
         self.steps_done = load_training_state(directory, self.model, self.optimizer)
-        rewind_metrics(directory, self.steps_done)
+        call_on_first_rank(lambda: rewind_metrics(directory, self.steps_done))
         self.evaluate(self.valid_ids[: self.config.evaluation_window])  # raises early
 
     def run(self, until: int | None = None, stop: threading.Event | None = None) -> None:
@@ -88,44 +105,50 @@ class Trainer:
             stop: Once set, the step under way is finished and saved, and `run` returns.
         """
         last = self.config.steps if until is None else min(until, self.config.steps)
-        started = time.perf_counter()
+        began, started = self.steps_done, time.perf_counter()
+        hidden = self.quiet or not sys.stderr.isatty()
+        bar = tqdm(total=last, initial=self.steps_done, unit="step", disable=hidden)
         while self.steps_done < last:
             record = self.step()
+            bar.update()
             is_last = self.steps_done == self.config.steps
             is_evaluated = is_last or self.steps_done % self.config.evaluate_every == 0
+            record["seconds"] = time.perf_counter() - started
             if is_last or self.steps_done % self.config.log_every == 0:
-                record["seconds"] = time.perf_counter() - started
                 self._log("train", record)
+            elif self.steps_done == began + 1:
+                self._print("train", record)  # a sign of life, and of the pace
             if is_evaluated:
-                self._log("valid", self.evaluate())
-            is_stopped = stop is not None and stop.is_set()
+                self._evaluate_and_log()
+            is_stopped = is_any(stop is not None and stop.is_set(), self.device)
             if is_evaluated or is_stopped:
-                keep = self.config.keep_last
-                save_training_state(
-                    self.directory, self.steps_done, self.model, self.optimizer, keep
-                )
+                self._save()
             if is_stopped:
-                return
+                break
+        bar.close()
 
     def step(self) -> dict[str, Any]:
         """One optimizer step: forward, loss, backward, clip, update."""
         config, step = self.config, self.steps_done
-        torch.manual_seed(config.seed * 1_000_003 + step)  # dropout of this step
+        seed = config.seed * 1_000_003 + step
+        torch.manual_seed(seed + self.rank * 2**40)  # dropout of this step
         rate = learning_rate(config, step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         out, loss, distance = self._forward(step)
         objective = loss if distance is None else (loss + distance) / 2
+        share = len(out.logits) / config.batch_size  # 1 in one process
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(objective + out.boundary_loss)
+        torch.autograd.backward((objective + out.boundary_loss) * share)
+        sum_gradients(list(self.model.parameters()))
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         self.optimizer.step()
         self.steps_done += 1
-        from_teacher = {} if distance is None else {"teacher_bits": distance.detach() / math.log(2)}
+        means = {"bits": loss / math.log(2), "boundary_loss": out.boundary_loss}
+        if distance is not None:
+            means["teacher_bits"] = distance / math.log(2)
         return {
-            "bits": loss.detach() / math.log(2),
-            **from_teacher,
-            "boundary_loss": out.boundary_loss.detach(),
+            **{name: sum_over_ranks(value.detach() * share) for name, value in means.items()},
             "shortening": _shortening_factor(out),
             "gradient_norm": norm.detach(),
             "learning_rate": rate,
@@ -133,12 +156,30 @@ class Trainer:
 
     def evaluate(self, text: Tensor | None = None) -> dict[str, Any]:
         """Bits per character of ids (N,), by default of the whole validation text."""
+        model, window = self.model.eval(), self.config.evaluation_window
+        boundaries = model.config.boundaries
+        if boundaries.kind == "gumbel" and boundaries.evaluation == "calibrated":
+            calibrate_threshold(model, self.train_ids, window=window)
         return bits_per_character(
-            quantize(self.model.eval(), self.config.quantize),
+            quantize(model, self.config.quantize),
             self.valid_ids if text is None else text,
-            window=self.config.evaluation_window,
+            window=window,
             stride=self.config.evaluation_stride,
         )._asdict()
+
+    def _evaluate_and_log(self) -> None:
+        if self.rank > 0:
+            return
+        result = self.evaluate()
+        self._log("valid", result)
+        doubt = explain_rate(self.config.model.boundaries, result["shortening"])
+        if doubt and not self.quiet:
+            print(f"dtp-lm: warning: {doubt}", file=sys.stderr)
+
+    def _save(self) -> None:
+        if self.rank == 0:
+            keep = self.config.keep_last
+            save_training_state(self.directory, self.steps_done, self.model, self.optimizer, keep)
 
     def _chunks(self, step: int) -> Tensor:
         """(B, L + 1) positions in the text of a step's batch."""
@@ -148,10 +189,11 @@ class Trainer:
     def _forward(self, step: int) -> tuple[LanguageModelOutput, Tensor, Tensor | None]:
         """Output, cross-entropy, and divergence from the teacher, if there is one."""
         config, batch = self.config, self.config.batch_size
-        index = self._chunks(step)
+        rows = rows_of_rank(batch)
+        index = self._chunks(step)[rows]
         chunks = self.train_ids[index].long().to(self.device)  # (B, L + 1)
         targets = None if self.targets is None else self.targets[index[:, :-1]].to(self.device)
-        positions = range(step * batch, (step + 1) * batch)
+        positions = range(step * batch, (step + 1) * batch)[rows]
         self.model.train()
         generators = sample_generators(config.seed, positions)
         is_narrow = config.precision == "bfloat16"
@@ -168,9 +210,19 @@ class Trainer:
 
     def _initial_model(self, alphabet: Alphabet) -> DynamicPoolingLM:
         """A new model, or the largest units of a trained one."""
-        if self.config.pruned_from is None or find_checkpoint(self.directory):
-            return DynamicPoolingLM(self.config.model)
-        return prune(read_model(Path(self.config.pruned_from), alphabet), self.config.model)
+        config = self.config
+        if config.pruned_from is not None and not find_checkpoint(self.directory):
+            return prune(read_model(Path(config.pruned_from), alphabet), config.model)
+        model = DynamicPoolingLM(config.model)
+        if config.init_from is not None and not find_checkpoint(self.directory):
+            try:
+                model.load_state_dict(read_model(Path(config.init_from), alphabet).state_dict())
+            except RuntimeError as error:
+                raise ValueError(
+                    f"the weights of {config.init_from} do not fit the model: {error}; leave its "
+                    "sizes as they are in that run"
+                ) from error
+        return model
 
     def _unigram_targets(self, train_text: str) -> Tensor | None:
         if self.config.model.boundaries.kind != "unigram":
@@ -180,8 +232,12 @@ class Trainer:
                 "kind='unigram' marks characters; use alphabet='characters', not bytes"
             )
         path = self.directory / UNIGRAM_NAME
-        if not path.exists():
-            train_unigram(train_text, path, self.config.unigram_vocabulary)
+
+        def train_once() -> None:
+            if not path.exists():
+                train_unigram(train_text, path, self.config.unigram_vocabulary)
+
+        call_on_first_rank(train_once)
         return unigram_boundaries(train_text, path)
 
     def _log(self, kind: str, values: Mapping[str, Any]) -> None:
@@ -191,10 +247,16 @@ class Trainer:
                 f"{plain['bits']} bits per character at step {self.steps_done}, expected a finite "
                 "loss; the last checkpoint is from before; train again with a lower learning_rate"
             )
-        record = {"step": self.steps_done, "kind": kind, **plain}
-        append_metrics(self.directory, record)
-        if not self.quiet:
-            print(json.dumps(record), flush=True)
+        if self.rank == 0:
+            append_metrics(self.directory, {"step": self.steps_done, "kind": kind, **plain})
+        self._print(kind, plain)
+
+    def _print(self, kind: str, values: Mapping[str, Any]) -> None:
+        if self.quiet:
+            return
+        plain = {name: float(value) for name, value in values.items()}
+        tqdm.write(json.dumps({"step": self.steps_done, "kind": kind, **plain}), file=sys.stdout)
+        sys.stdout.flush()
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
@@ -213,7 +275,9 @@ def _check_text(directory: Path, name: str, text: str, known: str) -> None:
 
 
 def _shortening_factor(out: LanguageModelOutput) -> Tensor | float:
-    """Characters per segment."""
+    """Characters per segment, over all ranks."""
     if out.boundaries is None:
         return 1.0
-    return out.boundaries.numel() / out.boundaries.detach().sum().clamp(min=1)
+    closed = out.boundaries.detach().sum()
+    counts = sum_over_ranks(torch.stack([closed.new_tensor(out.boundaries.numel()), closed]))
+    return counts[0] / counts[1].clamp(min=1)

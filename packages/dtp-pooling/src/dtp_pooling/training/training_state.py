@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from dtp_pooling.training.run_directory import (
     EARLIER_LAYOUT,
     find_checkpoint,
 )
+
+_DAMAGED = (EOFError, KeyError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError)
 
 
 def save_training_state(
@@ -71,15 +74,40 @@ def load_training_state(
     return checkpoint_step(newest)
 
 
+def saved_step(place: Path) -> int:
+    """The number of steps done in a checkpoint, also of the earlier layout.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    if place.name not in EARLIER_LAYOUT:
+        return checkpoint_step(place)
+    return int(_read_earlier_optimizer(place, torch.device("cpu"))["step"])
+
+
 def _load_earlier_layout(place: Path, model: DynamicPoolingLM, optimizer: torch.optim.Adam) -> int:
     model.load_state_dict(DynamicPoolingLM.load(place).state_dict())
+    state = _read_earlier_optimizer(place, next(model.parameters()).device)
+    try:
+        optimizer.load_state_dict(state["optimizer"])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{place} does not fit the model: {error}") from error
+    return int(state["step"])
+
+
+def _read_earlier_optimizer(place: Path, device: torch.device) -> dict[str, Any]:
     path = place / "optimizer.pt"
-    device = next(model.parameters()).device
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-        optimizer.load_state_dict(state["optimizer"])
-        return int(state["step"])
-    except (EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        return {"optimizer": state["optimizer"], "step": int(state["step"])}
+    except (
+        EOFError,
+        KeyError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        pickle.UnpicklingError,
+    ) as error:
         raise ValueError(
             f"{path} is damaged ({type(error).__name__}); delete {place} to start again"
         ) from error
