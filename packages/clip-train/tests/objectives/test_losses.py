@@ -388,11 +388,12 @@ def test_second_derivatives_of_losses_in_tiles_are_refused(kind: str, by: str) -
     else:
         teacher = features(4, 5), features(4, 6), scale
         loss = distillation_loss(image, text, scale, *teacher, candidates, tile=2)
+    differentiate = {
+        "grad": lambda: torch.autograd.grad(loss, image, create_graph=True),
+        "backward": lambda: loss.backward(create_graph=True),
+    }
     with pytest.raises(NotImplementedError, match="first derivatives only"):
-        if by == "grad":
-            torch.autograd.grad(loss, image, create_graph=True)
-        else:
-            loss.backward(create_graph=True)
+        differentiate[by]()
 
 
 @pytest.mark.parametrize("tile", [None, 64])
