@@ -33,6 +33,7 @@ PUBLIC_PARTS = {
     "clip_models.converters",
     "clip_models.devices",
     "clip_models.files",
+    "clip_models.graphs",
     "clip_models.model",
     "clip_models.pooling",
     "dtp_pooling.checkpoint_files",

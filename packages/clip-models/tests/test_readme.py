@@ -24,7 +24,7 @@ PAGES = [
     PACKAGE / "README.md",
     *(PACKAGE / "docs" / f"{x}.md" for x in ("reference", "checkpoints")),
 ]
-PARTS = ["config", "converters", "files", "model", "pooling"]
+PARTS = ["config", "converters", "files", "graphs", "model", "pooling"]
 
 
 def examples(page: Path) -> list[str]:

@@ -10,7 +10,6 @@ import functools
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 Grid = tuple[int, int]
@@ -18,7 +17,7 @@ Grid = tuple[int, int]
 
 def resize_grid(table: Tensor, old: Grid, new: Grid) -> Tensor:
     """(rows * columns, D) of the old grid to the new one: bicubic, antialiased, row-major."""
-    if old == new:
+    if is_known_equal(old[0], new[0]) and is_known_equal(old[1], new[1]):
         return table
     rows = make_interpolation_matrix(old[0], new[0], "bicubic", table)  # (rows', rows)
     columns = make_interpolation_matrix(old[1], new[1], "bicubic", table)  # (columns', columns)
@@ -28,10 +27,22 @@ def resize_grid(table: Tensor, old: Grid, new: Grid) -> Tensor:
 
 def resize_sequence(table: Tensor, new: int) -> Tensor:
     """(N, D) to (new, D): linear along the sequence, not antialiased."""
-    if len(table) == new:
+    if is_known_equal(table.shape[0], new):
         return table
-    matrix = make_interpolation_matrix(len(table), new, "linear", table)
+    matrix = make_interpolation_matrix(table.shape[0], new, "linear", table)
     return (matrix @ table.to(matrix.dtype)).to(table.dtype)
+
+
+def is_known_equal(a: int, b: int) -> bool:
+    """Whether two sizes are equal for all inputs; a graph of any size is not fixed to one by it."""
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return False  # sizes are tensors there
+    if not torch.compiler.is_compiling():
+        return a == b
+    # imported with every graph that is compiled or exported, and slow to import without need
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return statically_known_true(a == b)
 
 
 def make_sin_cos_table(width: int, grid: Grid, *, endpoint: bool = False) -> Tensor:
@@ -59,6 +70,7 @@ def make_interpolation_matrix(
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     if (
         torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         or type(like) not in (Tensor, nn.Parameter)
         or torch._C._functorch.peek_interpreter_stack() is not None
     ):
@@ -68,11 +80,22 @@ def make_interpolation_matrix(
 
 
 def _matrix(old: int, new: int, mode: str, device: torch.device, dtype: torch.dtype) -> Tensor:
-    identity = torch.eye(old, dtype=dtype, device=device)
+    """Weights by torch's formulas, in operators that leave `new` open in a graph of any size."""
+    target = torch.arange(new, device=device).to(dtype)[:, None]  # (new, 1)
+    source = torch.arange(old, device=device).to(dtype)  # (old,)
+    scale = old / torch.ones_like(target).sum()
+    center = (target + 0.5) * scale - 0.5
     if mode == "linear":
-        return F.interpolate(identity[None], size=new, mode="linear")[0].T  # (new, old)
-    size = (new, old)  # along the rows of the identity only
-    return F.interpolate(identity[None, None], size=size, mode="bicubic", antialias=True)[0, 0]
+        return (1 - (center.clamp(0, old - 1) - source).abs()).clamp(min=0)
+    weights = _cubic((source - center).abs() / scale.clamp(min=1))
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def _cubic(x: Tensor) -> Tensor:
+    """The bicubic kernel with a = -1/2 of distances, zero from 2 on (Keys 1981)."""
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
 @functools.cache

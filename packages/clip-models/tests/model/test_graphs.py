@@ -17,6 +17,7 @@ from clip_models.config import (
     TextConfig,
     ViTConfig,
 )
+from clip_models.graphs import ImageEncoder, TextEncoder
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad, vmap
@@ -172,3 +173,31 @@ def test_onnx_takes_any_batch(name: str, tmp_path: Path) -> None:
         results = session.run(None, named)
         for ours, theirs in zip(results, model(images, tokens)[:2], strict=True):
             assert torch.allclose(torch.from_numpy(ours), theirs, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")
+def test_a_graph_from_one_image_takes_other_sizes() -> None:
+    model, _ = small("vit")
+    encoder = ImageEncoder(model)
+    traced = torch.jit.trace(encoder, torch.randn(1, 3, 32, 32))
+    sizes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(encoder, (torch.randn(2, 3, 32, 32),), dynamic_shapes=(sizes,))
+    for shape in ((1, 3, 32, 32), (3, 3, 48, 32), (2, 3, 40, 64)):
+        images = torch.randn(shape)
+        for graph in (traced, program.module()):
+            assert torch.allclose(graph(images), encoder(images), atol=1e-5)
+
+
+def test_a_text_graph_takes_other_lengths() -> None:
+    model, _ = small("vit")
+    encoder = TextEncoder(model)
+    sizes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(encoder, (TOKENS,), dynamic_shapes=(sizes,))
+    for tokens in (TOKENS[:1], TOKENS[:3, :4], TOKENS[:, :6]):
+        assert torch.allclose(program.module()(tokens), encoder(tokens), atol=1e-5)
+
+
+def test_an_encoder_has_the_mode_of_its_model() -> None:
+    """The older ONNX exporter restores the mode of the whole and with it batch statistics."""
+    assert not ImageEncoder(CLIP(CONFIGS["modified_resnet"]).eval()).training
+    assert TextEncoder(CLIP(CONFIGS["vit"])).training

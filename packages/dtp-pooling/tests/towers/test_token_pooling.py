@@ -393,3 +393,22 @@ def test_an_empty_batch_has_no_segments(kind, order):
     )
     assert out.tokens.shape[0] == 0
     assert out.segment_of.shape == (0, 5)
+
+
+@pytest.mark.parametrize("kind", ["top_k", "fixed", "dissimilarity"])
+def test_an_exported_graph_needs_no_number_of_segments_and_takes_any_batch(kind):
+    """With trainable weights and gradients enabled; rows are padded to the most segments."""
+    tokens, apart = images()
+    module = build(kind, rate=0.25)
+    batch = torch.export.Dim.DYNAMIC
+    shapes = {"tokens": {0: batch}, "keep_apart": {0: batch}}
+    arguments = {"tokens": tokens, "keep_apart": apart}
+    exported = torch.export.export(module, (), arguments, dynamic_shapes=shapes).module()
+    for rows in (1, 2, 3):
+        x, kept = torch.randn_like(tokens)[:rows], apart[:rows]
+        want, out = module(x, keep_apart=kept), exported(tokens=x, keep_apart=kept)
+        size = want.tokens.shape[1]
+        torch.testing.assert_close(out.tokens[:, :size], want.tokens)
+        assert not out.tokens[:, size:].any()
+        assert torch.equal(out.mask.sum(1), torch.full((rows,), size))
+        assert torch.equal(out.segment_of, want.segment_of)

@@ -89,17 +89,8 @@ class CLIP(nn.Module):
         Raises:
             ValueError: The tower does not take images of this shape, or they are not normalized.
         """
-        smallest = self.config.vision.smallest_image
-        if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < smallest:
-            raise ValueError(
-                f"images must be (B, 3, H, W) with sides of at least {smallest}, "
-                f"got {tuple(images.shape)}; resize them with the model's Preprocess"
-            )
-        if not images.is_floating_point():
-            raise ValueError(
-                f"images must be normalized floating-point numbers, got {images.dtype}; "
-                "Preprocess.normalize converts uint8"
-            )
+        if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            self._check_images(images)
         if isinstance(self.visual, VisionTransformer):
             return self.visual.run(images, generator=generator)
         return TowerOutput(self.visual(images), {}, {})
@@ -116,11 +107,8 @@ class CLIP(nn.Module):
                 vocabulary, which is checked on the CPU only.
         """
         text = self.config.text
-        if tokens.ndim != 2 or not 1 <= tokens.shape[1] <= text.context_length:
-            raise ValueError(
-                f"tokens must be (B, T) with T from 1 to {text.context_length}, "
-                f"got {tuple(tokens.shape)}; tokenize with the model's context_length"
-            )
+        if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            self._check_tokens(tokens)
         tokens = self._as_ids(tokens)
         if self.pooling is not None:
             return self._run_pooled_text(tokens, generator)
@@ -173,6 +161,28 @@ class CLIP(nn.Module):
             nn.init.normal_(self.text_projection.weight, std=text.width**-0.5)
             nn.init.zeros_(self.text_projection.bias)
 
+    def _check_images(self, images: Tensor) -> None:
+        smallest = self.config.vision.smallest_image
+        shape = images.shape
+        if len(shape) != 4 or shape[1] != 3 or shape[2] < smallest or shape[3] < smallest:
+            raise ValueError(
+                f"images must be (B, 3, H, W) with sides of at least {smallest}, "
+                f"got {tuple(shape)}; resize them with the model's Preprocess"
+            )
+        if not images.is_floating_point():
+            raise ValueError(
+                f"images must be normalized floating-point numbers, got {images.dtype}; "
+                "Preprocess.normalize converts uint8"
+            )
+
+    def _check_tokens(self, tokens: Tensor) -> None:
+        longest = self.config.text.context_length
+        if tokens.ndim != 2 or not 1 <= tokens.shape[1] <= longest:
+            raise ValueError(
+                f"tokens must be (B, T) with T from 1 to {longest}, "
+                f"got {tuple(tokens.shape)}; tokenize with the model's context_length"
+            )
+
     def _as_ids(self, tokens: Tensor) -> Tensor:
         """Integers of any type (B, T) as ids that the embedding takes."""
         if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
@@ -222,9 +232,9 @@ class CLIP(nn.Module):
         assert self.pooling is not None
         if self._may_depend_on_values(tokens):
             tokens = self.trim_tokens(tokens, multiple=1)
-        read_at = torch.as_tensor(self._read_at(tokens), device=tokens.device)
-        read_at = (read_at % tokens.shape[1]).expand(len(tokens))  # (B,)
         places = torch.arange(tokens.shape[1], device=tokens.device)
+        at = self._read_at(tokens)
+        read_at = at if isinstance(at, Tensor) else places[at].expand(tokens.shape[0])  # (B,)
         ends = text.causal and text.readout == "end_token"
         mask = places <= read_at[:, None] if ends else None  # (B, T)
         x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
@@ -258,11 +268,11 @@ def count_parameters(model: nn.Module) -> int:
 def _has_concrete_values(tokens: Tensor) -> bool:
     """Whether Python may read the numbers, as in no graph and no function transform."""
     return (
-        type(tokens) is Tensor
-        and len(tokens) > 0
-        and tokens.device.type not in ("meta", "xla")
-        and not torch.compiler.is_compiling()
+        not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and type(tokens) is Tensor
+        and tokens.shape[0] > 0
+        and tokens.device.type not in ("meta", "xla")
         and not torch._C._functorch.is_functorch_wrapped_tensor(tokens)
     )
 

@@ -42,7 +42,8 @@ class Padded:
         mask: (B, L) bool, True for tokens to attend to; None for all. A causal layout has its
             padding at the end, where no token attends to it.
         key_bias: (B, L) added to the scores of all queries for each token; None for zeros.
-        read_at: Position of the token that is read, one for all rows or (B,); None for all tokens.
+        read_at: Position of the token that is read, one for all rows, from the end if negative, or
+            (B,); None for all tokens.
     """
 
     causal: bool = False
@@ -73,9 +74,10 @@ class Padded:
     def take(self, x: Tensor) -> Tensor:
         """(B, L, …) to (B, 1, …)."""
         if isinstance(self.read_at, Tensor):
-            return x[torch.arange(len(x), device=x.device), self.read_at].unsqueeze(1)
+            return x[torch.arange(x.shape[0], device=x.device), self.read_at].unsqueeze(1)
         assert self.read_at is not None
-        return x.narrow(1, self.read_at % x.shape[1], 1)
+        at = self.read_at if self.read_at >= 0 else x.shape[1] + self.read_at
+        return x.narrow(1, at, 1)
 
     def _attention_mask(self, key: Tensor, read: bool) -> Tensor | None:
         """A mask of keys or a bias of scores that broadcasts to (B, 1, L, L)."""
@@ -92,8 +94,12 @@ class Padded:
 
     def _seen_by_read_token(self, length: int, device: torch.device) -> Tensor:
         """(B, 1, 1, L), or (1, 1, 1, L) where all rows read the same position."""
-        at = torch.as_tensor(self.read_at, device=device).reshape(-1, 1) % length
-        return (torch.arange(length, device=device) <= at)[:, None, None]
+        places = torch.arange(length, device=device)
+        if isinstance(self.read_at, Tensor):
+            return (places <= self.read_at[:, None])[:, None, None]
+        assert self.read_at is not None
+        at = self.read_at if self.read_at >= 0 else length + self.read_at
+        return (places <= at)[None, None, None]
 
 
 @dataclass(frozen=True)

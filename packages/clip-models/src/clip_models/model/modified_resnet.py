@@ -73,11 +73,12 @@ class AttentionPool(nn.Module):
         first, table = self.positional_embedding[:1], self.positional_embedding[1:]
         table = resize_grid(table, (self.grid, self.grid), (x.shape[2], x.shape[3]))
         x = x.flatten(2).transpose(1, 2)  # (B, G², C)
-        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + torch.cat([first, table])
+        mean = x.mean(dim=1, keepdim=True) + first  # (B, 1, C)
+        x = torch.cat([mean, x + table], dim=1)
         head_width = x.shape[-1] // self.num_heads
         query, key, value = (
             projected.unflatten(2, (self.num_heads, head_width)).transpose(1, 2)  # (B, H, ·, C/H)
-            for projected in (self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x))
+            for projected in (self.q_proj(mean), self.k_proj(x), self.v_proj(x))
         )
         pooled = F.scaled_dot_product_attention(query, key, value)  # (B, H, 1, C/H)
         return self.c_proj(pooled.flatten(1))

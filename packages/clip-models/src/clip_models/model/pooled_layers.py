@@ -90,7 +90,7 @@ def _locate_segments(keep_apart: Tensor, pooled: PooledTokens) -> Tensor:
     """(B, S) bool: the segments of the tokens that are never pooled with others."""
     batch, size = pooled.tokens.shape[:2]
     place = torch.where(keep_apart & (pooled.segment_of >= 0), pooled.segment_of, size)
-    segments = keep_apart.new_zeros(batch, size + 1).scatter(1, place, True)
+    segments = keep_apart.new_zeros(batch, size + 1).scatter(1, place, torch.ones_like(keep_apart))
     return segments[:, :size]
 
 
@@ -115,5 +115,5 @@ def _count_tokens(segment_of: Tensor, size: int) -> Tensor:
     """(B, S) float32 number of tokens of each segment, 1 for an empty one."""
     place = torch.where(segment_of >= 0, segment_of, size)
     ones = torch.ones_like(place, dtype=torch.float32)
-    counts = ones.new_zeros(len(place), size + 1).scatter_add(1, place, ones)
+    counts = ones.new_zeros(place.shape[0], size + 1).scatter_add(1, place, ones)
     return counts[:, :size].clamp(min=1)

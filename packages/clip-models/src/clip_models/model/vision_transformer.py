@@ -16,7 +16,13 @@ from clip_models.model.pooled_layers import PooledLayers, PooledRun
 from clip_models.model.transformer import MLP, Transformer
 from clip_models.pooling.patch_reduction import make_patch_reducer
 from clip_models.pooling.randomness import Randomness
-from clip_models.positions import Grid, make_sin_cos_table, resize_grid, resize_sequence
+from clip_models.positions import (
+    Grid,
+    is_known_equal,
+    make_sin_cos_table,
+    resize_grid,
+    resize_sequence,
+)
 
 
 def make_stem(config: ViTConfig) -> nn.Module:
@@ -60,7 +66,7 @@ class LatentAttentionPool(nn.Module):
         key_value = self.kv(x).view(*x.shape[:2], 2, *heads)
         key, value = key_value.unbind(2)  # 2 × (B, L, H, D/H)
         mixed = F.scaled_dot_product_attention(
-            query.expand(len(x), -1, -1, -1).transpose(1, 2),
+            query.expand(x.shape[0], -1, -1, -1).transpose(1, 2),
             key.transpose(1, 2),
             value.transpose(1, 2),
             attn_mask=None if mask is None else mask[:, None, None],
@@ -108,21 +114,20 @@ class VisionTransformer(nn.Module):
         x = patches.flatten(2).transpose(1, 2) + self._patch_positions(grid)  # (B, N, D)
         if self.patch_reducer is not None and self.training:
             keep = self.patch_reducer.keep_indices(
-                grid, generator, batch=len(x), device=x.device
+                grid, generator, batch=x.shape[0], device=x.device
             )  # (B, K)
             x = x.gather(1, keep[:, :, None].expand(-1, -1, x.shape[2]))  # (B, K, D)
         if self.class_embedding is not None:
-            x = torch.cat([self._class_token().expand(len(x), 1, -1), x], dim=1)  # (B, L, D)
+            x = torch.cat([self._class_token().expand(x.shape[0], 1, -1), x], dim=1)  # (B, L, D)
         if self.ln_pre is not None:
             x = self.ln_pre(x)
         if self.pooling is None:
             x = self.transformer(x, Padded(read_at=self._read_at()))
             return TowerOutput(self._project(self._read(x)), {}, {})
-        keep_apart = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
-        keep_apart[:, : self._first_patch] = True
-        read = (
-            x.new_zeros(len(x), dtype=torch.long) if self.config.readout == "class_token" else None
-        )
+        batch, length = x.shape[:2]
+        keep_apart = torch.arange(length, device=x.device).expand(batch, -1) < self._first_patch
+        is_first_read = self.config.readout == "class_token"
+        read = x.new_zeros(batch, dtype=torch.long) if is_first_read else None
         pooled = self.pooling(
             self.transformer, x, keep_apart=keep_apart, read=read, generator=generator
         )
@@ -158,9 +163,9 @@ class VisionTransformer(nn.Module):
         if config.class_token and config.class_position:
             table = table[1:]
         configured = (config.grid, config.grid)
-        if grid == configured:
-            return table
         if config.position == "sin_cos":
+            if is_known_equal(grid[0], config.grid) and is_known_equal(grid[1], config.grid):
+                return table
             return make_sin_cos_table(config.width, grid).to(table)
         if config.position_interpolation == "flattened":
             return resize_sequence(table, grid[0] * grid[1])

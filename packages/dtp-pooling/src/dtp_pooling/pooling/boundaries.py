@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dtp_pooling.pooling.segment_plan import is_exported
+
 
 def fixed_boundaries(
     batch: int, length: int, factor: int, offset: int | Tensor = 0, *, device: torch.device
@@ -101,6 +103,8 @@ def top_k_boundaries(
     if scores.shape[1] == 0:
         return scores
     eligible = scores.masked_fill(~allowed, -torch.inf)
+    if is_exported():  # exporters know no stable sort
+        return ((_count_before(eligible) < k[:, None]) & allowed).to(scores.dtype)
     ranked, order = eligible.sort(dim=1, descending=True, stable=True)
     position = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
     rank = torch.empty_like(order).scatter_(1, order, position)
@@ -112,6 +116,14 @@ def top_k_boundaries(
     threshold = torch.where(threshold.isfinite(), threshold, 0.0)
     soft = torch.sigmoid((scores - threshold) / temperature)
     return _straight_through(hard, soft * allowed)
+
+
+def _count_before(scores: Tensor) -> Tensor:
+    """(B, L) scores before each in descending order, equal ones in theirs; quadratic in L."""
+    here, other = scores[:, :, None], scores[:, None, :]
+    place = torch.arange(scores.shape[1], device=scores.device)
+    earlier = place[None, :] < place[:, None]
+    return ((other > here) | ((other == here) & earlier)).sum(2)
 
 
 def mask_padding(x: Tensor, lengths: Tensor | None) -> Tensor:

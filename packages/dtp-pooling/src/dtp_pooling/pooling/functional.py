@@ -23,8 +23,14 @@ from typing import Literal, NamedTuple, cast, get_args
 import torch
 from torch import Tensor
 
-from dtp_pooling.pooling.segment_autograd import GatherSegments, PoolSegments
-from dtp_pooling.pooling.segment_plan import SegmentPlan, longest_row, make_plan, require_all
+from dtp_pooling.pooling.segment_autograd import GatherSegments, PoolSegments, sum_segments
+from dtp_pooling.pooling.segment_plan import (
+    SegmentPlan,
+    is_exported,
+    longest_row,
+    make_plan,
+    require_all,
+)
 
 Reduce = Literal["mean", "sum", "first", "last"]
 Tail = Literal["keep", "drop"]
@@ -50,7 +56,7 @@ class Pooled(NamedTuple):
     @property
     def lengths(self) -> Tensor:
         """(B,) int64 segments of each row, null included."""
-        return self.cu_seqlens.diff().long()
+        return (self.cu_seqlens[1:] - self.cu_seqlens[:-1]).long()
 
     @property
     def mask(self) -> Tensor:
@@ -84,8 +90,8 @@ def pool(
         lengths: (B,) valid tokens of each row, or None when all L are valid.
         layout: `padded` gives (B, S, D), `packed` the rows one after another (T, D).
         max_segments: S of the padded layout (null included) when it is known beforehand, which
-            spares a device synchronization and lets `torch.compile` and `torch.export` follow;
-            None takes the longest row.
+            spares a device synchronization and lets `torch.compile` follow; None takes the longest
+            row, and in an exported graph the most that there can be: L, null not included.
 
     Raises:
         ValueError: Shapes disagree, an option is unknown, or a row has more than `max_segments`.
@@ -191,6 +197,8 @@ def _reduce_slots(
 ) -> tuple[Tensor, Tensor]:
     """(slots, D) values and (slots,) counts of the plan's slots, spare ones included."""
     if reduce in ("mean", "sum"):
+        if is_exported():  # exporters know no autograd functions
+            return sum_segments(h, plan, reduce == "mean")
         values, counts = PoolSegments.apply(h, boundaries, plan, reduce == "mean")
         return values, counts
     selected = torch.ones_like(plan.kept)  # the first or last token of each slot
@@ -202,16 +210,17 @@ def _reduce_slots(
     selected &= plan.kept
     only = h.flatten(0, 1).masked_fill(~selected[:, None], 0)
     unused = torch.zeros_like(boundaries, dtype=torch.bool)
+    if is_exported():
+        return sum_segments(only.view_as(h), plan, False)
     values, counts = PoolSegments.apply(only.view_as(h), unused, plan, False)
     return values, counts
 
 
 def _crop(buffer: Tensor, plan: SegmentPlan, layout: str) -> Tensor:
     """The buffer without the spare slots: (B, S, ...) or (T, ...)."""
-    batch = plan.per_row.numel()
+    batch = plan.per_row.shape[0]
     if layout == "padded":
-        width = plan.total // batch if batch else 0
-        return buffer.view(batch, width, *buffer.shape[1:])[:, : plan.size]
+        return buffer.view(batch, plan.width, *buffer.shape[1:])[:, : plan.size]
     if plan.total == plan.size:
         return buffer
     row = torch.arange(batch, device=buffer.device).repeat_interleave(plan.per_row)

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from dtp_pooling.pooling.segment_plan import SegmentPlan
+from dtp_pooling.pooling.segment_plan import SegmentPlan, is_exported
 
 _PART = 64  # rows added one after another; longer segments are sums of such sums
 
@@ -24,7 +24,7 @@ def segment_sum(flat: Tensor, slot: Tensor, sizes: Tensor) -> Tensor:
     """
     if flat.device.type != "cpu":
         return _reduce(flat, sizes)
-    known = sizes.numel() > 0 and not torch.compiler.is_compiling()
+    known = not torch.compiler.is_compiling() and not is_exported() and sizes.numel() > 0
     if known and int(sizes.max()) > _PART:
         return _sum_parts(flat, slot, sizes)
     sums = flat.new_zeros(sizes.numel(), flat.shape[1])
@@ -50,6 +50,21 @@ def _sum_parts(flat: Tensor, slot: Tensor, sizes: Tensor) -> Tensor:
     return segment_sum(sums, slot, torch.bincount(slot, minlength=sizes.numel()))
 
 
+def sum_segments(h: Tensor, plan: SegmentPlan, mean: bool) -> tuple[Tensor, Tensor]:
+    """`PoolSegments` in plain operators, without the gradient to boundaries."""
+    values, sizes = _sum_wide(h, plan, mean)
+    return values.to(h.dtype), sizes
+
+
+def _sum_wide(h: Tensor, plan: SegmentPlan, mean: bool) -> tuple[Tensor, Tensor]:
+    """(slots, D) sums or means in at least float32 and (slots,) sizes of tokens (B, L, D)."""
+    wide = torch.promote_types(h.dtype, torch.float32)
+    sizes = torch.zeros(plan.total, dtype=torch.long, device=h.device)
+    sizes.index_add_(0, plan.slot, torch.ones_like(plan.slot))
+    values = segment_sum(h.flatten(0, 1).to(wide), plan.slot, sizes)
+    return values.div_(sizes.clamp(min=1)[:, None]) if mean else values, sizes
+
+
 class PoolSegments(torch.autograd.Function):
     """Sum or mean of every slot, with the closed-form gradient to tokens and boundaries.
 
@@ -62,12 +77,7 @@ class PoolSegments(torch.autograd.Function):
         ctx: Any, h: Tensor, boundaries: Tensor, plan: SegmentPlan, mean: bool
     ) -> tuple[Tensor, Tensor]:
         """(slots, D) values and (slots,) sizes of tokens (B, L, D)."""
-        wide = torch.promote_types(h.dtype, torch.float32)
-        sizes = torch.zeros(plan.total, dtype=torch.long, device=h.device)
-        sizes.index_add_(0, plan.slot, torch.ones_like(plan.slot))
-        values = segment_sum(h.flatten(0, 1).to(wide), plan.slot, sizes)
-        if mean:
-            values.div_(sizes.clamp(min=1)[:, None])
+        values, sizes = _sum_wide(h, plan, mean)
         straight_through = ctx.needs_input_grad[1]
         means = values if straight_through and mean else None
         needed = (h, boundaries) if straight_through else (None, None)

@@ -24,6 +24,7 @@ class SegmentPlan(NamedTuple):
     segment_of: Tensor  # (B, L)
     per_row: Tensor  # (B,) segments of each row, null included
     size: int  # S of the padded layout, or T of the packed one
+    width: int  # slots of each row of the padded layout
 
 
 def make_plan(
@@ -51,13 +52,14 @@ def make_plan(
         per_row = last.amax(1) if length else closed
     else:
         kept, per_row = segment < closed[:, None], closed
+    width = 0
     spare = int(tail == "drop" or lengths is not None)
     first = int(with_null)
     per_row = per_row + first
     if layout == "padded":
-        size = _choose_size(per_row, max_segments)
+        size = _choose_size(per_row, max_segments, length + first)
         start = torch.arange(batch, device=device) * (size + spare)
-        end, total = start + size, batch * (size + spare)
+        end, total, width = start + size, batch * (size + spare), size + spare
     else:
         size = int(per_row.sum())
         ends = (per_row + spare).cumsum(0)
@@ -65,12 +67,14 @@ def make_plan(
         total = size + batch * spare
     slot = torch.where(kept, start[:, None] + first + segment, end[:, None])
     segment_of = (segment + first).masked_fill(~kept, -1)
-    return SegmentPlan(slot.reshape(-1), kept.reshape(-1), total, segment_of, per_row, size)
+    return SegmentPlan(slot.reshape(-1), kept.reshape(-1), total, segment_of, per_row, size, width)
 
 
-def _choose_size(per_row: Tensor, max_segments: int | None) -> int:
+def _choose_size(per_row: Tensor, max_segments: int | None, most: int) -> int:
     if max_segments is None:
-        return longest_row(per_row)
+        return most if is_exported() else longest_row(per_row)
+    if torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+        return max_segments  # such a graph holds no checks
     got = "more" if _is_deferred(per_row) else longest_row(per_row)
     require_all(
         per_row <= max_segments,
@@ -87,6 +91,11 @@ def require_all(condition: Tensor, message: str) -> None:
         torch._assert_async(holds, message)
     elif not bool(holds):
         raise ValueError(message)
+
+
+def is_exported() -> bool:
+    """Whether a graph for inputs of any size is recorded, by `torch.export` or by a trace."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
 
 
 def _is_deferred(values: Tensor) -> bool:

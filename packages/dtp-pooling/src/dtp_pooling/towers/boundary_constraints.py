@@ -30,8 +30,8 @@ def find_constraints(apart: Tensor, lengths: Tensor | None) -> BoundaryConstrain
         real = torch.arange(apart.shape[1], device=apart.device) < lengths[:, None]
     apart = apart & real
     poolable = real & ~apart
-    follows = torch.zeros_like(apart)  # the next token is poolable too
-    follows[:, :-1] = poolable[:, 1:]
+    last = torch.zeros_like(poolable[:, :1])
+    follows = torch.cat([poolable[:, 1:], last], dim=1)  # the next token is poolable too
     return BoundaryConstraints(poolable, real & (apart | ~follows), poolable & follows)
 
 

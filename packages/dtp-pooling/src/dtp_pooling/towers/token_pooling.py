@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dtp_pooling.pooling.functional import Pooled, pool
 from dtp_pooling.pooling.noise import row_keys
 from dtp_pooling.pooling.predictors import CosinePredictor, MLPPredictor, make_predictor
+from dtp_pooling.pooling.segment_plan import is_exported
 from dtp_pooling.pooling.splitmix64 import hashed_uniform
 from dtp_pooling.strict_config import from_dict
 from dtp_pooling.towers.boundary_choice import choose_boundaries, tower_rate_loss
@@ -166,7 +167,9 @@ class DynamicTokenPooling(nn.Module):
         segment_of = pooled.segment_of
         if order is not None:
             segment_of = torch.empty_like(segment_of).index_copy_(1, order, segment_of)
-        is_static = self.config.max_segments is not None and torch.compiler.is_compiling()
+        is_static = is_exported() or (
+            self.config.max_segments is not None and torch.compiler.is_compiling()
+        )
         every_row_is_full = not is_static and bool(pooled.mask.all())
         mask = None if every_row_is_full else pooled.mask
         bias = pooled.counts.float().log() if self.config.proportional else None

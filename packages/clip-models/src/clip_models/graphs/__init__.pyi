@@ -1,0 +1,3 @@
+from .encoders import ImageEncoder, TextEncoder
+
+__all__ = ["ImageEncoder", "TextEncoder"]
