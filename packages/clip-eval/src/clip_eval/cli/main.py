@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clip_models import CheckpointError, ConfigError
-from clip_models.command_line import CommandParser, call_named, one_line, run_command
+from clip_models.command_line import EXIT_FAILED, CommandParser, call_named, one_line, run_command
 
 from clip_eval.cli.options import (
     DATA_HELP,
@@ -30,7 +30,7 @@ from clip_eval.cli.options import (
     weight_decay,
 )
 from clip_eval.data.faults import BadSample, DataError
-from clip_eval.errors import EvaluationError
+from clip_eval.errors import EvaluationError, WorkerError
 from clip_eval.tasks.config import TASKS
 
 PROG = "clip-eval"
@@ -48,7 +48,11 @@ def _call(argv: Sequence[str] | None) -> int | None:
     arguments = make_parser().parse_args(argv)
     with warnings.catch_warnings():
         warnings.showwarning = _print_warning
-        return call_named(f"clip_eval.cli.{arguments.function}", arguments)
+        try:
+            return call_named(f"clip_eval.cli.{arguments.function}", arguments)
+        except WorkerError as error:  # not the user's mistake
+            print(f"{PROG}: error: {one_line(error)}", file=sys.stderr)
+            return EXIT_FAILED
 
 
 def _print_warning(message: Warning | str, *_: object) -> None:

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from clip_eval.data.faults import BadSample
+from clip_eval.data.faults import BadSample, DataError
 from clip_eval.data.images import decode_image
 from clip_eval.data.samples import Sample, Source
 from clip_eval.encoding.cache import digest_image, digest_parts
+from clip_eval.encoding.workers import OrderedLoader, Reading
 from clip_eval.errors import EvaluationError
 from clip_eval.models.protocols import ImagePreprocess
 from clip_eval.results.result import Skipped
 
+BROADER_ERRORS = (DataError, EvaluationError, OSError, MemoryError)
+"""Errors of a worker that are no fault of a sample; they end the reading with their message."""
 SMALL_SOURCE = 2000
 """Number of samples below which starting workers costs more than it saves."""
 
@@ -188,27 +191,41 @@ def iter_batches(
     size = loader.batch_size
     batches = [chosen[start : start + size] for start in range(0, len(chosen), size)]
     own = range(loader.rank, len(batches), loader.world_size)
-    items_of_batches = DataLoader(
-        _DecodedSamples(source, preprocess, known),
-        batch_sampler=[list(batches[number]) for number in own],
-        num_workers=loader.workers_for(len(source)),
-        collate_fn=list,
-        generator=torch.Generator().manual_seed(0),  # else the loader draws from the global one
-    )
-    for number, items in zip(own, items_of_batches, strict=True):
-        yield _collate(number, items)
+    workers = loader.workers_for(len(source))
+    reading = Reading(workers)
+    dataset = _DecodedSamples(source, preprocess, known, reading)
+    ordered = OrderedLoader(reading, workers, source.place)
+    found = ordered.load(dataset, [batches[number] for number in own], _collate)
+    for number, batch in zip(own, found, strict=True):
+        if isinstance(batch, Exception):
+            raise batch
+        yield replace(batch, number=number)
 
 
-class _DecodedSamples(Dataset[Item]):
+class _DecodedSamples(Dataset[Item | Exception]):
+    """Decoded samples; an error that concerns more than one sample is an item too."""
+
     def __init__(
-        self, source: Source, preprocess: ImagePreprocess, known: Container[bytes]
+        self,
+        source: Source,
+        preprocess: ImagePreprocess,
+        known: Container[bytes],
+        reading: Reading,
     ) -> None:
         self.source, self.preprocess, self.known = source, preprocess, known
+        self.reading = reading
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> Item | Exception:
+        try:
+            with self.reading.reading(index):
+                return self._read(index)
+        except BROADER_ERRORS as error:
+            return error
+
+    def _read(self, index: int) -> Item:
         key, content = f"sample {index}", None
         try:
             loaded, sample = read_sample(self.source, index)
@@ -222,15 +239,21 @@ class _DecodedSamples(Dataset[Item]):
         return Item(loaded.content, loaded, image, None)
 
 
-def _collate(number: int, items: list[Item]) -> ImageBatch:
-    good = [(item.sample, item.image) for item in items if item.sample is not None]
+def _collate(items: Sequence[Item | Exception]) -> ImageBatch | Exception:
+    """Make a batch, whose number is filled in later; in a worker, so that one tensor is sent."""
+    found: list[Item] = []
+    for item in items:
+        if isinstance(item, Exception):
+            return item
+        found.append(item)
+    good = [(item.sample, item.image) for item in found if item.sample is not None]
     decoded = [(row, image) for row, (_, image) in enumerate(good) if image is not None]
     return ImageBatch(
-        number=number,
+        number=0,
         samples=tuple(sample for sample, _ in good),
         images=torch.stack([image for _, image in decoded]) if decoded else torch.empty(0),
-        places=tuple(place for place, item in enumerate(items) if item.sample is not None),
+        places=tuple(place for place, item in enumerate(found) if item.sample is not None),
         rows=tuple(row for row, _ in decoded),
-        skipped=tuple(item.skipped for item in items if item.skipped is not None),
-        contents=tuple(item.content for item in items),
+        skipped=tuple(item.skipped for item in found if item.skipped is not None),
+        contents=tuple(item.content for item in found),
     )

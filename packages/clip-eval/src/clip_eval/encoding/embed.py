@@ -5,8 +5,8 @@ Legend: B batch, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
@@ -49,18 +49,40 @@ def embed_images(
         known = frozenset.intersection(*(store.digests() for store in stores if store is not None))
     batches = iter_batches(source, encoders[0].preprocess, loader, indices=indices, known=known)
     total = len(source) if indices is None else len(indices)
-    show = loader.progress and loader.rank == 0
     with ExitStack() as stack:
-        bar = stack.enter_context(tqdm(total=total, unit="img", desc="embedding", disable=not show))
+        advance = stack.enter_context(_progress(total, show=loader.progress and loader.rank == 0))
         for encoder in encoders:
             stack.enter_context(evaluation_mode(encoder.model))
         try:
             for batch in batches:
                 yield batch, [_features(encoder, batch) for encoder in encoders]
-                bar.update((len(batch.samples) + len(batch.skipped)) * loader.world_size)
+                advance((len(batch.samples) + len(batch.skipped)) * loader.world_size)
         finally:
             for encoder in encoders:
                 encoder.flush()
+
+
+@contextmanager
+def _progress(total: int, *, show: bool) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar; yield what advances it.
+
+    The rate and the time left are those after the first batch, in which workers start and every
+    image is waited for.
+    """
+    bar = tqdm(total=total, unit="img", desc="embedding", disable=not show, leave=False)
+
+    def advance(count: int) -> None:
+        nonlocal bar
+        if not show or bar.initial:
+            bar.update(count)
+            return
+        bar.close()
+        bar = tqdm(total=total, unit="img", desc="embedding", initial=count)
+
+    try:
+        yield advance
+    finally:
+        bar.close()
 
 
 def _features(encoder: Encoder, batch: ImageBatch) -> Tensor:
