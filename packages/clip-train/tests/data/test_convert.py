@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from clip_eval.data import BadSample, DataError, Sample, Source, open_source
@@ -97,8 +100,10 @@ def test_an_interrupted_conversion_is_continued(kinds: Kinds, tmp_path: Path, fa
     with pytest.raises(KeyboardInterrupt):
         convert(kinds, tmp_path / "parts", shard_size=4, progress=False)
     kinds.fail_at, kinds.reads = -1, 0
-    assert convert(kinds, tmp_path / "parts", shard_size=4, progress=False) == whole
-    assert kinds.reads == 10 - fail_at // 4 * 4
+    continued = convert(kinds, tmp_path / "parts", shard_size=4, progress=False)
+    assert replace(continued, kept=0) == whole
+    assert continued.kept == [0, 3, 6][fail_at // 4]  # two of the first eight are left out
+    assert kinds.reads == 10  # finished shards too, to see that their samples are the same
     for path in (tmp_path / "whole").iterdir():
         assert (tmp_path / "parts" / path.name).read_bytes() == path.read_bytes()
     assert {p.name for p in (tmp_path / "parts").iterdir()} == {
@@ -112,10 +117,65 @@ def test_other_directories_are_refused(kinds: Kinds, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not empty"):
         convert(kinds, tmp_path / "mine", progress=False)
     convert(kinds, tmp_path / "out", shard_size=4, progress=False)
-    with pytest.raises(DataError, match=r"holds a conversion of kinds .* 4 a shard"):
+    with pytest.raises(DataError, match=r"another conversion: shard size 4 there, 5 now"):
         convert(kinds, tmp_path / "out", shard_size=5, progress=False)
     with pytest.raises(DataError, match="1 or more"):
         convert(kinds, tmp_path / "none", shard_size=0, progress=False)
+
+
+Change = Callable[[Kinds, dict[str, Any]], object]
+CHANGES: dict[str, Change] = {
+    "captions": lambda kinds, options: setattr(
+        kinds, "read", lambda index: Sample(f"sample {index}", kinds.jpeg, ("other",), index % 2)
+    ),
+    "one caption": lambda kinds, options: setattr(
+        kinds, "read", _changed(kinds, 9, captions=("caption 9!",))
+    ),
+    "one label": lambda kinds, options: setattr(kinds, "read", _changed(kinds, 0, label=1)),
+    "one image": lambda kinds, options: setattr(
+        kinds, "read", _changed(kinds, 1, image=kinds.jpeg + b"x")
+    ),
+    "a sample that was broken": lambda kinds, options: setattr(
+        kinds, "read", lambda index: Kinds.read(kinds, 0 if index == 3 else index)
+    ),
+    "check": lambda kinds, options: options.update(check=True),
+    "class names": lambda kinds, options: setattr(kinds, "classnames", ("cat", "wolf")),
+    "templates": lambda kinds, options: setattr(kinds, "templates", ("{c}",)),
+    "split": lambda kinds, options: setattr(kinds, "split", "test"),
+    "source": lambda kinds, options: setattr(kinds, "name", "others"),
+}
+
+
+def _changed(kinds: Kinds, index: int, **values: Any) -> Callable[[int], Sample]:
+    def read(number: int) -> Sample:
+        sample = Kinds.read(kinds, number)
+        return replace(sample, **values) if number == index else sample
+
+    return read
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_conversion_of_anything_else_is_not_continued(
+    kinds: Kinds, tmp_path: Path, change: str
+) -> None:
+    out = tmp_path / "out"
+    convert(kinds, out, shard_size=4, progress=False)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    options: dict[str, Any] = {}
+    CHANGES[change](kinds, options)
+    with pytest.raises(
+        DataError, match=r"another conversion|was written from other .* --overwrite"
+    ):
+        convert(kinds, out, shard_size=4, progress=False, **options)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_shard_that_was_cut_is_noticed(kinds: Kinds, tmp_path: Path) -> None:
+    convert(kinds, tmp_path / "out", shard_size=4, progress=False)
+    shard = tmp_path / "out" / "000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-10240])
+    with pytest.raises(DataError, match=r"000000.tar is not as long as it was written"):
+        convert(kinds, tmp_path / "out", shard_size=4, progress=False)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
@@ -145,3 +205,21 @@ def test_the_commands(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert page.count("data:image/jpeg;base64,") == 20
     assert run(capsys, "inspect", "nowhere/at/all")[0] == 2
     assert run(capsys, "inspect", f"wds:{tmp_path}/out", "--samples", 0)[0] == 2
+
+
+def test_another_caption_column_is_not_a_continuation(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = next(path for path in (shapes / "val").rglob("*.*") if path.suffix in (".jpg", ".png"))
+    table = tmp_path / "table.csv"
+    table.write_text(f"filepath,title,alt\n{image},one,two\n")
+    command = ("convert", f"csv:{table}", "--out", tmp_path / "out")
+    assert run(capsys, *command)[0] == 0
+    code, text = run(capsys, *command)
+    assert (code, "1 of 1 samples" in text, "1 of them from before" in text) == (0, True, True)
+    code, text = run(capsys, *command, "--caption-key", "alt")
+    assert code == 2
+    assert "was written from other images, captions or labels" in text
+    code, text = run(capsys, *command, "--caption-key", "alt", "--overwrite")
+    assert code == 0
+    assert open_source(f"wds:{tmp_path / 'out'}").read(0).captions == ("two",)

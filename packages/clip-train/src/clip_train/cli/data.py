@@ -53,7 +53,7 @@ def convert(options: argparse.Namespace) -> None:
     )
     print(
         f"{counts.written:,} of {len(source):,} samples with {counts.captions:,} captions in "
-        f"{options.out}"
+        f"{options.out}" + (f", {counts.kept:,} of them from before" if counts.kept else "")
     )
     for reason, count in sorted(counts.faults.items()):
         print(f"left out: {reason}: {count:,}")

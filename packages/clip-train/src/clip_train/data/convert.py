@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import webdataset
@@ -37,12 +39,14 @@ class ConversionCounts:
         captions: Number of their captions.
         faults: Number of samples left out, by reason.
         named: The first samples left out, each with its reason.
+        kept: Number of the samples in the shards that an earlier call had written.
     """
 
     written: int = 0
     captions: int = 0
     faults: dict[str, int] = field(default_factory=dict)
     named: tuple[str, ...] = ()
+    kept: int = 0
 
     def plus(self, other: ConversionCounts) -> ConversionCounts:
         """The counts of both."""
@@ -51,6 +55,7 @@ class ConversionCounts:
             captions=self.captions + other.captions,
             faults=dict(Counter(self.faults) + Counter(other.faults)),
             named=(self.named + tuple(other.named))[:20],
+            kept=self.kept + other.kept,
         )
 
 
@@ -67,7 +72,9 @@ def convert(
     Each sample becomes its encoded image, `.txt` with one caption per line (`.json` if a caption
     has several lines) and `.cls` for a label; class names and templates are written beside the
     shards. Sample n of the source goes to shard n // shard_size under the key n. A shard appears
-    complete or not at all, so that an interrupted conversion is continued by the same call.
+    complete or not at all, so that an interrupted conversion is continued by the same call. That
+    call reads the samples of finished shards again, and raises if they are others: an edited
+    caption, another caption column, a replaced image.
 
     Args:
         source: Samples to convert.
@@ -77,12 +84,13 @@ def convert(
         progress: Show a progress bar.
 
     Raises:
-        DataError: The directory holds other files.
+        DataError: The directory holds other files, or a conversion of other samples or with other
+            options.
     """
     if shard_size < 1:
         raise DataError(f"shard_size must be 1 or more, got {shard_size}")
     folder = Path(out)
-    _claim(folder, {"source": source.name, "samples": len(source), "shard_size": shard_size})
+    _claim(folder, _record(source, shard_size, check))
     if source.classnames:
         write_lines(folder / "classnames.txt", source.classnames)
     if source.templates:
@@ -91,15 +99,24 @@ def convert(
     with progress_bar(total=len(source), desc="convert", unit="sample", show=progress) as bar:
         for shard, first in enumerate(range(0, len(source), shard_size)):
             indices = range(first, min(first + shard_size, len(source)))
-            stats = folder / f"{shard:06d}_stats.json"
-            if stats.is_file():
-                counts = ConversionCounts(**json.loads(stats.read_text(encoding="utf-8")))
-            else:
-                counts = _write_shard(source, indices, folder / f"{shard:06d}.tar", check)
-                _write_json(stats, asdict(counts))
+            path = folder / f"{shard:06d}.tar"
+            counts = _finished(source, indices, path) or _write_shard(source, indices, path, check)
             bar.update(len(indices))
             total = total.plus(counts)
     return total
+
+
+def _record(source: Source, shard_size: int, check: bool) -> dict[str, object]:
+    """What determines the shards, but for the samples themselves."""
+    beside = json.dumps([source.classnames, source.templates], ensure_ascii=False)
+    return {
+        "source": source.name,
+        "split": source.split or "",
+        "samples": len(source),
+        "shard size": shard_size,
+        "check": check,
+        "class names and templates": hashlib.sha256(beside.encode()).hexdigest()[:16],
+    }
 
 
 def _claim(folder: Path, record: dict[str, object]) -> None:
@@ -107,11 +124,15 @@ def _claim(folder: Path, record: dict[str, object]) -> None:
     file = folder / RECORD
     if file.is_file():
         found = json.loads(file.read_text(encoding="utf-8"))
-        if found != record:
+        differences = [
+            f"{key} {found.get(key, 'unknown')!r} there, {record[key]!r} now"
+            for key in record
+            if found.get(key) != record[key]
+        ]
+        if differences:
             raise DataError(
-                f"{folder} holds a conversion of {found['source']} ({found['samples']:,} samples, "
-                f"{found['shard_size']:,} a shard), not of {record['source']} "
-                f"({record['samples']:,}, {record['shard_size']:,}); choose another directory"
+                f"{folder} holds another conversion: {'; '.join(differences)}; choose another "
+                "--out, or pass --overwrite to set it aside"
             )
         return
     if folder.is_dir() and any(folder.iterdir()):
@@ -120,10 +141,39 @@ def _claim(folder: Path, record: dict[str, object]) -> None:
     _write_json(file, record)
 
 
+def _finished(source: Source, indices: range, path: Path) -> ConversionCounts | None:
+    """The counts of a shard that an earlier call finished, if it is of the same samples."""
+    stats = path.with_name(f"{path.stem}_stats.json")
+    if not (stats.is_file() and path.is_file()):
+        return None
+    record = json.loads(stats.read_text(encoding="utf-8"))
+    if path.stat().st_size != record.pop("bytes", None):
+        raise DataError(
+            f"{path} is not as long as it was written; choose another --out, or pass --overwrite"
+        )
+    digest = hashlib.sha256()
+    for index in indices:
+        with contextlib.suppress(BadSample):
+            _add_to_digest(digest, source.read(index))
+    if digest.hexdigest() != record.pop("sha256 of samples", None):
+        raise DataError(
+            f"{path} was written from other images, captions or labels than {source.name} has now; "
+            "choose another --out, or pass --overwrite to convert all of it again"
+        )
+    return replace(ConversionCounts(**record), kept=record["written"])
+
+
+def _add_to_digest(digest: hashlib._Hash, sample: Sample) -> None:
+    image = sample.image
+    digest.update(image if isinstance(image, bytes) else image.tobytes())
+    digest.update(json.dumps([sample.key, sample.captions, sample.label]).encode())
+
+
 def _write_shard(source: Source, indices: range, path: Path, check: bool) -> ConversionCounts:
-    """Write one shard in one step; returns its counts."""
+    """Write one shard in one step, and its counts beside it; returns the counts."""
     written = captions = 0
     faults: list[BadSample] = []
+    digest = hashlib.sha256()
     with (
         replacing(path) as partial,
         partial.open("wb") as stream,
@@ -132,6 +182,7 @@ def _write_shard(source: Source, indices: range, path: Path, check: bool) -> Con
         for index in indices:
             try:
                 sample = source.read(index)
+                _add_to_digest(digest, sample)
                 if check:
                     decode_image(sample.image)
                 files = _files_of(sample, source)
@@ -141,12 +192,16 @@ def _write_shard(source: Source, indices: range, path: Path, check: bool) -> Con
             tar.write({"__key__": f"{index:09d}", **files})
             written += 1
             captions += len(sample.captions)
-    return ConversionCounts(
+    counts = ConversionCounts(
         written=written,
         captions=captions,
         faults=dict(Counter(fault.reason for fault in faults)),
         named=tuple(map(str, faults[:20])),
     )
+    record = {name: value for name, value in asdict(counts).items() if name != "kept"}
+    record |= {"bytes": path.stat().st_size, "sha256 of samples": digest.hexdigest()}
+    _write_json(path.with_name(f"{path.stem}_stats.json"), record)
+    return counts
 
 
 def _files_of(sample: Sample, source: Source) -> dict[str, bytes]:
