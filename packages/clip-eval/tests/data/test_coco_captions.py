@@ -60,7 +60,9 @@ def test_karpathy_splits(tmp_path: Path, encode: Callable[..., bytes]) -> None:
     assert source.name == "dataset_flickr30k/test"
     assert len(source) == 2
     assert source.read(1).captions == tuple(f"caption 2 {k}" for k in range(5))
-    assert len(open_source(path)) == 3
+    assert (len(open_source(path)), open_source(path).split) == (2, "test")
+    assert len(open_source(path, default_split="train")) == 1
+    assert len(open_source(path, split="train+test")) == 3
     with pytest.raises(DataError, match="no split 'val'; there are test, train"):
         open_source(path, split="val")
 

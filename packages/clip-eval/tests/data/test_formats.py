@@ -84,9 +84,11 @@ def test_there_is_one_format_for_what_no_row_recognizes() -> None:
 
 
 def test_a_split_is_refused_where_there_are_none(tmp_path: Path) -> None:
-    for kind in ("csv", "parquet", "corenet"):
-        with pytest.raises(DataError, match=f"{kind} data has no splits; give the file of the"):
-            open_source(f"{kind}:{tmp_path}", split="test")
+    with pytest.raises(DataError, match="csv data has no splits; give the file of the"):
+        open_source(f"csv:{tmp_path}", split="test")
+    (tmp_path / "metadata.pkl").touch()
+    with pytest.raises(DataError, match="no split 'test', because its files tell no splits"):
+        open_source(f"corenet:{tmp_path}", split="test")
 
 
 def test_a_format_is_a_class_and_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

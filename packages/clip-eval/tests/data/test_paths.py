@@ -61,9 +61,11 @@ def test_the_split_is_found_or_asked_for(
     assert find_shards(str(color_shards)).name == "wds/test"
     assert find_shards(str(color_shards), split="train").name == "wds/train"
     (color_shards / "test").rename(color_shards / "val")
-    with pytest.raises(DataError, match=r"several splits \(train, val\)"):
+    assert find_shards(str(color_shards)).name == "wds/val"
+    (color_shards / "val").rename(color_shards / "more")
+    with pytest.raises(DataError, match=r"several splits \(more, train\)"):
         find_shards(str(color_shards))
-    with pytest.raises(DataError, match="no such directory"):
+    with pytest.raises(DataError, match="no split 'test'; there are more, train"):
         find_shards(str(color_shards), split="test")
 
 

@@ -48,7 +48,7 @@ def test_names_and_splits_are_checked(cifar_root: Path) -> None:
     assert open_source(f"cifar10:{cifar_root}", classnames=list("abcdefghij")).classnames
     with pytest.raises(DataError, match="10 classes, the list given has 1"):
         open_source(f"cifar10:{cifar_root}", classnames=["a"])
-    with pytest.raises(DataError, match="expected split"):
+    with pytest.raises(DataError, match="no split 'dev'; there are test, train"):
         open_source(f"cifar10:{cifar_root}", split="dev")
 
 

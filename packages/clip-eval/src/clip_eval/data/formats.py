@@ -63,8 +63,9 @@ class Format:
         return reader
 
 
-_TABLE = ("classnames", "templates", "image_key", "caption_key", "image_root")
-_SHARDS = ("classnames", "templates", "split", "image_key", "caption_key", "cache")
+_SPLIT = ("split", "default_split")
+_TABLE = ("classnames", "templates", *_SPLIT, "image_key", "caption_key", "image_root")
+_SHARDS = ("classnames", "templates", *_SPLIT, "image_key", "caption_key", "cache")
 
 FORMATS: dict[str, Format] = {
     row.kind: row
@@ -74,7 +75,7 @@ FORMATS: dict[str, Format] = {
             reader="clip_eval.data.readers.image_folder:ImageFolder",
             form="imagefolder:DIR",
             content="class folders of images, `DIR/<class>/**/*.jpg`",
-            accepts=("classnames", "templates", "split"),
+            accepts=("classnames", "templates", *_SPLIT),
             is_default_directory=True,
         ),
         Format(
@@ -92,7 +93,7 @@ FORMATS: dict[str, Format] = {
             reader="clip_eval.data.readers.csv_table:CsvTable",
             form="csv:FILE",
             content="a CSV or TSV file of image paths with captions, class names or label numbers",
-            accepts=_TABLE,
+            accepts=("classnames", "templates", "image_key", "caption_key", "image_root"),
             file_names=("*.csv", "*.tsv"),
         ),
         Format(
@@ -102,14 +103,14 @@ FORMATS: dict[str, Format] = {
             content="Parquet files of image paths, or with the images inside",
             accepts=_TABLE,
             file_names=("*.parquet",),
-            contents=("*.parquet",),
+            contents=("*.parquet", "*/*.parquet"),
         ),
         Format(
             kind="coco",
             reader="clip_eval.data.readers.coco_captions:CocoCaptions",
             form="coco:JSON",
             content="COCO's captions, or the JSON file of Karpathy's splits",
-            accepts=("templates", "split", "image_root"),
+            accepts=("templates", *_SPLIT, "image_root"),
             file_names=("*.json",),
         ),
         Format(
@@ -126,8 +127,8 @@ FORMATS: dict[str, Format] = {
             reader="clip_eval.data.readers.corenet_tars:CoreNetTars",
             form="corenet:DIR",
             content="CoreNet's tar.gz files with `metadata.pkl`",
-            accepts=("templates", "cache"),
-            contents=("metadata.pkl",),
+            accepts=("templates", *_SPLIT, "cache"),
+            contents=("metadata.pkl", "*/metadata.pkl"),
         ),
         *(
             Format(
@@ -135,7 +136,7 @@ FORMATS: dict[str, Format] = {
                 reader=f"clip_eval.data.readers.torchvision_sets:Cifar{number}",
                 form=f"cifar{number}[:ROOT]",
                 content=f"CIFAR-{number} as torchvision stores it, downloaded if it is not there",
-                accepts=("classnames", "templates", "split", "default_split", "download"),
+                accepts=("classnames", "templates", *_SPLIT, "download"),
                 needs_path=False,
             )
             for number in (10, 100)
@@ -184,9 +185,9 @@ def open_source(
         classnames: Class names in label order, or a mapping of folder to class name, instead
             of those that come with the data.
         templates: Caption templates with `{c}`, instead of those that come with the data.
-        split: Which split, where the data has several.
-        default_split: The split of a torchvision set when `split` is None, instead of its test
-            split; data on disk has no default.
+        split: Which split, where the data has several; an error where it has none.
+        default_split: What is read where `split` is None: `train` for the training split, anything
+            else for the test split or else the validation split.
         image_key: Column, feature or extension of the image, if it has no common name.
         caption_key: Column, feature, extension or JSON key of the captions.
         image_root: Directory that the paths of a table or of COCO's JSON are relative to.

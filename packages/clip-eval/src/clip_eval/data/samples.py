@@ -60,7 +60,8 @@ class Source(ABC):
     Attributes:
         kind: Kind of the data, as in `clip_eval.data.formats`; empty for a reader without one.
         name: What to call the data in a table.
-        split: The split that is read, where the data has several.
+        split: The split that is read, where the data tells one.
+        splits: All splits that the data has, as far as the reader sees them.
         classnames: Class names in label order; None where samples carry no labels.
         templates: Caption templates that come with the data, `{c}` for the class name.
         faults: Damage found while listing the data.
@@ -73,6 +74,7 @@ class Source(ABC):
     kind: str = ""
     name: str = "data"
     split: str | None = None
+    splits: tuple[str, ...] = ()
     classnames: tuple[str, ...] | None = None
     templates: tuple[str, ...] | None = None
     faults: tuple[Fault, ...] = ()

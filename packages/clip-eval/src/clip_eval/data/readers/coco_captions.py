@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from clip_eval.data.faults import DataError
+from clip_eval.data.faults import DataError, Fault
 from clip_eval.data.samples import ImagePaths
+from clip_eval.data.splits import TRAIN, resolve_split, role_of, split_of_file, warn_of_split
 from clip_eval.data.templates import choose_templates
 from clip_eval.data.text_files import read_json
+
+RESTVAL = "restval"  # Karpathy's name for what COCO's validation set has beside his own splits
 
 
 class CocoCaptions(ImagePaths):
@@ -22,7 +25,9 @@ class CocoCaptions(ImagePaths):
     Args:
         path: The JSON file.
         image_root: Directory of the images; found in the common layouts if None.
-        split: For a file with several splits, which one; all if None.
+        split: For a file with several splits, which one, or several joined by `+`, such as
+            `train+restval`.
+        default_split: `train` for the split that training reads, instead of evaluation's.
         templates: Templates for prompts; captions come with the file.
 
     Raises:
@@ -37,47 +42,63 @@ class CocoCaptions(ImagePaths):
         *,
         image_root: str | Path | None = None,
         split: str | None = None,
+        default_split: str | None = None,
         templates: Sequence[str] | None = None,
     ) -> None:
         self.path = Path(path)
-        self.name = "/".join(part for part in (self.path.stem, split) if part)
-        self.split = split
         self.templates = choose_templates(templates)
         content = read_json(self.path)
         try:
-            rows = (
-                _read_karpathy(content, split, path)
-                if _has_sentences(content)
-                else _read_coco(content)
-            )
-            _check_rows(rows)
+            if _has_sentences(content):
+                rows = self._choose_rows(content["images"], split, default_split)
+            else:
+                rows = _read_coco(content)
+                self.split = _split_of(self.path, split) or None
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path}: expected COCO's `images` (id, file_name) and `annotations` (image_id, "
                 f"caption), or `images` with `sentences`; found no {str(error)[:200]}"
             ) from error
-        if split is not None and not _has_sentences(content):
-            raise DataError(f"{path}: it has no splits; give the file of the split")
-        if not rows:
+        if not all(isinstance(name, str) for name, _ in rows.images):
+            raise DataError(f"{path}: expected texts as names of images")
+        chosen = self.split if self.splits or split else ""
+        self.name = "/".join(filter(None, (self.path.stem, chosen)))
+        if not rows.images:
             raise DataError(f"{path}: no images in it")
-        self.paths = [name for name, _ in rows]
-        self.captions = [captions for _, captions in rows]
+        self.faults = tuple(
+            Fault(where=self.path.name, reason="bad-row", detail=detail) for detail in rows.faults
+        )
+        self.paths = [name for name, _ in rows.images]
+        self.captions = [captions for _, captions in rows.images]
         self.image_root = Path(image_root) if image_root else _guess_root(self.path, self.paths)
 
+    def _choose_rows(
+        self, images: list[Any], split: str | None, default_split: str | None
+    ) -> _Rows:
+        """The rows of the splits that were asked for, or of the default one."""
+        available = dict.fromkeys(image.get("split") or "" for image in images)
+        chosen = [
+            resolve_split(available, part, default_split=default_split, where=self.path)
+            for part in (split.split("+") if split else (None,))
+        ]
+        self.split = "+".join(chosen) or None
+        self.splits = tuple(sorted(filter(None, available)))
+        self.warnings = warn_of_split(
+            chosen[0], available, asked=split, default_split=default_split
+        )
+        if split is None and chosen == [TRAIN] and RESTVAL in available:
+            self.warnings += (
+                f"split {RESTVAL!r} is not read; the usual training set of COCO with it is the "
+                f"split {TRAIN}+{RESTVAL}",
+            )
+        return _read_karpathy([i for i in images if (i.get("split") or "") in chosen])
 
-Rows = list[tuple[str, tuple[str, ...]]]
 
+class _Rows(NamedTuple):
+    """Path and captions of each image, and a line for each row that cannot be used."""
 
-def _check_rows(rows: Rows) -> None:
-    """Check that names and captions are texts.
-
-    Raises:
-        TypeError: One is something else.
-    """
-    for name, captions in rows:
-        for text in (name, *captions):
-            if not isinstance(text, str):
-                raise TypeError(f"text but {text!r:.60}")
+    images: list[tuple[str, tuple[str, ...]]]
+    faults: list[str]
 
 
 def _has_sentences(content: Any) -> bool:
@@ -86,29 +107,42 @@ def _has_sentences(content: Any) -> bool:
     return isinstance(first, dict) and "sentences" in first
 
 
-def _read_coco(content: Any) -> Rows:
+def _split_of(path: Path, split: str | None) -> str:
+    """The split that the name of a file tells: `captions_val2017`."""
+    found = split_of_file(path.stem)
+    if split is not None and (not found or role_of(found) != role_of(split)):
+        raise DataError(f"{path}: it has no splits; give the file of the split")
+    return found
+
+
+def _read_coco(content: Any) -> _Rows:
     captions: dict[Any, list[str]] = {}
-    for annotation in content["annotations"]:
-        captions.setdefault(annotation["image_id"], []).append(annotation["caption"].strip())
-    return [
-        (image["file_name"], tuple(filter(None, captions.get(image["id"], ()))))
-        for image in content["images"]
-    ]
+    rows = _Rows([], [])
+    for number, annotation in enumerate(content["annotations"]):
+        text = _text_of(annotation, "caption", f"annotation {number}", rows.faults)
+        captions.setdefault(annotation["image_id"], []).append(text)
+    for image in content["images"]:
+        own = tuple(filter(None, captions.get(image["id"], ())))
+        rows.images.append((image["file_name"], own))
+    return rows
 
 
-def _read_karpathy(content: Any, split: str | None, path: str | Path) -> Rows:
-    images = content["images"]
-    splits = sorted({image.get("split", "") for image in images})
-    if split is not None and split not in splits:
-        raise DataError(f"{path}: no split {split!r}; there are {', '.join(splits)}")
-    return [
-        (
-            "/".join(part for part in (image.get("filepath", ""), image["filename"]) if part),
-            tuple(filter(None, (sentence["raw"].strip() for sentence in image["sentences"]))),
-        )
-        for image in images
-        if split is None or image.get("split") == split
-    ]
+def _read_karpathy(images: list[Any]) -> _Rows:
+    rows = _Rows([], [])
+    for image in images:
+        path = "/".join(filter(None, (image.get("filepath", ""), image["filename"])))
+        texts = [_text_of(sentence, "raw", path, rows.faults) for sentence in image["sentences"]]
+        rows.images.append((path, tuple(filter(None, texts))))
+    return rows
+
+
+def _text_of(record: dict[str, Any], key: str, where: str, faults: list[str]) -> str:
+    """A caption; empty, and a fault, if it is no text."""
+    text = record[key]
+    if isinstance(text, str):
+        return text.strip()
+    faults.append(f"{where}: its {key} is {text!r}, not a text, and is left out")
+    return ""
 
 
 def _guess_root(path: Path, names: list[str]) -> Path:

@@ -26,6 +26,7 @@ from clip_eval.data.shards.shard_index import (
     make_scan,
 )
 from clip_eval.data.shards.tar_headers import TarDamage, iter_members, tar_ends_at
+from clip_eval.data.splits import resolve_split, warn_of_split
 from clip_eval.data.templates import choose_templates
 from clip_eval.data.urls import is_url, read_url
 
@@ -37,8 +38,11 @@ class CoreNetTars(IndexedSource):
     """Samples of a CoreNet image–text set, by index.
 
     Args:
-        root: Directory (or URL of one) with `metadata.pkl` and the tars.
+        root: Directory (or URL of one) with `metadata.pkl` and the tars, or with one such
+            directory for each split.
         templates: Templates for prompts; captions come with the samples.
+        split: Which split, where there are several.
+        default_split: `train` for the split that training reads, instead of evaluation's.
         cache: Where the decompressed tars are kept.
 
     Raises:
@@ -52,10 +56,21 @@ class CoreNetTars(IndexedSource):
         root: str | Path,
         *,
         templates: Sequence[str] | None = None,
+        split: str | None = None,
+        default_split: str | None = None,
         cache: ShardCache | None = None,
     ) -> None:
         base = str(root).rstrip("/")
-        self.name = base.rpartition("/")[2]
+        self.splits = _list_splits(base)
+        chosen = ""
+        if self.splits or split is not None:
+            chosen = resolve_split(
+                self.splits or ("",), split, default_split=default_split, where=base
+            )
+        self.split = chosen or None
+        self.warnings = warn_of_split(chosen, self.splits, asked=split, default_split=default_split)
+        self.name = "/".join(filter(None, (base.rpartition("/")[2], chosen)))
+        base = "/".join(filter(None, (base, chosen)))
         self.templates = choose_templates(templates)
         shards = [
             ShardFile(f"{base}/{name}", cache or ShardCache(), unzip=name.endswith(".gz"))
@@ -100,6 +115,13 @@ def _make_sample(record: object, key: str) -> Sample:
         raise BadSample("bad-record", "expected text to be a string or a list of them", key)
     captions = tuple(text.strip() for text in found if isinstance(text, str) and text.strip())
     return Sample(key, image, captions)
+
+
+def _list_splits(base: str) -> tuple[str, ...]:
+    """Names of the directories with metadata below one that has none itself."""
+    if is_url(base) or (Path(base) / METADATA).is_file():
+        return ()
+    return tuple(sorted(found.parent.name for found in Path(base).glob(f"*/{METADATA}")))
 
 
 def _list_tars(base: str) -> list[str]:

@@ -17,11 +17,11 @@ from clip_eval.data.class_names import (
 from clip_eval.data.faults import DataError
 from clip_eval.data.images import IMAGE_SUFFIXES
 from clip_eval.data.samples import ImagePaths
+from clip_eval.data.splits import resolve_split, role_of, split_of_folder, warn_of_split
 from clip_eval.data.templates import TEMPLATES_FILE, choose_templates
 from clip_eval.data.text_files import normal_form
 
 COMPANIONS = (CLASSES_FILE, TEMPLATES_FILE, "Thumbs.db", "desktop.ini")
-SPLIT_NAMES = ("train", "val", "valid", "validation", "test")
 
 
 class ImageFolder(ImagePaths):
@@ -31,10 +31,12 @@ class ImageFolder(ImagePaths):
     `classnames.txt` lies in the directory; a list is matched by name, never by position.
 
     Args:
-        directory: Holds one folder per class; images may lie deeper.
+        directory: Holds one folder per class, or one per split with the class folders below;
+            images may lie deeper.
         classnames: Class names in label order, or a mapping of folder to class name.
         templates: Caption templates; those in `zeroshot_classification_templates.txt` if None.
         split: A folder below `directory` to use instead, such as `val`.
+        default_split: `train` for the split that training reads, instead of evaluation's.
 
     Raises:
         DataError: No such directory, no image in it, or folders that match no class.
@@ -49,13 +51,16 @@ class ImageFolder(ImagePaths):
         classnames: ClassNames | None = None,
         templates: Sequence[str] | None = None,
         split: str | None = None,
+        default_split: str | None = None,
     ) -> None:
         root = _require_directory(Path(directory))
-        directory = self.image_root = _require_directory(root / split) if split else root
-        self.name = _data_name(root.resolve(), split)
+        self.splits = tuple(_split_folders(root))
+        chosen = _choose_split(root, self.splits, split, default_split)
+        directory = self.image_root = _require_directory(root / chosen)
+        self.name = _data_name(root.resolve(), chosen)
         folders = _class_folders(directory)
         classes = _class_list(directory, root, folders, classnames)
-        self.split = split
+        self.split = chosen or split_of_folder(root) or None
         self.classnames = classes.names
         self.templates = choose_templates(templates, directory, root)
         label_of = match_folders(folders, classes, where=str(directory))
@@ -76,16 +81,50 @@ class ImageFolder(ImagePaths):
             )
         self.paths, self.labels = paths, labels
         self.warnings = (
+            *warn_of_split(chosen, self.splits, asked=split, default_split=default_split),
             *_warn_of_classes(classes, labels),
             *_describe_paths(self.ignored, "files without an image suffix are ignored"),
             *_describe_paths(loops, "links lead back to a folder above them and are not followed"),
         )
 
 
-def _data_name(root: Path, split: str | None) -> str:
+def _data_name(root: Path, split: str) -> str:
     """Name of the directory, after that of its parent if it is named like a split."""
-    above = [root.parent.name] if root.name in SPLIT_NAMES else []
+    above = [root.parent.name] if role_of(root.name) else []
     return "/".join(part for part in (*above, root.name, split) if part)
+
+
+def _split_folders(root: Path) -> list[str]:
+    """Folders of splits: of several roles, or the only ones with images and folders of classes.
+
+    A single folder of such a name may be a class, like `train` beside `bus`.
+    """
+    folders = _visible_folders(root)
+    named = [folder for folder in folders if role_of(folder.name)]
+    if len({role_of(folder.name) for folder in named}) < 2:
+        others = [folder for folder in folders if folder not in named]
+        if not all(map(_visible_folders, named)) or any(map(_holds_images, others)):
+            return []
+    return [folder.name for folder in named]
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(
+        os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+        for _, _, names in os.walk(folder)
+        for name in names
+    )
+
+
+def _choose_split(
+    root: Path, splits: Sequence[str], split: str | None, default_split: str | None
+) -> str:
+    """The folder below a directory that is read; an empty text for the directory itself."""
+    if split is not None and (root / split).is_dir():
+        return split
+    if splits:
+        return resolve_split(splits, split, default_split=default_split, where=root)
+    return split or ""
 
 
 def _require_directory(directory: Path) -> Path:
@@ -112,9 +151,6 @@ def _class_folders(directory: Path) -> list[str]:
                 f"{directory}: holds images but no class folders; expected <class>/<name>.jpg"
             )
         raise DataError(f"{directory}: empty; expected one folder of images per class")
-    if set(folders) <= set(SPLIT_NAMES) and all(_visible_folders(directory / f) for f in folders):
-        choices = " or ".join(f"{directory / folder}" for folder in folders)
-        raise DataError(f"{directory}: holds splits rather than classes; give {choices}")
     by_name: dict[str, str] = {}
     for folder in folders:
         other = by_name.setdefault(normal_form(folder), folder)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import accumulate
+from os.path import commonpath
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from clip_eval.data.bounds import (
 from clip_eval.data.class_names import ClassList, ClassNames, choose_names
 from clip_eval.data.faults import BadSample, DataError
 from clip_eval.data.lru_cache import LRUCache
-from clip_eval.data.patterns import match_files
+from clip_eval.data.patterns import GLOB, match_files
 from clip_eval.data.readers.csv_table import (
     CAPTION_COLUMNS,
     LABEL_COLUMNS,
@@ -33,6 +34,15 @@ from clip_eval.data.readers.csv_table import (
     require_columns,
 )
 from clip_eval.data.samples import Sample, Source, locate, read_image_file
+from clip_eval.data.splits import (
+    choose_files,
+    group_by_split,
+    resolve_split,
+    role_of,
+    split_of_files,
+    split_of_folder,
+    warn_of_split,
+)
 from clip_eval.data.templates import choose_templates
 
 CACHE_BYTES = 512 * 2**20
@@ -61,9 +71,12 @@ class ParquetTable(Source):
     found by common names.
 
     Args:
-        pattern: A file, a directory, a glob or a brace range.
+        pattern: A file, a directory (as Hugging Face's hub lays them out), a glob or a brace
+            range.
         classnames: Class names in label order; those in the file's own metadata if None.
         templates: Caption templates; those beside the file if None.
+        split: Which split, where the names of files or folders tell several.
+        default_split: `train` for the split that training reads, instead of evaluation's.
         image_key: Column of images or paths.
         caption_key: Column of captions.
         image_root: Directory that paths are relative to, instead of the file's own.
@@ -80,13 +93,22 @@ class ParquetTable(Source):
         *,
         classnames: ClassNames | None = None,
         templates: Sequence[str] | None = None,
+        split: str | None = None,
+        default_split: str | None = None,
         image_key: str = "",
         caption_key: str = "",
         image_root: str | Path | None = None,
     ) -> None:
-        self.files = _find_files(str(pattern))
-        folder = self.files[0].parent
-        self.name = self.files[0].stem if len(self.files) == 1 else folder.resolve().name
+        files, chosen, splits, is_named = _find_files(str(pattern), split, default_split)
+        self.files, folder = tuple(files), files[0].parent
+        self.name = files[0].stem if len(files) == 1 else folder.resolve().name
+        if len(files) > 1 and not is_named and role_of(folder.name) is None:
+            self.name = "/".join(filter(None, (self.name, chosen)))
+        self.split = chosen or split_of_folder(folder) or None
+        self.splits = tuple(sorted(filter(None, splits)))
+        self.warnings = warn_of_split(
+            chosen, splits, asked=chosen if is_named else split, default_split=default_split
+        )
         self.image_root = Path(image_root) if image_root else folder
         schema, self._groups = _list_row_groups(self.files)
         sizes = [group.rows for group in self._groups]
@@ -243,13 +265,37 @@ def _class_names(schema: Any, label: str | None) -> tuple[str, ...] | None:
     return ClassList.of([str(name) for name in names]).names if isinstance(names, list) else None
 
 
-def _find_files(pattern: str) -> tuple[Path, ...]:
-    if not Path(pattern).is_dir():
-        return tuple(match_files(pattern))
-    files = sorted(Path(pattern).glob("*.parquet"))
+class _Found(NamedTuple):
+    """Files in order, and their split."""
+
+    files: list[Path]
+    split: str
+    splits: Collection[str] = ()
+    is_named: bool = False  # the split of files that were named one by one is not a choice
+
+
+def _find_files(pattern: str, split: str | None, default_split: str | None) -> _Found:
+    root = Path(pattern)
+    if root.is_dir():
+        files = sorted(root.glob("*.parquet")) or sorted(root.rglob("*.parquet"))
+    else:
+        files = match_files(pattern)
+        if not GLOB.search(pattern):
+            found = split_of_files(files)
+            if split is not None:
+                resolve_split([found], split, where=pattern)
+            return _Found(files, found, is_named=True)
+        root = Path(commonpath(file.parent for file in files))
+    files = [file for file in files if not file.name.startswith(".")]
     if not files:
         raise DataError(f"{pattern}: no Parquet files in it")
-    return tuple(files)
+    groups = group_by_split(files, root)
+    chosen, files = choose_files(groups, split, default_split=default_split, where=pattern)
+    folders = sorted({file.parent for file in files})
+    if len(folders) > 1:
+        names = ", ".join(map(str, folders))
+        raise DataError(f"{pattern}: Parquet files in several directories ({names}); give one")
+    return _Found(files, chosen, groups)
 
 
 def _parquet() -> Any:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from os.path import commonpath
 from pathlib import Path
+from typing import NamedTuple
 
 from clip_eval.data.class_names import ClassList, ClassNames, choose_names
 from clip_eval.data.faults import BadSample, DataError
-from clip_eval.data.patterns import and_more, expand_braces, match_files
+from clip_eval.data.patterns import GLOB, expand_braces, match_files
 from clip_eval.data.readers.tf_example import Values, WireError, parse_example
 from clip_eval.data.samples import Sample
 from clip_eval.data.shards.cache import ShardCache, ShardFile
@@ -25,7 +27,15 @@ from clip_eval.data.shards.shard_index import (
     Scan,
     make_scan,
 )
-from clip_eval.data.splits import resolve_split
+from clip_eval.data.splits import (
+    choose_files,
+    group_by_split,
+    resolve_split,
+    role_of,
+    split_of_files,
+    split_of_folder,
+    warn_of_split,
+)
 from clip_eval.data.templates import choose_templates
 from clip_eval.data.urls import is_url
 
@@ -35,7 +45,9 @@ CAPTION_KEYS = ("caption", "captions", "captions/text", "text", "txt")
 LABEL_KEYS = ("label", "image/class/label", "cls")
 NAME_KEYS = ("key", "__key__", "file_name", "image/filename", "image_id")
 FROM_ONE = "image/class/label"  # counted from 1 in TensorFlow's older ImageNet files
-NUMBERED = re.compile(r"-(\d{5})-of-(\d{5})$")
+NUMBERED = re.compile(r"[-_]\d+-of-\d+$")
+VERSION = re.compile(r"\d+(\.\d+)*")
+OTHER_SUFFIXES = (SUFFIX, ".json", ".txt", ".partial")
 
 
 class TFRecordSource(IndexedSource):
@@ -50,7 +62,8 @@ class TFRecordSource(IndexedSource):
             a directory of TFDS, its version directory is found and `label.labels.txt` read.
         classnames: Class names in label order.
         templates: Caption templates.
-        split: Which split, where the file names tell several.
+        split: Which split, where the names of files or folders tell several.
+        default_split: `train` for the split that training reads, instead of evaluation's.
         image_key: Feature that holds the image.
         caption_key: Feature that holds the captions.
         cache: Where files behind a URL are kept.
@@ -68,13 +81,18 @@ class TFRecordSource(IndexedSource):
         classnames: ClassNames | None = None,
         templates: Sequence[str] | None = None,
         split: str | None = None,
+        default_split: str | None = None,
         image_key: str = "",
         caption_key: str = "",
         cache: ShardCache | None = None,
     ) -> None:
-        folder, files, chosen = _find_files(str(pattern), split)
-        self.name = "/".join(part for part in (folder.name, chosen) if part)
-        self.split = chosen
+        folder, files, chosen, splits, is_named = _find_files(str(pattern), split, default_split)
+        self.name = "/".join(part for part in (folder.name, "" if is_named else chosen) if part)
+        self.split = chosen or split_of_folder(folder) or None
+        self.splits = tuple(sorted(filter(None, splits)))
+        self.warnings = warn_of_split(
+            chosen, splits, asked=chosen if is_named else split, default_split=default_split
+        )
         self._image_keys = (image_key,) if image_key else IMAGE_KEYS
         self._caption_keys = (caption_key,) if caption_key else CAPTION_KEYS
         shards = [ShardFile(file, cache or ShardCache()) for file in files]
@@ -164,59 +182,80 @@ def _scan(path: Path) -> Scan:
     return make_scan(path, offsets, "tfrecord")
 
 
-def _find_files(pattern: str, split: str | None) -> tuple[Path, list[str], str | None]:
-    """The directory, the files in order, and the split that was chosen."""
+class _Found(NamedTuple):
+    """The directory of the files, the files in order, and their split."""
+
+    folder: Path
+    files: list[str]
+    split: str
+    splits: Collection[str] = ()
+    is_named: bool = False  # the split of files that were named one by one is not a choice
+
+
+def _find_files(pattern: str, split: str | None, default_split: str | None) -> _Found:
     if Path(pattern).is_dir():
-        return _find_in_directory(Path(pattern), split)
-    if split is not None:
-        raise DataError(f"{pattern}: a split can be chosen only in a directory")
+        folder = _find_folder(Path(pattern))
+        groups = group_by_split(_list_records(folder), folder)
+    elif GLOB.search(pattern) and not is_url(pattern):
+        files = [file for file in match_files(pattern) if _is_record(file)]
+        if not files:
+            raise DataError(f"{pattern}: no file matches")
+        folder = Path(commonpath(file.parent for file in files))
+        groups = group_by_split(files, folder)
+    else:
+        return _list_named(pattern, split)
+    chosen, files = choose_files(groups, split, default_split=default_split, where=folder)
+    return _Found(folder.resolve(), list(map(str, files)), chosen, groups)
+
+
+def _list_named(pattern: str, split: str | None) -> _Found:
+    """Files that were named one by one."""
     if is_url(pattern):
-        return Path(pattern.rpartition("/")[2]), expand_braces(pattern), None
-    files = [file for file in match_files(pattern) if file.suffix != SUFFIX]
-    if not files:
-        raise DataError(f"{pattern}: no file matches")
-    return files[0].resolve().parent, list(map(str, files)), None
+        folder, files = Path(pattern.rpartition("/")[2]), expand_braces(pattern)
+    else:
+        paths = match_files(pattern)
+        folder, files = paths[0].resolve().parent, list(map(str, paths))
+    found = split_of_files(map(Path, files))
+    if split is not None:
+        resolve_split([found], split, where=pattern)
+    return _Found(folder, files, found, is_named=True)
 
 
-def _find_in_directory(root: Path, split: str | None) -> tuple[Path, list[str], str | None]:
-    folder = root
-    while not (found := _list_records(folder)):
-        versions = sorted(entry for entry in folder.iterdir() if entry.is_dir())
-        if not versions:
-            raise DataError(f"{root}: no TFRecord files in it")
-        folder = versions[-1]  # TFDS: name/version, the newest
-    by_split: dict[str, list[Path]] = {}
-    for path in found:
-        by_split.setdefault(_split_name(path), []).append(path)
-    chosen = resolve_split(by_split, split, preferred=("validation", "test"), where=folder)
-    files = by_split[chosen]
-    _refuse_missing(files)
-    return folder, [str(file) for file in files], chosen or None
+def _find_folder(root: Path) -> Path:
+    """The directory that holds the records: itself, or that of TFDS's configuration and version.
+
+    Folders of splits below it belong to it.
+    """
+    if _list_records(root, deep=False):
+        return root
+    folders = [entry for entry in sorted(root.iterdir()) if entry.is_dir() and _holds(entry)]
+    versions = [folder for folder in folders if VERSION.fullmatch(folder.name)]
+    if versions:
+        return max(versions, key=lambda folder: tuple(map(int, folder.name.split("."))))
+    if any(role_of(folder.name) for folder in folders):
+        return root
+    if not folders:
+        raise DataError(f"{root}: no TFRecord files in it")
+    if len(folders) > 1:
+        names = ", ".join(folder.name for folder in folders)
+        raise DataError(f"{root}: several data sets ({names}); name one, as in {folders[0]}")
+    return _find_folder(folders[0])
 
 
-def _list_records(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_file()
-        and (".tfrecord" in path.name or NUMBERED.search(path.name))
-        and not path.name.endswith((".idx", ".json", ".txt", ".partial"))
-    )
+def _holds(folder: Path) -> bool:
+    """Whether records lie in a folder, at most two levels down."""
+    return any(_is_record(path) for depth in ("*", "*/*", "*/*/*") for path in folder.glob(depth))
 
 
-def _split_name(path: Path) -> str:
-    """The split in a file's name: `set-train.tfrecord-00000-of-00002`, `train-00000-of-00002`."""
-    stem = NUMBERED.sub("", path.name)
-    stem = stem.partition(".tfrecord")[0]
-    return "" if stem.isdigit() else stem.rpartition("-")[2]
+def _list_records(folder: Path, *, deep: bool = True) -> list[Path]:
+    """The records of a folder; where it has none itself, those in folders of splits."""
+    found = sorted(path for path in folder.iterdir() if _is_record(path))
+    if found or not deep:
+        return found
+    below = [entry for entry in folder.iterdir() if entry.is_dir() and role_of(entry.name)]
+    return sorted(path for entry in below for path in entry.iterdir() if _is_record(path))
 
 
-def _refuse_missing(files: list[Path]) -> None:
-    numbers = [match for file in files if (match := NUMBERED.search(file.name))]
-    for total in {int(match[2]) for match in numbers}:
-        there = {int(match[1]) for match in numbers if int(match[2]) == total}
-        gaps = sorted(set(range(total)) - there)
-        if gaps:
-            raise DataError(
-                f"missing shard {gaps[0]:05d} of {total}{and_more(len(gaps) - 1)} beside {files[0]}"
-            )
+def _is_record(path: Path) -> bool:
+    is_named = ".tfrecord" in path.name or NUMBERED.search(path.name) is not None
+    return is_named and path.is_file() and not path.name.endswith(OTHER_SUFFIXES)

@@ -15,6 +15,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from clip_eval.data.class_names import ClassNames, choose_names
 from clip_eval.data.faults import DataError
 from clip_eval.data.samples import Sample, Source
+from clip_eval.data.splits import TEST, TRAIN, VALIDATION, resolve_split
 from clip_eval.data.storage import cache_directory
 from clip_eval.data.templates import choose_templates
 
@@ -28,8 +29,8 @@ class TorchvisionSet(Source):
         root: Directory of its files; `~/.cache/clip-eval` (or below `XDG_CACHE_HOME`) if empty.
         classnames: Class names in label order, instead of torchvision's.
         templates: Caption templates.
-        split: `test` or `train`.
-        default_split: Split to read where `split` is None, instead of `test`.
+        split: `test` or `train`; there is no validation split, so that `val` is `test`.
+        default_split: `train` for the split that training reads, instead of evaluation's.
         download: Whether it is downloaded where it is not on disk.
 
     Raises:
@@ -37,6 +38,7 @@ class TorchvisionSet(Source):
     """
 
     dataset: type[CIFAR10]
+    splits = (TEST, TRAIN)
 
     def __init__(
         self,
@@ -48,10 +50,8 @@ class TorchvisionSet(Source):
         default_split: str | None = None,
         download: bool = True,
     ) -> None:
-        chosen = split or default_split or "test"
-        self.split = "test" if chosen == "val" else chosen
-        if self.split not in ("train", "test"):
-            raise DataError(f"{self.kind}: expected split 'train' or 'test', got {split!r}")
+        asked = TEST if split in ("val", VALIDATION) else split
+        self.split = resolve_split(self.splits, asked, default_split=default_split, where=self.kind)
         self.root = Path(root) if root else cache_directory()
         self.name = f"{self.kind}/{self.split}"
         self.templates = choose_templates(templates)

@@ -40,7 +40,8 @@ class WebDataset(IndexedSource):
             `zeroshot_classification_templates.txt` and `<split>/nshards.txt` are honoured.
         classnames: Class names in label order, instead of those in the directory.
         templates: Caption templates, instead of those in the directory.
-        split: Folder of shards below the directory; found if there is only one.
+        split: Which split: a folder of shards below the directory, or a word in their names.
+        default_split: `train` for the split that training reads, instead of evaluation's.
         image_key: Extension of the image to use, or several separated by semicolons.
         caption_key: Extension of the text, or key of the JSON, that holds the captions; several
             separated by semicolons, the first that is there counts.
@@ -59,14 +60,15 @@ class WebDataset(IndexedSource):
         classnames: ClassNames | None = None,
         templates: Sequence[str] | None = None,
         split: str | None = None,
+        default_split: str | None = None,
         image_key: str = "",
         caption_key: str = "",
         cache: ShardCache | None = None,
     ) -> None:
-        layout = find_shards(str(pattern), split=split)
+        layout = find_shards(str(pattern), split=split, default_split=default_split)
         self.name = layout.name
         self.shards = layout.shards
-        self.split = layout.split
+        self.split, self.splits, self.warnings = layout.split, layout.splits, layout.warnings
         self.templates = layout.templates if templates is None else check_templates(templates)
         self.classnames = choose_names(
             layout.classnames, classnames, where=f"{layout.name}: {CLASSES_FILE}"
