@@ -123,7 +123,7 @@ def test_newcomers_errors_are_one_clear_line(tmp_path: Path, encode: Callable[..
             ImageFolder(path)
         assert "\n" not in str(caught.value)
 
-    fails(tmp_path / "absent", "no such directory")
+    fails(tmp_path / "absent", "no such file or directory")
     empty = tmp_path / "empty"
     empty.mkdir()
     fails(empty, "empty; expected one folder of images per class")

@@ -190,7 +190,7 @@ def test_training_reads_train_and_evaluation_test(
     assert read(default_split="train") == ("train", 1)
     assert read() == read(default_split="test") == ("test", 1)
     assert read("validation") == read("val", "train") == ("val", 1)
-    with pytest.raises(DataError, match="no split 'extra'|no such directory"):
+    with pytest.raises(DataError, match=r"no split 'extra'"):
         read("extra")
 
 
@@ -277,7 +277,7 @@ def test_a_missing_part_is_an_error(
     assert len(open_source(spec, default_split="train")) == 3
     (found,) = tmp_path.glob("train-00001-of-00003.*[a-w]")
     found.unlink()
-    with pytest.raises(DataError, match="missing shard 00001 of 3 beside .*train-00000-of-00003"):
+    with pytest.raises(DataError, match=r"missing shard 00001 of 3 beside .*train-00000-of-00003"):
         open_source(spec, default_split="train")
 
 

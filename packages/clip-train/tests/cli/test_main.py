@@ -183,7 +183,7 @@ def test_validation_without_labels_is_found_before_training(
         (("presets", "shape"), ("did you mean 'shapes'",)),
         (
             ("run", "shapes-tiny", "--data.train", "wds:gone", "--out", "run"),
-            ("'wds:", "gone' does not exist", "clip-train data shapes"),
+            ("wds:", "gone: no such file or directory", "clip-train data shapes"),
         ),
     ],
 )

@@ -107,7 +107,7 @@ def test_a_missing_file_and_the_classes_are_known_by_the_row(
 ) -> None:
     assert clip_train(["run", "config.toml", "--data.train", "raw:absent", "--out", "run"]) == 2
     message = " ".join(capsys.readouterr().err.split())
-    assert f"'raw:{work}/absent' does not exist; name your data" in message
+    assert f"raw:{work}/absent: no such file or directory; name your data" in message
     config = tomllib.loads(Path("config.toml").read_text())["data"]
     data = replace(tiny_config.data, **{name: config[name] for name in ("train", "val")})
     assert isinstance(open_training_source(data), RawImages)

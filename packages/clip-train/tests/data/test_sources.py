@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,15 @@ from clip_eval.data import BadSample, DataError
 from clip_models import ConfigError
 from clip_train.config.data import DataConfig
 from clip_train.data.mixing import MixedSource, make_order
-from clip_train.data.sources import absolute_spec, open_training_source, open_validation_source
+from clip_train.data.sources import (
+    absolute_spec,
+    describe_data,
+    describe_splits,
+    list_parts,
+    open_training_source,
+    open_validation_source,
+)
+from clip_train.data.streaming import ShardStream
 from clip_train.shapes.source import ShapesSource
 from PIL import Image
 
@@ -126,3 +135,67 @@ def test_shards_behind_urls_use_the_cache_of_the_config(shapes: Path, tmp_path: 
     assert 0 < len(list((tmp_path / "cache").glob("*.tar"))) < 3
     with pytest.raises(ConfigError, match="cache_gb must be positive"):
         DataConfig(cache_gb=0)
+
+
+def splits(root: Path) -> Path:
+    """Class folders of three splits, with one, two and three images."""
+    for count, split in enumerate(("train", "val", "test"), start=1):
+        (root / split / "cat").mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (8, 8)).save(root / split / "cat" / f"{split}{number}.png")
+    return root
+
+
+def test_training_reads_train_and_validation_test(tmp_path: Path) -> None:
+    spec = f"imagefolder:{splits(tmp_path / 'set')}"
+    data = DataConfig(train=spec, val=spec, templates=("a {c}",))
+    training, validation = open_training_source(data), open_validation_source(data)
+    assert validation is not None
+    assert [(s.split, len(s)) for s in (training, validation)] == [("train", 1), ("test", 3)]
+    chosen = replace(data, train=f"{spec}::{spec}", split="val", val_split="train")
+    training, validation = open_training_source(chosen), open_validation_source(chosen)
+    assert validation is not None
+    assert [part.split for part in list_parts(training)] == ["val", "val"]
+    assert (validation.split, describe_splits(training)) == ("train", " of split val")
+    assert describe_data(training, None)["train"][0] == {
+        "name": "set/val",
+        "kind": "imagefolder",
+        "samples": 2,
+        "split": "val",
+        "splits": ("test", "train", "val"),
+    }
+    with pytest.raises(DataError, match="no split 'dev2'; there are test, train, val"):
+        open_training_source(replace(data, split="dev2"))
+    with pytest.raises(ConfigError, match="shapes:5 has no splits"):
+        open_training_source(DataConfig(train="shapes:5", split="train"))
+
+
+def test_a_stream_reads_the_training_split(tmp_path: Path, shapes: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        shard = (shapes / "train" / "shapes-000000.tar").read_bytes()
+        (tmp_path / split / "0.tar").write_bytes(shard)
+    source = open_training_source(
+        DataConfig(train=f"wds:{tmp_path}", order="stream", epoch_samples=5)
+    )
+    assert isinstance(source, ShardStream)
+    assert source.shards == [str(tmp_path / "train" / "0.tar")]
+
+
+@pytest.mark.parametrize("spec", ["{a}::", "::{a}", "{a}::::{a}", "{a}:: ", "::"])
+@pytest.mark.parametrize("order", ["exact", "stream"])
+def test_an_empty_source_is_not_the_current_directory(
+    spec: str, order: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder(tmp_path, "here", 2))
+    text = spec.format(a=f"imagefolder:{folder(tmp_path, 'one', 1)}")
+    data = DataConfig(
+        train=text,
+        order=order,  # type: ignore[arg-type]
+        epoch_samples=5 if order == "stream" else None,
+        val=" ",
+    )
+    with pytest.raises(ConfigError, match=r"data\.train .* has an empty source"):
+        open_training_source(data)
+    with pytest.raises(DataError, match="got an empty text"):
+        open_validation_source(data)

@@ -1,6 +1,13 @@
 from .class_names import ClassList
 from .faults import BadImage, BadSample, DataError, Fault
-from .formats import FORMATS, Format, absolute_source, is_missing, open_source, register_format
+from .formats import (
+    FORMATS,
+    Format,
+    absolute_source,
+    is_missing,
+    open_source,
+    register_format,
+)
 from .images import decode_image
 from .inspect import Summary, summarize
 from .readers.webdataset import sample_from_files

@@ -8,6 +8,7 @@ commands. A reader is imported when its first source is opened.
 from __future__ import annotations
 
 import difflib
+import os
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from clip_eval.data.class_names import ClassList, ClassNames
+from clip_eval.data.commands import expand_path, is_command
 from clip_eval.data.faults import DataError
+from clip_eval.data.patterns import missing_path
 from clip_eval.data.samples import Source
 from clip_eval.data.shards.cache import ShardCache
-from clip_eval.data.urls import check_url, is_url, refuse_command
+from clip_eval.data.urls import check_url, is_url
 
 WILDCARDS = frozenset("*?[{")
 
@@ -198,6 +201,7 @@ def open_source(
         DataError: The description is not understood, or the data cannot be used.
     """
     row, path = _resolve(str(spec))
+    root = str(image_root or "")
     options: dict[str, Any] = {
         "classnames": None if classnames is None else ClassList.of(classnames),
         "templates": templates,
@@ -205,17 +209,33 @@ def open_source(
         "default_split": default_split,
         "image_key": image_key,
         "caption_key": caption_key,
-        "image_root": image_root,
+        "image_root": os.path.expanduser(root) if root else None,
         "cache": cache,
         "download": download,
     }
     if split is not None and "split" not in row.accepts:
         raise DataError(f"{spec}: {row.kind} data has no splits; give the file of the split")
-    return row.load_reader()(path, **{name: options[name] for name in row.accepts})
+    source = row.load_reader()(path, **{name: options[name] for name in row.accepts})
+    if is_command(str(spec).removeprefix(f"{row.kind}:")) and is_url(path):
+        source.warnings = (*source.warnings, f"the command in {spec} is not run; {path} is read")
+    return source
+
+
+def expand_location(spec: str) -> str:
+    """A source with the home directory in place of `~`, and a URL in place of a `pipe:` command.
+
+    Raises:
+        DataError: It is a command other than the usual copies of one URL.
+    """
+    kind, colon, path = spec.partition(":")
+    if colon and kind in FORMATS and FORMATS[kind].is_on_disk:
+        return f"{kind}:{expand_path(path)}"
+    return expand_path(spec)
 
 
 def absolute_source(spec: str) -> str:
     """A source with its path made absolute; URLs and what is no path on disk stay as they are."""
+    spec = expand_location(spec)
     kind, colon, path = spec.partition(":")
     if not spec or is_url(spec) or is_url(path):
         return spec
@@ -227,7 +247,7 @@ def absolute_source(spec: str) -> str:
 
 def is_missing(spec: str) -> bool:
     """Whether a source names one path on disk, without wildcards, where there is nothing."""
-    kind, _, path = spec.partition(":")
+    kind, _, path = expand_location(spec).partition(":")
     row = FORMATS.get(kind)
     if row is None or not row.is_on_disk or not row.needs_path or is_url(path):
         return False
@@ -236,14 +256,21 @@ def is_missing(spec: str) -> bool:
 
 def _resolve(spec: str) -> tuple[Format, str]:
     """The row of a source, and the path that its reader gets."""
+    if not spec.strip():
+        raise DataError(
+            f"expected data ({list_forms()}), got an empty text; an empty path would be the "
+            "current directory"
+        )
+    spec = expand_location(spec)
     kind, _, path = spec.partition(":")
     row = FORMATS.get(kind)
     if row is not None and (":" in spec or not row.needs_path):
-        if not path and row.needs_path:
+        if not path.strip() and (row.needs_path or ":" in spec):
             raise DataError(f"{spec!r}: expected a path after {kind}:")
+        if is_missing(spec):
+            raise missing_path(spec)
         return row, path
     if not Path(spec).exists():
-        refuse_command(spec)
         if is_url(spec):
             check_url(spec)
         elif _names_kind(spec):
@@ -276,5 +303,5 @@ def _recognize(spec: str) -> Format:
     if not path.exists():
         if is_url(spec) or WILDCARDS & set(spec):
             return next(row for row in rows if row.is_default_pattern)
-        raise DataError(f"{spec}: no such file or directory; expected {list_forms()}")
+        raise missing_path(spec, f"expected {list_forms()}")
     raise DataError(f"{spec}: not a known kind of data; expected {list_forms()}")

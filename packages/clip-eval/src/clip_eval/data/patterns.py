@@ -73,11 +73,16 @@ def match_files(pattern: str) -> list[Path]:
         require_files(files, f"of {pattern}")
         return files
     if not GLOB.search(pattern):
-        raise DataError(f"{pattern}: no such file")
+        raise missing_path(pattern)
     files = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
     if not files:
         raise DataError(f"{pattern}: no file matches")
     return files
+
+
+def missing_path(path: object, remedy: str = "") -> DataError:
+    """The error of data that is not where it was said to be; in one wording everywhere."""
+    return DataError(f"{path}: no such file or directory{remedy and '; '}{remedy}")
 
 
 def require_files(files: Sequence[Path], which: str) -> None:

@@ -106,6 +106,13 @@ class Source(ABC):
         """Where sample `index` is read from, for people; nothing is read."""
         return f"{self.name}, sample {index}"
 
+    def describe(self) -> str:
+        """Name, number of samples and split in one line."""
+        split = f", split {self.split}" if self.split else ""
+        others = [name for name in self.splits if name != self.split]
+        rest = f" (not read: {', '.join(others)})" if others else ""
+        return f"{self.name}: {len(self):,} samples{split}{rest}"
+
     def class_captions(self, label: int | None, key: str) -> tuple[str, ...]:
         """Captions of a labeled sample that has none: its class name in each template.
 

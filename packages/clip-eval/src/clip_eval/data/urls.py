@@ -40,19 +40,6 @@ def check_url(url: str) -> str:
     return scheme
 
 
-def refuse_command(location: str) -> None:
-    """Data are opened by path or URL, never by a command, as webdataset's `pipe:` is.
-
-    Raises:
-        DataError: The location is a command.
-    """
-    if location.lstrip().lower().startswith("pipe:"):
-        raise DataError(
-            f"{location}: expected a path or URL, got a command, which is never run; name the "
-            "object itself, as in s3://bucket/{000..099}.tar"
-        )
-
-
 def base_name(location: str) -> str:
     """The last part of a path, or of the path of a URL."""
     path = unquote(urlsplit(location).path) if is_url(location) else location

@@ -148,7 +148,8 @@ class DataRun:
         if run.train is None and run.train_split is None:
             return None
         description = run.train or self.description
-        return open_data(description, classnames=run.classnames, split=run.train_split)[0]
+        options = {"classnames": run.classnames, "split": run.train_split}
+        return open_data(description, default_split="train", **options)[0]
 
     @cached_property
     def train_content(self) -> str:
@@ -195,7 +196,7 @@ class DataRun:
             "model_path": one.model.description,
             "model_fingerprint": encoder.fingerprint,
             "data": self.description,
-            "split": run.split,
+            "split": self.source.split,
             "classnames_from": run.classnames,
             "templates_from": one.templates_from if result.templates else None,
             "batch_size": loader.batch_size,

@@ -13,7 +13,7 @@ from dtp_pooling.run_lock import set_aside
 
 from clip_train.config.data import DataConfig
 from clip_train.data.convert import convert as convert_source
-from clip_train.data.sources import absolute_spec, open_training_source
+from clip_train.data.sources import absolute_spec, describe_splits, open_training_source
 from clip_train.shapes.dataset import write_shapes
 
 MAX_PICTURES = 500
@@ -52,8 +52,8 @@ def convert(options: argparse.Namespace) -> None:
         progress=not options.quiet,
     )
     print(
-        f"{counts.written:,} of {len(source):,} samples with {counts.captions:,} captions in "
-        f"{options.out}" + (f", {counts.kept:,} of them from before" if counts.kept else "")
+        f"{counts.written:,} of {len(source):,} samples{describe_splits(source)} with "
+        f"{counts.captions:,} captions in {options.out}" + (f", {counts.kept:,} of them from before" if counts.kept else "")
     )
     for reason, count in sorted(counts.faults.items()):
         print(f"left out: {reason}: {count:,}")
@@ -78,7 +78,7 @@ def inspect(options: argparse.Namespace) -> None:
 
 
 def _open(options: argparse.Namespace) -> Source:
-    names = ("image_key", "caption_key", "image_root", "classnames")
+    names = ("image_key", "caption_key", "image_root", "split", "classnames")
     given = {name: getattr(options, name) for name in names}
     return open_training_source(replace(DataConfig(train=options.source), **given))
 

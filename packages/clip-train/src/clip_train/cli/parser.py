@@ -213,6 +213,7 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         ("image-key", "NAME", "column or feature of the image"),
         ("caption-key", "NAME", "column, feature or key of the captions"),
         ("image-root", "DIR", "directory that image paths start from"),
+        ("split", "NAME", "split, where there are several (default: train)"),
         ("classnames", "FILE", "file of class names"),
     ):
         parser.add_argument(f"--{name}", default="", metavar=metavar, help=text)

@@ -22,6 +22,7 @@ from clip_train.config.run import Config
 from clip_train.config.supernet import SupernetSettings
 from clip_train.cost.assumptions import Accelerators
 from clip_train.cost.table import cost_record, cost_table, plan_run
+from clip_train.data.sources import list_parts
 from clip_train.engine import runs
 from clip_train.errors import RunDirectoryError
 from clip_train.logs.run_directory import CONFIG_NAME, RunDirectory
@@ -93,7 +94,10 @@ def _dry_run(config: Config) -> None:
     data, count = components.data, count_parameters(components.model)
     device = components.backend.device
     name = config.model.name or config.model.pretrained or DEFAULT_MODEL
-    print(f"data      {data.source.name}: {len(data.source):,} samples")
+    for part in list_parts(data.source):
+        print(f"data      {part.describe()}")
+    if data.val_source is not None:
+        print(f"val       {data.val_source.describe()}")
     print(f"model     {name}: {count:,} parameters, on {device}")
     print(f"length    {data.total_steps:,} steps, {data.plan.steps_per_epoch:,} per epoch")
     print(f"batch     images {tuple(batch.images.shape)}, captions {tuple(batch.tokens.shape)}")

@@ -60,6 +60,10 @@ class DataConfig:
     val: str = ""
     """Labelled data for zero-shot evaluation during training, in the same notation; empty for
     none."""
+    split: str = ""
+    """Split of `train` to read, where it has several; empty for the one called train."""
+    val_split: str = ""
+    """Split of `val` to read, where it has several; empty for test, or else val or validation."""
     templates: tuple[str, ...] = ()
     """Caption templates with a {c} slot for the class name; empty for those of the source, if it
     has any."""

@@ -38,7 +38,11 @@ class ShardStream(Source):
     def __init__(self, specs: Sequence[str], data: DataConfig) -> None:
         self.data = data
         self.shards = [
-            shard for spec in specs for shard in expand_shards(spec.removeprefix("wds:"))
+            shard
+            for spec in specs
+            for shard in expand_shards(
+                spec.removeprefix("wds:"), split=data.split or None, default_split="train"
+            )
         ]
         self.name = f"stream of {len(self.shards)} shards"
 

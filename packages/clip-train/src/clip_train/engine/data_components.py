@@ -95,8 +95,8 @@ def build_data_components(
         raise ConfigError("data.train is not set; give one, as in --data.train imagefolder:DIR")
     clip_config = _initial_clip_config(config, pretrained)
     source = open_training_source(config.data)
-    for fault in source.faults:
-        warnings.warn(str(fault), stacklevel=2)
+    for text in (*map(str, source.faults), *source.warnings):
+        warnings.warn(text, stacklevel=2)
     val_source = open_validation_source(config.data)
     plan = make_plan(config, source, image_size=clip_config.vision.image_size)
     if tokenizer is None:

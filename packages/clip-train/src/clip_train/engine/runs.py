@@ -230,4 +230,4 @@ def with_absolute_paths(config: Config) -> Config:
 
 def _absolute(path: str) -> str:
     """A path that need not exist yet, made absolute; URLs are."""
-    return str(Path(path).absolute()) if path and "://" not in path else path
+    return str(Path(path).expanduser().absolute()) if path and "://" not in path else path

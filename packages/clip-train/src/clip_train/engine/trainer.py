@@ -22,7 +22,7 @@ from clip_train.checkpoints.training_state import (
     save_checkpoint,
 )
 from clip_train.data.batches import Batch
-from clip_train.data.sources import data_digest
+from clip_train.data.sources import data_digest, describe_data
 from clip_train.distributed.errors import report_lost_ranks, run_on_first_rank
 from clip_train.engine.components import RunComponents
 from clip_train.engine.fault_log import FaultLog
@@ -85,6 +85,7 @@ class Trainer:
         beginning, data = RunDirectory(path), self.components.data
         beginning.write_config(self.config)
         data.save_prompts(path)
+        beginning.log("data", 0, describe_data(data.source, data.val_source))
         faults = data.source.faults
         if faults:
             counts = Counter(fault.reason for fault in faults)

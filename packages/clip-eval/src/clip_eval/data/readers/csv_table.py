@@ -10,6 +10,7 @@ from pathlib import Path
 
 from clip_eval.data.class_names import ClassList, ClassNames
 from clip_eval.data.faults import DataError
+from clip_eval.data.patterns import missing_path
 from clip_eval.data.samples import ImagePaths
 from clip_eval.data.templates import choose_templates
 from clip_eval.data.text_files import normal_form, read_text
@@ -81,7 +82,7 @@ class CsvTable(ImagePaths):
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise missing_path(path)
     text = read_text(path)
     header = text.partition("\n")[0]
     separator = next((mark for mark in "\t;" if mark in header), ",")

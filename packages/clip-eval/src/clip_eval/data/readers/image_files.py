@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clip_eval.data.faults import DataError
 from clip_eval.data.images import IMAGE_SUFFIXES
+from clip_eval.data.patterns import missing_path
 from clip_eval.data.samples import ImagePaths
 
 
@@ -14,12 +15,15 @@ class ImageFiles(ImagePaths):
     """Image files, and the images directly in directories, in the order they are given.
 
     Raises:
-        DataError: A path does not exist, or there is no image at all.
+        DataError: A path is empty or does not exist, or there is no image at all.
     """
 
     def __init__(self, paths: Iterable[str | Path]) -> None:
         self.image_root = Path()
-        self.paths = [str(file) for path in paths for file in _files_of(Path(path))]
+        given = list(paths)
+        if not all(str(path).strip() for path in given):
+            raise DataError("expected the path of an image or directory, got an empty text")
+        self.paths = [str(file) for path in given for file in _files_of(Path(path))]
         if not self.paths:
             raise DataError("expected at least one image file, got none")
         self.name = f"{len(self.paths)} files"
@@ -33,5 +37,5 @@ def _files_of(path: Path) -> list[Path]:
             raise DataError(f"{path}: no image in this directory")
         return found
     if not path.exists():
-        raise DataError(f"{path}: no such file")
+        raise missing_path(path)
     return [path]

@@ -16,6 +16,7 @@ from clip_eval.data.class_names import (
 )
 from clip_eval.data.faults import DataError
 from clip_eval.data.images import IMAGE_SUFFIXES
+from clip_eval.data.patterns import missing_path
 from clip_eval.data.samples import ImagePaths
 from clip_eval.data.splits import resolve_split, role_of, split_of_folder, warn_of_split
 from clip_eval.data.templates import TEMPLATES_FILE, choose_templates
@@ -129,7 +130,7 @@ def _choose_split(
 
 def _require_directory(directory: Path) -> Path:
     if not directory.exists():
-        raise DataError(f"{directory}: no such directory")
+        raise missing_path(directory)
     if not directory.is_dir():
         raise DataError(f"{directory}: expected a directory of class folders, got a file")
     return directory

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from clip_eval.data.class_names import CLASSES_FILE, ClassList
+from clip_eval.data.commands import expand_path
 from clip_eval.data.faults import DataError
 from clip_eval.data.patterns import (
     GLOB,
@@ -18,6 +19,7 @@ from clip_eval.data.patterns import (
     and_more,
     expand_braces,
     match_files,
+    missing_path,
     require_files,
     sort_by_number,
 )
@@ -33,7 +35,7 @@ from clip_eval.data.splits import (
 )
 from clip_eval.data.templates import TEMPLATES_FILE, choose_templates
 from clip_eval.data.text_files import read_text
-from clip_eval.data.urls import check_url, is_url, read_url, refuse_command
+from clip_eval.data.urls import check_url, is_url, read_url
 
 COUNT_FILE = "nshards.txt"
 
@@ -83,8 +85,7 @@ def find_shards(
         DataError: Nothing matches, a shard that should be there is missing, or there are several
             splits and no default.
     """
-    if not Path(pattern).exists():
-        refuse_command(pattern)
+    pattern = expand_path(pattern)
     if is_url(pattern):
         check_url(pattern)
         return _find_behind_url(pattern, split, default_split)
@@ -97,7 +98,7 @@ def find_shards(
     groups = group_by_split(shards, Path(commonpath(shard.parent for shard in shards)))
     chosen, shards = choose_files(groups, split, default_split=default_split, where=pattern)
     layout = _make_layout(shards[0].parent.resolve().name, chosen, shards)
-    return _with_splits(layout, groups, split, default_split)
+    return _with_splits(layout, chosen, groups, split, default_split)
 
 
 def _list_named(pattern: str, shards: list[Path], split: str | None) -> ShardLayout:
@@ -117,7 +118,7 @@ def _find_in_directory(root: Path, split: str | None, default_split: str | None)
         groups.setdefault("", [])
     if not groups and not folders:
         if split is not None and not (root / split).is_dir():
-            raise DataError(f"{root / split}: no such directory")
+            raise missing_path(root / split)
         raise DataError(f"{root / (split or '')}: no .tar shards in it")
     available = {*groups, *folders}
     chosen = resolve_split(available, split, default_split=default_split, where=root)
@@ -135,14 +136,18 @@ def _find_in_directory(root: Path, split: str | None, default_split: str | None)
     is_one_of_several = chosen in folders or len(available) > 1
     name = "/".join(filter(None, (root.resolve().name, chosen if is_one_of_several else "")))
     layout = _make_layout(name, chosen or split_of_folder(root), shards)
-    return _with_splits(layout, available, split, default_split)
+    return _with_splits(layout, chosen, available, split, default_split)
 
 
 def _with_splits(
-    layout: ShardLayout, available: Collection[str], asked: str | None, default_split: str | None
+    layout: ShardLayout,
+    chosen: str,
+    available: Collection[str],
+    asked: str | None,
+    default_split: str | None,
 ) -> ShardLayout:
     """The layout with what splits there are, and what should be known of the choice."""
-    found = warn_of_split(layout.split or "", available, asked=asked, default_split=default_split)
+    found = warn_of_split(chosen, available, asked=asked, default_split=default_split)
     return replace(layout, splits=tuple(sorted(filter(None, available))), warnings=found)
 
 
@@ -176,7 +181,7 @@ def _find_behind_url(pattern: str, split: str | None, default_split: str | None)
         classnames=_split_lines(names, f"{root}/{CLASSES_FILE}"),
         templates=_split_lines(prompts, f"{root}/{TEMPLATES_FILE}"),
     )
-    return _with_splits(layout, counts, split, default_split)
+    return _with_splits(layout, chosen, counts, split, default_split)
 
 
 def _read_counts(root: str, splits: Iterable[str]) -> dict[str, int]:
