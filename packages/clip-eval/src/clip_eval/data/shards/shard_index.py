@@ -264,7 +264,7 @@ class IndexedSource(Source):
     def __init__(self, index: IndexedShards) -> None:
         self._index = index
         self.faults = index.faults
-        self.warnings = index.warnings
+        self.warnings = (*self.warnings, *index.warnings)  # behind those of the layout
         self.shard_sizes = index.sizes
 
     def __len__(self) -> int:
