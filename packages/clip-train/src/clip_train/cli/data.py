@@ -53,7 +53,8 @@ def convert(options: argparse.Namespace) -> None:
     )
     print(
         f"{counts.written:,} of {len(source):,} samples{describe_splits(source)} with "
-        f"{counts.captions:,} captions in {options.out}" + (f", {counts.kept:,} of them from before" if counts.kept else "")
+        f"{counts.captions:,} captions in {options.out}"
+        + (f", {counts.kept:,} of them from before" if counts.kept else "")
     )
     for reason, count in sorted(counts.faults.items()):
         print(f"left out: {reason}: {count:,}")
