@@ -48,7 +48,7 @@ def test_what_flipped_is_named(
     assert "may be chance" in shown
     assert "worse: 2 (cat): cat -> dog" in shown
     assert "better: 4 (cat): dog -> cat" in shown
-    assert "warning: 1 samples are in only one of the results" in shown
+    assert "warning: 1 sample is in only one of the results" in shown
     assert main(["compare", str(first), str(second), "--json"]) == 0
     (record,) = json.loads(capsys.readouterr().out)
     assert [flip["key"] for flip in record["better"]] == ["3", "4"]

@@ -67,8 +67,9 @@ def test_a_page_and_a_table_of_imported_results(
 ) -> None:
     assert main(["report", str(imported)]) == 0
     table = (imported / "family.md").read_text()
-    assert "| wds/cars    | ViT-B-32 | accuracy" in table
-    assert table.count("\n|") == 2 + 4
+    assert "| wds/cars    | ViT-B-32 |   50.0 %" in table
+    assert table.count("| accuracy | 95 % interval | chance |") == 1
+    assert table.count("\n|") == 3 * 2 + 4  # three tables: two kinds of accuracy, and retrieval
     assert "60.0 %" in (imported / "family.html").read_text()
 
 

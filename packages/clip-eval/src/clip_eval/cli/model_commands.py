@@ -25,10 +25,12 @@ from clip_eval.encoding.encoder import Precision, make_encoder
 from clip_eval.errors import EvaluationError
 from clip_eval.evaluation.processes import Processes, join_processes
 from clip_eval.models.directory import load_for_evaluation
+from clip_eval.plurals import count_noun
 from clip_eval.prompts.named_data import open_data, read_class_list, read_template_list
 from clip_eval.prompts.prompt_sets import PromptSet
 from clip_eval.report.predictions import format_predictions, render_predictions
-from clip_eval.report.table import format_result, format_table
+from clip_eval.report.result_table import format_tables
+from clip_eval.report.table import format_metric, format_result
 from clip_eval.results.files import (
     PREDICTIONS_FILE,
     REPORT_FILE,
@@ -36,7 +38,7 @@ from clip_eval.results.files import (
     refuse_existing,
     write_text,
 )
-from clip_eval.results.result import replace_non_finite
+from clip_eval.results.result import replace_non_finite, result_from_record
 from clip_eval.runs.config import EvaluationRun, Outcome
 from clip_eval.runs.run import run_evaluations
 from clip_eval.tasks.config import TaskConfig
@@ -51,7 +53,7 @@ def evaluate_models(arguments: argparse.Namespace) -> int:
             show = _print_single if run.is_single else _print_one_of_several
             outcomes = run_evaluations(run, processes, _print_json if arguments.json else show)
             if processes.is_first and not run.is_single and not arguments.json:
-                print(format_table([o.record for o in outcomes if o.record is not None]))
+                print(format_tables([o.record for o in outcomes if o.record is not None]))
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; nothing unfinished was written") from None
     return EXIT_FAILED if any(outcome.error for outcome in outcomes) else EXIT_DONE
@@ -99,10 +101,11 @@ def _precision(name: str, device: str) -> Precision:
 
 
 def _print_single(outcome: Outcome) -> None:
-    if outcome.result is None:
-        print(f"kept {outcome.directory / RESULT_FILE}: same weights, prompts and samples")
+    assert outcome.record is not None
+    print(format_result(outcome.result or result_from_record(outcome.record)))
+    if outcome.kept:
+        print(f"\nkept {outcome.directory / RESULT_FILE}: same weights, prompts and samples")
         return
-    print(format_result(outcome.result))
     print(f"\nwrote {outcome.directory / RESULT_FILE}, {PREDICTIONS_FILE}, {REPORT_FILE}")
 
 
@@ -111,7 +114,8 @@ def _print_one_of_several(outcome: Outcome) -> None:
         _print_error(outcome)
     else:
         verb = "kept" if outcome.kept else "wrote"
-        print(f"{verb} {outcome.directory / RESULT_FILE}: {outcome.model} on {outcome.data}")
+        path, number = outcome.directory / RESULT_FILE, format_metric(outcome.record or {})
+        print(f"{verb} {path}: {outcome.model} on {outcome.data}: {number}")
 
 
 def _print_json(outcome: Outcome) -> None:
@@ -153,7 +157,7 @@ def label_images(arguments: argparse.Namespace) -> None:
     else:
         print(format_predictions(found))
     if not found.images:
-        raise EvaluationError(f"none of the {len(source)} images could be used")
+        raise EvaluationError(f"none of {count_noun(len(source), 'image')} could be used")
 
 
 def _labels(arguments: argparse.Namespace) -> tuple[ClassList, PromptSet | None]:
@@ -191,6 +195,7 @@ def write_embeddings_of(arguments: argparse.Namespace) -> None:
         found = embed_source(encoder, source, loader)
     write_embeddings(arguments.out, found)
     n, width = found.features.shape
-    print(f"wrote {arguments.out}: {n:,} embeddings of {width}, {len(found.skipped):,} skipped")
-    for skipped in found.skipped:
-        print(f"skipped: {skipped.key}: {skipped.reason}: {skipped.detail}")
+    kept, skipped = count_noun(n, "embedding"), len(found.skipped)
+    print(f"wrote {arguments.out}: {kept} of {width}, {skipped:,} skipped")
+    for s in found.skipped:
+        print(f"skipped: {s.key}: {s.reason}: {s.detail}")

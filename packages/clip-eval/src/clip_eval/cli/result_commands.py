@@ -6,9 +6,10 @@ import argparse
 import json
 
 from clip_eval.errors import EvaluationError
+from clip_eval.plurals import count_noun
 from clip_eval.report.comparison import compare_results, format_comparison, pair_results
 from clip_eval.report.family import render_family
-from clip_eval.report.table import format_table
+from clip_eval.report.result_table import format_tables
 from clip_eval.results.exchange import export_csv, export_json, import_results
 from clip_eval.results.files import refuse_existing, write_json, write_text
 from clip_eval.results.result import replace_non_finite
@@ -44,10 +45,11 @@ def report(arguments: argparse.Namespace) -> None:
         samples=arguments.samples,
         seed=arguments.seed,
     )
-    table = format_table([one.record for one in stored])
+    records = [one.record for one in stored]
+    table = format_tables(records, heading="## ")
     write_text(out, page)
     write_text(out.with_suffix(".md"), f"# {title}\n\n{table}\n")
-    print(table)
+    print(format_tables(records))
     print(f"\nwrote {out}, {out.with_suffix('.md').name}")
     if not arguments.data:
         print("without images: name the data of a result with --data to show them")
@@ -68,4 +70,4 @@ def export(arguments: argparse.Namespace) -> None:
     else:
         for number, one in enumerate(stored):
             write_json(arguments.out / f"{number:04d}.json", export_json(one.record))
-    print(f"wrote {len(stored)} results to {arguments.out}")
+    print(f"wrote {count_noun(len(stored), 'result')} to {arguments.out}")

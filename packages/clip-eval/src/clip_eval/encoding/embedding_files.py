@@ -18,6 +18,7 @@ from clip_eval.encoding.embed import embed_images
 from clip_eval.encoding.encoder import Encoder
 from clip_eval.errors import EvaluationError
 from clip_eval.models.protocols import evaluation_mode
+from clip_eval.plurals import count_noun
 from clip_eval.results.result import Skipped
 
 DAMAGED = (
@@ -56,7 +57,9 @@ def embed_source(encoder: Encoder, source: Source, loader: LoaderConfig) -> Embe
                 labels.append(-1 if sample.label is None else sample.label)
         skipped += batch.skipped
     if not rows:
-        raise EvaluationError(f"{source.name}: none of its {len(source)} images could be used")
+        raise EvaluationError(
+            f"{source.name}: none of {count_noun(len(source), 'image')} could be used"
+        )
     return Embeddings(np.stack(rows), keys, np.array(labels, dtype=np.int64), tuple(skipped))
 
 

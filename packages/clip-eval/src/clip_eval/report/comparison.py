@@ -8,6 +8,7 @@ from typing import Any
 
 from clip_eval.errors import EvaluationError
 from clip_eval.metrics.paired_tests import PairedTest, grouped_test, paired_test
+from clip_eval.plurals import count_noun
 from clip_eval.report.table import metric_name, percent
 from clip_eval.results.stored import StoredResult
 
@@ -81,7 +82,8 @@ def compare_results(first: StoredResult, second: StoredResult) -> Comparison:
     truths = [k for k in common if ours[k].get("label") != theirs[k].get("label")]
     if truths:
         raise EvaluationError(
-            f"{len(truths)} samples have another class in the second result, such as {truths[0]}: "
+            f"{count_noun(len(truths), 'sample has', 'samples have')} another class in the second "
+            f"result, such as {truths[0]}: "
             f"{ours[truths[0]].get('label')!r} and {theirs[truths[0]].get('label')!r}"
         )
     pairs = [(ours[key], theirs[key]) for key in common]
@@ -178,7 +180,8 @@ def format_comparison(found: Comparison) -> str:
         f"{FLIPPED.get(_task(found.first), 'samples')}",
     ]
     if found.only_one:
-        lines.append(f"warning: {found.only_one} samples are in only one of the results")
+        samples = count_noun(found.only_one, "sample is", "samples are")
+        lines.append(f"warning: {samples} in only one of the results")
     if not found.same_data:
         lines.append(
             "warning: the data differs (images, labels or class names); samples are matched by name"

@@ -16,7 +16,8 @@ from clip_eval.prompts.named_data import open_data
 from clip_eval.report.charts import Point, cost_chart
 from clip_eval.report.rendering import render_page
 from clip_eval.report.result_page import ResultView, view_result
-from clip_eval.report.table import main_metric, sort_key
+from clip_eval.report.result_table import make_tables
+from clip_eval.report.table import main_metric
 from clip_eval.results.result import Result, result_from_record
 from clip_eval.results.stored import StoredResult
 
@@ -65,11 +66,10 @@ def render_family(
         seed: Seed of their choice.
     """
     named = set(data)
-    rows = sorted(enumerate(one.record for one in stored), key=lambda row: sort_key(row[1]))
     return render_page(
         "family.html.j2",
         title=title,
-        rows=[(number, record, *main_metric(record)) for number, record in rows],
+        tables=make_tables([one.record for one in stored]),
         costs=list(_cost_groups(stored)),
         details=[_detail(one, named, samples, seed) for one in stored],
     )

@@ -7,6 +7,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from clip_eval.plurals import count_noun
 from clip_eval.report.table import format_count, metric_name, percent
 
 
@@ -29,5 +30,10 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "metric_name": metric_name, "count": format_count}
+    environment.filters |= {
+        "percent": percent,
+        "metric_name": metric_name,
+        "count": format_count,
+        "count_noun": count_noun,
+    }
     return environment

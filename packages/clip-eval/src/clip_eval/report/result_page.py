@@ -21,7 +21,7 @@ from clip_eval.report.sample_pictures import (
     load_pictures,
     most_confident_errors,
 )
-from clip_eval.report.table import list_prompts, metric_name, percent
+from clip_eval.report.table import describe_cost, list_prompts, metric_name, percent, task_title
 from clip_eval.results.result import ClassScore, Result, Skipped
 
 CURVES_FILE = "curves.png"
@@ -30,14 +30,6 @@ SHOWN_CLASSES = 30
 SHOWN_SKIPPED = 50
 SHOWN_PROMPTS = 20
 LONG_NAME = 28
-TITLES = {
-    "zeroshot_classification": "zero-shot classification",
-    "zeroshot_multilabel": "zero-shot multi-label classification",
-    "zeroshot_retrieval": "zero-shot retrieval",
-    "linear_probe": "linear probe",
-    "knn": "nearest neighbours",
-    "image_caption_selection": "image-caption selection",
-}
 METHODS = {
     "zeroshot_classification": "Each class is the mean of its prompts' normalized embeddings; an "
     "image is assigned the class of highest cosine similarity. Probabilities are a softmax over "
@@ -115,7 +107,7 @@ class ResultView:
     @property
     def task_title(self) -> str:
         """The task, in words."""
-        return TITLES.get(self.result.task, self.result.task)
+        return task_title(self.result.task)
 
     @property
     def method(self) -> str:
@@ -127,17 +119,19 @@ class ResultView:
         """Further numbers with their names."""
         result = self.result
         speed = f"{result.n / result.seconds:,.0f}" if result.seconds else "–"
-        classes = [(f"{result.n_classes:,}", "classes")] if result.n_classes else []
+        noun = "class" if result.n_classes == 1 else "classes"
+        classes = [(f"{result.n_classes:,}", noun)] if result.n_classes else []
         return [
-            (f"{result.n:,}", "images used"),
+            (f"{result.n:,}", "image used" if result.n == 1 else "images used"),
             (f"{result.n_skipped:,}", "skipped"),
             *classes,
             (speed, "images/s"),
             *(
                 (percent(value), metric_name(name))
                 for name, value in result.metrics.items()
-                if name != self.metric
+                if name != self.metric and value is not None
             ),
+            *((value, name) for name, value in describe_cost(result.cost).items()),
         ]
 
     @property

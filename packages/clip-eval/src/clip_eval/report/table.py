@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clip_eval.data.text_width import display_width, pad
+from clip_eval.plurals import count_noun
 from clip_eval.results.result import ClassScore, Result, count_reasons
 
 WORST_CLASSES = 5
@@ -26,6 +27,22 @@ METRIC_NAMES = {
     "image_acc": "image score",
     "text_acc": "text score",
 }
+
+
+TASK_TITLES = {
+    "zeroshot_classification": "classification by class prompts",
+    "zeroshot_multilabel": "multi-label classification by class prompts",
+    "zeroshot_retrieval": "retrieval",
+    "linear_probe": "linear probe",
+    "knn": "nearest neighbours",
+    "image_caption_selection": "image-caption selection",
+}
+"""Tasks in words; not `zero-shot`, because what a model saw in training is not known here."""
+
+
+def task_title(task: str) -> str:
+    """Return a task in words."""
+    return TASK_TITLES.get(task, task)
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -57,7 +74,7 @@ def list_prompts(templates: Sequence[str] | Mapping[str, Sequence[str]]) -> list
 
 def format_result(result: Result) -> str:
     """Format a result as lines: what was measured, the numbers, and warnings."""
-    rows = [("model", result.model), ("data", result.dataset)]
+    rows = [("model", result.model), ("data", result.dataset), ("task", task_title(result.task))]
     for position, (name, value) in enumerate(result.metrics.items()):
         interval = result.ci95.get(name)
         shown = percent(value)
@@ -65,44 +82,19 @@ def format_result(result: Result) -> str:
             shown += f"   95 % interval {percent(interval[0])} to {percent(interval[1])}"
         rows.append((metric_name(name), shown))
         if position == 0 and result.chance is not None:
-            classes = f"   {result.n_classes} classes" if result.n_classes else ""
+            classes = count_noun(result.n_classes, "class", "classes") if result.n_classes else ""
+            classes = f"   {classes}" if classes else ""
             rows.append(("chance", f"{percent(result.chance)}{classes}"))
     rows += [
         ("images", f"{result.n:,} used, {result.n_skipped:,} skipped{_reasons(result)}"),
         ("templates", _shorten(list_prompts(result.templates))),
         ("time", _speed(result)),
     ]
-    rows += _cost(result)
+    rows += describe_cost(result.cost).items()
     lines = _align([(name, value.rstrip()) for name, value in rows if value.strip()])
     lines += _worst(result)
     lines += [f"damaged: {fault}" for fault in result.faults]
     lines += [f"warning: {warning}" for warning in result.warnings]
-    return "\n".join(lines)
-
-
-def format_table(records: Sequence[Mapping[str, Any]]) -> str:
-    """Format results as a markdown table, best first for each data set."""
-    rows = [("data", "model", "metric", "value", "95 % interval", "n", "skipped")]
-    for record in sorted(records, key=sort_key):
-        name, value = main_metric(record)
-        interval = (record.get("ci95") or {}).get(name)
-        rows.append(
-            (
-                str(record.get("dataset", "")),
-                str(record.get("model", "")),
-                metric_name(name),
-                percent(value),
-                f"{percent(interval[0])} to {percent(interval[1])}" if interval else "–",
-                format_count(record.get("n")),
-                format_count(record.get("n_skipped")),
-            )
-        )
-    widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(pad(cell, width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in (tuple(cell.replace("|", "\\|") for cell in row) for row in rows)
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
 
 
@@ -116,24 +108,35 @@ def main_metric(record: Mapping[str, Any]) -> tuple[str, float | None]:
     return next(iter((record.get("metrics") or {}).items()), ("", None))
 
 
+def format_metric(record: Mapping[str, Any]) -> str:
+    """Format the main metric of a record: `accuracy 63.2 %`."""
+    name, value = main_metric(record)
+    return f"{metric_name(name)} {percent(value)}"
+
+
 def sort_key(record: Mapping[str, Any]) -> tuple[str, str, float]:
     """Return the key by which records are listed: by data and metric, best first."""
     name, value = main_metric(record)
     return str(record.get("dataset", "")), name, -(value or 0.0)
 
 
-def _cost(result: Result) -> list[tuple[str, str]]:
-    if not result.cost:
-        return []
-    latency = result.cost["image_latency"][0]
-    return [
-        ("parameters", f"{(result.cost['parameters'] or 0) / 1e6:,.1f} M"),
-        ("per image", f"{result.cost['image_flops'] / 1e9:,.2f} GFLOP"),
-        (
-            "latency",
-            f"{latency['p50_ms']:.1f} ms at batch size 1, {result.cost['device']}",
-        ),
-    ]
+def _significant(value: float) -> str:
+    """Format a number with three digits, or more where it is large."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def describe_cost(cost: Mapping[str, Any] | None) -> dict[str, str]:
+    """Describe the cost of a model, by what it is counted in; empty where it was not measured."""
+    found: dict[str, str] = {}
+    if not cost:
+        return found
+    if cost.get("parameters"):
+        found["million parameters"] = _significant(cost["parameters"] / 1e6)
+    if cost.get("image_flops"):
+        found["GFLOP per image"] = _significant(cost["image_flops"] / 1e9)
+    if cost.get("image_latency"):
+        found["ms per image"] = _significant(cost["image_latency"][0]["p50_ms"])
+    return found
 
 
 def _worst(result: Result) -> list[str]:
