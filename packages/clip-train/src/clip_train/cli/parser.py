@@ -162,12 +162,15 @@ def _add_translate(commands: Any) -> None:
     parser = _add(
         *(commands, "translate", "command line or recipe of another system as TOML"),
         "recipes:translate",
-        usage=f"{PROG} translate [-h] [--processes N] SYSTEM (FILE | -- FLAGS ...)",
+        usage=f"{PROG} translate [-h] [--processes N] [--lenient] SYSTEM (FILE | -- COMMAND ...)",
     )
     parser.add_argument("system", metavar="SYSTEM", help=f"one of {', '.join(SYSTEMS)}")
-    text = "shell script or YAML file; or flags after a lone --"
+    text = "shell script, YAML or JSON file, or a quoted command; or its words after a lone --"
     parser.add_argument("file", nargs="?", metavar="FILE", help=text)
-    _add_number(parser, "processes", "number of processes of the original run", 1)
+    text = "number of processes of the original run (default: that of its launcher, or 1)"
+    parser.add_argument("--processes", type=int, metavar="N", help=text)
+    text = "list settings that have no counterpart, even if they change the result"
+    _add_switch(parser, "lenient", text)
 
 
 def _add_data_shapes(topics: Any) -> None:

@@ -21,4 +21,7 @@ def presets(options: argparse.Namespace) -> None:
 def translate(options: argparse.Namespace) -> None:
     """Print another system's run as TOML."""
     words = [options.file] if options.file else options.flags
-    print(translation.translate(options.system, words, processes=options.processes).text(), end="")
+    found = translation.translate(
+        options.system, words, processes=options.processes, lenient=options.lenient
+    )
+    print(found.text(), end="")

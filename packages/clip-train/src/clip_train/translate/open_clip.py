@@ -10,6 +10,7 @@ from clip_train.translate.rules import (
     AUTOMATIC,
     NOTE,
     PRECISIONS,
+    Missing,
     Rule,
     image_size,
     look_up,
@@ -66,17 +67,72 @@ def _augmentation(value: str, values: Mapping[str, Any]) -> dict[str, Any]:
     if "augment.color_jitter" in found:
         found.setdefault("augment.color_jitter_probability", 0.0)
     if left:
-        found[NOTE] = f"no counterpart of {', '.join(left)}"
+        found[NOTE] = Missing(f"no counterpart of {', '.join(left)}")
     return found
 
 
+def _num_samples(value: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Samples of an epoch, which are declared there and decide the length of training."""
+    kind = values.get("dataset-type", "auto")
+    if kind == "csv" or (kind == "auto" and str(values.get("train-data")).endswith("sv")):
+        return {}  # counted in the table
+    return {"train.samples": round(int(value) * float(values["epochs"]))}
+
+
+def _cooldown(value: str, values: Mapping[str, Any]) -> dict[str, Any] | str:
+    if values.get("lr-scheduler") != "const-cooldown":
+        return "used by const-cooldown only"
+    if "train-num-samples" in values:
+        return {"optim.cooldown_samples": round(int(values["train-num-samples"]) * float(value))}
+    return Missing("counts epochs; set optim.cooldown_steps or optim.cooldown_samples")
+
+
+def _unless(default: float, why: str) -> Rule:
+    """A number that is always the default here."""
+    return lambda value, _: {} if float(value) == default else Missing(why)
+
+
+def _numbers(key: str) -> Rule:
+    """Several words as numbers under one of our keys."""
+    return lambda value, _: {key: [float(word) for word in str(value).split()]}
+
+
+def _column(key: str, default: str) -> Rule:
+    """The extension of a sample's files, where it is not the common one."""
+    return lambda value, _: {} if set(value.split(";")) <= set(default.split(";")) else {key: value}
+
+
+def _resume(value: Any, values: Mapping[str, Any]) -> str:
+    if value in (True, "latest", "None"):
+        return "`clip-train resume DIR`"
+    return Missing("weights to start from are --pretrained; `clip-train resume` continues our runs")
+
+
+_NOT_IN_RESULT = "it has no effect on the trained weights"
 OPEN_CLIP: Mapping[str, Rule] = {
     "train-data": _source,
     "dataset-type": used_with("train-data"),
     "imagenet-val": to_key("data.val", lambda value: f"imagefolder:{value}"),
+    "imagenet-v2": "evaluate it with `clip-eval run`",
+    "dataset-resampled": "each epoch sees every sample once, instead of draws with repeats",
+    "train-data-upsampling-factors": to_key(
+        "data.weights", lambda value: [float(part) for part in value.split("::")]
+    ),
+    "csv-separator": "the separator of a table is recognized",
+    "image-key": _column("data.image_key", "jpg;png;jpeg;webp"),
+    "text-key": _column("data.caption_key", "txt"),
+    "image-mean": _numbers("model.preprocess.mean"),
+    "image-std": _numbers("model.preprocess.std"),
+    "image-interpolation": to_key("model.preprocess.interpolation"),
+    "image-resize-mode": to_key("model.preprocess.resize_mode"),
+    "force-context-length": to_key("model.text.context_length", int),
+    "force-quick-gelu": lambda value, _: {
+        "model.vision.activation": "quick_gelu",
+        "model.text.activation": "quick_gelu",
+    },
     "csv-img-key": to_key("data.image_key"),
     "csv-caption-key": to_key("data.caption_key"),
-    "train-num-samples": "samples are counted in the data",
+    "train-num-samples": _num_samples,
     "workers": to_key("data.workers", int),
     "model": _model,
     "pretrained": to_key("model.pretrained"),
@@ -106,14 +162,18 @@ OPEN_CLIP: Mapping[str, Rule] = {
     "wd": to_key("optim.weight_decay", float),
     "warmup": to_key("optim.warmup_steps", int),
     "lr-scheduler": to_choice("optim.schedule", _SCHEDULES),
-    "lr-cooldown-end": "a cooldown ends at zero",
-    "lr-cooldown-power": "a cooldown is linear",
-    "epochs-cooldown": "counts epochs; set optim.cooldown_steps or optim.cooldown_samples",
+    "lr-cooldown-end": _unless(0, "a cooldown ends at zero"),
+    "lr-cooldown-power": _unless(1, "a cooldown is linear"),
+    "epochs-cooldown": _cooldown,
     "skip-scheduler": to_values(optim__schedule="constant"),
     "image-layer-decay": to_key("optim.image_layer_decay", float),
     "text-layer-decay": to_key("optim.text_layer_decay", float),
     "grad-clip-norm": to_key("optim.clip_norm", float),
-    "opt": "AdamW is the default, and torch's Muon is optim.name = 'muon'",
+    "opt": lambda value, _: (
+        {"optim.name": value}
+        if value in ("adamw", "muon")
+        else Missing("AdamW is the default, and torch's Muon is optim.name = 'muon'")
+    ),
     "loss": to_key("loss.kind"),  # not one of their flags; carries the default loss
     "local-loss": _ALWAYS_EXACT,
     "gather-with-grad": _ALWAYS_EXACT,
@@ -127,7 +187,7 @@ OPEN_CLIP: Mapping[str, Rule] = {
     "save-most-recent": to_values(checkpoint__keep_last=1),
     "delete-previous-checkpoint": to_values(checkpoint__keep_last=1),
     "remote-sync": to_key("checkpoint.directory"),
-    "resume": "`clip-train resume DIR`",
+    "resume": _resume,
     "logs": "--out DIR",
     "name": "--out DIR",
     "log-every-n-steps": to_key("log.every_steps", int),
@@ -135,18 +195,27 @@ OPEN_CLIP: Mapping[str, Rule] = {
     "wandb-project-name": to_key("log.wandb_project"),
     "zeroshot-frequency": _STEPS_ONLY,
     "val-frequency": _STEPS_ONLY,
-    "val-data": "validation is zero-shot classification on data.val",
+    "val-data": "for validation; set data.val",
+    **dict.fromkeys(
+        (
+            *("cache-dir", "debug", "copy-codebase", "log-local", "wandb-notes", "dist-url"),
+            *("dist-backend", "no-set-device-rank", "horovod", "force-custom-text", "val-num-*"),
+            *("remote-sync-*", "torchcompile-*", "tensorboard*", "val-retrieval-*", "local-rank"),
+            *("log-metric-every-n-steps", "train-loss-ema-samples", "fsdp-*", "wandb"),
+        ),
+        _NOT_IN_RESULT,
+    ),
 }
 
 CLIPA: Mapping[str, Rule] = {
     **OPEN_CLIP,
     "to-float-on-device": AUTOMATIC,
-    "train-num-samples": "set train.samples to it times the number of epochs",
     "zeroshot-steps": to_key("eval.every_steps", int),
     "val-steps": to_key("eval.every_steps", int),
     "pos-embed": to_choice(
         "model.vision.position", {"learnable": "learned", "sin_cos_2d": "sin_cos"}
     ),
     "interpolation": to_key("model.preprocess.interpolation"),
+    "distributed-evaluation": "evaluation is always shared by all processes",
     "square-resize-only": to_values(model__preprocess__resize_mode="squash"),
 }

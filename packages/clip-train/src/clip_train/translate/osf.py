@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from clip_train.translate.rules import Rule, to_key, to_values
+from clip_train.translate.rules import Missing, Rule, to_key, to_values
 
 _UNUSED = (
     *("spp", "grad-beta", "patience", "step-size", "peft"),
@@ -21,15 +21,17 @@ def _osf_model(value: str, values: Mapping[str, Any]) -> dict[str, Any] | str:
     if "/" in value or value.startswith("hf-hub:"):
         local = value.startswith((".", "/", "hf-hub:"))
         return {"model.pretrained": value if local else f"hf-hub:{value}"}
-    return _OSF_COMMAND
+    return Missing(_OSF_COMMAND)
 
 
 def _osf_data(value: str, values: Mapping[str, Any]) -> dict[str, Any] | str:
     if value in ("cifar10", "cifar100"):
         return {"data.train": value, "data.val": value}
     if value in ("imagenet-1k", "flowers102", "Caltech101", "Food101"):
-        return "needs class folders: set data.train = 'imagefolder:DIR/train', and data.val"
-    return f"a text task; {_OSF_COMMAND}"
+        return Missing(
+            "needs class folders: set data.train = 'imagefolder:DIR/train', and data.val"
+        )
+    return Missing(f"a text task; {_OSF_COMMAND}")
 
 
 OSF: Mapping[str, Rule] = {

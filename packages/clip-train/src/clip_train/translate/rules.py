@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+
+class Missing(str):
+    """Why a setting that changes the result cannot be translated."""
+
+
 Rule = Callable[[Any, Mapping[str, Any]], dict[str, Any] | str] | str
 """Function of a value and all values that returns our keys and command options (`--out`); or a text
-that says why there are none."""
+that says why there are none: an ordinary one where the run is the same without, else `Missing`."""
 
 NOTE = "#"  # beside the keys of a rule: the part of the value that they do not cover
 AUTOMATIC = "nothing to set, this is always so"
@@ -21,6 +26,12 @@ PRECISIONS = {
 def to_key(key: str, kind: Callable[[Any], Any] = str) -> Rule:
     """The value under one of our keys."""
     return lambda value, values: {key: kind(value)}
+
+
+def expect(*values: Any, why: str) -> Rule:
+    """A setting that is always one of these values here; another one is missing."""
+    texts = {str(value).lower() for value in values}
+    return lambda value, _: {} if str(value).lower() in texts else Missing(why)
 
 
 def to_values(**values: Any) -> Rule:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from clip_train.translate.corenet import CORENET
+from clip_train.translate.corenet import CORENET, CORENET_DEFAULTS
+from clip_train.translate.fast_clip import FAST_CLIP
 from clip_train.translate.open_clip import CLIPA, OPEN_CLIP
 from clip_train.translate.osf import OSF
 from clip_train.translate.rules import Rule
@@ -39,5 +40,6 @@ SYSTEMS: Mapping[str, System] = {
     "open_clip": System(OPEN_CLIP, _OPEN_CLIP_DEFAULTS),
     "clipa": System(CLIPA, _OPEN_CLIP_DEFAULTS),
     "osf": System(OSF, _OSF_DEFAULTS, "clip-train supernet THIS.toml"),
-    "corenet": System(CORENET, {"loss.category": "clip"}),
+    "corenet": System(CORENET, CORENET_DEFAULTS),
+    "fast_clip": System(FAST_CLIP, _OPEN_CLIP_DEFAULTS | {"precision": "amp_bf16"}),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +16,8 @@ from clip_models.config import from_dict, nearest
 
 from clip_train.config.run import Config
 from clip_train.config.training import OptimConfig
-from clip_train.translate.rules import NOTE, Rule
+from clip_train.translate.command_lines import read_command, read_script, split_launcher
+from clip_train.translate.rules import NOTE, Missing, Rule
 from clip_train.translate.systems import SYSTEMS
 
 
@@ -26,66 +29,105 @@ class Translation(NamedTuple):
     command: str = ""  # with THIS.toml as its file; empty for `clip-train run`
 
     def text(self) -> str:
-        """The TOML, with the rest as comments below it."""
+        """The TOML, with the rest as comments below it; an evaluation is its command alone."""
+        if not self.toml:
+            return f"{self.command}\n"
         start = f"\n# Run it with: {self.command}\n" if self.command else ""
         notes = "".join(f"# {line}\n" for line in self.without_counterpart)
         return self.toml + start + (f"\n# Without counterpart:\n{notes}" if notes else "")
 
 
-def translate(system: str, words: Sequence[str], *, processes: int = 1) -> Translation:
+def translate(
+    system: str, words: Sequence[str], *, processes: int | None = None, lenient: bool = False
+) -> Translation:
     """The config of another system's run.
 
     Args:
         system: A key of SYSTEMS.
-        words: Its flags; or the path of a YAML file, or of a shell script with the command.
-        processes: Number of processes of the original run, whose batch sizes are per process.
+        words: Its command, with or without launcher and program; or the path of a YAML or JSON
+            file, or of a shell script with the command.
+        processes: Number of processes of the original run, whose batch sizes are per process; None
+            for the number that its launcher starts, or 1.
+        lenient: List settings that change the result and have no counterpart, instead of raising.
 
     Raises:
-        ConfigError: The system is unknown, a file cannot be read, or a value is out of range.
+        ConfigError: The system is unknown, a file cannot be read, a value is out of range, or a
+            setting that changes the result has no counterpart.
     """
     if system not in SYSTEMS:
         raise ConfigError(f"unknown system {system!r}{nearest(system, SYSTEMS)}")
-    if len(words) == 1 and not words[0].startswith("-"):
-        given = _read_file(Path(words[0]))
-    else:
-        given = _read_flags(words)
+    given, launched = _read(words)
+    if evaluation := _evaluation(given):
+        return Translation("", [], evaluation)
     known = SYSTEMS[system]
-    found = _apply(known.rules, {**known.defaults, **given}, given, processes)
+    number = processes or launched or 1
+    found, missing = _apply(known.rules, {**known.defaults, **given}, given, number)
+    if missing and not lenient:
+        more = f"; and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise ConfigError(
+            f"no counterpart of what changes the result: {'; '.join(missing[:5])}{more}; with "
+            "--lenient they are left out, and listed"
+        )
     return found._replace(command=f"{known.command} {found.command}" if found.command else "")
+
+
+def _evaluation(given: Mapping[str, Any]) -> str:
+    """Our commands for an open_clip or CLIPA command line that only evaluates, else nothing."""
+    if "train-data" in given or "imagenet-val" not in given:
+        return ""
+    weights = str(given.get("resume") or given.get("pretrained") or "")
+    name, data = str(given.get("model", "RN50")), f"imagefolder:{given['imagenet-val']}"
+    if not weights:
+        return ""
+    words = ["clip-eval", "run", "--data", data, "--out", "results", "--model"]
+    if "/" not in weights and not weights.endswith((".pt", ".pth", ".bin", ".safetensors")):
+        return shlex.join([*words, f"open_clip:{name}:{weights}"])
+    convert = shlex.join(["clip-models", "convert", weights, "model", "--model", name])
+    return f"{convert} && {shlex.join([*words, 'model'])}"
 
 
 def _apply(
     rules: Mapping[str, Rule], values: Mapping[str, Any], given: Mapping[str, Any], processes: int
-) -> Translation:
-    """The config by the rules, and what the user gave that no rule takes."""
+) -> tuple[Translation, list[str]]:
+    """The config by the rules; and what the user gave that no rule takes and that matters."""
     config: dict[str, Any] = {}
     rest: list[str] = []
+    missing: list[str] = []
     options: list[str] = []
     for name, value in values.items():
-        rule = rules.get(name)
-        if rule is None:
-            rest.append(f"{name} {value}: unknown flag or key")
-            continue
-        if isinstance(rule, str):
-            if name in given:
-                rest.append(f"{name} {value}: {rule}")
-            continue
-        try:
-            found = rule(value, values)
-        except (AttributeError, TypeError, ValueError) as error:
-            found = f"no counterpart; {error}"
+        found = _translate_value(_find_rule(rules, name), value, values)
         if isinstance(found, str):
             found = {NOTE: found}
         for key, ours in found.items():
             if key == NOTE:
-                rest.append(f"{name} {value}: {ours}")
+                if name in given:
+                    rest.append(f"{name} {value}: {ours}")
+                if isinstance(ours, Missing):
+                    missing.append(f"{name} {value} ({ours})")
             elif key.startswith("--"):
                 options += [key, shlex.quote(str(ours))]
             else:
                 _put(config, key.split("."), ours)
     _complete(config, processes)
     from_dict(Config, config)  # raises on values that are out of range
-    return Translation(tomli_w.dumps(config), rest, " ".join(options))
+    return Translation(tomli_w.dumps(config), rest, " ".join(options)), missing
+
+
+def _find_rule(rules: Mapping[str, Rule], name: str) -> Rule:
+    """The rule of a name, or of the first pattern that fits it."""
+    if name in rules:
+        return rules[name]
+    fits = (rule for key, rule in rules.items() if "*" in key and fnmatch.fnmatch(name, key))
+    return next(fits, Missing("unknown flag or key"))
+
+
+def _translate_value(rule: Rule, value: Any, values: Mapping[str, Any]) -> dict[str, Any] | str:
+    if isinstance(rule, str):
+        return rule
+    try:
+        return rule(value, values)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return Missing(f"no counterpart; {error}")
 
 
 def _complete(config: dict[str, Any], processes: int) -> None:
@@ -97,6 +139,8 @@ def _complete(config: dict[str, Any], processes: int) -> None:
     sizes = config.get("data", {}).get("variable_sizes")
     if sizes is not None:
         sizes["batch_multiple"] = parts * processes
+    if "samples" in train:
+        train.pop("epochs", None)
     if "steps" in train:
         train.pop("epochs", None)
     betas = config.get("optim", {}).get("betas")
@@ -111,37 +155,76 @@ def _put(config: dict[str, Any], path: list[str], value: Any) -> None:
     config[path[-1]] = value
 
 
+def _read(words: Sequence[str]) -> tuple[dict[str, Any], int | None]:
+    """The values of a command line or a file, and the number of processes of its launcher."""
+    if len(words) == 1 and not words[0].startswith("-"):
+        if " " not in words[0].strip():
+            return _read_file(Path(words[0]))
+        command = read_command(words[0])  # quoted
+    else:
+        command = split_launcher(words)
+    given = _read_flags(command.flags)
+    if "common.config_file" in given:  # CoreNet's recipe, which its flags override
+        recipe, _ = _read_file(Path(given.pop("common.config_file")))
+        overrides = str(given.pop("common.override_kwargs", "")).split()
+        pairs = (pair.partition("=") for pair in overrides)
+        changes = {key.replace("-", "_"): yaml.safe_load(value) for key, _, value in pairs}
+        given = {**given, **recipe, **changes}  # in its order of precedence
+    return given, command.processes
+
+
 def _read_flags(words: Sequence[str]) -> dict[str, Any]:
-    """Values by flag name; True for a flag alone, several words are joined."""
+    """Values by flag name; True for a flag alone, several words are joined.
+
+    Raises:
+        ConfigError: The words do not begin with a flag.
+    """
     found: dict[str, Any] = {}
     name = ""
     for word in words:
         if word.startswith("--"):
             name, equals, value = word.partition("=")
-            name = name[2:].replace("_", "-") if "." not in name else name[2:]
+            name = name[2:].replace("_", "-") if "." not in name else name[2:].replace("-", "_")
             found[name] = value if equals else True
         elif name:
             before = found[name]
             found[name] = word if before is True else f"{before} {word}"
+        else:
+            raise ConfigError(f"unexpected {word!r}; give flags, such as --model ViT-B-32")
     return found
 
 
-def _read_file(file: Path) -> dict[str, Any]:
-    """The dotted keys of a YAML file, or the flags of the command in a script."""
+def _read_file(file: Path) -> tuple[dict[str, Any], int | None]:
+    """The dotted keys of a YAML file, the plan of a JSON file, or the command in a script."""
+    text = read_script(file)
     try:
-        text = file.read_text(encoding="utf-8")
         if file.suffix in (".yaml", ".yml"):
-            return dict(_dotted(yaml.safe_load(text) or {}))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            return dict(_dotted(yaml.safe_load(text) or {})), None
+        if file.suffix == ".json":
+            return _read_plan(file, json.loads(text)), None
+    except (yaml.YAMLError, json.JSONDecodeError, RecursionError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from None
+    command = read_command(text)
+    return _read_flags(command.flags), command.processes
+
+
+def _read_plan(file: Path, plan: Any) -> dict[str, Any]:
+    """The settings of a JSON file; one that holds several plans is not guessed at."""
+    if not isinstance(plan, dict):
+        raise ConfigError(f"{file} cannot be read: expected a JSON object of settings")
+    tables = {key: value for key, value in plan.items() if isinstance(value, dict)}
+    if len(tables) > 1:
         raise ConfigError(
-            f"{file} cannot be read: {getattr(error, 'strerror', None) or error}"
-        ) from None
-    return _read_flags(shlex.split(text.replace("\\\n", " "), comments=True))
+            f"{file} holds several plans, {', '.join(map(str, tables))}; give a file with one"
+        )
+    for table in tables.values():
+        plan = {key: value for key, value in plan.items() if key not in tables} | table
+    return {str(key).replace("_", "-"): value for key, value in plan.items()}
 
 
 def _dotted(values: Any, prefix: str = "") -> list[tuple[str, Any]]:
     if not isinstance(values, Mapping):
-        return [(prefix, values)]
+        return [(prefix.replace("-", "_"), values)]
     return [
         item
         for key, value in values.items()
