@@ -8,6 +8,7 @@ from .models.foreign_models import adapt_model
 from .models.protocols import ImageTextModel, LoadedModel
 from .models.zero_shot import build_classifier
 from .prompts.named_data import choose_prompts, open_data, read_template_list
+from .prompts.prompt_sets import PromptSet
 from .results.result import PairEmbeddings, Result
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "ImageTextModel",
     "LoadedModel",
     "PairEmbeddings",
+    "PromptSet",
     "Result",
     "TowerAdapter",
     "TransformPreprocess",

@@ -414,11 +414,11 @@ def test_a_named_data_set_is_downloaded_into_a_new_directory(
 ) -> None:
     asked = []
 
-    def open_source(spec: str, *, default_split: str, **options: object) -> None:
+    def open_data(spec: str, *, default_split: str, **options: object) -> None:
         asked.append((spec, default_split))
         raise DataError("no network")
 
-    monkeypatch.setattr("clip_train.data.sources.open_source", open_source)
+    monkeypatch.setattr("clip_train.data.sources.open_data", open_data)
     data = ("--data.train", f"cifar10:{tmp_path / 'new'}")
     code, _, err = run(capsys, "run", "cifar10-cpu", *data, "--out", tmp_path / "run")
     assert code == 2

@@ -16,7 +16,8 @@ from clip_eval.data import FORMATS, BadSample, Format, Sample, Source, register_
 from clip_models.config import to_dict
 from clip_train import Config
 from clip_train.cli.main import main as clip_train
-from clip_train.data.sources import open_training_source, open_validation_source
+from clip_train.data.sources import open_training_source
+from clip_train.data.validation import open_validation_sets
 from PIL import Image
 
 SIDE = 48
@@ -111,6 +112,6 @@ def test_a_missing_file_and_the_classes_are_known_by_the_row(
     config = tomllib.loads(Path("config.toml").read_text())["data"]
     data = replace(tiny_config.data, **{name: config[name] for name in ("train", "val")})
     assert isinstance(open_training_source(data), RawImages)
-    source = open_validation_source(data)
+    source = open_validation_sets(Config(data=data))[0].source
     assert source is not None
     assert source.classnames == tuple(COLORS)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from clip_eval.data import BadSample, DataError
 from clip_models import ConfigError
 from clip_train.config.data import DataConfig
+from clip_train.config.run import Config, EvalConfig
 from clip_train.data.mixing import MixedSource, make_order
 from clip_train.data.sources import (
     absolute_spec,
@@ -17,9 +20,15 @@ from clip_train.data.sources import (
     describe_splits,
     list_parts,
     open_training_source,
-    open_validation_source,
+    resolve_templates,
 )
 from clip_train.data.streaming import ShardStream
+from clip_train.data.validation import (
+    ValidationSet,
+    WatchedMetric,
+    open_validation_sets,
+    resolve_metric,
+)
 from clip_train.shapes.source import ShapesSource
 from PIL import Image
 
@@ -89,14 +98,85 @@ def test_paths_become_absolute_and_nothing_else_does(
     assert absolute_spec("") == ""
 
 
+def validation_sets(data: DataConfig, **settings: Any) -> tuple[ValidationSet, ...]:
+    return open_validation_sets(Config(data=data, eval=EvalConfig(**settings)))
+
+
 def test_validation_data_needs_classes_and_labels(tmp_path: Path, shapes: Path) -> None:
-    assert open_validation_source(DataConfig()) is None
+    assert validation_sets(DataConfig()) == ()
+    pairs = DataConfig(val=f"wds:{shapes}/train")
+    assert [one.task for one in validation_sets(pairs)] == ["retrieval"]
     with pytest.raises(ConfigError, match="has no class names"):
-        open_validation_source(DataConfig(val=f"wds:{shapes}/train"))
+        validation_sets(pairs, kind="classify")
     (tmp_path / "names").write_text("cat\ndog\n")
     data = DataConfig(val=f"wds:{shapes}/train", classnames=str(tmp_path / "names"))
     with pytest.raises(ConfigError, match="has no label"):
-        open_validation_source(data)
+        validation_sets(data)
+    assert [one.task for one in validation_sets(data, kind="retrieval")] == ["retrieval"]
+    labels = DataConfig(val=f"imagefolder:{folder(tmp_path, 'labels', 2)}")
+    with pytest.raises(ConfigError, match="has no caption, which eval"):
+        validation_sets(labels, kind="retrieval")
+
+
+def test_several_validation_sets_have_names_and_tasks(tmp_path: Path, shapes: Path) -> None:
+    one = folder(tmp_path, "one", 2)
+    data = DataConfig(val=(f"imagefolder:{one}", f"wds:{shapes}/train", f"imagefolder:{one}"))
+    found = validation_sets(data)
+    assert [x.task for x in found] == ["classify", "retrieval", "classify"]
+    assert [x.name for x in found] == ["one", found[1].name, "one~2"]
+    (tmp_path / "names").write_text("thing\tobject\n")
+    names = str(tmp_path / "names")
+    found = validation_sets(data, names=("a", "b", "c"), classnames=("", "", names))
+    assert [x.name for x in found] == ["a", "b", "c"]
+    assert [x.source.classnames for x in found] == [("thing",), None, ("object",)]
+    for settings in ({"kind": ("classify", "retrieval")}, {"names": ("a",)}, {"classnames": ("",)}):
+        with pytest.raises(ConfigError, match="entries for the 3 sets of data"):
+            validation_sets(data, **settings)
+
+
+def test_the_metric_of_the_best_model_is_found(tmp_path: Path, shapes: Path) -> None:
+    data = DataConfig(val=(f"imagefolder:{folder(tmp_path, 'one', 2)}", f"wds:{shapes}/train"))
+    sets = validation_sets(data, names=("a", "b"))
+    assert resolve_metric("", sets) is None
+    assert resolve_metric("acc1", sets) == WatchedMetric("a", "acc1")
+    loss = resolve_metric("b/loss", sets)
+    assert loss == WatchedMetric("b", "loss")
+    assert loss.falls
+    with pytest.raises(ConfigError, match="'acc2' is not measured; expected one of a/acc1, a/acc5"):
+        resolve_metric("acc2", sets)
+    with pytest.raises(ConfigError, match="'acc1' is measured on several sets"):
+        resolve_metric("acc1", (sets[0], dataclasses.replace(sets[0], name="again")))
+    with pytest.raises(ConfigError, match=r"data\.val names no set"):
+        resolve_metric("acc1", ())
+
+
+def test_templates_are_a_list_a_file_or_a_standard_data_set(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("a {c}\nthe {c}\n")
+    assert resolve_templates(DataConfig()) is None
+    assert resolve_templates(DataConfig(templates=("one {c}",))) == ("one {c}",)
+    assert resolve_templates(DataConfig(templates=(str(tmp_path / "t.txt"),))) == (
+        "a {c}",
+        "the {c}",
+    )
+    assert len(resolve_templates(DataConfig(templates=("imagenet1k",))) or ()) == 80
+    with pytest.raises(DataError, match="neither a file nor a standard data set"):
+        resolve_templates(DataConfig(templates=("pictures",)))
+    (tmp_path / "cupl.json").write_text('{"cat": ["a cat"]}')
+    with pytest.raises(ConfigError, match="got prompts by class name"):
+        resolve_templates(DataConfig(templates=(str(tmp_path / "cupl.json"),)))
+
+
+def test_class_names_that_are_bare_numbers_are_reported(tmp_path: Path) -> None:
+    for number in ("0", "10", "2"):
+        (tmp_path / "numbers" / number).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "numbers" / number / "x.png")
+    spec = f"imagefolder:{tmp_path}/numbers"
+    with pytest.warns(UserWarning, match="3 class names are bare numbers, so a prompt reads"):
+        open_training_source(DataConfig(train=spec, templates=("a {c}",)))
+    with pytest.warns(UserWarning, match="3 class names are bare numbers"):
+        validation_sets(DataConfig(val=spec))
+    named = DataConfig(train=spec, templates=("a {c}",), classnames="imagenetv2")
+    assert open_training_source(named).read(1).captions == ("a brambling",)
 
 
 def test_a_stream_has_no_numbers(shapes: Path) -> None:
@@ -149,15 +229,13 @@ def splits(root: Path) -> Path:
 def test_training_reads_train_and_validation_test(tmp_path: Path) -> None:
     spec = f"imagefolder:{splits(tmp_path / 'set')}"
     data = DataConfig(train=spec, val=spec, templates=("a {c}",))
-    training, validation = open_training_source(data), open_validation_source(data)
-    assert validation is not None
+    training, validation = open_training_source(data), validation_sets(data)[0].source
     assert [(s.split, len(s)) for s in (training, validation)] == [("train", 1), ("test", 3)]
     chosen = replace(data, train=f"{spec}::{spec}", split="val", val_split="train")
-    training, validation = open_training_source(chosen), open_validation_source(chosen)
-    assert validation is not None
+    training, validation = open_training_source(chosen), validation_sets(chosen)[0].source
     assert [part.split for part in list_parts(training)] == ["val", "val"]
     assert (validation.split, describe_splits(training)) == ("train", " of split val")
-    assert describe_data(training, None)["train"][0] == {
+    assert describe_data(training, ())["train"][0] == {
         "name": "set/val",
         "kind": "imagefolder",
         "samples": 2,
@@ -198,4 +276,4 @@ def test_an_empty_source_is_not_the_current_directory(
     with pytest.raises(ConfigError, match=r"data\.train .* has an empty source"):
         open_training_source(data)
     with pytest.raises(DataError, match="got an empty text"):
-        open_validation_source(data)
+        validation_sets(data)

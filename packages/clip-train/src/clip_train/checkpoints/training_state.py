@@ -43,7 +43,8 @@ class Progress:
         samples: Images of all ranks that they took.
         num_samples: Samples of the training data.
         total_steps: Steps of the run.
-        data: A digest of some of the samples' keys.
+        data: A digest of the samples.
+        best: Which evaluation was the best so far, where a metric decides.
     """
 
     step: int
@@ -51,6 +52,7 @@ class Progress:
     num_samples: int
     total_steps: int
     data: str
+    best: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from clip_eval import Result
 from clip_models import ConfigError
 from clip_models.command_line import one_line
 from clip_models.files import WEIGHTS_NAME
@@ -24,6 +23,7 @@ from clip_train.cost.assumptions import Accelerators
 from clip_train.cost.table import cost_record, cost_table, plan_run
 from clip_train.data.sources import list_parts
 from clip_train.engine import runs
+from clip_train.engine.validation import BEST
 from clip_train.errors import RunDirectoryError
 from clip_train.logs.run_directory import CONFIG_NAME, RunDirectory
 from clip_train.model.loading import DEFAULT_MODEL
@@ -42,10 +42,8 @@ def run(options: argparse.Namespace) -> None:
         return
     if not options.out:
         raise ConfigError("--out DIR is missing; it names the run directory")
-    result = runs.train(
-        config, options.out, overwrite=options.overwrite, progress=not options.quiet
-    )
-    _report(result, options.out)
+    runs.train(config, options.out, overwrite=options.overwrite, progress=not options.quiet)
+    _report(options.out)
     if config.train.overfit_batch is not None:
         print(_overfit_verdict(options.out))
 
@@ -54,7 +52,8 @@ def resume(options: argparse.Namespace) -> None:
     """Continue an interrupted run, of a model or of a supernet."""
     is_supernet = SupernetRecord.read(options.directory) is not None
     resume_run = supernet_run.resume if is_supernet else runs.resume
-    _report(resume_run(options.directory, progress=not options.quiet), options.directory)
+    resume_run(options.directory, progress=not options.quiet)
+    _report(options.directory)
 
 
 def supernet(options: argparse.Namespace) -> None:
@@ -62,12 +61,12 @@ def supernet(options: argparse.Namespace) -> None:
     settings = SupernetSettings(**_values_of(SupernetSettings, options, keep=tuple(options.keep)))
     space = None if options.space is None else _read_space(Path(options.space))
     config = apply_flags(base_config(options.start), options.flags)
-    result = supernet_run.train(
+    supernet_run.train(
         *(config, options.out, settings, space),
         overwrite=options.overwrite,
         progress=not options.quiet,
     )
-    _report(result, options.out)
+    _report(options.out)
     for folder in sorted((Path(options.out) / SUBNETS).iterdir()):
         print(f"subnet: {describe_subnet(folder)}")
 
@@ -96,23 +95,59 @@ def _dry_run(config: Config) -> None:
     name = config.model.name or config.model.pretrained or DEFAULT_MODEL
     for part in list_parts(data.source):
         print(f"data      {part.describe()}")
-    if data.val_source is not None:
-        print(f"val       {data.val_source.describe()}")
+    for one in data.val_sets:
+        print(f"val       {one.source.describe()}, {one.task}")
     print(f"model     {name}: {count:,} parameters, on {device}")
     print(f"length    {data.total_steps:,} steps, {data.plan.steps_per_epoch:,} per epoch")
     print(f"batch     images {tuple(batch.images.shape)}, captions {tuple(batch.tokens.shape)}")
 
 
-def _report(result: Result | None, out: str) -> None:
-    for warning in result.warnings if result else ():
-        print(f"{PROG}: warning: evaluation: {one_line(warning)}", file=sys.stderr)
-    accuracy = result.metrics["acc1"] if result else None
-    if result and accuracy is not None and result.chance is not None:
+def _report(out: str) -> None:
+    """Print what the last evaluation measured, and where everything is."""
+    directory = RunDirectory(Path(out))
+    rows = directory.metrics("eval")
+    last = [row for row in rows if row["step"] == rows[-1]["step"]]
+    for row in last:
+        of_set = f" on {row['data']}" if len(last) > 1 else ""
+        for warning in row.get("warnings", ()):
+            print(f"{PROG}: warning: evaluation{of_set}: {one_line(warning)}", file=sys.stderr)
+        text = _describe_scores(row)
+        if text:
+            print(f"{row['data']}: {text}" if of_set else text)
+    for row in directory.metrics("early_end"):
+        name, metric = row["best"]["metric"]
         print(
-            f"zero-shot top-1 {100 * accuracy:.2f} % of n = {result.n} "
-            f"({result.n_skipped} skipped), chance {100 * result.chance:.2f} %"
+            f"ended at step {row['step']} of {row['total_steps']}: {metric} on {name} was not "
+            f"better in {row['patience']} evaluations"
+        )
+    best = Path(out) / BEST / "best.json"
+    if best.is_file():
+        found = json.loads(best.read_text(encoding="utf-8"))
+        print(
+            f"best {found['metric'][1]} {found['value']:.4f} at step {found['step']}: {best.parent}"
         )
     print(f"run directory: {out}")
+
+
+def _describe_scores(row: dict[str, Any]) -> str:
+    """The main numbers of an evaluation; empty if no sample could be used."""
+    shares = {
+        "acc1": "zero-shot top-1",
+        "mean_average_precision": "mean average precision",
+        "image_retrieval_recall@1": "image recall@1",
+        "text_retrieval_recall@1": "text recall@1",
+    }
+    found = [
+        f"{label} {100 * row[name]:.2f} %"
+        for name, label in shares.items()
+        if row.get(name) is not None
+    ]
+    if row.get("loss") is not None:
+        found.append(f"loss {row['loss']:.4f}")
+    if not found:
+        return ""
+    chance = f", chance {100 * row['chance']:.2f} %" if row.get("chance") is not None else ""
+    return f"{', '.join(found)} of n = {row['n']} ({row['n_skipped']} skipped){chance}"
 
 
 def _overfit_verdict(out: str) -> str:

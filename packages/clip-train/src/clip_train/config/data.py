@@ -57,19 +57,20 @@ class DataConfig:
     """Training data: `wds:DIR` (or shards, or URLs of shards), `imagefolder:DIR`, `csv:FILE`,
     `parquet:DIR`, `coco:JSON`, `tfrecord:DIR`, `corenet:DIR`, `cifar10[:DIR]`, `shapes:NUMBER`, or
     a path whose format is recognized; `::` separates several sources."""
-    val: str = ""
-    """Labelled data for zero-shot evaluation during training, in the same notation; empty for
-    none."""
+    val: str | tuple[str, ...] = ""
+    """Data for evaluation during training, in the same notation: labelled, or image–caption pairs;
+    a list for several sets, each evaluated by itself; empty for none."""
     split: str = ""
     """Split of `train` to read, where it has several; empty for the one called train."""
     val_split: str = ""
-    """Split of `val` to read, where it has several; empty for test, or else val or validation."""
+    """Split of each set of `val` to read, where it has several; empty for test, or else val or
+    validation."""
     templates: tuple[str, ...] = ()
-    """Caption templates with a {c} slot for the class name; empty for those of the source, if it
-    has any."""
+    """Caption templates with a {c} slot for the class name; or one file of templates, or the name
+    of a standard data set such as imagenet1k; empty for those of the source, if it has any."""
     classnames: str = ""
-    """File of class names for `train` and `val`: one per line, `folder<TAB>name` per line, or
-    JSON."""
+    """Class names for `train` and `val`: a file with one per line, `folder<TAB>name` per line, or
+    JSON; or the name of a standard data set such as imagenet1k."""
     template_choice: Literal["sample", "batch"] = "sample"
     """Scope of one random template: each `sample`, or the whole `batch`, where images of a class
     then share one caption that is encoded once."""
@@ -117,7 +118,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         for template in self.templates:
-            require("{c}" in template, f"templates need a {{c}} slot, got {template!r}")
+            is_name = len(self.templates) == 1 and not set(" {}") & set(template)
+            require(
+                "{c}" in template or is_name,
+                f"templates need a {{c}} slot, got {template!r}",
+            )
         require(all(w > 0 for w in self.weights), f"weights must be positive, got {self.weights}")
         require_at_least(1, self, "shuffle_streams", "shuffle_buffer", "prefetch")
         require_at_least(0, self, "workers", "max_faults")
@@ -131,6 +136,12 @@ class DataConfig:
             self.order == "exact" or not (self.cache_images or self.weights),
             "order 'stream' can neither cache images nor weight sources",
         )
+
+    @property
+    def val_specs(self) -> tuple[str, ...]:
+        """The validation sets as the user named them."""
+        specs = (self.val,) if isinstance(self.val, str) else self.val
+        return tuple(spec for spec in specs if spec)
 
 
 @dataclass(frozen=True, kw_only=True)

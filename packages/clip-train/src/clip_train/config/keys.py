@@ -25,7 +25,7 @@ class ConfigKey(NamedTuple):
     """A key of the config tree."""
 
     name: str  # dotted, such as `train.batch_size`
-    hint: Any  # its type, without None
+    hint: Any  # its type, without None; a list where one value may stand for it
     optional: bool  # whether it may be None
     doc: str
 
@@ -106,9 +106,11 @@ def _keys_of(cls: type, prefix: str) -> Iterator[ConfigKey]:
         if dataclasses.is_dataclass(hint):
             yield from _keys_of(typing.cast(type, hint), f"{name}.")
             continue
-        optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
-        if optional:
-            (hint,) = (option for option in typing.get_args(hint) if option is not types.NoneType)
+        optional = False
+        if typing.get_origin(hint) in (types.UnionType, typing.Union):
+            options = [part for part in typing.get_args(hint) if part is not types.NoneType]
+            optional = len(options) < len(typing.get_args(hint))
+            hint = options[-1]  # the list of `str | tuple[str, ...]`
         yield ConfigKey(name, hint, optional, docs.get(field.name, ""))
 
 

@@ -12,10 +12,12 @@ from clip_train.config.data import AugmentConfig, DataConfig
 from clip_train.config.model import ModelConfig, TokenizerConfig
 from clip_train.config.training import LossConfig, OptimConfig, TrainConfig
 
+KINDS = ("auto", "classify", "multilabel", "retrieval")
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """Zero-shot evaluation on `data.val` during training; one always runs at the end."""
+    """Evaluation on `data.val` during training; one always runs at the end."""
 
     every_steps: int | None = None
     """Steps between evaluations; None for one at the end only."""
@@ -24,9 +26,39 @@ class EvalConfig:
     `every_steps`."""
     batch_size: int = 256
     """Images per forward pass."""
+    kind: str | tuple[str, ...] = "auto"
+    """Task of each set of `data.val`, or one for all: `classify` or `multilabel` (zero-shot, with
+    class names), `retrieval` (recalls and loss of image–caption pairs), or `auto` for what a set's
+    samples have."""
+    names: tuple[str, ...] = ()
+    """Name of each set of `data.val` in metrics and curves; empty for names made of the paths."""
+    classnames: tuple[str, ...] = ()
+    """Class names of each set of `data.val`, as in `data.classnames`, with "" for those of the
+    data; empty for those of `data.classnames`."""
+    metric: str = ""
+    """Metric by which the best model is kept in `best`, such as `acc1`, `loss` or
+    `text_retrieval_recall@1`; with several sets `NAME/METRIC`; empty for none."""
+    patience: int | None = None
+    """Number of evaluations in a row without a better `metric` after which the run ends early;
+    None for never."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "batch_size")
+        require_positive(self, "batch_size", "patience")
+        for kind in self.kinds:
+            require(kind in KINDS, f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+        require(
+            len(set(self.names)) == len(self.names) and all(self.names),
+            f"names must differ and not be empty, got {self.names}",
+        )
+        require(
+            self.patience is None or bool(self.metric),
+            f"patience goes with metric, got patience {self.patience} and no metric",
+        )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The task of each set, or one for all."""
+        return (self.kind,) if isinstance(self.kind, str) else self.kind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from clip_eval import PromptSet, open_data, read_template_list
 from clip_eval.data import (
     DEFAULT_TEMPLATES,
     BadSample,
-    ClassList,
     ShardCache,
     Source,
     absolute_source,
+    fill_templates,
     is_missing,
-    open_source,
 )
 from clip_models import ConfigError
 
@@ -46,33 +46,6 @@ def open_training_source(data: DataConfig) -> Source:
         return ShardStream(specs, data)
     parts = [_open_with_captions(data, spec) for spec in specs]
     return parts[0] if len(parts) == 1 else MixedSource(parts)
-
-
-def open_validation_source(data: DataConfig) -> Source | None:
-    """The source that `data.val` names, with classes and labels; None if `data.val` is empty.
-
-    Raises:
-        ConfigError: It has no classes or no labels.
-        DataError: The data cannot be used.
-    """
-    if not data.val:
-        return None
-    source = _open(data, data.val, split=data.val_split, default_split="test")
-    if not source.classnames:
-        raise ConfigError(
-            f"data.val {data.val!r} has no class names; "
-            "give an image folder, or shards with classnames.txt and labels"
-        )
-    try:
-        sample = source.read(0)  # a missing label is an error before training, not after it
-    except BadSample:
-        return source  # the evaluation counts it
-    if sample.label is None:
-        raise ConfigError(
-            f"data.val: {sample.key} of {source.name} has no label; classification needs "
-            "class folders or .cls files"
-        )
-    return source
 
 
 def split_specs(text: str, name: str) -> list[str]:
@@ -105,11 +78,11 @@ def describe_splits(source: Source) -> str:
     return f" of split {' and '.join(found)}" if found else ""
 
 
-def describe_data(source: Source, val_source: Source | None) -> dict[str, Any]:
+def describe_data(source: Source, val_sources: Sequence[Source]) -> dict[str, Any]:
     """What a run reads, for its record."""
     return {
         "train": [_describe(part) for part in list_parts(source)],
-        "val": None if val_source is None else _describe(val_source),
+        "val": [_describe(one) for one in val_sources],
     }
 
 
@@ -123,32 +96,42 @@ def _describe(source: Source) -> dict[str, Any]:
     }
 
 
-def absolute_spec(spec: str) -> str:
-    """Sources separated by `::` with their paths made absolute."""
-    return SEPARATOR.join(map(absolute_source, spec.split(SEPARATOR)))
-
-
-def _open(
+def open_named(
     data: DataConfig,
     spec: str,
     *,
     split: str,
     default_split: str,
+    classnames: str = "",
     templates: Sequence[str] | None = None,
-) -> Source:
+) -> tuple[Source, PromptSet | None]:
+    """One source, with the class names and the prompt set of a standard data set if it is one.
+
+    Args:
+        data: Keys that say how tables and shards are read.
+        spec: The source as the user named it.
+        split: The split to take where there are several; empty for the default.
+        default_split: `train` or `test`: what the source is for.
+        classnames: A file of class names, or the name of a standard data set.
+        templates: Caption templates of a labeled source.
+
+    Raises:
+        ConfigError: There is no such source.
+        DataError: The data cannot be used.
+    """
     if is_shapes(spec):
         if split:
             raise ConfigError(f"{spec} has no splits, got split {split!r}; leave it out")
-        return ShapesSource.of(spec)
+        return ShapesSource.of(spec), None
     if is_missing(spec):
         raise ConfigError(
             f"{spec}: no such file or directory; name your data with --data.train and --data.val, "
             "or draw the shapes set with `clip-train data shapes --out DIR`"
         )
     cache_dir = Path(data.cache_dir).expanduser() if data.cache_dir else None
-    return open_source(
+    source, prompt_set = open_data(
         spec,
-        classnames=ClassList.read(data.classnames) if data.classnames else None,
+        classnames=classnames or None,
         templates=templates,
         split=split or None,
         default_split=default_split,
@@ -157,17 +140,56 @@ def _open(
         image_root=data.image_root or None,
         cache=ShardCache(cache_dir, int(data.cache_gb * 1e9)),
     )
+    numbers = [name for name in source.classnames or () if name.isdecimal()]
+    if numbers and len(numbers) == len(source.classnames or ()):
+        warnings.warn(
+            f"{source.name}: all {len(numbers)} class names are bare numbers, so a prompt reads "
+            f"{fill_templates(numbers[-1], DEFAULT_TEMPLATES)[0]!r}; name the classes with a file "
+            "of folder<TAB>name lines, or a standard data set, in data.classnames",
+            stacklevel=2,
+        )
+    return source, prompt_set
+
+
+def resolve_templates(data: DataConfig) -> tuple[str, ...] | None:
+    """The templates of `data.templates`, which may name a file or a standard data set.
+
+    Raises:
+        ConfigError: They are prompts by class name.
+        DataError: There is no such file or data set.
+    """
+    if not data.templates or "{c}" in data.templates[0]:
+        return data.templates or None
+    (name,) = data.templates
+    templates, _ = read_template_list(name)
+    if isinstance(templates, Mapping):
+        raise ConfigError(
+            f"data.templates {name}: expected templates, got prompts by class name, which "
+            "`clip-eval run --templates` takes"
+        )
+    return None if templates is None else tuple(templates)
+
+
+def absolute_spec(spec: str) -> str:
+    """Sources separated by `::` with their paths made absolute."""
+    return SEPARATOR.join(map(absolute_source, spec.split(SEPARATOR)))
 
 
 def _open_with_captions(data: DataConfig, spec: str) -> Source:
     """A training source; a labeled one gets templates, so that every sample has captions."""
-    source = _open(
-        *(data, spec), split=data.split, default_split="train", templates=data.templates or None
+    source, prompt_set = open_named(
+        *(data, spec),
+        split=data.split,
+        default_split="train",
+        classnames=data.classnames,
+        templates=resolve_templates(data),
     )
     if source.classnames and not source.templates:
+        known = prompt_set is not None and prompt_set.templates is not None
+        hint = f", as in --data.templates {prompt_set.name}" if prompt_set and known else ""
         warnings.warn(
             f"{source.name} has classes but no caption templates; using {DEFAULT_TEMPLATES[0]!r}. "
-            "Set data.templates for better captions",
+            f"Set data.templates for better captions{hint}",
             stacklevel=2,
         )
         source.templates = DEFAULT_TEMPLATES

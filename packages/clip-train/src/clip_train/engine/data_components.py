@@ -15,8 +15,16 @@ from clip_tokenizer import Tokenizer
 from clip_train.config.run import Config
 from clip_train.data.batches import BatchReader
 from clip_train.data.mixing import make_order
-from clip_train.data.sources import open_training_source, open_validation_source
+from clip_train.data.sources import open_training_source
 from clip_train.data.tokenizers import check_vocabulary, make_tokenizer
+from clip_train.data.validation import (
+    ValidationSet,
+    WatchedMetric,
+    choose_set_templates,
+    open_validation_sets,
+    resolve_metric,
+    saved_templates,
+)
 from clip_train.logs.files import write_lines
 from clip_train.model.loading import resolve_model, resolve_preprocess
 from clip_train.optim.learning_rate import resolve_steps
@@ -31,8 +39,9 @@ class DataComponents:
     Attributes:
         config: The run's.
         source: Training samples.
-        val_source: Samples to evaluate on, if any.
-        templates: Prompts for evaluation; empty for the evaluation's default.
+        val_sets: Data to evaluate on, if any.
+        watched: The metric that says which model is the best, if the config names one.
+        templates: Prompts that are saved with the model; empty for none.
         tokenizer: Of captions and prompts.
         preprocess: From an image to the model's pixels.
         clip_config: The model's config, fitted to the tokenizer.
@@ -42,7 +51,8 @@ class DataComponents:
 
     config: Config
     source: Source
-    val_source: Source | None
+    val_sets: tuple[ValidationSet, ...]
+    watched: WatchedMetric | None
     templates: tuple[str, ...]
     tokenizer: Tokenizer
     preprocess: Preprocess
@@ -97,7 +107,8 @@ def build_data_components(
     source = open_training_source(config.data)
     for text in (*map(str, source.faults), *source.warnings):
         warnings.warn(text, stacklevel=2)
-    val_source = open_validation_source(config.data)
+    val_sets = open_validation_sets(config)
+    templates = saved_templates(config, source, val_sets)
     plan = make_plan(config, source, image_size=clip_config.vision.image_size)
     if tokenizer is None:
         tokenizer = make_tokenizer(config, source, clip_config.text.context_length)
@@ -110,8 +121,9 @@ def build_data_components(
     return DataComponents(
         config=config,
         source=source,
-        val_source=val_source,
-        templates=_evaluation_templates(config, source, val_source),
+        val_sets=tuple(choose_set_templates(one, templates) for one in val_sets),
+        watched=resolve_metric(config.eval.metric, val_sets),
+        templates=templates,
         tokenizer=tokenizer,
         preprocess=_preprocess(config, clip_config, pretrained),
         clip_config=clip_config,
@@ -173,17 +185,6 @@ def _add_logit_bias(config: Config, clip_config: CLIPConfig) -> CLIPConfig:
             "has none; start from weights that have one, or without model.pretrained"
         )
     return replace(clip_config, init_logit_scale=math.log(10), init_logit_bias=-10.0)
-
-
-def _evaluation_templates(
-    config: Config, source: Source, val_source: Source | None
-) -> tuple[str, ...]:
-    """The config's templates, or those of the data."""
-    if config.data.templates:
-        return config.data.templates
-    if val_source is not None and val_source.templates:
-        return val_source.templates
-    return source.templates or ()
 
 
 def _total_steps(config: Config, plan: SamplePlan) -> int:

@@ -210,20 +210,27 @@ def for_overfitting(config: Config) -> Config:
 
 
 _PATHS = {
-    "data": ("classnames", "image_root", "cache_dir"),
+    "data": ("image_root", "cache_dir"),
     "tokenizer": ("path",),
     "loss": ("teacher_images", "teacher_texts"),
     "checkpoint": ("directory",),
 }
+_FILES = {"data": ("classnames", "templates"), "eval": ("classnames",)}  # or names of data sets
 _SPECS = {"data": ("train", "val"), "model": ("pretrained",), "loss": ("teacher",)}
 
 
 def with_absolute_paths(config: Config) -> Config:
     """The config with paths that do not depend on the working directory."""
-    for names_of, make_absolute in ((_PATHS, _absolute), (_SPECS, absolute_spec)):
+    kinds = ((_PATHS, _absolute), (_FILES, _absolute_file), (_SPECS, absolute_spec))
+    for names_of, make_absolute in kinds:
         for section_name, names in names_of.items():
             section = getattr(config, section_name)
-            found = {name: make_absolute(getattr(section, name)) for name in names}
+            found = {
+                name: make_absolute(value)
+                if isinstance(value := getattr(section, name), str)
+                else tuple(map(make_absolute, value))
+                for name in names
+            }
             config = replace(config, **{section_name: replace(section, **found)})
     return config
 
@@ -231,3 +238,12 @@ def with_absolute_paths(config: Config) -> Config:
 def _absolute(path: str) -> str:
     """A path that need not exist yet, made absolute; URLs are."""
     return str(Path(path).expanduser().absolute()) if path and "://" not in path else path
+
+
+def _absolute_file(name: str) -> str:
+    """A file made absolute; a name of no file is that of a standard data set, or a template."""
+    return (
+        str(Path(name).expanduser().absolute())
+        if name and Path(name).expanduser().is_file()
+        else name
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -10,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from clip_eval import EvaluationConfig, Result, evaluate
-from clip_models import CheckpointError, save_model
+from clip_eval import Result
+from clip_models import CLIP, CheckpointError, save_model
 from tqdm import tqdm
 
 from clip_train.checkpoints.stores import open_store
@@ -28,6 +29,7 @@ from clip_train.engine.components import RunComponents
 from clip_train.engine.fault_log import FaultLog
 from clip_train.engine.repeats import count_repeats, warn_of_repeats
 from clip_train.engine.stop_signals import stop_signals
+from clip_train.engine.validation import BestModel, evaluate_set, write_best
 from clip_train.engine.weight_update import clip_gradients, update_weights
 from clip_train.errors import Interrupted, TrainingError
 from clip_train.logs.meter import Meter
@@ -54,7 +56,8 @@ class Trainer:
         steps_done: Optimizer steps since the beginning of the run.
         samples_done: Images of all ranks that they took.
         faults: Training samples that could not be used.
-        last_result: The last evaluation.
+        last_result: The last evaluation, on the first set.
+        best: Which evaluation was the best, if `eval.metric` says what decides.
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class Trainer:
         self.steps_done = 0
         self.samples_done = 0
         self.last_result: Result | None = None
+        watched = components.data.watched
+        self.best = None if watched is None else BestModel(watched, self.config.eval.patience)
         self._progress = progress and self.backend.rank == 0
         self._store = open_store(self.config.checkpoint.directory, directory.checkpoints)
         self._data_digest = data_digest(components.data.source)
@@ -76,6 +81,7 @@ class Trainer:
         self._utilization = Utilization(self.config, self.model.config, self.backend)
         self._meter = Meter(self.backend)
         self._evaluated_step = -1
+        self._logged_evaluations: set[int] = set()  # by the run that this one continues
         self._saved_step = -1
         self._saved_at = time.monotonic()
         self._is_stopping = self._is_overdue = False
@@ -85,7 +91,7 @@ class Trainer:
         beginning, data = RunDirectory(path), self.components.data
         beginning.write_config(self.config)
         data.save_prompts(path)
-        beginning.log("data", 0, describe_data(data.source, data.val_source))
+        beginning.log("data", 0, describe_data(data.source, [one.source for one in data.val_sets]))
         faults = data.source.faults
         if faults:
             counts = Counter(fault.reason for fault in faults)
@@ -163,36 +169,37 @@ class Trainer:
             row["loss_scale"] = self.state.loss_scale.value
         self.directory.log("train", self.steps_done, row)
         shown = {"loss": f"{row['loss']:.3f}", "img/s": f"{row['samples_per_s']:.0f}"}
-        accuracy = self.last_result.metrics["acc1"] if self.last_result else None
-        if accuracy is not None:
-            shown["acc1"] = f"{100 * accuracy:.1f}%"
+        if self.last_result is not None:
+            name = self.last_result.main_metric
+            value = self.last_result.metrics.get(name)
+            shown |= {} if value is None else {name: f"{100 * value:.1f}%"}
         bar.set_postfix(shown)
         self._meter = Meter(self.backend)
 
     def evaluate(self) -> None:
-        """Zero-shot accuracy on `data.val`, into the metrics; nothing without `data.val`."""
+        """Evaluate on every set of `data.val`, into the metrics, and keep the best model."""
         data = self.components.data
         overfits = self.config.train.overfit_batch is not None
-        if data.val_source is None or overfits or self._evaluated_step == self.steps_done:
+        if not data.val_sets or overfits or self._evaluated_step == self.steps_done:
             return
         with self._meter.paused():
             model = full_model(self.state)
-            result = evaluate(
-                model,
-                data.val_source,
-                tokenizer=data.tokenizer,
-                preprocess=data.preprocess,
-                config=EvaluationConfig(
-                    templates=data.templates or None,
-                    batch_size=self.config.eval.batch_size,
-                    device=next(model.parameters()).device,
-                    rank=self.backend.rank,
-                    world_size=self.backend.world_size,
-                ),
-            )
-        counts = {"n": result.n, "n_skipped": result.n_skipped, "chance": result.chance}
-        self.directory.log("eval", self.steps_done, {"acc1": result.metrics["acc1"], **counts})
-        self.last_result, self._evaluated_step = result, self.steps_done
+            found = {
+                one.name: evaluate_set(model, one, data, self.backend) for one in data.val_sets
+            }
+            if self.steps_done not in self._logged_evaluations:
+                for name, evaluation in found.items():
+                    group = name if len(found) > 1 else ""
+                    self.directory.log("eval", self.steps_done, evaluation.row(name), group=group)
+            self.last_result = next(iter(found.values())).result
+            self._evaluated_step = self.steps_done
+            best = self.best
+            if best is not None:
+                name, metric = best.watched
+                if best.seen < self.steps_done:
+                    best.update(self.steps_done, found[name].metrics[metric])
+                if best.step == self.steps_done:
+                    self._write_best(model, best)
 
     def save_checkpoint(self) -> None:
         """The whole state at this step, unless it is on disk already.
@@ -220,6 +227,7 @@ class Trainer:
         self.evaluate()
         model, preprocess = full_model(self.state), self.state.preprocess
         run_on_first_rank(self.backend, lambda: save_model(self.directory.path, model, preprocess))
+        self._note_early_end()
         self.directory.draw_curves()
         self.faults.warn()
         return self.last_result
@@ -238,9 +246,31 @@ class Trainer:
             self._check_same_run(progress)
         run_on_first_rank(self.backend, lambda: self.directory.rewind(self.steps_done))
         self.faults.restore()
-        evaluated = {row["step"] for row in self.directory.metrics("eval")}
-        if steps and self._is_due("eval") and self.steps_done not in evaluated:
+        evaluations = self.directory.metrics("eval")
+        if self.best is not None and steps:
+            self.best.load(progress.best)
+            self.best.catch_up(evaluations, self.steps_done)
+        self._logged_evaluations = {row["step"] for row in evaluations}
+        if steps and self._is_due("eval") and self.steps_done not in self._logged_evaluations:
             self.evaluate()
+
+    def _write_best(self, model: CLIP, best: BestModel) -> None:
+        """Write the model that was evaluated into `best`."""
+        preprocess, record = self.state.preprocess, json.dumps(best.state()) + "\n"
+
+        def write(path: Path) -> None:
+            save_model(path, model, preprocess)
+            self.components.data.save_prompts(path)
+
+        run_on_first_rank(self.backend, lambda: write_best(self.directory.path, write, record))
+
+    def _note_early_end(self) -> None:
+        """Say in the metrics that patience has ended the run."""
+        best, total_steps = self.best, self.components.data.total_steps
+        if best is None or not best.is_exhausted or self.steps_done >= total_steps:
+            return
+        row = {"total_steps": total_steps, "patience": best.patience, "best": best.state()}
+        self.directory.log("early_end", self.steps_done, row)
 
     def _look_for_repeats(self, batch: Batch) -> None:
         """Warn of equal inputs that the loss contrasts; note the floor of an overfit check."""
@@ -295,6 +325,7 @@ class Trainer:
             num_samples=len(self.components.data.source),
             total_steps=self.components.data.total_steps,
             data=self._data_digest,
+            best=None if self.best is None else self.best.state(),
         )
 
     def _check_same_run(self, progress: Progress) -> None:
@@ -335,7 +366,10 @@ class Trainer:
         )
 
     def _batches(self) -> Iterator[Batch]:
-        """The batches from the next step to the last; with `overfit_batch` always the first one."""
+        """The batches from the next step to the last, or until patience has run out.
+
+        With `overfit_batch` it is always the first one.
+        """
         backend, total_steps = self.backend, self.components.data.total_steps
         reader = self.components.data.make_reader(
             rank=backend.rank, world_size=backend.world_size, progress=self._progress
@@ -346,7 +380,7 @@ class Trainer:
             return
         pin_memory = backend.device.type == "cuda"
         batches = reader.batches(self.steps_done, total_steps, pin_memory=pin_memory)
-        while True:
+        while self.best is None or not self.best.is_exhausted:
             with self._meter.waiting():
                 batch = next(batches, None)
             if batch is None:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 Rows = list[dict[str, Any]]
+COLORS = ("#2f855a", "#b7791f", "#6b46c1", "#c53030", "#2c7a7b", "#97266d")
 
 
 def draw_curves(train: Rows, evaluations: Rows, path: Path) -> None:
@@ -16,7 +17,8 @@ def draw_curves(train: Rows, evaluations: Rows, path: Path) -> None:
 
     Args:
         train: Rows with `step`, `loss`, `lr`, `logit_scale`, and `range/…` for RangeAugment.
-        evaluations: Rows with `step`, and `acc1` and `chance` in [0, 1]; may be empty.
+        evaluations: Rows with `step`, and shares and `chance` in [0, 1], `loss`, and `data`, the
+            name of the validation set; may be empty.
         path: The PNG file.
     """
     learned = bool(train) and "range/psnr" in train[-1]
@@ -29,6 +31,7 @@ def draw_curves(train: Rows, evaluations: Rows, path: Path) -> None:
     ):
         axes.plot([row["step"] for row in train], [row[key] for row in train], color="#2b6cb0")
         _style(axes, title)
+    _draw_validation_loss(panels[0, 0], evaluations)
     _draw_accuracy(panels[0, 1], evaluations)
     if learned:
         _draw_ranges(panels[2, 0], train)
@@ -37,25 +40,52 @@ def draw_curves(train: Rows, evaluations: Rows, path: Path) -> None:
 
 
 def _draw_accuracy(axes: Axes, rows: Rows) -> None:
-    rows = [row for row in rows if row["acc1"] is not None]  # None: no image could be used
-    if rows:
-        steps = [row["step"] for row in rows]
-        accuracy = [100 * row["acc1"] for row in rows]
-        axes.plot(steps, accuracy, "o-", color="#2f855a", markersize=4, label="zero-shot top-1")
-        chance = 100 * rows[-1]["chance"]
-        axes.axhline(chance, color="#718096", linestyle="--", label=f"chance ({chance:.2g} %)")
-        axes.annotate(
-            f"{accuracy[-1]:.1f} %",
-            (steps[-1], accuracy[-1]),
-            textcoords="offset points",
-            xytext=(-4, -14),
-            ha="right",
-        )
+    """A line for each validation set and share, and chance where there is one set."""
+    shares = {
+        "acc1": "zero-shot top-1",
+        "mean_average_precision": "mean average precision",
+        "image_retrieval_recall@1": "image recall@1",
+        "text_retrieval_recall@1": "text recall@1",
+    }
+    names = list(dict.fromkeys(row.get("data", "") for row in rows))
+    drawn = 0
+    for name in names:
+        for metric, label in shares.items():
+            points = _points(rows, name, metric)
+            if not points:  # another task, or no image could be used
+                continue
+            steps, values = [step for step, _ in points], [100 * value for _, value in points]
+            label = f"{name}: {label}" if len(names) > 1 else label
+            axes.plot(steps, values, "o-", color=COLORS[drawn % 6], markersize=4, label=label)
+            place: dict[str, Any] = {"textcoords": "offset points", "xytext": (-4, -14)}
+            axes.annotate(f"{values[-1]:.1f} %", (steps[-1], values[-1]), ha="right", **place)
+            drawn += 1
+    if not drawn:
+        axes.text(0.5, 0.5, "no evaluation", ha="center", va="center")
+    else:
+        chance = rows[-1].get("chance")
+        if len(names) == 1 and chance is not None:
+            label = f"chance ({100 * chance:.2g} %)"
+            axes.axhline(100 * chance, color="#718096", linestyle="--", label=label)
         axes.set_ylim(0, 100)
         axes.legend(loc="lower right", frameon=False)
-    else:
-        axes.text(0.5, 0.5, "no evaluation", ha="center", va="center")
     _style(axes, "accuracy (%)")
+
+
+def _draw_validation_loss(axes: Axes, rows: Rows) -> None:
+    names = list(dict.fromkeys(row.get("data", "") for row in rows))
+    drawn = {name: points for name in names if (points := _points(rows, name, "loss"))}
+    for number, (name, points) in enumerate(drawn.items(), start=1):
+        label = f"validation on {name}"
+        axes.plot(*zip(*points, strict=True), "o-", color=COLORS[number], markersize=4, label=label)
+    if drawn:
+        axes.legend(loc="upper right", frameon=False)
+
+
+def _points(rows: Rows, name: str, metric: str) -> list[tuple[int, float]]:
+    """Step and value of a metric on one set, where there is a value."""
+    own = [row for row in rows if row.get("data", "") == name]
+    return [(row["step"], row[metric]) for row in own if row.get(metric) is not None]
 
 
 def _draw_ranges(axes: Axes, rows: Rows) -> None:

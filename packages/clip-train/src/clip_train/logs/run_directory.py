@@ -108,13 +108,14 @@ class RunDirectory:
         replace_text(self.path / METRICS_NAME, "".join(json.dumps(row) + "\n" for row in kept))
         self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
 
-    def log(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl, and its numbers to TensorBoard."""
+    def log(self, kind: str, step: int, values: dict[str, Any], *, group: str = "") -> None:
+        """Append one line to metrics.jsonl, and its numbers to TensorBoard, there below `group`."""
         if not self.writes:
             return
         with open(self.path / METRICS_NAME, "a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
+        place = f"{kind}/{group}/" if group else f"{kind}/"
+        numbers = {f"{place}{k}": v for k, v in values.items() if isinstance(v, (int, float))}
         for name, value in numbers.items():
             if self._events is None:
                 self._events = SummaryWriter(str(self.path / "tensorboard"))
