@@ -64,6 +64,12 @@ def build_parser() -> CommandParser:
     )
     convert.add_argument("--overwrite", action="store_true", help="replace an existing model")
     convert.add_argument("--dtype", choices=_TYPES, help="type of the numbers (default: as stored)")
+    convert.add_argument(
+        "--tokenizer",
+        metavar="DIR",
+        help="directory or repository of the tokenizer to write beside the model (default: that of "
+        "IN, or the one that its config names); none writes none",
+    )
     info = commands.add_parser(
         "info",
         help="size, number types and config of a model",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,10 +27,18 @@ def convert(options: argparse.Namespace) -> None:
     stored = _read(options)
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
     written = write_stored(
-        stored, options.out, options.to, overwrite=options.overwrite, dtype=dtype
+        stored,
+        options.out,
+        options.to,
+        overwrite=options.overwrite,
+        dtype=dtype,
+        tokenizer=options.tokenizer,
     )
-    files = [str(path) for path in written]
-    print(json.dumps({"files": files}) if options.json else "\n".join(files))
+    files = [str(path) for path in written.files]
+    note = {"note": written.note} if written.note else {}
+    print(json.dumps({"files": files, **note}) if options.json else "\n".join(files))
+    if note:
+        print(f"clip-models: note: {written.note}", file=sys.stderr)
 
 
 def _read(options: argparse.Namespace) -> StoredModel:

@@ -1,6 +1,7 @@
 """Text to CLIP token ids: exact, fast, offline, without torch."""
 
 from clip_tokenizer.errors import TokenizerError
+from clip_tokenizer.fit import check_text_tower
 from clip_tokenizer.hugging_face import HFTokenizer
 from clip_tokenizer.reduction import OpenClipGenerator, Reduction, SyntaxOrder
 from clip_tokenizer.registry import get_tokenizer
@@ -17,5 +18,6 @@ __all__ = [
     "TokenRows",
     "Tokenizer",
     "TokenizerError",
+    "check_text_tower",
     "get_tokenizer",
 ]

@@ -41,9 +41,13 @@ DECODER: dict[str, Any] = {
 
 
 def make_tokenizer_config(vocabulary: Vocabulary, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of `tokenizer_config.json`; our settings are under `clip_tokenizer`."""
+    """The content of `tokenizer_config.json`; our settings are under `clip_tokenizer`.
+
+    transformers' `CLIPTokenizer` always lowers texts and reads no normalizer from `tokenizer.json`.
+    """
+    lowers = settings["clean"] == "lower"
     return {
-        "tokenizer_class": "CLIPTokenizer",
+        "tokenizer_class": "CLIPTokenizer" if lowers else "PreTrainedTokenizerFast",
         "bos_token": vocabulary.sot,
         "eos_token": vocabulary.eot,
         "unk_token": vocabulary.eot,
@@ -65,7 +69,7 @@ def make_tokenizer_json(vocabulary: Vocabulary, clean: CleanMode) -> dict[str, A
         "truncation": None,
         "padding": None,
         "added_tokens": sorted(added, key=lambda token: token["id"]),
-        "normalizer": {"type": "Sequence", "normalizers": _normalizers(clean)},
+        "normalizer": {"type": "Sequence", "normalizers": make_normalizers(clean)},
         "pre_tokenizer": PRE_TOKENIZER,
         "post_processor": {
             "type": "RobertaProcessing",
@@ -102,7 +106,7 @@ def _added_token(index: int, content: str) -> dict[str, Any]:
     }
 
 
-def _normalizers(clean: CleanMode) -> list[dict[str, Any]]:
+def make_normalizers(clean: CleanMode) -> list[dict[str, Any]]:
     """The part of a cleaning mode that the format can express."""
     steps: list[dict[str, Any]] = [{"type": "NFC"}]
     if clean == "canonicalize":

@@ -31,6 +31,7 @@ from clip_models.files.model_directory import (
     read_model_directory,
 )
 from clip_models.files.pretrained import fit_logits, load_state
+from clip_models.files.tokenizer_files import TokenizerFiles, plan_tokenizer, remove_other_files
 from clip_models.files.weight_files import read_weights
 from clip_models.model.clip import CLIP
 
@@ -52,6 +53,14 @@ class StoredModel(NamedTuple):
     state: dict[str, Tensor]  # under our names
     dialect: Dialect  # of the names in the file
     weights: Path
+    source: str | Path  # as the caller named it
+
+
+class WrittenModel(NamedTuple):
+    """The files of a written model, and what its user should know."""
+
+    files: list[Path]
+    note: str
 
 
 def read_stored(
@@ -92,7 +101,7 @@ def read_stored(
         state, config = fit_logits(state, config, source=path)
     with torch.device("meta"):
         load_state(CLIP(config), state, source=path, assign=True)
-    return StoredModel(config, preprocess, state, dialect, path)
+    return StoredModel(config, preprocess, state, dialect, path, source)
 
 
 def list_output_files(out: str | Path, to: Dialect) -> list[Path]:
@@ -132,8 +141,9 @@ def write_stored(
     *,
     overwrite: bool = False,
     dtype: torch.dtype | None = None,
-) -> list[Path]:
-    """Write a model in a dialect; the files written.
+    tokenizer: str | Path | None = None,
+) -> WrittenModel:
+    """Write a model in a dialect, and beside it, in a directory, its tokenizer.
 
     Args:
         stored: What to write.
@@ -142,10 +152,12 @@ def write_stored(
         to: The dialect.
         overwrite: Replace an existing file or model.
         dtype: Type of the written numbers; None keeps their bits.
+        tokenizer: Directory or repository of the tokenizer; None is that of the source or the one
+            that the config names, "none" writes none.
 
     Raises:
         CheckpointError: As `check_output`, or a number is too large for the type.
-        ConfigError: The dialect has no such model.
+        ConfigError: The dialect has no such model, or its library cannot have the tokenizer.
     """
     out = Path(out)
     check_output(out, to, overwrite=overwrite)
@@ -153,22 +165,35 @@ def write_stored(
     if dtype is not None:
         tensors = {name: _cast(name, value, dtype) for name, value in tensors.items()}
     weights, *others = list_output_files(out, to)
-    configs = _make_configs(stored, to)
+    words = TokenizerFiles()
+    if others:
+        words = plan_tokenizer(stored.config, to, stored.source, tokenizer)
+        if not overwrite:
+            require_absent(out, words.names)
+    configs = _make_configs(stored, to, words)
     weights.parent.mkdir(parents=True, exist_ok=True)
     _write_file(weights, tensors)
     for file, values in zip(others, configs, strict=True):
         save_json(file, values)
-    if others and overwrite and out.resolve() != stored.weights.parent.resolve():
-        remove_others(out, [file.name for file in (weights, *others)])
-    return [weights, *others]
+    if others:
+        words.write(out)
+        if overwrite and out.resolve() != stored.weights.parent.resolve():
+            remove_others(out, [file.name for file in (weights, *others)])
+            remove_other_files(out, words.names)
+    return WrittenModel([weights, *others, *(out / name for name in words.names)], words.note)
 
 
-def _make_configs(stored: StoredModel, to: Dialect) -> Sequence[dict[str, Any]]:
+def _make_configs(
+    stored: StoredModel, to: Dialect, tokenizer: TokenizerFiles
+) -> Sequence[dict[str, Any]]:
     """The contents of the dialect's files beside the weights."""
     if to in FILE_DIALECTS:
         return ()
     if to == "open-clip":
-        return (make_open_clip_config(stored.config, stored.preprocess),)
+        described = make_open_clip_config(stored.config, stored.preprocess)
+        if tokenizer.text is not None:
+            described["model_cfg"]["text_cfg"].update(tokenizer.text)
+        return (described,)
     if to == "hugging-face":
         return make_hugging_face_configs(stored.config, stored.preprocess)
     return (make_native_config(stored.config, stored.preprocess),)
