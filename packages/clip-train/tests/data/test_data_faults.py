@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import multiprocessing
 import os
+import resource
 import signal
 import tarfile
 import time
@@ -20,6 +22,7 @@ from clip_models import Preprocess
 from clip_models.config import PreprocessConfig
 from clip_tokenizer import Tokenizer
 from clip_train import Config, TrainingError, train
+from clip_train.data import loading
 from clip_train.data.batches import BatchReader
 from clip_train.engine.data_components import make_plan
 from PIL import Image
@@ -170,6 +173,8 @@ def test_a_limit_stops_the_run_and_says_so(
     with pytest.raises(TrainingError, match=r"more than data\.max_faults = 3"):
         train(config, tmp_path / "run", progress=False)
     assert counted(tmp_path / "run").total() > 3
+    steps = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert steps == ["step-0000001"]  # what was learned is kept
 
 
 class Odd(Source):
@@ -184,6 +189,9 @@ class Odd(Source):
         return 40
 
     def place(self, index: int) -> str:
+        if index == 7 and self.what in ("stop", "be killed"):  # between two samples
+            number = signal.SIGSTOP if self.what == "stop" else signal.SIGKILL
+            os.kill(os.getpid(), number)
         return f"000012.tar, sample {index}"
 
     def read(self, index: int) -> Sample:
@@ -196,13 +204,16 @@ class Odd(Source):
         return Sample(str(index), Image.new("RGB", (48, 48)), ("grey",))
 
 
-def batches(config: Config, what: str, **data: object) -> list[object]:
-    config = config_for(config, "odd", 5, workers=2, **data)
+def make_reader(config: Config, what: str, **data: object) -> BatchReader:
+    config = config_for(config, "odd", 5, **{"workers": 2, **data})
     source = Odd(what)
     plan = make_plan(config, source, image_size=48)
     tokenizer = Tokenizer.from_bytes(context_length=16)
-    reader = BatchReader(source, plan, config, Preprocess(PreprocessConfig(size=48)), tokenizer)
-    return list(reader.batches(0, 5, pin_memory=False))
+    return BatchReader(source, plan, config, Preprocess(PreprocessConfig(size=48)), tokenizer)
+
+
+def batches(config: Config, what: str, **data: object) -> list[object]:
+    return list(make_reader(config, what, **data).batches(0, 5, pin_memory=False))
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -230,3 +241,75 @@ def test_an_error_in_a_worker_is_no_death(tiny_config: Config) -> None:
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_what_does_neither_is_read(tiny_config: Config) -> None:
     assert len(batches(tiny_config, "nothing", stall_seconds=5.0)) == 5
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_a_worker_that_is_stopped_between_samples_ends_the_run(tiny_config: Config) -> None:
+    with (
+        pytest.warns(UserWarning, match=r"no batch for 0\.2 s: .*between two samples"),
+        pytest.raises(DataError, match=r"stalled: .*\(process \d+\) has not moved for 1 s"),
+    ):
+        batches(tiny_config, "stop", stall_seconds=0.2)
+    assert multiprocessing.active_children() == []  # killed, as it would answer nothing else
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_is_killed_between_samples_ends_the_run(
+    tiny_config: Config, workers: int
+) -> None:
+    before = time.monotonic()
+    with pytest.raises(DataError, match=r"a data worker died .*killed by signal.*lower data\.work"):
+        batches(tiny_config, "be killed", workers=workers)
+    assert time.monotonic() - before < 20
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_a_death_is_raised_where_batches_are_awaited_and_nowhere_else(tiny_config: Config) -> None:
+    reader = make_reader(tiny_config, "nothing")
+    found = reader.batches(0, 5, pin_memory=False)
+    next(found)
+    handler = signal.getsignal(signal.SIGCHLD)
+    os.kill(reader.watchdog.processes()[0], signal.SIGKILL)
+    time.sleep(0.5)  # a step is computed meanwhile
+    assert signal.getsignal(signal.SIGCHLD) is handler
+    with pytest.raises(DataError, match=r"process \d+ was killed by signal 9"):
+        next(found)
+    assert multiprocessing.active_children() == []
+    assert signal.getsignal(signal.SIGCHLD) is not handler
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_workers_leave_signals_to_the_run_and_end_with_it(tiny_config: Config) -> None:
+    reader = make_reader(tiny_config, "nothing")
+    found = reader.batches(0, 5, pin_memory=False)
+    next(found)
+    for process in reader.watchdog.processes():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(process, number)
+    assert len(list(found)) == 4
+    found = reader.batches(0, 5, pin_memory=False)
+    next(found)
+    found.close()
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("free", [4, 7, 10, 14])
+def test_too_few_file_descriptors_are_said(
+    tiny_config: Config, free: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches or one line, and never a wait: however many descriptors are left."""
+    monkeypatch.setattr(loading, "SMALL", 0)  # so that each tensor needs one
+    reader = make_reader(tiny_config, "nothing")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + free, hard))
+    try:
+        assert len(list(reader.batches(0, 5, pin_memory=False))) == 5
+    except OSError as error:
+        assert "oo many open files" in str(error)  # noqa: PT017
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert multiprocessing.active_children() == []

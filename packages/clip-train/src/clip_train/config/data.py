@@ -113,8 +113,9 @@ class DataConfig:
     five times as long the run stops. Needs `workers` of 1 or more."""
     workers: int = 1
     """Number of data loading processes; 0 loads in the training process."""
-    max_faults: int = 1000
-    """Maximum number of different unreadable samples before the run stops."""
+    max_faults: float = 0.05
+    """Maximum share of unreadable samples among those read before the run stops, which fewer than
+    100 never do; a number of 1 or more, or 0, is a maximum number of samples."""
 
     def __post_init__(self) -> None:
         for template in self.templates:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import signal
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,13 +20,14 @@ from clip_models import Preprocess
 from clip_tokenizer import Tokenizer
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from clip_train.augment.color_jitter import NUMBERS, changes_colors, jitter_colors
 from clip_train.augment.geometry import CROP_ATTEMPTS
 from clip_train.config.run import Config
 from clip_train.data.captions import digest_image, mark_images, number_captions
 from clip_train.data.decoding import PixelReader
+from clip_train.data.loading import BatchLoader
 from clip_train.data.streaming import MAX_FAULTS_IN_A_ROW, SampleStream, ShardStream
 from clip_train.data.watchdog import WorkerWatchdog
 from clip_train.logs.progress import progress_bar
@@ -36,7 +35,6 @@ from clip_train.plan.sample_plan import SamplePlan
 from clip_train.randomness import as_float32, keyed_uniform
 
 MAX_REPLACEMENTS = 100
-STALLS_TO_STOP = 5
 
 
 class SampleFault(NamedTuple):
@@ -239,66 +237,24 @@ class BatchReader(Dataset[Batch]):
                 where it was reading.
         """
         data = self.config.data
-        streams = data.order == "stream"
-        loader: DataLoader[Any] = DataLoader(
-            _StreamedBatches(self, first, stop) if streams else _Guarded(self),
-            sampler=None if streams else range(first, stop),
-            batch_size=None,
-            num_workers=data.workers,
-            collate_fn=_identity,
-            worker_init_fn=_ignore_interrupts,
+        loader = BatchLoader(
+            self.watchdog,
+            workers=data.workers,
+            prefetch=data.prefetch,
+            stall_seconds=data.stall_seconds,
             pin_memory=pin_memory,
-            prefetch_factor=data.prefetch if data.workers else None,
-            timeout=data.stall_seconds if data.workers else 0,
         )
-        waiting = iter(loader)
-        while (batch := self._next(waiting)) is not None:
-            yield batch
-
-    def _next(self, waiting: Iterator[Batch | DataError]) -> Batch | None:
-        """The next batch, however long it takes unless a single read is stuck; None at the end."""
-        seconds = self.config.data.stall_seconds
-        while True:
-            try:
-                batch = next(waiting, None)
-            except RuntimeError as error:  # which torch raises for a timeout and for a dead worker
-                if "DataLoader worker (pid" in str(error):
-                    where = "; ".join(self.watchdog.stuck(0)) or "nothing was being read"
-                    raise DataError(f"a data worker died ({error}); {where}") from error
-                if "DataLoader timed out" not in str(error):
-                    raise
-                stuck = self.watchdog.stuck(STALLS_TO_STOP * seconds)
-                if stuck:
-                    raise DataError(
-                        f"the data has stalled: {'; '.join(stuck)}; make sure that it can be read, "
-                        "or raise data.stall_seconds"
-                    ) from None
-                where = "; ".join(self.watchdog.stuck(0)) or "the workers are between two samples"
-                warnings.warn(f"no batch for {seconds:g} s: {where}", stacklevel=3)
-                continue
-            if isinstance(batch, DataError):
-                raise batch
-            return batch
+        if data.order == "stream":
+            yield from loader.load(_StreamedBatches(self, first, stop), None)
+        else:
+            yield from loader.load(self, range(first, stop))
 
     @property
     def _seed(self) -> int:
         return self.config.train.seed
 
 
-class _Guarded(Dataset["Batch | DataError"]):
-    """A reader that returns an error of the data, so that no worker's traceback surrounds it."""
-
-    def __init__(self, reader: BatchReader) -> None:
-        self.reader = reader
-
-    def __getitem__(self, step: int) -> Batch | DataError:
-        try:
-            return self.reader[step]
-        except DataError as error:
-            return error
-
-
-class _StreamedBatches(IterableDataset["Batch | DataError"]):
+class _StreamedBatches(IterableDataset[Batch]):
     """Batches of steps first … stop - 1 from a stream; each worker makes every W-th."""
 
     def __init__(self, reader: BatchReader, first: int, stop: int) -> None:
@@ -306,17 +262,13 @@ class _StreamedBatches(IterableDataset["Batch | DataError"]):
         self.reader, self.stream = reader, reader.source
         self.first, self.stop = first, stop
 
-    def __iter__(self) -> Iterator[Batch | DataError]:
+    def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         seed = self.reader.config.train.seed
         found = SampleStream(self.stream, f"{seed}/{self.first}/{self.reader.rank}/{worker}")
         for step in range(self.first + worker, self.stop, workers):
-            try:
-                yield self.reader.assemble(step, functools.partial(self._read, found))
-            except DataError as error:
-                yield error
-                return
+            yield self.reader.assemble(step, functools.partial(self._read, found))
 
     def _read(
         self, found: SampleStream, place: Place, faults: list[SampleFault]
@@ -357,12 +309,3 @@ def sort_by_length(batch: Batch) -> Batch:
         positions=batch.positions[rows],
         image_marks=batch.image_marks[rows],
     )
-
-
-def _identity(batch: Any) -> Any:
-    return batch
-
-
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches the whole process group; the training process alone decides what to do."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from clip_train.distributed.factory import open_backend
 from clip_train.distributed.protocol import Backend
 from clip_train.engine.components import RunComponents, build_components
 from clip_train.engine.data_components import DataComponents, build_data_components
+from clip_train.engine.stop_signals import terminating_as_interrupt
 from clip_train.engine.trainer import Trainer
 from clip_train.errors import RunDirectoryError
 from clip_train.logs.run_directory import RunDirectory
@@ -61,20 +62,21 @@ def train(
         RunInUseError: Another process writes to `out`.
     """
     config = for_overfitting(with_absolute_paths(config))
-    with open_run_backend(config) as backend:
+    with terminating_as_interrupt(), open_run_backend(config) as backend:
         run_on_first_rank(backend, lambda: _check_out(config, out, overwrite=overwrite))
         pretrained = load_initial_model(config)
         data = build_data_components(config, pretrained=pretrained)
         components = build_components(data, backend, pretrained=pretrained)
         directory = RunDirectory(Path(out), writes=backend.rank == 0)
-        trainer = make_trainer(directory, components, progress=progress)
+        with closing(make_trainer(directory, components, progress=progress)) as trainer:
+            trainer.begin()  # first: data that cannot be read leaves no directory
 
-        def start() -> RunLock:
-            return directory.start(trainer.write_beginning, overwrite=overwrite)
+            def start() -> RunLock:
+                return directory.start(trainer.write_beginning, overwrite=overwrite)
 
-        with _locked_on_first_rank(backend, start):
-            run_on_first_rank(backend, lambda: directory.start_wandb(config))
-            return trainer.run()
+            with _locked_on_first_rank(backend, start):
+                run_on_first_rank(backend, lambda: directory.start_wandb(config))
+                return trainer.run()
 
 
 def resume(
@@ -98,23 +100,22 @@ def resume(
         CheckpointError: The checkpoint is damaged, or is not of this run.
     """
     config = RunDirectory.read_config(path)
-
-    def lock() -> RunLock:
-        held = RunLock(Path(path))
+    with (
+        terminating_as_interrupt(),
+        open_run_backend(config) as backend,
+        locked_run(path, backend),
+    ):
         if (Path(path) / WEIGHTS_NAME).is_file():
-            held.release()
             raise RunDirectoryError(f"the run in {path} is finished; there is nothing to resume")
-        return held
-
-    with open_run_backend(config) as backend, _locked_on_first_rank(backend, lock):
         directory = RunDirectory(Path(path), writes=backend.rank == 0)
         pretrained = load_initial_model(config, directory)
         data = reopen_data(directory, pretrained=pretrained)
         components = build_components(data, backend, pretrained=pretrained)
-        trainer = make_trainer(directory, components, progress=progress)
-        run_on_first_rank(backend, lambda: directory.start_wandb(config))
-        trainer.resume()
-        return trainer.run()
+        with closing(make_trainer(directory, components, progress=progress)) as trainer:
+            run_on_first_rank(backend, lambda: directory.start_wandb(config))
+            trainer.resume()
+            trainer.begin()
+            return trainer.run()
 
 
 def reopen_data(
@@ -186,6 +187,15 @@ def _check_store(config: Config) -> None:
             f"checkpoint.directory must hold no checkpoints of another run, but {location} has "
             f"{len(steps)}, up to step {steps[-1]}; give another one, or move them away"
         )
+
+
+def locked_run(path: str | Path, backend: Backend) -> AbstractContextManager[None]:
+    """Hold the lock of an existing run directory.
+
+    Raises:
+        RunInUseError: Another process writes to it.
+    """
+    return _locked_on_first_rank(backend, lambda: RunLock(Path(path)))
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,13 @@ from clip_train.distributed.errors import report_lost_ranks, run_on_first_rank
 from clip_train.engine.components import RunComponents
 from clip_train.engine.fault_log import FaultLog
 from clip_train.engine.repeats import count_repeats, warn_of_repeats
-from clip_train.engine.stop_signals import stop_signals
+from clip_train.engine.stop_signals import StopNow, StopRequest, stop_signals
+from clip_train.engine.upcoming_batch import DATA_ERRORS, UpcomingBatch, describe_error
 from clip_train.engine.validation import BestModel, evaluate_set, write_best
 from clip_train.engine.weight_update import clip_gradients, update_weights
 from clip_train.errors import Interrupted, TrainingError
 from clip_train.logs.meter import Meter
-from clip_train.logs.progress import progress_bar
+from clip_train.logs.progress import progress_bar, restart_clock
 from clip_train.logs.run_directory import RunDirectory
 from clip_train.logs.utilization import Utilization
 from clip_train.objectives.batch import Objective, StepInputs
@@ -85,6 +87,9 @@ class Trainer:
         self._saved_step = -1
         self._saved_at = time.monotonic()
         self._is_stopping = self._is_overdue = False
+        self._stop_request = StopRequest()
+        self._upcoming = UpcomingBatch(self._read_batches())  # which begins when it is asked
+        self._has_begun = False
 
     def write_beginning(self, path: Path) -> None:
         """Write into `path` what the run directory holds before the first step."""
@@ -103,32 +108,64 @@ class Trainer:
 
         Raises:
             Interrupted: SIGINT or SIGTERM came to some rank; a checkpoint was saved.
-            TrainingError: The loss is not finite, too many samples cannot be read, or another
-                rank does not answer.
+            TrainingError: The loss is not finite, the data cannot be read on, too many samples
+                cannot be used, or another rank does not answer.
         """
         try:
-            with stop_signals() as stop, report_lost_ranks(self.backend):
+            with stop_signals() as self._stop_request, report_lost_ranks(self.backend):
+                self.begin()
                 total, done = self.components.data.total_steps, self.steps_done
                 with progress_bar(
                     total=total, initial=done, desc="train", unit="step", show=self._progress
                 ) as bar:
-                    for batch in self._batches():
+                    while (batch := self._upcoming.batch) is not None:
                         if self.steps_done == 0:
                             self._look_for_repeats(batch)
                         self.step(batch)
-                        self._agree_on_events(batch, stop.is_set())
+                        with self._meter.waiting():
+                            self._upcoming.read(self._stopping_at_once())
+                        self._agree_on_events(batch, self._stop_request.is_set())
                         bar.update()
+                        if self.steps_done == done + 1:
+                            restart_clock(bar)
                         if self._is_due("log"):
                             self.log(bar)
                         if self._is_stopping:
                             self._stop()
                         if self._is_due("eval"):
-                            self.evaluate()
+                            with self._stopping():
+                                self.evaluate()
+                            if self.best is not None and self.best.is_exhausted:
+                                break
                         if self._is_due("checkpoint") or self._is_overdue:
                             self.save_checkpoint()
                 return self.finish()
         finally:
-            self.directory.close()
+            self.close()
+
+    def begin(self) -> None:
+        """Decode what is kept decoded, start the data workers and read the first batch.
+
+        Raises:
+            DataError, OSError: The data cannot be used.
+            TrainingError: They cannot on another rank.
+        """
+        if self._has_begun:
+            return
+        self._has_begun = True
+        with report_lost_ranks(self.backend):
+            if self.best is None or not self.best.is_exhausted:  # as a resumed run may be
+                self._upcoming.read(self._stopping_at_once())
+            self._meter = Meter(self.backend)
+            if self.backend.any_rank([self._upcoming.error is not None])[0]:
+                self._upcoming.raise_error()
+        if self._stop_request.is_set():
+            self._stop()
+
+    def close(self) -> None:
+        """End the data workers, and flush what is written in the background."""
+        self._upcoming.close()
+        self.directory.close()
 
     def step(self, batch: Batch) -> None:
         """Forward, loss, backward, clip, update."""
@@ -184,9 +221,10 @@ class Trainer:
             return
         with self._meter.paused():
             model = full_model(self.state)
-            found = {
-                one.name: evaluate_set(model, one, data, self.backend) for one in data.val_sets
-            }
+            with self._stopping_at_once():
+                found = {
+                    one.name: evaluate_set(model, one, data, self.backend) for one in data.val_sets
+                }
             if self.steps_done not in self._logged_evaluations:
                 for name, evaluation in found.items():
                     group = name if len(found) > 1 else ""
@@ -224,7 +262,8 @@ class Trainer:
     def finish(self) -> Result | None:
         """Evaluate, and write the model, its tokenizer and the curves into the run directory."""
         self.save_checkpoint()  # first: an error in the rest then loses no training
-        self.evaluate()
+        with self._stopping():
+            self.evaluate()
         model, preprocess = full_model(self.state), self.state.preprocess
         run_on_first_rank(self.backend, lambda: save_model(self.directory.path, model, preprocess))
         self._note_early_end()
@@ -306,17 +345,47 @@ class Trainer:
         embeddings = None if teacher is None else teacher.embed(batch, inputs)
         return make_objective(self.config.loss, self.backend, embeddings)
 
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """What a request to stop may end at once; the rest of it is for the resumed run."""
+        try:
+            yield
+        except StopNow:
+            self._stop()
+
+    def _stopping_at_once(self) -> AbstractContextManager[None]:
+        """Where nothing of the state changes, a single process needs no other to stop."""
+        alone = self.backend.world_size == 1
+        return self._stop_request.acting_at_once() if alone else nullcontext()
+
     def _agree_on_events(self, batch: Batch, stop_requested: bool) -> None:
-        """Share among ranks: a signal to stop, faulty samples, that a checkpoint is due by time."""
+        """Share among ranks: a signal to stop, faulty samples, a checkpoint due, no next batch.
+
+        Raises:
+            TrainingError: The data cannot be read on; a checkpoint was saved.
+        """
         minutes = self.config.checkpoint.every_minutes
         age = (time.monotonic() - self._saved_at) / 60
         late = minutes is not None and age >= minutes and self.backend.rank == 0
         new = self.faults.select_new(batch.faults)
-        flags = self.backend.any_rank([stop_requested, late, bool(new)])
-        self._is_stopping, self._is_overdue, has_faults = flags
-        if has_faults:
-            found = self.backend.all_gather_object(new)
-            self.faults.add(self.steps_done, [fault for part in found for fault in part])
+        events = [stop_requested, late, bool(new), self._upcoming.error is not None]
+        flags = self.backend.any_rank(events)
+        self._is_stopping, self._is_overdue, has_faults, is_over = flags
+        try:
+            if has_faults:
+                found = self.backend.all_gather_object(new)
+                read = min(self.samples_done, len(self.components.data.source))
+                self.faults.add(
+                    self.steps_done, [fault for part in found for fault in part], read=read
+                )
+            if is_over:
+                self._upcoming.raise_error()
+        except (TrainingError, *DATA_ERRORS) as error:
+            self.save_checkpoint()
+            raise TrainingError(
+                f"{describe_error(error)}; step {self.steps_done} is saved: continue with "
+                f"`clip-train resume {self.directory.path}`"
+            ) from error
 
     def _run_progress(self) -> Progress:
         return Progress(
@@ -365,11 +434,8 @@ class Trainer:
             f"optim.clip_norm; older checkpoints are in {self.directory.checkpoints}"
         )
 
-    def _batches(self) -> Iterator[Batch]:
-        """The batches from the next step to the last, or until patience has run out.
-
-        With `overfit_batch` it is always the first one.
-        """
+    def _read_batches(self) -> Generator[Batch]:
+        """The batches from the next step to the last; with `overfit_batch` always the first one."""
         backend, total_steps = self.backend, self.components.data.total_steps
         reader = self.components.data.make_reader(
             rank=backend.rank, world_size=backend.world_size, progress=self._progress
@@ -380,12 +446,7 @@ class Trainer:
             return
         pin_memory = backend.device.type == "cuda"
         batches = reader.batches(self.steps_done, total_steps, pin_memory=pin_memory)
-        while self.best is None or not self.best.is_exhausted:
-            with self._meter.waiting():
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
+        yield from batches
 
     def _is_due(self, section_name: str) -> bool:
         """Whether a section's `every_samples` or `every_steps` is reached, or the run's end."""

@@ -20,3 +20,9 @@ def progress_bar(
     return tqdm(
         items, desc, disable=not show, mininterval=interval, dynamic_ncols=terminal, **options
     )
+
+
+def restart_clock(bar: tqdm[Any]) -> None:
+    """Leave what was done so far, and its time, out of a bar's rate and remaining time."""
+    bar.initial = bar.n
+    bar.unpause()

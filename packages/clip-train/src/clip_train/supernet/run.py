@@ -80,7 +80,7 @@ def resume(path: str | Path, *, progress: bool = True) -> Result | None:
     path = Path(path)
     is_written = all(subnet_folder(path, share).is_dir() for share in record.settings.keep)
     if (path / WEIGHTS_NAME).is_file() and not is_written:
-        _write_missing_subnets(path, record)
+        _write_missing_subnets(path, record, progress=progress)
         return None
     build = partial(
         build_components,
@@ -93,14 +93,14 @@ def resume(path: str | Path, *, progress: bool = True) -> Result | None:
     )
 
 
-def _write_missing_subnets(path: Path, record: SupernetRecord) -> None:
+def _write_missing_subnets(path: Path, record: SupernetRecord, *, progress: bool) -> None:
     """Write what a kill after the last step left out."""
     config = RunDirectory.read_config(path)
-    with runs.open_run_backend(config) as backend:
+    with runs.open_run_backend(config) as backend, runs.locked_run(path, backend):
         directory = RunDirectory(path, writes=backend.rank == 0)
         pretrained = runs.load_initial_model(config, directory)
         data = runs.reopen_data(directory, pretrained=pretrained)
-        run_on_first_rank(backend, partial(write_subnets, path, data, record))
+        run_on_first_rank(backend, partial(write_subnets, path, data, record, progress=progress))
 
 
 class SupernetTrainer(Trainer):
@@ -126,8 +126,13 @@ class SupernetTrainer(Trainer):
     def finish(self) -> Result | None:
         """As `Trainer.finish`, and the subnets that the settings ask for."""
         result = super().finish()
-        write = partial(write_subnets, self.directory.path, self.components.data, self.record)
-        run_on_first_rank(self.backend, write)
+        write = partial(
+            write_subnets,
+            *(self.directory.path, self.components.data, self.record),
+            progress=self._progress,
+        )
+        with self._stopping(), self._stopping_at_once():
+            run_on_first_rank(self.backend, write)
         return result
 
 

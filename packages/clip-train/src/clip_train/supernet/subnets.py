@@ -15,12 +15,14 @@ from clip_models.devices import choose_device
 from osf_supernet import SearchConfig, Supernet, count_parameters, search_subnets
 from osf_supernet.training import recalibrate, recalibrated
 from torch import Tensor
+from tqdm import tqdm
 
 from clip_train.config.run import Config
 from clip_train.distributed.single import SingleBackend
 from clip_train.engine.data_components import DataComponents
 from clip_train.engine.gradients import normalized_embeddings
 from clip_train.engine.step_inputs import InputMaker
+from clip_train.logs.progress import progress_bar
 from clip_train.model.towers import Towers
 from clip_train.objectives.batch import StepInputs
 from clip_train.objectives.from_config import make_objective
@@ -39,7 +41,9 @@ def trace_example(data: DataComponents, device: torch.device) -> tuple[Tensor, T
     return images.to(device), tokens.to(device)
 
 
-def write_subnets(path: Path, data: DataComponents, record: SupernetRecord) -> None:
+def write_subnets(
+    path: Path, data: DataComponents, record: SupernetRecord, *, progress: bool = False
+) -> None:
     """Choose subnets of a run after its last step, and write each as a model directory.
 
     A directory appears complete or not at all, and an existing one stays. Subnets are chosen by the
@@ -50,6 +54,7 @@ def write_subnets(path: Path, data: DataComponents, record: SupernetRecord) -> N
         path: The run directory, which holds the weights.
         data: The data side of the run.
         record: Its supernet.
+        progress: Show how many candidates were tried.
     """
     config = data.config
     backend = SingleBackend(choose_device(config.train.device, setting="train.device"))
@@ -58,10 +63,9 @@ def write_subnets(path: Path, data: DataComponents, record: SupernetRecord) -> N
     net.depth_orders = record.depth_orders
     inputs = _scoring_inputs(data, model, backend)
     score = _score_by_loss(config, inputs, backend)
-    for share in record.settings.keep:
+    missing = [share for share in record.settings.keep if not subnet_folder(path, share).is_dir()]
+    for share in missing:
         folder = subnet_folder(path, share)
-        if folder.is_dir():
-            continue
         search = SearchConfig(
             max_params=float(share),
             population=record.settings.population,
@@ -69,7 +73,8 @@ def write_subnets(path: Path, data: DataComponents, record: SupernetRecord) -> N
             generations=record.settings.generations,
             seed=config.train.seed,
         )
-        found = search_subnets(net, score, search)
+        with progress_bar(desc=f"subnet {share:g}", unit="candidate", show=progress) as bar:
+            found = search_subnets(net, _counted(score, bar), search)
         small = net.extract(found.best.config)
         assert isinstance(small, CLIP)
         recalibrate(small, [(batch.images, batch.tokens) for batch in inputs])
@@ -110,6 +115,15 @@ def _score_by_loss(
         return -total / len(inputs)
 
     return score
+
+
+def _counted(score: Callable[[Any], float], bar: tqdm[Any]) -> Callable[[Any], float]:
+    def call(model: Any) -> float:
+        value = score(model)
+        bar.update()
+        return value
+
+    return call
 
 
 def _write_description(folder: Path, net: Supernet, config: dict[str, int], score: float) -> None:
