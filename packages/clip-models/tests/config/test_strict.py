@@ -6,6 +6,7 @@ import json
 
 import pytest
 from clip_models import CLIPConfig, ConfigError, get_config, list_models
+from clip_models.config import nearest
 
 GOOD = {
     "embed_dim": 8,
@@ -117,3 +118,15 @@ def test_none_is_left_out_and_comes_back() -> None:
 def test_unknown_model_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="unknown model 'ViT-B32'; did you mean 'ViT-B-32'"):
         get_config("ViT-B32")
+
+
+def test_many_names_are_not_a_hint() -> None:
+    few, many = [f"name{n}" for n in range(20)], [f"name{n}" for n in range(21)]
+    assert nearest("zzzz", few).startswith("; known: name0, name1, ")
+    assert (
+        nearest("zzzz", many, "`clip-models list`") == "; `clip-models list` lists the 21 there are"
+    )
+    assert nearest("nam20", many) == "; did you mean 'name20'?"
+    with pytest.raises(ConfigError) as error:
+        get_config("zzzz")
+    assert len(str(error.value)) < 100

@@ -181,6 +181,14 @@ def test_validation_without_labels_is_found_before_training(
         (("run", "shapes", "--train.steps", "3", "4"), ("unexpected argument '4'",)),
         (("resume", "nowhere"), ("nowhere is not a run directory",)),
         (("presets", "shape"), ("did you mean 'shapes'",)),
+        (("presets", "zzzzzz"), ("`clip-train presets` lists the",)),
+        (("run", "configs/mine"), ("configs/mine cannot be read: No such file",)),
+        (("run", "mine.tml"), ("mine.tml cannot be read: No such file",)),
+        (("run", "shapes", "--lr", "fast"), ("optim.lr", "'fast'")),
+        (("run", "shapes", "--batch-sise", "3"), ("unknown key 'batch_sise'",)),
+        (("supernet", "run", "--out", "run"), ("run: no run directory, TOML file or preset",)),
+        (("supernet", "mine.tml", "--out", "run"), ("mine.tml cannot be read",)),
+        (("run", "cifar10-cpu", "--model.name", "zzzzzz"), ("`clip-models list` lists the",)),
         (
             ("run", "shapes-tiny", "--data.train", "wds:gone", "--out", "run"),
             ("wds:", "gone: no such file or directory", "clip-train data shapes"),
@@ -250,9 +258,9 @@ def test_help_needs_no_torch() -> None:
 
 
 def test_a_flag_without_its_section_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = run(capsys, "run", "shapes", "--out", "run", "--lr", "1e-3")
+    code, _, err = run(capsys, "run", "shapes", "--out", "run", "--clip-norm", "1")
     assert code == 2
-    assert_one_line(err, "unknown key 'lr'; did you mean 'optim.lr'?")
+    assert_one_line(err, "unknown key 'clip_norm'; did you mean 'optim.clip_norm'?")
 
 
 def test_empty_and_missing_folders(

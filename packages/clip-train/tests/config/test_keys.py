@@ -7,7 +7,13 @@ import dataclasses
 import pytest
 from clip_models import ConfigError
 from clip_train import Config, load_config
-from clip_train.config.keys import apply_flags, config_keys, split_flags, unknown_key
+from clip_train.config.keys import (
+    SHORT_NAMES,
+    apply_flags,
+    config_keys,
+    split_flags,
+    unknown_key,
+)
 from clip_train.config.model import ModelConfig
 from clip_train.config.presets import UNITS
 from clip_train.config.training import OptimConfig
@@ -154,3 +160,14 @@ def test_flags_are_separated_from_other_words() -> None:
     rest, flags = split_flags(words)
     assert rest == ["run", "shapes", "--out", "x", "--overwrite"]
     assert flags == [word for word in words if word not in rest]
+
+
+@pytest.mark.parametrize("name", SHORT_NAMES)
+def test_short_names_set_their_keys(name: str) -> None:
+    key = config_keys()[SHORT_NAMES[name]]
+    value = {int: "3", float: "0.25", str: "cpu"}.get(key.hint, "bf16")
+    flag = f"--{name.replace('_', '-')}"
+    for words in ([flag, value], [f"{flag}={value}"]):
+        assert split_flags(["run", "shapes", *words, "--quiet"])[1] == words
+        short, long = apply_flags(Config(), words), apply_flags(Config(), [f"--{key.name}", value])
+        assert short == long != Config()

@@ -5,6 +5,9 @@ from importlib.metadata import entry_points
 
 import pytest
 import torch
+from clip_models import ConfigError
+from clip_models.config import PoolingConfig
+from clip_models.pooling.token_pooling import make_token_pooling
 from dtp_pooling import (
     PooledTokens,
     TokenPoolingConfig,
@@ -412,3 +415,19 @@ def test_an_exported_graph_needs_no_number_of_segments_and_takes_any_batch(kind)
         assert not out.tokens[:, size:].any()
         assert torch.equal(out.mask.sum(1), torch.full((rows,), size))
         assert torch.equal(out.segment_of, want.segment_of)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kind": "topk"}, "kind must be one of"),
+        ({"rate": 7}, "rate must be"),
+        ({"rate": "half"}, "rate must be"),
+        ({"order": "spiral"}, "order must be one of"),
+        ({"kinds": "top_k"}, "kinds"),
+    ],
+)
+def test_wrong_settings_in_a_model_s_config_are_config_errors(arguments, message):
+    config = PoolingConfig(name="dynamic", after_layer=1, args=arguments)
+    with pytest.raises(ConfigError, match=f"token pooling 'dynamic': .*{message}"):
+        make_token_pooling(config, 16)

@@ -162,7 +162,7 @@ def get_config(name: str) -> CLIPConfig:
         ConfigError: There is no such model; the message names the nearest.
     """
     if name not in _CONFIGS:
-        raise ConfigError(f"unknown model {name!r}{nearest(name, _CONFIGS)}")
+        raise ConfigError(f"unknown model {name!r}{nearest(name, _CONFIGS, '`clip-models list`')}")
     return copy.deepcopy(_CONFIGS[name])
 
 

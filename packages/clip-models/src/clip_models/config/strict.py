@@ -83,14 +83,27 @@ def as_table(values: Any, where: str) -> Mapping[str, Any]:
     return values
 
 
-def nearest(key: str, known: typing.Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the closest known name, else the list of all known names."""
+_FEW = 20  # names that an error still lists
+
+
+def nearest(key: str, known: typing.Iterable[str], listed_by: str = "") -> str:
+    """`; did you mean 'x'?` for the closest known name, else all known names if they are few.
+
+    Args:
+        key: Unknown name.
+        known: The names there are.
+        listed_by: What lists them where they are many, such as "`clip-models list`".
+    """
     names = sorted(known)
     folded = {name.casefold(): name for name in names}
     close = [name for name in names if name.casefold() == key.casefold()] or [
         folded[name] for name in difflib.get_close_matches(key.casefold(), folded, n=1, cutoff=0.6)
     ]
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    if len(names) <= _FEW:
+        return f"; known: {', '.join(names)}"
+    return f"; {listed_by or 'the documentation'} lists the {len(names)} there are"
 
 
 def _plain(value: Any) -> Any:

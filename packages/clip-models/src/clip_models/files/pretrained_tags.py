@@ -64,7 +64,7 @@ def describe_unknown(model: str) -> str:
             f"{model!r} is a tag of pretrained weights, not a model; name both, as in "
             f"create_model({owners[0]!r}, pretrained={model!r})"
         )
-    return f"unknown model {model!r}{nearest(model, list_models())}"
+    return f"unknown model {model!r}{nearest(model, list_models(), '`clip-models list`')}"
 
 
 def _looks_like_path(text: str) -> bool:

@@ -83,7 +83,7 @@ def make_token_pooling(config: PoolingConfig, width: int) -> nn.Module:
     """The module a config names, for tokens of `width`.
 
     Raises:
-        ConfigError: No installed package defines the name.
+        ConfigError: No installed package defines the name, or that package refuses the arguments.
     """
     found = entry_points(group=GROUP)
     if config.name not in found.names:
@@ -92,6 +92,9 @@ def make_token_pooling(config: PoolingConfig, width: int) -> nn.Module:
             f"no installed package offers the token pooling {config.name!r}{known}; "
             "pip install dtp-pooling"
         )
-    module = found[config.name].load()(width, **config.args)
+    try:
+        module = found[config.name].load()(width, **config.args)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"token pooling {config.name!r}: {error}") from error
     assert isinstance(module, nn.Module), f"{config.name} must make an nn.Module, got {module!r}"
     return module

@@ -11,7 +11,7 @@ import textwrap
 import typing
 from typing import Any
 
-from clip_train.config.keys import ConfigKey, config_keys
+from clip_train.config.keys import SHORT_NAMES, ConfigKey, config_keys
 from clip_train.config.run import Config
 
 _WORDS = {bool: "true|false", int: "INT", float: "NUMBER", str: "TEXT"}
@@ -20,7 +20,9 @@ _WORDS = {bool: "true|false", int: "INT", float: "NUMBER", str: "TEXT"}
 def describe_keys(config: Config) -> str:
     """One paragraph per key, section by section; the defaults are the values of `config`."""
     width = min(100, shutil.get_terminal_size().columns) - 2
+    short = ", ".join(f"--{name.replace('_', '-')}" for name in SHORT_NAMES)
     lines = ["config keys, in a TOML file or as flags:"]
+    lines += textwrap.wrap(f"short names of common keys: {short}", width, break_on_hyphens=False)
     sections: dict[str, list[ConfigKey]] = {}
     for key in config_keys().values():
         sections.setdefault(key.name.rpartition(".")[0], []).append(key)

@@ -56,8 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words, flags = words[:at], words[at + 1 :]
     parser = make_parser(_describe_keys(words) if takes_keys else "")
     options, rest = parser.parse_known_args(words)
-    if options.command == "translate" and not options.file and rest and rest[0][0] != "-":
-        options.file = rest.pop(0)  # argparse sees no positional behind an option
+    if options.command == "translate" and not options.file:
+        if len(rest) == 1 and not rest[0].startswith("-"):
+            options.file = rest.pop()  # argparse sees no positional behind an option
+        flags, rest = [*rest, *flags], []  # the words of the other system, also without a lone --
     if rest and not takes_keys:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.flags = flags

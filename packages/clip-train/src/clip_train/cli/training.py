@@ -16,7 +16,7 @@ from osf_supernet import count_parameters
 
 from clip_train.cli.parser import PROG
 from clip_train.config.keys import apply_flags
-from clip_train.config.presets import load_config
+from clip_train.config.presets import list_presets, load_config
 from clip_train.config.run import Config
 from clip_train.config.supernet import SupernetSettings
 from clip_train.cost.assumptions import Accelerators
@@ -196,6 +196,11 @@ def base_config(start: str) -> Config:
     """
     path = Path(start)
     if not (path / CONFIG_NAME).is_file():
+        if path.name == start and not (path.suffix or path.exists() or start in list_presets()):
+            raise ConfigError(
+                f"{start}: no run directory, TOML file or preset has this name; `clip-train "
+                "presets` lists the presets"
+            )
         return load_config(start)
     if not (path / WEIGHTS_NAME).is_file():
         raise RunDirectoryError(

@@ -20,6 +20,22 @@ from clip_models.config import from_dict, nearest, to_dict
 from clip_train.config.presets import RENAMED, merge, override
 from clip_train.config.run import Config
 
+SHORT_NAMES = {
+    "batch_size": "train.batch_size",
+    "device": "train.device",
+    "epochs": "train.epochs",
+    "lr": "optim.lr",
+    "precision": "train.precision",
+    "samples": "train.samples",
+    "seed": "train.seed",
+    "steps": "train.steps",
+    "warmup": "optim.warmup_steps",
+    "weight_decay": "optim.weight_decay",
+    "wd": "optim.weight_decay",
+    "workers": "data.workers",
+}
+"""What everybody types, and the keys it stands for on a command line."""
+
 
 class ConfigKey(NamedTuple):
     """A key of the config tree."""
@@ -115,7 +131,9 @@ def _keys_of(cls: type, prefix: str) -> Iterator[ConfigKey]:
 
 
 def _key_name(flag: str) -> str:
-    return flag.removeprefix("--").replace("-", "_")
+    """The key of a flag, which may be one of the short names."""
+    name = flag.removeprefix("--").replace("-", "_")
+    return SHORT_NAMES.get(name, name)
 
 
 def _find_key(name: str) -> ConfigKey | None:

@@ -39,7 +39,8 @@ def preset_text(name: str) -> str:
         ConfigError: There is no such preset; the message names the nearest.
     """
     if name not in list_presets():
-        raise ConfigError(f"unknown preset {name!r}{nearest(name, list_presets())}")
+        hint = nearest(name, list_presets(), "`clip-train presets`")
+        raise ConfigError(f"unknown preset {name!r}{hint}")
     file = resources.files("clip_train").joinpath("presets", f"{name}.toml")
     return file.read_text(encoding="utf-8")
 
@@ -51,7 +52,8 @@ def load_config(preset_or_path: str) -> Config:
         ConfigError: There is no such preset or file, or a key or value is wrong.
     """
     path = Path(preset_or_path)
-    if path.suffix != ".toml" and not path.is_file():
+    is_name = not path.suffix and path.name == preset_or_path
+    if is_name and not path.is_file():
         return parse_config(preset_text(preset_or_path), source=preset_or_path)
     try:
         text = path.read_text(encoding="utf-8")
