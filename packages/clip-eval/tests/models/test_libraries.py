@@ -229,6 +229,7 @@ def test_a_directory_of_ours_with_a_tokenizer_of_another_kind(
     import tokenizers
 
     words = {"[PAD]": 0, "[UNK]": 1, "a": 2, "cat": 3, "photo": 4}
+    words |= {f"word{number}": number for number in range(5, 514)}  # as many as the tower knows
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     directory = tmp_path / "run"

@@ -41,17 +41,16 @@ def check_text_tower(tokenizer: AnyTokenizer, text: Mapping[str, Any]) -> None:
         )
     if known is not None and size < LEAST_SHARE * known:
         raise TokenizerError(
-            f"the tokenizer has only {size:,} ids and the model {known:,}; they do not belong "
-            "together, so give the tokenizer that the model was trained with"
+            f"the tokenizer has only {size:,} ids and the model {known:,}; give its own one"
         )
     length, context = getattr(tokenizer, "context_length", None), text.get("context_length")
-    if None not in (length, context) and length > context:
+    if length is not None and context is not None and length > context:
         raise TokenizerError(
             f"the tokenizer makes {length} tokens and the model reads {context}; they do not "
             "belong together"
         )
     end, expected = getattr(tokenizer, "eot_token_id", None), text.get("end_token_id")
-    if None not in (end, expected) and end != expected:
+    if end is not None and expected is not None and end != expected:
         raise TokenizerError(
             f"texts of the tokenizer end with the token {end}, and the model reads its feature at "
             f"the token {expected}; they do not belong together"

@@ -107,7 +107,7 @@ def _names_of(tokenizer: Tokenizer | HFTokenizer) -> tuple[str, ...]:
 
 def _plan_bpe(library: str, tokenizer: Tokenizer, text: Mapping[str, Any]) -> PlannedFiles:
     """CLIP's own kind of tokenizer, with OpenAI's vocabulary or another."""
-    options = {} if tokenizer.clean == "lower" else {"clean": tokenizer.clean}
+    options: dict[str, Any] = {} if tokenizer.clean == "lower" else {"clean": tokenizer.clean}
     vocabulary = tokenizer.vocabulary
     theirs = {ours: name for name, ours in OPEN_CLIP_REDUCTIONS.items()}
     is_cut = tokenizer.reduction != "truncate"
@@ -115,7 +115,8 @@ def _plan_bpe(library: str, tokenizer: Tokenizer, text: Mapping[str, Any]) -> Pl
         if is_cut:
             options["reduction_mask"] = theirs.get(tokenizer.reduction, tokenizer.reduction)
         extra = {"additional_special_tokens": list(vocabulary.extra)} if vocabulary.extra else {}
-        fields = {"hf_tokenizer_name": None, "tokenizer_kwargs": {**options, **extra}}
+        fields: dict[str, Any] = {"hf_tokenizer_name": None}
+        fields["tokenizer_kwargs"] = {**options, **extra}
         return PlannedFiles((), lambda directory: None, fields)
     if is_cut:
         raise TokenizerError(

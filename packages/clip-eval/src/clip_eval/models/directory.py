@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from clip_models import CLIP, CheckpointError, ConfigError, Preprocess, load_model
+from clip_models import CheckpointError, ConfigError, Preprocess, load_model
 from clip_tokenizer import HFTokenizer, Tokenizer, TokenizerError, get_tokenizer
 
 from clip_eval.data.templates import find_templates
@@ -19,6 +19,7 @@ from clip_eval.models.libraries import (
     load_transformers,
 )
 from clip_eval.models.protocols import LoadedModel
+from clip_eval.models.tower_fit import require_fit
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "clip_config.json"
@@ -81,7 +82,7 @@ def _load_directory(directory: Path, device: str | torch.device) -> LoadedModel:
         tokenizer = _load_tokenizer(places)
     except (CheckpointError, ConfigError, TokenizerError, OSError) as error:
         raise EvaluationError(str(error)) from error
-    _check_fit(model, tokenizer, directory)
+    require_fit(model, tokenizer, str(directory))
     saved = [templates for templates in map(find_templates, places) if templates]
     run = [] if len(places) == 1 else [places[1].name]
     return LoadedModel(
@@ -131,17 +132,3 @@ def _load_tokenizer(places: list[Path]) -> Tokenizer | HFTokenizer:
         if any(any(place.glob(pattern)) for pattern in TOKENIZER_FILES):
             return get_tokenizer(place)
     return get_tokenizer(places[0])
-
-
-def _check_fit(model: CLIP, tokenizer: Tokenizer | HFTokenizer, directory: Path) -> None:
-    text = model.config.text
-    if tokenizer.vocab_size > text.vocab_size:
-        raise EvaluationError(
-            f"{directory}: the tokenizer has {tokenizer.vocab_size} ids and the model only "
-            f"{text.vocab_size}; they do not belong together"
-        )
-    if tokenizer.context_length > text.context_length:
-        raise EvaluationError(
-            f"{directory}: the tokenizer makes {tokenizer.context_length} tokens and the model "
-            f"reads {text.context_length}; they do not belong together"
-        )

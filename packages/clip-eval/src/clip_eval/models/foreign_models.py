@@ -22,6 +22,7 @@ from clip_eval.models.protocols import (
     LoadedModel,
     TextTokenizer,
 )
+from clip_eval.models.tower_fit import require_fit
 
 PADDED_TEXT_MODELS = ("clip", "siglip")
 """Model types of transformers whose text tower takes no attention mask."""
@@ -55,6 +56,7 @@ def adapt_model(
     if _is_of_transformers(model):
         _check_kind(model)
         texts = _adapt_tokenizer(tokenizer, _context_length(model))
+        require_fit(model, texts)
         return LoadedModel(
             model=_adapt_transformers(model, texts), tokenizer=texts, preprocess=images, name=name
         )
@@ -67,6 +69,7 @@ def adapt_model(
             f" lacks {', '.join(lacking)}; a TowerAdapter gives it these names"
         )
     texts = _adapt_tokenizer(tokenizer, _context_length(model))
+    require_fit(model, texts)
     return LoadedModel(model=model, tokenizer=texts, preprocess=images, name=name)
 
 

@@ -20,6 +20,7 @@ from clip_eval.errors import EvaluationError
 from clip_eval.models.adapters import TowerAdapter, TransformPreprocess
 from clip_eval.models.foreign_models import adapt_model
 from clip_eval.models.protocols import LoadedModel, TextTokenizer
+from clip_eval.models.tower_fit import require_fit
 
 
 def load_open_clip(spec: str, device: str | torch.device) -> LoadedModel:
@@ -39,6 +40,7 @@ def load_open_clip(spec: str, device: str | torch.device) -> LoadedModel:
         raise EvaluationError(f"open_clip:{spec} cannot be loaded: {_first(error)}") from error
     model.eval()
     tokenizer = _open_clip_tokenizer(open_clip, name, model)
+    require_fit(model, tokenizer, f"open_clip:{spec}")
     described = json.dumps(open_clip.get_model_preprocess_cfg(model), sort_keys=True, default=str)
     random = not weights and not complete
     note = f"open_clip:{name} has random weights; give open_clip:{name}:TAG-OR-FILE"
