@@ -227,6 +227,23 @@ def test_batch_norms_agree_across_processes(recipe: Path, tmp_path: Path) -> Non
         torch.testing.assert_close(a[name], b[name], rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.parametrize("parity", [False, True])
+def test_learned_augmentation_goes_with_batch_norms_whatever_is_drawn(
+    recipe: Path, tmp_path: Path, parity: bool
+) -> None:
+    """One image a rank: often no image of a rank takes part in an operation."""
+    text = recipe.read_text()
+    start, stop = text.index("[model.vision]"), text.index("[model.text]")
+    recipe.write_text(text[:start] + text[stop:])
+    flags = ["--train.steps", "12", "--train.batch-size", "2", "--augment.range.enabled", "true"]
+    flags += ["--augment.range.parity", str(parity).lower(), "--augment.kind", "none"]
+    run(2, "run", recipe, "--out", tmp_path / "two", *flags, "--augment.flip", "false")
+    assert len(rows(tmp_path / "two")) == 12
+    if not parity:  # which draws by the first image of a rank
+        run(1, "run", recipe, "--out", tmp_path / "one", *flags, "--augment.flip", "false")
+        assert_close(tmp_path / "one", tmp_path / "two", 2e-3)
+
+
 def test_a_signal_to_one_process_stops_all_and_fewer_continue(recipe: Path, tmp_path: Path) -> None:
     run(1, "run", recipe, "--out", tmp_path / "one")
     started, output = launch(2, "run", recipe, "--out", tmp_path / "stopped")

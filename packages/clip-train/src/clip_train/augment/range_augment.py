@@ -92,7 +92,10 @@ class RangeAugment(nn.Module):
                 first.
         """
         choices = _parity_choices(keys) if self.config.parity else _choices(keys)
-        result = images
+        # Every rank's images depend on all ranges, whatever was drawn, so that gradients come, and
+        # are exchanged, in the same order on all ranks.
+        ends = [end for module in self.ranges.values() for end in module.ends()]
+        result = images + 0 * torch.stack(ends).sum().to(images.dtype)
         for place in range(len(LIMITS)):
             for index, name in enumerate(LIMITS):
                 rows = (choices.chosen[:, index] & (choices.order[:, place] == index)).nonzero()
