@@ -57,7 +57,7 @@ def tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("tiny_model")
 def test_the_examples_run(files: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 11
+    assert len(blocks) == 12
     namespace: dict[str, object] = {}
     try:
         for block in blocks:

@@ -10,12 +10,15 @@ from .models.zero_shot import build_classifier
 from .prompts.named_data import choose_prompts, open_data, read_template_list
 from .prompts.prompt_sets import PromptSet
 from .results.result import PairEmbeddings, Result
+from .search.image_search import ImageSearch, Match
 
 __all__ = [
     "EvaluationConfig",
     "EvaluationError",
+    "ImageSearch",
     "ImageTextModel",
     "LoadedModel",
+    "Match",
     "PairEmbeddings",
     "PromptSet",
     "Result",

@@ -24,6 +24,7 @@ from clip_eval.cli.options import (
     add_results_directory,
     add_seed,
     add_value,
+    add_workers,
     not_negative,
     number_list,
     positive,
@@ -70,6 +71,7 @@ def make_parser() -> CommandParser:
     _add_run(commands)
     _add_predict(commands)
     _add_embed(commands)
+    _add_search(commands)
     _add_inspect(commands)
     _add_compare(commands)
     _add_report(commands)
@@ -124,11 +126,7 @@ def _add_task_options(run: CommandParser) -> None:
 
 def _add_forward_options(run: CommandParser) -> None:
     add_batch_size(run)
-    run.add_argument(
-        "--workers",
-        type=not_negative,
-        help="number of decoding processes (default: by the size of the data)",
-    )
+    add_workers(run)
     add_device(run)
     run.add_argument(
         "--precision",
@@ -169,16 +167,72 @@ def _add_embed(commands: SubCommands[CommandParser]) -> None:
         help="embeddings of images or texts in a file",
         description="Write the embeddings of images or texts to a file.",
     )
-    embed.set_defaults(function="model_commands:write_embeddings_of")
+    embed.set_defaults(function="search_commands:write_embeddings_of")
+    embed.add_argument(
+        "photos",
+        nargs="*",
+        type=Path,
+        metavar="PHOTO",
+        help="image file, or folder with images at any depth; without class names",
+    )
     embed.add_argument("--model", required=True, help=MODEL_HELP)
-    what = embed.add_mutually_exclusive_group(required=True)
-    what.add_argument("--data", help=DATA_HELP)
-    what.add_argument("--texts", type=Path, help="file of texts, one a line")
+    embed.add_argument("--data", help=DATA_HELP)
+    embed.add_argument("--texts", type=Path, help="file of texts, one a line")
     add_data_options(embed)
     add_out(embed, "FILE.npz or FILE.parquet", "an existing file")
+    embed.add_argument(
+        "--thumbnails",
+        type=not_negative,
+        metavar="PIXELS",
+        help="size of the pictures kept for the pages of search; 0 keeps none (default: 160 for "
+        "photos, 0 for --data)",
+    )
     add_batch_size(embed)
+    add_workers(embed)
     add_device(embed)
     add_quiet(embed)
+
+
+def _add_search(commands: SubCommands[CommandParser]) -> None:
+    search = commands.add_parser(
+        "search",
+        help="best images for words or for an image, among embedded ones",
+        description="Find images by words or by an image, among those of clip-eval embed.",
+    )
+    search.set_defaults(function="search_commands:search_images")
+    search.add_argument("words", nargs="*", metavar="WORDS", help='query, as in "a red bus"')
+    search.add_argument(
+        "--in",
+        dest="embeddings",
+        required=True,
+        type=Path,
+        metavar="EMBEDDINGS",
+        help="file of clip-eval embed",
+    )
+    search.add_argument(
+        "--image", nargs="+", action="extend", default=[], type=Path, help="image as a query"
+    )
+    search.add_argument(
+        "--model", help=f"{MODEL_HELP} (default: the one that made the embeddings here)"
+    )
+    add_value(search, "--top", positive, 10, "number of images per query")
+    search.add_argument(
+        "--index",
+        type=Path,
+        metavar="FILE",
+        help="index by faiss, built where there is no such file: approximate, fast for millions",
+    )
+    search.add_argument(
+        *("--html", "--out"),
+        dest="out",
+        nargs="?",
+        const=Path("search.html"),
+        type=Path,
+        help="page with the pictures that were kept (default name: search.html)",
+    )
+    search.add_argument("--overwrite", action="store_true", help="replace an existing page")
+    add_json(search, "one JSON object per query")
+    add_device(search)
 
 
 def _add_inspect(commands: SubCommands[CommandParser]) -> None:

@@ -12,21 +12,14 @@ from clip_models.devices import choose_device
 from clip_eval.data.class_names import ClassList
 from clip_eval.data.readers.image_files import ImageFiles
 from clip_eval.data.templates import DEFAULT_TEMPLATES
-from clip_eval.data.text_files import read_text
 from clip_eval.encoding.batches import LoaderConfig
 from clip_eval.encoding.cache import cache_directory
-from clip_eval.encoding.embedding_files import (
-    choose_writer,
-    embed_source,
-    embed_texts,
-    write_embeddings,
-)
 from clip_eval.encoding.encoder import Precision, make_encoder
 from clip_eval.errors import EvaluationError
 from clip_eval.evaluation.processes import Processes, join_processes
 from clip_eval.models.directory import load_for_evaluation
 from clip_eval.plurals import count_noun
-from clip_eval.prompts.named_data import open_data, read_class_list, read_template_list
+from clip_eval.prompts.named_data import read_class_list, read_template_list
 from clip_eval.prompts.prompt_sets import PromptSet
 from clip_eval.report.predictions import format_predictions, render_predictions
 from clip_eval.report.result_table import format_tables
@@ -173,29 +166,3 @@ def _labels(arguments: argparse.Namespace) -> tuple[ClassList, PromptSet | None]
             f"--labels {arguments.labels!r}: expected each once, got {twice} twice"
         )
     return classes, None
-
-
-def write_embeddings_of(arguments: argparse.Namespace) -> None:
-    """Write embeddings of a data set's images, or of texts."""
-    refuse_existing(arguments.out, overwrite=arguments.overwrite)
-    choose_writer(arguments.out)  # before any work
-    device = choose_device(arguments.device)
-    loaded = load_for_evaluation(arguments.model, device=device)
-    encoder = make_encoder(loaded, device=device, batch_size=arguments.batch_size)
-    if arguments.texts is not None:
-        lines = [line for line in read_text(arguments.texts).split("\n") if line.strip()]
-        if not lines:
-            raise EvaluationError(f"{arguments.texts}: expected at least one text, got none")
-        found = embed_texts(encoder, lines)
-    else:
-        source, _ = open_data(
-            arguments.data, classnames=arguments.classnames, split=arguments.split
-        )
-        loader = LoaderConfig(batch_size=arguments.batch_size, progress=not arguments.quiet)
-        found = embed_source(encoder, source, loader)
-    write_embeddings(arguments.out, found)
-    n, width = found.features.shape
-    kept, skipped = count_noun(n, "embedding"), len(found.skipped)
-    print(f"wrote {arguments.out}: {kept} of {width}, {skipped:,} skipped")
-    for s in found.skipped:
-        print(f"skipped: {s.key}: {s.reason}: {s.detail}")

@@ -58,6 +58,15 @@ def add_batch_size(parser: argparse.ArgumentParser, default: int = 256) -> None:
     add_value(parser, "--batch-size", positive, default, "images, and prompts, per forward pass")
 
 
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Add `--workers`."""
+    parser.add_argument(
+        "--workers",
+        type=not_negative,
+        help="number of decoding processes (default: by the size of the data)",
+    )
+
+
 def add_seed(parser: argparse.ArgumentParser, what: str) -> None:
     """Add `--seed`; the help line says what is random."""
     add_value(parser, "--seed", int, 0, f"random seed of {what}")

@@ -21,6 +21,8 @@ from clip_eval.models.protocols import evaluation_mode
 from clip_eval.plurals import count_noun
 from clip_eval.results.result import Skipped
 
+WEIGHTS = "clip_eval.weights"
+"""Key of the hash of the weights in Parquet's metadata."""
 DAMAGED = (
     AttributeError,
     EOFError,
@@ -33,12 +35,25 @@ DAMAGED = (
 
 
 class Embeddings(NamedTuple):
-    """Unit vectors (N, D) with the key and, for images, the label of each (-1 without one)."""
+    """Embeddings of images or texts.
+
+    Attributes:
+        features: Unit vectors (N, D).
+        keys: The name of each image, or each text.
+        labels: The label of each image, -1 without one (N,).
+        skipped: Images that could not be used; not in files.
+        indices: Position of each image in its source; not in files.
+        thumbnails: A small JPEG of each image, or nothing.
+        weights: Hash of the weights of the model that made them; empty where unknown.
+    """
 
     features: NDArray[np.float32]
     keys: list[str]
     labels: NDArray[np.int64]
     skipped: tuple[Skipped, ...] = ()
+    indices: tuple[int, ...] = ()
+    thumbnails: tuple[bytes, ...] = ()
+    weights: str = ""
 
 
 def embed_source(encoder: Encoder, source: Source, loader: LoaderConfig) -> Embeddings:
@@ -46,6 +61,7 @@ def embed_source(encoder: Encoder, source: Source, loader: LoaderConfig) -> Embe
     rows: list[NDArray[np.float32]] = []
     keys: list[str] = []
     labels: list[int] = []
+    indices: list[int] = []
     skipped: list[Skipped] = []
     seen: set[tuple[str, bytes]] = set()
     for batch, (features,) in embed_images([encoder], source, loader):
@@ -54,13 +70,15 @@ def embed_source(encoder: Encoder, source: Source, loader: LoaderConfig) -> Embe
                 seen.add((sample.key, sample.digest))
                 rows.append(row)
                 keys.append(sample.key)
+                indices.append(sample.index)
                 labels.append(-1 if sample.label is None else sample.label)
         skipped += batch.skipped
     if not rows:
         raise EvaluationError(
             f"{source.name}: none of {count_noun(len(source), 'image')} could be used"
         )
-    return Embeddings(np.stack(rows), keys, np.array(labels, dtype=np.int64), tuple(skipped))
+    numbers = np.array(labels, dtype=np.int64)
+    return Embeddings(np.stack(rows), keys, numbers, tuple(skipped), tuple(indices))
 
 
 def embed_texts(encoder: Encoder, texts: list[str]) -> Embeddings:
@@ -93,23 +111,34 @@ def read_embeddings(path: str | Path) -> tuple[list[str], NDArray[np.float32]]:
         EvaluationError: The file is damaged or of another format, or Parquet without pyarrow.
         FileNotFoundError: The file does not exist.
     """
+    found = read_embedding_file(path)
+    return found.keys, found.features
+
+
+def read_embedding_file(path: str | Path) -> Embeddings:
+    """Read everything that a file of `clip-eval embed` holds, as `read_embeddings` does."""
     path = Path(path)
     read = {".npz": _read_npz, ".parquet": _read_parquet}.get(path.suffix)
     if read is None:
         raise EvaluationError(f"{path}: expected a file of `clip-eval embed`, .npz or .parquet")
     try:
-        keys, features = read(path)
+        found = read(path)
     except (EvaluationError, FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except DAMAGED as error:
         reason = str(error).splitlines()[0]
         raise EvaluationError(f"{path} is not a file of `clip-eval embed`: {reason}") from None
-    if features.ndim != 2 or len(keys) != len(features):
+    if found.features.ndim != 2 or len(found.keys) != len(found.features):
         raise EvaluationError(
-            f"{path}: expected a row of features for each of {len(keys)} keys, got an array of "
-            f"shape {features.shape}"
+            f"{path}: expected a row of features for each of {len(found.keys)} keys, got an array "
+            f"of shape {found.features.shape}"
         )
-    return keys, features
+    if found.thumbnails and len(found.thumbnails) != len(found.keys):
+        raise EvaluationError(
+            f"{path}: expected a thumbnail for each of {len(found.keys)} keys, got "
+            f"{len(found.thumbnails)}"
+        )
+    return found
 
 
 def choose_writer(path: Path) -> Callable[[IO[bytes], Embeddings], None]:
@@ -127,39 +156,72 @@ def choose_writer(path: Path) -> Callable[[IO[bytes], Embeddings], None]:
 
 
 def _write_npz(file: IO[bytes], embeddings: Embeddings) -> None:
+    extra: dict[str, Any] = {}
+    if embeddings.thumbnails:
+        extra["thumbnails"] = np.frombuffer(b"".join(embeddings.thumbnails), dtype=np.uint8)
+        extra["thumbnail_ends"] = np.cumsum(list(map(len, embeddings.thumbnails)))
+    if embeddings.weights:
+        extra["weights"] = np.array(embeddings.weights)
     np.savez(
         file,
         features=embeddings.features,
         keys=np.array(embeddings.keys, dtype=np.str_),
         labels=embeddings.labels,
+        **extra,
     )
 
 
-def _read_npz(path: Path) -> tuple[list[str], NDArray[np.float32]]:
+def _read_npz(path: Path) -> Embeddings:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return arrays["keys"].reshape(-1).tolist(), arrays["features"].astype(np.float32)
+        keys = arrays["keys"].reshape(-1).tolist()
+        features = arrays["features"].astype(np.float32)
+        weights = str(arrays["weights"]) if "weights" in arrays else ""
+        pictures: tuple[bytes, ...] = ()
+        if "thumbnails" in arrays and "thumbnail_ends" in arrays:
+            data = arrays["thumbnails"].astype(np.uint8).tobytes()
+            ends = arrays["thumbnail_ends"].reshape(-1).astype(np.int64).tolist()
+            pictures = tuple(data[a:b] for a, b in zip([0, *ends], ends, strict=False))
+    return Embeddings(features, keys, _no_labels(keys), thumbnails=pictures, weights=weights)
+
+
+def _no_labels(keys: list[str]) -> NDArray[np.int64]:
+    return np.full(len(keys), -1, dtype=np.int64)
 
 
 def _write_parquet(file: IO[bytes], embeddings: Embeddings) -> None:
     arrow, parquet = _pyarrow("pyarrow"), _pyarrow("pyarrow.parquet")
     width = embeddings.features.shape[1]
     flat = arrow.array(embeddings.features.reshape(-1))
-    table = arrow.table(
-        {
-            "key": [key.encode("utf-8", "backslashreplace").decode() for key in embeddings.keys],
-            "label": embeddings.labels,
-            "embedding": arrow.FixedSizeListArray.from_arrays(flat, width),
-        }
-    )
+    columns = {
+        "key": [key.encode("utf-8", "backslashreplace").decode() for key in embeddings.keys],
+        "label": embeddings.labels,
+        "embedding": arrow.FixedSizeListArray.from_arrays(flat, width),
+    }
+    if embeddings.thumbnails:
+        columns["thumbnail"] = arrow.array(embeddings.thumbnails, type=arrow.binary())
+    table = arrow.table(columns)
+    if embeddings.weights:
+        table = table.replace_schema_metadata({WEIGHTS: embeddings.weights})
     parquet.write_table(table, file, write_page_checksum=True)
 
 
-def _read_parquet(path: Path) -> tuple[list[str], NDArray[np.float32]]:
-    read_table = _pyarrow("pyarrow.parquet").read_table
-    table = read_table(path, columns=["key", "embedding"], page_checksum_verification=True)
+def _read_parquet(path: Path) -> Embeddings:
+    parquet = _pyarrow("pyarrow.parquet")
+    names = parquet.read_schema(path).names
+    columns = ["key", "embedding", *(["thumbnail"] if "thumbnail" in names else [])]
+    table = parquet.read_table(path, columns=columns, page_checksum_verification=True)
     keys: list[str] = table["key"].to_pylist()
     flat = table["embedding"].combine_chunks().flatten().to_numpy()
-    return keys, flat.astype(np.float32).reshape(len(keys), -1)
+    pictures: tuple[bytes, ...] = ()
+    if "thumbnail" in names:
+        pictures = tuple(picture or b"" for picture in table["thumbnail"].to_pylist())
+    return Embeddings(
+        flat.astype(np.float32).reshape(len(keys), -1),
+        keys,
+        _no_labels(keys),
+        thumbnails=pictures,
+        weights=(table.schema.metadata or {}).get(WEIGHTS.encode(), b"").decode(),
+    )
 
 
 def _pyarrow(name: str) -> Any:

@@ -49,6 +49,22 @@ def model_fingerprint(model: object) -> str:
     return found.hexdigest()
 
 
+def weights_fingerprint(model: object) -> str:
+    """Hash the weights and buffers of a module alone; empty for another object.
+
+    Unlike `model_fingerprint` it stays the same when the code of a module changes.
+    """
+    inner = getattr(model, "model", None)  # of an adapter
+    module = inner if isinstance(inner, nn.Module) else model
+    if not isinstance(module, nn.Module):
+        return ""
+    found = hashlib.sha256()
+    for name, part in _state(module):
+        found.update(f"{name} ".encode())
+        found.update(part if isinstance(part, bytes) else memoryview(part))
+    return found.hexdigest()
+
+
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """Hash the ids of a few probe texts, and the description of the tokenizer."""
     tokens = tokenizer(list(PROBES))

@@ -1,0 +1,110 @@
+"""Sub-commands of `clip-eval` that embed images or texts, and search among embedded images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from clip_models.devices import choose_device
+
+from clip_eval.data.readers.image_files import ImageFiles
+from clip_eval.data.text_files import read_text
+from clip_eval.encoding.batches import LoaderConfig
+from clip_eval.encoding.embedding_files import (
+    Embeddings,
+    choose_writer,
+    embed_texts,
+    read_embedding_file,
+    write_embeddings,
+)
+from clip_eval.encoding.encoder import Encoder, make_encoder
+from clip_eval.errors import EvaluationError
+from clip_eval.models.directory import load_for_evaluation
+from clip_eval.models.fingerprints import weights_fingerprint
+from clip_eval.plurals import count_noun
+from clip_eval.prompts.named_data import open_data
+from clip_eval.report.search_page import format_matches, match_record, render_matches
+from clip_eval.results.files import refuse_existing, write_text
+from clip_eval.search.image_search import THUMBNAIL, ImageSearch, embed_images_of
+from clip_eval.search.remembered_models import recall_model, remember_model
+
+
+def write_embeddings_of(arguments: argparse.Namespace) -> None:
+    """Write embeddings of photos, of a data set's images, or of texts."""
+    given = (arguments.photos, arguments.data, arguments.texts)
+    if sum(map(bool, given)) != 1:
+        raise EvaluationError("expected one of: image files and folders, --data, or --texts")
+    refuse_existing(arguments.out, overwrite=arguments.overwrite)
+    choose_writer(arguments.out)  # before any work
+    photos = ImageFiles(arguments.photos, recursive=True) if arguments.photos else None
+    device = choose_device(arguments.device)
+    loaded = load_for_evaluation(arguments.model, device=device)
+    encoder = make_encoder(loaded, device=device, batch_size=arguments.batch_size)
+    found = _embed(arguments, encoder, photos)
+    write_embeddings(arguments.out, found)
+    remember_model(found.weights, arguments.model)
+    n, width = found.features.shape
+    kept, skipped = count_noun(n, "embedding"), len(found.skipped)
+    print(f"wrote {arguments.out}: {kept} of {width}, {skipped:,} skipped")
+    for s in found.skipped:
+        print(f"skipped: {s.key}: {s.reason}: {s.detail}")
+
+
+def _embed(
+    arguments: argparse.Namespace, encoder: Encoder, photos: ImageFiles | None
+) -> Embeddings:
+    if arguments.texts is not None:
+        lines = [line for line in read_text(arguments.texts).split("\n") if line.strip()]
+        if not lines:
+            raise EvaluationError(f"{arguments.texts}: expected at least one text, got none")
+        return embed_texts(encoder, lines)._replace(weights=weights_fingerprint(encoder.model))
+    names = {"classnames": arguments.classnames, "split": arguments.split}
+    source = photos or open_data(arguments.data, **names)[0]
+    thumbnail = arguments.thumbnails
+    if thumbnail is None:
+        thumbnail = 0 if photos is None else THUMBNAIL
+    loader = LoaderConfig(
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+        progress=not arguments.quiet,
+    )
+    return embed_images_of(encoder, source, loader, thumbnail=thumbnail)
+
+
+def search_images(arguments: argparse.Namespace) -> None:
+    """Print the best images for words or images, or write them as a page."""
+    if not arguments.words and not arguments.image:
+        raise EvaluationError('expected words, as in clip-eval search "a red bus", or --image FILE')
+    if arguments.out is not None:
+        refuse_existing(arguments.out, overwrite=arguments.overwrite)
+    images = [(str(path), path.read_bytes()) for path in arguments.image]
+    embeddings = read_embedding_file(arguments.embeddings)
+    device = choose_device(arguments.device)
+    loaded = load_for_evaluation(_choose_model(arguments, embeddings), device=device)
+    search = ImageSearch(loaded, embeddings, index=arguments.index, device=device)
+    names = [*arguments.words, *(name for name, _ in images)]
+    pictures = [*(b"" for _ in arguments.words), *(data for _, data in images)]
+    found = search.find_all([*arguments.words, *arguments.image], top=arguments.top)
+    results = list(zip(names, found, strict=True))
+    if arguments.out is not None:
+        views = list(zip(names, pictures, found, strict=True))
+        title = f"Search in {Path(arguments.embeddings).name}"
+        write_text(arguments.out, render_matches(search, views, title=title))
+    if arguments.json:
+        for name, matches in results:
+            print(json.dumps(match_record(name, matches), ensure_ascii=False, allow_nan=False))
+        return
+    print("\n\n".join(format_matches(name, matches) for name, matches in results))
+    if arguments.out is not None:
+        print(f"\nwrote {arguments.out}")
+
+
+def _choose_model(arguments: argparse.Namespace, embeddings: Embeddings) -> str:
+    """Return the model that the user names, now or when the images were embedded."""
+    model = arguments.model or recall_model(embeddings.weights)
+    if model is None:
+        raise EvaluationError(
+            f"which model made {arguments.embeddings} is not known here; name it with --model"
+        )
+    return str(model)

@@ -1,0 +1,1 @@
+"""Search among embedded images by words or by an image."""
