@@ -32,6 +32,8 @@ def kill() -> None:
 
 
 def hang() -> None:
+    if "ODD_MARK" in os.environ:
+        Path(os.environ["ODD_MARK"]).write_text(str(os.getpid()))
     time.sleep(60)
 
 
@@ -71,7 +73,8 @@ class Odd(Source):
 
 @pytest.fixture
 def odd_format() -> Iterator[None]:
-    register_format(Format(kind="odd", reader=Odd, form="odd:EVENT", content="odd", accepts=()))
+    odd = {"kind": "odd", "form": "odd:EVENT", "content": "odd"}
+    register_format(Format(**odd, reader=Odd, accepts=(), is_on_disk=False))
     yield
     FORMATS.pop("odd")
 
@@ -134,16 +137,21 @@ def command(trained_directory: Path, tmp_path: Path, event: str) -> list[str]:
 
 @pytest.mark.usefixtures("odd_format")
 def test_ctrl_c_ends_a_run_whose_workers_are_busy(
-    trained_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained_directory: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pressed: list[float] = []
+    mark = tmp_path / "mark"
+    monkeypatch.setenv("ODD_MARK", str(mark))
 
     def press() -> None:
-        while not multiprocessing.active_children():
+        while not (mark.exists() and mark.read_text()):
             time.sleep(0.05)
-        time.sleep(0.5)
+        time.sleep(0.3)
         pressed.append(time.monotonic())
-        for process in (MAIN, *(c.pid or 0 for c in multiprocessing.active_children())):
+        for process in (int(mark.read_text()), MAIN):  # a terminal sends it to both
             os.kill(process, signal.SIGINT)
 
     threading.Thread(target=press, daemon=True).start()

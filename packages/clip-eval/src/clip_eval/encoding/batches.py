@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -199,7 +200,8 @@ def iter_batches(
     for number, batch in zip(own, found, strict=True):
         if isinstance(batch, Exception):
             raise batch
-        yield replace(batch, number=number)
+        facts, pixels = batch
+        yield ImageBatch(number=number, images=torch.from_numpy(pixels), **facts)
 
 
 class _DecodedSamples(Dataset[Item | Exception]):
@@ -239,8 +241,10 @@ class _DecodedSamples(Dataset[Item | Exception]):
         return Item(loaded.content, loaded, image, None)
 
 
-def _collate(items: Sequence[Item | Exception]) -> ImageBatch | Exception:
-    """Make a batch, whose number is filled in later; in a worker, so that one tensor is sent."""
+def _collate(
+    items: Sequence[Item | Exception],
+) -> tuple[dict[str, Any], NDArray[Any]] | Exception:
+    """Return the fields of a batch, and its images as an array, or the error of an item."""
     found: list[Item] = []
     for item in items:
         if isinstance(item, Exception):
@@ -248,12 +252,13 @@ def _collate(items: Sequence[Item | Exception]) -> ImageBatch | Exception:
         found.append(item)
     good = [(item.sample, item.image) for item in found if item.sample is not None]
     decoded = [(row, image) for row, (_, image) in enumerate(good) if image is not None]
-    return ImageBatch(
-        number=0,
-        samples=tuple(sample for sample, _ in good),
-        images=torch.stack([image for _, image in decoded]) if decoded else torch.empty(0),
-        places=tuple(place for place, item in enumerate(found) if item.sample is not None),
-        rows=tuple(row for row, _ in decoded),
-        skipped=tuple(item.skipped for item in found if item.skipped is not None),
-        contents=tuple(item.content for item in found),
-    )
+    images = torch.stack([image for _, image in decoded]) if decoded else torch.empty(0)
+    images = images.float() if images.dtype == torch.bfloat16 else images  # NumPy has no bfloat16
+    facts = {
+        "samples": tuple(sample for sample, _ in good),
+        "places": tuple(place for place, item in enumerate(found) if item.sample is not None),
+        "rows": tuple(row for row, _ in decoded),
+        "skipped": tuple(item.skipped for item in found if item.skipped is not None),
+        "contents": tuple(item.content for item in found),
+    }
+    return facts, images.numpy()

@@ -69,6 +69,9 @@ class Reading:
 class OrderedLoader:
     """Items of a dataset, in order, from worker processes.
 
+    What the workers send is pickled, so it should hold arrays and no tensors: for tensors torch
+    passes descriptors, which run out, and whose passing cannot be interrupted in silence.
+
     Args:
         reading: What the dataset reports its reading to.
         workers: Number of worker processes; 0 reads in this process.
