@@ -40,7 +40,7 @@ USER_ERRORS = (
     TokenizerError,
     TrainingError,
 )
-TAKE_CONFIG_KEYS = ("run", "supernet")
+TAKE_CONFIG_KEYS = ("run", "resume", "supernet")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if len(rest) == 1 and not rest[0].startswith("-"):
             options.file = rest.pop()  # argparse sees no positional behind an option
         flags, rest = [*rest, *flags], []  # the words of the other system, also without a lone --
-    if rest and not takes_keys:
+    if rest and options.command not in ("run", "supernet"):  # whose errors name the nearest key
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.flags = flags
     return run_command(PROG, lambda: _call(options, rest), USER_ERRORS)

@@ -25,7 +25,7 @@ def make_parser(keys: str = "") -> CommandParser:
     parser.add_version("clip-train")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands, keys)
-    _add_resume(commands)
+    _add_resume(commands, keys)
     _add_supernet(commands, keys)
     _add_plan(commands)
     _add_presets(commands)
@@ -86,8 +86,13 @@ def _add_run(commands: Any, keys: str) -> None:
     _add_quiet(parser)
 
 
-def _add_resume(commands: Any) -> None:
-    parser = _add(commands, "resume", "continuation of an interrupted run", "training:resume")
+def _add_resume(commands: Any, keys: str) -> None:
+    summary = "continuation of an interrupted run, or of any run with a longer length"
+    parser = _add_with_keys(commands, "resume", summary, "training:resume", keys)
+    parser.description = (
+        f"{summary[0].upper()}{summary[1:]}, as in --train.epochs 20.\n"
+        "Keys of the length, the schedule, the evaluation, checkpoints and the log can change."
+    )
     parser.add_argument("directory", metavar="RUN", help="run directory")
     _add_quiet(parser)
 

@@ -49,11 +49,20 @@ def run(options: argparse.Namespace) -> None:
 
 
 def resume(options: argparse.Namespace) -> None:
-    """Continue an interrupted run, of a model or of a supernet."""
-    is_supernet = SupernetRecord.read(options.directory) is not None
-    resume_run = supernet_run.resume if is_supernet else runs.resume
-    resume_run(options.directory, progress=not options.quiet)
-    _report(options.directory)
+    """Continue an interrupted run, of a model or of a supernet, or train a run longer."""
+    path, progress = options.directory, not options.quiet
+    is_supernet = SupernetRecord.read(path) is not None
+    if is_supernet and options.flags:
+        raise ConfigError(
+            f"{path} trains a supernet, which keeps its config; start another from its weights"
+        )
+    if is_supernet:
+        supernet_run.resume(path, progress=progress)
+    else:
+        own = RunDirectory.read_config(path)
+        config = apply_flags(own, options.flags) if options.flags else None
+        runs.resume(path, config, progress=progress)
+    _report(path)
 
 
 def supernet(options: argparse.Namespace) -> None:

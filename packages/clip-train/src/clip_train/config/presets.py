@@ -15,8 +15,7 @@ from clip_train.config.run import Config
 
 UNITS = (
     ("train", {"epochs", "samples", "steps"}),
-    ("optim", {"warmup_samples", "warmup_steps"}),
-    ("optim", {"cooldown_samples", "cooldown_steps"}),
+    *(("optim", {f"{x}_samples", f"{x}_epochs", f"{x}_steps"}) for x in ("warmup", "cooldown")),
     *((section, {"every_samples", "every_steps"}) for section in ("eval", "checkpoint", "log")),
 )
 """Keys of a section that are one setting in different units; each replaces the others."""

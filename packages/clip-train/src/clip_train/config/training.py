@@ -92,11 +92,16 @@ class OptimConfig:
     warmup_steps: int = 0
     """Number of linear warmup steps."""
     warmup_samples: int | None = None
-    """Length of warmup in samples; takes precedence over `warmup_steps`."""
+    """Length of warmup in samples; takes precedence over `warmup_epochs` and `warmup_steps`."""
+    warmup_epochs: float | None = None
+    """Length of warmup in epochs; takes precedence over `warmup_steps`."""
     cooldown_steps: int = 0
     """Number of cooldown steps."""
     cooldown_samples: int | None = None
-    """Length of the cooldown in samples; takes precedence over `cooldown_steps`."""
+    """Length of the cooldown in samples; takes precedence over `cooldown_epochs` and
+    `cooldown_steps`."""
+    cooldown_epochs: float | None = None
+    """Length of the cooldown in epochs; takes precedence over `cooldown_steps`."""
     clip_norm: float | None = None
     """Maximum norm of the model's gradient; None for no clipping."""
     ema_decay: float | None = None
@@ -113,11 +118,12 @@ class OptimConfig:
         require(
             all(0 <= beta < 1 for beta in self.betas), f"betas must be in [0, 1), got {self.betas}"
         )
-        lengths = ("warmup_steps", "warmup_samples", "cooldown_steps", "cooldown_samples")
+        units = ("steps", "samples", "epochs")
+        lengths = [f"{part}_{unit}" for part in ("warmup", "cooldown") for unit in units]
         require_at_least(0, self, "weight_decay", *lengths)
         require(
             self.schedule == "constant_cooldown"
-            or not (self.cooldown_steps or self.cooldown_samples),
+            or not (self.cooldown_steps or self.cooldown_samples or self.cooldown_epochs),
             f"a cooldown goes with schedule 'constant_cooldown', got {self.schedule!r}",
         )
         require(

@@ -13,6 +13,7 @@ from clip_models.config import PreprocessConfig
 from clip_tokenizer import Tokenizer
 
 from clip_train.config.run import Config
+from clip_train.config.training import OptimConfig
 from clip_train.data.batches import BatchReader
 from clip_train.data.mixing import make_order
 from clip_train.data.sources import open_training_source
@@ -28,6 +29,7 @@ from clip_train.data.validation import (
 from clip_train.logs.files import write_lines
 from clip_train.model.loading import resolve_model, resolve_preprocess
 from clip_train.optim.learning_rate import resolve_steps
+from clip_train.optim.schedule import in_steps
 from clip_train.plan.batch_schedule import make_schedule
 from clip_train.plan.sample_plan import SamplePlan
 
@@ -47,6 +49,7 @@ class DataComponents:
         clip_config: The model's config, fitted to the tokenizer.
         plan: Which samples make which batch.
         total_steps: Steps of the run.
+        optim: The optimizer's config with lengths in steps.
     """
 
     config: Config
@@ -59,6 +62,7 @@ class DataComponents:
     clip_config: CLIPConfig
     plan: SamplePlan
     total_steps: int
+    optim: OptimConfig
 
     def make_reader(
         self, *, rank: int = 0, world_size: int = 1, progress: bool = False, cache: bool = True
@@ -129,6 +133,7 @@ def build_data_components(
         clip_config=clip_config,
         plan=plan,
         total_steps=_total_steps(config, plan),
+        optim=in_steps(config.optim, config.train.batch_size, plan.steps_in_epochs),
     )
 
 

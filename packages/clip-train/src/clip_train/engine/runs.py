@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from clip_eval import Result
 from clip_models import CLIP, ConfigError
-from clip_models.config import PreprocessConfig
+from clip_models.config import PreprocessConfig, to_dict
 from clip_models.devices import choose_device
 from clip_models.files import WEIGHTS_NAME
 from clip_tokenizer import Tokenizer
@@ -81,6 +82,7 @@ def train(
 
 def resume(
     path: str | Path,
+    config: Config | None = None,
     *,
     progress: bool = True,
     make_trainer: Callable[..., Trainer] = Trainer,
@@ -90,39 +92,93 @@ def resume(
 
     Args:
         path: The run directory.
+        config: The run's config with another length, schedule, evaluation or the like, to train a
+            run longer, finished or not; None continues it as it is.
         progress: Show progress bars.
         make_trainer: As the run was started with.
         build_components: The same.
 
     Raises:
-        RunDirectoryError: `path` is no run directory, or its run is finished.
+        ConfigError: `config` changes what a run cannot change.
+        RunDirectoryError: `path` is no run directory, or its run is finished and not extended.
         RunInUseError: Another process runs it.
         CheckpointError: The checkpoint is damaged, or is not of this run.
     """
-    config = RunDirectory.read_config(path)
+    own = RunDirectory.read_config(path)
+    if config is not None:
+        config = with_absolute_paths(config)
+        check_changes(own, config)
+    new = config or own
     with (
         terminating_as_interrupt(),
-        open_run_backend(config) as backend,
+        open_run_backend(new) as backend,
         locked_run(path, backend),
     ):
-        if (Path(path) / WEIGHTS_NAME).is_file():
-            raise RunDirectoryError(f"the run in {path} is finished; there is nothing to resume")
+        if config is None and (Path(path) / WEIGHTS_NAME).is_file():
+            raise RunDirectoryError(
+                f"the run in {path} is finished; there is nothing to resume, except with a longer "
+                "length, as in --train.epochs 20"
+            )
         directory = RunDirectory(Path(path), writes=backend.rank == 0)
-        pretrained = load_initial_model(config, directory)
-        data = reopen_data(directory, pretrained=pretrained)
+        pretrained = load_initial_model(new, directory)
+        data = reopen_data(directory, new, pretrained=pretrained)
         components = build_components(data, backend, pretrained=pretrained)
         with closing(make_trainer(directory, components, progress=progress)) as trainer:
-            run_on_first_rank(backend, lambda: directory.start_wandb(config))
-            trainer.resume()
+            run_on_first_rank(backend, lambda: directory.start_wandb(new))
+            trainer.resume(extended_from=None if config is None else own)
+            if config is not None:
+                run_on_first_rank(backend, lambda: directory.reopen(new, trainer.steps_done))
             trainer.begin()
             return trainer.run()
 
 
+CHANGEABLE = (
+    *("train.steps", "train.epochs", "train.samples", "train.device", "train.timeout_s"),
+    *("data.val", "data.val_split", "data.workers", "data.prefetch", "data.stall_seconds"),
+    *(f"optim.{name}" for name in ("lr", "lr_rule", "lr_batch_size", "schedule", "final_lr")),
+    *(
+        f"optim.{x}_{unit}"
+        for x in ("warmup", "cooldown")
+        for unit in ("steps", "samples", "epochs")
+    ),
+    *("eval.", "log.", "checkpoint.every_", "checkpoint.keep_", "data.max_faults"),
+)
+"""Keys that a run can change when it is resumed, or their beginnings."""
+
+
+def check_changes(old: Config, new: Config) -> None:
+    """Refuse changes that would make another run of it.
+
+    Raises:
+        ConfigError: There are some; the message names them.
+    """
+    before, after = (dict(_flatten(to_dict(config))) for config in (old, new))
+    changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    refused = [key for key in changed if not key.startswith(CHANGEABLE)]
+    if refused:
+        raise ConfigError(
+            f"{', '.join(refused)} cannot change while a run is resumed; its length, schedule, "
+            "evaluation, checkpoints and log can. Start a new run from its weights with "
+            "--model.pretrained"
+        )
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def reopen_data(
-    directory: RunDirectory, *, pretrained: tuple[CLIP, PreprocessConfig] | None
+    directory: RunDirectory,
+    config: Config | None = None,
+    *,
+    pretrained: tuple[CLIP, PreprocessConfig] | None,
 ) -> DataComponents:
-    """The data side of an existing run, with the tokenizer that it saved."""
-    config = RunDirectory.read_config(directory.path)
+    """The data side of an existing run, with the tokenizer that it saved; None: its own config."""
+    config = config or RunDirectory.read_config(directory.path)
     tokenizer = Tokenizer.from_pretrained(directory.path)
     return build_data_components(config, tokenizer=tokenizer, pretrained=pretrained)
 

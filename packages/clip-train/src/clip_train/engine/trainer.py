@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from clip_eval import Result
 from clip_models import CLIP, CheckpointError, save_model
+from clip_models.files import WEIGHTS_NAME
 from tqdm import tqdm
 
 from clip_train.checkpoints.stores import open_store
@@ -23,25 +25,26 @@ from clip_train.checkpoints.training_state import (
     load_checkpoint,
     save_checkpoint,
 )
+from clip_train.config.run import Config
 from clip_train.data.batches import Batch
 from clip_train.data.sources import data_digest, describe_data
 from clip_train.distributed.errors import report_lost_ranks, run_on_first_rank
 from clip_train.engine.components import RunComponents
 from clip_train.engine.fault_log import FaultLog
-from clip_train.engine.repeats import count_repeats, warn_of_repeats
+from clip_train.engine.first_batch import check_first_batch
 from clip_train.engine.stop_signals import StopNow, StopRequest, stop_signals
 from clip_train.engine.upcoming_batch import DATA_ERRORS, UpcomingBatch, describe_error
 from clip_train.engine.validation import BestModel, evaluate_set, write_best
 from clip_train.engine.weight_update import clip_gradients, update_weights
-from clip_train.errors import Interrupted, TrainingError
+from clip_train.errors import Interrupted, RunDirectoryError, TrainingError
 from clip_train.logs.meter import Meter
 from clip_train.logs.progress import progress_bar, restart_clock
 from clip_train.logs.run_directory import RunDirectory
 from clip_train.logs.utilization import Utilization
 from clip_train.objectives.batch import Objective, StepInputs
 from clip_train.objectives.from_config import make_objective
-from clip_train.objectives.repeats import collapsed_loss, least_loss
 from clip_train.optim.learning_rate import learning_rate, resolve_steps
+from clip_train.optim.schedule import describe_extension, in_steps
 from clip_train.randomness import keyed_bits
 
 
@@ -120,7 +123,9 @@ class Trainer:
                 ) as bar:
                     while (batch := self._upcoming.batch) is not None:
                         if self.steps_done == 0:
-                            self._look_for_repeats(batch)
+                            found = check_first_batch(batch, self.components.data, self.backend)
+                            if self.config.train.overfit_batch is not None:
+                                self.directory.log("overfit", 0, found)
                         self.step(batch)
                         with self._meter.waiting():
                             self._upcoming.read(self._stopping_at_once())
@@ -271,27 +276,55 @@ class Trainer:
         self.faults.warn()
         return self.last_result
 
-    def resume(self) -> None:
+    def resume(self, *, extended_from: Config | None = None) -> None:
         """Continue from the newest checkpoint; from the beginning if there is none.
+
+        Args:
+            extended_from: The config that the run had until now, where it has another one since.
 
         Raises:
             CheckpointError: The checkpoint is damaged, or belongs to another model or other data.
+            RunDirectoryError: The run is extended, and not beyond the steps that it has.
         """
         steps = self._store.steps()
         if steps:
             progress = load_checkpoint(self._store, steps[-1], self.state)
             self.steps_done = self._saved_step = progress.step
             self.samples_done = progress.samples
-            self._check_same_run(progress)
+            self._check_same_run(progress, extends=extended_from is not None)
         run_on_first_rank(self.backend, lambda: self.directory.rewind(self.steps_done))
         self.faults.restore()
         evaluations = self.directory.metrics("eval")
         if self.best is not None and steps:
             self.best.load(progress.best)
             self.best.catch_up(evaluations, self.steps_done)
+        if extended_from is not None:
+            self._extend(extended_from, progress.total_steps if steps else None)
         self._logged_evaluations = {row["step"] for row in evaluations}
         if steps and self._is_due("eval") and self.steps_done not in self._logged_evaluations:
             self.evaluate()
+
+    def _extend(self, old: Config, planned: int | None) -> None:
+        """Note that the run has another config from here on, with patience anew."""
+        data, step = self.components.data, self.steps_done
+        total_steps, batch_size = data.total_steps, self.config.train.batch_size
+        if self.best is not None:
+            self.best.stale = 0
+        if planned is None:  # it begins again
+            return
+        is_finished = (self.directory.path / WEIGHTS_NAME).is_file()
+        if step >= total_steps and (is_finished or planned != total_steps):
+            raise RunDirectoryError(
+                f"the run in {self.directory.path} has {step} steps already, and its new length is "
+                f"{total_steps}; give more, as in --train.steps {2 * step}"
+            )
+        old_optim = in_steps(old.optim, batch_size, data.plan.steps_in_epochs)
+        if (old_optim, planned) == (data.optim, total_steps):
+            return
+        text = describe_extension(data.optim, step, (old_optim, planned), total_steps, batch_size)
+        self.directory.log("extension", step, {"from": planned, "to": total_steps, "text": text})
+        if self.backend.rank == 0:
+            warnings.warn(text, stacklevel=3)
 
     def _write_best(self, model: CLIP, best: BestModel) -> None:
         """Write the model that was evaluated into `best`."""
@@ -311,21 +344,12 @@ class Trainer:
         row = {"total_steps": total_steps, "patience": best.patience, "best": best.state()}
         self.directory.log("early_end", self.steps_done, row)
 
-    def _look_for_repeats(self, batch: Batch) -> None:
-        """Warn of equal inputs that the loss contrasts; note the floor of an overfit check."""
-        counts = count_repeats(batch, self.backend)
-        if self.backend.rank == 0:
-            warn_of_repeats(self.config.loss, counts)
-        if self.config.train.overfit_batch is not None:
-            loss = self.config.loss
-            known = {"floor": least_loss(loss, counts), "collapsed": collapsed_loss(loss, counts)}
-            self.directory.log("overfit", 0, known | counts.summary())
-
     def _begin_step(self, batch: Batch) -> None:
         """Make everything that depends on the number of the step ready for it."""
         self._seed_step(batch)
         total_steps, batch_size = self.components.data.total_steps, self.config.train.batch_size
-        rate = learning_rate(self.config.optim, self.steps_done, total_steps, batch_size)
+        optim = self.components.data.optim
+        rate = learning_rate(optim, self.steps_done, total_steps, batch_size)
         self.state.optimizers.set_rate(rate)
         self.components.gradient.set_step(self.steps_done)
         if self.state.augmentation is not None:
@@ -397,9 +421,11 @@ class Trainer:
             best=None if self.best is None else self.best.state(),
         )
 
-    def _check_same_run(self, progress: Progress) -> None:
+    def _check_same_run(self, progress: Progress, *, extends: bool) -> None:
         now = self._run_progress()
-        if (progress.num_samples, progress.total_steps) != (now.num_samples, now.total_steps):
+        earlier = {row["from"] for row in self.directory.metrics("extension")}
+        is_same_length = extends or progress.total_steps in {now.total_steps, *earlier}
+        if progress.num_samples != now.num_samples or not is_same_length:
             raise CheckpointError(
                 f"the run has {progress.num_samples} training samples and "
                 f"{progress.total_steps} steps, but its data and config now give "

@@ -13,6 +13,7 @@ from typing import Any
 import tomli_w
 from clip_models import ConfigError
 from clip_models.config import from_dict, to_dict
+from clip_models.files import WEIGHTS_NAME
 from dtp_pooling.run_lock import RunLock, is_unused, start_run
 from torch.utils.tensorboard import SummaryWriter
 
@@ -77,6 +78,13 @@ class RunDirectory:
         """Write the resolved config."""
         text = tomli_w.dumps(to_dict(config))
         (self.path / CONFIG_NAME).write_text(text, encoding="utf-8")
+
+    def reopen(self, config: Config, step: int) -> None:
+        """Give the run another config from `step` on; the weights it ended with stay beside it."""
+        replace_text(self.path / CONFIG_NAME, tomli_w.dumps(to_dict(config)))
+        weights = self.path / WEIGHTS_NAME
+        if weights.is_file():
+            weights.replace(weights.with_name(f"model.step-{step:07d}.safetensors"))
 
     @staticmethod
     def read_config(path: str | Path) -> Config:
