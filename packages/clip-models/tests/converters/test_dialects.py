@@ -12,7 +12,7 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from clip_models import CLIP, CheckpointError, CLIPConfig, ConfigError
+from clip_models import CLIP, CheckpointError, CLIPConfig, ConfigError, get_config
 from clip_models.config import ModifiedResNetConfig, TextConfig, ViTConfig
 from clip_models.converters import DIALECTS, Dialect, detect_dialect, from_native, to_native
 from clip_models.converters.openai import infer_config
@@ -221,9 +221,9 @@ def test_build_model_infers_the_config_from_the_shapes(name: str) -> None:
         dict(with_numbers), cast_dtype=torch.float32
     ).double()
     theirs.load_state_dict(state)  # which its builder has rounded to float16
-    for given in (state, with_numbers):
+    for given, activation in ((state, "quick_gelu"), (with_numbers, None)):
         kept = dict(given)
-        ours = build_model(given, dtype=None)
+        ours = build_model(given, activation=activation, dtype=None)
         assert given.keys() == kept.keys()
         assert all(given[key] is kept[key] for key in kept)
         assert not ours.training
@@ -231,7 +231,46 @@ def test_build_model_infers_the_config_from_the_shapes(name: str) -> None:
         with torch.no_grad():
             assert_close(ours.encode_image(images.double()), theirs.encode_image(images.double()))
             assert_close(ours.encode_text(tokens), theirs.encode_text(tokens))
-    assert build_model(state).text_projection.dtype == torch.float32
+    assert build_model(with_numbers).text_projection.dtype == torch.float32
+
+
+def test_build_model_never_guesses_the_activation() -> None:
+    """A state dict in memory knows it, OpenAI's archives have OpenAI's; others are asked for."""
+    for activation in ("gelu", "quick_gelu", "gelu_tanh"):
+        config = make("openai").config
+        config = dataclasses.replace(
+            config,
+            vision=dataclasses.replace(config.vision, activation=activation),
+            text=dataclasses.replace(config.text, activation=activation),
+        )
+        model = CLIP(config).eval()
+        again = build_model(model.state_dict())
+        assert again.config == config
+        wrapped = build_model(model.state_dict(), config)
+        images, tokens = inputs(config)
+        assert torch.equal(again.encode_image(images), wrapped.encode_image(images))
+        with pytest.raises(CheckpointError, match="do not say their activation"):
+            build_model(dict(model.state_dict()))
+        said = build_model(dict(model.state_dict()), activation=activation)
+        assert torch.equal(said.encode_text(tokens), model.encode_text(tokens))
+    mixed = dataclasses.replace(config, text=dataclasses.replace(config.text, activation="gelu"))
+    with pytest.raises(CheckpointError, match="do not say their activation"):
+        build_model(CLIP(mixed).state_dict())
+    with pytest.raises(ConfigError, match="the config says the activation"):
+        build_model(model.state_dict(), config, activation="gelu")
+
+
+def test_the_reference_model_of_cifar_is_itself_after_build_model() -> None:
+    """OpenAI's builder, which the reference uses, and its QuickGELU."""
+    torch.manual_seed(0)
+    config = get_config("CIFAR-RN")
+    small = dataclasses.replace(config.text, width=64, num_heads=1, num_layers=2, vocab_size=200)
+    model = CLIP(dataclasses.replace(config, text=small)).eval()
+    assert config.text.activation == "quick_gelu"
+    tokens = torch.tensor([[198, 5, 199]])
+    for state in (model.state_dict(), from_native(model.state_dict(), model.config, "openai")):
+        built = build_model(state)
+        assert torch.equal(built.encode_text(tokens), model.encode_text(tokens))
 
 
 def test_build_model_with_a_config_takes_every_dialect() -> None:

@@ -47,16 +47,18 @@ def describe_tokenizer(tokenizer: Any) -> _Sizes | None:
     if hasattr(inner, "get_vocab"):  # of transformers, which counts added tokens in its length
         size = max(len(inner), 1 + max(inner.get_vocab().values(), default=0))
         return _Sizes(size, None, getattr(inner, "eos_token_id", None))
-    size = getattr(inner, "vocab_size", None)
-    if not isinstance(size, int):
+    known: Any = getattr(inner, "vocab_size", None)
+    if not isinstance(known, int):
         return None
     end = getattr(inner, "eot_token_id", None)
-    return _Sizes(size, getattr(inner, "context_length", None), end)
+    return _Sizes(known, getattr(inner, "context_length", None), end)
 
 
 def describe_tower(model: Any) -> dict[str, int | None]:
     """Number of ids and positions of a text tower, and its end token where it reads one."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
+    ours: Any
+    theirs: Any
     ours, theirs = getattr(config, "text", None), getattr(config, "text_config", None)
     if hasattr(ours, "end_token_id"):
         end = ours.end_token_id if ours.readout == "end_token" else None

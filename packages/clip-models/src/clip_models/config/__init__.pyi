@@ -1,6 +1,6 @@
 from .checks import require
 from .clip_config import CLIPConfig
-from .preprocess_config import PreprocessConfig
+from .preprocess_config import PreprocessConfig, get_preprocess_config
 from .strict import from_dict, nearest, to_dict
 from .towers import (
     CompactResNetConfig,
@@ -23,6 +23,7 @@ __all__ = [
     "TokenizerConfig",
     "ViTConfig",
     "from_dict",
+    "get_preprocess_config",
     "nearest",
     "require",
     "to_dict",

@@ -323,11 +323,11 @@ _OTHERS = {
         ),
         text=TextConfig(),
     ),
-    # The reference model of CLIP for CIFAR-10: ModifiedResNet at 32 px, six text layers.
+    # The reference model of CLIP for CIFAR-10: ModifiedResNet at 32 px, six text layers, QuickGELU.
     "CIFAR-RN": CLIPConfig(
         embed_dim=512,
         vision=ModifiedResNetConfig(image_size=32, layers=(2, 2, 2, 2), width=32, num_heads=16),
-        text=TextConfig(num_layers=6),
+        text=TextConfig(num_layers=6, activation="quick_gelu"),
     ),
     # Small towers for small images on two CPU cores.
     "Compact-32": CLIPConfig(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clip_models.config.clip_config import CLIPConfig
-from clip_models.config.towers import ModifiedResNetConfig, TextConfig, ViTConfig
+from clip_models.config.towers import Activation, ModifiedResNetConfig, TextConfig, ViTConfig
 from clip_models.errors import CheckpointError, ConfigError
 
 EXTRAS = ("input_resolution", "context_length", "vocab_size")
@@ -35,10 +35,16 @@ def require_activation(config: CLIPConfig) -> None:
         )
 
 
-def infer_config(state: Mapping[str, Tensor]) -> CLIPConfig:
+def infer_config(
+    state: Mapping[str, Tensor], *, activation: Activation = "quick_gelu"
+) -> CLIPConfig:
     """The config of OpenAI's weights, which follows from their shapes.
 
-    Heads are 64 wide and the activation is `quick_gelu`, as in all of OpenAI's models.
+    Heads are 64 wide, as in all of OpenAI's models.
+
+    Args:
+        state: The weights, under OpenAI's names.
+        activation: The activation, which no shape tells; `quick_gelu` is OpenAI's.
 
     Raises:
         CheckpointError: The shapes are not those of a CLIP of OpenAI's; the message says where.
@@ -52,15 +58,15 @@ def infer_config(state: Mapping[str, Tensor]) -> CLIPConfig:
             width=text_width,
             num_layers=_count_layers(state, r"transformer\.resblocks\.(\d+)\."),
             num_heads=text_width // 64,
-            activation="quick_gelu",
+            activation=activation,
         )
-        vision = _infer_vit(state) if "visual.proj" in state else _infer_resnet(state)
+        vision = _infer_vit(state, activation) if "visual.proj" in state else _infer_resnet(state)
         return CLIPConfig(embed_dim=embed_dim, vision=vision, text=text)
     except (KeyError, ValueError, TypeError, ConfigError) as error:
         raise CheckpointError(f"these are not weights of OpenAI's CLIP: {error}") from None
 
 
-def _infer_vit(state: Mapping[str, Tensor]) -> ViTConfig:
+def _infer_vit(state: Mapping[str, Tensor], activation: Activation) -> ViTConfig:
     width, _, patch_size, _ = state["visual.conv1.weight"].shape
     return ViTConfig(
         image_size=_infer_grid(state["visual.positional_embedding"]) * patch_size,
@@ -68,7 +74,7 @@ def _infer_vit(state: Mapping[str, Tensor]) -> ViTConfig:
         width=width,
         num_layers=_count_layers(state, r"visual\.transformer\.resblocks\.(\d+)\."),
         num_heads=width // 64,
-        activation="quick_gelu",
+        activation=activation,
     )
 
 

@@ -7,19 +7,20 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from clip_models.config.clip_config import CLIPConfig
 from clip_models.config.preprocess_config import PreprocessConfig
-from clip_models.config.towers import ModifiedResNetConfig, ViTConfig
+from clip_models.config.towers import Activation, ModifiedResNetConfig, ViTConfig
 from clip_models.converters import openai
 from clip_models.converters.dialects import detect_dialect, to_native
-from clip_models.errors import CheckpointError
+from clip_models.errors import CheckpointError, ConfigError
 from clip_models.files.model_directory import read_model_directory
 from clip_models.files.weight_files import read_weights
-from clip_models.model.clip import CLIP
+from clip_models.model.clip import ACTIVATIONS, CLIP
 from clip_models.positions import make_sin_cos_table, resize_grid, resize_sequence
 
 
@@ -49,6 +50,7 @@ def build_model(
     state: Mapping[str, Tensor],
     config: CLIPConfig | None = None,
     *,
+    activation: Activation | None = None,
     dtype: torch.dtype | None = torch.float32,
 ) -> CLIP:
     """The model of a state dict, in evaluation mode; they share no memory.
@@ -56,24 +58,45 @@ def build_model(
     Args:
         state: Weights in any dialect.
         config: The config of their model. None infers it from the shapes by the rules of OpenAI's
-            `build_model`, which shapes cannot confirm: heads of 64 and the activation `quick_gelu`.
-            For weights stored with a config, use `load_model`.
+            `build_model`, with heads of 64. For weights stored with a config, use `load_model`.
+        activation: The activation where there is no config, for no shape tells it. None is that of
+            the model whose `state_dict()` this is, or `quick_gelu` for OpenAI's archives.
         dtype: Type of the parameters; None keeps the given one, and of several the widest, in
             which every number stays as it is. OpenAI's `build_model` always gives float16.
 
     Raises:
-        CheckpointError: The weights are not those of a CLIP, or do not fit the config.
+        CheckpointError: The weights are not those of a CLIP, do not fit the config, or do not say
+            their activation.
     """
+    if config is not None and activation is not None:
+        raise ConfigError(f"the config says the activation; remove activation={activation!r}")
     if config is None:
         if detect_dialect(state) not in ("openai", "clip-models"):
             raise CheckpointError(
                 f"a config is inferred from weights with OpenAI's names and ours only, and these "
                 f"have {detect_dialect(state)}'s; pass config="
             )
-        config = openai.infer_config(state)
+        config = openai.infer_config(state, activation=activation or _find_activation(state))
     native, config = fit_logits(to_native(state, config), config, source="the state dict")
     return build_with_weights(
         config, native, source="the state dict", dtype=dtype, kept=state.values()
+    )
+
+
+def _find_activation(state: Mapping[str, Tensor]) -> Activation:
+    """The activation that a state dict was stored with.
+
+    Raises:
+        CheckpointError: It does not say.
+    """
+    noted = getattr(state, "_metadata", {}).get("", {}).get(ACTIVATIONS, ())
+    if len(set(noted)) == 1:
+        return cast(Activation, noted[0])
+    if detect_dialect(state) == "openai":
+        return "quick_gelu"
+    raise CheckpointError(
+        "these weights do not say their activation, and another one changes every feature; pass "
+        "activation='quick_gelu' (OpenAI's), activation='gelu', or config="
     )
 
 

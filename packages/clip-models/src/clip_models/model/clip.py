@@ -8,7 +8,7 @@ OpenAI's CLIP and open_clip, so that their checkpoints load with no renaming.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,9 @@ from clip_models.model.pooled_layers import PooledLayers
 from clip_models.model.transformer import Transformer
 from clip_models.model.vision_transformer import VisionTransformer
 from clip_models.pooling.randomness import Randomness
+
+ACTIVATIONS = "clip_models.activations"
+"""Key of the activations of both towers in the metadata of a state dict."""
 
 
 class CLIP(nn.Module):
@@ -45,6 +48,7 @@ class CLIP(nn.Module):
         bias = config.init_logit_bias
         self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(bias))
         self.register_load_state_dict_pre_hook(_rename_foreign_keys)  # type: ignore[no-untyped-call]
+        self.register_state_dict_post_hook(_note_activations)  # type: ignore[no-untyped-call]
 
     def encode_image(
         self, images: Tensor, *, normalize: bool = False, generator: Randomness = None
@@ -275,6 +279,15 @@ def _has_concrete_values(tokens: Tensor) -> bool:
         and tokens.device.type not in ("meta", "xla")
         and not torch._C._functorch.is_functorch_wrapped_tensor(tokens)
     )
+
+
+def _note_activations(
+    module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: dict[str, Any]
+) -> None:
+    """Store the towers' activations, which no shape tells, in the metadata of a state dict."""
+    config = cast(CLIP, module).config
+    vision = getattr(config.vision, "activation", config.text.activation)
+    metadata[ACTIVATIONS] = (vision, config.text.activation)
 
 
 def _rename_foreign_keys(

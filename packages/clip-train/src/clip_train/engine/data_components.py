@@ -27,7 +27,7 @@ from clip_train.data.validation import (
     saved_templates,
 )
 from clip_train.logs.files import write_lines
-from clip_train.model.loading import resolve_model, resolve_preprocess
+from clip_train.model.loading import default_preprocess, resolve_model
 from clip_train.optim.learning_rate import resolve_steps
 from clip_train.optim.schedule import in_steps
 from clip_train.plan.batch_schedule import make_schedule
@@ -175,11 +175,10 @@ def _initial_clip_config(
 def _preprocess(
     config: Config, clip_config: CLIPConfig, pretrained: tuple[CLIP, PreprocessConfig] | None
 ) -> Preprocess:
-    """The pretrained model's preprocessing, or the config's."""
+    """The pretrained model's preprocessing, or that of the named model."""
     if pretrained is not None:
         return Preprocess(pretrained[1])
-    base = PreprocessConfig(size=clip_config.vision.image_size)
-    return Preprocess(resolve_preprocess(config.model, base))
+    return Preprocess(default_preprocess(config.model, clip_config))
 
 
 def _add_logit_bias(config: Config, clip_config: CLIPConfig) -> CLIPConfig:

@@ -17,7 +17,7 @@ from clip_models import (
     get_config,
     list_models,
 )
-from clip_models.config import PreprocessConfig, from_dict, to_dict
+from clip_models.config import PreprocessConfig, from_dict, get_preprocess_config, to_dict
 from clip_models.files import load_config
 
 from clip_train.config.model import ModelConfig
@@ -58,6 +58,8 @@ def load_pretrained(model: ModelConfig) -> tuple[CLIP, PreprocessConfig]:
     if model.name:
         config = _fit_weights(model.pretrained, resolve_model(model))
         made = create_model_and_transforms(config, model.pretrained)
+        if Path(model.pretrained).is_file():  # which says nothing about the images
+            return made.model, default_preprocess(model, config)
     else:
         made = load_saved(model.pretrained, "model.pretrained", "model.name")
         if model.vision or model.text:
@@ -108,6 +110,16 @@ def _with_towers(config: CLIPConfig, model: ModelConfig) -> CLIPConfig:
             base = {}
         values[tower] = merge(base, settings)
     return from_dict(CLIPConfig, values, where="model")
+
+
+def default_preprocess(model: ModelConfig, config: CLIPConfig) -> PreprocessConfig:
+    """The preprocessing of the named model at the config's size, with `model.preprocess` over it.
+
+    Raises:
+        ConfigError: There is no such field or value.
+    """
+    named = get_preprocess_config(model.name or DEFAULT_MODEL)
+    return resolve_preprocess(model, replace(named, size=config.vision.image_size))
 
 
 def resolve_preprocess(model: ModelConfig, base: PreprocessConfig) -> PreprocessConfig:
