@@ -125,6 +125,37 @@ def test_the_page_of_many_results(
     assert found["heading"] == "Results in results"
 
 
+@pytest.mark.parametrize("width", [1280, 500])
+def test_the_pages_of_a_retrieval_and_of_a_search(
+    trained_directory: Path,
+    color_folder: Path,
+    tmp_path: Path,
+    look: Callable[..., dict[str, Any]],
+    width: int,
+) -> None:
+    names = [str(path.relative_to(tmp_path)) for path in sorted(color_folder.glob("*/*.png"))]
+    rows = [
+        f"{name},a {'very ' * 30}{name.split('/')[1]} thing {n}" for n, name in enumerate(names)
+    ]
+    (tmp_path / "pairs.csv").write_text("\n".join(["filepath,caption", *rows]))
+    model = ["--model", str(trained_directory), "--quiet"]
+    data = ["--data", f"csv:{tmp_path / 'pairs.csv'}", "--out", str(tmp_path / "out")]
+    assert main(["run", *model, *data, "--task", "retrieval"]) == 0
+    found = look(tmp_path / "out" / "report.html", width=width)
+    sound(found)
+    assert found["images"] >= 12
+    assert "Queries" in found["sections"]
+
+    photos = str(tmp_path / "photos.npz")
+    assert main(["embed", str(color_folder), *model, "--out", photos]) == 0
+    page = tmp_path / "search.html"
+    image = ["--image", str(next(color_folder.glob("red/*")))]
+    assert main(["search", "a red thing", *image, "--in", photos, "--html", str(page)]) == 0
+    found = look(page, width=width)
+    sound(found)
+    assert found["images"] == 10 + 1 + 10
+
+
 def test_the_probe_sees_what_is_wrong(tmp_path: Path, look: Callable[..., dict[str, Any]]) -> None:
     page = tmp_path / "bad.html"
     start = "<html><head></head><body><h1>x</h1>"

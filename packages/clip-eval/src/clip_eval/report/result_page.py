@@ -13,6 +13,7 @@ from clip_eval.data.samples import Source
 from clip_eval.metrics.functions import calibration
 from clip_eval.report.charts import reliability_chart
 from clip_eval.report.confusions import ConfusionView, view_confusions
+from clip_eval.report.query_pictures import QueryGroup, QueryPictures
 from clip_eval.report.rendering import render_page
 from clip_eval.report.sample_pictures import (
     Picture,
@@ -72,6 +73,7 @@ class ResultView:
         seed: Seed of the choice of sample images.
         confident_errors: The wrong predictions of highest probability.
         samples: Sample images, wrong and right ones.
+        queries: Queries of a retrieval with what they found, wrong and right ones.
         curves: Training curves of the run, a `data:` address.
         classes: Classes with their accuracy, lowest first.
         more_classes: The classes that are folded up.
@@ -83,6 +85,7 @@ class ResultView:
     seed: int
     confident_errors: Sequence[Picture]
     samples: Sequence[SampleGroup]
+    queries: Sequence[QueryGroup]
     curves: str
     classes: Sequence[ClassScore]
     more_classes: Sequence[ClassScore]
@@ -198,7 +201,9 @@ def view_result(
     """Prepare a result for a page; without a source there are no images."""
     errors: list[Picture] = []
     chosen: list[Picture] = []
+    queries: list[QueryGroup] = []
     if source is not None:
+        queries = QueryPictures(source).groups(result.records or (), samples, seed)
         predictions = result.predictions or ()
         errors = load_pictures(source, most_confident_errors(predictions, samples // 2))
         chosen = load_pictures(source, choose_predictions(predictions, samples, seed))
@@ -209,6 +214,7 @@ def view_result(
         seed=seed,
         confident_errors=errors,
         samples=_sample_groups(result, chosen),
+        queries=queries,
         curves=_find_curves(run_directory),
         classes=scores[:shown],
         more_classes=scores[shown:],
