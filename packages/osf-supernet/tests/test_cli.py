@@ -394,3 +394,240 @@ def test_a_module_in_the_current_directory_is_found(tmp_path):
         check=True,
     )
     assert set(json.loads(ran.stdout)) == {"mlp"}
+
+
+IMAGES = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(3, 16, 3, 2), nn.BatchNorm2d(16)
+        self.conv2, self.norm2 = nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16)
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, x):
+        x = torch.relu(self.norm1(self.conv1(x)))
+        return self.head(torch.relu(self.norm2(self.conv2(x))).mean((2, 3)))
+
+def make():
+    return Net(), torch.randn(2, 3, 8, 8)
+"""
+
+
+@pytest.fixture
+def pets(tmp_path, monkeypatch):
+    """A module with batch norms, and a folder of noisy images in two colors."""
+    (tmp_path / "osf_cli_pets.py").write_text(IMAGES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "osf_cli_pets:make", str(make_images(tmp_path / "pets"))
+
+
+def make_images(folder, seed=0):
+    from PIL import Image
+
+    generator = torch.Generator().manual_seed(seed)
+    for part, count in (("train", 12), ("val", 6)):
+        for name, color in (("blue", (60, 60, 160)), ("red", (160, 60, 60))):
+            (folder / part / name).mkdir(parents=True)
+            for index in range(count):
+                noise = torch.randint(-40, 41, (8, 8, 3), generator=generator)
+                pixels = (noise + torch.tensor(color)).to(torch.uint8)
+                Image.frombytes("RGB", (8, 8), bytes(pixels.flatten().tolist())).save(
+                    folder / part / name / f"{index}.png"
+                )
+    return folder
+
+
+def load(folder):
+    import osf_cli_pets
+
+    return load_subnet(folder, osf_cli_pets.Net()).eval()
+
+
+def test_extract_chooses_sorted_widths_and_recalibrates(pets, tmp_path, capsys):
+    model, images = pets
+    import osf_cli_pets
+    from osf_supernet.training import from_image_folder, recalibrate
+
+    torch.manual_seed(0)
+    full = osf_cli_pets.Net()
+    torch.save({"state_dict": full.state_dict()}, tmp_path / "full.pt")
+    options = ["--weights", str(tmp_path / "full.pt"), "--max-params", "50%"]
+    out = tmp_path / "small"
+    words = ["extract", model, *options, "--images", images, "--batch-size", "8"]
+    assert main([*words, "--out", str(out)]) == 0
+    out_text, err = capsys.readouterr()
+    assert "load_subnet" in out_text
+    assert "batch norms" not in err
+    small, total = load(out), sum(p.numel() for p in full.parameters())
+    assert 0.4 * total <= sum(p.numel() for p in small.parameters()) <= 0.5 * total
+    again = load(out)
+    experiment = from_image_folder(images, image_size=8, batch_size=8)
+    recalibrate(again, experiment.calibration)
+    for name, tensor in again.state_dict().items():
+        torch.testing.assert_close(small.state_dict()[name], tensor, msg=name)
+    kept = small.conv1.weight  # the filters of the full model that were kept, whatever their order
+    distances = torch.cdist(kept.flatten(1), full.conv1.weight.flatten(1))
+    assert distances.min(1).values.max() < 1e-6
+    assert main(["extract", model, *options, "--out", str(tmp_path / "without")]) == 0
+    assert "pass --images FOLDER or --data FACTORY to recalibrate" in capsys.readouterr().err
+
+
+def test_from_a_search_to_a_model(pets, tmp_path, capsys):
+    model, images = pets
+    net = str(tmp_path / "net")
+    assert main(["train", model, "--images", images, "--steps", "30", "--out", net, "--quiet"]) == 0
+    front = tmp_path / "front"
+    words = ["search", model, "--supernet", net, "--images", images, "--generations", "1"]
+    assert main([*words, "--population", "3", "--max-params", "0.7", "--out", str(front)]) == 0
+    out = capsys.readouterr().out
+    assert "full model" in out
+    assert "best" in out
+    assert f"--from {front / 'front.json'} --out NAME" in out
+    stored = json.loads((front / "front.json").read_text())
+    extract = ["extract", model, "--supernet", net, "--images", images]
+    extract += ["--from", str(front / "front.json")]
+    for index, row in (("best", stored["best"]), ("0", stored["front"][0])):
+        out = tmp_path / f"small-{index}"
+        assert main([*extract, "--index", index, "--out", str(out)]) == 0
+        assert sum(p.numel() for p in load(out).parameters()) == row["params"]
+    capsys.readouterr()
+    out = ["--out", str(tmp_path / "other")]
+    for words, message in (
+        ([*extract, "--index", "99"], "--index must be best or a number from 0"),
+        ([*extract, "--max-params", "0.5"], "--from says which subnet: leave out"),
+        (
+            ["extract", model, "--from", str(front / "front.json")],
+            "of another supernet or of",
+        ),
+        (["extract", model, "--from", str(front / "run.json")], "must have the list front"),
+    ):
+        assert main([*words, *out]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_scores_of_other_data_are_not_taken_over(pets, tmp_path, capsys):
+    model, images = pets
+    front = str(tmp_path / "front")
+    words = ["--generations", "0", "--max-params", "0.7"]
+    assert main(["search", model, "--images", images, *words, "--out", front]) == 0
+    assert main(["resume", front, "--model", model]) == 0
+    other = str(make_images(tmp_path / "others", seed=1))
+    capsys.readouterr()
+    assert main(["resume", front, "--model", model, "--images", other]) == 2
+    assert "holds scores of other data" in capsys.readouterr().err
+
+
+def test_a_training_that_diverges_leaves_its_checkpoint_and_says_so(model, data, tmp_path, capsys):
+    out = tmp_path / "net"
+    words = ["train", model, *data, "--save-interval", "2", "--quiet", "--out", str(out)]
+    assert main([*words, "--steps", "2"]) == 0
+    before = weights(out / "checkpoints" / "step-0000002")
+    names = ["--model", model, "--data", "osf_cli_data:data"]
+    capsys.readouterr()
+    assert main(["resume", str(out), *names, "--steps", "9", "--lr", "1e30", "--quiet"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "the last checkpoint is as it was: continue with a lower learning rate" in err
+    (kept,) = (out / "checkpoints").iterdir()
+    assert all(torch.equal(weights(kept)[name], tensor) for name, tensor in before.items())
+    assert all(tensor.isfinite().all() for tensor in weights(kept).values())
+    assert main(["resume", str(out), *names, "--steps", "9", "--lr", "1e-3", "--quiet"]) == 0
+
+
+def test_weights_of_torch_are_read_and_nothing_in_them_is_run(model, tmp_path, capsys):
+    import os
+    import pickle
+
+    state = nn.Sequential(nn.Linear(6, 32), nn.GELU(), nn.Linear(32, 3)).state_dict()
+    torch.save({f"module.{k}": v for k, v in state.items()}, tmp_path / "ok.pth")
+    assert main(["sample", model, "--weights", str(tmp_path / "ok.pth")]) == 0
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "evil"),)
+
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"0.weight": Evil()}))
+    torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({"0.weight": torch.zeros(1)}, tmp_path / "other.pt")
+    for name, message in (
+        ("evil.pt", "holds no plain tensors"),
+        ("list.pt", "must hold a state dict, got a list"),
+        ("other.pt", "does not fit osf_cli_example:make"),
+    ):
+        capsys.readouterr()
+        assert main(["sample", model, "--weights", str(tmp_path / name)]) == 2
+        err = capsys.readouterr().err
+        assert message in err
+        assert err.count("\n") == 1
+    assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize(("text", "message"), [("150%", "at most 100%"), ("x%", "above 0")])
+def test_percentages(model, text, message, capsys):
+    assert main(["sample", model, "--max-params", "30%", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"mlp": 8}
+    with pytest.raises(SystemExit, match="2"):
+        main(["sample", model, "--max-params", text])
+    assert message in capsys.readouterr().err
+
+
+def test_a_wrong_size_is_answered_with_the_size(capsys):
+    assert main(["explain", "timm:test_vit", "--image-size", "100"]) == 2
+    err = capsys.readouterr().err
+    assert "The example has the shape (2, 3, 100, 100)" in err
+    assert "use_cache" not in err
+
+
+def test_a_subnet_of_clip_models_is_a_model_directory(tmp_path, capsys):
+    import clip_models
+    from clip_models.config import CompactResNetConfig, TextConfig, ViTConfig
+
+    text = TextConfig(context_length=10, vocab_size=50, width=24, num_layers=3, num_heads=3)
+    vit = ViTConfig(image_size=16, patch_size=8, width=32, num_layers=3, num_heads=4)
+    for name, vision, keep in (
+        ("vit", vit, "0.6"),
+        ("resnet", CompactResNetConfig(image_size=32, widths=(16, 32, 64)), "0.3"),
+    ):
+        full = clip_models.CLIP(clip_models.CLIPConfig(embed_dim=12, vision=vision, text=text))
+        preprocess = clip_models.create_model_and_transforms(full.config).evaluate.config
+        clip_models.save_model(tmp_path / name, full, preprocess)
+        (tmp_path / name / "merges.txt").write_text("a b\n")
+        out = tmp_path / f"small-{name}"
+        words = ["extract", f"clip-models:{tmp_path / name}", "--max-params", keep]
+        assert main([*words, "--out", str(out)]) == 0
+        printed = capsys.readouterr().out
+        if name == "resnet":  # widths of convolutions are in no config
+            assert "no folder of clip-models: no config has these shapes" in printed
+            continue
+        assert "clip-eval run --model" in printed
+        model, found = clip_models.load_model(out)
+        record = json.loads((out / "subnet.json").read_text())
+        assert sum(p.numel() for p in model.parameters()) == record["parameters"]
+        assert found == preprocess
+        assert (out / "merges.txt").read_text() == "a b\n"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_subnet_of_transformers_is_a_folder_of_its_library(tmp_path, capsys):
+    from transformers import ViTConfig, ViTForImageClassification
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16}
+    config = ViTConfig(**sizes, intermediate_size=32, patch_size=8, num_labels=3)
+    ViTForImageClassification(config).save_pretrained(tmp_path / "full")
+    name = f"transformers:{tmp_path / 'full'}"
+    for path, space in (("can", {"depth": {"sizes": [1]}}), ("cannot", {"heads": {"sizes": [1]}})):
+        (tmp_path / "space.json").write_text(json.dumps(space))
+        words = ["extract", name, "--space", str(tmp_path / "space.json"), "--max-params", "0.99"]
+        assert main([*words, "--out", str(tmp_path / path)]) == 0
+        out = capsys.readouterr().out
+        if path == "can":
+            assert "from_pretrained" in out
+            model = ViTForImageClassification.from_pretrained(tmp_path / path)
+            assert model.config.num_hidden_layers == 1
+        else:
+            assert "no folder of transformers: ViTConfig cannot say" in out
+            assert (tmp_path / path / "osf.json").exists()

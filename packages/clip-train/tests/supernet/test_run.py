@@ -129,7 +129,10 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(config: Config, tmp_p
 
 
 def test_resume_writes_the_subnets_that_are_missing(
-    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: Config,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings, path = SupernetSettings(num_random=1, keep=(0.9, 0.85)), tmp_path / "run"
     train = dataclasses.replace(config.train, steps=2, seed=5)
@@ -146,6 +149,7 @@ def test_resume_writes_the_subnets_that_are_missing(
         seeds.add(seed)
         return sample(*arguments, seed=seed, **options)
 
+    monkeypatch.setattr(subnets, "_score_by_loss", lambda *_: count_parameters)  # the largest wins
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subnets, "_write_description", describe_one)
         patch.setattr(supernet_step, "sandwich_configs", note)
@@ -158,6 +162,34 @@ def test_resume_writes_the_subnets_that_are_missing(
     assert {folder.name for folder in (path / "subnets").iterdir()} == {"0.9", "0.85"}
     assert (path / "subnets" / "0.9" / "subnet.json").stat() == first
     load_model(path / "subnets" / "0.85")
+    assert main(["resume", str(path)]) == 2
+    assert "is finished" in capsys.readouterr().err
+
+
+def test_one_search_serves_all_shares_and_no_subnet_is_written_twice(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The best within the larger share is at least as good as that within the smaller one."""
+    settings, path = SupernetSettings(num_random=1, keep=(0.95, 0.9, 0.85)), tmp_path / "run"
+    train = dataclasses.replace(config.train, steps=1)
+    data = dataclasses.replace(config.data, val="")
+    config = dataclasses.replace(config, train=train, data=data)
+    searches, search = [], subnets.search_subnets
+
+    def count(*arguments: Any, **options: Any) -> Any:
+        searches.append(search(*arguments, **options))
+        return searches[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subnets, "search_subnets", count)
+        worse_when_larger = lambda *_: lambda model: -float(count_parameters(model))  # noqa: E731
+        patch.setattr(subnets, "_score_by_loss", worse_when_larger)
+        supernet.train(config, path, settings, SPACE, progress=False)
+        assert len(searches) == 1
+        names = {entry.name for entry in (path / "subnets").iterdir()}
+        assert names == {"0.95", "0.9.json", "0.85.json"}
+        lines = subnets.describe_subnets(path)
+        assert sum("is that of 0.95" in line for line in lines) == 2
     assert main(["resume", str(path)]) == 2
     assert "is finished" in capsys.readouterr().err
 

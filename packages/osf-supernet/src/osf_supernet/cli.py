@@ -10,9 +10,11 @@ MODEL is one of
 
 Examples:
   osf explain torchvision:resnet18
-  osf extract timm:vit_tiny_patch16_224 --max-params 0.5 --out small
+  osf extract timm:vit_tiny_patch16_224 --weights vit.pt --images pets --max-params 50% --out small
   osf train torchvision:resnet18 --images pets --out net
   osf resume net
+  osf search torchvision:resnet18 --supernet net --images pets --out front
+  osf extract torchvision:resnet18 --supernet net --from front/front.json --images pets --out small
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ from typing import Any
 
 from osf_supernet.command_line import CommandParser, call_named, run_command
 
-_FORMATS = ("text", "dot", "svg")
-_FRACTION = "number, or as a float up to 1 a fraction of the full model's"
+_FORMATS = ("text", "dot", "svg", "html")
+_FRACTION = "number, share such as 50%, or as a float up to 1 a fraction of the full model's"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,7 +89,21 @@ def _add_subnet_commands(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="config as JSON, for --config")
     line = "folder with a verified subnet"
     parser = _add(commands, "extract", "subnets:extract", line, _add_model, _add_bounds)
-    parser.add_argument("--config", help="JSON file of a config; a random one by default")
+    parser.add_argument(
+        "--config",
+        help="JSON file of a config; by default what changes the outputs least within the bounds, "
+        "or half of the parameters",
+    )
+    parser.add_argument(
+        "--from", dest="front", metavar="FRONT", help="front.json of a search, instead of bounds"
+    )
+    parser.add_argument(
+        "--index",
+        default="best",
+        help="subnet of the front: best, or a number from 0, the cheapest",
+    )
+    _add_data(parser, required=False)
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
     _add_out(parser)
     _add_hub(parser)
     line = "comparison of the largest, the smallest and random subnets with the masked full model"
@@ -98,11 +114,12 @@ def _add_subnet_commands(commands: Any) -> None:
 
 def _add_run_commands(commands: Any) -> None:
     line = "training of a supernet into a new directory"
-    groups = (_add_model, _add_data, _add_training_options, _add_out, _add_hub)
+    groups = (_add_model, _add_data, _add_importance, _add_training_options, _add_out, _add_hub)
     train = _add(commands, "train", "runs:train", line, *groups)
     line = "search of the best subnets under bounds"
-    groups = (_add_model, _add_data, _add_bounds, _add_search_options, _add_out)
+    groups = (_add_model, _add_data, _add_importance, _add_bounds, _add_search_options, _add_out)
     search = _add(commands, "search", "runs:search", line, *groups)
+    search.add_argument("--quiet", action="store_true", help="no progress on standard error")
     _add_resume(commands, {"train": train, "search": search})
 
 
@@ -115,6 +132,7 @@ def _add_resume(commands: Any, started_by: dict[str, CommandParser]) -> None:
     given = parser.add_argument_group("changes", "options of the run, by default as recorded")
     _add_model_options(given)
     _add_data(given, required=False)
+    _add_importance(given)
     _add_bounds(given)
     _add_training_options(given)
     _add_search_options(given)
@@ -135,7 +153,9 @@ def _add_model(parser: CommandParser) -> None:
 
 
 def _add_model_options(parser: Any) -> None:
-    parser.add_argument("--weights", help="safetensors file with the model's state dict")
+    parser.add_argument(
+        "--weights", help="file with the model's state dict: safetensors, or .pt and .pth of torch"
+    )
     parser.add_argument("--supernet", help="folder of a trained supernet")
     parser.add_argument("--space", help="JSON file of a space, or supernet folder of OFM")
     parser.add_argument("--image-size", type=_positive, help="side of the example image in pixels")
@@ -160,18 +180,21 @@ def _add_training_options(parser: Any) -> None:
     parser.add_argument("--lr", type=float, default=5e-5, help="learning rate of AdamW")
     parser.add_argument("--num-random", type=_count, default=2, help="random subnets per step")
     parser.add_argument(
-        "--importance",
-        choices=("magnitude", "random"),
-        default="magnitude",
-        help="importance by which every group is sorted before the first step",
-    )
-    parser.add_argument(
         "--log-interval", type=_positive, default=10, help="steps between printed losses"
     )
     parser.add_argument(
         "--save-interval", type=_positive, default=500, help="steps between checkpoints"
     )
     parser.add_argument("--quiet", action="store_true", help="no losses on standard output")
+
+
+def _add_importance(parser: Any) -> None:
+    parser.add_argument(
+        "--importance",
+        choices=("magnitude", "random"),
+        default="magnitude",
+        help="importance by which every group of an untrained supernet is sorted first",
+    )
 
 
 def _add_search_options(parser: Any) -> None:
@@ -225,6 +248,11 @@ def _above_zero(text: str) -> float:
 
 
 def _bound(text: str) -> float:
-    """A fraction up to 1, or a whole number."""
+    """A fraction up to 1, a percentage, or a whole number."""
+    if text.endswith("%"):
+        share = _above_zero(text[:-1]) / 100
+        if share > 1:
+            raise argparse.ArgumentTypeError(f"expected at most 100%, got {text}")
+        return share
     number = _above_zero(text)
     return number if number <= 1 else int(number)

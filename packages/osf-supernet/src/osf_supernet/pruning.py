@@ -82,19 +82,46 @@ def prune(
     with ProgressBar("tracing", quiet=quiet) as bar:
         net = Supernet(copy_module(model), example_inputs, space, outputs=outputs)
         bounds = _make_bounds(net, keep, cost, own_space=space is None)
-        bar.stage("sorting widths by importance")
-        net.reorder("taylor" if loss is not None and samples else "magnitude", samples, loss)
-        bar.stage("measuring what each part is worth")
-        few = _first_samples(inputs, MEASURED_SAMPLES) or [net.inputs]
-        sensitivity = measure_sensitivity(net, few, report=bar.update)
-        costs = {"params": net.parameters_of, "flops": net.flops_of}
-        config = GreedyPath(net, cost, costs[cost], sensitivity).fit(bounds)
+        config = choose_subnet(net, bounds, samples=samples, loss=loss, bar=bar)
         bar.stage("extracting and verifying")
         small = net.extract(config)
         _recalibrate(small, inputs)
     if not quiet:
         print(summarize(net, small, config), file=sys.stderr)
     return small
+
+
+def choose_subnet(
+    net: Supernet,
+    bounds: Bounds,
+    *,
+    samples: Sequence[Any] = (),
+    loss: Loss | None = None,
+    bar: ProgressBar,
+    sort: bool = True,
+    any_blocks: bool = True,
+) -> Config:
+    """The subnet within bounds on params or flops that changes the outputs the least.
+
+    Args:
+        net: The supernet, which is sorted in place.
+        bounds: On params, flops or both, of which the first counts for the steps.
+        samples: Batches, pairs where the loss takes targets; the example without them.
+        loss: For Taylor importance; magnitude without it.
+        bar: Where progress is shown.
+        sort: Sort the widths first; not where the subnets were trained in their order.
+        any_blocks: Leave out any block, rather than as the depths of the supernet do.
+    """
+    if sort:
+        bar.stage("sorting widths by importance")
+        net.reorder("taylor" if loss is not None and samples else "magnitude", samples, loss)
+    bar.stage("measuring what each part is worth")
+    inputs = [inputs_of(batch, loss) for batch in samples]
+    few = _first_samples(inputs, MEASURED_SAMPLES) or [net.inputs]
+    sensitivity = measure_sensitivity(net, few, any_blocks=any_blocks, report=bar.update)
+    cost = next(iter(bounds.limits))
+    costs = {"params": net.parameters_of, "flops": net.flops_of}
+    return GreedyPath(net, cost, costs[cost], sensitivity).fit(bounds)
 
 
 def _read_batches(
@@ -134,10 +161,7 @@ def _make_bounds(net: Supernet, keep: float, cost: str, *, own_space: bool) -> B
     costs = {"params": net.parameters_of, "flops": net.flops_of}
     bounds = Bounds(costs, {cost: keep * costs[cost]({})})
     if own_space:
-        for wide in (False, True):
-            net.space = fine_space(net.graph, wide=wide)
-            if bounds.fit(net.smallest):
-                break
+        use_fine_space(net, bounds)
     if not bounds.fit(net.smallest):
         least = costs[cost](net.smallest) / costs[cost]({})
         raise ValueError(
@@ -145,6 +169,21 @@ def _make_bounds(net: Supernet, keep: float, cost: str, *, own_space: bool) -> B
             f"{_words(cost)}; print(Supernet(model, example_inputs).explain()) says what is frozen"
         )
     return bounds
+
+
+def use_fine_space(net: Supernet, bounds: Bounds, *kinds: str) -> None:
+    """Give a supernet small steps to choose from: of some kinds, or more if only they suffice.
+
+    Args:
+        net: Its space is replaced.
+        bounds: What must be reached.
+        kinds: What may change if that is enough; widths inside blocks by default.
+    """
+    spaces = [fine_space(net.graph, kinds=kinds)] if kinds else []
+    for space in (*spaces, fine_space(net.graph), fine_space(net.graph, wide=True)):
+        net.space = space
+        if bounds.fit(net.smallest):
+            return
 
 
 def _recalibrate(small: nn.Module, inputs: Sequence[Any]) -> None:

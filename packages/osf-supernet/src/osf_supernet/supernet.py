@@ -9,17 +9,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from osf_supernet.graph.explanation import explain
 from osf_supernet.subnets.batch_losses import Loss
 from osf_supernet.subnets.bounds import Bounds, resolve_share, sample_config
 from osf_supernet.subnets.counts import Counts
+from osf_supernet.subnets.overview import Overview
 from osf_supernet.subnets.planning import Config, Plan, Planner, block_name
+from osf_supernet.subnets.pretrained_config import fit_config, is_pretrained_model
 from osf_supernet.subnets.probing import build_checked_graph, require_plain
 from osf_supernet.subnets.ranking import Ranking, rank_model, sort_model
 from osf_supernet.subnets.references import ReferenceCache
 from osf_supernet.subnets.space import Choice, Space, default_space
 from osf_supernet.subnets.surgery import (
     ActiveReport,
+    Surgery,
     active,
     active_for_training,
     extract_module,
@@ -246,6 +248,8 @@ class Supernet:
         """A verified plain module of the same class, without any tie to the supernet.
 
         Its attribute `osf_record` holds the config, what `load_subnet` needs, and the certificate.
+        A model of transformers has a config that says its sizes, or a `save_pretrained` that says
+        why it cannot.
 
         Raises:
             KeyError: a name is no elastic group's or depth list's.
@@ -270,6 +274,8 @@ class Supernet:
             },
         }
         vars(module)["osf_record"] = record
+        if is_pretrained_model(module) and plan.surgery != Surgery():
+            fit_config(module, self.inputs, max(certificate.tolerance, 1e-6))
         return module
 
     def reorder(
@@ -327,6 +333,21 @@ class Supernet:
         """
         return self.ranking.share_between(self._planner, name, smaller, larger)
 
-    def explain(self) -> str:
-        """Every group: elastic, with its choices, or frozen, with the reason."""
-        return explain(self.graph, self.choices)
+    def explain(self, *, everything: bool = False) -> str:
+        """How small it can get, what each choice is worth, and what is frozen and why.
+
+        Args:
+            everything: Also axes that nobody would expect to change, of kernels and inputs.
+        """
+        return self._overview().explain(everything=everything)
+
+    def __repr__(self) -> str:
+        """A short table: how small it can get, and what kinds of choices there are."""
+        return self._overview().short()
+
+    def headline(self) -> str:
+        """One line: the class, its parameters and its operations."""
+        return self._overview().headline()
+
+    def _overview(self) -> Overview:
+        return Overview(self.model, self.graph, self.choices, self._counts, self.inputs)

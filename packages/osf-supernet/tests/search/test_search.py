@@ -124,7 +124,7 @@ def test_latency_is_interpolated_and_left_out_blocks_cost_nothing(net):
 
 
 def test_latency_is_measured(net):
-    table = LatencyTable.measure(net, points=2, repeats=1)
+    table = LatencyTable.measure(net, points=2, repeats=1, max_error=10)
     assert set(table.saved) == {f"blocks.{i}.mlp" for i in range(3)}
     assert [size for size, _ in table.saved["blocks.2.mlp"]] == [16, 48, 64]
     assert 0 <= table.predict(net.smallest) <= table.predict(net.largest) == table.largest_ms

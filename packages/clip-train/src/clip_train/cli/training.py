@@ -29,7 +29,7 @@ from clip_train.logs.run_directory import CONFIG_NAME, RunDirectory
 from clip_train.model.loading import DEFAULT_MODEL
 from clip_train.supernet import run as supernet_run
 from clip_train.supernet.definition import SupernetRecord
-from clip_train.supernet.subnets import SUBNETS, describe_subnet
+from clip_train.supernet.subnets import describe_subnets
 
 
 def run(options: argparse.Namespace) -> None:
@@ -76,8 +76,8 @@ def supernet(options: argparse.Namespace) -> None:
         progress=not options.quiet,
     )
     _report(options.out)
-    for folder in sorted((Path(options.out) / SUBNETS).iterdir()):
-        print(f"subnet: {describe_subnet(folder)}")
+    for line in describe_subnets(Path(options.out)):
+        print(f"subnet: {line}")
 
 
 def plan(options: argparse.Namespace) -> None:

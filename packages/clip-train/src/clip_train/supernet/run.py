@@ -27,7 +27,7 @@ from clip_train.logs.run_directory import RunDirectory
 from clip_train.model.towers import Towers
 from clip_train.supernet.definition import SupernetRecord, make_supernet
 from clip_train.supernet.gradient import SandwichGradient
-from clip_train.supernet.subnets import subnet_folder, trace_example, write_subnets
+from clip_train.supernet.subnets import is_written, trace_example, write_subnets
 
 
 def train(
@@ -78,8 +78,8 @@ def resume(path: str | Path, *, progress: bool = True) -> Result | None:
     if record is None:
         raise ConfigError(f"{path} trains no supernet; continue it with `clip-train resume {path}`")
     path = Path(path)
-    is_written = all(subnet_folder(path, share).is_dir() for share in record.settings.keep)
-    if (path / WEIGHTS_NAME).is_file() and not is_written:
+    is_complete = all(is_written(path, share) for share in record.settings.keep)
+    if (path / WEIGHTS_NAME).is_file() and not is_complete:
         _write_missing_subnets(path, record, progress=progress)
         return None
     build = partial(

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from clip_models import CLIP, load_model, save_model
 from clip_models.devices import choose_device
-from osf_supernet import SearchConfig, Supernet, count_parameters, search_subnets
-from osf_supernet.training import recalibrate, recalibrated
+from osf_supernet import SearchConfig, SearchResult, Supernet, count_parameters, search_subnets
+from osf_supernet.training import recalibrate
 from torch import Tensor
 from tqdm import tqdm
 
@@ -61,34 +61,83 @@ def write_subnets(
     model, preprocess = load_model(path, device=backend.device)
     net = make_supernet(model, trace_example(data, backend.device), record.space)
     net.depth_orders = record.depth_orders
+    if not record.settings.keep:
+        return
     inputs = _scoring_inputs(data, model, backend)
-    score = _score_by_loss(config, inputs, backend)
-    missing = [share for share in record.settings.keep if not subnet_folder(path, share).is_dir()]
-    for share in missing:
+    found = _search(net, config, inputs, backend, record, progress=progress)
+    full = count_parameters(net.model)
+    written: dict[str, str] = {}  # subnet → name of its directory; alike after a resume
+    for share in sorted(set(record.settings.keep), reverse=True):
+        best = found.best_within(share * full)
         folder = subnet_folder(path, share)
-        search = SearchConfig(
-            max_params=float(share),
-            population=record.settings.population,
-            greedy=record.settings.population,
-            generations=record.settings.generations,
-            seed=config.train.seed,
-        )
-        with progress_bar(desc=f"subnet {share:g}", unit="candidate", show=progress) as bar:
-            found = search_subnets(net, _counted(score, bar), search)
-        small = net.extract(found.best.config)
+        subnet = json.dumps(net.canonical(best.config), sort_keys=True)
+        name = written.setdefault(subnet, folder.name)
+        if is_written(path, share):
+            continue
+        if name != folder.name:
+            _write_json(_note_of(folder), {"same_as": name})
+            continue
+        small = net.extract(best.config)
         assert isinstance(small, CLIP)
         recalibrate(small, [(batch.images, batch.tokens) for batch in inputs])
         partial_folder = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(partial_folder, ignore_errors=True)
         save_model(partial_folder, small, preprocess)
         data.save_prompts(partial_folder)
-        _write_description(partial_folder, net, found.best.config, found.best.score)
+        _write_description(partial_folder, net, best.config, best.score)
         os.replace(partial_folder, folder)
+
+
+def _search(
+    net: Supernet,
+    config: Config,
+    inputs: list[StepInputs],
+    backend: SingleBackend,
+    record: SupernetRecord,
+    *,
+    progress: bool,
+) -> SearchResult:
+    """One search for all shares, so that a larger one is never worse than a smaller one."""
+    shares = record.settings.keep
+    search = SearchConfig(
+        max_params=float(max(shares)),
+        smaller_params=tuple(float(share) for share in sorted(shares)[:-1]),
+        population=record.settings.population,
+        greedy=record.settings.population,
+        generations=record.settings.generations,
+        seed=config.train.seed,
+    )
+    calls = [(batch.images, batch.tokens) for batch in inputs]
+    score = _score_by_loss(config, inputs, backend)
+    with progress_bar(desc="subnets", unit="candidate", show=progress) as bar:
+        return search_subnets(net, _counted(score, bar), search, calibration=calls, quiet=True)
 
 
 def subnet_folder(path: Path, share: float) -> Path:
     """Where a run directory has the subnet with a share of the parameters."""
     return path / SUBNETS / f"{share:g}"
+
+
+def is_written(path: Path, share: float) -> bool:
+    """Whether the subnet of a share is there, as a directory or as a note that names another's."""
+    folder = subnet_folder(path, share)
+    return folder.is_dir() or _note_of(folder).is_file()
+
+
+def describe_subnets(path: Path) -> list[str]:
+    """A line for each subnet that a run directory has, the smallest share first."""
+    entries = sorted(path.joinpath(SUBNETS).iterdir(), key=lambda entry: entry.name)
+    return [describe_subnet(at) if at.is_dir() else _describe_note(at) for at in entries]
+
+
+def _note_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.json")
+
+
+def _describe_note(note: Path) -> str:
+    same = json.loads(note.read_text(encoding="utf-8"))["same_as"]
+    share = note.name.removesuffix(".json")
+    return f"the best within {share} is that of {same}: {note.parent / same}"
 
 
 def _scoring_inputs(data: DataComponents, model: CLIP, backend: SingleBackend) -> list[StepInputs]:
@@ -107,8 +156,7 @@ def _score_by_loss(
 
     def score(model: CLIP) -> float:
         total = 0.0
-        calls = [(batch.images, batch.tokens) for batch in inputs]
-        with recalibrated(model, calls), torch.no_grad():
+        with torch.no_grad():
             for batch in inputs:
                 embeddings = normalized_embeddings(Towers(model.eval())(*batch[:4]))
                 total += float(sum(objective(embeddings, batch.candidates).values()))
@@ -136,7 +184,11 @@ def _write_description(folder: Path, net: Supernet, config: dict[str, int], scor
         "loss_on_training_batches": -score,
         "config": config,
     }
-    (folder / DESCRIPTION).write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
+    _write_json(folder / DESCRIPTION, text)
+
+
+def _write_json(file: Path, value: object) -> None:
+    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def describe_subnet(folder: Path) -> str:

@@ -10,6 +10,7 @@ import traceback
 from osf_supernet.command_line import EXIT_FAILED, call_named, one_line
 from osf_supernet.subnets.verification import VerificationError
 from osf_supernet.trace.tracing import TraceError
+from osf_supernet.training.loop import DivergenceError
 
 _REPORTED = (KeyError, TraceError, TypeError, ValueError)  # where one of our checks raised it
 _OUTSIDE = (ImportError, MemoryError, OSError)  # the command line's business, in anybody's code
@@ -19,7 +20,8 @@ _INSTALLED = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib",
 def run_body(function: str, options: argparse.Namespace) -> int | None:
     """Call the body of a command, `module:function`.
 
-    A subnet that fails its verification is reported in one line with code 1. What the code of
+    A subnet that fails its verification, and a training that diverged, are reported in one line
+    with code 1. What the code of
     the user's model raises keeps its traceback, with code 1 too.
 
     Raises:
@@ -28,7 +30,7 @@ def run_body(function: str, options: argparse.Namespace) -> int | None:
     """
     try:
         return call_named(function, options)
-    except VerificationError as error:
+    except (DivergenceError, VerificationError) as error:
         print(f"osf: error: {one_line(error)}", file=sys.stderr)
         return EXIT_FAILED
     except Exception as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -11,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from osf_supernet.command_line import one_line
 from osf_supernet.commands.libraries import build_model
 from osf_supernet.files.folders import load_supernet
 from osf_supernet.subnets.planning import Config
@@ -61,12 +64,41 @@ def _choose_device(name: str) -> torch.device:
 
 
 def _load_weights(model: nn.Module, file: str, name: str) -> None:
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"{file} is no file; expected safetensors with a state dict")
+    path = Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(f"{file} is no file; expected a state dict")
     try:
-        model.load_state_dict(load_file(file))
-    except SafetensorError as error:
-        raise ValueError(f"{file} is no safetensors file: {error}") from error
+        model.load_state_dict(_read_state(path))
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).split("\n")]
-        raise ValueError(f"{file} does not fit {name}: {lines[1]}") from error
+        raise ValueError(f"{file} does not fit {name}: {lines[min(1, len(lines) - 1)]}") from error
+
+
+def _read_state(file: Path) -> dict[str, Tensor]:
+    """The state dict in a file of safetensors or torch; of a checkpoint that under its usual keys.
+
+    Raises:
+        ValueError: it holds something else, or something that would have to be executed.
+    """
+    if file.suffix not in (".pt", ".pth", ".bin", ".ckpt"):
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            raise ValueError(
+                f"{file} is no safetensors file: {error}; files of torch end in .pt or .pth"
+            ) from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles of another protocol
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{file} holds no plain tensors: {one_line(error)[:200]}") from error
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not all(isinstance(x, Tensor) for x in found.values()):
+        raise ValueError(f"{file} must hold a state dict, got a {type(found).__name__}")
+    prefix = "module."  # of torch's data parallelism
+    if found and all(name.startswith(prefix) for name in found):
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return found

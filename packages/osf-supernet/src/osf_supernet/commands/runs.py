@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
+import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
-from osf_supernet.commands.libraries import describe_types, find_factory
+from osf_supernet.commands.experiments import digest_of, make_experiment
 from osf_supernet.commands.models import build_supernet
 from osf_supernet.commands.run_record import (
     RUN_NAME,
@@ -24,15 +25,16 @@ from osf_supernet.commands.run_record import (
 )
 from osf_supernet.files.folders import save_supernet
 from osf_supernet.files.hub import push_to_hub
-from osf_supernet.output_files import require_new_directory
+from osf_supernet.output_files import require_new_directory, write_text
 from osf_supernet.run_lock import RunLock, is_unused, start_run
 from osf_supernet.search.config import SearchConfig
 from osf_supernet.search.drawing import draw_front
+from osf_supernet.search.scoring import digest
 from osf_supernet.search.search import search_subnets
 from osf_supernet.supernet import Supernet
 from osf_supernet.training.batch_norm import recalibrated
 from osf_supernet.training.checkpoint import has_checkpoint
-from osf_supernet.training.experiment import Experiment, from_image_folder
+from osf_supernet.training.experiment import Experiment
 from osf_supernet.training.loop import Progress
 from osf_supernet.training.loop import train as train_supernet
 from osf_supernet.training.processes import process_group
@@ -54,7 +56,7 @@ def resume(options: argparse.Namespace) -> None:
     folder = Path(options.run)
     options = read_record(folder, options)
     net = build_supernet(options)
-    experiment = _make_experiment(net, options)
+    experiment = make_experiment(net, options)
     with ExitStack() as stack:
         if _is_first_rank():
             stack.enter_context(RunLock(folder))
@@ -70,7 +72,7 @@ def _start(
     if _is_first_rank():
         require_new_directory(folder, overwrite=options.overwrite)
     net = build_supernet(options)
-    experiment = _make_experiment(net, options)
+    experiment = make_experiment(net, options)
     with ExitStack() as stack:
         if _is_first_rank():
             stack.enter_context(_start_run(folder, options))
@@ -97,40 +99,6 @@ def _is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _call_factory(name: str, batch_size: int) -> Experiment:
-    """The experiment that `module:factory` returns when called with the batch size."""
-    made = find_factory(name, "data")(batch_size)
-    if not isinstance(made, tuple) or len(made) != len(Experiment._fields):
-        fields = ", ".join(Experiment._fields)
-        raise ValueError(f"{name} must return a tuple ({fields}), got {describe_types(made)}")
-    return Experiment(*made)
-
-
-def _make_experiment(net: Supernet, options: argparse.Namespace) -> Experiment:
-    """Task, batches and score, on the device of the model."""
-    device = next(net.model.parameters()).device
-
-    def move(batch: object) -> object:
-        return pytree.tree_map_only(Tensor, lambda x: x.to(device), batch)
-
-    if options.data:
-        made = _call_factory(options.data, options.batch_size)
-    elif isinstance(net.inputs, Tensor):
-        made = from_image_folder(
-            options.images,
-            image_size=net.inputs.shape[-1],
-            batch_size=options.batch_size,
-            seed=options.seed,
-            device=device,
-        )
-    else:
-        raise ValueError("--images needs a model that is called with one image tensor; use --data")
-    return made._replace(
-        batch_of=lambda step: move(made.batch_of(step)),
-        calibration=[move(batch) for batch in made.calibration],
-    )
-
-
 def _train(net: Supernet, experiment: Experiment, options: argparse.Namespace) -> None:
     folder = Path(options.out)
     checkpoints = checkpoints_folder(folder)
@@ -138,18 +106,14 @@ def _train(net: Supernet, experiment: Experiment, options: argparse.Namespace) -
         if not has_checkpoint(checkpoints):
             net.reorder(options.importance)
 
-        def report(progress: Progress) -> None:
-            due = (progress.step + 1) % options.log_interval == 0
-            if rank == 0 and due and not options.quiet:
-                losses = " ".join(f"{loss:.4f}" for loss in progress.losses)
-                print(f"step {progress.step + 1} losses {losses}", flush=True)
-
+        report = _LossPrinter(options) if rank == 0 and not options.quiet else None
         try:
             train_supernet(
                 Sandwich(net, experiment.task, num_random=options.num_random, seed=options.seed),
                 experiment.batch_of,
                 torch.optim.AdamW(net.model.parameters(), options.lr),
                 options.steps,
+                learning_rate=lambda step: float(options.lr),  # also of a run that goes on
                 folder=checkpoints,
                 save_every=options.save_interval,
                 report=report,
@@ -167,6 +131,28 @@ def _train(net: Supernet, experiment: Experiment, options: argparse.Namespace) -
         print(push_to_hub(net, options.push_to_hub, token=options.token))
 
 
+class _LossPrinter:
+    """Prints the losses of every `--log-interval`-th step, and how long the rest will take."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.steps, self.interval = options.steps, options.log_interval
+        self.begin, self.done = time.monotonic(), 0
+
+    def __call__(self, progress: Progress) -> None:
+        if not self.done:
+            print("losses: largest, smallest, then random subnets")
+        self.done += 1
+        if (progress.step + 1) % self.interval:
+            return
+        losses = " ".join(f"{loss:.4f}" for loss in progress.losses)
+        left = self.steps - progress.step - 1
+        seconds = left * (time.monotonic() - self.begin) / self.done
+        print(
+            f"step {progress.step + 1} losses {losses} ({left} steps left, {seconds:.0f} s)",
+            flush=True,
+        )
+
+
 def _score(experiment: Experiment, model: nn.Module) -> float:
     with recalibrated(model, experiment.calibration):
         return experiment.evaluate(model)
@@ -182,11 +168,31 @@ def _search(net: Supernet, experiment: Experiment, options: argparse.Namespace) 
         generations=options.generations,
         seed=options.seed,
     )
-    result = search_subnets(net, partial(_score, experiment), config, folder=folder)
-    result.save(folder / "front.json")
-    draw_front(result, folder / "front.svg")
+    can_draw = importlib.util.find_spec("matplotlib") is not None
+    if not can_draw:
+        print("osf: no picture of the front: pip install osf-supernet[plot]", file=sys.stderr)
+    importance = None if options.supernet else options.importance  # a trained one is in order
+    if importance:
+        net.reorder(importance)
+    result = search_subnets(
+        net,
+        experiment.evaluate,
+        config,
+        folder=folder,
+        data=digest_of(experiment, options),
+        calibration=experiment.calibration,
+        full_model=True,
+        quiet=options.quiet or not sys.stderr.isatty(),
+    )
+    found = result.to_dict() | {"supernet": digest(net), "importance": importance}
+    write_text(folder / "front.json", json.dumps(found, indent=2) + "\n")
+    if can_draw:
+        draw_front(result, folder / "front.svg")
     if options.json:
-        print(json.dumps(result.to_dict(), indent=2))
+        print(json.dumps(found, indent=2))
         return
-    for candidate in result.front:
-        print(f"{candidate.params:,} parameters: score {candidate.score:.4f} ({candidate.origin})")
+    print(result)
+    best = result.best
+    print(f"best: {best.params:,} parameters: score {best.score:.4f} ({best.origin})")
+    source = "" if not options.supernet else f" --supernet {options.supernet}"
+    print(f"osf extract {options.model}{source} --from {folder / 'front.json'} --out NAME")

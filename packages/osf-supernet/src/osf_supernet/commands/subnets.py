@@ -6,14 +6,13 @@ import argparse
 import json
 from pathlib import Path
 
+from osf_supernet.commands.extraction import choose, require_one_choice, write_model
 from osf_supernet.commands.models import build_supernet, sample_subnet
 from osf_supernet.counting import count_parameters
-from osf_supernet.files.folders import save_subnet
 from osf_supernet.files.hub import push_to_hub
-from osf_supernet.graph.drawing import graph_to_svg
+from osf_supernet.graph.drawing import graph_to_html, graph_to_svg
 from osf_supernet.graph.explanation import graph_to_dict, graph_to_dot
 from osf_supernet.output_files import make_new_directory, require_new_directory
-from osf_supernet.subnets.space import read_json_object
 
 
 def explain(options: argparse.Namespace) -> None:
@@ -23,8 +22,9 @@ def explain(options: argparse.Namespace) -> None:
         print(json.dumps(graph_to_dict(net.graph), indent=2))
     elif options.format == "dot":
         print(graph_to_dot(net.graph))
-    elif options.format == "svg":
-        print(graph_to_svg(net.graph))
+    elif options.format in ("svg", "html"):
+        draw = {"svg": graph_to_svg, "html": graph_to_html}[options.format]
+        print(draw(net.graph, net.choices, net.headline()))
     else:
         print(net.explain())
 
@@ -43,17 +43,16 @@ def sample(options: argparse.Namespace) -> None:
 
 def extract(options: argparse.Namespace) -> None:
     """Write a verified subnet to a folder."""
-    if options.config and (options.max_params or options.max_flops):
-        raise ValueError("--config says all sizes: leave out --max-params and --max-flops")
+    require_one_choice(options)
     folder = Path(options.out)
     require_new_directory(folder, overwrite=options.overwrite)
-    config = read_json_object(options.config) if options.config else None
     net = build_supernet(options)
-    small = net.extract(sample_subnet(net, options) if config is None else config)
+    small = choose(net, options)
     make_new_directory(folder, overwrite=options.overwrite)
-    save_subnet(small, folder)
+    loads = write_model(small, folder, options.model)
     full, count = count_parameters(net.model), count_parameters(small)
     print(f"{count:,} of {full:,} parameters ({count / full:.1%}) in {folder}")
+    print(loads)
     if options.push_to_hub:
         print(push_to_hub(small, options.push_to_hub, token=options.token))
 

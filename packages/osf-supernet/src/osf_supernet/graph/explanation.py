@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from osf_supernet.graph.graph import Graph
+from osf_supernet.graph.graph import DimGroup, Graph
 
 
 def explain(graph: Graph, choices: Mapping[str, tuple[int, ...]]) -> str:
@@ -30,6 +30,17 @@ def explain(graph: Graph, choices: Mapping[str, tuple[int, ...]]) -> str:
     ]
     lines += [f"  {path}.depth  {reason}" for path, reason in graph.refused.items()]
     return "\n".join(lines)
+
+
+_MINOR = (
+    *("a convolution runs along it", "it is a dimension of the input", "accessed one by one"),
+    *("it is a spatial dimension", "it meets a range of positions"),
+)
+
+
+def is_minor(group: DimGroup) -> bool:
+    """Whether nobody would expect the group to change: kernel axes, axes of the input."""
+    return group.frozen is not None and any(text in group.frozen for text in _MINOR)
 
 
 def graph_to_dict(graph: Graph) -> dict[str, Any]:

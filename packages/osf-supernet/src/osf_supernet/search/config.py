@@ -16,6 +16,8 @@ class SearchConfig:
     Attributes:
         max_params: Most parameters; a float of at most 1 is a fraction of the full model's.
         max_flops: The same for floating point operations.
+        smaller_params: Smaller bounds on parameters, for which the search starts from a greedy
+            subnet too: one search then serves several sizes (`SearchResult.best_within`).
         max_latency_ms: Most milliseconds for one call with the example inputs.
         population: Subnets per generation of NSGA-II.
         generations: Generations of NSGA-II; 0 evaluates the greedy path only.
@@ -30,6 +32,7 @@ class SearchConfig:
     generations: int = 10
     greedy: int = 12
     seed: int = 0
+    smaller_params: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for name, least in (("population", 1), ("generations", 0), ("greedy", 1)):
@@ -40,3 +43,6 @@ class SearchConfig:
             bound = getattr(self, name)
             if bound is not None and not 0 < bound < math.inf:
                 raise ValueError(f"{name} must be a number above 0, got {bound}")
+        for bound in self.smaller_params:
+            if not 0 < bound < math.inf:
+                raise ValueError(f"smaller_params must be numbers above 0, got {bound}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from osf_supernet.graph.graph import named_tensors
 from osf_supernet.search.config import SearchConfig
@@ -21,6 +21,7 @@ from osf_supernet.subnets.planning import Config
 from osf_supernet.supernet import Supernet
 
 SCORES = "evaluated.jsonl"
+_SCORED = {"supernet": "another supernet, or of other weights", "data": "other data"}
 
 
 class Scorer:
@@ -41,6 +42,7 @@ class Scorer:
         latency: LatencyTable | None = None,
         folder: Path | None = None,
         report: Callable[[int, int, str], object] | None = None,
+        data: str | None = None,
     ) -> None:
         """Args:
         net: The supernet.
@@ -49,14 +51,15 @@ class Scorer:
         latency: Predicts milliseconds; needed for a bound on them.
         folder: Where scores are kept; None keeps none.
         report: Called after each subnet: how many, of about how many, and the best score.
+        data: What scores depend on besides the supernet, as a digest.
 
         Raises:
             ValueError: Even the smallest config exceeds a bound, or the folder holds scores of
-                another supernet.
+                another supernet or of other data.
         """
         self.net, self._evaluate, self._report = net, evaluate, report
         self._expected = config.greedy + config.population * config.generations
-        costs: dict[str, Callable[[Config], Any]] = {
+        costs: dict[str, Callable[[Mapping[str, Any]], Any]] = {
             "params": net.parameters_of,
             "flops": net.flops_of,
             "latency_ms": latency.predict if latency is not None else lambda config: None,
@@ -70,7 +73,8 @@ class Scorer:
         self.cost = next(iter(self.bounds.limits), "params")
         self.candidates: dict[str, Candidate] = {}
         self._file = None if folder is None else folder / SCORES
-        self._digest = "" if folder is None else digest(net)
+        self._header = {} if folder is None else {"supernet": digest(net)}
+        self._header |= {} if data is None else {"data": data}
         self._known = self._read()
         self.bounds.require_fit(net.smallest)
 
@@ -115,14 +119,16 @@ class Scorer:
             self._file.write_text(whole + end, encoding="utf-8")
         lines = whole.splitlines()
         if not lines:
-            self._append({"supernet": self._digest})
+            self._append(self._header)
             return {}
         first, *rows = map(json.loads, lines)
-        if first != {"supernet": self._digest}:
-            raise ValueError(
-                f"{self._file} holds scores of another supernet, or of other weights; expected "
-                f"this one's: choose another folder, or delete the file"
-            )
+        known = {"data": self._header.get("data")} | first  # earlier releases say no data
+        for name, what in _SCORED.items():
+            if known.get(name) != self._header.get(name, known.get(name)):
+                raise ValueError(
+                    f"{self._file} holds scores of {what}; expected this one's: choose another "
+                    "folder, or delete the file"
+                )
         return {self._key(row["config"]): row["score"] for row in rows}
 
     def _key(self, config: Config) -> str:
@@ -142,7 +148,10 @@ def digest(net: Supernet) -> str:
     found = hashlib.sha256(json.dumps([net.choices, net.depth_orders], sort_keys=True).encode())
     for name, tensor in sorted(named_tensors(net.model).items()):
         found.update(name.encode())
-        found.update(
-            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        )
+        found.update(bytes_of(tensor))
     return found.hexdigest()
+
+
+def bytes_of(tensor: Tensor) -> bytes:
+    """The values of a tensor as they lie in memory."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

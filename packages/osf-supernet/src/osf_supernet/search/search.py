@@ -21,6 +21,7 @@ from osf_supernet.search.latency import LatencyTable
 from osf_supernet.search.result import SearchResult
 from osf_supernet.search.scoring import Scorer
 from osf_supernet.search.sensitivity import Sensitivity, measure_sensitivity
+from osf_supernet.subnets.bounds import Bounds, resolve_share
 from osf_supernet.subnets.planning import Config
 from osf_supernet.supernet import Supernet
 from osf_supernet.training.batch_norm import recalibrated
@@ -33,6 +34,7 @@ def search_subnets(
     *,
     latency: LatencyTable | None = None,
     folder: str | Path | None = None,
+    data: str | None = None,
     calibration: Sequence[Any] = (),
     full_model: bool = False,
     quiet: bool = False,
@@ -49,6 +51,8 @@ def search_subnets(
         latency: A table measured before; a bound on latency measures one now without it.
         folder: Where scores are kept, so that a search that is started again evaluates no
             subnet twice.
+        data: A digest or name of the data that `evaluate` uses: scores in the folder that are of
+            other data are refused.
         calibration: Inputs that batch norms are recalibrated on before each evaluation; a model
             with batch norms needs them, unless `evaluate` recalibrates by itself.
         full_model: Evaluate the full model too, which the result then has as `full`.
@@ -67,12 +71,13 @@ def search_subnets(
         if config.max_latency_ms is not None and latency is None:
             latency = LatencyTable.measure(net, report=bar.update)
         at = None if folder is None else Path(folder)
-        scorer = Scorer(net, _calibrate(evaluate, calibration), config, latency, at, bar.update)
+        calibrated = _calibrate(evaluate, calibration)
+        scorer = Scorer(net, calibrated, config, latency, at, bar.update, data)
         bar.stage("measuring what each part is worth")
         batches = list(calibration) or [net.inputs]
         sensitivity = measure_sensitivity(net, batches, any_blocks=False, report=bar.update)
         bar.stage("evaluating subnets")
-        first = _score_greedy_path(scorer, sensitivity, config.greedy)
+        first = _score_greedy_path(scorer, sensitivity, config)
         if evolve is not None:
             evolve(scorer, first, config)
         full = scorer.evaluate({}, "full") if full_model else None
@@ -93,16 +98,22 @@ def _calibrate(
     return score
 
 
-def _score_greedy_path(scorer: Scorer, sensitivity: Sensitivity, count: int) -> list[Config]:
-    """Score about `count` subnets of the greedy path that fit, evenly, and the smallest.
+def _score_greedy_path(
+    scorer: Scorer, sensitivity: Sensitivity, config: SearchConfig
+) -> list[Config]:
+    """Score about so many subnets of the greedy path that fit, evenly, and the smallest.
 
     The first of them is what loses least within the bounds.
     """
     path = GreedyPath(scorer.net, scorer.cost, scorer.costs[scorer.cost], sensitivity)
     fitting = [subnet for subnet in path.configs() if scorer.bounds.fit(subnet)]
     fitting.insert(0, path.fit(scorer.bounds))
-    stride = max(1, -(-len(fitting) // count))
-    first = [*fitting[::stride], fitting[-1]]
+    stride = max(1, -(-len(fitting) // config.greedy))
+    net = scorer.net
+    limits = [resolve_share(share, net.parameters_of) for share in config.smaller_params]
+    bounds = [Bounds({"params": net.parameters_of}, {"params": limit}) for limit in limits]
+    smaller = [path.fit(bound) for bound in bounds if bound.fit(net.smallest)]
+    first = [*smaller, *fitting[::stride], fitting[-1]]
     for subnet in first:
         scorer.score(subnet, "greedy")
     return first

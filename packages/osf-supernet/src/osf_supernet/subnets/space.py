@@ -6,7 +6,7 @@ import fnmatch
 import glob
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -227,17 +227,18 @@ def default_space(graph: Graph) -> Space:
     return Space(coarse)
 
 
-def fine_space(graph: Graph, *, wide: bool = False) -> Space:
+def fine_space(graph: Graph, *, kinds: Sequence[str] = _INNER, wide: bool = False) -> Space:
     """Steps of a sixteenth down to an eighth, and any number of blocks; `prune` chooses from it.
 
     Args:
         graph: The graph of a module.
+        kinds: The kinds of groups that may change.
         wide: Whether the residual width, head sizes and groups of no kind may change too, down
             to a quarter.
     """
     choices: dict[str, Choice] = {}
     for group in graph.elastic():
-        inner = group.kind in _INNER
+        inner = group.kind in kinds
         if inner or wide:
             whole = group.kind in ("heads", "heads_per_group")
             parts = range(2 if inner else 4, 16)

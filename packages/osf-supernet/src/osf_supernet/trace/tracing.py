@@ -233,9 +233,18 @@ def trace(module: nn.Module, example_inputs: Inputs | Tensor) -> Trace:
             remedy = " (pass `({...},)` if forward takes one dict)" * bool(kwargs)
             raise TraceError(
                 f"torch.export could not trace {type(module).__name__}: {reason}{remedy}. "
-                f"Recording a real call failed too: {error}. Returned caches are the usual cause; "
-                "switch them off in example_inputs (for example use_cache=False)."
+                f"Recording a real call failed too: {error}. {_hint(module, args, kwargs)}"
             ) from error
+
+
+def _hint(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """What a caller may look at: the sizes of the example, and caches where the model has them."""
+    leaves = pytree.tree_leaves((args, kwargs))
+    shapes = ", ".join(str(tuple(x.shape)) for x in leaves if isinstance(x, Tensor))
+    hint = f"The example has the shape {shapes}: see that the model takes it."
+    if getattr(getattr(module, "config", None), "use_cache", False):
+        hint += " Returned caches cannot be traced: add use_cache=False to the example inputs."
+    return hint
 
 
 def _read_recorded(

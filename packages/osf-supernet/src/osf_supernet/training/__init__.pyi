@@ -1,6 +1,6 @@
 from .batch_norm import frozen_statistics, recalibrate, recalibrated
 from .experiment import Experiment, from_image_folder
-from .loop import Progress, train
+from .loop import DivergenceError, Progress, train
 from .processes import broadcast_supernet, process_group
 from .sandwich import Sandwich, average_gradients, sandwich_configs
 from .tasks import (
@@ -15,6 +15,7 @@ from .tasks import (
 __all__ = [
     "Classification",
     "Contrastive",
+    "DivergenceError",
     "Experiment",
     "LanguageModel",
     "Progress",

@@ -48,7 +48,13 @@ def from_image_folder(
     Needs torchvision. Class indices are the alphabetical order of the class folders. In a process
     group `batch_size` images of each rank are one batch.
     """
-    sets: Any = importlib.import_module("torchvision.datasets")
+    try:
+        sets: Any = importlib.import_module("torchvision.datasets")
+        importlib.import_module("PIL.Image")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "folders of images need torchvision and pillow: pip install osf-supernet[images]"
+        ) from error
     train, val = (
         sets.ImageFolder(Path(folder) / part, loader=_load_image) for part in ("train", "val")
     )

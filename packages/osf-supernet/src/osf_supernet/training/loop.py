@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from osf_supernet.training.checkpoint import load_checkpoint, save_checkpoint
 from osf_supernet.training.processes import broadcast_supernet
 from osf_supernet.training.sandwich import Sandwich
+
+_REMEDY = "the last checkpoint is as it was: continue with a lower learning rate"
+
+
+class DivergenceError(RuntimeError):
+    """A training whose losses or weights are no finite numbers any more."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,9 @@ def train(
         folder: where the newest checkpoint is kept; none is written by default.
         save_every: steps between checkpoints; the last step is always one.
         report: called after every step.
+
+    Raises:
+        DivergenceError: a loss or a weight became infinite or NaN; the last checkpoint stays.
     """
     path = None if folder is None else Path(folder)
     start = 0 if path is None else load_checkpoint(path, sandwich.net, optimizer)
@@ -64,9 +73,20 @@ def train(
         losses = _step(sandwich, batch_of(step), optimizer, step, max_grad_norm)
         if report is not None:
             report(Progress(step, tuple(float(loss) for loss in losses)))
-        if path is not None and ((step + 1) % save_every == 0 or step + 1 == steps):
+        due = (step + 1) % save_every == 0 or step + 1 == steps
+        if due:
+            _require_finite_weights(sandwich.net.model, step)
+        if path is not None and due:
             save_checkpoint(path, step + 1, sandwich.net, optimizer)
     sandwich.net.model.eval()
+
+
+def _require_finite_weights(model: nn.Module, step: int) -> None:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise DivergenceError(
+                f"step {step + 1}: {name} is no longer finite; nothing was saved; {_REMEDY}"
+            )
 
 
 def _step(
@@ -77,6 +97,9 @@ def _step(
     model.train()
     optimizer.zero_grad(set_to_none=False)
     losses = sandwich.backward(batch, step)
+    if not all(bool(torch.isfinite(loss)) for loss in losses):
+        numbers = ", ".join(f"{float(loss):g}" for loss in losses)
+        raise DivergenceError(f"step {step + 1}: the losses are {numbers}; {_REMEDY}")
     if max_grad_norm is not None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     optimizer.step()
