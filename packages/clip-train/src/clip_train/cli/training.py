@@ -12,8 +12,8 @@ from typing import Any
 from clip_models import ConfigError
 from clip_models.command_line import one_line
 from clip_models.files import WEIGHTS_NAME
-from osf_supernet import count_parameters
 
+from clip_train.cli.dry_run import summarize_run
 from clip_train.cli.parser import PROG
 from clip_train.config.keys import apply_flags
 from clip_train.config.presets import list_presets, load_config
@@ -21,12 +21,10 @@ from clip_train.config.run import Config
 from clip_train.config.supernet import SupernetSettings
 from clip_train.cost.assumptions import Accelerators
 from clip_train.cost.table import cost_record, cost_table, plan_run
-from clip_train.data.sources import list_parts
 from clip_train.engine import runs
 from clip_train.engine.validation import BEST
 from clip_train.errors import RunDirectoryError
 from clip_train.logs.run_directory import CONFIG_NAME, RunDirectory
-from clip_train.model.loading import DEFAULT_MODEL
 from clip_train.supernet import run as supernet_run
 from clip_train.supernet.definition import SupernetRecord
 from clip_train.supernet.subnets import describe_subnets
@@ -38,7 +36,11 @@ def run(options: argparse.Namespace) -> None:
     if options.overfit_batch is not None:
         config = replace(config, train=replace(config.train, overfit_batch=options.overfit_batch))
     if options.dry_run:
-        _dry_run(config)
+        if options.out:
+            RunDirectory.check(options.out, overwrite=options.overwrite)
+        components, batch = runs.dry_run(config)
+        for label, text in summarize_run(components, batch, options.out):
+            print(f"{label:<11}{text}")
         return
     if not options.out:
         raise ConfigError("--out DIR is missing; it names the run directory")
@@ -95,20 +97,6 @@ def _values_of(kind: type, options: argparse.Namespace, **others: Any) -> dict[s
     """The fields of a dataclass from the options of the same names, except for `others`."""
     names = [field.name for field in fields(kind) if field.name not in others]
     return {name: getattr(options, name) for name in names} | others
-
-
-def _dry_run(config: Config) -> None:
-    components, batch = runs.dry_run(config)
-    data, count = components.data, count_parameters(components.model)
-    device = components.backend.device
-    name = config.model.name or config.model.pretrained or DEFAULT_MODEL
-    for part in list_parts(data.source):
-        print(f"data      {part.describe()}")
-    for one in data.val_sets:
-        print(f"val       {one.source.describe()}, {one.task}")
-    print(f"model     {name}: {count:,} parameters, on {device}")
-    print(f"length    {data.total_steps:,} steps, {data.plan.steps_per_epoch:,} per epoch")
-    print(f"batch     images {tuple(batch.images.shape)}, captions {tuple(batch.tokens.shape)}")
 
 
 def _report(out: str) -> None:

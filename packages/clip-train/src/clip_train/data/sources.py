@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 from clip_eval import PromptSet, open_data, read_template_list
 from clip_eval.data import (
     DEFAULT_TEMPLATES,
-    BadSample,
     ShardCache,
     Source,
     absolute_source,
@@ -26,7 +24,6 @@ from clip_train.data.streaming import ShardStream
 from clip_train.shapes.source import ShapesSource, is_shapes
 
 SEPARATOR = "::"
-DIGEST_SAMPLES = 8
 
 
 def open_training_source(data: DataConfig) -> Source:
@@ -194,22 +191,3 @@ def _open_with_captions(data: DataConfig, spec: str) -> Source:
         )
         source.templates = DEFAULT_TEMPLATES
     return source
-
-
-def data_digest(source: Source) -> str:
-    """A digest of the keys of some samples, evenly spaced; it does not depend on their location.
-
-    The samples of a stream cannot be addressed, so its digest is of the names of the shards.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    if isinstance(source, ShardStream):
-        digest.update("\n".join(shard.rpartition("/")[2] for shard in source.shards).encode())
-        return digest.hexdigest()
-    for number in range(DIGEST_SAMPLES):
-        index = number * (len(source) - 1) // (DIGEST_SAMPLES - 1)
-        try:
-            key = source.read(index).key
-        except BadSample:
-            key = "(unreadable)"
-        digest.update(f"{index}:{key}\n".encode())
-    return digest.hexdigest()

@@ -27,7 +27,8 @@ from clip_train.checkpoints.training_state import (
 )
 from clip_train.config.run import Config
 from clip_train.data.batches import Batch
-from clip_train.data.sources import data_digest, describe_data
+from clip_train.data.digest import data_digest, same_data
+from clip_train.data.sources import describe_data
 from clip_train.distributed.errors import report_lost_ranks, run_on_first_rank
 from clip_train.engine.components import RunComponents
 from clip_train.engine.fault_log import FaultLog
@@ -432,7 +433,7 @@ class Trainer:
                 f"{now.num_samples} and {now.total_steps}; "
                 "put the data back as it was, or start a new run"
             )
-        if progress.data != now.data:
+        if not same_data(progress.data, self.components.data.source, now.data):
             raise CheckpointError(
                 f"{self.components.data.source.name} holds other samples than when the run began; "
                 "put the data back as it was, or start a new run"

@@ -130,6 +130,14 @@ def _val(value: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {"data.val": f"imagefolder:{value}"} if value else {}
 
 
+def _best(value: Any, values: Mapping[str, Any]) -> dict[str, Any] | str:
+    """The metric of the best checkpoint, such as `top1.zero_shot_image_logits`."""
+    metric = look_up(str(value).partition(".")[0], {"top1": "acc1", "top5": "acc5", "loss": ""})
+    if metric and values.get("dataset.root_val"):
+        return {"eval.metric": metric}
+    return "set data.val, and eval.metric to one of its metrics"
+
+
 def _train_data(value: str, values: Mapping[str, Any]) -> dict[str, Any]:
     folder = value.rpartition("/")[0] if value.endswith((".pkl", ".json")) else value
     return {"data.train": f"corenet:{folder}"} if folder else {}
@@ -230,7 +238,8 @@ CORENET: Mapping[str, Rule] = {
     "common.save_interval_freq": to_key("checkpoint.every_steps", int),
     "common.auto_resume": "`clip-train resume DIR`",
     "ddp.enable": "start the run with torchrun",
-    "stats.checkpoint_metric": "the last model is kept; see the keys of [eval] and [checkpoint]",
+    "stats.checkpoint_metric": _best,
+    "stats.checkpoint_metric_max": used_with("stats.checkpoint_metric"),
     **dict.fromkeys(
         ("stats.*", "dataset.val_*", "dataset.eval_*", "dataset.root_test", "dataset.test_*"),
         _EVALUATION,
