@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 TruncateMode = Literal["eot", "error"]
+MAX_CONTEXT = 2**24
+"""Bound on the columns of a batch."""
 TRUNCATE_MODES: tuple[TruncateMode, ...] = get_args(TruncateMode)
 
 
@@ -32,9 +34,15 @@ def check_context_length(context_length: object) -> int:
     """`context_length` as a positive int."""
     if isinstance(context_length, bool):
         pass  # an int in Python, a mistake here
-    elif isinstance(context_length, (int, np.integer)) and context_length > 0:
+    elif isinstance(context_length, (int, np.integer)) and 0 < context_length <= MAX_CONTEXT:
         return int(context_length)
-    raise TokenizerError(f"context_length must be a positive int, got {context_length!r}")
+    least = "" if _is_small(context_length) else f" of at most {MAX_CONTEXT:,}"
+    raise TokenizerError(f"context_length must be a positive int{least}, got {context_length!r}")
+
+
+def _is_small(context_length: object) -> bool:
+    """Whether a wrong context length is not wrong by its size."""
+    return not isinstance(context_length, (int, np.integer)) or context_length <= MAX_CONTEXT
 
 
 def check_pad_token_id(pad_token_id: object, vocab_size: int) -> None:

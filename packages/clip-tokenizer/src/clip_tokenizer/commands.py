@@ -28,6 +28,7 @@ PROGRESS_DELAY = 1.0
 def encode(options: argparse.Namespace) -> None:
     """Print the ids of each line, or write all rows as one array."""
     if options.out is not None:
+        _check_array_file(options.out, options.files)
         _require_absent(options.out, options.overwrite)
     tokenizer = _load(options)
     blocks = _blocks(_lines(options.files))
@@ -86,7 +87,7 @@ def count(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Learn a vocabulary and write its files."""
-    _require_absent(options.out, options.overwrite)
+    _require_directory(options.out, options.overwrite)
     length = options.context_length
     tokenizer = Tokenizer.train(
         _lines(options.files),
@@ -101,15 +102,35 @@ def train(options: argparse.Namespace) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """Write the files of a tokenizer."""
-    _require_absent(options.out, options.overwrite)
+    _require_directory(options.out, options.overwrite)
     _load(options).save(options.out)
     print(f"written to {options.out}")
+
+
+def _check_array_file(out: Path, files: Sequence[str]) -> None:
+    """Check that the output is named as an array, and is none of the inputs."""
+    if out.suffix != ".npy":
+        raise TokenizerError(
+            f"--out writes a NumPy array, so {out} must end in .npy; lines of ids are printed "
+            "without --out"
+        )
+    if out.is_dir():
+        raise TokenizerError(f"{out} is a directory; give the name of a file")
+    if any(name != STDIN and out.exists() and out.samefile(name) for name in files):
+        raise TokenizerError(f"{out} is read and cannot be written at the same time")
 
 
 def _require_absent(out: Path, overwrite: bool) -> None:
     """Check that the output is new or an empty directory, unless it may be overwritten."""
     if not overwrite and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise TokenizerError(f"{out} exists; add --overwrite to replace its files")
+
+
+def _require_directory(out: Path, overwrite: bool) -> None:
+    """Check that the tokenizer's files can be written there."""
+    _require_absent(out, overwrite)
+    if out.exists() and not out.is_dir():
+        raise TokenizerError(f"{out} is a file; a tokenizer is written to a directory")
 
 
 def _load(options: argparse.Namespace) -> Tokenizer:

@@ -28,6 +28,7 @@ from clip_tokenizer.batch import (
     check_truncate_mode,
     to_tensor,
 )
+from clip_tokenizer.bounded_read import read_file
 from clip_tokenizer.cleaning import CleanMode, check_clean_mode, clean_text
 from clip_tokenizer.errors import TokenizerError
 from clip_tokenizer.vocabulary_files import (
@@ -257,11 +258,13 @@ def _load_backend(folder: Path) -> tokenizers.Tokenizer:
     path = folder / TOKENIZER_FILE
     if path.is_file():
         with reporting_damage(path):
-            backend: tokenizers.Tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            text = read_file(path).decode("utf-8")
+            backend: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(text)
         return backend
     path = folder / WORDPIECE_FILE
     if path.is_file():
         with reporting_damage(path):
+            read_file(path)
             backend = BertWordPieceTokenizer(str(path))._tokenizer
         return backend
     raise TokenizerError(

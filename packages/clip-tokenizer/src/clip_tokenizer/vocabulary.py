@@ -23,6 +23,8 @@ from clip_tokenizer.errors import TokenizerError
 NUM_OPENAI_MERGES = 48_894
 OPENAI_SPECIAL_TOKENS = ("<start_of_text>", "<end_of_text>")
 OPENAI_TABLE_SHA256 = "3b99edd1a64e51e134f972f7f6d89cc0da7ba11966230ec46bdaeae886a4d9b4"
+MAX_IDS = 2**24
+"""Bound on ids, which are rows of tables; the largest published vocabularies have a million."""
 MERGES_VARIABLE = "CLIP_TOKENIZER_MERGES"
 """Environment variable that names a merges file in place of the packed table."""
 
@@ -68,6 +70,11 @@ class Vocabulary:
         if wrong:
             raise TokenizerError(
                 f"the id of {wrong[0]!r} must be an int >= 0, got {self.ids[wrong[0]]!r}"
+            )
+        large = [symbol for symbol, at in self.ids.items() if at >= MAX_IDS]
+        if large:
+            raise TokenizerError(
+                f"the id of {large[0]!r} must be below {MAX_IDS:,}, got {self.ids[large[0]]:,}"
             )
         symbol_of = {index: symbol for symbol, index in self.ids.items()}
         twice = [symbol for symbol, index in self.ids.items() if symbol_of[index] != symbol]

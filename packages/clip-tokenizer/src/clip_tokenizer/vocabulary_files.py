@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +11,7 @@ from typing import Any
 
 from clip_tokenizer.alphabet import END_OF_WORD
 from clip_tokenizer.atomic_write import save_text
+from clip_tokenizer.bounded_read import MAX_MERGES_TEXT, read_file, unpack
 from clip_tokenizer.errors import TokenizerError
 from clip_tokenizer.vocabulary import (
     NUM_OPENAI_MERGES,
@@ -28,6 +29,8 @@ WORDPIECE_FILE = "vocab.txt"
 
 OPTIONS = ("context_length", "clean", "truncate", "allow_special", "pad_token_id", "reduction")
 """Keys under `clip_tokenizer` in a config, besides `extra_special_tokens`."""
+MAX_MERGES = 2_000_000
+"""Merges of a vocabulary; OpenAI's has 48,894."""
 KNOWN_SPECIAL_PAIRS = (OPENAI_SPECIAL_TOKENS, ("<|startoftext|>", "<|endoftext|>"))
 
 
@@ -35,18 +38,21 @@ def read_merges_text(data: bytes, *, limit: int | None = None) -> list[tuple[str
     """The pairs of a merges file, plain or gzipped; a first line that is a comment is skipped.
 
     Raises:
-        TokenizerError: If a line is not two symbols.
+        TokenizerError: If a line is not two symbols, or there are too many.
     """
-    if data[:2] == b"\x1f\x8b":
-        data = gzip.decompress(data)
-    lines = data.decode("utf-8").split("\n")
-    first = 1 if _is_header(lines[0]) else 0
+    data = unpack(data)
+    if len(data) > MAX_MERGES_TEXT:
+        raise TokenizerError(f"it has more than {MAX_MERGES_TEXT:,} bytes, too many for merges")
     merges: list[tuple[str, str]] = []
-    for number, line in enumerate(lines[first:], start=first + 1):
+    lines = io.StringIO(data.decode("utf-8"), newline="\n")
+    for number, whole in enumerate(lines, start=1):
+        line = whole.removesuffix("\n")
         if len(merges) == limit:
             break
-        if not line.strip("\r"):
+        if not line.strip("\r") or (number == 1 and _is_header(line)):
             continue
+        if len(merges) == MAX_MERGES:
+            raise TokenizerError(f"it lists more than {MAX_MERGES:,} merges, too many")
         pair = line.strip("\r").split(" ")
         if len(pair) != 2:
             raise TokenizerError(
@@ -68,7 +74,7 @@ def read_merges_file(path: Path, *, extra: Sequence[str] = ()) -> Vocabulary:
     OpenAI's file lists more merges than CLIP uses; those past the 48,894th are left out.
     """
     with reporting_damage(path):
-        merges = read_merges_text(path.read_bytes(), limit=NUM_OPENAI_MERGES)
+        merges = read_merges_text(read_file(path), limit=NUM_OPENAI_MERGES)
     return Vocabulary.from_merges(merges, extra=extra)
 
 
@@ -97,7 +103,7 @@ def _read_vocabulary(directory: Path, config: Mapping[str, Any]) -> Vocabulary |
     vocab_file, merges_file = directory / VOCAB_FILE, directory / MERGES_FILE
     if vocab_file.is_file() and merges_file.is_file():
         with reporting_damage(merges_file):
-            merges = read_merges_text(merges_file.read_bytes())
+            merges = read_merges_text(read_file(merges_file))
         ids = read_json(vocab_file)
         with reporting_damage(vocab_file):
             vocabulary = _assemble(ids, merges, config, read_added_tokens(directory, config))
@@ -158,9 +164,14 @@ def reporting_damage(path: Path) -> Iterator[None]:
     """Turn any error of a reader into a TokenizerError that names the damaged file."""
     try:
         yield
-    except TokenizerError:
-        raise
-    except Exception as error:
+    except TokenizerError as error:
+        if str(path) in str(error):
+            raise
+        raise TokenizerError(f"{path}: {error}") from error
+    except BaseException as error:
+        is_panic = type(error).__name__ == "PanicException"  # of Rust, in `tokenizers`
+        if not isinstance(error, Exception) and not is_panic:
+            raise
         reason = str(error).strip().split("\n", maxsplit=1)[0]
         raise TokenizerError(
             f"{path} cannot be read ({type(error).__name__}: {reason:.120}); is it damaged?"
@@ -174,7 +185,7 @@ def read_json(path: Path) -> dict[str, Any]:
         TokenizerError: If it holds something else.
     """
     with reporting_damage(path):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_file(path).decode("utf-8"))
     if not isinstance(content, dict):
         raise TokenizerError(f"{path} must hold a JSON object, got {type(content).__name__}")
     return content
