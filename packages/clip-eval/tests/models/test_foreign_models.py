@@ -189,8 +189,8 @@ def test_what_a_part_lacks_is_said(color_folder: Path) -> None:
     fails("Linear lacks encode_image, encode_text, logit_scale", model=nn.Linear(2, 2))
     fails(r"tokenizer= and preprocess=", tokenizer=None)
     fails(r"called with a list of texts, got int", tokenizer=3)
-    fails(r"token ids \(2, T\), got int64 of shape \(2,\)", tokenizer=red(1))
-    fails(r"got float64 of shape \(2, 1\)", tokenizer=red([0.5]))
+    fails(r"token ids \(3, T\), got int64 of shape \(3,\)", tokenizer=red(1))
+    fails(r"got float64 of shape \(3, 1\)", tokenizer=red([0.5]))
     ragged = lambda texts: [[0] * n for n, _ in enumerate(texts)]  # noqa: E731
     fails("rows of equal length", tokenizer=ragged)
     fails(r"needs ToTensor", pixels=lambda image: image)

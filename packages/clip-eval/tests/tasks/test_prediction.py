@@ -84,7 +84,7 @@ def test_the_command(
     assert [record["labels"][0] for record in records] == ["red", "blue"]
 
     assert main(["predict", str(images[2]), *model, "--labels", "a,b"]) == 2
-    assert "none of the 1 images" in capsys.readouterr().err
+    assert "none of the given images could be used (1 image)" in capsys.readouterr().err
     assert main(["predict", str(images[0]), *model, "--labels", "a,,b"]) == 2
     assert "between commas" in capsys.readouterr().err
     assert main(["predict", str(images[0]), *model, "--labels", "red,blue, red"]) == 2

@@ -150,7 +150,8 @@ def label_images(arguments: argparse.Namespace) -> None:
     else:
         print(format_predictions(found))
     if not found.images:
-        raise EvaluationError(f"none of {count_noun(len(source), 'image')} could be used")
+        images = count_noun(len(source), "image")
+        raise EvaluationError(f"none of the given images could be used ({images})")
 
 
 def _labels(arguments: argparse.Namespace) -> tuple[ClassList, PromptSet | None]:

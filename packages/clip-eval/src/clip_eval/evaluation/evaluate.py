@@ -28,7 +28,8 @@ from clip_eval.prompts.named_data import choose_prompts, recognize_source
 from clip_eval.results.result import Result, Skipped, count_reasons
 from clip_eval.tasks.build import make_task
 from clip_eval.tasks.config import PROMPTED, ResolvedTask, resolve_task
-from clip_eval.tasks.features import CollectFeatures, stack_features
+from clip_eval.tasks.features import CollectFeatures
+from clip_eval.tasks.multilabel_probe import CollectMarks
 from clip_eval.tasks.task import RowMaker, Task
 
 SAME_SAMPLES = "the training samples are the test samples, so the result is meaningless"
@@ -211,9 +212,15 @@ def _make_tasks(
     for train in {id(task.train): task.train for task in resolved if task.is_trained}.values():
         assert train is not None
         users = [i for i, task in enumerate(resolved) if task.is_trained and task.train is train]
-        collectors = [CollectFeatures(len(resolved[i].names)) for i in users]
+        collectors = [
+            (CollectMarks if resolved[i].has_marks else CollectFeatures)(len(resolved[i].names))
+            for i in users
+        ]
         found = _gather([encoders[i] for i in users], collectors, train, loader, None)
-        learned |= {i: stack_features(rows) for i, rows in zip(users, found.rows, strict=True)}
+        learned |= {
+            i: collector.stack(rows)
+            for i, collector, rows in zip(users, collectors, found.rows, strict=True)
+        }
         trained |= dict.fromkeys(users, found)
     tasks = []
     for position, (encoder, task) in enumerate(zip(encoders, resolved, strict=True)):

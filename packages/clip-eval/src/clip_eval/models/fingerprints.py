@@ -68,7 +68,7 @@ def weights_fingerprint(model: object) -> str:
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """Hash the ids of a few probe texts, and the description of the tokenizer."""
     tokens = tokenizer(list(PROBES))
-    found = hashlib.sha256(_description(tokenizer).encode())
+    found = hashlib.sha256(describe(tokenizer).encode())
     found.update(repr(tokens.tolist()).encode())
     return found.hexdigest()
 
@@ -88,7 +88,7 @@ def preprocess_fingerprint(preprocess: Any) -> str:
         pixels = preprocess.normalize(preprocess(Image.fromarray(noise))[None])
         found.update(f"{pixels.dtype} {tuple(pixels.shape)}\n".encode())
         found.update(memoryview(_bytes_of(pixels)))
-    return f"{_description(preprocess)} {found.hexdigest()}"
+    return f"{describe(preprocess)} {found.hexdigest()}"
 
 
 def fingerprint(*parts: str | Sequence[str] | dict[str, Any]) -> str:
@@ -101,7 +101,7 @@ def _describes_itself(thing: object) -> bool:
     return type(thing).__repr__ is not object.__repr__
 
 
-def _description(thing: object) -> str:
+def describe(thing: object) -> str:
     """Return the representation of an object without memory addresses."""
     if not _describes_itself(thing):
         return f"{type(thing).__module__}.{type(thing).__qualname__}"

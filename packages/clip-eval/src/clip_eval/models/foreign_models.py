@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from clip_eval.errors import EvaluationError
 from clip_eval.models.adapters import TowerAdapter, TransformPreprocess, as_preprocess
+from clip_eval.models.fingerprints import describe
 from clip_eval.models.protocols import (
     ImagePreprocess,
     ImageTextModel,
@@ -23,11 +24,11 @@ from clip_eval.models.protocols import (
     TextTokenizer,
 )
 from clip_eval.models.tower_fit import require_fit
+from clip_eval.plurals import count_noun
 
 PADDED_TEXT_MODELS = ("clip", "siglip")
 """Model types of transformers whose text tower takes no attention mask."""
 MASKED_TEXT_MODELS = ("align", "altclip", "chinese_clip")
-PROBE = "a photo of a cat"
 
 
 def adapt_model(
@@ -167,11 +168,19 @@ class _TransformersTokenizer:
         return rows["input_ids"]
 
 
-class _TensorTokenizer:
-    """A tokenizer whose ids come in another form than a tensor."""
+class _CheckedTokenizer:
+    """A tokenizer whose ids are made a tensor and checked, whatever form they come in."""
 
     def __init__(self, tokenizer: Callable[[list[str]], Any]) -> None:
         self.tokenizer = tokenizer
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "tokenizer":  # not set yet, as while a copy is made
+            raise AttributeError(name)
+        return getattr(self.tokenizer, name)
+
+    def __repr__(self) -> str:
+        return describe(self.tokenizer)
 
     def __call__(self, texts: list[str]) -> Tensor:
         """Token ids of the texts (B, T)."""
@@ -179,31 +188,27 @@ class _TensorTokenizer:
         if hasattr(rows, "keys") and "input_ids" in rows:
             rows = rows["input_ids"]
         try:
-            return rows if isinstance(rows, Tensor) else torch.as_tensor(np.asarray(rows))
+            rows = rows if isinstance(rows, Tensor) else torch.as_tensor(np.asarray(rows))
         except (TypeError, ValueError) as error:
             raise EvaluationError(
                 f"the tokenizer must give rows of equal length, token ids (B, T): {error}"
             ) from error
+        if rows.dim() != 2 or len(rows) != len(texts) or rows.is_floating_point():
+            raise EvaluationError(
+                f"the tokenizer must turn {count_noun(len(texts), 'text')} into token ids "
+                f"({len(texts)}, T), got {str(rows.dtype).removeprefix('torch.')} of shape "
+                f"{tuple(rows.shape)}"
+            )
+        return rows
 
 
 def _adapt_tokenizer(tokenizer: Any, length: int | None) -> TextTokenizer:
-    inner = getattr(tokenizer, "tokenizer", tokenizer)
     if hasattr(tokenizer, "image_processor"):  # a processor of transformers holds both
-        tokenizer = inner
+        tokenizer = tokenizer.tokenizer
     if hasattr(tokenizer, "model_max_length") and hasattr(tokenizer, "pad_token_id"):
         return _TransformersTokenizer(tokenizer, length or tokenizer.model_max_length)
     if not callable(tokenizer):
         raise EvaluationError(
             f"the tokenizer must be called with a list of texts, got {type(tokenizer).__name__}"
         )
-    found = tokenizer([PROBE, PROBE])
-    adapted = tokenizer
-    if not isinstance(found, Tensor):
-        adapted = _TensorTokenizer(tokenizer)
-        found = adapted([PROBE, PROBE])
-    if found.dim() != 2 or len(found) != 2 or found.is_floating_point():
-        raise EvaluationError(
-            "the tokenizer must turn 2 texts into token ids (2, T), got "
-            f"{str(found.dtype).removeprefix('torch.')} of shape {tuple(found.shape)}"
-        )
-    return adapted
+    return _CheckedTokenizer(tokenizer)

@@ -10,13 +10,14 @@ from clip_eval.errors import EvaluationError
 from clip_eval.metrics.paired_tests import PairedTest, grouped_test, paired_test
 from clip_eval.plurals import count_noun
 from clip_eval.report.table import metric_name, percent
+from clip_eval.results.result import MULTILABEL_TASKS
 from clip_eval.results.stored import StoredResult
 
 SHOWN_FLIPS = 10
-RETRIEVAL, MULTILABEL = "zeroshot_retrieval", "zeroshot_multilabel"
+RETRIEVAL = "zeroshot_retrieval"
 TESTED = {"linear_probe": "lp_acc1", "knn": "knn_acc1", "image_caption_selection": "acc"}
 """The metric that a task's right answers make up, where it is not `acc1`."""
-FLIPPED = {RETRIEVAL: "queries", MULTILABEL: "first guesses"}
+FLIPPED = {RETRIEVAL: "queries", **dict.fromkeys(MULTILABEL_TASKS, "first guesses")}
 
 Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
 
@@ -111,7 +112,7 @@ def _tests(task: str, pairs: Sequence[Pair]) -> dict[str, PairedTest]:
     ranks its classes: mean average precision is of how a class ranks all images, which no single
     sample says.
     """
-    if task == MULTILABEL:
+    if task in MULTILABEL_TASKS:
         pairs = [pair for pair in pairs if pair[0]["labels"]]
         first, second = _values(pairs, "average_precision")
         keys = [pair[0]["key"] for pair in pairs]

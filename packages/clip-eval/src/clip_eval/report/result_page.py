@@ -41,6 +41,9 @@ METHODS = {
     "cosine similarity; a hit is a right one among the first k. Ties count against the model.",
     "linear_probe": "A multinomial logistic regression on frozen, normalized image features of the "
     "training set, its penalty chosen on a held-out part of it.",
+    "linear_probe_multilabel": "A logistic regression for each class on frozen, normalized image "
+    "features of the training set, its penalty chosen on a held-out part of it; the metric is the "
+    "mean of the classes' average precision.",
     "knn": "The nearest training images by cosine similarity vote, weighted by "
     "exp(similarity / 0.07).",
     "image_caption_selection": "A group counts for the text score if each of its images is "

@@ -7,7 +7,7 @@ from typing import Any
 
 from clip_eval.data.text_width import display_width, pad
 from clip_eval.plurals import count_noun
-from clip_eval.results.result import ClassScore, Result, count_reasons
+from clip_eval.results.result import MULTILABEL_TASKS, ClassScore, Result, count_reasons
 
 WORST_CLASSES = 5
 METRIC_NAMES = {
@@ -22,6 +22,8 @@ METRIC_NAMES = {
     "knn_mean_per_class_recall": "mean per-class recall",
     "mean_average_precision": "mAP",
     "mean_average_precision_all": "mAP, all classes",
+    "lp_mean_average_precision": "linear-probe mAP",
+    "lp_mean_average_precision_all": "linear-probe mAP, all classes",
     "average_precision": "average precision per image",
     "acc": "group score",
     "image_acc": "image score",
@@ -34,6 +36,7 @@ TASK_TITLES = {
     "zeroshot_multilabel": "multi-label classification by class prompts",
     "zeroshot_retrieval": "retrieval",
     "linear_probe": "linear probe",
+    "linear_probe_multilabel": "multi-label linear probe",
     "knn": "nearest neighbours",
     "image_caption_selection": "image-caption selection",
 }
@@ -141,7 +144,7 @@ def describe_cost(cost: Mapping[str, Any] | None) -> dict[str, str]:
 
 def _worst(result: Result) -> list[str]:
     scores = [s for s in worst_classes(result) if s.accuracy is not None and s.accuracy < 1]
-    if not scores or result.n_classes < 2 or result.task == "zeroshot_multilabel":
+    if not scores or result.n_classes < 2 or result.task in MULTILABEL_TASKS:
         return []
     rows = [(f"  {s.name}", f"{percent(s.accuracy):>7}  {s.correct} of {s.n}") for s in scores]
     return ["worst classes", *_align(rows)]

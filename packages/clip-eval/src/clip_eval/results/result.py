@@ -12,8 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 SCHEMA_VERSION = 2
-BENCHMARK_TASK = {"zeroshot_multilabel": "zeroshot_classification"}
+BENCHMARK_TASK = {
+    "zeroshot_multilabel": "zeroshot_classification",
+    "linear_probe_multilabel": "linear_probe",
+}
 """CLIP_benchmark's name of a task, where it differs from ours."""
+MULTILABEL_TASKS = tuple(BENCHMARK_TASK)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from clip_eval.prompts.named_data import choose_prompts, open_data
 from clip_eval.prompts.prompt_sets import PromptSet
 from clip_eval.report.write import write_result
 from clip_eval.results.files import RESULT_FILE, prepare_output
-from clip_eval.results.result import Result, count_reasons
+from clip_eval.results.result import MULTILABEL_TASKS, Result, count_reasons
 from clip_eval.results.stored import read_result
 from clip_eval.runs.config import USER_ERRORS, EvaluationRun, Outcome
 from clip_eval.runs.models import RunModel
@@ -228,7 +228,7 @@ def find_defect(result: Result) -> str:
         first = f", such as {result.skipped[0].key}" if result.skipped else ""
         return f"{result.dataset}: no sample could be used{why}{first}"
     marked = [score.n for score in result.per_class]
-    if result.task == "zeroshot_multilabel" and min(marked) == result.n:
+    if result.task in MULTILABEL_TASKS and min(marked) == result.n:
         return (
             f"{result.dataset}: every image is marked with each of "
             f"{count_noun(len(marked), 'class', 'classes')}, so that mean average precision is "

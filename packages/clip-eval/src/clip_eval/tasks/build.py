@@ -12,6 +12,12 @@ from clip_eval.tasks.features import choose_shots
 from clip_eval.tasks.knn import NearestNeighbors
 from clip_eval.tasks.linear_probe import LinearProbe, choose_penalty, fit_probe
 from clip_eval.tasks.multilabel import MultiLabel
+from clip_eval.tasks.multilabel_probe import (
+    MultiLabelProbe,
+    choose_marked_penalty,
+    choose_marked_shots,
+    fit_marked_probe,
+)
 from clip_eval.tasks.retrieval import Retrieval
 from clip_eval.tasks.selection import Selection
 from clip_eval.tasks.task import Task, check_directions
@@ -23,7 +29,8 @@ def make_task(encoder: Encoder, task: ResolvedTask, learned: tuple[Tensor, Tenso
     Args:
         encoder: The model.
         task: The settings.
-        learned: Features (N, D) and labels (N,) of the training data, for a task with some.
+        learned: Features (N, D) and labels (N,), or marks of classes (N, C), of the training data,
+            for a task with some.
     """
     names, config = task.names, task.config
     if config.task == "retrieval":
@@ -44,6 +51,8 @@ def _make_trained_task(
     encoder: Encoder, task: ResolvedTask, features: Tensor, labels: Tensor
 ) -> Task:
     names, config, device = task.names, task.config, encoder.device
+    if task.has_marks:
+        return _make_multilabel_probe(encoder, task, features, labels)
     if config.shots is not None:
         chosen = choose_shots(labels, config.shots, config.seed)
         features, labels = features[chosen], labels[chosen]
@@ -55,3 +64,16 @@ def _make_trained_task(
         penalty = choose_penalty(features, labels, len(names), seed=config.seed)
     probe = fit_probe(features, labels, len(names), penalty)
     return LinearProbe(names, probe, device, config.ks)
+
+
+def _make_multilabel_probe(
+    encoder: Encoder, task: ResolvedTask, features: Tensor, marks: Tensor
+) -> Task:
+    config = task.config
+    if config.shots is not None:
+        chosen = choose_marked_shots(marks, config.shots, config.seed)
+        features, marks = features[chosen], marks[chosen]
+    penalty = config.penalty
+    if penalty is None:
+        penalty = choose_marked_penalty(features, marks, seed=config.seed)
+    return MultiLabelProbe(task.names, fit_marked_probe(features, marks, penalty), encoder.device)

@@ -72,12 +72,14 @@ class ResolvedTask:
         names: The class names in use; empty for a task without classes.
         train: Training data of a task that needs some.
         warnings: What the reader of the result should know.
+        has_marks: Whether training images have several labels each.
     """
 
     config: TaskConfig
     names: tuple[str, ...] = ()
     train: Source | None = None
     warnings: tuple[str, ...] = ()
+    has_marks: bool = False
 
     @property
     def is_trained(self) -> bool:
@@ -146,8 +148,10 @@ def resolve_task(
     if repeated and not any("share a name" in warning for warning in source.warnings):
         warnings += (f"several classes share a name: {', '.join(repeated[:8])}",)
     if config.task in TRAINED:
-        _check_train(config.task, train, source)
-        return ResolvedTask(config=config, names=names, train=train, warnings=warnings)
+        has_marks = _check_train(config.task, train, source)
+        return ResolvedTask(
+            config=config, names=names, train=train, warnings=warnings, has_marks=has_marks
+        )
     templates = source.templates if config.templates is None else config.templates
     if templates is None:
         warnings += (f"no templates given or saved: {DEFAULT_TEMPLATES[0]!r} is used",)
@@ -210,7 +214,8 @@ def _check_captions(task: str, source: Source) -> None:
         )
 
 
-def _check_train(task: str, train: Source | None, source: Source) -> None:
+def _check_train(task: str, train: Source | None, source: Source) -> bool:
+    """Check the training data; return whether its images have several labels each."""
     if train is None:
         raise EvaluationError(f"{task} needs a training set; give one with --train")
     if train.classnames and source.classnames and train.classnames != source.classnames:
@@ -218,6 +223,19 @@ def _check_train(task: str, train: Source | None, source: Source) -> None:
             f"the classes of {train.name} and {source.name} differ: "
             f"{_difference(train.classnames, source.classnames)}"
         )
+    learned, tested = _first_sample(train), _first_sample(source)
+    has_marks = learned is not None and learned.targets is not None
+    if has_marks and task == "knn":
+        raise EvaluationError(
+            f"{train.name}: its images have several labels each, which knn does not take; "
+            "--task linear-probe does"
+        )
+    if tested is not None and has_marks != (tested.targets is not None):
+        several, one = (train.name, source.name) if has_marks else (source.name, train.name)
+        raise EvaluationError(
+            f"the images of {several} have several labels each and those of {one} do not"
+        )
+    return has_marks
 
 
 def _difference(left: Sequence[str], right: Sequence[str]) -> str:

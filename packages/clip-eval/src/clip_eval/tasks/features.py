@@ -36,17 +36,16 @@ class CollectFeatures:
             if np.isfinite(feature).all()
         ]
 
+    def stack(self, rows: Sequence[LabeledFeature]) -> tuple[Tensor, Tensor]:
+        """Stack rows to features (N, D) and labels (N,).
 
-def stack_features(rows: Sequence[LabeledFeature]) -> tuple[Tensor, Tensor]:
-    """Stack rows to features (N, D) and labels (N,).
-
-    Raises:
-        EvaluationError: There are no rows.
-    """
-    if not rows:
-        raise EvaluationError("none of the training images could be used")
-    features = torch.from_numpy(np.stack([row.feature for row in rows]))
-    return features, torch.tensor([row.label for row in rows])
+        Raises:
+            EvaluationError: There are no rows.
+        """
+        if not rows:
+            raise EvaluationError("none of the training images could be used")
+        features = torch.from_numpy(np.stack([row.feature for row in rows]))
+        return features, torch.tensor([row.label for row in rows])
 
 
 def choose_shots(labels: Tensor, shots: int, seed: int) -> Tensor:

@@ -8,7 +8,7 @@ Legend: N samples, C classes, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -51,6 +51,17 @@ def fit_probe(
     x, y = features.double(), labels
     weight = x.new_zeros(n_classes, x.shape[1]) if start is None else start.weight.double().clone()
     bias = x.new_zeros(n_classes) if start is None else start.bias.double().clone()
+
+    def loss(weight: Tensor, bias: Tensor) -> Tensor:
+        return cross_entropy(x @ weight.T + bias, y) + penalty / 2 * weight.square().sum()
+
+    return Probe(*minimize(loss, weight, bias), penalty)
+
+
+def minimize(
+    loss: Callable[[Tensor, Tensor], Tensor], weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Minimize a loss of weights and biases, from the given ones, by L-BFGS to convergence."""
     weight.requires_grad_()
     bias.requires_grad_()
     solver = torch.optim.LBFGS(
@@ -61,15 +72,15 @@ def fit_probe(
         line_search_fn="strong_wolfe",
     )
 
-    def loss() -> Tensor:
+    def step() -> Tensor:
         solver.zero_grad()
-        value = cross_entropy(x @ weight.T + bias, y) + penalty / 2 * weight.square().sum()
+        value = loss(weight, bias)
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
     with torch.enable_grad():
-        solver.step(loss)  # type: ignore[no-untyped-call]
-    return Probe(weight.detach(), bias.detach(), penalty)
+        solver.step(step)  # type: ignore[no-untyped-call]
+    return weight.detach(), bias.detach()
 
 
 def choose_penalty(
@@ -91,17 +102,36 @@ def choose_penalty(
             f"{len(labels)} samples of {len(set(labels.tolist()))} classes; give --penalty, or "
             "more --shots"
         )
-    score: dict[float, float] = {}
+
+    def fit(penalty: float, start: Probe | None) -> Probe:
+        return fit_probe(features[~held], labels[~held], n_classes, penalty, start)
+
+    def score(probe: Probe) -> float:
+        logits = features[held].double() @ probe.weight.T + probe.bias
+        return float((logits.argmax(dim=1) == labels[held]).double().mean())
+
+    return search_penalty(fit, score)
+
+
+def search_penalty(
+    fit: Callable[[float, Probe | None], Probe], score: Callable[[Probe], float]
+) -> float:
+    """Return the penalty of the best score: powers of ten, then finer; of equal ones the largest.
+
+    Args:
+        fit: Fits a probe with a penalty, from the probe of the penalty before it.
+        score: Scores a probe on held-out samples.
+    """
+    found: dict[float, float] = {}
     last: Probe | None = None
 
     def try_all(penalties: Sequence[float]) -> float:
         nonlocal last
         for penalty in sorted(penalties, reverse=True):  # each fit starts from the last
-            if penalty not in score:
-                last = fit_probe(features[~held], labels[~held], n_classes, penalty, last)
-                logits = features[held].double() @ last.weight.T + last.bias
-                score[penalty] = float((logits.argmax(dim=1) == labels[held]).double().mean())
-        return max(score, key=lambda penalty: (score[penalty], penalty))
+            if penalty not in found:
+                last = fit(penalty, last)
+                found[penalty] = score(last)
+        return max(found, key=lambda penalty: (found[penalty], penalty))
 
     best = try_all(COARSE)
     last = None

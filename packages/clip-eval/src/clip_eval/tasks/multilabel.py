@@ -43,22 +43,16 @@ class MultiLabel:
         """Return the similarity of each image to each class."""
         if not batch.samples:
             return []
-        scores = (features @ self.classifier.T).cpu().numpy()  # (B, C)
+        scores = self.scores(features).cpu().numpy()  # (B, C)
+        classes = len(self.names)
         return [
-            ScoredImage(sample.key, self._targets(sample.key, sample.targets), row)
+            ScoredImage(sample.key, require_targets(sample.key, sample.targets, classes), row)
             for sample, row in zip(batch.samples, scores, strict=True)
         ]
 
-    def _targets(self, key: str, targets: tuple[int, ...] | None) -> tuple[int, ...]:
-        if targets is None:
-            raise EvaluationError(f"{key} has no list of classes, which multilabel needs")
-        wrong = [label for label in targets if not 0 <= label < len(self.names)]
-        if wrong:
-            raise EvaluationError(
-                f"{key} has label {wrong[0]}, but there are {len(self.names)} class names; "
-                "check the class list"
-            )
-        return targets
+    def scores(self, features: Tensor) -> Tensor:
+        """Compute the similarity of features (B, D) to each class, (B, C)."""
+        return features @ self.classifier.T
 
     def result(self, rows: Sequence[ScoredImage]) -> Result:
         """Return the mean average precision, over the classes that have an image."""
@@ -88,6 +82,23 @@ class MultiLabel:
             warnings=tuple(_diagnose(truth, finite)),
             records=tuple(_record(row, self.names) for row in rows),
         )
+
+
+def require_targets(key: str, targets: tuple[int, ...] | None, n_classes: int) -> tuple[int, ...]:
+    """Return the classes of a sample.
+
+    Raises:
+        EvaluationError: The sample has no list of classes, or one without a name.
+    """
+    if targets is None:
+        raise EvaluationError(f"{key} has no list of classes, which multilabel needs")
+    wrong = [label for label in targets if not 0 <= label < n_classes]
+    if wrong:
+        raise EvaluationError(
+            f"{key} has label {wrong[0]}, but there are {n_classes} class names; check the class "
+            "list"
+        )
+    return targets
 
 
 def _diagnose(truth: NDArray[np.bool_], finite: NDArray[np.bool_]) -> Iterator[str]:
