@@ -97,8 +97,8 @@ def test_bounds_are_raised_by_the_environment(
 
 
 def test_captions_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    Sample("a", b"", ("x" * 99_999,))
-    for captions in (("x" * 10**7,), ("x",) * 50_001, ("x" * 99_999, "y")):
+    Sample("a", b"", ("x" * 199_999,))
+    for captions in (("x" * 10**7,), ("x",) * 100_001, ("x" * 199_999, "y")):
         with pytest.raises(BadSample, match=r"key: too-large: captions of .* characters"):
             Sample("key", b"", captions)
     monkeypatch.setenv(CAPTIONS.variable, "20000000")

@@ -80,8 +80,9 @@ def test_numbers_in_other_forms(table: Path) -> None:
         labels("-1", "0", names=["x", "y"])
     with pytest.raises(DataError, match="labels do not match the class list"):
         labels("²", "1", names=["x", "y"])
-    with pytest.raises(DataError, match="1 rows have no label"):
-        labels("1.0", "", names=["x", "y"])
+    assert labels("1.0", "", "0", names=["x", "y"]) == [1, 0]  # and one fault
+    with pytest.raises(DataError, match=r"2 of 3 rows cannot be used, such as .*line 3: no label"):
+        labels("1.0", "", "", names=["x", "y"])
 
 
 def test_captions_with_separators_and_quotes(table: Path) -> None:
@@ -105,9 +106,9 @@ def test_captions_with_separators_and_quotes(table: Path) -> None:
         (["path,label"], "at least one row"),
         (["picture,label", "a,b"], "expected a column of image paths"),
         (["path,width", "a,3"], "expected a column of captions"),
-        (["path,caption", "a.png,one, two"], "line 2 has not as many fields"),
-        (["path,caption", "a.png"], "line 2 has not as many fields"),
-        (["path,caption", 'a.png,"never closed'], "after line 1: unexpected end"),
+        (["path,caption", "a.png,one, two"], "line 2: 3 fields, the header has 2"),
+        (["path,caption", "a.png"], "line 2: 1 fields, the header has 2"),
+        (["path,caption", "a.png,x"], "none of 1 images .* is in .*, such as a.png; name the"),
     ],
 )
 def test_bad_tables_say_what_is_expected(table: Path, lines: list[str], words: str) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from collections.abc import Callable
@@ -80,7 +81,11 @@ def test_a_label_outside_the_class_list_is_shown(
 ) -> None:
     png = encode((9, 9, 9))
     path = write_tar(tmp_path / "a.tar", {"0.png": png, "0.cls": b"7", "0.txt": b"caption"})
-    found = summarize(open_source(path, classnames=["a", "b"]))
+    source = open_source(path, classnames=["a", "b"])
+    with pytest.raises(DataError, match="label 7 is in no class; the class list has 2"):
+        summarize(source)
+    source.classnames = None
+    found = dataclasses.replace(summarize(source), classnames=("a", "b"))
     assert "label 7 is in no class: 1 samples" in found.to_text()
 
 

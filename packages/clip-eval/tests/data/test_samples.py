@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from clip_eval.data import BadSample, Sample, Source
+from clip_eval.data import DataError, Sample, Source
 
 
 class Two(Source):
@@ -38,5 +38,5 @@ def test_a_label_becomes_captions_if_it_is_in_a_class() -> None:
     source.templates = ("a {c}", "{c} {c}", "a {c}")
     assert source.class_captions(0, "k") == ("a cat", "cat cat")
     for label in (-1, 2):
-        with pytest.raises(BadSample, match=f"k: bad-label: {label} of 2 classes"):
+        with pytest.raises(DataError, match=f"k: label {label} is in no class; .* has 2"):
             source.class_captions(label, "k")

@@ -85,7 +85,7 @@ def test_json_gives_captions_and_labels(tmp_path: Path, write_tar: Callable[...,
         ("0.cls", b"cat", "bad-label"),
         ("0.txt", b"caf\xe9 \xff", "bad-utf8"),
         ("0.json", b"{", "bad-json"),
-        ("0.cls", b"9", "bad-label"),
+        ("0.cls", b"9" * 30, "bad-label"),
     ],
 )
 def test_a_bad_sidecar_is_one_bad_sample(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from clip_eval.cli.options import data_options
 from clip_eval.data.inspect import summarize
 from clip_eval.prompts.named_data import open_data
 from clip_eval.results.files import refuse_existing
@@ -17,7 +18,12 @@ def inspect_data(arguments: argparse.Namespace) -> None:
     """Read samples of a data set, and print what was found."""
     if arguments.out is not None:
         refuse_existing(arguments.out, overwrite=arguments.overwrite)
-    source, _ = open_data(arguments.data, classnames=arguments.classnames, split=arguments.split)
+    source, _ = open_data(
+        arguments.data,
+        classnames=arguments.classnames,
+        split=arguments.split,
+        **data_options(arguments),
+    )
     summary = summarize(
         source,
         samples=arguments.samples,

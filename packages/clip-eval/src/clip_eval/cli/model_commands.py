@@ -9,6 +9,7 @@ import sys
 from clip_models.command_line import EXIT_DONE, EXIT_FAILED, one_line
 from clip_models.devices import choose_device
 
+from clip_eval.cli.options import data_options
 from clip_eval.data.class_names import ClassList
 from clip_eval.data.readers.image_files import ImageFiles
 from clip_eval.data.templates import DEFAULT_TEMPLATES
@@ -70,6 +71,7 @@ def _make_run(arguments: argparse.Namespace, processes: Processes) -> Evaluation
         templates=arguments.templates,
         classnames=arguments.classnames,
         split=arguments.split,
+        data_options=data_options(arguments),
         train=arguments.train,
         train_split=arguments.train_split,
         loader=LoaderConfig(

@@ -17,6 +17,12 @@ TEMPLATES_HELP = (
     "file of caption templates, {c} for the class; JSON of class to prompts; or the name of a "
     "standard data set such as imagenet1k"
 )
+DATA_OPTIONS = (
+    ("image-root", "DIR", "directory that image paths start from"),
+    ("image-key", "NAME", "column, feature or extension of the images"),
+    ("caption-key", "NAME", "column, feature or key of the captions"),
+    ("label-key", "NAME", "column, feature or key of the labels"),
+)
 DATA_HELP = f"data set: {list_forms()}, or a path of recognized layout"
 
 
@@ -88,7 +94,22 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--classnames",
         help="file of class names, or of folder<TAB>name lines; or the name of a standard data set",
     )
-    parser.add_argument("--split", help="split of the data, where there are several")
+    parser.add_argument(
+        "--split",
+        help="split of the data, where there are several (default: test, or else validation)",
+    )
+    for name, metavar, text in DATA_OPTIONS:
+        parser.add_argument(f"--{name}", metavar=metavar, help=text)
+    parser.add_argument(
+        "--first-label", type=int, help="number of the first class in the labels (default: 0)"
+    )
+
+
+def data_options(arguments: argparse.Namespace) -> dict[str, object]:
+    """Return those of the options of how data is read that were given, for `open_source`."""
+    names = [name.replace("-", "_") for name, *_ in DATA_OPTIONS]
+    found = {name: getattr(arguments, name) for name in (*names, "first_label")}
+    return {name: value for name, value in found.items() if value not in (None, "")}
 
 
 def positive(text: str) -> int:

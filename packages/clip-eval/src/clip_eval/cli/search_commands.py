@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clip_models.devices import choose_device
 
+from clip_eval.cli.options import data_options
 from clip_eval.data.readers.image_files import ImageFiles
 from clip_eval.data.text_files import read_text
 from clip_eval.encoding.batches import LoaderConfig
@@ -60,7 +61,7 @@ def _embed(
             raise EvaluationError(f"{arguments.texts}: expected at least one text, got none")
         return embed_texts(encoder, lines)._replace(weights=weights_fingerprint(encoder.model))
     names = {"classnames": arguments.classnames, "split": arguments.split}
-    source = photos or open_data(arguments.data, **names)[0]
+    source = photos or open_data(arguments.data, **names, **data_options(arguments))[0]
     thumbnail = arguments.thumbnails
     if thumbnail is None:
         thumbnail = 0 if photos is None else THUMBNAIL

@@ -52,7 +52,7 @@ SAMPLE = Bound("CLIP_EVAL_MAX_SAMPLE_MB", 256, MEGABYTE)
 """One image file, or everything that a shard or table holds of one sample."""
 TEXT = Bound("CLIP_EVAL_MAX_TEXT_MB", 1024, MEGABYTE)
 """A file that is read whole: a table, an annotation file, a list, an index, metadata."""
-CAPTIONS = Bound("CLIP_EVAL_MAX_CAPTION_CHARACTERS", 100_000, 1)
+CAPTIONS = Bound("CLIP_EVAL_MAX_CAPTION_CHARACTERS", 200_000, 1)
 """All captions of one sample."""
 PIXELS = Bound("CLIP_EVAL_MAX_PIXELS", 89_478_485, 1)
 """One image."""

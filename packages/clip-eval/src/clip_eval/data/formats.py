@@ -67,8 +67,9 @@ class Format:
 
 
 _SPLIT = ("split", "default_split")
-_TABLE = ("classnames", "templates", *_SPLIT, "image_key", "caption_key", "image_root")
-_SHARDS = ("classnames", "templates", *_SPLIT, "image_key", "caption_key", "cache")
+_KEYS = ("image_key", "caption_key", "label_key", "first_label")
+_TABLE = ("classnames", "templates", *_SPLIT, *_KEYS, "image_root")
+_SHARDS = ("classnames", "templates", *_SPLIT, *_KEYS, "cache")
 
 FORMATS: dict[str, Format] = {
     row.kind: row
@@ -95,9 +96,17 @@ FORMATS: dict[str, Format] = {
             kind="csv",
             reader="clip_eval.data.readers.csv_table:CsvTable",
             form="csv:FILE",
-            content="a CSV or TSV file of image paths with captions, class names or label numbers",
-            accepts=("classnames", "templates", "image_key", "caption_key", "image_root"),
+            content="a table (comma, semicolon, bar or tab) of image paths with captions or labels",
+            accepts=_TABLE,
             file_names=("*.csv", "*.tsv"),
+        ),
+        Format(
+            kind="jsonl",
+            reader="clip_eval.data.readers.json_table:JsonTable",
+            form="jsonl:FILE",
+            content="JSON lines, or a JSON list, of objects with an image path, captions, labels",
+            accepts=_TABLE,
+            file_names=("*.jsonl", "*.ndjson"),
         ),
         Format(
             kind="parquet",
@@ -174,6 +183,8 @@ def open_source(
     default_split: str | None = None,
     image_key: str = "",
     caption_key: str = "",
+    label_key: str = "",
+    first_label: int | None = None,
     image_root: str | Path | None = None,
     cache: ShardCache | None = None,
     download: bool = True,
@@ -193,6 +204,8 @@ def open_source(
             else for the test split or else the validation split.
         image_key: Column, feature or extension of the image, if it has no common name.
         caption_key: Column, feature, extension or JSON key of the captions.
+        label_key: Column, feature, extension or JSON key of the label.
+        first_label: Number of the first class in the data; None for 0, or for what the data tells.
         image_root: Directory that the paths of a table or of COCO's JSON are relative to.
         cache: Where shards behind a URL are kept, and how many bytes of them.
         download: Whether one of torchvision's sets is downloaded where it is not on disk.
@@ -209,6 +222,8 @@ def open_source(
         "default_split": default_split,
         "image_key": image_key,
         "caption_key": caption_key,
+        "label_key": label_key,
+        "first_label": first_label,
         "image_root": os.path.expanduser(root) if root else None,
         "cache": cache,
         "download": download,

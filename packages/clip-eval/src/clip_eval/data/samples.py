@@ -11,10 +11,10 @@ from pathlib import Path
 from PIL import Image
 
 from clip_eval.data.bounds import SAMPLE, check_captions, raise_bad_sample, read_bounded
-from clip_eval.data.faults import BadSample, Fault
+from clip_eval.data.faults import BadSample, DataError, Fault
+from clip_eval.data.labels import LABELS_CHECKED, MOST_CLASSES, require_class, spread
 from clip_eval.data.templates import DEFAULT_TEMPLATES, fill_templates
 
-MOST_CLASSES = 2**31
 """Labels beyond it are damage."""
 
 
@@ -48,6 +48,9 @@ class Sample:
         for label in (self.label, *(self.targets or ())):
             if label is not None and abs(label) > MOST_CLASSES:
                 raise BadSample("bad-label", "larger than any number of classes", self.key)
+
+
+PATHS_CHECKED = 20
 
 
 class Source(ABC):
@@ -102,6 +105,27 @@ class Source(ABC):
         """
         return self.read(index).label
 
+    def probe(self, limit: int) -> Sequence[int]:
+        """Indices of at most `limit` samples to look at before all are read, evenly spaced."""
+        return spread(len(self), limit)
+
+    def check_labels(self, limit: int = LABELS_CHECKED) -> None:
+        """Read some labels, so that a wrong list of classes is known before work begins.
+
+        Args:
+            limit: Most samples to read.
+
+        Raises:
+            DataError: A label is in no class.
+        """
+        for index in self.probe(limit) if self.classnames else ():
+            try:
+                label = self.label(index)
+            except BadSample:
+                continue
+            if label is not None and self.classnames:
+                require_class(label, len(self.classnames), where=self.place(index))
+
     def place(self, index: int) -> str:
         """Where sample `index` is read from, for people; nothing is read."""
         return f"{self.name}, sample {index}"
@@ -117,7 +141,7 @@ class Source(ABC):
         """Captions of a labeled sample that has none: its class name in each template.
 
         Raises:
-            BadSample: The label is in no class.
+            DataError: The label is in no class, so that the list is wrong.
         """
         return class_captions(label, self.classnames, self.templates, key)
 
@@ -128,13 +152,15 @@ class ImagePaths(Source):
     Attributes:
         image_root: The directory.
         paths: Path of each image below it, which is the key of the sample too.
-        labels: Label of each image; empty where there are none.
+        labels: Label of each image, None for one without; empty where there are none.
+        targets: All classes of each image that may have several; empty where there are none.
         captions: Captions of each image; empty where there are none.
     """
 
     image_root: Path
     paths: Sequence[str]
-    labels: Sequence[int] = ()
+    labels: Sequence[int | None] = ()
+    targets: Sequence[tuple[int, ...]] = ()
     captions: Sequence[tuple[str, ...]] = ()
 
     def __len__(self) -> int:
@@ -154,7 +180,36 @@ class ImagePaths(Source):
         path, label = self.paths[index], self.label(index)
         data = read_image_file(self.image_root / path, path)
         captions = self.captions[index] if self.captions else ()
-        return Sample(path, data, captions or self.class_captions(label, path), label)
+        targets = self.targets[index] if self.targets else None
+        return Sample(path, data, captions or self.class_captions(label, path), label, targets)
+
+    def check_paths(self) -> None:
+        """Look for some images, so that a wrong directory is known before work begins.
+
+        Raises:
+            DataError: None of them is there.
+        """
+        require_some_image(self.name, self.image_root, self.paths)
+
+
+def require_some_image(name: str, root: Path, paths: Sequence[str]) -> None:
+    """Check that one of some evenly spaced images is there.
+
+    Args:
+        name: The data set, for the message.
+        root: Directory of the images.
+        paths: Their paths below it.
+
+    Raises:
+        DataError: None is.
+    """
+    looked_for = [paths[index] for index in spread(len(paths), PATHS_CHECKED)]
+    if looked_for and not any((root / path).is_file() for path in looked_for):
+        raise DataError(
+            f"{name}: none of {len(looked_for)} images that were looked for is in "
+            f"{root.absolute()}, such as {looked_for[0]}; name the directory of the images with "
+            "--image-root (data.image_root)"
+        )
 
 
 def read_image_file(path: Path, key: str) -> bytes:
@@ -203,10 +258,9 @@ def class_captions(
         key: Names the sample in an error.
 
     Raises:
-        BadSample: The label is in no class.
+        DataError: The label is in no class, so that the list is wrong.
     """
     if label is None or classnames is None:
         return ()
-    if not 0 <= label < len(classnames):
-        raise BadSample("bad-label", f"{label} of {len(classnames)} classes", key)
+    require_class(label, len(classnames), where=key)
     return fill_templates(classnames[label], templates or DEFAULT_TEMPLATES)

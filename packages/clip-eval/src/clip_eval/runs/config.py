@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ class EvaluationRun:
         templates: A file of templates or prompts, or the name of a prompt set.
         classnames: A file of class names, or the name of a prompt set.
         split: Split of the data, where there are several.
+        data_options: Further arguments of `open_source`, such as `image_root`.
         train: Training data of probes and neighbours.
         train_split: Split of the training data; of the same data without `train`.
         loader: How sources are read; the run sets the ranks.
@@ -49,6 +50,7 @@ class EvaluationRun:
     templates: str | None = None
     classnames: str | None = None
     split: str | None = None
+    data_options: Mapping[str, Any] = field(default_factory=dict)
     train: str | None = None
     train_split: str | None = None
     loader: LoaderConfig = field(default_factory=lambda: LoaderConfig(workers=None, progress=True))

@@ -148,7 +148,7 @@ class DataRun:
         if run.train is None and run.train_split is None:
             return None
         description = run.train or self.description
-        options = {"classnames": run.classnames, "split": run.train_split}
+        options = {"classnames": run.classnames, "split": run.train_split, **run.data_options}
         return open_data(description, default_split="train", **options)[0]
 
     @cached_property
@@ -196,7 +196,8 @@ class DataRun:
             "model_path": one.model.description,
             "model_fingerprint": encoder.fingerprint,
             "data": self.description,
-            "split": self.source.split,
+            "split": self.source.split if self.source.splits else run.split,
+            "data_options": dict(run.data_options),
             "classnames_from": run.classnames,
             "templates_from": one.templates_from if result.templates else None,
             "batch_size": loader.batch_size,

@@ -39,7 +39,9 @@ def run_evaluations(
             report(outcome)
 
     def open_one(description: str) -> tuple[Source, PromptSet | None]:
-        return open_data(description, classnames=run.classnames, split=run.split)
+        return open_data(
+            description, classnames=run.classnames, split=run.split, **run.data_options
+        )
 
     if run.is_single:
         prepare_output(run.out)

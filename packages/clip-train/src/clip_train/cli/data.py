@@ -79,7 +79,10 @@ def inspect(options: argparse.Namespace) -> None:
 
 
 def _open(options: argparse.Namespace) -> Source:
-    names = ("image_key", "caption_key", "image_root", "split", "classnames")
+    names = (
+        *("image_key", "caption_key", "label_key", "first_label", "image_root", "split"),
+        "classnames",
+    )
     given = {name: getattr(options, name) for name in names}
     return open_training_source(replace(DataConfig(train=options.source), **given))
 

@@ -220,8 +220,11 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     for name, metavar, text in (
         ("image-key", "NAME", "column or feature of the image"),
         ("caption-key", "NAME", "column, feature or key of the captions"),
+        ("label-key", "NAME", "column, feature or key of the labels"),
         ("image-root", "DIR", "directory that image paths start from"),
         ("split", "NAME", "split, where there are several (default: train)"),
         ("classnames", "FILE", "file of class names"),
     ):
         parser.add_argument(f"--{name}", default="", metavar=metavar, help=text)
+    text = "number of the first class in the labels (default: 0)"
+    parser.add_argument("--first-label", type=int, metavar="N", help=text)

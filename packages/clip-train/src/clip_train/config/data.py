@@ -81,6 +81,11 @@ class DataConfig:
     """Column, feature or file extension of the images, if it is not a common one."""
     caption_key: str = ""
     """Column, feature, file extension or JSON key of the captions, if it is not a common one."""
+    label_key: str = ""
+    """Column, feature, file extension or JSON key of the labels, if it is not a common one."""
+    first_label: int | None = None
+    """Number of the first class in the labels of the data; empty for 0, or for what TF-slim's
+    records tell."""
     image_root: str = ""
     """Directory that image paths in a table or a COCO file are relative to."""
     cache_dir: str = ""

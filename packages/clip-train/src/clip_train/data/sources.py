@@ -134,9 +134,12 @@ def open_named(
         default_split=default_split,
         image_key=data.image_key,
         caption_key=data.caption_key,
+        label_key=data.label_key,
+        first_label=data.first_label,
         image_root=data.image_root or None,
         cache=ShardCache(cache_dir, int(data.cache_gb * 1e9)),
     )
+    source.check_labels()
     numbers = [name for name in source.classnames or () if name.isdecimal()]
     if numbers and len(numbers) == len(source.classnames or ()):
         warnings.warn(

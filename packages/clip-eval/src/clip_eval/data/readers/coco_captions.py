@@ -48,6 +48,8 @@ class CocoCaptions(ImagePaths):
         self.path = Path(path)
         self.templates = choose_templates(templates)
         content = read_json(self.path)
+        if isinstance(content, list) and content and isinstance(content[0], dict):
+            raise DataError(f"{path}: a list of objects; read it as jsonl:{path}")
         try:
             if _has_sentences(content):
                 rows = self._choose_rows(content["images"], split, default_split)

@@ -5,15 +5,17 @@ A record is a length (8 bytes), its checksum, the message, its checksum (4 bytes
 
 from __future__ import annotations
 
+import random
 import re
 import struct
 from collections.abc import Collection, Sequence
 from os.path import commonpath
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clip_eval.data.class_names import ClassList, ClassNames, choose_names
 from clip_eval.data.faults import BadSample, DataError
+from clip_eval.data.labels import label_of
 from clip_eval.data.patterns import GLOB, expand_braces, match_files
 from clip_eval.data.readers.tf_example import Values, WireError, parse_example
 from clip_eval.data.samples import Sample
@@ -44,7 +46,7 @@ IMAGE_KEYS = ("jpg", "jpeg", "png", "webp", "image", "image/encoded", "image_raw
 CAPTION_KEYS = ("caption", "captions", "captions/text", "text", "txt")
 LABEL_KEYS = ("label", "image/class/label", "cls")
 NAME_KEYS = ("key", "__key__", "file_name", "image/filename", "image_id")
-FROM_ONE = "image/class/label"  # counted from 1 in TensorFlow's older ImageNet files
+FROM_ONE = "image/class/label"  # from 1 in TensorFlow's older ImageNet files, from 0 in others
 NUMBERED = re.compile(r"[-_]\d+-of-\d+$")
 VERSION = re.compile(r"\d+(\.\d+)*")
 OTHER_SUFFIXES = (SUFFIX, ".json", ".txt", ".partial")
@@ -55,7 +57,7 @@ class TFRecordSource(IndexedSource):
 
     Features are found by common names: those of img2dataset (`jpg`/`png`/`webp`,
     `caption`, `key`), of TFDS (`image`, `label`, `file_name`, `captions/text`) and of
-    the older ImageNet files (`image/encoded`, `image/class/label` counted from 1).
+    the older ImageNet files (`image/encoded`, `image/class/label`, counted from 0 or 1).
 
     Args:
         pattern: A directory, a file, a glob or a brace range; URLs one by one or as a range. In
@@ -66,6 +68,10 @@ class TFRecordSource(IndexedSource):
         default_split: `train` for the split that training reads, instead of evaluation's.
         image_key: Feature that holds the image.
         caption_key: Feature that holds the captions.
+        label_key: Feature that holds the label.
+        first_label: Number of the first class in the data. If None it is 0; for
+            `image/class/label`, which counts from 0 in some files and from 1 in others, it is 1
+            where no 0 occurs and the number of classes does.
         cache: Where files behind a URL are kept.
 
     Raises:
@@ -84,6 +90,8 @@ class TFRecordSource(IndexedSource):
         default_split: str | None = None,
         image_key: str = "",
         caption_key: str = "",
+        label_key: str = "",
+        first_label: int | None = None,
         cache: ShardCache | None = None,
     ) -> None:
         folder, files, chosen, splits, is_named = _find_files(str(pattern), split, default_split)
@@ -103,6 +111,8 @@ class TFRecordSource(IndexedSource):
         self.templates = choose_templates(templates, *(() if is_url(str(pattern)) else (folder,)))
         if not len(self):
             raise DataError(f"{self.name}: no record in its {len(files)} files")
+        self._label_keys = (label_key,) if label_key else LABEL_KEYS
+        self._first_label = self._choose_first() if first_label is None else first_label
 
     def read(self, index: int) -> Sample:
         """Sample number `index`.
@@ -120,12 +130,59 @@ class TFRecordSource(IndexedSource):
         image = next((v[0] for k in self._image_keys if (v := features.get(k))), None)
         if not isinstance(image, bytes):
             raise BadSample("no-image", f"features are {', '.join(sorted(features))}", key)
-        label = _find_label(features)
+        found, _ = _find_label(features, self._label_keys)
+        label = label_of(found, self.classnames, first=self._first_label, where=key)
+        targets = label if isinstance(label, tuple) else None
+        label = None if isinstance(label, tuple) else label
         captions = next(
             (t for k in self._caption_keys if (t := _decode_texts(features.get(k), key))), ()
         )
-        class_captions = self.class_captions(label, key)  # checks the label, captions or not
-        return Sample(key, image, captions or class_captions, label)
+        return Sample(key, image, captions or self.class_captions(label, key), label, targets)
+
+    def _choose_first(self) -> int:
+        """Number of the first class: for TF-slim's feature, which counts from 0 or 1, as it does.
+
+        Raises:
+            DataError: The data does not tell.
+        """
+        if self.classnames is None or not self._counts_either_way():
+            return 0
+        count = len(self.classnames)
+        order = list(range(len(self)))
+        random.Random(0).shuffle(order)  # of 1000 classes, some 500 records tell
+        for index in order:
+            label = self._label_of(index)
+            if label == 0:
+                return 0
+            if label == count:
+                self.warnings = (
+                    *self.warnings,
+                    f"labels in {FROM_ONE} count from 1 (no 0 was found, and {count} was, of "
+                    f"{count} classes): 1 is subtracted",
+                )
+                return 1
+        raise DataError(
+            f"{self.name}: labels in {FROM_ONE} count from 0 or from 1, and neither 0 nor {count} "
+            "occurs to tell; say which with --first-label (data.first_label in a config)"
+        )
+
+    def _counts_either_way(self) -> bool:
+        """Whether the label of the first record that has one is TF-slim's."""
+        for index in range(len(self)):
+            try:
+                message = self._read_message(index, self.place(index))
+                name = _find_label(parse_example(message), self._label_keys)[1]
+            except (BadSample, WireError):
+                continue
+            return name == FROM_ONE
+        return False
+
+    def _label_of(self, index: int) -> Any:
+        try:
+            message = self._read_message(index, self.place(index))
+            return _find_label(parse_example(message), self._label_keys)[0]
+        except (BadSample, WireError):
+            return None
 
     def _read_message(self, index: int, where: str) -> bytes:
         record = self.read_stretch(index)
@@ -139,12 +196,14 @@ class TFRecordSource(IndexedSource):
         return message
 
 
-def _find_label(features: dict[str, Values]) -> int | None:
-    for name in LABEL_KEYS:
-        values = features.get(name)
-        if values and isinstance(values[0], int):
-            return values[0] - (name == FROM_ONE)
-    return None
+def _find_label(features: dict[str, Values], keys: Sequence[str]) -> tuple[Any, str]:
+    """The label of a record, or a list of several, and the feature that holds it."""
+    for name in keys:
+        values: Sequence[Any] | None = features.get(name)
+        if values and not isinstance(values[0], float):
+            found = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
+            return (found[0] if len(found) == 1 else found), name
+    return None, ""
 
 
 def _decode_texts(values: Values | None, key: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from clip_eval.data.class_names import CLASSES_FILE, ClassNames, choose_names
 from clip_eval.data.faults import BadSample, DataError
 from clip_eval.data.images import IMAGE_SUFFIXES
-from clip_eval.data.readers.sidecars import read_captions_and_label, read_targets
+from clip_eval.data.readers.sidecars import LabelKeys, parse_json, read_captions, read_labels
 from clip_eval.data.samples import Sample, class_captions
 from clip_eval.data.shards.cache import ShardCache, ShardFile
 from clip_eval.data.shards.open_files import FileView, view_file
@@ -45,6 +45,8 @@ class WebDataset(IndexedSource):
         image_key: Extension of the image to use, or several separated by semicolons.
         caption_key: Extension of the text, or key of the JSON, that holds the captions; several
             separated by semicolons, the first that is there counts.
+        label_key: Extension or JSON key that holds the label; `cls`, `label` or `labels` if empty.
+        first_label: Number of the first class in the data; 0 if None.
         cache: Where shards behind a URL are kept.
 
     Raises:
@@ -63,6 +65,8 @@ class WebDataset(IndexedSource):
         default_split: str | None = None,
         image_key: str = "",
         caption_key: str = "",
+        label_key: str = "",
+        first_label: int | None = None,
         cache: ShardCache | None = None,
     ) -> None:
         layout = find_shards(str(pattern), split=split, default_split=default_split)
@@ -74,6 +78,7 @@ class WebDataset(IndexedSource):
             layout.classnames, classnames, where=f"{layout.name}: {CLASSES_FILE}"
         )
         self._image_key, self._caption_key = image_key, caption_key
+        self._label_key, self._first_label = label_key, first_label
         files = [ShardFile(path, cache or ShardCache()) for path in layout.shards]
         super().__init__(IndexedShards(files, _scan_tar, tar_ends_at))
         if not len(self):
@@ -97,6 +102,8 @@ class WebDataset(IndexedSource):
             parts,
             image_key=self._image_key,
             caption_key=self._caption_key,
+            label_key=self._label_key,
+            first_label=self._first_label,
             classnames=self.classnames,
             templates=self.templates,
         )
@@ -119,6 +126,8 @@ def sample_from_files(
     *,
     image_key: str = "",
     caption_key: str = "",
+    label_key: str = "",
+    first_label: int | None = None,
     classnames: tuple[str, ...] | None = None,
     templates: tuple[str, ...] | None = None,
 ) -> Sample:
@@ -130,11 +139,14 @@ def sample_from_files(
         image_key: Extensions that may hold the image, separated by semicolons; those of
             `IMAGE_SUFFIXES` if empty.
         caption_key: Extensions or JSON keys that may hold captions.
+        label_key: Extension or JSON key that holds the label.
+        first_label: Number of the first class; 0 if None.
         classnames: What labels mean.
         templates: What a class name is put into where there is no caption.
 
     Raises:
         BadSample: There is no image, or its text or label cannot be read.
+        DataError: A label is in no class, or marks of several classes are neither 0 nor 1.
     """
     wanted = (
         image_key.lower().split(";")
@@ -144,9 +156,12 @@ def sample_from_files(
     image = next((parts[name] for name in wanted if name in parts), None)
     if image is None:
         raise BadSample("no-image", f"only {', '.join(parts)}", key)
-    captions, label = read_captions_and_label(parts, key, caption_key)
+    record = parse_json(parts["json"], key) if "json" in parts else {}
+    keys = LabelKeys(label_key=label_key, classnames=classnames, first_label=first_label)
+    label, targets = read_labels(parts, record, key, keys)
+    captions = read_captions(parts, record, key, caption_key)
     captions = captions or class_captions(label, classnames, templates, key)
-    return Sample(key, image, captions, label, read_targets(parts, key))
+    return Sample(key, image, captions, label, targets)
 
 
 def _first_run(data: bytes) -> Iterator[Member]:

@@ -43,6 +43,7 @@ from clip_eval.data.bounds import (
     refuse_larger,
 )
 from clip_eval.data.faults import BadSample, DataError, Fault
+from clip_eval.data.labels import spread
 from clip_eval.data.lru_cache import LRUCache
 from clip_eval.data.samples import Source, locate
 from clip_eval.data.shards.cache import ShardFile
@@ -270,6 +271,11 @@ class IndexedSource(Source):
     def __len__(self) -> int:
         """Number of samples."""
         return len(self._index)
+
+    def probe(self, limit: int) -> Sequence[int]:
+        """Indices to look at first: of the first shard only, where shards have to be fetched."""
+        is_fetched = any(shard.is_remote for shard in self._index.shards)
+        return spread(self._index.sizes[0], limit) if is_fetched else super().probe(limit)
 
     def place(self, index: int) -> str:
         """The file of a sample and its number in it; nothing is read."""
