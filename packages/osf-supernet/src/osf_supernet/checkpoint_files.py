@@ -7,6 +7,7 @@ Packages that import no sibling each hold this file, word for word; a test compa
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -48,14 +49,17 @@ def write_checkpoint(
         tensors: Tensors by name, by the name of their file without its suffix.
         state: Everything else, of JSON's types.
         add_files: Called with the directory, to write more files into it, such as a config.
+
+    Raises:
+        OSError: It could not be written; the error names it.
     """
     target = parent / f"step-{step:07d}"
     partial = parent / f".{target.name}.partial"
-    parent.mkdir(parents=True, exist_ok=True)
-    for leftover in [*parent.glob(".step-*.partial"), *parent.glob(".step-*.deleted")]:
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir()
     try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for leftover in [*parent.glob(".step-*.partial"), *parent.glob(".step-*.deleted")]:
+            shutil.rmtree(leftover, ignore_errors=True)
+        partial.mkdir()
         if add_files is not None:
             add_files(partial)
         for group, named in tensors.items():
@@ -67,6 +71,9 @@ def write_checkpoint(
         for path in [*partial.iterdir(), partial]:
             _flush(path)
         _put_in_place(partial, target)
+    except OSError as error:
+        reason = f"{error.strerror or error}; earlier checkpoints are whole"
+        raise OSError(error.errno or errno.EIO, reason, str(target)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target

@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 
@@ -46,6 +47,7 @@ TAKE_CONFIG_KEYS = ("run", "resume", "supernet")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; its exit code."""
     warnings.showwarning = show_warning
+    threading.excepthook = _show_thread_error
     words = list(sys.argv[1:] if arguments is None else arguments)
     flags: list[str] = []  # for config keys, or after a lone -- another system's words
     takes_keys = words[:1] and words[0] in TAKE_CONFIG_KEYS
@@ -69,6 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """Print a warning as one line, in place of Python's two."""
     print(f"{PROG}: warning: {one_line(message)}", file=sys.stderr)
+
+
+def _show_thread_error(error: threading.ExceptHookArgs) -> None:
+    """Say nothing of a file that a thread cannot write: who waits for it meets the error."""
+    if not issubclass(error.exc_type, OSError):
+        threading.__excepthook__(error)
 
 
 def _call(options: argparse.Namespace, unknown: list[str]) -> int | None:

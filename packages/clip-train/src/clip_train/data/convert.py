@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import webdataset
 from clip_eval.data import TEMPLATES_FILE, BadSample, DataError, Sample, Source, decode_image
+from dtp_pooling.run_lock import RunInUseError, RunLock, is_unused
 from PIL import Image
 
 from clip_train.logs.files import replace_text, replacing, write_lines
@@ -86,6 +88,7 @@ def convert(
     Raises:
         DataError: The directory holds other files, or a conversion of other samples or with other
             options.
+        OSError: A file cannot be written; the error names it.
     """
     if shard_size < 1:
         raise DataError(f"shard_size must be 1 or more, got {shard_size}")
@@ -95,6 +98,22 @@ def convert(
         write_lines(folder / "classnames.txt", source.classnames)
     if source.templates:
         write_lines(folder / TEMPLATES_FILE, source.templates)
+    try:
+        with RunLock(folder):
+            return _write_shards(source, folder, shard_size, check=check, progress=progress)
+    except RunInUseError:
+        raise
+    except OSError as error:
+        reason = (
+            f"{error.strerror or error}; finished shards are whole, and the same command goes on"
+        )
+        raise OSError(error.errno or errno.EIO, reason, error.filename or str(folder)) from error
+
+
+def _write_shards(
+    source: Source, folder: Path, shard_size: int, *, check: bool, progress: bool
+) -> ConversionCounts:
+    """Write the shards that are missing; the counts of all."""
     total = ConversionCounts()
     with progress_bar(total=len(source), desc="convert", unit="sample", show=progress) as bar:
         for shard, first in enumerate(range(0, len(source), shard_size)):
@@ -135,7 +154,8 @@ def _claim(folder: Path, record: dict[str, object]) -> None:
                 "--out, or pass --overwrite to set it aside"
             )
         return
-    if folder.is_dir() and any(folder.iterdir()):
+    file.with_name(f".{RECORD}.partial").unlink(missing_ok=True)  # of a call that was killed
+    if not is_unused(folder):
         raise DataError(f"{folder} is not empty; choose a new directory, or pass --overwrite")
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(file, record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 import warnings
@@ -114,6 +115,7 @@ class Trainer:
             Interrupted: SIGINT or SIGTERM came to some rank; a checkpoint was saved.
             TrainingError: The loss is not finite, the data cannot be read on, too many samples
                 cannot be used, or another rank does not answer.
+            OSError: A file cannot be written; the error names it, and what is saved.
         """
         try:
             with stop_signals() as self._stop_request, report_lost_ranks(self.backend):
@@ -146,6 +148,10 @@ class Trainer:
                         if self._is_due("checkpoint") or self._is_overdue:
                             self.save_checkpoint()
                 return self.finish()
+        except OSError as error:
+            reason = f"{error.strerror or error}; {self._describe_saved()}"
+            place = error.filename or str(self.directory.path)
+            raise OSError(error.errno or errno.EIO, reason, place) from error
         finally:
             self.close()
 
@@ -270,10 +276,11 @@ class Trainer:
         self.save_checkpoint()  # first: an error in the rest then loses no training
         with self._stopping():
             self.evaluate()
-        model, preprocess = full_model(self.state), self.state.preprocess
-        run_on_first_rank(self.backend, lambda: save_model(self.directory.path, model, preprocess))
         self._note_early_end()
         self.directory.draw_curves()
+        model, preprocess = full_model(self.state), self.state.preprocess
+        # last: a directory with weights is one of a finished run
+        run_on_first_rank(self.backend, lambda: save_model(self.directory.path, model, preprocess))
         self.faults.warn()
         return self.last_result
 
@@ -342,6 +349,8 @@ class Trainer:
         best, total_steps = self.best, self.components.data.total_steps
         if best is None or not best.is_exhausted or self.steps_done >= total_steps:
             return
+        if any(row["step"] == self.steps_done for row in self.directory.metrics("early_end")):
+            return  # noted by a run that was killed after that
         row = {"total_steps": total_steps, "patience": best.patience, "best": best.state()}
         self.directory.log("early_end", self.steps_done, row)
 
@@ -407,10 +416,13 @@ class Trainer:
                 self._upcoming.raise_error()
         except (TrainingError, *DATA_ERRORS) as error:
             self.save_checkpoint()
-            raise TrainingError(
-                f"{describe_error(error)}; step {self.steps_done} is saved: continue with "
-                f"`clip-train resume {self.directory.path}`"
-            ) from error
+            raise TrainingError(f"{describe_error(error)}; {self._describe_saved()}") from error
+
+    def _describe_saved(self) -> str:
+        """What is kept of the run, and how it goes on."""
+        step = self._saved_step
+        saved = "no checkpoint is there yet" if step < 0 else f"step {step} is saved"
+        return f"{saved}: continue with `clip-train resume {self.directory.path}`"
 
     def _run_progress(self) -> Progress:
         return Progress(

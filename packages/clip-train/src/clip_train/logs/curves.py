@@ -36,7 +36,7 @@ def draw_curves(train: Rows, evaluations: Rows, path: Path) -> None:
     if learned:
         _draw_ranges(panels[2, 0], train)
         _draw_psnr(panels[2, 1], train)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, format="png")
 
 
 def _draw_accuracy(axes: Axes, rows: Rows) -> None:

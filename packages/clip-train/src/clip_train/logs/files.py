@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,14 +10,30 @@ from pathlib import Path
 
 
 @contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Give an error of writing a file its name, which Python leaves out of most.
+
+    Raises:
+        OSError: With the name.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(file)) from error
+
+
+@contextmanager
 def replacing(file: Path) -> Iterator[Path]:
     """A temporary path to write to; what was written is flushed to disk and replaces `file`."""
     partial = file.with_name(f".{file.name}.partial")
     try:
-        yield partial
-        with open(partial, "rb+") as stream:
-            os.fsync(stream.fileno())
-        os.replace(partial, file)
+        with naming(file):
+            yield partial
+            with open(partial, "rb+") as stream:
+                os.fsync(stream.fileno())
+            os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -29,4 +46,5 @@ def replace_text(file: Path, text: str) -> None:
 
 def write_lines(file: Path, lines: Iterable[str]) -> None:
     """Write a text file of lines, the same on all systems."""
-    file.write_bytes("".join(f"{line}\n" for line in lines).encode())
+    with naming(file):
+        file.write_bytes("".join(f"{line}\n" for line in lines).encode())

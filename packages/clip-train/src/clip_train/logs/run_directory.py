@@ -6,7 +6,9 @@ import hashlib
 import importlib
 import json
 import tomllib
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from clip_train.config.presets import rename_keys
 from clip_train.config.run import Config
 from clip_train.errors import RunDirectoryError
 from clip_train.logs.curves import draw_curves
-from clip_train.logs.files import replace_text
+from clip_train.logs.files import naming, replace_text, replacing
 
 CONFIG_NAME = "config.toml"
 METRICS_NAME = "metrics.jsonl"
@@ -38,6 +40,7 @@ class RunDirectory:
         self.path = path
         self.writes = writes
         self._events: SummaryWriter | None = None
+        self._has_events = True
         self._remote: Any = None  # a run of Weights & Biases
 
     @staticmethod
@@ -77,7 +80,8 @@ class RunDirectory:
     def write_config(self, config: Config) -> None:
         """Write the resolved config."""
         text = tomli_w.dumps(to_dict(config))
-        (self.path / CONFIG_NAME).write_text(text, encoding="utf-8")
+        with naming(self.path / CONFIG_NAME):
+            (self.path / CONFIG_NAME).write_text(text, encoding="utf-8")
 
     def reopen(self, config: Config, step: int) -> None:
         """Give the run another config from `step` on; the weights it ended with stay beside it."""
@@ -114,20 +118,19 @@ class RunDirectory:
         """Drop the metrics of steps after `step`, which will be computed again."""
         kept = [row for row in self.metrics() if row["step"] <= step]
         replace_text(self.path / METRICS_NAME, "".join(json.dumps(row) + "\n" for row in kept))
-        self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
+        self._open_events(purge_step=step + 1)
 
     def log(self, kind: str, step: int, values: dict[str, Any], *, group: str = "") -> None:
         """Append one line to metrics.jsonl, and its numbers to TensorBoard, there below `group`."""
         if not self.writes:
             return
-        with open(self.path / METRICS_NAME, "a", encoding="utf-8") as file:
+        metrics = self.path / METRICS_NAME
+        with naming(metrics), open(metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         place = f"{kind}/{group}/" if group else f"{kind}/"
         numbers = {f"{place}{k}": v for k, v in values.items() if isinstance(v, (int, float))}
-        for name, value in numbers.items():
-            if self._events is None:
-                self._events = SummaryWriter(str(self.path / "tensorboard"))
-            self._events.add_scalar(name, value, step)
+        if numbers:
+            self._add_events(numbers, step)
         if self._remote is not None and numbers:
             self._remote.log(numbers, step=step)
 
@@ -141,7 +144,8 @@ class RunDirectory:
     def draw_curves(self) -> None:
         """Write `curves.png` from the metrics so far."""
         if self.writes:
-            draw_curves(self.metrics("train"), self.metrics("eval"), self.path / "curves.png")
+            with replacing(self.path / "curves.png") as partial:
+                draw_curves(self.metrics("train"), self.metrics("eval"), partial)
 
     def start_wandb(self, config: Config) -> None:
         """Log to Weights & Biases as well, if the config names a project.
@@ -177,8 +181,34 @@ class RunDirectory:
             self._remote.finish()
             self._remote = None
         if self._events is not None:
-            self._events.close()
+            with self._doing_without_events():
+                self._events.close()
             self._events = None
+
+    def _open_events(self, purge_step: int | None = None) -> None:
+        with self._doing_without_events():
+            self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=purge_step)
+
+    def _add_events(self, numbers: dict[str, Any], step: int) -> None:
+        if self._events is None and self._has_events:
+            self._open_events()
+        with self._doing_without_events():
+            for name, value in numbers.items():
+                if self._events is not None:
+                    self._events.add_scalar(name, value, step)
+
+    @contextmanager
+    def _doing_without_events(self) -> Iterator[None]:
+        """Say once that events cannot be written; the metrics hold the same numbers."""
+        try:
+            yield
+        except OSError as error:
+            self._events, self._has_events = None, False
+            warnings.warn(
+                f"{self.path / 'tensorboard'} cannot be written: {error.strerror or error}; "
+                f"{METRICS_NAME} has the same numbers",
+                stacklevel=4,
+            )
 
 
 def _parse(line: str) -> dict[str, Any] | None:
