@@ -42,7 +42,7 @@ def check_context_length(context_length: object) -> int:
 
 def _is_small(context_length: object) -> bool:
     """Whether a wrong context length is not wrong by its size."""
-    return not isinstance(context_length, (int, np.integer)) or context_length <= MAX_CONTEXT
+    return not isinstance(context_length, (int, np.integer)) or int(context_length) <= MAX_CONTEXT
 
 
 def check_pad_token_id(pad_token_id: object, vocab_size: int) -> None:
