@@ -225,10 +225,11 @@ def test_impossible_requests(
         create_model(source.format(folder=tmp_path), pretrained)
 
 
-def test_sizes_are_single_integers() -> None:
-    for name in ("force_image_size", "force_context_length"):
-        with pytest.raises(ConfigError, match=rf"{name} must be one integer, got \(64, 64\)"):
-            create_model(PLAIN, **{name: (64, 64)})
+def test_a_context_length_is_one_integer_and_an_image_size_one_or_two() -> None:
+    with pytest.raises(ConfigError, match=r"force_context_length must be one integer, got \(64, 6"):
+        create_model(PLAIN, force_context_length=(64, 64))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"image_size must be a positive .*got \(64, 64, 64\)"):
+        create_model(PLAIN, force_image_size=(64, 64, 64))  # type: ignore[arg-type]
 
 
 def test_the_wrong_activation_is_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from clip_models.converters.dialect_names import DIALECTS, FILE_DIALECTS
 from clip_models.errors import CheckpointError, ConfigError
 
 PROG = "clip-models"
+_GRAPHS = ("onnx", "torchscript", "pt2")
 _TYPES = ("float32", "float16", "bfloat16")
 _SOURCE = "weight file, model directory or hf-hub:org/name"
 
@@ -25,6 +26,7 @@ _EXAMPLES = """examples:
   clip-models convert last.ckpt --to open-clip --out out --model ViT-B-32 --prefix model.
   clip-models convert hf-hub:google/siglip-base-patch16-224 --to clip-models --out siglip
   clip-models convert vit-b-32 --to clip-models --out vit-b-32-half --dtype float16
+  clip-models export vit-b-32 --to onnx --out vit-b-32-onnx --check
   clip-models info vit-b-32
   clip-models list "ViT-L-*"
 """
@@ -41,7 +43,8 @@ def build_parser() -> CommandParser:
     """The parser of the command and its sub-commands."""
     parser = CommandParser(
         prog=PROG,
-        description="Convert CLIP weights between libraries, describe them, list named models.",
+        description="Convert CLIP weights between libraries, export them, describe them, list "
+        "named models.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -70,6 +73,22 @@ def build_parser() -> CommandParser:
         help="directory or repository of the tokenizer to write beside the model (default: that of "
         "IN, or the one that its config names); none writes none",
     )
+    export = commands.add_parser(
+        "export",
+        help="graphs of both towers that run without this package",
+        description="Write both towers as graphs with open batch, image and caption sizes, and "
+        "description.json: their inputs, preprocessing and tokenizer.",
+    )
+    export.set_defaults(run="clip_models.graph_commands:export")
+    export.add_argument("source", metavar="IN", help=_SOURCE)
+    export.add_argument("--to", choices=_GRAPHS, required=True, help="format to write")
+    export.add_argument("--out", metavar="OUT", type=Path, required=True, help="directory to write")
+    export.add_argument(
+        "--check",
+        action="store_true",
+        help="comparison of the graphs with the model, over several sizes, before anything is kept",
+    )
+    export.add_argument("--overwrite", action="store_true", help="replace existing graphs")
     info = commands.add_parser(
         "info",
         help="size, number types and config of a model",
@@ -77,7 +96,7 @@ def build_parser() -> CommandParser:
     )
     info.set_defaults(run="clip_models.commands:describe")
     info.add_argument("source", metavar="IN", help=f"{_SOURCE}, or the name of a model")
-    for command in (convert, info):
+    for command in (convert, export, info):
         command.add_argument(
             "--model",
             metavar="NAME|FILE.json",
@@ -98,7 +117,7 @@ def build_parser() -> CommandParser:
     listing.add_argument(
         "pattern", metavar="PATTERN", nargs="?", default="*", help="shell pattern, such as 'ViT-*'"
     )
-    for command in (convert, info, listing):
+    for command in (convert, export, info, listing):
         command.add_argument("--json", action="store_true", help="output as JSON")
     return parser
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from clip_models.config.clip_config import CLIPConfig
+from clip_models.config.image_size import ImageSize
 from clip_models.config.named_models import get_config, list_models
 from clip_models.config.preprocess_config import (
     PreprocessConfig,
@@ -17,6 +18,7 @@ from clip_models.config.preprocess_config import (
     guess_preprocess_config,
 )
 from clip_models.config.strict import from_dict
+from clip_models.config.towers import CompactResNetConfig
 from clip_models.converters.dialects import to_native
 from clip_models.errors import ConfigError
 from clip_models.files import hub
@@ -27,6 +29,7 @@ from clip_models.files.pretrained import build_with_weights, fit_logits, fit_pos
 from clip_models.files.pretrained_tags import describe_unknown, find_repository
 from clip_models.files.weight_files import read_weights
 from clip_models.model.clip import CLIP
+from clip_models.positions import Grid
 from clip_models.preprocess import EvaluationTransform, TrainTransform
 
 
@@ -46,7 +49,7 @@ def create_model(
     model: str | Path | CLIPConfig,
     pretrained: str | Path | None = None,
     *,
-    force_image_size: int | None = None,
+    force_image_size: ImageSize | None = None,
     force_context_length: int | None = None,
     device: str | torch.device | None = None,
     key: str | None = None,
@@ -60,7 +63,8 @@ def create_model(
         pretrained: Weights for a name or a config: a file, a directory or `hf-hub:org/name`, in any
             dialect; for a name also a tag of open_clip, which `list_pretrained` lists. The model
             has a logit bias if they have one.
-        force_image_size: Side of the images in pixels; positions are interpolated.
+        force_image_size: Side of the images in pixels, or height and width; positions are
+            interpolated.
         force_context_length: Number of tokens of a text; positions are interpolated.
         device: Device of the model; None is torch's default device.
         key: Key of the weights in a training checkpoint; None takes the only ones.
@@ -78,7 +82,7 @@ def create_model_and_transforms(
     model: str | Path | CLIPConfig,
     pretrained: str | Path | None = None,
     *,
-    force_image_size: int | None = None,
+    force_image_size: ImageSize | None = None,
     force_context_length: int | None = None,
     image_mean: Sequence[float] | None = None,
     image_std: Sequence[float] | None = None,
@@ -93,7 +97,7 @@ def create_model_and_transforms(
     Args:
         model: A name, a config, a directory or `hf-hub:org/name`, as for `create_model`.
         pretrained: Weights for a name or a config.
-        force_image_size: Side of the images in pixels.
+        force_image_size: Side of the images in pixels, or height and width.
         force_context_length: Number of tokens of a text.
         image_mean: Mean of each channel, of pixels in [0, 1]; None, here and below, keeps what the
             model was trained with.
@@ -134,10 +138,11 @@ class _Weights(NamedTuple):
 def _create(
     source: str | Path | CLIPConfig,
     wanted: _Weights,
-    sizes: tuple[int | None, int | None],
+    sizes: tuple[ImageSize | None, int | None],
     device: str | torch.device | None,
 ) -> tuple[CLIP, PreprocessConfig]:
     config, preprocess, weights = _resolve_model(source)
+    grid = _find_grid(config)
     pretrained = wanted.pretrained
     if pretrained is not None:
         if weights is not None:
@@ -145,7 +150,7 @@ def _create(
         weights, stored = _resolve_weights(pretrained, source)
         if stored is not None:
             _require_same_activation(config, stored.config, pretrained)
-            preprocess = stored.preprocess
+            preprocess, grid = stored.preprocess, _find_grid(stored.config)
     config = _resize_config(config, *sizes)
     preprocess = replace(preprocess, size=config.vision.image_size)
     if weights is None:
@@ -156,7 +161,7 @@ def _create(
         if pretrained is not None:
             state, config = fit_logits(state, config, source=weights)
         if pretrained is not None or sizes != (None, None):
-            state = fit_positions(state, config)
+            state = fit_positions(state, config, grid=grid)
         model = build_with_weights(config, state, source=weights)
     return model if device is None else model.to(device), preprocess
 
@@ -206,6 +211,11 @@ def _resolve_weights(
     return directory, None
 
 
+def _find_grid(config: CLIPConfig) -> Grid | None:
+    """Rows and columns of the tower's table of positions."""
+    return None if isinstance(config.vision, CompactResNetConfig) else config.vision.grid
+
+
 def _require_same_activation(
     config: CLIPConfig, stored: CLIPConfig, pretrained: str | Path
 ) -> None:
@@ -219,13 +229,13 @@ def _require_same_activation(
 
 
 def _resize_config(
-    config: CLIPConfig, image_size: int | None, context_length: int | None
+    config: CLIPConfig, image_size: ImageSize | None, context_length: int | None
 ) -> CLIPConfig:
-    for name, size in (("force_image_size", image_size), ("force_context_length", context_length)):
-        if size is not None and type(size) is not int:
-            raise ConfigError(f"{name} must be one integer, got {size!r}; images are square")
     if image_size is not None:
-        config = replace(config, vision=replace(config.vision, image_size=image_size))
+        size = tuple(image_size) if isinstance(image_size, list) else image_size
+        config = replace(config, vision=replace(config.vision, image_size=size))
     if context_length is not None:
+        if type(context_length) is not int:
+            raise ConfigError(f"force_context_length must be one integer, got {context_length!r}")
         config = replace(config, text=replace(config.text, context_length=context_length))
     return config

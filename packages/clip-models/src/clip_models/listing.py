@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from clip_models.config.clip_config import CLIPConfig
+from clip_models.config.image_size import size_in_words
 from clip_models.config.named_models import get_config, list_models
 from clip_models.errors import ConfigError
 
@@ -24,7 +25,7 @@ def list_named(options: argparse.Namespace) -> None:
     for row in rows:
         tokens = f"{row['context_length']:>3} tokens of {row['vocab_size']:>7,}"
         print(
-            f"{row['name']:<{width}}  {row['image_size']:>4} px  {tokens}  "
+            f"{row['name']:<{width}}  {size_in_words(row['image_size']):>4} px  {tokens}  "
             f"{row['embed_dim']:>5} dimensions"
         )
 

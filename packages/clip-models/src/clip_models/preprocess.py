@@ -7,6 +7,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from clip_models.config.image_size import sides_of
 from clip_models.config.preprocess_config import PreprocessConfig
 
 
@@ -22,15 +23,15 @@ class Preprocess:
         self.config = config
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """An image of any size and mode to uint8 (3, size, size)."""
-        size = self.config.size
-        if image.size != (size, size):
-            target = _target_size(image.size, size, self.config.resize_mode)
+        """An image of any size and mode to uint8 (3, height, width)."""
+        height, width = sides_of(self.config.size)
+        if image.size != (width, height):
+            target = _target_size(image.size, (height, width), self.config.resize_mode)
             image = v2.functional.resize(image, target, interpolation=self._interpolation())
-            if image.size != (size, size):
-                fill = self.config.fill_color
-                image = v2.functional.pad(image, _margins(image.size, size), fill=fill)
-                image = v2.functional.center_crop(image, [size, size])
+            if image.size != (width, height):
+                margins = _margins(image.size, (width, height))
+                image = v2.functional.pad(image, margins, fill=self.config.fill_color)
+                image = v2.functional.center_crop(image, [height, width])
         return v2.functional.pil_to_tensor(image.convert("RGB"))
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -56,9 +57,9 @@ class TrainTransform(Preprocess):
         self.scale = scale
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """An image of any size and mode to uint8 (3, size, size)."""
+        """An image of any size and mode to uint8 (3, height, width)."""
         crop = v2.RandomResizedCrop(
-            self.config.size, scale=self.scale, interpolation=self._interpolation()
+            sides_of(self.config.size), scale=self.scale, interpolation=self._interpolation()
         )
         return v2.functional.pil_to_tensor(crop(image).convert("RGB"))
 
@@ -67,22 +68,22 @@ class EvaluationTransform(Preprocess):
     """Resizes, crops and normalizes one image, bit for bit as open_clip's evaluation transform."""
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """An image of any size and mode to float32 (3, size, size)."""
+        """An image of any size and mode to float32 (3, height, width)."""
         return self.normalize(super().__call__(image))
 
 
-def _target_size(image_size: tuple[int, int], size: int, mode: str) -> list[int]:
+def _target_size(image_size: tuple[int, int], sides: tuple[int, int], mode: str) -> list[int]:
     """The resize argument: one number for the shorter side, or height and width."""
-    if mode == "shortest":
-        return [size]
     if mode == "squash":
-        return [size, size]
-    width, height = image_size
-    ratio = max(width, height) / size
-    return [max(1, round(height / ratio)), max(1, round(width / ratio))]
+        return [*sides]
+    if mode == "shortest" and sides[0] == sides[1]:
+        return [sides[0]]
+    choose = min if mode == "shortest" else max
+    ratio = choose(old / new for old, new in zip(reversed(image_size), sides, strict=True))
+    return [max(1, round(old / ratio)) for old in reversed(image_size)]
 
 
-def _margins(image_size: tuple[int, int], size: int) -> list[int]:
-    """Padding on the left, top, right and bottom."""
-    missing = [max(0, size - side) for side in image_size]
+def _margins(image_size: tuple[int, int], sides: tuple[int, int]) -> list[int]:
+    """Padding on the left, top, right and bottom; both sizes are width and height."""
+    missing = [max(0, new - old) for old, new in zip(image_size, sides, strict=True)]
     return [*(m // 2 for m in missing), *((m + 1) // 2 for m in missing)]

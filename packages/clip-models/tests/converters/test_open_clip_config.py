@@ -65,7 +65,7 @@ def changed(section: str, **values: object) -> dict:
         (changed("", embed=3), "unknown key 'embed'; did you mean 'embed_dim'"),
         (changed("vision_cfg", qk_norm=True), "vision_cfg.qk_norm = True is not computed here"),
         (changed("vision_cfg", pool_type="none"), "pool_type = 'none' is not computed here"),
-        (changed("vision_cfg", image_size=[224, 112]), r"\[224, 112\] is not square"),
+        (changed("vision_cfg", patch_size=[16, 8]), r"\[16, 8\] is not square"),
         (changed("vision_cfg", width="768"), "impossible value|must be an integer"),
         (changed("text_cfg", context_length="77"), "context_length must be a positive integer"),
         (changed("", vision_cfg=3), "vision_cfg must be a table, got 3"),

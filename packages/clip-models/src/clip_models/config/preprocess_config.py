@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any, Literal
 
-from clip_models.config.checks import require, require_sizes
+from clip_models.config.checks import require
 from clip_models.config.clip_config import CLIPConfig
+from clip_models.config.image_size import ImageSize, normalize_size, side_of
 from clip_models.config.named_models import get_config
 
 
@@ -17,11 +18,13 @@ class PreprocessConfig:
 
     `resize_mode` "shortest" scales the shorter side to `size` and crops the center; "longest"
     scales the longer side and fills the rest with `fill_color` (of each channel, 0 to 255);
-    "squash" scales both sides to `size`. Pixels stay uint8 until `mean` and `std` (of values in
+    "squash" scales both sides to `size`. `size` is the side of a square, or height and width:
+    "shortest" then scales until both sides are covered, "longest" until both fit. Pixels stay
+    uint8 until `mean` and `std` (of values in
     [0, 1]) are applied on the device.
     """
 
-    size: int = 224
+    size: ImageSize = 224
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
@@ -29,11 +32,20 @@ class PreprocessConfig:
     fill_color: int = 0
 
     def __post_init__(self) -> None:
-        require_sizes(self, "size")
+        normalize_size(self, "size")
         require(min(self.std) > 0, f"std must be positive, got {self.std}")
         require(
             0 <= self.fill_color <= 255, f"fill_color must be in 0 … 255, got {self.fill_color}"
         )
+
+    @property
+    def side(self) -> int:
+        """The side of square images in pixels.
+
+        Raises:
+            ConfigError: Images are not square.
+        """
+        return side_of(self.size)
 
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

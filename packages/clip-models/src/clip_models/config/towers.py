@@ -14,6 +14,13 @@ from clip_models.config.checks import (
     require_heads,
     require_sizes,
 )
+from clip_models.config.image_size import (
+    ImageSize,
+    normalize_size,
+    side_of,
+    sides_of,
+    size_in_words,
+)
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 PerLayer = int | tuple[int, ...]
@@ -149,11 +156,32 @@ class TransformerConfig:
         return tuple(map(LayerShape, heads, head_widths, mlp_widths))
 
 
+class ImageSides:
+    """The sides of the images of a tower, whose config has an `image_size`."""
+
+    image_size: ImageSize
+
+    @property
+    def image_sides(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return sides_of(self.image_size)
+
+    @property
+    def image_side(self) -> int:
+        """The side of square images in pixels.
+
+        Raises:
+            ConfigError: Images are not square.
+        """
+        return side_of(self.image_size)
+
+
 @dataclass(frozen=True, kw_only=True)
-class ViTConfig(TransformerConfig):
+class ViTConfig(ImageSides, TransformerConfig):
     """Vision transformer of CLIP (Radford et al. 2021) and its relatives.
 
     Attributes:
+        image_size: Side of the images in pixels, or height and width.
         stem: `patch` is one convolution of kernel and stride `patch_size` (with a bias if
             `patch_bias`); `conv` is CoreNet's three of strides 4, 2 and 2 for 16 px patches.
         class_token: One learned token in front of the patches.
@@ -172,7 +200,7 @@ class ViTConfig(TransformerConfig):
     """
 
     kind: Literal["vit"] = "vit"
-    image_size: int = 224
+    image_size: ImageSize = 224
     patch_size: int = 32
     stem: Literal["patch", "conv"] = "patch"
     patch_bias: bool = False
@@ -190,10 +218,12 @@ class ViTConfig(TransformerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_sizes(self, "image_size", "patch_size")
+        normalize_size(self, "image_size")
+        require_sizes(self, "patch_size")
         require(
-            self.image_size >= self.patch_size,
-            f"image_size must be at least patch_size, got {self.image_size} and {self.patch_size}",
+            min(self.image_sides) >= self.patch_size,
+            f"image_size must be at least patch_size, got {size_in_words(self.image_size)} and "
+            f"{self.patch_size}",
         )
         require(
             self.stem == "patch" or self.patch_size == 16,
@@ -228,26 +258,29 @@ class ViTConfig(TransformerConfig):
         return LayerShape(heads, self.width // max(1, heads), hidden)
 
     @property
-    def grid(self) -> int:
-        """Patches along each side of an image of `image_size`; remaining pixels are ignored."""
-        return self.image_size // self.patch_size
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of an image of `image_size`; other pixels are ignored."""
+        height, width = self.image_sides
+        return height // self.patch_size, width // self.patch_size
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModifiedResNetConfig:
+class ModifiedResNetConfig(ImageSides):
     """CLIP's ResNet: three-convolution stem, anti-aliased strides, attention pooling."""
 
     kind: Literal["modified_resnet"] = "modified_resnet"
-    image_size: int = 224
+    image_size: ImageSize = 224
     layers: tuple[int, int, int, int] = (3, 4, 6, 3)
     width: int = 64
     num_heads: int = 32
 
     def __post_init__(self) -> None:
-        require_sizes(self, "image_size", "width", "num_heads")
+        normalize_size(self, "image_size")
+        require_sizes(self, "width", "num_heads")
         require(
-            self.image_size % 32 == 0,
-            f"image_size must be a multiple of 32 (the network's stride), got {self.image_size}",
+            all(side % 32 == 0 for side in self.image_sides),
+            "image_size must be a multiple of 32 (the network's stride), got "
+            f"{size_in_words(self.image_size)}",
         )
         require(
             self.width >= 2 and all(map(is_size, self.layers)),
@@ -260,9 +293,15 @@ class ModifiedResNetConfig:
         """Smallest side of an image in pixels: the network's stride."""
         return 32
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the map that is pooled by attention."""
+        height, width = self.image_sides
+        return height // 32, width // 32
+
 
 @dataclass(frozen=True, kw_only=True)
-class CompactResNetConfig:
+class CompactResNetConfig(ImageSides):
     """A small convolutional tower for small images (32 to 96 px) on small machines.
 
     The stem halves the image's side, and so does each stage: convolution, 2x2 max pooling, one
@@ -271,25 +310,25 @@ class CompactResNetConfig:
     """
 
     kind: Literal["compact_resnet"] = "compact_resnet"
-    image_size: int = 32
+    image_size: ImageSize = 32
     widths: tuple[int, ...] = (64, 128, 256)
     pooling: Literal["max", "flatten"] = "max"
 
     def __post_init__(self) -> None:
-        require_sizes(self, "image_size")
+        normalize_size(self, "image_size")
         require(len(self.widths) >= 2, f"widths must name the stem and a stage, got {self.widths}")
         stride = 2 ** len(self.widths)
         require(all(map(is_size, self.widths)), f"widths must be positive, got {self.widths}")
         require(
-            self.image_size % stride == 0,
+            all(side % stride == 0 for side in self.image_sides),
             f"image_size must be a multiple of {stride} for {len(self.widths)} widths, "
-            f"got {self.image_size}",
+            f"got {size_in_words(self.image_size)}",
         )
 
     @property
     def smallest_image(self) -> int:
         """Smallest side of an image in pixels: the network's stride, or all of it for `flatten`."""
-        return self.image_size if self.pooling == "flatten" else 2 ** len(self.widths)
+        return min(self.image_sides) if self.pooling == "flatten" else 2 ** len(self.widths)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,7 +59,7 @@ def _compute_positions(state: Mapping[str, Tensor], config: CLIPConfig) -> Tenso
         return None
     if vision.readout == "map" or vision.width % 4:
         return None
-    table = make_sin_cos_table(vision.width, (vision.grid, vision.grid), endpoint=True)
+    table = make_sin_cos_table(vision.width, vision.grid, endpoint=True)
     first = table.new_zeros(int(vision.class_token and vision.class_position), vision.width)
     return torch.cat([first, table])[None].to(kernel.dtype)
 

@@ -97,7 +97,7 @@ def to_hugging_face_config(config: CLIPConfig) -> dict[str, Any]:
     kind = "siglip" if siglip else "clip"
     vision_values = {
         "model_type": f"{kind}_vision_model",
-        "image_size": vision.image_size,
+        "image_size": vision.image_side,
         "patch_size": vision.patch_size,
         "num_channels": 3,
         **_write_transformer(vision),

@@ -175,8 +175,10 @@ def _read(
 
 
 def _to_side(key: str, value: Any) -> Any:
-    """A square image or patch size as one number."""
+    """A square image or patch size as one number, another image size as height and width."""
     if key in ("image_size", "patch_size") and isinstance(value, (list, tuple)):
+        if key == "image_size" and len(value) == 2:
+            return tuple(value)
         if len(set(value)) != 1:
             raise ConfigError(f"{key} = {value} is not square; only squares are computed here")
         return value[0]

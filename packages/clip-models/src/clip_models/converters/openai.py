@@ -18,7 +18,7 @@ EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
 def make_extras(config: CLIPConfig) -> dict[str, Tensor]:
     """The numbers that OpenAI's archives hold beside the weights."""
-    values = (config.vision.image_size, config.text.context_length, config.text.vocab_size)
+    values = (config.vision.image_side, config.text.context_length, config.text.vocab_size)
     return {name: torch.tensor(value) for name, value in zip(EXTRAS, values, strict=True)}
 
 

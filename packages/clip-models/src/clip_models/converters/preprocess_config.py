@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from clip_models.config.image_size import ImageSize, sides_of
 from clip_models.config.preprocess_config import PreprocessConfig
 from clip_models.config.strict import as_table, from_dict
 from clip_models.errors import ConfigError
@@ -14,7 +15,7 @@ _RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 _OPEN_CLIP_KEYS = ("size", "mean", "std", "interpolation", "resize_mode", "fill_color")
 
 
-def from_open_clip_preprocess(values: Mapping[str, Any], image_size: int) -> PreprocessConfig:
+def from_open_clip_preprocess(values: Mapping[str, Any], image_size: ImageSize) -> PreprocessConfig:
     """The `preprocess_cfg` of an `open_clip_config.json`; the tower knows the size.
 
     Raises:
@@ -44,7 +45,9 @@ def to_open_clip_preprocess(config: PreprocessConfig) -> dict[str, Any]:
     }
 
 
-def from_hugging_face_preprocess(values: Mapping[str, Any], image_size: int) -> PreprocessConfig:
+def from_hugging_face_preprocess(
+    values: Mapping[str, Any], image_size: ImageSize
+) -> PreprocessConfig:
     """The transform of a `preprocessor_config.json`; the tower knows the size.
 
     Raises:
@@ -101,10 +104,13 @@ def to_hugging_face_preprocess(config: PreprocessConfig, *, siglip: bool) -> dic
         raise ConfigError(
             "transformers' image processors do not pad images; resize_mode must not be 'longest'"
         )
-    side = {"height": config.size, "width": config.size}
+    height, width = sides_of(config.size)
+    side = {"height": height, "width": width}
     crop = config.resize_mode == "shortest"
     if siglip and crop:
         raise ConfigError("transformers' SiglipImageProcessor squashes images, it does not crop")
+    if crop and height != width:
+        raise ConfigError("transformers' image processors crop squares only; use 'squash'")
     number = {name: number for number, name in _RESAMPLING.items()}[config.interpolation]
     return {
         "image_processor_type": "SiglipImageProcessor" if siglip else "CLIPImageProcessor",

@@ -24,8 +24,8 @@ from clip_models.files.model_directory import (
     WEIGHTS_NAME,
     save_config,
 )
+from clip_models.files.saved_config import find_saved_config
 from clip_models.model.clip import CLIP
-from clip_models.model.measured_config import measure_config
 
 CARD_NAME = "README.md"
 OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
@@ -61,11 +61,12 @@ def save_pretrained(
         for transformers, whose names the tensors of `model.safetensors` then have.
 
     Raises:
-        CheckpointError: Files exist and `overwrite` is not set.
+        CheckpointError: Files exist and `overwrite` is not set, or the model has parts that no
+            config can say.
     """
     directory, extra = Path(directory), [Path(file) for file in files]
     new = [file for file in extra if not _is_in(directory, file)]
-    config = measure_config(model)
+    config = find_saved_config(model)
     foreign = make_foreign_configs(config, preprocess)
     card = make_model_card(
         model, config, preprocess, foreign, license=license, description=description

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from clip_models.config.clip_config import CLIPConfig
+from clip_models.config.image_size import size_in_words
 from clip_models.config.preprocess_config import PreprocessConfig
 from clip_models.files.foreign_configs import ForeignConfigs
 from clip_models.model.clip import CLIP, count_parameters
@@ -45,7 +46,7 @@ def _make_table(model: CLIP, config: CLIPConfig, preprocess: PreprocessConfig) -
     rows = {
         "parameters": f"{count_parameters(model):,}",
         "embedding": f"{config.embed_dim} dimensions",
-        "image tower": f"`{config.vision.kind}`, {config.vision.image_size} px",
+        "image tower": f"`{config.vision.kind}`, {size_in_words(config.vision.image_size)} px",
         "text tower": f"{config.text.num_layers} layers of width {config.text.width}, "
         f"{config.text.context_length} tokens of {config.text.vocab_size:,}",
         "images": f"{preprocess.interpolation}, resize mode {preprocess.resize_mode}, "

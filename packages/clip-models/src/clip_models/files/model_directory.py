@@ -20,8 +20,8 @@ from clip_models.converters.preprocess_config import (
 )
 from clip_models.errors import CheckpointError, ConfigError
 from clip_models.files.atomic_write import save_json, save_tensors
+from clip_models.files.saved_config import find_saved_config
 from clip_models.model.clip import CLIP
-from clip_models.model.measured_config import measure_config
 
 T = TypeVar("T")
 
@@ -69,11 +69,16 @@ class ModelFiles(NamedTuple):
 def save_model(directory: str | Path, model: CLIP, preprocess: PreprocessConfig) -> None:
     """Write weights and configs; each file is replaced in one step, never left half written.
 
-    The config of a model whose layers were cut in place has the sizes of its weights.
+    The config has the sizes of the weights: of a model that was cut in place, of a vocabulary or
+    positions that have grown, of another embedding space.
+
+    Raises:
+        CheckpointError: The model has parts that no config can say, such as adapters, a head or
+            weight norm, or weights that are no plain tensors; nothing is written.
     """
-    directory = Path(directory)
+    directory, config = Path(directory), find_saved_config(model)
     directory.mkdir(parents=True, exist_ok=True)
-    save_config(directory, measure_config(model), preprocess)
+    save_config(directory, config, preprocess)
     save_tensors(directory / WEIGHTS_NAME, model.state_dict())
 
 

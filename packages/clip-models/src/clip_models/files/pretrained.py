@@ -21,7 +21,7 @@ from clip_models.errors import CheckpointError, ConfigError
 from clip_models.files.model_directory import read_model_directory
 from clip_models.files.weight_files import read_weights
 from clip_models.model.clip import ACTIVATIONS, CLIP
-from clip_models.positions import make_sin_cos_table, resize_grid, resize_sequence
+from clip_models.positions import Grid, make_sin_cos_table, resize_grid, resize_sequence
 
 
 def load_model(
@@ -210,7 +210,9 @@ def _find_widest(tensors: Iterable[Tensor]) -> torch.dtype | None:
     return functools.reduce(torch.promote_types, types) if types else None
 
 
-def fit_positions(state: Mapping[str, Tensor], config: CLIPConfig) -> dict[str, Tensor]:
+def fit_positions(
+    state: Mapping[str, Tensor], config: CLIPConfig, *, grid: Grid | None = None
+) -> dict[str, Tensor]:
     """The state with position tables of the config's sizes.
 
     Tables of images are interpolated in two dimensions (bicubic, antialiased; CoreNet's along the
@@ -220,33 +222,37 @@ def fit_positions(state: Mapping[str, Tensor], config: CLIPConfig) -> dict[str, 
     Args:
         state: Weights under our names.
         config: Config of the model that is to load them.
+        grid: Rows and columns of the image tower's table where they are known; a table of another
+            length is taken for a square.
     """
     fitted, vision = dict(state), config.vision
     table = fitted.get("positional_embedding")
     if table is not None and table.ndim == 2 and len(table):
         fitted["positional_embedding"] = resize_sequence(table, config.text.context_length)
     if isinstance(vision, ViTConfig):
-        key, grid = "visual.positional_embedding", vision.grid
+        key, wanted = "visual.positional_embedding", vision.grid
         first = int(vision.class_token and vision.class_position)
     elif isinstance(vision, ModifiedResNetConfig):
-        key, grid, first = "visual.attnpool.positional_embedding", vision.image_size // 32, 1
+        key, wanted, first = "visual.attnpool.positional_embedding", vision.grid, 1
     else:
         return fitted
     table = fitted.get(key)
     if table is None or table.ndim != 2:
         return fitted
-    side = round(max(0, len(table) - first) ** 0.5)
-    if side and side != grid and side**2 == len(table) - first:
-        fitted[key] = torch.cat([table[:first], _resize(table[first:], side, grid, vision)])
+    count = len(table) - first
+    if grid is None or grid[0] * grid[1] != count:
+        grid = (round(max(0, count) ** 0.5),) * 2
+    if count > 0 and grid != wanted and grid[0] * grid[1] == count:
+        fitted[key] = torch.cat([table[:first], _resize(table[first:], grid, wanted, vision)])
     return fitted
 
 
 def _resize(
-    table: Tensor, side: int, grid: int, config: ViTConfig | ModifiedResNetConfig
+    table: Tensor, old: Grid, new: Grid, config: ViTConfig | ModifiedResNetConfig
 ) -> Tensor:
-    """(side², D) to (grid², D), by the interpolation of the tower."""
+    """(rows * columns, D) of the old grid to the new one, by the interpolation of the tower."""
     if isinstance(config, ViTConfig) and config.position == "sin_cos":
-        return make_sin_cos_table(config.width, (grid, grid)).to(table)
+        return make_sin_cos_table(config.width, new).to(table)
     if isinstance(config, ViTConfig) and config.position_interpolation == "flattened":
-        return resize_sequence(table, grid**2)
-    return resize_grid(table, (side, side), (grid, grid))
+        return resize_sequence(table, new[0] * new[1])
+    return resize_grid(table, old, new)

@@ -45,7 +45,7 @@ class CompactResNet(nn.Module):
 
     def __init__(self, config: CompactResNetConfig, embed_dim: int) -> None:
         super().__init__()
-        self.image_size = config.image_size
+        self.image_sides = config.image_sides
         self.pooling = config.pooling
         self.stem = nn.Sequential(
             nn.Conv2d(3, config.widths[0], 4, stride=2, padding=1, bias=False),
@@ -54,15 +54,17 @@ class CompactResNet(nn.Module):
         )
         pairs = zip(config.widths[:-1], config.widths[1:], strict=True)
         self.stages = nn.Sequential(*(Stage(narrow, wide) for narrow, wide in pairs))
-        side = config.image_size // 2 ** len(config.widths)
-        features = config.widths[-1] * (side**2 if config.pooling == "flatten" else 1)
+        rows, columns = (side // 2 ** len(config.widths) for side in config.image_sides)
+        places = rows * columns if config.pooling == "flatten" else 1
+        features = config.widths[-1] * places
         self.proj = nn.Linear(features, embed_dim, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalized images (B, 3, H, W) to features (B, embed_dim)."""
-        if self.pooling == "flatten" and images.shape[2:] != (self.image_size, self.image_size):
+        if self.pooling == "flatten" and images.shape[2:] != self.image_sides:
+            height, width = self.image_sides
             raise ValueError(
-                f"pooling 'flatten' reads images of {self.image_size} x {self.image_size}, got "
+                f"pooling 'flatten' reads images of {height} x {width}, got "
                 f"{tuple(images.shape)}; resize them, or use pooling 'max'"
             )
         x = self.stages(self.stem(images))  # (B, C, S/2ᵏ, S/2ᵏ) with k widths

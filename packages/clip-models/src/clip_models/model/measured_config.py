@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypeGuard, TypeVar, cast
 
 import torch
+from torch import Tensor, nn
 
 from clip_models.config.clip_config import CLIPConfig
-from clip_models.config.towers import LayerShape, PerLayer, TransformerConfig, ViTConfig
+from clip_models.config.towers import (
+    LayerShape,
+    ModifiedResNetConfig,
+    PerLayer,
+    TextConfig,
+    TransformerConfig,
+    ViTConfig,
+)
 from clip_models.errors import ConfigError
 from clip_models.model.clip import CLIP
+from clip_models.model.modified_resnet import ModifiedResNet
 from clip_models.model.transformer import ResidualBlock, Transformer
 from clip_models.model.vision_transformer import LatentAttentionPool, VisionTransformer
 
 T = TypeVar("T", bound=TransformerConfig)
+V = TypeVar("V", ViTConfig, ModifiedResNetConfig)
+STRIDE = 32
+"""Pixels of an image for each place of the map of a ModifiedResNet."""
 
 
 def infer_config(model: CLIP) -> CLIPConfig:
@@ -42,19 +55,58 @@ def infer_config(model: CLIP) -> CLIPConfig:
 
 
 def measure_config(model: CLIP) -> CLIPConfig:
-    """The model's config with the sizes of its transformers; other sizes are not checked."""
+    """The model's config with the sizes that its weights have; other sizes are not checked."""
     config, vision, tower = model.config, model.config.vision, model.visual
     if isinstance(vision, ViTConfig) and isinstance(tower, VisionTransformer):
         vision = _measure_transformer(vision, tower.transformer, len(tower.ln_post.weight))
         if tower.attn_pool is not None:
             vision = _measure_map_readout(vision, tower.attn_pool)
-    text = _measure_transformer(config.text, model.transformer, len(model.ln_final.weight))
-    return replace(config, vision=vision, text=text)
+        first = int(vision.class_token and vision.class_position)
+        rows = len(cast(Tensor, tower.positional_embedding)) - first
+        vision = _measure_image_size(vision, rows, vision.patch_size)
+    elif isinstance(vision, ModifiedResNetConfig) and isinstance(tower, ModifiedResNet):
+        rows = len(tower.attnpool.positional_embedding) - 1
+        vision = _measure_image_size(vision, rows, STRIDE)
+    embed_dim = _measure_embedding(model)
+    return replace(config, vision=vision, text=_measure_text(model), embed_dim=embed_dim)
+
+
+def _measure_text(model: CLIP) -> TextConfig:
+    """The config of the text tower; ids added to the vocabulary leave the end token as it was."""
+    text = model.config.text
+    text = _measure_transformer(text, model.transformer, len(model.ln_final.weight))
+    vocabulary, positions = len(model.token_embedding.weight), len(model.positional_embedding)
+    if vocabulary > text.vocab_size and text.readout == "end_token":
+        text = replace(text, eot_token_id=text.end_token_id)
+    return replace(text, vocab_size=vocabulary, context_length=positions)
+
+
+def _measure_embedding(model: CLIP) -> int:
+    """Width of the embedding space, by the projection of the image tower, else of the text."""
+    tower = model.visual
+    if isinstance(tower, VisionTransformer):
+        last: object = tower.proj
+    else:
+        last = tower.attnpool.c_proj if isinstance(tower, ModifiedResNet) else tower.proj
+    for projection in (last, model.text_projection):
+        if isinstance(projection, Tensor) and projection.ndim == 2:
+            return projection.shape[1]
+        if isinstance(projection, nn.Linear):
+            return projection.out_features
+    return model.config.embed_dim
+
+
+def _measure_image_size(config: V, rows: int, patch: int) -> V:
+    """The config with the size of images that has so many positions, if it is a square."""
+    side = math.isqrt(rows)
+    if rows in (0, config.grid[0] * config.grid[1]) or side**2 != rows:
+        return config
+    return replace(config, image_size=side * patch)
 
 
 def _measure_transformer(config: T, transformer: Transformer, width: int) -> T:
     """The config with the sizes of the layers, unless they are not plain blocks."""
-    blocks = [block for block in transformer.resblocks if isinstance(block, ResidualBlock)]
+    blocks = [block for block in transformer.resblocks if _is_plain(block)]
     shapes = tuple(
         LayerShape(block.attn.num_heads, block.attn.head_width, block.mlp.c_fc.out_features)
         for block in blocks
@@ -74,6 +126,11 @@ def _measure_transformer(config: T, transformer: Transformer, width: int) -> T:
         head_width=None if default_heads else head_width,
         mlp_width=None if mlp_width == int(width * config.mlp_ratio) else mlp_width,
     )
+
+
+def _is_plain(block: nn.Module) -> TypeGuard[ResidualBlock]:
+    """Whether it is a block whose sizes can be read."""
+    return isinstance(block, ResidualBlock) and isinstance(block.mlp.c_fc, nn.Linear)
 
 
 def _measure_map_readout(config: ViTConfig, pool: LatentAttentionPool) -> ViTConfig:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip_models.config.towers import ModifiedResNetConfig
-from clip_models.positions import resize_grid
+from clip_models.positions import Grid, resize_grid
 
 
 class Bottleneck(nn.Module):
@@ -56,11 +56,13 @@ class Bottleneck(nn.Module):
 class AttentionPool(nn.Module):
     """One attention query, the mean of all positions, over the feature map."""
 
-    def __init__(self, grid: int, width: int, num_heads: int, out_features: int) -> None:
+    def __init__(self, grid: Grid, width: int, num_heads: int, out_features: int) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.grid = grid
-        self.positional_embedding = nn.Parameter(torch.randn(grid**2 + 1, width) * width**-0.5)
+        self.positional_embedding = nn.Parameter(
+            torch.randn(grid[0] * grid[1] + 1, width) * width**-0.5
+        )
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
@@ -71,7 +73,7 @@ class AttentionPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, rows, columns) to (B, out_features)."""
         first, table = self.positional_embedding[:1], self.positional_embedding[1:]
-        table = resize_grid(table, (self.grid, self.grid), (x.shape[2], x.shape[3]))
+        table = resize_grid(table, self.grid, (x.shape[2], x.shape[3]))
         x = x.flatten(2).transpose(1, 2)  # (B, G², C)
         mean = x.mean(dim=1, keepdim=True) + first  # (B, 1, C)
         x = torch.cat([mean, x + table], dim=1)
@@ -90,7 +92,6 @@ class ModifiedResNet(nn.Module):
     def __init__(self, config: ModifiedResNetConfig, embed_dim: int) -> None:
         super().__init__()
         width = config.width
-        self.image_size = config.image_size
         self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width // 2)
         self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
@@ -106,8 +107,7 @@ class ModifiedResNet(nn.Module):
                 stage.append(Bottleneck(channels, width * 2**index, stride))
                 channels = width * 2**index * Bottleneck.expansion
             self.add_module(f"layer{index + 1}", nn.Sequential(*stage))
-        grid = config.image_size // 32
-        self.attnpool = AttentionPool(grid, channels, config.num_heads, embed_dim)
+        self.attnpool = AttentionPool(config.grid, channels, config.num_heads, embed_dim)
         for module in self.modules():
             if isinstance(module, Bottleneck):
                 nn.init.zeros_(module.bn3.weight)

@@ -140,12 +140,12 @@ class VisionTransformer(nn.Module):
         self._first_patch = int(config.class_token)
         class_row = config.class_token and config.class_position
         if config.position == "learned":
-            rows = config.grid**2 + class_row
+            rows = config.grid[0] * config.grid[1] + class_row
             self.positional_embedding = nn.Parameter(
                 config.width**-0.5 * torch.randn(rows, config.width)
             )
             return
-        table = make_sin_cos_table(config.width, (config.grid, config.grid))
+        table = make_sin_cos_table(config.width, config.grid)
         table = torch.cat([torch.zeros(int(class_row), config.width, device="cpu"), table])
         device = next(self.conv1.parameters()).device  # of the weights, possibly meta
         self.register_buffer("positional_embedding", table.to(device))
@@ -162,9 +162,9 @@ class VisionTransformer(nn.Module):
         config, table = self.config, cast(Tensor, self.positional_embedding)
         if config.class_token and config.class_position:
             table = table[1:]
-        configured = (config.grid, config.grid)
+        configured = config.grid
         if config.position == "sin_cos":
-            if is_known_equal(grid[0], config.grid) and is_known_equal(grid[1], config.grid):
+            if is_known_equal(grid[0], configured[0]) and is_known_equal(grid[1], configured[1]):
                 return table
             return make_sin_cos_table(config.width, grid).to(table)
         if config.position_interpolation == "flattened":

@@ -52,7 +52,7 @@ def plan_run(
         require(number is None or number >= 1, f"{key} must be 1 or more, got {number}")
     config = load_config(name)
     model, train = resolve_model(config.model), config.train
-    batches = size_table(train.batch_size, model.vision.image_size, config.data.variable_sizes)
+    batches = size_table(train.batch_size, model.vision.image_side, config.data.variable_sizes)
     costs = [
         pair_cost(
             model,

@@ -124,7 +124,7 @@ class BatchReader(Dataset[Batch]):
         self.world_size = world_size
         self.plan = plan
         self.config = config
-        self.size = preprocess.config.size
+        self.size = preprocess.config.side
         self.tokenizer = tokenizer
         self.pixels = PixelReader(source, preprocess, config.augment, config.data)
         self.watchdog = WorkerWatchdog(config.data.workers)

@@ -113,7 +113,7 @@ def build_data_components(
         warnings.warn(text, stacklevel=2)
     val_sets = open_validation_sets(config)
     templates = saved_templates(config, source, val_sets)
-    plan = make_plan(config, source, image_size=clip_config.vision.image_size)
+    plan = make_plan(config, source, image_size=clip_config.vision.image_side)
     if tokenizer is None:
         tokenizer = make_tokenizer(config, source, clip_config.text.context_length)
     if pretrained is None:
@@ -164,7 +164,7 @@ def _initial_clip_config(
     clip_config = pretrained[0].config if pretrained else resolve_model(config.model)
     if config.loss.kind == "sigmoid" and clip_config.init_logit_bias is None:
         clip_config = _add_logit_bias(config, clip_config)
-    image_size, augment = clip_config.vision.image_size, config.augment
+    image_size, augment = clip_config.vision.image_side, config.augment
     if augment.kind == "shift" and augment.pad >= image_size:
         raise ConfigError(
             f"augment.pad must be below the model's image size, {image_size}, got {augment.pad}"

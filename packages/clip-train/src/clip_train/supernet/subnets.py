@@ -34,7 +34,7 @@ SCORING_BATCHES = 4  # by whose loss subnets are chosen, and batch norms recalib
 
 def trace_example(data: DataComponents, device: torch.device) -> tuple[Tensor, Tensor]:
     """Two images and two texts of the shapes that the model takes."""
-    side = data.clip_config.vision.image_size
+    side = data.clip_config.vision.image_side
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, side, side, generator=generator)
     tokens = torch.as_tensor(data.tokenizer(["one", "another one"]))

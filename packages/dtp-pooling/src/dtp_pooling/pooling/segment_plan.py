@@ -73,7 +73,7 @@ def make_plan(
 def _choose_size(per_row: Tensor, max_segments: int | None, most: int) -> int:
     if max_segments is None:
         return most if is_exported() else longest_row(per_row)
-    if torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return max_segments  # such a graph holds no checks
     got = "more" if _is_deferred(per_row) else longest_row(per_row)
     require_all(
@@ -95,7 +95,8 @@ def require_all(condition: Tensor, message: str) -> None:
 
 def is_exported() -> bool:
     """Whether a graph for inputs of any size is recorded, by `torch.export` or by a trace."""
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+    traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return bool(traced) or torch.compiler.is_exporting()
 
 
 def _is_deferred(values: Tensor) -> bool:

@@ -5,6 +5,7 @@ B batch, L tokens, D width.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from dtp_pooling.pooling import boundaries as rules
@@ -67,9 +68,12 @@ def tower_rate_loss(
     if config.kind != "gumbel" or logits is None:
         return boundaries.new_zeros(())
     poolable = constraints.poolable
-    order = (~poolable).long().argsort(dim=1, stable=True)  # poolable tokens to the front
-    boundaries, logits = boundaries.gather(1, order), logits.gather(1, order)
     lengths = poolable.sum(1)
+    behind = lengths[:, None] + (~poolable).long().cumsum(1) - 1
+    place = torch.where(poolable, poolable.long().cumsum(1) - 1, behind)  # poolable to the front
+    boundaries, logits = (
+        torch.zeros_like(values).scatter(1, place, values) for values in (boundaries, logits)
+    )
     loss = rate_loss(config.rate_loss, boundaries, logits, config.rate, config.interval, lengths)
     return config.weight * loss
 
