@@ -195,6 +195,7 @@ def test_existing_files_are_replaced_on_request_only(
         ),
         (["info", "{text}"], "is not a known kind of weight file"),
         (["info", "hf-hub:nowhere"], "names no repository"),
+        (["info", "laion/CLIP-ViT-B-32"], "write 'hf-hub:laion/CLIP-ViT-B-32'"),
         (["list", "X*"], "no model is named like 'X*'"),
     ],
 )

@@ -27,6 +27,7 @@ from clip_models import (
 from clip_models.config import PreprocessConfig, TextConfig, ViTConfig, named_models
 from clip_models.config.pretrained_tags import read_table
 from clip_models.files import hub
+from clip_models.files.conversion import read_stored
 
 _spec = importlib.util.spec_from_file_location(
     "hub_server", Path(__file__).with_name("hub_server.py")
@@ -115,6 +116,9 @@ def test_tags_of_open_clip(
     made = create_model_and_transforms("ViT-B-32", pretrained="laion2b_s34b_b79k")
     assert_same(made.model, model)
     assert made.evaluate.config == PREPROCESS
+    stored = read_stored("laion2b_s34b_b79k", model="ViT-B-32")
+    assert stored.preprocess.size == 32
+    assert torch.equal(stored.state["visual.proj"], model.visual.proj)
     assert ("ViT-B-32", "laion2b_s34b_b79k") in list_pretrained("ViT-B-*")
     quick = {"activation": "quick_gelu"}
     config = dataclasses.replace(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from clip_models import (
     CLIP,
+    CheckpointError,
     CLIPConfig,
     Preprocess,
     create_model,
@@ -76,3 +77,17 @@ def test_the_recipe_of_cifar_is_the_reference_s() -> None:
     pixels = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2).expand(1, 3, 1, 2)
 
     assert Preprocess(found).normalize(pixels)[0, 0, 0].tolist() == [-1.0, 1.0]
+
+
+def test_a_tag_of_open_clip_is_a_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def record(config: CLIPConfig, pretrained: object) -> None:
+        asked.append(pretrained)
+        raise CheckpointError("no network")
+
+    monkeypatch.setattr("clip_train.model.loading.create_model_and_transforms", record)
+    for tag in ("laion2b_s34b_b79k", "runs/other"):
+        with pytest.raises(CheckpointError, match="no network"):
+            load_pretrained(ModelConfig(name="ViT-B-32", pretrained=tag))
+    assert asked == ["hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "runs/other"]

@@ -18,7 +18,7 @@ def list_pretrained(pattern: str = "*") -> list[tuple[str, str]]:
     return [(name, tag) for name in names for tag in table[name]]
 
 
-def get_repository(name: str, tag: str) -> str:
+def get_pretrained_repository(name: str, tag: str) -> str:
     """The hub repository with the weights that a tag names.
 
     Raises:

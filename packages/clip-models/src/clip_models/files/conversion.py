@@ -31,6 +31,7 @@ from clip_models.files.model_directory import (
     read_model_directory,
 )
 from clip_models.files.pretrained import fit_logits, load_state
+from clip_models.files.pretrained_tags import find_published
 from clip_models.files.tokenizer_files import TokenizerFiles, plan_tokenizer, remove_other_files
 from clip_models.files.weight_files import read_weights
 from clip_models.model.clip import CLIP
@@ -73,7 +74,8 @@ def read_stored(
     """The weights under our names, with their configs.
 
     Args:
-        source: A weight file, a model directory or `hf-hub:org/name`.
+        source: A weight file, a model directory, `hf-hub:org/name`, or with the name of a model a
+            tag of open_clip.
         model: Registered name of the model in a weight file, or a file of its config (`.json`);
             OpenAI's files need none. For a directory, it replaces the directory's config.
         key: As for `read_weights`.
@@ -83,7 +85,7 @@ def read_stored(
         CheckpointError: A file is missing or damaged, or the weights do not fit the config.
         ConfigError: The name is not registered.
     """
-    repository = hub.parse_repository(source)
+    repository = hub.parse_repository(source) or find_published(model, source)
     path = Path(source) if repository is None else hub.download(repository)
     named = None if model is None else resolve_named(model)
     described = path.is_dir()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clip_models.config.clip_config import CLIPConfig
 from clip_models.config.named_models import list_models
-from clip_models.config.pretrained_tags import get_repository, read_table
+from clip_models.config.pretrained_tags import get_pretrained_repository, read_table
 from clip_models.config.strict import nearest
 from clip_models.errors import CheckpointError, ConfigError
 
@@ -38,12 +38,31 @@ def find_repository(model: str | Path | CLIPConfig, pretrained: str) -> str:
             "open_clip needs the name of a model"
         )
     try:
-        return get_repository(model, pretrained)
+        return get_pretrained_repository(model, pretrained)
     except ConfigError as error:
         raise CheckpointError(
             f"pretrained={pretrained!r} must be a file, a directory or 'hf-hub:org/name', or a "
             f"tag: {error}"
         ) from None
+
+
+def find_published(model: str | None, source: str | Path) -> str | None:
+    """The hub repository of a source that is a tag of the named model; None for anything else.
+
+    Raises:
+        CheckpointError: The source is a repository's name without `hf-hub:`.
+    """
+    text = str(source)
+    if Path(source).exists():
+        return None
+    if model is not None and text in read_table().get(model, {}):
+        return read_table()[model][text]
+    if _REPOSITORY.fullmatch(text) and not _looks_like_path(text):
+        raise CheckpointError(
+            f"there is no file or directory {text!r}; for the hub's repository, write "
+            f"'hf-hub:{text}'"
+        )
+    return None
 
 
 def describe_unknown(model: str) -> str:

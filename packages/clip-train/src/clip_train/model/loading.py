@@ -16,8 +16,15 @@ from clip_models import (
     create_model_and_transforms,
     get_config,
     list_models,
+    list_pretrained,
 )
-from clip_models.config import PreprocessConfig, from_dict, get_preprocess_config, to_dict
+from clip_models.config import (
+    PreprocessConfig,
+    from_dict,
+    get_preprocess_config,
+    get_pretrained_repository,
+    to_dict,
+)
 from clip_models.files import load_config
 
 from clip_train.config.model import ModelConfig
@@ -57,7 +64,7 @@ def load_pretrained(model: ModelConfig) -> tuple[CLIP, PreprocessConfig]:
     """
     if model.name:
         config = _fit_weights(model.pretrained, resolve_model(model))
-        made = create_model_and_transforms(config, model.pretrained)
+        made = create_model_and_transforms(config, _find_published(model))
         if Path(model.pretrained).is_file():  # which says nothing about the images
             return made.model, default_preprocess(model, config)
     else:
@@ -66,6 +73,13 @@ def load_pretrained(model: ModelConfig) -> tuple[CLIP, PreprocessConfig]:
             config = _with_towers(made.model.config, model)
             made = create_model_and_transforms(config, model.pretrained)
     return made.model, resolve_preprocess(model, made.evaluate.config)
+
+
+def _find_published(model: ModelConfig) -> str:
+    """`model.pretrained`, or the repository that it names as a tag of open_clip."""
+    if (model.name, model.pretrained) in list_pretrained(model.name):
+        return f"hf-hub:{get_pretrained_repository(model.name, model.pretrained)}"
+    return model.pretrained
 
 
 def load_saved(source: str, key: str, name_key: str) -> ModelAndTransforms:
