@@ -109,8 +109,8 @@ def build_data_components(
         raise ConfigError("data.train is not set; give one, as in --data.train imagefolder:DIR")
     clip_config = _initial_clip_config(config, pretrained)
     source = open_training_source(config.data)
-    for text in (*map(str, source.faults), *source.warnings):
-        warnings.warn(text, stacklevel=2)
+    for message in (*map(str, source.faults), *source.warnings):
+        warnings.warn(message, stacklevel=2)
     val_sets = open_validation_sets(config)
     templates = saved_templates(config, source, val_sets)
     plan = make_plan(config, source, image_size=clip_config.vision.image_side)

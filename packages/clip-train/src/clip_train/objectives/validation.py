@@ -45,7 +45,7 @@ def validation_loss(
     pairs = torch.from_numpy(embeddings.pairs[_turns(embeddings.pairs)])  # (P, 2)
     config = replace(config, label_smoothing=0.0)
     total = 0.0
-    for image, text in (part.unbind(dim=1) for part in pairs.split(batch_size)):
+    for image, text in (part.unbind(dim=1) for part in torch.split(pairs, batch_size)):
         features = images[image], texts[text], scale
         if config.kind == "sigmoid" and model.logit_bias is not None:
             loss = sigmoid_loss(*features, model.logit_bias.detach().double().cpu())
