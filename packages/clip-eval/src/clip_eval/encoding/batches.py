@@ -6,7 +6,8 @@ Legend: B batch, H and W pixels.
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -175,7 +176,7 @@ def iter_batches(
     *,
     indices: Sequence[int] | None = None,
     known: Container[bytes] = frozenset(),
-) -> Iterator[ImageBatch]:
+) -> Generator[ImageBatch, None, None]:
     """Yield batches in the order of the source; the global random state is left alone.
 
     Each rank gets whole batches, every `world_size`-th one, so that what is computed together does
@@ -197,11 +198,12 @@ def iter_batches(
     dataset = _DecodedSamples(source, preprocess, known, reading)
     ordered = OrderedLoader(reading, workers, source.place)
     found = ordered.load(dataset, [batches[number] for number in own], _collate)
-    for number, batch in zip(own, found, strict=True):
-        if isinstance(batch, Exception):
-            raise batch
-        facts, pixels = batch
-        yield ImageBatch(number=number, images=torch.from_numpy(pixels), **facts)
+    with closing(found):
+        for number, batch in zip(own, found, strict=True):
+            if isinstance(batch, Exception):
+                raise batch
+            facts, pixels = batch
+            yield ImageBatch(number=number, images=torch.from_numpy(pixels), **facts)
 
 
 class _DecodedSamples(Dataset[Item | Exception]):

@@ -5,8 +5,8 @@ Legend: B batch, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ def embed_images(
     loader: LoaderConfig,
     *,
     indices: Sequence[int] | None = None,
-) -> Iterator[tuple[ImageBatch, list[Tensor]]]:
+) -> Generator[tuple[ImageBatch, list[Tensor]], None, None]:
     """Yield batches with the features (B, D) of each encoder, float32 on its device.
 
     Each image is read once, and decoded once unless its embedding is in the cache of all encoders.
@@ -53,6 +53,7 @@ def embed_images(
         advance = stack.enter_context(_progress(total, show=loader.progress and loader.rank == 0))
         for encoder in encoders:
             stack.enter_context(evaluation_mode(encoder.model))
+        stack.enter_context(closing(batches))  # which ends the workers
         try:
             for batch in batches:
                 yield batch, [_features(encoder, batch) for encoder in encoders]

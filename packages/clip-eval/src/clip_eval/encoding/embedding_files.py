@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -64,15 +65,16 @@ def embed_source(encoder: Encoder, source: Source, loader: LoaderConfig) -> Embe
     indices: list[int] = []
     skipped: list[Skipped] = []
     seen: set[tuple[str, bytes]] = set()
-    for batch, (features,) in embed_images([encoder], source, loader):
-        for sample, row in zip(batch.samples, features.cpu().numpy(), strict=True):
-            if (sample.key, sample.digest) not in seen:
-                seen.add((sample.key, sample.digest))
-                rows.append(row)
-                keys.append(sample.key)
-                indices.append(sample.index)
-                labels.append(-1 if sample.label is None else sample.label)
-        skipped += batch.skipped
+    with closing(embed_images([encoder], source, loader)) as embedded:
+        for batch, (features,) in embedded:
+            for sample, row in zip(batch.samples, features.cpu().numpy(), strict=True):
+                if (sample.key, sample.digest) not in seen:
+                    seen.add((sample.key, sample.digest))
+                    rows.append(row)
+                    keys.append(sample.key)
+                    indices.append(sample.index)
+                    labels.append(-1 if sample.label is None else sample.label)
+            skipped += batch.skipped
     if not rows:
         raise EvaluationError(
             f"{source.name}: none of {count_noun(len(source), 'image')} could be used"

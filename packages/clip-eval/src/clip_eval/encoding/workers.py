@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -81,10 +81,11 @@ class OrderedLoader:
     def __init__(self, reading: Reading, workers: int, place: Any) -> None:
         self.reading, self.workers, self.place = reading, workers, place
         self._is_waiting = False
+        self._children: list[multiprocessing.process.BaseProcess] = []
 
     def load(
         self, dataset: Dataset[Any], batches: Sequence[Sequence[int]], collate: Any
-    ) -> Iterator[Any]:
+    ) -> Generator[Any, None, None]:
         """Yield the collated items of each batch of indices.
 
         Raises:
@@ -176,8 +177,10 @@ class OrderedLoader:
     @contextmanager
     def _start(self, loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
         """Start the workers; their death raises only while an item is waited for."""
+        others = set(multiprocessing.active_children())
         with _blocked_interrupts():  # a worker inherits this until it ignores them
             waiting = iter(loader)
+        self._children = [c for c in multiprocessing.active_children() if c not in others]
         number = getattr(signal, "SIGCHLD", None)
         if not number or threading.current_thread() is not threading.main_thread():
             yield waiting
@@ -195,11 +198,9 @@ class OrderedLoader:
 
     def _kill_workers(self) -> None:
         """End the workers: they only read, and one that is stuck would be waited for."""
-        ours = set(self.reading.processes())
-        left = [child for child in multiprocessing.active_children() if child.pid in ours]
-        for child in left:
+        for child in self._children:
             child.kill()
-        for child in left:
+        for child in self._children:
             child.join(POLL_SECONDS)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -253,9 +254,10 @@ def _gather(
     parts: list[tuple[int, list[list[Any]], tuple[Skipped, ...], tuple[bytes, ...]]] = []
     failure: Exception | None = None
     try:
-        for batch, features in embed_images(encoders, source, loader, indices=indices):
-            rows = [task.rows(batch, own) for task, own in zip(tasks, features, strict=True)]
-            parts.append((batch.number, rows, batch.skipped, batch.contents))
+        with closing(embed_images(encoders, source, loader, indices=indices)) as embedded:
+            for batch, features in embedded:
+                rows = [task.rows(batch, own) for task, own in zip(tasks, features, strict=True)]
+                parts.append((batch.number, rows, batch.skipped, batch.contents))
     except Exception as error:
         if loader.world_size == 1:
             raise
