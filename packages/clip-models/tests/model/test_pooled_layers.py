@@ -10,6 +10,7 @@ import pytest
 import torch
 from clip_models import CLIP, CLIPConfig, ConfigError
 from clip_models.config import PoolingConfig, TextConfig, ViTConfig, from_dict, to_dict
+from clip_models.model import compute_image_features, compute_text_features
 from clip_models.model.layouts import Padded
 from clip_models.model.pooled_layers import PooledLayers
 from clip_models.pooling import hashed_uniform
@@ -296,3 +297,28 @@ def test_a_pooling_that_asks_for_keys_gets_those_of_the_layer_behind(
     model.encode_image(IMAGES)
     assert given[0].shape == (3, 17, 16)
     assert torch.allclose(given[0], qkv[-1][..., 16:32], atol=1e-6)
+
+
+@torch.no_grad()
+def test_the_inside_is_mapped_back_to_the_tokens() -> None:
+    tokens = torch.tensor([[1, 2, 3, 4, 5, 19, 0, 0], [1, 2, 19, 0, 0, 0, 0, 0]])
+    images = torch.randn(2, 3, 32, 32)
+    for size in (1, 2):
+        config = PoolingConfig(name="pairs", after_layer=1, args={"size": size})
+        pooled, plain = tiny(config, config).eval(), tiny().eval()
+        plain.load_state_dict(pooled.state_dict(), strict=False)
+        for compute, x in ((compute_image_features, images), (compute_text_features, tokens)):
+            ours, whole = compute(pooled, x), compute(plain, x)
+            assert [h.shape for h in ours.hidden_states] == [h.shape for h in whole.hidden_states]
+            assert [a.shape for a in ours.attentions] == [a.shape for a in whole.attentions]
+            real = torch.ones(x.shape[0], whole.tokens.shape[1], dtype=torch.bool)
+            if x is tokens:
+                real = torch.arange(8) <= torch.tensor([[5], [2]])
+            sums = ours.attentions[1].sum(-1).masked_select(real[:, None])
+            assert torch.allclose(sums, torch.ones_like(sums), atol=1e-5)
+            if size == 1:
+                after = ours.hidden_states[2][real], whole.hidden_states[2][real]
+                assert torch.allclose(*after, atol=1e-5)
+        inside = compute_image_features(pooled, images)
+        same = torch.equal(inside.hidden_states[2][:, 1], inside.hidden_states[2][:, 2])
+        assert same == (size == 2)

@@ -66,7 +66,7 @@ class Padded:
             query.transpose(1, 2),
             key.transpose(1, 2),
             value.transpose(1, 2),
-            attn_mask=None if triangle else self._attention_mask(key, read),
+            attn_mask=None if triangle else self.attention_mask(key, read),
             is_causal=triangle,
         )  # (B, H, ·, d)
         return mixed.transpose(1, 2)
@@ -79,7 +79,7 @@ class Padded:
         at = self.read_at if self.read_at >= 0 else x.shape[1] + self.read_at
         return x.narrow(1, at, 1)
 
-    def _attention_mask(self, key: Tensor, read: bool) -> Tensor | None:
+    def attention_mask(self, key: Tensor, read: bool) -> Tensor | None:
         """A mask of keys or a bias of scores that broadcasts to (B, 1, L, L)."""
         length = key.shape[1]
         seen = None if self.mask is None else self.mask[:, None, None]  # (B, 1, 1, L)

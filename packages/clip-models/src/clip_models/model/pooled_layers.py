@@ -76,7 +76,7 @@ class PooledLayers(nn.ModuleList):
                 wanted["keys"] = transformer.keys(x, place)
             pooled: PooledTokens = pooling(x, mask, keep_apart, causal, **wanted)
             keep_apart = _locate_segments(keep_apart, pooled)
-            segment_of = _compose(segment_of, pooled.segment_of)
+            segment_of = compose_segments(segment_of, pooled.segment_of)
             key_bias = _bias_keys(segment_of, pooled)
             x, mask, start = pooled.tokens, pooled.mask, place
             name = "pooling" + (str(number + 1) if number else "")
@@ -94,7 +94,7 @@ def _locate_segments(keep_apart: Tensor, pooled: PooledTokens) -> Tensor:
     return segments[:, :size]
 
 
-def _compose(segment_of: Tensor, further: Tensor) -> Tensor:
+def compose_segments(segment_of: Tensor, further: Tensor) -> Tensor:
     """(B, L) segment of each token after one more pooling."""
     composed = further.gather(1, segment_of.clamp(min=0))
     return composed.masked_fill(segment_of < 0, -1)
