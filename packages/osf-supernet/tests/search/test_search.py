@@ -200,3 +200,53 @@ def test_a_search_ranks_what_nothing_has_sorted_and_moves_nothing(net):
         assert found == pytest.approx(known[name], rel=1e-12)
     assert again.depth_orders == net.depth_orders
     assert all(torch.equal(before[n], t) for n, t in net.model.state_dict().items())
+
+
+def timed(monkeypatch, net, noise):
+    """Latencies as a machine might have: overhead and operations, with noise."""
+    generator = torch.Generator().manual_seed(0)
+
+    def milliseconds(_, config, inputs, repeats):
+        factor = 1 + noise * float(torch.rand((), generator=generator))
+        return factor * (
+            0.2 + 0.1 * len(net.plan(config).surgery.items) + net.flops_of(config) / 5e3
+        )
+
+    monkeypatch.setattr("osf_supernet.search.latency.milliseconds", milliseconds)
+    return milliseconds
+
+
+def test_latencies_of_other_subnets_are_predicted(net, monkeypatch):
+    milliseconds = timed(monkeypatch, net, 0.02)
+    table = LatencyTable.measure(net)
+    assert table.error < 0.2
+    for seed in range(10):
+        config = net.sample(seed=seed)
+        assert table.predict(config) == pytest.approx(milliseconds(net, config, None, 1), rel=0.2)
+
+
+def test_a_table_that_cannot_predict_is_refused(net, monkeypatch):
+    timed(monkeypatch, net, 3.0)
+    with pytest.raises(ValueError, match=r"latencies cannot be predicted here: .*more than 20%"):
+        LatencyTable.measure(net)
+    with pytest.raises(ValueError, match="Use a larger batch"):
+        search(net, Score(), max_latency_ms=1.0, generations=0)
+
+
+def test_a_search_prints_as_a_table_with_the_best_and_the_full_model(net, tmp_path):
+    config = SearchConfig(max_params=0.6, smaller_params=(0.3, 0.4), generations=0)
+    result = search_subnets(net, Score(), config, full_model=True, quiet=True)
+    lines = str(result).splitlines()
+    assert lines[1].split() == ["parameters", "operations", "score", "found", "by"]
+    assert [line.split()[-1] for line in lines[-2:]] == ["best", "model"]
+    assert result.full.params == net.parameters_of({})
+    draw_front(result, tmp_path / "front.svg", "accuracy")
+    full = net.parameters_of({})
+    for share in (0.3, 0.4, 0.6):
+        best = result.best_within(share * full)
+        assert best.params <= share * full
+        assert best.score == max(c.score for c in result.candidates if c.params <= share * full)
+    with pytest.raises(ValueError, match="no subnet has params of at most 1; the least is"):
+        result.best_within(1)
+    with pytest.raises(ValueError, match="smaller_params must be numbers above 0"):
+        SearchConfig(smaller_params=(0.0,))

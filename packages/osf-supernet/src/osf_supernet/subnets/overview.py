@@ -60,7 +60,8 @@ class Overview:
         frozen = sum(not is_minor(group) for group in self._frozen())
         lines = [self.headline(), self.least(), format_table(rows)]
         if frozen:
-            lines.append(f"{frozen} dimensions are frozen: explain() says why")
+            what = "dimension is" if frozen == 1 else "dimensions are"
+            lines.append(f"{frozen} {what} frozen: explain() says why")
         return "\n".join(lines)
 
     def explain(self, *, everything: bool = False) -> str:
@@ -90,10 +91,9 @@ class Overview:
             lines.append(f"  {names[0]}{more}  {kind} {size}  {reason}")
         lines += [f"  {path}.depth  {reason}" for path, reason in self.graph.refused.items()]
         if len(shown) < len(frozen):
-            lines.append(
-                f"  and {len(frozen) - len(shown)} axes of kernels and inputs: "
-                "explain(everything=True)"
-            )
+            count = len(frozen) - len(shown)
+            what = "axis of a kernel or an input" if count == 1 else "axes of kernels and inputs"
+            lines.append(f"  and {count} {what}: explain(everything=True)")
         return "\n".join(lines)
 
     def _choosable(self) -> list[tuple[str, str, int]]:
