@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 from clip_models import CLIP, CLIPConfig, ConfigError, save_pretrained
 from clip_models.config import CompactResNetConfig, PreprocessConfig, TextConfig, ViTConfig
-from clip_models.model import compute_image_features, compute_text_features
+from clip_models.model import compute_image_features, compute_relevance, compute_text_features
 
 with warnings.catch_warnings():  # of the modules that transformers imports
     warnings.simplefilter("ignore")
@@ -72,3 +73,32 @@ def test_convolutions_have_no_tokens() -> None:
     model = CLIP(CLIPConfig(embed_dim=12, vision=vision, text=TEXT))
     with pytest.raises(ConfigError, match="only vision transformers have tokens, got compact"):
         compute_image_features(model, torch.zeros(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize("readout", ["class_token", "patch_average", "map"])
+def test_relevance_is_what_a_patch_adds_to_the_similarity(readout: Any) -> None:
+    """A slightly larger token before the last layer changes the cosine by its relevance."""
+    torch.manual_seed(0)
+    vision = dataclasses.replace(CONFIG.vision, readout=readout, class_token=readout != "map")
+    model = CLIP(dataclasses.replace(CONFIG, vision=vision)).double().eval()
+    images, step = torch.randn(1, 3, 32, 40, dtype=torch.float64), 1e-6
+    relevance = compute_relevance(model, images, TOKENS[1:])
+    assert relevance.shape == (1, 4, 5)
+    text = model.encode_text(TOKENS[1:], normalize=True)
+
+    def similarity(patch: int, scale: float) -> float:
+        def enlarge(_: object, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            x = args[0].clone()
+            x[:, patch - 20] *= scale
+            return (x, *args[1:])
+
+        handle = model.visual.transformer.resblocks[-1].register_forward_pre_hook(enlarge)
+        with torch.no_grad():
+            cosine = (model.encode_image(images, normalize=True) * text).sum()
+        handle.remove()
+        return float(cosine)
+
+    for patch, gain in enumerate(relevance.flatten().tolist()):
+        slope = (similarity(patch, 1 + step) - similarity(patch, 1 - step)) / (2 * step)
+        assert gain == pytest.approx(max(slope, 0.0), abs=1e-7)
+    assert relevance.max() > 0

@@ -1,5 +1,10 @@
 from .clip import count_parameters
-from .features import TowerFeatures, compute_image_features, compute_text_features
+from .features import (
+    TowerFeatures,
+    compute_image_features,
+    compute_relevance,
+    compute_text_features,
+)
 from .measured_config import infer_config
 from .outputs import CLIPOutput, TowerOutput
 
@@ -8,6 +13,7 @@ __all__ = [
     "TowerFeatures",
     "TowerOutput",
     "compute_image_features",
+    "compute_relevance",
     "compute_text_features",
     "count_parameters",
     "infer_config",

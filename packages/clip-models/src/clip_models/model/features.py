@@ -73,11 +73,37 @@ def compute_text_features(model: CLIP, tokens: Tensor) -> TowerFeatures:
     return recorder.collect(model.ln_final, None, length=tokens.shape[1])
 
 
+def compute_relevance(model: CLIP, images: Tensor, tokens: Tensor) -> Tensor:
+    """Which patches raise the similarity of images (B, 3, H, W) to texts (B, T).
+
+    The gradient of the cosine similarity times the tokens before the last layer, summed over the
+    width and clipped at zero (Selvaraju et al. 2017, "Grad-CAM").
+
+    Returns:
+        (B, rows, columns), at least 0.
+
+    Raises:
+        ConfigError: The image tower is convolutional.
+    """
+    tower = model.visual
+    if not isinstance(tower, VisionTransformer):
+        raise ConfigError(f"only vision transformers have tokens, got {model.config.vision.kind}")
+    with torch.enable_grad(), _Recorder(tower.transformer, tower.pooling) as recorder:
+        image = model.encode_image(images.detach().requires_grad_(), normalize=True)
+        text = model.encode_text(tokens, normalize=True).detach()
+        before = recorder.inputs[-1]
+        (gradient,) = torch.autograd.grad((image * text).sum(), before)
+    gain = (gradient * before).sum(-1, keepdim=True).clamp(min=0).detach()  # (B, S, 1)
+    rows, columns = (side // tower.config.patch_size for side in images.shape[2:])
+    return recorder.spread(gain)[:, -rows * columns :, 0].reshape(-1, rows, columns)
+
+
 class _Recorder:
     """Hooks that record what the layers see, and have the last one compute all tokens."""
 
     def __init__(self, transformer: Transformer, pooling: nn.ModuleList | None) -> None:
         self.transformer, self.poolings = transformer, list(pooling or ())
+        self.inputs: list[Tensor] = []  # of the layers, not spread
         self.hidden: list[Tensor] = []
         self.maps: list[Tensor] = []
         self.segment_of: Tensor | None = None
@@ -108,12 +134,13 @@ class _Recorder:
         return TowerFeatures(norm(hidden[-1]), hidden, maps, grid)
 
     def _before_block(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        self.inputs.append(args[0])
         if not self.hidden:
-            self.hidden.append(self._spread(args[0]))
+            self.hidden.append(self.spread(args[0]))
         return (args[0], args[1], False)
 
     def _after_block(self, _: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
-        self.hidden.append(self._spread(output))
+        self.hidden.append(self.spread(output))
 
     def _before_attention(self, attention: nn.Module, args: tuple[Any, ...]) -> None:
         assert isinstance(attention, Attention)
@@ -137,7 +164,7 @@ class _Recorder:
         known, further = self.segment_of, pooled.segment_of
         self.segment_of = further if known is None else compose_segments(known, further)
 
-    def _spread(self, x: Tensor) -> Tensor:
+    def spread(self, x: Tensor) -> Tensor:
         """(B, L, D) of segments (B, S, D)."""
         if self.segment_of is None:
             return x
