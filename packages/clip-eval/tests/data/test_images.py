@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
-from clip_eval.data import BadImage, decode_image
-from PIL import Image
+from clip_eval.data import BadImage, decode_image, image_suffix, open_source
+from clip_eval.data.images import SUFFIXES_OF
+from PIL import Image, features
 
 
 def file_of(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -132,3 +135,28 @@ def test_a_jpeg_may_be_decoded_smaller_and_nothing_else() -> None:
         assert decode_image(out.getvalue()).size == (163, 121)
         assert decode_image(out.getvalue(), least_size=lambda *full: full).size == (163, 121)
         assert decode_image(out.getvalue(), least_size=lambda *_: (999, 9)).size == (163, 121)
+
+
+@pytest.mark.parametrize("format", [name for name in SUFFIXES_OF if name not in ("DIB", "TGA")])
+def test_every_format_is_read_from_folders_and_shards_alike(
+    format: str, tmp_path: Path, write_tar: Callable[..., Path]
+) -> None:
+    Image.init()
+    if format not in Image.SAVE or (format == "AVIF" and not features.check("avif")):
+        pytest.skip(f"this Pillow does not write {format}")
+    out = io.BytesIO()
+    Image.new("RGB", (32, 32), (10, 20, 30)).save(out, format)
+    assert image_suffix(out.getvalue()) == SUFFIXES_OF[format][0]
+    for suffix in SUFFIXES_OF[format]:
+        (tmp_path / "d" / "cat").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "d" / "cat" / f"a{suffix.upper()}").write_bytes(out.getvalue())
+        shard = write_tar(tmp_path / "a.tar", {f"0{suffix}": out.getvalue()})
+        assert decode_image(open_source(shard).read(0).image).size == (32, 32)
+    assert len(open_source(tmp_path / "d")) == len(SUFFIXES_OF[format])
+
+
+def test_the_suffix_of_what_is_no_image() -> None:
+    for data, reason in ((b"", "empty"), (b"what is this", "not-an-image")):
+        with pytest.raises(BadImage) as caught:
+            image_suffix(data)
+        assert caught.value.reason == reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import pickle
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -250,3 +251,20 @@ def test_a_file_that_changes_underneath_gives_bad_samples(img2dataset: Path) -> 
         with pytest.raises(BadSample) as caught:
             source.read(index)
         assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("name", ["00000.tfrecord.gz", "00000.tfrecord"])
+def test_compressed_records_are_read(img2dataset: Path, name: str) -> None:
+    expected = open_source(img2dataset).read(0)
+    content = (img2dataset / "00000.tfrecord").read_bytes()
+    for path in img2dataset.iterdir():
+        path.unlink()
+    (img2dataset / name).write_bytes(gzip.compress(content))
+    for spec in (img2dataset, img2dataset / name):
+        source = open_source(f"tfrecord:{spec}")
+        assert len(source) == 3
+        assert (source.read(0).image, source.read(0).captions) == (
+            expected.image,
+            expected.captions,
+        )
+    assert not source.faults

@@ -216,3 +216,20 @@ def test_a_shard_that_changes_underneath_gives_bad_samples(color_shards: Path) -
             source.read(index)
         assert caught.value.reason == reason
         assert "sample 0" in caught.value.key
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("0.jpg", "1.jpg", "0.txt", "1.txt"),
+        ("a/0.jpg", "b/1.jpg", "b/1.txt", "a/0.txt"),
+        ("1.jpg", "1.txt", "0.jpg", "2.jpg", "2.txt", "0.txt"),
+    ],
+)
+def test_a_tar_that_is_not_sorted_says_so_and_how_to_sort_it(
+    names: tuple[str, ...], tmp_path: Path, write_tar: Callable[..., Path]
+) -> None:
+    path = write_tar(tmp_path / "a.tar", dict.fromkeys(names, b"x"))
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"a\.tar: not sorted by name: .*tar --sort=name -cf"):
+            open_source(path)

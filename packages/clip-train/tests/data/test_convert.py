@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -223,3 +224,20 @@ def test_another_caption_column_is_not_a_continuation(
     code, text = run(capsys, *command, "--caption-key", "alt", "--overwrite")
     assert code == 0
     assert open_source(f"wds:{tmp_path / 'out'}").read(0).captions == ("two",)
+
+
+@pytest.mark.parametrize("format", ["AVIF", "JPEG2000", "PPM", "QOI", "TIFF", "ICO", "WEBP"])
+def test_every_kind_of_image_is_kept(format: str, tmp_path: Path, kinds: Kinds) -> None:
+    Image.init()
+    if format not in Image.SAVE:
+        pytest.skip(f"this Pillow does not write {format}")
+    out = io.BytesIO()
+    Image.new("RGB", (32, 32), (1, 2, 3)).save(out, format)
+    kinds.read = lambda index: Sample(f"{index}", out.getvalue(), ("x",))  # type: ignore[method-assign]
+    assert convert(kinds, tmp_path / "out", progress=False).written == 10
+    assert open_source(f"wds:{tmp_path / 'out'}").read(3).image == out.getvalue()
+
+
+def test_a_fault_of_the_check_names_its_sample(kinds: Kinds, tmp_path: Path) -> None:
+    counts = convert(kinds, tmp_path / "out", check=True, progress=False)
+    assert any(line.startswith("sample 7: truncated") for line in counts.named)

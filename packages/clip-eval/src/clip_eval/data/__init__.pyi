@@ -8,7 +8,7 @@ from .formats import (
     open_source,
     register_format,
 )
-from .images import decode_image
+from .images import decode_image, image_suffix
 from .inspect import Summary, summarize
 from .readers.webdataset import sample_from_files
 from .samples import Sample, Source
@@ -36,6 +36,7 @@ __all__ = [
     "decode_image",
     "expand_shards",
     "fill_templates",
+    "image_suffix",
     "is_missing",
     "open_location",
     "open_source",

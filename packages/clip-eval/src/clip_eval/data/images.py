@@ -37,11 +37,34 @@ FORMATS = (
 )
 """Formats that are decoded, by Pillow's names. The list is closed, whatever else Pillow reads:
 its PostScript reader, for one, starts Ghostscript on the file."""
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif"),
-    *(".tif", ".tiff", ".ppm", ".pgm"),
-)
-"""Suffixes, lower case, by which files are taken for images."""
+SUFFIXES_OF = {
+    "JPEG": (".jpg", ".jpeg", ".jfif", ".jpe"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "AVIF": (".avif",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    "QOI": (".qoi",),
+    "TGA": (".tga",),
+    "ICO": (".ico",),
+}
+MAGIC = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG": "PNG",
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"P6": "PPM",
+    b"P5": "PPM",
+}
+"""How files of some formats begin."""
+IMAGE_SUFFIXES = tuple(suffix for suffixes in SUFFIXES_OF.values() for suffix in suffixes)
+"""Suffixes, lower case, by which files are taken for images, in folders and in shards alike."""
 DECODING = f"decoding 1, Pillow {PIL.__version__}"
 """Version of the decoding rules, for the keys of caches: it changes when pixels may change."""
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -58,6 +81,26 @@ def open_image(data: bytes) -> Image.Image:
         UnidentifiedImageError: It is in none of these formats.
     """
     return Image.open(io.BytesIO(data), formats=_installed_formats())
+
+
+def image_suffix(data: bytes) -> str:
+    """The usual suffix of a file of these bytes, such as `.jpg`.
+
+    Raises:
+        BadImage: It is not an image of a format in `FORMATS`.
+    """
+    if not data:
+        raise BadImage("empty", "the file has no bytes")
+    for magic, format in MAGIC.items():  # of a file that is cut too
+        if data.startswith(magic):
+            return SUFFIXES_OF[format][0]
+    try:
+        with warnings.catch_warnings(), open_image(data) as image:
+            return SUFFIXES_OF["JPEG" if image.format == "MPO" else str(image.format)][0]
+    except UnidentifiedImageError as error:
+        raise BadImage("not-an-image", f"expected one of {', '.join(FORMATS)}") from error
+    except Exception as error:  # Pillow's plugins raise nearly everything on broken files
+        raise BadImage("broken", str(error) or type(error).__name__) from error
 
 
 @functools.cache

@@ -108,7 +108,8 @@ class Summary:
         if self.percentiles:
             row = next(n for n, (name, _) in enumerate(rows) if name in self.percentiles)
             lines.insert(row, f"{'':<{width}}  least · 5 % · median · 95 % · most:")
-        lines += _class_lines(self.classnames or (), self.per_class)
+        is_part = self.read < self.n
+        lines += _class_lines(self.classnames or (), self.per_class, is_part=is_part)
         for fault in self.broken[:MAX_BROKEN]:
             lines.append(f"broken: {fault.where}: {fault.reason}: {fault.detail}")
         if len(self.broken) > MAX_BROKEN:
@@ -223,9 +224,15 @@ class _Counts:
             self.quantities[name].extend(values)
 
 
-def _class_lines(classnames: tuple[str, ...], per_class: dict[int, int]) -> list[str]:
+def _class_lines(
+    classnames: tuple[str, ...], per_class: dict[int, int], *, is_part: bool
+) -> list[str]:
     """Count and bar of each class, and labels that are in none."""
     counts = [per_class.get(label, 0) for label in range(len(classnames))]
+    outside = {k: v for k, v in per_class.items() if classnames and not 0 <= k < len(classnames)}
+    if is_part:  # a class that is not among the samples read may still have some
+        shown = [(name, n) for name, n in zip(classnames, counts, strict=True) if n]
+        classnames, counts = tuple(name for name, _ in shown), [n for _, n in shown]
     lines = []
     width = max(map(display_width, classnames), default=0)
     most = max([1, *counts])
@@ -234,6 +241,5 @@ def _class_lines(classnames: tuple[str, ...], per_class: dict[int, int]) -> list
         lines.append(f"  {pad(name, width)}  {count:>7,}  {bar}".rstrip())
     if len(classnames) > MAX_CLASSES:
         lines.append(f"  and {len(classnames) - MAX_CLASSES} more classes")
-    outside = {k: v for k, v in per_class.items() if classnames and not 0 <= k < len(classnames)}
     lines += [f"  label {label} is in no class: {n} samples" for label, n in outside.items()]
     return lines

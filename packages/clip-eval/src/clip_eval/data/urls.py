@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import re
 from typing import IO, Any
@@ -18,6 +19,32 @@ WEB_SCHEMES = ("http", "https", "file")
 OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "hf", "memory")
 """Schemes read through fsspec. The list is closed: others of its schemes start programs, open
 connections of their own or wrap a second URL."""
+
+PACKAGES = {
+    **dict.fromkeys(("s3", "s3a"), "s3fs"),
+    **dict.fromkeys(("gs", "gcs"), "gcsfs"),
+    **dict.fromkeys(("az", "abfs", "abfss"), "adlfs"),
+    "oci": "ocifs",
+    "hf": "huggingface_hub",
+}
+"""The package that fsspec needs for a scheme."""
+
+
+def is_unreachable(error: BaseException | None) -> bool:
+    """Whether an error, or a cause of it, says that there is no way to the host.
+
+    Trying again is of no use then, unlike with a connection that breaks.
+    """
+    while error is not None:
+        name = type(error).__name__  # of httpx, which need not be installed
+        if name in ("ConnectError", "ConnectTimeout", "gaierror", "ConnectionRefusedError"):
+            return True
+        if getattr(error, "errno", None) in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+            return True
+        reason = getattr(error, "reason", None)
+        cause = error.__cause__ or error.__context__
+        error = reason if isinstance(reason, BaseException) else cause
+    return False
 
 
 def is_url(text: str) -> bool:
@@ -72,7 +99,10 @@ def open_location(location: str) -> IO[bytes]:
         fsspec: Any = importlib.import_module("fsspec")  # it has no types
         opened: IO[bytes] = fsspec.open(location, "rb").open()
     except ImportError as error:
-        raise OSError(f"{scheme}:// needs a package that is not installed: {error}") from error
+        raise DataError(
+            f"{location}: {scheme}:// needs the package {PACKAGES.get(scheme, 'fsspec')}, which is "
+            f"not installed; pip install fsspec {PACKAGES.get(scheme, '')}".rstrip()
+        ) from error
     return opened
 
 

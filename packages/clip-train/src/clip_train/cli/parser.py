@@ -206,7 +206,8 @@ def _add_data_inspect(topics: Any) -> None:
     summary = "layout, classes, sizes, captions and broken samples of a data source"
     parser = _add(topics, "inspect", summary, "data:inspect")
     _add_source(parser)
-    _add_number(parser, "samples", "number of samples to read", 200)
+    text = "number of samples to read (default: all)"
+    parser.add_argument("--samples", type=int, metavar="N", help=text)
     _add_number(parser, "seed", "random seed of the choice of samples", 0)
     parser.add_argument("--out", metavar="FILE", help="HTML page of thumbnails to write")
     _add_switch(parser, "overwrite", "replace an existing page")

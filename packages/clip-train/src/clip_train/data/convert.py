@@ -12,7 +12,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import webdataset
-from clip_eval.data import TEMPLATES_FILE, BadSample, DataError, Sample, Source, decode_image
+from clip_eval.data import (
+    TEMPLATES_FILE,
+    BadSample,
+    DataError,
+    Sample,
+    Source,
+    decode_image,
+    image_suffix,
+)
 from dtp_pooling.run_lock import RunInUseError, RunLock, is_unused
 from PIL import Image
 
@@ -20,16 +28,6 @@ from clip_train.logs.files import replace_text, replacing, write_lines
 from clip_train.logs.progress import progress_bar
 
 RECORD = "conversion.json"
-MAGIC = {
-    b"\xff\xd8\xff": "jpg",
-    b"\x89PNG": "png",
-    b"GIF8": "gif",
-    b"BM": "bmp",
-    b"II*\0": "tif",
-    b"MM\0*": "tif",
-    b"P6": "ppm",
-    b"P5": "ppm",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +202,7 @@ def _write_shard(source: Source, indices: range, path: Path, check: bool) -> Con
                 sample = source.read(index)
                 _add_to_digest(digest, sample)
                 if check:
-                    decode_image(sample.image)
+                    _check_image(sample)
                 files = _files_of(sample, source)
             except BadSample as error:
                 faults.append(error)
@@ -249,15 +247,19 @@ def _from_class(sample: Sample, source: Source) -> tuple[str, ...]:
     return source.class_captions(sample.label, sample.key)
 
 
+def _check_image(sample: Sample) -> None:
+    """Decode an image; its fault carries the name of the sample."""
+    try:
+        decode_image(sample.image)
+    except BadSample as error:
+        raise BadSample(error.reason, error.detail, sample.key) from error
+
+
 def _extension(data: bytes, key: str) -> str:
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    for magic, extension in MAGIC.items():
-        if data.startswith(magic):
-            return extension
-    if not data:
-        raise BadSample("empty", "the file has no bytes", key)
-    raise BadSample("not-an-image", "no known image format", key)
+    try:
+        return image_suffix(data).removeprefix(".")
+    except BadSample as error:
+        raise BadSample(error.reason, error.detail, key) from error
 
 
 def _write_json(path: Path, content: object) -> None:

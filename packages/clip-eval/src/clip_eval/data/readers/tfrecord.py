@@ -13,6 +13,7 @@ from os.path import commonpath
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clip_eval.data.bounds import open_regular
 from clip_eval.data.class_names import ClassList, ClassNames, choose_names
 from clip_eval.data.faults import BadSample, DataError
 from clip_eval.data.labels import label_of
@@ -103,7 +104,7 @@ class TFRecordSource(IndexedSource):
         )
         self._image_keys = (image_key,) if image_key else IMAGE_KEYS
         self._caption_keys = (caption_key,) if caption_key else CAPTION_KEYS
-        shards = [ShardFile(file, cache or ShardCache()) for file in files]
+        shards = [ShardFile(file, cache or ShardCache(), unzip=_is_gzip(file)) for file in files]
         super().__init__(IndexedShards(shards, _scan, _ends_at))
         labels = folder / "label.labels.txt"
         found = ClassList.read(labels).names if labels.is_file() else None
@@ -239,6 +240,19 @@ def _scan(path: Path) -> Scan:
                 return make_scan(path, offsets, "tfrecord", f"{damage} at byte {start}")
             offsets.append(end)
     return make_scan(path, offsets, "tfrecord")
+
+
+def _is_gzip(file: str) -> bool:
+    """Whether a file is compressed: by its name, or where it is on disk by its first bytes."""
+    if file.endswith(".gz") or is_url(file):
+        return file.endswith(".gz")
+    try:
+        with open(open_regular(file), "rb") as stream:
+            start = stream.read(HEADER)
+    except OSError:  # reported when it is indexed
+        return False
+    is_header = masked_crc32c(start[:8]) == int.from_bytes(start[8:HEADER], "little")
+    return start[:3] == b"\x1f\x8b\x08" and not is_header
 
 
 class _Found(NamedTuple):

@@ -186,12 +186,17 @@ def _scan_tar(path: Path) -> Scan:
                 f"{path}: compressed, so its samples cannot be found by position; "
                 "decompress it with gunzip"
             )
-        offsets, damage = _find_runs(view)
+        offsets, damage = _find_runs(view, path)
     return make_scan(path, offsets, "tar", "" if damage is None else str(damage))
 
 
-def _find_runs(view: bytes | FileView) -> tuple[list[int], TarDamage | None]:
-    """The begin of each whole sample and the end of the last, and any damage after it."""
+def _find_runs(view: bytes | FileView, path: Path) -> tuple[list[int], TarDamage | None]:
+    """The begin of each whole sample and the end of the last, and any damage after it.
+
+    Raises:
+        DataError: The files of a sample do not follow each other.
+    """
+    seen: dict[str, set[str]] = {}  # extensions of each stem so far
     starts: list[int] = []
     run: _Run | None = None
     expected: set[str] = set()  # extensions of the sample before
@@ -204,7 +209,12 @@ def _find_runs(view: bytes | FileView) -> tuple[list[int], TarDamage | None]:
                     starts.append(member.start)
                     expected = run.extensions if run else expected
                     run = _Run(member)
+                    if not seen.get(run.stem, {extension_of(member.name)}) & {
+                        extension_of(member.name)
+                    }:
+                        raise DataError(_describe_order(path, member.name))
                 run.add(member)
+                seen.setdefault(run.stem, set()).add(extension_of(member.name))
             end = member.end
     except TarDamage as error:
         damage = error
@@ -212,6 +222,15 @@ def _find_runs(view: bytes | FileView) -> tuple[list[int], TarDamage | None]:
         if starts and cut_through:
             end = starts.pop()
     return [*starts, end], damage
+
+
+def _describe_order(path: Path, name: str) -> str:
+    folder = path.with_suffix("").name
+    return (
+        f"{path}: not sorted by name: {name} does not follow the other files of its sample; "
+        f"sort it, as in `mkdir {folder} && tar -xf {path.name} -C {folder} && "
+        f"tar --sort=name -cf sorted.tar -C {folder} .`"
+    )
 
 
 class _Run:

@@ -16,7 +16,7 @@ from urllib.error import HTTPError
 
 from clip_eval.data.bounds import EXHAUSTED
 from clip_eval.data.storage import PARTIAL, cache_directory, lock_file
-from clip_eval.data.urls import base_name, is_url, open_location
+from clip_eval.data.urls import base_name, is_unreachable, is_url, open_location
 
 ATTEMPTS = 5
 FIRST_PAUSE = 0.5  # seconds; doubled after each failure
@@ -150,8 +150,10 @@ def _download(url: str, target: Path, most: int) -> int:
         except (OSError, EOFError) as error:
             if isinstance(error, OSError) and error.errno in (errno.EFBIG, *EXHAUSTED):
                 raise
-            is_final = isinstance(error, FileNotFoundError) or (
-                isinstance(error, HTTPError) and 400 <= error.code < 500 and error.code != 429
+            is_final = (
+                isinstance(error, FileNotFoundError)
+                or is_unreachable(error)
+                or (isinstance(error, HTTPError) and 400 <= error.code < 500 and error.code != 429)
             )
             if is_final or attempt == ATTEMPTS:
                 raise OSError(f"{url} cannot be fetched ({_cause(error)})") from error
