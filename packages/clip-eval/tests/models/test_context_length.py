@@ -23,7 +23,7 @@ def test_rows_of_another_library_that_are_full() -> None:
     tokenizer = open_clip.SimpleTokenizer(context_length=8)
     found = count_cut(tokenizer, WORDS)
     assert found == (3, 8, False)  # the text of exactly six words fills its row too
-    assert count_cut(tokenizer, WORDS[:2]).count == 0
+    assert count_cut(tokenizer, WORDS[:2]).num_cut == 0
 
 
 @pytest.mark.parametrize("width", [1, 12])
@@ -32,4 +32,4 @@ def test_what_is_no_row_of_tokens_in_order_is_not_judged(width: int) -> None:
         return torch.tensor([[len(set(text)) + n for n in range(width)] for text in texts])
 
     tokenizer: Any = letters
-    assert count_cut(tokenizer, ["a" * 100]).count == 0
+    assert count_cut(tokenizer, ["a" * 100]).num_cut == 0

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _call(argv: Sequence[str] | None) -> int | None:
     arguments = make_parser().parse_args(argv)
     with warnings.catch_warnings():
-        warnings.showwarning = _print_warning
+        warnings.showwarning = _print_warning  # type: ignore[assignment]
         try:
             return call_named(f"clip_eval.cli.{arguments.function}", arguments)
         except WorkerError as error:  # not the user's mistake

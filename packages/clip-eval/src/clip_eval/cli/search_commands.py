@@ -10,6 +10,7 @@ from clip_models.devices import choose_device
 
 from clip_eval.cli.options import data_options
 from clip_eval.data.readers.image_files import ImageFiles
+from clip_eval.data.samples import Source
 from clip_eval.data.text_files import read_text
 from clip_eval.encoding.batches import LoaderConfig
 from clip_eval.encoding.embedding_files import (
@@ -60,8 +61,7 @@ def _embed(
         if not lines:
             raise EvaluationError(f"{arguments.texts}: expected at least one text, got none")
         return embed_texts(encoder, lines)._replace(weights=weights_fingerprint(encoder.model))
-    names = {"classnames": arguments.classnames, "split": arguments.split}
-    source = photos or open_data(arguments.data, **names, **data_options(arguments))[0]
+    source = photos or _open(arguments)
     thumbnail = arguments.thumbnails
     if thumbnail is None:
         thumbnail = 0 if photos is None else THUMBNAIL
@@ -71,6 +71,11 @@ def _embed(
         progress=not arguments.quiet,
     )
     return embed_images_of(encoder, source, loader, thumbnail=thumbnail)
+
+
+def _open(arguments: argparse.Namespace) -> Source:
+    names, split = arguments.classnames, arguments.split
+    return open_data(arguments.data, classnames=names, split=split, **data_options(arguments))[0]
 
 
 def search_images(arguments: argparse.Namespace) -> None:

@@ -129,12 +129,12 @@ class Encoder:
     def describe_cut(self, texts: Iterable[str], noun: str) -> tuple[str, ...]:
         """Return one sentence if the context of the model cuts some of the texts, else nothing."""
         cut = count_cut(self.tokenizer, texts)
-        if not cut.count:
+        if not cut.num_cut:
             return ()
         verb = "is cut" if cut.is_exact else "is or may be cut"
         verbs = verb.replace("is", "are", 1)
         return (
-            f"{count_noun(cut.count, f'{noun} {verb}', f'{noun}s {verbs}')} to the "
+            f"{count_noun(cut.num_cut, f'{noun} {verb}', f'{noun}s {verbs}')} to the "
             f"{count_noun(cut.context_length, 'token')} that the model reads",
         )
 

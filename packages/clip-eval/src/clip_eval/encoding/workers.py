@@ -34,7 +34,8 @@ class Reading:
 
     def __init__(self, workers: int) -> None:
         self._table: Tensor = torch.full((max(1, workers), 3), NOTHING, dtype=torch.int64)
-        self._table.share_memory_()  # columns: process, index, count
+        # Columns: process, index, count.
+        self._table.share_memory_()  # type: ignore[no-untyped-call]
 
     def begin_worker(self, worker: int) -> None:
         """Note the process of a worker, which ignores Ctrl-C from here on."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch.distributed
@@ -82,7 +83,7 @@ def evaluate(
         device=config.device,
         precision=config.precision,
         batch_size=config.batch_size,
-        cache=config.cache,
+        cache=None if config.cache is None else Path(config.cache),
     )
     prompt_set = None
     if config.classnames is None:

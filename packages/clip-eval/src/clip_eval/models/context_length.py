@@ -17,12 +17,12 @@ class CutTexts(NamedTuple):
     """How many texts a tokenizer cuts.
 
     Attributes:
-        count: Their number.
+        num_cut: Their number.
         context_length: Number of tokens of a row.
         is_exact: Whether the tokenizer tells lengths; if not, texts that just fill the row count.
     """
 
-    count: int
+    num_cut: int
     context_length: int
     is_exact: bool
 
@@ -36,10 +36,10 @@ def count_cut(tokenizer: TextTokenizer, texts: Iterable[str]) -> CutTexts:
     known: Any = tokenizer
     if hasattr(known, "lengths") and hasattr(known, "context_length"):
         length = int(known.context_length)
-        parts = (known.lengths(part) for part in _parts(texts))
-        return CutTexts(sum(int((part > length).sum()) for part in parts), length, True)
+        lengths = (known.lengths(part) for part in _parts(texts))
+        return CutTexts(sum(int((some > length).sum()) for some in lengths), length, True)
     parts = _parts(texts)
-    first = next(parts, [])
+    first: list[str] = next(parts, [])
     row = tokenizer([min(first, key=len)]) if first else None
     if row is None or row.shape[1] < SHORTEST_CONTEXT or not bool(row[0, -2] == row[0, -1]):
         return CutTexts(0, 0, False)  # no padding to see: not a row of tokens in order

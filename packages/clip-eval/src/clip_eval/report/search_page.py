@@ -61,7 +61,7 @@ def render_matches(
             _address(image),
             [
                 FoundImage(
-                    n, match.key, match.score, _address(pictures[match.index]) if pictures else ""
+                    n, match.key, match.score, _address(pictures[match.number]) if pictures else ""
                 )
                 for n, match in enumerate(matches, start=1)
             ],

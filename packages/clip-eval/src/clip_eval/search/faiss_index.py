@@ -42,7 +42,7 @@ class FaissIndex:
             EvaluationError: faiss is missing, or the file is damaged or of other embeddings.
         """
         faiss = _faiss()
-        digest = digest_parts(str(features.shape), memoryview(features).cast("B")).hex()
+        digest = digest_parts(str(features.shape), features.tobytes()).hex()
         about = path.with_name(f"{path.name}.json")
         if not path.exists():
             index = cls(_build(faiss, features))

@@ -38,12 +38,12 @@ class Match(NamedTuple):
     Attributes:
         key: Its name: the path of its file, as it was embedded.
         score: Cosine similarity to the query.
-        index: Its number among the embeddings.
+        number: Its number among the embeddings.
     """
 
     key: str
     score: float
-    index: int
+    number: int
 
 
 class ImageSearch:

@@ -71,7 +71,7 @@ def choose_marked_shots(marks: Tensor, shots: int, seed: int) -> Tensor:
     """
     order = torch.randperm(len(marks), generator=torch.Generator().manual_seed(seed))
     taken = [order[marks[order, c] > 0][:shots] for c in range(marks.shape[1])]
-    return torch.cat(taken).unique()
+    return torch.tensor(sorted(set(torch.cat(taken).tolist())))
 
 
 def fit_marked_probe(

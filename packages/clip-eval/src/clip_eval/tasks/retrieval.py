@@ -29,7 +29,7 @@ FOUND = 5
 class CaptionedImage(NamedTuple):
     """Features of an image (D,) and of its captions (number of captions, D).
 
-    The digest is the hash of the image, the index its position in the source.
+    The digest is the hash of the image, the position that in the source.
     """
 
     key: str
@@ -37,7 +37,7 @@ class CaptionedImage(NamedTuple):
     captions: tuple[str, ...]
     image: NDArray[np.float32]
     texts: NDArray[np.float32]
-    index: int = 0
+    position: int = 0
 
 
 class Retrieval:
@@ -206,7 +206,9 @@ def _diagnose(pairs: _Pairs) -> Iterator[str]:
             "image has no caption; as a query it counts as missed",
             "images have no caption; as queries they count as missed",
         )
-    finite = [np.isfinite(table).all(axis=1) for table in (images, texts)]
+    finite: list[NDArray[np.bool_]] = [
+        np.atleast_1d(np.isfinite(table).all(axis=1)) for table in (images, texts)
+    ]
     invalid = sum(int((~good).sum()) for good in finite)
     if invalid:
         yield count_noun(
@@ -231,7 +233,7 @@ def _count_ties(
 ) -> int:
     """Count the items whose features equal those of an item with other positives."""
     found: dict[bytes, list[tuple[int, ...]]] = {}
-    for number in np.flatnonzero(good):
+    for number in np.flatnonzero(good).tolist():
         found.setdefault(table[number].tobytes(), []).append(tuple(owners[number]))
     return sum(len(same) for same in found.values() if len(set(same)) > 1)
 
@@ -242,7 +244,7 @@ def _image_records(pairs: _Pairs, ranking: Ranking) -> Iterator[dict[str, Any]]:
         own = pairs.captions_of[number]
         yield {
             "key": f"image {row.key}",
-            "index": row.index,
+            "index": row.position,
             "image": row.key,
             "captions": [pairs.captions[caption] for caption in own],
             "rank": int(ranking.ranks[number]),
@@ -264,13 +266,13 @@ def _text_records(pairs: _Pairs, ranking: Ranking) -> Iterator[dict[str, Any]]:
         yield {
             "key": f"text {first.key} {place}",
             "caption": caption,
-            "images": [pairs.images[image].index for image in own],
+            "images": [pairs.images[image].position for image in own],
             "rank": int(ranking.ranks[number]),
             "correct": bool(ranking.ranks[number] == 0),
             "found": [
                 {
                     "image": pairs.images[image].key,
-                    "index": pairs.images[image].index,
+                    "index": pairs.images[image].position,
                     "score": score,
                     "correct": image in own,
                 }
