@@ -56,12 +56,14 @@ def test_booleans_in_the_spelling_of_toml_and_of_python(flags: list[str]) -> Non
 def test_a_flag_in_one_unit_replaces_the_preset_in_another(section: str, units: set[str]) -> None:
     for unit in units:
         base = Config(optim=OptimConfig(schedule="constant_cooldown"))
-        start = dataclasses.replace(getattr(base, section), **dict.fromkeys(units, 7))
+        before = {key: 0.25 if key.endswith("share") else 7 for key in units}
+        start = dataclasses.replace(getattr(base, section), **before)
         base = dataclasses.replace(base, **{section: start})
-        found = getattr(apply_flags(base, [f"--{section}.{unit}", "50"]), section)
+        value = 0.5 if unit.endswith("share") else 50
+        found = getattr(apply_flags(base, [f"--{section}.{unit}", str(value)]), section)
         usual = getattr(Config(), section)
         assert found == dataclasses.replace(
-            start, **{key: 50 if key == unit else getattr(usual, key) for key in units}
+            start, **{key: value if key == unit else getattr(usual, key) for key in units}
         )
 
 

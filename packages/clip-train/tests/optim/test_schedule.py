@@ -21,7 +21,7 @@ from clip_train.optim.schedule import (
 
 def resolved(**values: Any) -> OptimConfig:
     """With epochs of ten steps of eight samples."""
-    return in_steps(OptimConfig(**values), 8, lambda epochs: math.floor(10 * epochs))
+    return in_steps(OptimConfig(**values), 8, lambda epochs: math.floor(10 * epochs), 500)
 
 
 @pytest.mark.parametrize("part", ["warmup", "cooldown"])
@@ -110,3 +110,9 @@ def test_an_extension_says_where_the_rate_jumps() -> None:
     assert "the run goes on from step 10 to 20, it was planned to end at 10" in text
     assert f"from {before:.3g} to {after:.3g} at this step" in text
     assert after == pytest.approx(0.05)
+
+
+def test_a_warmup_as_a_share_of_the_run_goes_before_other_units() -> None:
+    found = in_steps(OptimConfig(warmup_share=0.1, warmup_epochs=3.0), 8, lambda _: 30, 500)
+    assert found == OptimConfig(warmup_steps=50)
+    assert in_steps(OptimConfig(warmup_share=0.0, warmup_steps=9), 8, int, 500).warmup_steps == 0

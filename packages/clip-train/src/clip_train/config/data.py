@@ -65,6 +65,9 @@ class DataConfig:
     val_split: str = ""
     """Split of each set of `val` to read, where it has several; empty for test, or else val or
     validation."""
+    holdout: float = 0.0
+    """Share of the samples of `train` that is kept for validation, as the set `holdout`, where
+    there is no `val`; which they are does not depend on the seed."""
     templates: tuple[str, ...] = ()
     """Caption templates with a {c} slot for the class name; or one file of templates, or the name
     of a standard data set such as imagenet1k; empty for those of the source, if it has any."""
@@ -130,6 +133,12 @@ class DataConfig:
                 f"templates need a {{c}} slot, got {template!r}",
             )
         require(all(w > 0 for w in self.weights), f"weights must be positive, got {self.weights}")
+        require(0 <= self.holdout < 1, f"holdout must be in [0, 1), got {self.holdout}")
+        require(
+            not self.holdout or not (self.val_specs or self.order == "stream"),
+            "holdout goes neither with val nor with order 'stream', got "
+            f"holdout {self.holdout}, val {self.val!r}, order {self.order!r}",
+        )
         require_at_least(1, self, "shuffle_streams", "shuffle_buffer", "prefetch")
         require_at_least(0, self, "workers", "max_faults")
         require_positive(self, "cache_gb", "stall_seconds")

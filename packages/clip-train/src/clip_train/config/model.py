@@ -53,9 +53,10 @@ class TokenizerConfig:
     The context length is the model's; a new model that sets none takes that of a saved tokenizer.
     """
 
-    kind: Literal["openai", "train", "bytes", "directory"] = "openai"
-    """Tokenizer: `openai` (CLIP's vocabulary), `train` (a BPE trained on the captions), `bytes`, or
-    `directory` (a saved tokenizer)."""
+    kind: Literal["auto", "openai", "train", "bytes", "directory"] = "auto"
+    """Tokenizer: `auto` (that of `model.pretrained` where it brings one, else CLIP's), `openai`
+    (CLIP's vocabulary), `train` (a BPE trained on the captions), `bytes`, or `directory` (a saved
+    tokenizer)."""
     vocab_size: int = 1024
     """Vocabulary size for kind `train`."""
     path: str = ""

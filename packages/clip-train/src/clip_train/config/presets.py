@@ -15,7 +15,8 @@ from clip_train.config.run import Config
 
 UNITS = (
     ("train", {"epochs", "samples", "steps"}),
-    *(("optim", {f"{x}_samples", f"{x}_epochs", f"{x}_steps"}) for x in ("warmup", "cooldown")),
+    ("optim", {f"warmup_{unit}" for unit in ("samples", "epochs", "share", "steps")}),
+    ("optim", {f"cooldown_{unit}" for unit in ("samples", "epochs", "steps")}),
     *((section, {"every_samples", "every_steps"}) for section in ("eval", "checkpoint", "log")),
 )
 """Keys of a section that are one setting in different units; each replaces the others."""

@@ -95,6 +95,8 @@ class OptimConfig:
     """Length of warmup in samples; takes precedence over `warmup_epochs` and `warmup_steps`."""
     warmup_epochs: float | None = None
     """Length of warmup in epochs; takes precedence over `warmup_steps`."""
+    warmup_share: float | None = None
+    """Length of warmup as a share of the run's steps; takes precedence over all of these."""
     cooldown_steps: int = 0
     """Number of cooldown steps."""
     cooldown_samples: int | None = None
@@ -121,6 +123,10 @@ class OptimConfig:
         units = ("steps", "samples", "epochs")
         lengths = [f"{part}_{unit}" for part in ("warmup", "cooldown") for unit in units]
         require_at_least(0, self, "weight_decay", *lengths)
+        require(
+            self.warmup_share is None or 0 <= self.warmup_share < 1,
+            f"warmup_share must be in [0, 1), got {self.warmup_share}",
+        )
         require(
             self.schedule == "constant_cooldown"
             or not (self.cooldown_steps or self.cooldown_samples or self.cooldown_epochs),

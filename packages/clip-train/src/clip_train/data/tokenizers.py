@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 from clip_eval.data import BadSample, Source
 from clip_models import CLIPConfig, ConfigError
-from clip_tokenizer import Tokenizer
+from clip_tokenizer import Tokenizer, get_tokenizer
 
 from clip_train.config.run import Config
 from clip_train.randomness import keyed_permutation
 
 MAX_TOKENIZER_CAPTIONS = 20_000
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer.model", "spiece.model")
 
 
 def make_tokenizer(config: Config, source: Source, context_length: int) -> Tokenizer:
@@ -23,6 +25,12 @@ def make_tokenizer(config: Config, source: Source, context_length: int) -> Token
         TokenizerError: A saved one cannot be read, or the vocabulary cannot be learned.
     """
     kind = config.tokenizer.kind
+    if kind == "auto" and config.model.pretrained:
+        found = _tokenizer_of(config.model.pretrained, context_length)
+        if found is not None:
+            return found
+    if kind == "auto":
+        kind = "openai"
     if kind == "openai":
         return Tokenizer.openai(context_length=context_length)
     if kind == "bytes":
@@ -36,6 +44,24 @@ def make_tokenizer(config: Config, source: Source, context_length: int) -> Token
         config.tokenizer.vocab_size,
         context_length=context_length,
     )
+
+
+def _tokenizer_of(pretrained: str, context_length: int) -> Tokenizer | None:
+    """The tokenizer that came with a model; None if none did.
+
+    Raises:
+        ConfigError: It is not BPE, which training needs.
+    """
+    files = (Path(pretrained) / name for name in TOKENIZER_FILES)
+    if not (pretrained.startswith("hf-hub:") or any(file.is_file() for file in files)):
+        return None
+    found = get_tokenizer(pretrained, context_length=context_length)
+    if not isinstance(found, Tokenizer):
+        raise ConfigError(
+            f"{pretrained} has a {type(found).__name__}, and training reads BPE tokenizers; "
+            "convert the captions' tokenizer, or start from other weights"
+        )
+    return found
 
 
 def check_vocabulary(config: Config, clip_config: CLIPConfig, tokenizer: Tokenizer) -> None:

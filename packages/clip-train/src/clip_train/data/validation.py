@@ -57,14 +57,22 @@ class WatchedMetric(NamedTuple):
         return self.metric == LOSS
 
 
-def open_validation_sets(config: Config) -> tuple[ValidationSet, ...]:
+def open_validation_sets(config: Config, held: Source | None = None) -> tuple[ValidationSet, ...]:
     """The sets that `data.val` names, each with its task; their templates are not chosen yet.
+
+    Args:
+        config: The run's.
+        held: The samples of `data.holdout`, which are the only set if there are any.
 
     Raises:
         ConfigError: A set lacks what its task needs, or the keys do not fit together.
         DataError: The data cannot be used.
     """
     specs, settings = config.data.val_specs, config.eval
+    if held is not None:
+        (kind, *_), (name, *_) = settings.kinds, (*settings.names, held.name)
+        task = _task_of(held, kind, "data.holdout")
+        return (ValidationSet(name=name, source=held, task=task),)
     kinds = settings.kinds if len(settings.kinds) > 1 else settings.kinds * len(specs)
     classnames = settings.classnames or (config.data.classnames,) * len(specs)
     for key, given in (("kind", kinds), ("names", settings.names), ("classnames", classnames)):

@@ -15,6 +15,7 @@ from clip_tokenizer import Tokenizer
 from clip_train.config.run import Config
 from clip_train.config.training import OptimConfig
 from clip_train.data.batches import BatchReader
+from clip_train.data.holdout import split_holdout
 from clip_train.data.mixing import make_order
 from clip_train.data.sources import open_training_source
 from clip_train.data.tokenizers import check_vocabulary, make_tokenizer
@@ -111,7 +112,10 @@ def build_data_components(
     source = open_training_source(config.data)
     for message in (*map(str, source.faults), *source.warnings):
         warnings.warn(message, stacklevel=2)
-    val_sets = open_validation_sets(config)
+    held = None
+    if config.data.holdout:
+        source, held = split_holdout(source, config.data.holdout)
+    val_sets = open_validation_sets(config, held)
     templates = saved_templates(config, source, val_sets)
     plan = make_plan(config, source, image_size=clip_config.vision.image_side)
     if tokenizer is None:
@@ -122,6 +126,7 @@ def build_data_components(
         clip_config = replace(clip_config, text=text)
     else:
         check_vocabulary(config, clip_config, tokenizer)
+    total_steps = _total_steps(config, plan)
     return DataComponents(
         config=config,
         source=source,
@@ -132,8 +137,8 @@ def build_data_components(
         preprocess=_preprocess(config, clip_config, pretrained),
         clip_config=clip_config,
         plan=plan,
-        total_steps=_total_steps(config, plan),
-        optim=in_steps(config.optim, config.train.batch_size, plan.steps_in_epochs),
+        total_steps=total_steps,
+        optim=in_steps(config.optim, config.train.batch_size, plan.steps_in_epochs, total_steps),
     )
 
 

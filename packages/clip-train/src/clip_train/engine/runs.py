@@ -139,7 +139,7 @@ CHANGEABLE = (
     *(
         f"optim.{x}_{unit}"
         for x in ("warmup", "cooldown")
-        for unit in ("steps", "samples", "epochs")
+        for unit in ("steps", "samples", "epochs", "share")
     ),
     *("eval.", "log.", "checkpoint.every_", "checkpoint.keep_", "data.max_faults"),
 )

@@ -326,7 +326,7 @@ class Trainer:
                 f"the run in {self.directory.path} has {step} steps already, and its new length is "
                 f"{total_steps}; give more, as in --train.steps {2 * step}"
             )
-        old_optim = in_steps(old.optim, batch_size, data.plan.steps_in_epochs)
+        old_optim = in_steps(old.optim, batch_size, data.plan.steps_in_epochs, planned)
         if (old_optim, planned) == (data.optim, total_steps):
             return
         text = describe_extension(data.optim, step, (old_optim, planned), total_steps, batch_size)

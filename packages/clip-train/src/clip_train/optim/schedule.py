@@ -11,7 +11,10 @@ from clip_train.optim.learning_rate import learning_rate, resolve_steps
 
 
 def in_steps(
-    config: OptimConfig, batch_size: int, steps_in_epochs: Callable[[float], int]
+    config: OptimConfig,
+    batch_size: int,
+    steps_in_epochs: Callable[[float], int],
+    total_steps: int,
 ) -> OptimConfig:
     """The config with warmup and cooldown in steps, whatever their unit.
 
@@ -19,6 +22,7 @@ def in_steps(
         config: Lengths in samples, epochs or steps, in this order of precedence.
         batch_size: Samples of a step.
         steps_in_epochs: Steps of a number of epochs.
+        total_steps: Steps of the run, by which a warmup as a share of it goes before all others.
     """
     found: dict[str, int | None] = {}
     for part in ("warmup", "cooldown"):
@@ -29,6 +33,8 @@ def in_steps(
             steps = steps_in_epochs(epochs)
         found |= {f"{part}_steps": resolve_steps(steps, samples, batch_size)}
         found |= {f"{part}_samples": None, f"{part}_epochs": None}
+    if config.warmup_share is not None:
+        found |= {"warmup_steps": round(config.warmup_share * total_steps), "warmup_share": None}
     return replace(config, **found)  # type: ignore[arg-type]
 
 

@@ -1,0 +1,78 @@
+"""A share of the training data that is kept for validation. N samples."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import numpy as np
+from clip_eval.data import Sample, Source
+from numpy.typing import NDArray
+
+from clip_train.randomness import keyed_uniform
+
+NAME = "holdout"
+
+
+class SelectedSource(Source):
+    """Some samples of a source, in its order.
+
+    Args:
+        source: All samples.
+        indices: (n,) int64, rising: the numbers of those that are in it.
+        name: What to call them.
+    """
+
+    def __init__(self, source: Source, indices: NDArray[np.int64], name: str) -> None:
+        self.source, self.indices = source, indices
+        self.kind, self.name = source.kind, name
+        self.split, self.splits = source.split, source.splits
+        self.classnames, self.templates = source.classnames, source.templates
+        self.working_set = source.working_set
+        if source.shard_sizes is not None:
+            ends = accumulate(source.shard_sizes, initial=0)
+            places = [bisect_left(indices, end) for end in ends]
+            self.shard_sizes = tuple(last - first for first, last in pairwise(places))
+
+    def __len__(self) -> int:
+        """n."""
+        return len(self.indices)
+
+    def read(self, index: int) -> Sample:
+        """Sample number `index` of those that are in it.
+
+        Raises:
+            BadSample: It cannot be read.
+        """
+        return self.source.read(int(self.indices[index]))
+
+    def label(self, index: int) -> int | None:
+        """Its label."""
+        return self.source.label(int(self.indices[index]))
+
+    def place(self, index: int) -> str:
+        """Where it is read from."""
+        return self.source.place(int(self.indices[index]))
+
+
+def split_holdout(source: Source, share: float) -> tuple[Source, Source]:
+    """The samples to train on, and about a share of all for validation.
+
+    Which they are is a function of each image's path, where the source knows it, and otherwise of
+    the sample's number: the same in every run, and rows of one image file stay together.
+
+    Args:
+        source: N samples.
+        share: In (0, 1).
+    """
+    paths: Sequence[str] | None = getattr(source, "paths", None)
+    numbers = np.arange(len(source), dtype=np.int64)
+    if paths is not None:
+        digests = (hashlib.blake2b(path.encode(), digest_size=8).digest() for path in paths)
+        numbers = np.frombuffer(b"".join(digests), dtype="<i8").astype(np.int64)
+    held = keyed_uniform(0, 0, numbers, NAME)[:, 0] < share
+    train = SelectedSource(source, np.flatnonzero(~held), source.name)
+    train.faults, train.warnings = source.faults, source.warnings
+    return train, SelectedSource(source, np.flatnonzero(held), NAME)
