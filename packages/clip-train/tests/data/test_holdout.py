@@ -53,6 +53,8 @@ def test_a_larger_share_holds_the_smaller_one_and_nothing_is_drawn_anew() -> Non
 
 def test_rows_of_one_image_stay_together(tmp_path: Path) -> None:
     lines = [f"image{n % 60}.jpg\tcaption {n}" for n in range(600)]
+    for n in range(60):
+        (tmp_path / f"image{n}.jpg").touch()
     (tmp_path / "table.tsv").write_text("\n".join(["filepath\ttitle", *lines]))
     source = open_source(f"csv:{tmp_path / 'table.tsv'}")
     train, held = split_holdout(source, 0.3)
