@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from clip_models import ConfigError, Preprocess
+from clip_models import preprocess as preprocess_module
 from clip_models.config import PreprocessConfig
 from clip_models.preprocess import EvaluationTransform, TrainTransform
 from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -114,3 +115,26 @@ def test_normalize_leaves_float_pixels_alone() -> None:
 def test_what_is_impossible_is_refused(values: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         PreprocessConfig(**values)
+
+
+@pytest.mark.parametrize("shape", [(1, 300_000), (300_000, 1), (3, 500_001)])
+def test_a_line_is_cropped_before_it_is_resized(shape: tuple[int, int]) -> None:
+    gray = np.linspace(0, 255, max(shape)).astype(np.uint8).reshape(-1, 1)
+    pixels = np.repeat(gray, min(shape), axis=1).reshape(max(shape), min(shape), 1)
+    pixels = pixels if shape[0] > shape[1] else pixels.swapaxes(0, 1)
+    image = Image.fromarray(np.repeat(pixels, 3, axis=2))
+    found = Preprocess(PreprocessConfig(size=64))(image)
+    assert found.shape == (3, 64, 64)
+    assert set(found.unique().tolist()) <= {126, 127, 128}  # its middle
+
+
+def test_other_images_are_resized_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    waves = 127 + 100 * np.sin(np.arange(900) / 9)[None, :, None] * np.ones((10, 1, 3))
+    pixels = waves.astype(np.uint8)
+    image, transform = Image.fromarray(pixels), Preprocess(PreprocessConfig(size=8))
+    whole = transform(image)
+    monkeypatch.setattr(preprocess_module, "KEPT_ASPECT", 1)
+    assert torch.equal(transform(image), whole)
+    monkeypatch.setattr(preprocess_module, "MOST_RESIZED", 2**12)
+    monkeypatch.setattr(preprocess_module, "KEPT_ASPECT", 16)
+    assert (transform(image).int() - whole.int()).abs().max() < 12  # half a pixel of the waves

@@ -8,15 +8,19 @@ repository compares them.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.metadata
 import io
 import os
 import pkgutil
+import stat
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
+MOST_CHARACTERS = 1500  # of an error
+MOST_BYTES = 2**30  # of a small file
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -27,7 +31,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line and leave with the code of a user's mistake."""
-        line = f"{self.prog}: error: {one_line(message)}; see {self.prog} --help"
+        line = f"{self.prog}: error: {shorten(message)}; see {self.prog} --help"
         self.exit(EXIT_USER_ERROR, f"{line}\n")
 
     def add_version(self, distribution: str) -> None:
@@ -67,7 +71,7 @@ def run_command(
         message = "not enough memory; try a smaller --batch-size"
     except errors as error:
         message = str(error)
-    print(f"{prog}: error: {one_line(message)}", file=sys.stderr)
+    print(f"{prog}: error: {shorten(message)}", file=sys.stderr)
     return EXIT_USER_ERROR
 
 
@@ -75,6 +79,31 @@ def call_named(name: str, *arguments: object) -> int | None:
     """Import `module:function` and call it."""
     function: Callable[..., int | None] = pkgutil.resolve_name(name)
     return function(*arguments)
+
+
+def read_small_file(path: str | os.PathLike[str]) -> str:
+    """The UTF-8 text of a config, a record or a list.
+
+    Raises:
+        OSError: It cannot be read, is a device or another thing without an end, or is larger than
+            such a file can be.  A pipe is read where the user's shell made it.
+        UnicodeDecodeError: It is no text.
+    """
+    status = os.stat(path)
+    is_own_pipe = os.fspath(path).startswith(("/dev/fd/", "/dev/stdin", "/proc/self/fd/"))
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode) and not is_own_pipe:
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    if status.st_size > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"larger than {MOST_BYTES:,} bytes", os.fspath(path))
+    with open(path, encoding="utf-8") as file:
+        return file.read(MOST_BYTES)
+
+
+def shorten(message: object) -> str:
+    """A message on one line, without its middle where a value in it fills pages."""
+    line = one_line(message)
+    half = MOST_CHARACTERS // 2
+    return line if len(line) <= MOST_CHARACTERS else f"{line[:half]} … {line[-half:]}"
 
 
 def one_line(message: object) -> str:

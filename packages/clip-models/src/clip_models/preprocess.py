@@ -10,6 +10,9 @@ from torchvision.transforms import v2
 from clip_models.config.image_size import sides_of
 from clip_models.config.preprocess_config import PreprocessConfig
 
+MOST_RESIZED = 2**26  # pixels of an image before its center is cropped
+KEPT_ASPECT = 16
+
 
 class Preprocess:
     """The evaluation transform a `PreprocessConfig` describes.
@@ -25,6 +28,8 @@ class Preprocess:
     def __call__(self, image: Image.Image) -> Tensor:
         """An image of any size and mode to uint8 (3, height, width)."""
         height, width = sides_of(self.config.size)
+        if self.config.resize_mode == "shortest":
+            image = _cut_far_ends(image, (height, width))
         if image.size != (width, height):
             target = _target_size(image.size, (height, width), self.config.resize_mode)
             image = v2.functional.resize(image, target, interpolation=self._interpolation())
@@ -70,6 +75,22 @@ class EvaluationTransform(Preprocess):
     def __call__(self, image: Image.Image) -> Tensor:
         """An image of any size and mode to float32 (3, height, width)."""
         return self.normalize(super().__call__(image))
+
+
+def _cut_far_ends(image: Image.Image, sides: tuple[int, int]) -> Image.Image:
+    """The middle of an image of which the resized whole would fill the memory, else the image.
+
+    A line of 80,000,000 x 1 pixels would become 18 billion x 224. The crop that follows takes its
+    middle alone; where ends are cut here, it may move by a part of a pixel.
+    """
+    width, height = image.size
+    shorter, longer = sorted(image.size)
+    if longer * max(sides) ** 2 <= MOST_RESIZED * shorter:
+        return image
+    kept = min(longer, KEPT_ASPECT * shorter * -(-max(sides) // min(sides)))
+    start = (longer - kept) // 2
+    box = (start, 0, start + kept, height) if width == longer else (0, start, width, start + kept)
+    return image.crop(box)
 
 
 def _target_size(image_size: tuple[int, int], sides: tuple[int, int], mode: str) -> list[int]:

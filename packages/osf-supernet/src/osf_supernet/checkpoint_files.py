@@ -172,7 +172,7 @@ def _read_record(directory: Path) -> dict[str, Any]:
             raise ValueError("its SHA-256 is not the one that was written")
     except FileNotFoundError:
         raise _damage_error(file, "it is missing") from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise _damage_error(file, str(error)) from None
     if version != FORMAT_VERSION:
         raise CheckpointError(

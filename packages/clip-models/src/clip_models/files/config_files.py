@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from clip_models.command_line import read_small_file
 from clip_models.config.clip_config import CLIPConfig
 from clip_models.config.named_models import get_config
 from clip_models.config.preprocess_config import (
@@ -50,7 +51,7 @@ def read_config_file(path: Path) -> tuple[CLIPConfig, PreprocessConfig]:
         raise CheckpointError(f"{path} is not a file; name the JSON file of a model's config")
     refuse_placeholder(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_small_file(path))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     if not isinstance(values, Mapping):

@@ -15,6 +15,7 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError
 
+from clip_models.command_line import read_small_file
 from clip_models.config.preprocess_config import PreprocessConfig
 from clip_models.errors import CheckpointError
 from clip_models.files.export import CARD_NAME, MODEL_FILES, save_pretrained
@@ -166,8 +167,8 @@ class _Fetch:
 
 def _fetch_shards(index: Path, fetch: _Fetch) -> None:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        names = sorted(set(json.loads(read_small_file(index))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index} is not an index of shards: {error!r}") from None
     for name in names:
         if fetch(str(name)) is None:

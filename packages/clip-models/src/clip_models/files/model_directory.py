@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from clip_models.command_line import read_small_file
 from clip_models.config.checks import require
 from clip_models.config.clip_config import CLIPConfig
 from clip_models.config.preprocess_config import PreprocessConfig, guess_preprocess_config
@@ -105,8 +106,8 @@ def load_config(directory: str | Path) -> tuple[CLIPConfig, PreprocessConfig]:
             "name the directory that save_model or a training run wrote"
         )
     try:
-        stored = from_dict(_ModelFile, json.loads(path.read_text(encoding="utf-8")))
-    except (ConfigError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        stored = from_dict(_ModelFile, json.loads(read_small_file(path)))
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     return stored.model, stored.preprocess
 
@@ -176,7 +177,7 @@ def _read_hugging_face_preprocess(directory: Path, config: CLIPConfig) -> Prepro
 def _read(path: Path, convert: Callable[[Mapping[str, Any]], T]) -> T:
     """The converted contents of a JSON file of another library."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_small_file(path))
         if not isinstance(values, Mapping):
             raise ConfigError(f"it is a {type(values).__name__}, expected a table")
         return convert(values)

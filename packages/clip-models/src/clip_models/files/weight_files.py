@@ -22,12 +22,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from clip_models.command_line import read_small_file
 from clip_models.errors import CheckpointError
 from clip_models.files.checkpoint_contents import find_state, require_numbers, strip_prefix
 from clip_models.files.inert_types import allow_inert_types
 from clip_models.files.torchscript_archive import find_archive_root, read_archive
 
 INDEX_SUFFIX = ".index.json"
+BOMB_BYTES, BOMB_RATIO = 2**26, 100  # what a compressed array may grow to
 _NO_WEIGHTS = {
     b"version https://git-lfs": "a git-lfs pointer, not the file itself; run `git lfs pull` in its "
     "repository, or download the file",
@@ -168,6 +170,12 @@ def _reporting_damage(path: Path) -> Iterator[None]:
 
 def _read_numpy(path: Path) -> dict[str, Tensor]:
     with _reporting_damage(path), np.load(path, allow_pickle=False) as arrays:
+        for entry in arrays.zip.infolist():
+            if entry.file_size > max(BOMB_BYTES, BOMB_RATIO * entry.compress_size):
+                raise ValueError(
+                    f"{entry.filename} would grow from {entry.compress_size:,} to "
+                    f"{entry.file_size:,} bytes"
+                )
         return {name: _from_numpy(arrays[name]) for name in arrays.files}
 
 
@@ -180,9 +188,9 @@ def _from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
     try:
-        shard_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shard_of = json.loads(read_small_file(index))["weight_map"]
         files = sorted(set(shard_of.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index} is not an index of shards: {error!r}") from None
     tensors: dict[str, Tensor] = {}
     for name in files:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from clip_models import CLIP, CheckpointError, load_model
+from clip_models.command_line import read_small_file
 from clip_models.config import PreprocessConfig
 from clip_models.files import load_tensors, save_config
 from dtp_pooling import checkpoint_files
@@ -201,11 +202,11 @@ def _read_state(
 def _read_version_2(directory: Path) -> dict[str, Any] | None:
     """The record of format version 2, verified; None if `state.json` has another version."""
     try:
-        record = json.loads((directory / STATE_NAME).read_text(encoding="utf-8"))
+        record = json.loads(read_small_file(directory / STATE_NAME))
         if record["format_version"] != 2:
             return None
         digests = dict(record["sha256"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     checkpoint_files.verify_files(directory, digests)
     return dict(record)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_models import ConfigError
-from clip_models.command_line import one_line
+from clip_models.command_line import one_line, read_small_file
 from clip_models.files import WEIGHTS_NAME
 
 from clip_train.cli.dry_run import summarize_run
@@ -119,7 +119,7 @@ def _report(out: str) -> None:
         )
     best = Path(out) / BEST / "best.json"
     if best.is_file():
-        found = json.loads(best.read_text(encoding="utf-8"))
+        found = json.loads(read_small_file(best))
         print(
             f"best {found['metric'][1]} {found['value']:.4f} at step {found['step']}: {best.parent}"
         )
@@ -177,8 +177,8 @@ def _read_space(file: Path) -> dict[str, Any]:
         ConfigError: It cannot be read.
     """
     try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found: dict[str, Any] = json.loads(read_small_file(file))
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{file} cannot be read: {getattr(error, 'strerror', None) or error}"
         ) from None

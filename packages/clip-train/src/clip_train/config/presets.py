@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_models import ConfigError
+from clip_models.command_line import read_small_file
 from clip_models.config import from_dict, nearest
 
 from clip_train.config.run import Config
@@ -22,6 +24,7 @@ UNITS = (
 """Keys of a section that are one setting in different units; each replaces the others."""
 
 
+LONG_KEY = re.compile(r"(?:[\w\"'-]+[ \t]*\.[ \t]*){50}")
 RENAMED = {("train", "accumulation"): "grad_accum_steps"}
 """Keys of earlier config files and run directories, as (section, key), and their names today."""
 
@@ -56,7 +59,7 @@ def load_config(preset_or_path: str) -> Config:
     if is_name and not path.is_file():
         return parse_config(preset_text(preset_or_path), source=preset_or_path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_small_file(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
@@ -71,9 +74,23 @@ def parse_config(text: str, *, source: str) -> Config:
         ConfigError: It is not TOML, or a key or value is wrong; `source` is named.
     """
     try:
-        return from_dict(Config, _with_base(tomllib.loads(text)))
-    except (tomllib.TOMLDecodeError, ConfigError) as error:
+        return from_dict(Config, _with_base(parse_toml(text)))
+    except ValueError as error:  # also of numbers with too many digits; a ConfigError is one
         raise ConfigError(f"{source}: {error}") from None
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The values of a TOML text.
+
+    Raises:
+        ValueError: It is not TOML, or nests deeper than a config can.
+    """
+    if LONG_KEY.search(text):  # the time that tomllib takes for a key grows with its square
+        raise ValueError("a key of many parts; expected section.key")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("lists or tables nested without end") from None
 
 
 def _with_base(values: dict[str, Any]) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
+from clip_train.distributed.environment import read_number
 from clip_train.distributed.protocol import Backend
 from clip_train.distributed.single import SingleBackend
 from clip_train.distributed.torchrun import DDPBackend, FSDP2Backend
@@ -24,7 +23,7 @@ def open_backend(name: str, device: torch.device | None, *, timeout_s: float) ->
     Raises:
         BackendError: It cannot be used here.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = read_number("WORLD_SIZE", 1, least=1)
     if name == "auto":
         name = "ddp" if world_size > 1 else "single"
     if name == "xla":

@@ -17,6 +17,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from clip_train.distributed.environment import read_number
 from clip_train.distributed.single import ReplicatedParameters, total_squared_norm
 from clip_train.errors import BackendError
 
@@ -34,15 +35,18 @@ class _TorchrunBackend:
                 f"{', '.join(missing)} not set; start the run with "
                 "`torchrun --nproc-per-node N -m clip_train …`"
             )
+        world_size = read_number("WORLD_SIZE", least=1)
+        read_number("RANK", most=world_size - 1)
+        local_rank = read_number("LOCAL_RANK", 0, most=world_size - 1)
         if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            device = torch.device("cuda", local_rank)
             torch.cuda.set_device(device)
         self.device = device
         # Gloo also carries tensors on the CPU next to NCCL, so that flags wait for no kernel.
         names = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         try:
             dist.init_process_group(names, timeout=datetime.timedelta(seconds=timeout_s))
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise BackendError(
                 f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} cannot reach the "
                 f"others: {str(error).splitlines()[0]}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import tomllib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from clip_models import ConfigError
+from clip_models.command_line import read_small_file
 from clip_models.config import from_dict, to_dict
 from clip_models.files import WEIGHTS_NAME
 from dtp_pooling.run_lock import RunLock, is_unused, start_run
 from torch.utils.tensorboard import SummaryWriter
 
-from clip_train.config.presets import rename_keys
+from clip_train.config.presets import parse_toml, rename_keys
 from clip_train.config.run import Config
 from clip_train.errors import RunDirectoryError
 from clip_train.logs.curves import draw_curves
@@ -105,8 +104,8 @@ class RunDirectory:
                 "name the --out of an earlier `clip-train run`"
             )
         try:
-            return from_dict(Config, rename_keys(tomllib.loads(file.read_text(encoding="utf-8"))))
-        except (ConfigError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            return from_dict(Config, rename_keys(parse_toml(read_small_file(file))))
+        except ValueError as error:
             raise RunDirectoryError(f"{file} cannot be read: {error}") from None
 
     @property
@@ -137,7 +136,7 @@ class RunDirectory:
     def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Rows of metrics.jsonl, all or of one kind."""
         file = self.path / METRICS_NAME
-        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        lines = read_small_file(file).splitlines() if file.is_file() else []
         rows = [row for line in lines if (row := _parse(line)) is not None]
         return [row for row in rows if kind in (None, row["kind"])]
 
@@ -215,6 +214,6 @@ def _parse(line: str) -> dict[str, Any] | None:
     """A row of metrics; None for a line that a kill left incomplete."""
     try:
         row = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_models import CLIP, ConfigError
+from clip_models.command_line import read_small_file
 from clip_models.config import from_dict
 from clip_models.model import infer_config
 from osf_supernet import Space, Supernet, ratios
@@ -85,11 +86,11 @@ class SupernetRecord:
         if not file.is_file():
             return None
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = json.loads(read_small_file(file))
             return SupernetRecord(
                 settings=from_dict(SupernetSettings, found["settings"]),
                 space=found["space"],
                 depth_orders=found["depth_orders"],
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ConfigError(f"{file} cannot be read: {error}") from None

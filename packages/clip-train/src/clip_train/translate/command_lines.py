@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clip_models import ConfigError
+from clip_models.command_line import read_small_file
 
 
 class CommandLine(NamedTuple):
@@ -139,7 +140,7 @@ def read_script(file: Path) -> str:
         ConfigError: It cannot be read.
     """
     try:
-        return file.read_text(encoding="utf-8")
+        return read_small_file(file)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{file} cannot be read: {getattr(error, 'strerror', None) or error}"

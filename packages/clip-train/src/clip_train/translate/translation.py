@@ -202,7 +202,7 @@ def _read_file(file: Path) -> tuple[dict[str, Any], int | None]:
             return dict(_dotted(yaml.safe_load(text) or {})), None
         if file.suffix == ".json":
             return _read_plan(file, json.loads(text)), None
-    except (yaml.YAMLError, json.JSONDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
     command = read_command(text)
     return _read_flags(command.flags), command.processes

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dtp_pooling.checkpoint_files import save_tensors
+from dtp_pooling.command_line import read_small_file
 from dtp_pooling.language_model.attention import RelativeTerms, sinusoids
 from dtp_pooling.language_model.block import Block
 from dtp_pooling.language_model.config import LanguageModelConfig
@@ -161,10 +162,10 @@ class DynamicPoolingLM(nn.Module):
             ValueError: One of its files is damaged, or they do not fit each other.
         """
         try:
-            values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            values = json.loads(read_small_file(folder / "config.json"))
             model = cls(from_dict(LanguageModelConfig, values))
             model.load_state_dict(load_file(folder / "model.safetensors"))
-        except (AttributeError, RuntimeError, SafetensorError, ValueError) as error:
+        except (AttributeError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
             raise ValueError(f"{folder} holds no complete model: {error}; save it again") from error
         return model.eval()
 

@@ -77,5 +77,5 @@ def _parse(text: str, hint: Any) -> Any:
         return None if text in ("null", "none") else text
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text  # which the configuration refuses by the key's name

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dtp_pooling.checkpoint_files import newest_checkpoint, read_state
+from dtp_pooling.command_line import read_small_file
 from dtp_pooling.language_model.model import DynamicPoolingLM
 from dtp_pooling.run_lock import LOCK_NAME, PARTIAL_NAME, start_run
 from dtp_pooling.strict_config import from_dict
@@ -150,11 +151,11 @@ def read_run(directory: Path) -> RunRecord:
             "`dtp-lm train`"
         )
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_small_file(path))
         values["config"] = from_dict(TrainingConfig, values["config"])
         values["alphabet"] = Alphabet(characters=values.pop("characters"))
         return RunRecord(**values)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} cannot be read: {error!r}; name the --out of a `dtp-lm train`"
         ) from error
@@ -203,8 +204,14 @@ def read_model(directory: Path, alphabet: Alphabet) -> DynamicPoolingLM:
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
     """Records of `metrics.jsonl`, without a last line that was cut short."""
     path = directory / METRICS_NAME
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    try:
+        lines = read_small_file(path).splitlines(keepends=True) if path.exists() else []
+        found = [json.loads(line) for line in lines if line.endswith("\n")]
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not all(isinstance(record, dict) for record in found):
+        raise ValueError(f"{path} cannot be read: expected one JSON object a line")
+    return found
 
 
 def append_metrics(directory: Path, record: dict[str, Any]) -> None:

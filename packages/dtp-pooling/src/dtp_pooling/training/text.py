@@ -16,6 +16,10 @@ from torch import Tensor
 
 from dtp_pooling.training.alphabet import BYTES
 
+CHUNK = 2**20
+BOMB_BYTES, BOMB_RATIO = 2**26, 100
+"""What a compressed text may grow to."""
+
 
 def digest(text: str) -> str:
     """SHA-256 of the text's UTF-8 bytes, in hexadecimal."""
@@ -37,15 +41,30 @@ def read_text(path: Path) -> str:
 
 def _read(path: Path) -> bytes:
     if path.suffix == ".gz":
+        most = max(BOMB_BYTES, BOMB_RATIO * path.stat().st_size)
         with gzip.open(path) as file:
-            return file.read()
+            parts: list[bytes] = []
+            size = 0
+            while part := file.read(CHUNK):
+                size += len(part)
+                _refuse_bomb(size, most, path)
+                parts.append(part)
+        return b"".join(parts)
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             if len(names) != 1:
                 raise ValueError(f"expected one member in {path}, got {names}; unpack it")
-            return archive.read(names[0])
+            member = archive.infolist()[0]
+            most = max(BOMB_BYTES, BOMB_RATIO * member.compress_size)
+            _refuse_bomb(member.file_size, most, path)
+            return archive.read(member)
     return path.read_bytes()
+
+
+def _refuse_bomb(size: int, most: int, path: Path) -> None:
+    if size > most:
+        raise ValueError(f"{path} would grow to more than {most:,} bytes; unpack it")
 
 
 def split_text(text: str, alphabet: str = "text8") -> tuple[str, str, str]:

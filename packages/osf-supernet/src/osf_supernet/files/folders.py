@@ -165,6 +165,10 @@ def _read_record(file: Path, what: str, module: nn.Module) -> dict[str, Any]:
         )
     expected = record.get("sha256", {}).get(_WEIGHTS)  # folders of earlier releases have none
     weights = file.with_name(_WEIGHTS)
+    if not weights.is_file():
+        raise ValueError(
+            f"{weights} is missing, or no regular file; copy or write the folder again"
+        )
     if expected is not None and _digest(weights) != expected:
         raise ValueError(
             f"{weights} is damaged: its SHA-256 is not the one in {file.name}; copy or write the "

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from osf_supernet.command_line import read_small_file
 from osf_supernet.graph.graph import named_tensors
 from osf_supernet.search.config import SearchConfig
 from osf_supernet.search.latency import LatencyTable
@@ -113,7 +114,7 @@ class Scorer:
         """Scores of an earlier run, without a last line that was being written when it ended."""
         if self._file is None:
             return {}
-        text = self._file.read_text(encoding="utf-8") if self._file.exists() else ""
+        text = read_small_file(self._file) if self._file.exists() else ""
         whole, end, cut = text.rpartition("\n")
         if cut:
             self._file.write_text(whole + end, encoding="utf-8")

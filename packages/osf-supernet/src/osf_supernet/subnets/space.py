@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from osf_supernet.command_line import read_small_file
 from osf_supernet.graph.expressions import Compound, groups_in, parts_of
 from osf_supernet.graph.graph import Graph
 
@@ -284,8 +285,8 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
         OSError: it cannot be read.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or no text
+        data = json.loads(read_small_file(Path(path)))
+    except (ValueError, RecursionError) as error:  # no JSON, or no text
         raise ValueError(f"{path}: expected a JSON object, but {error}") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected a JSON object, got a {type(data).__name__}")

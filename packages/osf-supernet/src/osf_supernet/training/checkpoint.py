@@ -26,6 +26,7 @@ from osf_supernet.checkpoint_files import (
     read_checkpoint,
     write_checkpoint,
 )
+from osf_supernet.command_line import read_small_file
 from osf_supernet.supernet import Supernet
 from osf_supernet.training.processes import all_gather_object, rank_and_world
 
@@ -130,7 +131,7 @@ def _load_earlier_layout(folder: Path, net: Supernet, optimizer: Optimizer) -> i
     if not pointer.exists():
         return 0
     try:
-        made = folder / Path(json.loads(pointer.read_text(encoding="utf-8"))["latest"]).name
+        made = folder / Path(json.loads(read_small_file(pointer))["latest"]).name
         load_model(net.model, str(made / "supernet.safetensors"))
         state = torch.load(made / "training.pt", map_location="cpu", weights_only=True)
         optimizer.load_state_dict(state["optimizer"])
