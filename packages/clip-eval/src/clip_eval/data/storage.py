@@ -35,7 +35,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Where the caller fails, the temporary file is removed and what was at `path` stays.
 
     Raises:
-        OSError: The file cannot be flushed or renamed.
+        OSError: The file cannot be written, flushed or renamed; it names `path`.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL}")
     try:
@@ -43,6 +43,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename not in (None, str(temporary)):
+            raise
+        kept = "the earlier file is unchanged" if path.exists() else "there is no part of it"
+        detail = f"{error.strerror or error}; {kept}"
+        raise OSError(error.errno or errno.EIO, detail, str(path)) from error
     finally:
         with contextlib.suppress(OSError):  # a read-only file system refuses this too
             temporary.unlink(missing_ok=True)

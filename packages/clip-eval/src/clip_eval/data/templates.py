@@ -38,7 +38,7 @@ def check_templates(templates: Sequence[str], *, where: str = "templates") -> tu
     for template in templates:
         if SLOT not in template:
             raise DataError(
-                f"{where}: template {template!r} has no {SLOT}; write {SLOT} where the class "
+                f"{where}: template {template!r:.80} has no {SLOT}; write {SLOT} where the class "
                 "name belongs"
             )
     if not templates:

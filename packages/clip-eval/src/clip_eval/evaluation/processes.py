@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed
 
+from clip_eval.errors import EvaluationError
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -28,16 +30,38 @@ class Processes:
 @contextmanager
 def join_processes() -> Iterator[Processes]:
     """Join the process group of `torchrun`; a single process without it."""
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = _read_number("WORLD_SIZE", 1, least=1)
     if world_size == 1:
         yield Processes()
         return
-    torch.distributed.init_process_group("gloo")
+    rank = _read_number("RANK", None, most=world_size - 1)
+    local_rank = _read_number("LOCAL_RANK", 0, most=world_size - 1)
     try:
-        yield Processes(
-            rank=int(os.environ["RANK"]),
-            world_size=world_size,
-            local_rank=int(os.environ.get("LOCAL_RANK", "0")),
-        )
+        torch.distributed.init_process_group("gloo")
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise EvaluationError(
+            f"process {rank} of {world_size} cannot join the others ({reason}); unset WORLD_SIZE "
+            "to evaluate in one process"
+        ) from error
+    try:
+        yield Processes(rank=rank, world_size=world_size, local_rank=local_rank)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _read_number(name: str, default: int | None, *, least: int = 0, most: int = 2**20) -> int:
+    """A number that torchrun put into the environment.
+
+    Raises:
+        EvaluationError: It is missing and has no default, is no number, or is out of range.
+    """
+    text = os.environ.get(name)
+    if text is None and default is not None:
+        return default
+    digits = text or ""
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 8):
+        raise EvaluationError(f"{name} must be a number, as torchrun sets it, got {digits!r:.40}")
+    if not least <= int(digits) <= most:
+        raise EvaluationError(f"{name} must be from {least} to {most}, got {digits}")
+    return int(digits)

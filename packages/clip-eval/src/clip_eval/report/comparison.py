@@ -144,6 +144,10 @@ def _same_data(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
 def _by_key(result: StoredResult) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for record in result.predictions():
+        if record.get("correct") is None and "average_precision" not in record:
+            raise EvaluationError(
+                f"{result.directory}: {record['key']!r} is not said to be right or wrong"
+            )
         if record["key"] in found:
             raise EvaluationError(f"{result.directory}: two samples are called {record['key']!r}")
         found[record["key"]] = record

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,14 @@ from typing import Any
 
 from clip_eval.errors import EvaluationError
 from clip_eval.metrics.functions import wilson_interval
-from clip_eval.results.files import RESULT_FILE, read_json, refuse_existing, write_json
+from clip_eval.results.files import (
+    RESULT_FILE,
+    parse_json,
+    read_json,
+    read_text,
+    refuse_existing,
+    write_json,
+)
 from clip_eval.results.result import SCHEMA_VERSION, replace_non_finite
 from clip_eval.results.stored import SHARES, check_record
 
@@ -123,11 +129,4 @@ def _from_datacomp(row: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-        rows = [json.loads(line, parse_constant=lambda _: None) for line in lines if line.strip()]
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path} cannot be read ({error})") from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise EvaluationError(f"{path}: expected one JSON object a line")
-    return rows
+    return parse_json((line for line in read_text(path).split("\n") if line.strip()), path)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from clip_eval.data.bounds import TEXT, read_bounded
 from clip_eval.data.storage import atomic_path
 from clip_eval.errors import EvaluationError
 
@@ -47,12 +48,35 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         EvaluationError: It cannot be read, or is something else.
     """
+    (found,) = parse_json([read_text(path)], path)
+    return found
+
+
+def read_text(path: Path) -> str:
+    """The text of a file of a result.
+
+    Raises:
+        EvaluationError: It cannot be read, is no regular file, too large, or not UTF-8.
+    """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+        return read_bounded(path, TEXT).decode("utf-8")
     except (OSError, ValueError) as error:
         raise EvaluationError(f"{path} cannot be read ({error})") from error
-    if not isinstance(found, dict):
-        raise EvaluationError(f"{path}: expected a JSON object, got {type(found).__name__}")
+
+
+def parse_json(texts: Iterable[str], path: Path) -> list[dict[str, Any]]:
+    """The JSON objects that texts of a file hold; NaN, which others write, is read as None.
+
+    Raises:
+        EvaluationError: One is no JSON, or something else than an object.
+    """
+    try:
+        found = [json.loads(text, parse_constant=lambda _: None) for text in texts]
+    except (ValueError, RecursionError) as error:
+        raise EvaluationError(f"{path} cannot be read ({error})") from error
+    for value in found:
+        if not isinstance(value, dict):
+            raise EvaluationError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return found
 
 

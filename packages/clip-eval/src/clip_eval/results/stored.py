@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from clip_eval.errors import EvaluationError
-from clip_eval.results.files import PREDICTIONS_FILE, RESULT_FILE, read_json
+from clip_eval.results.files import PREDICTIONS_FILE, RESULT_FILE, parse_json, read_json, read_text
 from clip_eval.results.result import result_from_record
 
+NAMES = ("model", "dataset", "task", "task_name", "content", "pretrained", "language")
 OBJECTS = ("metrics", "ci95", "settings", "details", "cost")
 TEXTS = ("faults", "warnings", "classnames")
 COUNTS = ("n", "n_skipped")
@@ -40,11 +40,10 @@ class StoredResult:
             EvaluationError: The file is missing or damaged.
         """
         path = self.directory / PREDICTIONS_FILE
-        try:
-            lines = path.read_text(encoding="utf-8").split("\n")
-            return [json.loads(line) for line in lines if line]
-        except (OSError, ValueError) as error:
-            raise EvaluationError(f"{path} cannot be read ({error})") from error
+        found = parse_json((line for line in read_text(path).split("\n") if line), path)
+        for number, record in enumerate(found, start=1):
+            _check_prediction(record, f"{path}: line {number}")
+        return found
 
 
 def find_results(place: str | Path) -> list[StoredResult]:
@@ -72,6 +71,8 @@ def read_result(path: Path) -> dict[str, Any]:
         EvaluationError: It cannot be read, or is no result.
     """
     record = read_json(path)
+    if "metrics" not in record:
+        raise EvaluationError(f"{path} is no result: it has no metrics")
     check_record(record, path)
     return record
 
@@ -93,6 +94,7 @@ def check_record(record: Mapping[str, Any], path: Path) -> None:
                     f"{path}: expected {name} to be {expected}, got {value!r:.60}"
                 )
 
+    check(record, NAMES, lambda value: isinstance(value, str), "text")
     check(record, OBJECTS, lambda value: isinstance(value, dict), "an object")
     check(record, TEXTS, _are_texts, "a list of texts")
     check(record, ("templates",), lambda v: isinstance(v, dict) or _are_texts(v), "a list of texts")
@@ -106,6 +108,22 @@ def check_record(record: Mapping[str, Any], path: Path) -> None:
         result_from_record(record)
     except (TypeError, ValueError) as error:
         raise EvaluationError(f"{path} is no result ({error})") from error
+
+
+def _check_prediction(record: Mapping[str, Any], where: str) -> None:
+    """Check that a record is one of a prediction.
+
+    Raises:
+        EvaluationError: It has no key, or a value has the wrong type.
+    """
+    if not isinstance(record.get("key"), str):
+        raise EvaluationError(
+            f"{where}: expected the key of a sample, got {record.get('key')!r:.60}"
+        )
+    for name, (is_kind, expected) in PREDICTION.items():
+        value = record.get(name)
+        if value is not None and not is_kind(value):
+            raise EvaluationError(f"{where}: expected {name} to be {expected}, got {value!r:.60}")
 
 
 def _is_number(value: object) -> bool:
@@ -126,3 +144,19 @@ def _are_two(value: object) -> bool:
 
 def _are_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _are_numbers(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_number, value))
+
+
+PREDICTION: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "index": (_is_count, "a whole number of at least 0"),
+    "correct": (lambda value: isinstance(value, bool | int | float), "true or false"),
+    "guesses": (_are_texts, "a list of texts"),
+    "labels": (_are_texts, "a list of texts"),
+    "guess_ids": (_are_numbers, "a list of numbers"),
+    "probabilities": (_are_numbers, "a list of numbers"),
+    "average_precision": (_is_number, "a number"),
+}
+"""Kinds of the values of a prediction, where it has them."""

@@ -55,7 +55,7 @@ from clip_eval.data.templates import choose_templates
 
 CACHE_BYTES = 512 * 2**20
 ROWS_AT_ONCE = 64
-GROUP = Bound("CLIP_EVAL_MAX_ROW_GROUP_MB", 2048, MEGABYTE)
+GROUP = Bound("CLIP_EVAL_MAX_ROW_GROUP_MB", 1024, MEGABYTE)
 """All rows of a row group, decoded."""
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
 MORE_CAPTION_COLUMNS = ("captions", "txt", "texts")
@@ -106,6 +106,7 @@ class ParquetTable(Source):
         )
         self.image_root = Path(found.image_root) if found.image_root else folder
         schema, self._groups = _list_row_groups(self.files)
+        self._too_large: dict[int, OSError] = {}
         self._first = list(accumulate((group.rows for group in self._groups), initial=0))
         self._set_columns(schema, found)
         if not self._first[-1]:
@@ -257,8 +258,10 @@ class ParquetTable(Source):
         return read_image_file(self.image_root / path, path)
 
     def _read_rows(self, group: int) -> dict[str, Any]:
-        """The columns of a row group."""
+        """The columns of a row group; one that was too large once is not read again."""
         file, number, *_ = self._groups[group]
+        if group in self._too_large:
+            raise self._too_large[group]
         parts, size = [], 0
         with _parquet().ParquetFile(self.files[file]) as opened:
             batches = opened.iter_batches(
@@ -267,14 +270,15 @@ class ParquetTable(Source):
             for part in batches:  # a value that is stored once may fill every row
                 size += part.nbytes
                 if size > GROUP.value():
-                    raise OSError(
+                    self._too_large[group] = OSError(
                         errno.EFBIG,
                         f"a row group of more than {GROUP.variable}="
                         f"{GROUP.value() // MEGABYTE} allows",
                     )
+                    raise self._too_large[group]
                 parts.append(part)
         table = importlib.import_module("pyarrow").Table.from_batches(parts)
-        return {name: table.column(name).combine_chunks() for name in self._columns}
+        return {name: table.column(name) for name in self._columns}
 
     def _set_columns(self, schema: Any, options: TableOptions) -> None:
         names = list(schema.names)

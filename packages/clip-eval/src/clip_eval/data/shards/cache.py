@@ -68,14 +68,21 @@ class ShardCache:
         # overwritten.
         partial = path.with_name(path.name + PARTIAL)
         try:
-            size = _download(url, partial, self.max_bytes)
-            size = _decompress(url, partial, self.max_bytes) if unzip else size
+            if unzip and not is_url(url):
+                size = _decompress(url, url, partial, self.max_bytes)
+            else:
+                size = _download(url, partial, self.max_bytes)
+            if unzip and is_url(url):
+                plain = path.with_name(f"{path.name}.plain{PARTIAL}")
+                size = _decompress(url, partial, plain, self.max_bytes)
+                plain.replace(partial)
             with lock_file(path.with_name(".evict" + LOCK)):
                 self._make_room(path.parent, size)
                 partial.replace(path)
                 _mark_used(path)
         finally:
-            partial.unlink(missing_ok=True)
+            for leftover in (partial, path.with_name(f"{path.name}.plain{PARTIAL}")):
+                leftover.unlink(missing_ok=True)
 
     def _make_room(self, folder: Path, size: int) -> None:
         """Delete the least recently used files until `size` more bytes fit."""
@@ -182,21 +189,15 @@ def _refuse_overflow(size: int, most: int, url: str) -> None:
         raise OSError(errno.EFBIG, detail)
 
 
-def _decompress(url: str, path: Path, most: int) -> int:
-    """Decompress a gzip file in place as far as it goes; the number of bytes afterwards."""
-    plain = path.with_name(f"{path.name}.plain{PARTIAL}")
-    try:
-        with path.open("rb") as stream, plain.open("wb") as file:
-            # A stream that is cut or damaged ends early; the reader of the file reports it.
-            with contextlib.suppress(zlib.error):
-                for block in _iter_plain(stream):
-                    file.write(block)
-                    _refuse_overflow(file.tell(), most, url)
-            size = file.tell()
-        plain.replace(path)
-    finally:
-        plain.unlink(missing_ok=True)
-    return size
+def _decompress(url: str, packed: str | Path, target: Path, most: int) -> int:
+    """Decompress a gzip file as far as it goes; the number of bytes afterwards."""
+    with open_location(str(packed)) as stream, target.open("wb") as file:
+        # A stream that is cut or damaged ends early; the reader of the file reports it.
+        with contextlib.suppress(zlib.error):
+            for block in _iter_plain(stream):
+                file.write(block)
+                _refuse_overflow(file.tell(), most, url)
+        return file.tell()
 
 
 def _iter_plain(stream: IO[bytes]) -> Iterator[bytes]:
