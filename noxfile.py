@@ -23,6 +23,7 @@ TORCH = ("torch", "torchvision")  # together and unpinned, so that the resolver 
 # Two test processes of one thread each: tiny tensors gain nothing from more, and lose much when
 # threads wait for each other.
 PYTEST = ("pytest", "-n", "2", "--dist", "loadfile")
+DEFAULT = "not slow and not browser and not hostile"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -67,7 +68,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All packages together in one environment, with the newest torch."""
     install_all(session, *test_requirements())
-    session.run(*PYTEST, "-m", "not slow and not browser", *session.posargs, env=ONE_THREAD)
+    session.run(*PYTEST, "-m", DEFAULT, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
@@ -75,6 +76,13 @@ def slow(session: nox.Session) -> None:
     """The tests that take minutes."""
     install_all(session, *test_requirements())
     session.run(*PYTEST, "-m", "slow", *session.posargs, env=ONE_THREAD)
+
+
+@nox.session
+def hostile(session: nox.Session) -> None:
+    """Hostile inputs by the hundred and a fuzz of the readers: what docs/security.md promises."""
+    install_all(session, *test_requirements())
+    session.run("pytest", "tests/hostile", "-m", "hostile", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
@@ -88,7 +96,7 @@ def browser(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """The same tests with the oldest torch that is supported."""
     install_all(session, *test_requirements(), torch=("torch==2.9.*", "torchvision==0.24.*"))
-    session.run(*PYTEST, "-m", "not slow and not browser", *session.posargs, env=ONE_THREAD)
+    session.run(*PYTEST, "-m", DEFAULT, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
