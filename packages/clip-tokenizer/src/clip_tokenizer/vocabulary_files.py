@@ -263,6 +263,14 @@ def _assemble(
         for symbol in pair:
             if symbol not in ids:
                 raise TokenizerError(f"merge {' '.join(pair)}: the vocabulary lacks {symbol!r}")
+    made = {left + right for left, right in merges}
+    unmade = [s for s in ids if s.endswith(END_OF_WORD) and s not in made and s not in added]
+    unmade = [s for s in unmade if len(s) > 1 + len(END_OF_WORD)]
+    if unmade:
+        raise TokenizerError(
+            f"no merge makes {unmade[0]!r}, nor {len(unmade) - 1} other symbols of the vocabulary; "
+            "are the merges cut short?"
+        )
     extra = tuple(config.get("clip_tokenizer", {}).get("extra_special_tokens", ()))
     pairs = [(ids[left], ids[right]) for left, right in merges]
     tokens = tuple(
