@@ -76,7 +76,8 @@ def parse_json(texts: Iterable[str], path: Path) -> list[dict[str, Any]]:
         raise EvaluationError(f"{path} cannot be read ({error})") from error
     for value in found:
         if not isinstance(value, dict):
-            raise EvaluationError(f"{path}: expected a JSON object, got {type(value).__name__}")
+            where = "one JSON object a line" if path.suffix == ".jsonl" else "a JSON object"
+            raise EvaluationError(f"{path}: expected {where}, got {type(value).__name__}")
     return found
 
 

@@ -57,6 +57,8 @@ def find_results(place: str | Path) -> list[StoredResult]:
     found: dict[object, StoredResult] = {}
     for path in sorted(root.rglob(RESULT_FILE)):
         one = StoredResult(directory=path.parent, record=read_result(path))
+        if "metrics" not in one.record:
+            raise EvaluationError(f"{path} is no result: it has no metrics")
         key = (one.record.get("settings") or {}).get("key")
         found.setdefault(f"{key} {one.title}" if key else path, one)
     if not found:
@@ -71,8 +73,6 @@ def read_result(path: Path) -> dict[str, Any]:
         EvaluationError: It cannot be read, or is no result.
     """
     record = read_json(path)
-    if "metrics" not in record:
-        raise EvaluationError(f"{path} is no result: it has no metrics")
     check_record(record, path)
     return record
 
