@@ -142,7 +142,7 @@ def _describe_labels(source: Source, found: _Looked) -> Iterator[Line]:
     known = getattr(source, "labels", ())
     looked = f"{found.samples:,} samples looked at"
     if len(known) == len(source) > 0:
-        labels, looked = Counter(int(label) for label in known), "all samples"
+        labels, looked = Counter(int(label) for label in known if label is not None), "all samples"
     if found.targets:
         least, most = min(found.targets), max(found.targets)
         mean = np.mean(found.targets)
