@@ -127,6 +127,53 @@ def test_patience_begins_anew(
     assert weights.keys() == load_tensors(path / "model.step-0000003.safetensors").keys()
 
 
+def test_patience_begins_anew_for_a_run_that_is_killed_before_its_next_checkpoint(
+    plain: Config, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clip_train.engine.validation.validation_loss", lambda *_: 1.0)
+    config = changed(
+        plain,
+        data={"val": f"wds:{shapes}/train"},
+        eval={"every_steps": 1, "metric": "loss", "patience": 2},
+    )
+    path = tmp_path / "run"
+    train(config, path, progress=False)
+    assert [row["step"] for row in rows(path, "early_end")] == [3]
+    patient = changed(config, eval={"patience": 3})  # of the same length
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", lambda *_: (_ for _ in ()).throw(RuntimeError("power cut")))
+        with pytest.raises(RuntimeError, match="power cut"):
+            resume(path, patient, progress=False)
+    resume(path, progress=False)
+    assert [row["step"] for row in rows(path, "eval")] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows(path, "extension")] == [3]
+
+
+def test_sets_that_a_kill_left_out_are_evaluated(
+    plain: Config, shapes: Path, tmp_path: Path
+) -> None:
+    data = f"wds:{shapes}/train"
+    config = changed(
+        plain,
+        data={"val": (data, f"{shapes}/val")},
+        eval={"names": ("pairs", "classes"), "metric": "pairs/loss"},
+        train={"steps": 2},
+    )
+    path = tmp_path / "run"
+    train(config, path, progress=False)
+    whole = (path / "metrics.jsonl").read_text()
+    kept = [line for line in whole.splitlines() if '"data": "classes"' not in line]
+    (path / "metrics.jsonl").write_text("".join(f"{line}\n" for line in kept))
+    (path / "model.safetensors").unlink()
+    best = json.loads((path / "best" / "best.json").read_text())
+    (path / "best" / "best.json").write_text(json.dumps({**best, "step": 1}))
+    resume(path, progress=False)
+    assert sorted(rows(path, "eval"), key=str) == sorted(
+        [row for row in map(json.loads, whole.splitlines()) if row["kind"] == "eval"], key=str
+    )
+    assert json.loads((path / "best" / "best.json").read_text()) == best
+
+
 def test_changes_of_the_data_are_refused(plain: Config, tmp_path: Path) -> None:
     path = tmp_path / "run"
     train(changed(plain, train={"steps": 2}), path, progress=False)

@@ -11,6 +11,7 @@ from typing import Any
 from clip_eval.data import BadSample, Source
 
 from clip_train.data.captions import digest_image
+from clip_train.data.holdout import SelectedSource
 from clip_train.data.sources import list_parts
 from clip_train.data.streaming import ShardStream
 
@@ -32,9 +33,8 @@ def data_digest(source: Source) -> str:
     for part in list_parts(source):
         facts = (len(part), part.classnames, part.shard_sizes)
         digest.update(json.dumps(facts, default=list).encode())
-        for name in ("paths", "labels", "captions"):
-            for value in getattr(part, name, ()):
-                digest.update(f"{value}\n".encode("utf-8", "surrogateescape"))
+        for value in _listed(part):
+            digest.update(f"{value}\n".encode("utf-8", "surrogatepass"))
         for index in _sampled(part):
             digest.update(_describe_sample(part, index))
     return VERSION + digest.hexdigest()
@@ -65,6 +65,16 @@ def first_digest(source: Source) -> str:
             key = "(unreadable)"
         digest.update(f"{index}:{key}\n".encode())
     return digest.hexdigest()
+
+
+def _listed(source: Source) -> Iterator[Any]:
+    """All names, labels and captions that the source has in memory."""
+    base, chosen = source, None
+    if isinstance(source, SelectedSource):
+        base, chosen = source.source, source.indices
+    for name in ("paths", "labels", "targets", "captions"):
+        values = getattr(base, name, ())
+        yield from values if chosen is None or not len(values) else (values[n] for n in chosen)
 
 
 def _sampled(source: Source) -> Iterator[int]:

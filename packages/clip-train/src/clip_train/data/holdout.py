@@ -9,8 +9,10 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 from clip_eval.data import Sample, Source
+from clip_models import ConfigError
 from numpy.typing import NDArray
 
+from clip_train.data.mixing import MixedSource
 from clip_train.randomness import keyed_uniform
 
 NAME = "holdout"
@@ -61,18 +63,40 @@ def split_holdout(source: Source, share: float) -> tuple[Source, Source]:
     """The samples to train on, and about a share of all for validation.
 
     Which they are is a function of each image's path, where the source knows it, and otherwise of
-    the sample's number: the same in every run, and rows of one image file stay together.
+    the sample's number: the same in every run, and rows of one image file stay together. Each of
+    several sources is split by itself, and its part of the mixture is what is left of it.
 
     Args:
         source: N samples.
         share: In (0, 1).
+
+    Raises:
+        ConfigError: There are too few samples for both sides.
     """
+    parts: Sequence[Source] = source.parts if isinstance(source, MixedSource) else (source,)
+    sides = [_split(part, share) for part in parts]
+    train, held = (
+        MixedSource(side) if isinstance(source, MixedSource) else side[0]
+        for side in zip(*sides, strict=True)
+    )
+    held.name = NAME
+    if not len(held) or not all(len(part) for part, _ in sides):
+        few = "for validation" if not len(held) else "to train on"
+        raise ConfigError(
+            f"data.holdout {share:g} of the {len(source):,} samples of {source.name} leaves none "
+            f"{few}; choose another share, or set it to 0 and name other data with data.val"
+        )
+    return train, held
+
+
+def _split(source: Source, share: float) -> tuple[SelectedSource, SelectedSource]:
     paths: Sequence[str] | None = getattr(source, "paths", None)
     numbers = np.arange(len(source), dtype=np.int64)
     if paths is not None:
-        digests = (hashlib.blake2b(path.encode(), digest_size=8).digest() for path in paths)
+        names = (path.encode("utf-8", "surrogatepass") for path in paths)
+        digests = (hashlib.blake2b(name, digest_size=8).digest() for name in names)
         numbers = np.frombuffer(b"".join(digests), dtype="<i8").astype(np.int64)
     held = keyed_uniform(0, 0, numbers, NAME)[:, 0] < share
     train = SelectedSource(source, np.flatnonzero(~held), source.name)
     train.faults, train.warnings = source.faults, source.warnings
-    return train, SelectedSource(source, np.flatnonzero(held), NAME)
+    return train, SelectedSource(source, np.flatnonzero(held), source.name)

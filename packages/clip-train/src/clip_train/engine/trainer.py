@@ -36,7 +36,7 @@ from clip_train.engine.fault_log import FaultLog
 from clip_train.engine.first_batch import check_first_batch
 from clip_train.engine.stop_signals import StopNow, StopRequest, stop_signals
 from clip_train.engine.upcoming_batch import DATA_ERRORS, UpcomingBatch, describe_error
-from clip_train.engine.validation import BestModel, evaluate_set, write_best
+from clip_train.engine.validation import BestModel, best_step, evaluate_set, write_best
 from clip_train.engine.weight_update import clip_gradients, update_weights
 from clip_train.errors import Interrupted, RunDirectoryError, TrainingError
 from clip_train.logs.meter import Meter
@@ -88,7 +88,7 @@ class Trainer:
         self._utilization = Utilization(self.config, self.model.config, self.backend)
         self._meter = Meter(self.backend)
         self._evaluated_step = -1
-        self._logged_evaluations: set[int] = set()  # by the run that this one continues
+        self._logged_evaluations: set[tuple[int, str]] = set()  # by an earlier process
         self._saved_step = -1
         self._saved_at = time.monotonic()
         self._is_stopping = self._is_overdue = False
@@ -237,9 +237,9 @@ class Trainer:
                 found = {
                     one.name: evaluate_set(model, one, data, self.backend) for one in data.val_sets
                 }
-            if self.steps_done not in self._logged_evaluations:
-                for name, evaluation in found.items():
-                    group = name if len(found) > 1 else ""
+            for name, evaluation in found.items():
+                group = name if len(found) > 1 else ""
+                if (self.steps_done, name) not in self._logged_evaluations:
                     self.directory.log("eval", self.steps_done, evaluation.row(name), group=group)
             self.last_result = next(iter(found.values())).result
             self._evaluated_step = self.steps_done
@@ -305,11 +305,15 @@ class Trainer:
         evaluations = self.directory.metrics("eval")
         if self.best is not None and steps:
             self.best.load(progress.best)
-            self.best.catch_up(evaluations, self.steps_done)
+            self.best.catch_up(self.directory.metrics(), self.steps_done)
         if extended_from is not None:
             self._extend(extended_from, progress.total_steps if steps else None)
-        self._logged_evaluations = {row["step"] for row in evaluations}
-        if steps and self._is_due("eval") and self.steps_done not in self._logged_evaluations:
+        names = [one.name for one in self.components.data.val_sets]
+        first = next(iter(names), "")  # the set of rows that older releases wrote without a name
+        self._logged_evaluations = {(row["step"], row.get("data", first)) for row in evaluations}
+        logged = {name for at, name in self._logged_evaluations if at == self.steps_done}
+        is_missing = not logged.issuperset(names) or self._lacks_best()
+        if steps and self._is_due("eval") and is_missing:
             self.evaluate()
 
     def _extend(self, old: Config, planned: int | None) -> None:
@@ -327,12 +331,24 @@ class Trainer:
                 f"{total_steps}; give more, as in --train.steps {2 * step}"
             )
         old_optim = in_steps(old.optim, batch_size, data.plan.steps_in_epochs, planned)
-        if (old_optim, planned) == (data.optim, total_steps):
+        is_as_planned = (old_optim, planned) == (data.optim, total_steps)
+        text = (
+            ""
+            if is_as_planned
+            else describe_extension(data.optim, step, (old_optim, planned), total_steps, batch_size)
+        )
+        if not text and self.best is None:
             return
-        text = describe_extension(data.optim, step, (old_optim, planned), total_steps, batch_size)
         self.directory.log("extension", step, {"from": planned, "to": total_steps, "text": text})
-        if self.backend.rank == 0:
+        if text and self.backend.rank == 0:
             warnings.warn(text, stacklevel=3)
+
+    def _lacks_best(self) -> bool:
+        """Whether the model of this step is the best and a kill came before it was written."""
+        best = self.best
+        if best is None or best.step != self.steps_done:
+            return False
+        return best_step(self.directory.path) != self.steps_done
 
     def _write_best(self, model: CLIP, best: BestModel) -> None:
         """Write the model that was evaluated into `best`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -19,7 +20,7 @@ from clip_train.engine.data_components import DataComponents
 from clip_train.logs.files import replace_text
 from clip_train.objectives.validation import validation_loss
 
-BEST = "best"
+BEST, RECORD = "best", "best.json"
 
 
 class Evaluation(NamedTuple):
@@ -115,11 +116,29 @@ class BestModel:
             self.step, self.value, self.stale, self.seen = (state[name] for name in names)
 
     def catch_up(self, rows: list[dict[str, Any]], step: int) -> None:
-        """Take in the evaluation of a checkpoint's step, where it came after the checkpoint."""
+        """Take in what came after the checkpoint of a step and before the next step.
+
+        Args:
+            rows: Of metrics.jsonl, up to that step: an evaluation counts, and where the run got
+                another config patience began anew.
+            step: The checkpoint's.
+        """
         name, metric = self.watched
         for row in rows:
-            if self.seen < row["step"] <= step and row.get("data") == name and metric in row:
+            if row["kind"] == "extension" and row["step"] == step:
+                self.stale = 0
+            is_watched = row["kind"] == "eval" and row.get("data") == name and metric in row
+            if is_watched and self.seen < row["step"] <= step:
                 self.update(row["step"], row[metric])
+
+
+def best_step(run: Path) -> int | None:
+    """The step of the model in `best` of a run; None if there is none."""
+    try:
+        found = json.loads((run / BEST / RECORD).read_text(encoding="utf-8"))["step"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if isinstance(found, int) else None
 
 
 def write_best(run: Path, write: Callable[[Path], None], record: str) -> None:
@@ -135,7 +154,7 @@ def write_best(run: Path, write: Callable[[Path], None], record: str) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir()
     write(partial)
-    replace_text(partial / "best.json", record)
+    replace_text(partial / RECORD, record)
     if target.exists():
         os.replace(target, old)
     os.replace(partial, target)
