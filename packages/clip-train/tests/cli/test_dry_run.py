@@ -149,3 +149,28 @@ def test_out_is_looked_at_and_not_written(
     assert "already exists and is not empty" in summary(capsys, recipe, *words, code=2)
     summary(capsys, recipe, *words, "--overwrite")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine"]
+
+
+def test_a_half_empty_column_of_labels(
+    capsys: pytest.CaptureFixture[str], recipe: Path, tmp_path: Path
+) -> None:
+    folder(tmp_path, ("im",), 4)
+    path = tmp_path / "t.csv"
+    path.write_text(
+        "filepath,title,label\nim/0.png,one,1\nim/1.png,two,\nim/2.png,three,2\nim/3.png,four,\n"
+    )
+    names = tmp_path / "names.txt"
+    names.write_text("cat\ndog\nbird\nfish\n")
+    words = (capsys, recipe, "--data.train", f"csv:{path}", "--data.classnames", names)
+    words = (*words, "--data.templates", "a {c}")
+    text = summary(*words)
+    assert "labels 1 to 2 in all samples: 2 of 4 names" in text
+    assert "captions of 4 samples looked at" in text
+    path.write_text("filepath,title,label\nim/0.png,one,\nim/1.png,two,\n")
+    text = summary(*words, "--train.batch_size", "2")  # none has a label
+    assert "labels" not in text
+    assert "names: 0 cat, 1 dog, 2 bird, 3 fish" in text
+    path.write_text("filepath,title,label\nim/0.png,one,0\nim/1.png,,\nim/2.png,three,\n")
+    text = summary(*words, "--train.batch_size", "2")  # a row with neither
+    assert "labels 0 to 0 in all samples: 1 of 4 names" in text
+    assert "warning: 1 of 3 samples looked at have no caption" in text

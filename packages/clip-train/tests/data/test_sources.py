@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from clip_eval.data import BadSample, DataError
+from clip_eval.data import BadSample, DataError, open_source
 from clip_models import ConfigError
+from clip_train.cli.main import main
 from clip_train.config.data import DataConfig
 from clip_train.config.run import Config, EvalConfig
 from clip_train.data.mixing import MixedSource, make_order
@@ -277,3 +279,43 @@ def test_an_empty_source_is_not_the_current_directory(
         open_training_source(data)
     with pytest.raises(DataError, match="got an empty text"):
         validation_sets(data)
+
+
+def test_captions_beside_images_train_validate_and_convert(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "pairs"
+    for split in ("train", "val"):
+        (folder / split).mkdir(parents=True)
+        for number in range(8):
+            color = (number * 30, 0, 255 - number * 30)
+            Image.new("RGB", (32, 32), color).save(folder / split / f"{number}.png")
+            (folder / split / f"{number}.txt").write_text(f"{split} {number}\nnumber {number}")
+    (folder / "train" / "7.txt").unlink()
+    (folder / "train" / "6.png").unlink()
+    recipe = tmp_path / "c.toml"
+    recipe.write_text(
+        "[model]\nname = 'Compact-32'\n[tokenizer]\nkind = 'bytes'\n"
+        f"[data]\ntrain = '{folder}'\nval = '{folder}'\nworkers = 0\n"
+        "[train]\nsteps = 2\nbatch_size = 4\n"
+    )
+    out = tmp_path / "run"
+    with pytest.warns(UserWarning, match="2 training samples could not be read .* 6.txt: no-image"):
+        assert main(["run", str(recipe), "--out", str(out), "--device", "cpu", "--quiet"]) == 0
+    records = list(map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()))
+    data = next(record for record in records if record["kind"] == "data")
+    assert [(d["kind"], d["split"], d["samples"]) for d in (*data["train"], *data["val"])] == [
+        ("pairs", "train", 8),
+        ("pairs", "val", 8),
+    ]
+    capsys.readouterr()
+    assert any("text_retrieval_recall@1" in str(record) for record in records)
+    out = tmp_path / "shards"
+    assert main(["data", "convert", str(folder), "--out", str(out), "--quiet"]) == 0
+    text = capsys.readouterr().out
+    assert "6 of 8 samples of split train with 12 captions" in text
+    assert "left out: no-caption: 1" in text
+    assert "left out: no-image: 1" in text
+    assert open_source(out).read(5).captions == ("train 5", "number 5")
+    assert main(["data", "inspect", str(folder), "--quiet"]) == 0
+    assert "pairs/train (pairs): 8 samples, split train" in capsys.readouterr().out

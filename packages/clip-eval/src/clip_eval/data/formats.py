@@ -25,6 +25,7 @@ from clip_eval.data.shards.cache import ShardCache
 from clip_eval.data.urls import check_url, is_url
 
 WILDCARDS = frozenset("*?[{")
+_PAIRS = "clip_eval.data.readers.image_text_pairs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ class Format:
         needs_path: Whether there must be something after the colon.
         file_names: Patterns of file names, lower case, by which a bare path is recognized.
         contents: Patterns below a directory by which a bare directory is recognized.
+        recognizer: `module:name` of a function that says whether a bare directory is recognized.
         is_default_directory: Whether a directory that no row recognizes is taken for this format.
         is_default_pattern: The same of URLs, and of patterns with wildcards or braces.
     """
@@ -55,6 +57,7 @@ class Format:
     needs_path: bool = True
     file_names: tuple[str, ...] = ()
     contents: tuple[str, ...] = ()
+    recognizer: str = ""
     is_default_directory: bool = False
     is_default_pattern: bool = False
 
@@ -64,6 +67,12 @@ class Format:
             return self.reader
         reader: Callable[..., Source] = pkgutil.resolve_name(self.reader)
         return reader
+
+    def recognizes(self, directory: Path) -> bool:
+        """Whether a bare directory is of this format, by what lies in it."""
+        if any(next(directory.glob(pattern), None) for pattern in self.contents):
+            return True
+        return bool(self.recognizer) and bool(pkgutil.resolve_name(self.recognizer)(directory))
 
 
 _SPLIT = ("split", "default_split")
@@ -91,6 +100,17 @@ FORMATS: dict[str, Format] = {
             file_names=("*.tar",),
             contents=("*.tar", "*/*.tar", "nshards.txt", "*/nshards.txt"),
             is_default_pattern=True,
+        ),
+        Format(
+            kind="pairs",
+            reader=f"{_PAIRS}:ImageTextPairs",
+            form="pairs:DIR",
+            content="images with captions beside them, `a.jpg` and `a.txt`, at any depth",
+            accepts=(
+                *("classnames", "templates", *_SPLIT),
+                *("caption_key", "label_key", "first_label"),
+            ),
+            recognizer=f"{_PAIRS}:holds_pairs",
         ),
         Format(
             kind="csv",
@@ -284,6 +304,8 @@ def _resolve(spec: str) -> tuple[Format, str]:
             raise DataError(f"{spec!r}: expected a path after {kind}:")
         if is_missing(spec):
             raise missing_path(spec)
+        if row.is_default_directory and pkgutil.resolve_name(f"{_PAIRS}:holds_flat_pairs")(path):
+            return FORMATS["pairs"], path  # there is no class folder
         return row, path
     if not Path(spec).exists():
         if is_url(spec):
@@ -310,7 +332,7 @@ def _recognize(spec: str) -> Format:
             return row
     if path.is_dir():
         for row in rows:
-            if any(next(path.glob(pattern), None) for pattern in row.contents):
+            if row.recognizes(path):
                 return row
         if any(path.iterdir()):
             return next(row for row in rows if row.is_default_directory)

@@ -54,9 +54,9 @@ class DataConfig:
     """Training and evaluation data."""
 
     train: str = ""
-    """Training data: `wds:DIR` (or shards, or URLs of shards), `imagefolder:DIR`, `csv:FILE`,
-    `parquet:DIR`, `coco:JSON`, `tfrecord:DIR`, `corenet:DIR`, `cifar10[:DIR]`, `shapes:NUMBER`, or
-    a path whose format is recognized; `::` separates several sources."""
+    """Training data: `wds:DIR` (or shards, or URLs of shards), `imagefolder:DIR`, `pairs:DIR`,
+    `csv:FILE`, `parquet:DIR`, `coco:JSON`, `tfrecord:DIR`, `corenet:DIR`, `cifar10[:DIR]`,
+    `shapes:NUMBER`, or a path whose format is recognized; `::` separates several sources."""
     val: str | tuple[str, ...] = ""
     """Data for evaluation during training, in the same notation: labelled, or image–caption pairs;
     a list for several sets, each evaluated by itself; empty for none."""

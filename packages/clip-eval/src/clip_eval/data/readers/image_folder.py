@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from clip_eval.data.class_names import (
     CLASSES_FILE,
@@ -15,14 +13,20 @@ from clip_eval.data.class_names import (
     match_folders,
 )
 from clip_eval.data.faults import DataError
-from clip_eval.data.images import IMAGE_SUFFIXES
-from clip_eval.data.patterns import missing_path
+from clip_eval.data.folders import (
+    choose_split,
+    data_name,
+    describe_paths,
+    find_files,
+    holds_images,
+    is_image_name,
+    require_directory,
+    visible_folders,
+)
 from clip_eval.data.samples import ImagePaths
-from clip_eval.data.splits import resolve_split, role_of, split_of_folder, warn_of_split
-from clip_eval.data.templates import TEMPLATES_FILE, choose_templates
+from clip_eval.data.splits import role_of, split_of_folder, warn_of_split
+from clip_eval.data.templates import choose_templates
 from clip_eval.data.text_files import normal_form
-
-COMPANIONS = (CLASSES_FILE, TEMPLATES_FILE, "Thumbs.db", "desktop.ini")
 
 
 class ImageFolder(ImagePaths):
@@ -54,11 +58,11 @@ class ImageFolder(ImagePaths):
         split: str | None = None,
         default_split: str | None = None,
     ) -> None:
-        root = _require_directory(Path(directory))
+        root = require_directory(Path(directory), "class folders")
         self.splits = tuple(_split_folders(root))
-        chosen = _choose_split(root, self.splits, split, default_split)
-        directory = self.image_root = _require_directory(root / chosen)
-        self.name = _data_name(root.resolve(), chosen)
+        chosen = choose_split(root, self.splits, split, default_split)
+        directory = self.image_root = require_directory(root / chosen, "class folders")
+        self.name = data_name(root.resolve(), chosen)
         folders = _class_folders(directory)
         classes = _class_list(directory, root, folders, classnames)
         self.split = chosen or split_of_folder(root) or None
@@ -70,7 +74,7 @@ class ImageFolder(ImagePaths):
         self.ignored: list[str] = []
         loops: list[str] = []
         for folder, label in label_of.items():
-            found = _files_below(directory / folder)
+            found = find_files(directory / folder)
             paths += [f"{folder}/{path}" for path in found.images]
             labels += [label] * len(found.images)
             self.ignored += [f"{folder}/{path}" for path in found.others]
@@ -84,15 +88,16 @@ class ImageFolder(ImagePaths):
         self.warnings = (
             *warn_of_split(chosen, self.splits, asked=split, default_split=default_split),
             *_warn_of_classes(classes, labels),
-            *_describe_paths(self.ignored, "files without an image suffix are ignored"),
-            *_describe_paths(loops, "links lead back to a folder above them and are not followed"),
+            *describe_paths(self.ignored, self._describe_ignored(root)),
+            *describe_paths(loops, "links lead back to a folder above them and are not followed"),
         )
 
-
-def _data_name(root: Path, split: str) -> str:
-    """Name of the directory, after that of its parent if it is named like a split."""
-    above = [root.parent.name] if role_of(root.name) else []
-    return "/".join(part for part in (*above, root.name, split) if part)
+    def _describe_ignored(self, root: Path) -> str:
+        """What became of other files, and the reader that reads captions beside images."""
+        texts = sum(path.lower().endswith(".txt") for path in self.ignored)
+        hint = f" (pairs:{root} reads captions in .txt beside the images)"
+        what = "files without an image suffix are ignored"
+        return f"{what}{hint if 2 * texts >= len(self.paths) else ''}"
 
 
 def _split_folders(root: Path) -> list[str]:
@@ -100,56 +105,22 @@ def _split_folders(root: Path) -> list[str]:
 
     A single folder of such a name may be a class, like `train` beside `bus`.
     """
-    folders = _visible_folders(root)
+    folders = visible_folders(root)
     named = [folder for folder in folders if role_of(folder.name)]
     if len({role_of(folder.name) for folder in named}) < 2:
         others = [folder for folder in folders if folder not in named]
-        if not all(map(_visible_folders, named)) or any(map(_holds_images, others)):
+        if not all(map(visible_folders, named)) or any(map(holds_images, others)):
             return []
     return [folder.name for folder in named]
 
 
-def _holds_images(folder: Path) -> bool:
-    return any(
-        os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-        for _, _, names in os.walk(folder)
-        for name in names
-    )
-
-
-def _choose_split(
-    root: Path, splits: Sequence[str], split: str | None, default_split: str | None
-) -> str:
-    """The folder below a directory that is read; an empty text for the directory itself."""
-    if split is not None and (root / split).is_dir():
-        return split
-    if splits:
-        return resolve_split(splits, split, default_split=default_split, where=root)
-    return split or ""
-
-
-def _require_directory(directory: Path) -> Path:
-    if not directory.exists():
-        raise missing_path(directory)
-    if not directory.is_dir():
-        raise DataError(f"{directory}: expected a directory of class folders, got a file")
-    return directory
-
-
-def _visible_folders(directory: Path) -> list[Path]:
-    try:
-        entries = sorted(entry for entry in directory.iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"{directory}: cannot be listed ({error.strerror})") from error
-    return [entry for entry in entries if entry.is_dir()]
-
-
 def _class_folders(directory: Path) -> list[str]:
-    folders = [entry.name for entry in _visible_folders(directory)]
+    folders = [entry.name for entry in visible_folders(directory)]
     if not folders:
-        if any(path.suffix.lower() in IMAGE_SUFFIXES for path in directory.iterdir()):
+        if any(is_image_name(path.name) for path in directory.iterdir()):
             raise DataError(
-                f"{directory}: holds images but no class folders; expected <class>/<name>.jpg"
+                f"{directory}: holds images but no class folders; expected <class>/<name>.jpg, "
+                "or a caption beside each image, <name>.txt"
             )
         raise DataError(f"{directory}: empty; expected one folder of images per class")
     by_name: dict[str, str] = {}
@@ -175,52 +146,6 @@ def _class_list(
         if (place / CLASSES_FILE).is_file():
             return ClassList.read(place / CLASSES_FILE)
     return ClassList.of(sorted(map(normal_form, folders)))
-
-
-class _Found(NamedTuple):
-    """Paths relative to a folder, sorted: images, other files, links back to a folder above."""
-
-    images: list[str]
-    others: list[str]
-    loops: list[str]
-
-
-def _files_below(folder: Path) -> _Found:
-    """Images and other files below a folder, and links that lead back to a folder above them."""
-    found = _Found([], [], [])
-    parents = (folder, *folder.resolve().parents)
-    ancestors_of = {str(folder): {_identity(parent) for parent in parents}}
-    for place, folders, files in os.walk(folder, followlinks=True):
-        below = Path(place).relative_to(folder)
-        ancestors = ancestors_of.pop(place)
-        entered = []
-        for name in sorted(name for name in folders if not name.startswith(".")):
-            path = os.path.join(place, name)
-            identity = _identity(path)
-            if identity in ancestors:
-                found.loops.append((below / name).as_posix())
-            else:
-                ancestors_of[path] = ancestors | {identity}
-                entered.append(name)
-        folders[:] = entered
-        for name in sorted(files):
-            if name.startswith(".") or name in COMPANIONS:
-                continue
-            is_image = os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-            (found.images if is_image else found.others).append((below / name).as_posix())
-    return _Found(*map(sorted, found))
-
-
-def _identity(path: str | Path) -> tuple[int, int]:
-    """Identity of a directory: the same by every name or link that leads to it."""
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
-
-
-def _describe_paths(paths: Sequence[str], what: str) -> list[str]:
-    if not paths:
-        return []
-    return [f"{len(paths)} {what}: {', '.join(paths[:8])}{' …' if len(paths) > 8 else ''}"]
 
 
 def _warn_of_classes(classes: ClassList, labels: list[int]) -> tuple[str, ...]:
