@@ -11,7 +11,7 @@ MODEL is one of
 Examples:
   osf explain torchvision:resnet18
   osf extract timm:vit_tiny_patch16_224 --weights vit.pt --images pets --max-params 50% --out small
-  osf train torchvision:resnet18 --images pets --out net
+  osf train torchvision:resnet18 --images pets --device cuda --precision bf16 --out net
   osf resume net
   osf search torchvision:resnet18 --supernet net --images pets --out front
   osf extract torchvision:resnet18 --supernet net --from front/front.json --images pets --out small
@@ -159,6 +159,11 @@ def _add_model_options(parser: Any) -> None:
     parser.add_argument("--supernet", help="folder of a trained supernet")
     parser.add_argument("--space", help="JSON file of a space, or supernet folder of OFM")
     parser.add_argument("--image-size", type=_positive, help="side of the example image in pixels")
+    parser.add_argument(
+        "--num-classes",
+        type=_positive,
+        help="classes of a classifier of torchvision, timm or transformers, by default its own",
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps, or auto")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
 
@@ -171,13 +176,41 @@ def _add_bounds(parser: Any) -> None:
 def _add_data(parser: Any, *, required: bool = True) -> None:
     data = parser.add_mutually_exclusive_group(required=required)
     data.add_argument("--images", help="folder with train/CLASS/* and val/CLASS/*")
+    data.add_argument("--texts", help="folder with train.txt and val.txt, for a language model")
     data.add_argument("--data", help="module:factory of an Experiment")
     parser.add_argument("--batch-size", type=_positive, default=64, help="samples per step")
+    parser.add_argument(
+        "--template",
+        default="a photo of a {}.",
+        help="prompt of a class of --images, for models of images and texts",
+    )
+    parser.add_argument(
+        "--context-length", type=_positive, default=128, help="tokens of a piece of --texts"
+    )
+    parser.add_argument(
+        "--workers", type=_count, default=0, help="threads that decode images; 0 none besides"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="precision of forward passes; weights stay in fp32",
+    )
 
 
 def _add_training_options(parser: Any) -> None:
     parser.add_argument("--steps", type=_positive, default=1000, help="optimizer steps in all")
-    parser.add_argument("--lr", type=float, default=5e-5, help="learning rate of AdamW")
+    parser.add_argument("--lr", type=float, default=5e-5, help="highest learning rate of AdamW")
+    parser.add_argument(
+        "--schedule",
+        choices=("constant", "cosine", "linear"),
+        default="constant",
+        help="course of the learning rate after the warm-up, to 0 at the last step if not constant",
+    )
+    parser.add_argument(
+        "--warmup", type=_count, default=0, help="steps in which the rate rises from 0"
+    )
+    parser.add_argument("--weight-decay", type=_from_zero, default=0.01, help="of AdamW")
     parser.add_argument("--num-random", type=_count, default=2, help="random subnets per step")
     parser.add_argument(
         "--log-interval", type=_positive, default=10, help="steps between printed losses"
@@ -234,6 +267,11 @@ def _count(text: str, least: int = 0) -> int:
 def _positive(text: str) -> int:
     """A whole number from 1."""
     return _count(text, 1)
+
+
+def _from_zero(text: str) -> float:
+    """A finite number of at least 0."""
+    return 0.0 if text in ("0", "0.0") else _above_zero(text)
 
 
 def _above_zero(text: str) -> float:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from osf_supernet import Choice, Space, ratios, sizes
 from osf_supernet.graph.expressions import Atom, Compound
-from osf_supernet.graph.graph import DimGroup
+from osf_supernet.graph.graph import DimGroup, build_graph
 
 
 def graph(*groups, depth=None):
@@ -177,3 +177,33 @@ def test_errors_name_the_nearest_legal_size_and_the_reason():
 def test_numbers_are_no_choice():
     with pytest.raises(TypeError, match=r"of 'mlp' must be ratios.* or sizes.*, got \[0\.5\]"):
         Space({"mlp": [0.5]})
+
+
+ELASTIC_CLIP = {
+    "text": {"atten_out_space": ["None"], "inter_hidden_space": [0, 24, 8]},
+    "vision": {"atten_out_space": ["None"], "inter_hidden_space": [0, 32, 16]},
+}
+
+
+@pytest.mark.parametrize("name", ["clip_vit", "open_clip_vit", "hf_clip"])
+def test_each_tower_of_a_clip_follows_its_part_of_elastic_json(build, name):
+    model, inputs = build(name)
+    graph = build_graph(model, inputs)
+    widths = {group.name: group.size for group in graph.elastic() if group.kind == "mlp"}
+    towers = {"text": {}, "vision": {}}
+    for group, size in widths.items():
+        towers["vision" if group.startswith("vis") else "text"][group] = size
+    data = json.loads(json.dumps(ELASTIC_CLIP))
+    for part, groups in towers.items():
+        data[part]["inter_hidden_space"][0] = max(groups.values())
+    found = Space.from_dict(data).resolve(graph)
+    assert found.keys() == widths.keys()
+    for part, groups in towers.items():
+        for group in groups:
+            assert list(found[group]) == sorted(data[part]["inter_hidden_space"])
+    only = {"text": {"inter_hidden_space": data["text"]["inter_hidden_space"]}}
+    assert Space.from_dict(only).resolve(graph).keys() == towers["text"].keys()
+    heads = {"text": {"atten_out_space": [24, 8]}}
+    resolved = Space.from_dict(heads).resolve(graph)
+    assert resolved
+    assert not [group for group in resolved if group.startswith("vis")]

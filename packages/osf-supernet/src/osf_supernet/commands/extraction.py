@@ -55,7 +55,7 @@ def choose(net: Supernet, options: argparse.Namespace) -> nn.Module:
     Raises:
         ValueError: there is none, or the front is another supernet's.
     """
-    has_data = bool(options.images or options.data)
+    has_data = bool(options.images or options.texts or options.data)
     experiment = make_experiment(net, options) if has_data else None
     with ProgressBar("reading", quiet=options.quiet or not sys.stderr.isatty()) as bar:
         if options.front:

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 Made = tuple[nn.Module, Any]
 
 
-def build_model(name: str, image_size: int | None = None) -> Made:
+def build_model(name: str, image_size: int | None = None, num_classes: int | None = None) -> Made:
     """The module that a name stands for, in evaluation mode, and example inputs.
 
     Args:
         name: `module:factory` or `LIBRARY:NAME`.
         image_size: side of the example image; the model's own, or 224, by default.
+        num_classes: classes of an image classifier; its own by default.
 
     Raises:
         ValueError: there is no such model, or the factory returned something else.
@@ -35,12 +36,15 @@ def build_model(name: str, image_size: int | None = None) -> Made:
     if not rest:
         known = ", ".join(f"{prefix}:NAME" for prefix in _LIBRARIES)
         raise ValueError(f"expected module:factory or one of {known}; got {name!r}")
+    if num_classes is not None and library not in _CLASSIFIERS:
+        raise ValueError(f"--num-classes is for {', '.join(_CLASSIFIERS)}, got {name}")
     if is_factory(name):
         model, inputs = _call_factory(name, image_size)
     else:
         package = _import_library(library)
         try:
-            model, inputs = _LIBRARIES[library](package, rest, image_size)
+            options = {} if num_classes is None else {"num_classes": num_classes}
+            model, inputs = _LIBRARIES[library](package, rest, image_size, **options)
         except (KeyError, OSError, RuntimeError, ValueError) as error:  # each has its own
             reason = str(error).strip().split("\n")[0]
             raise ValueError(f"{name}: {reason}{_suggest_names(package, rest)}") from error
@@ -125,12 +129,12 @@ def _texts(length: int, vocabulary: int, last: int | None = None) -> Tensor:
     return ids
 
 
-def _torchvision(library: Any, name: str, image_size: int | None) -> Made:
-    return library.get_model(name), _images(image_size or 224)
+def _torchvision(library: Any, name: str, image_size: int | None, **options: int) -> Made:
+    return library.get_model(name, **options), _images(image_size or 224)
 
 
-def _timm(library: Any, name: str, image_size: int | None) -> Made:
-    model = library.create_model(name)
+def _timm(library: Any, name: str, image_size: int | None, **options: int) -> Made:
+    model = library.create_model(name, **options)
     channels, *sides = model.default_cfg.get("input_size", (3, 224, 224))
     return model, _images(image_size or sides[0], channels)
 
@@ -149,10 +153,17 @@ def _clip_models(library: Any, name: str, image_size: int | None) -> Made:
     return model, (_images(image_size or config.vision.image_size), texts)
 
 
-def _transformers(library: Any, name: str, image_size: int | None) -> Made:
+def _transformers(
+    library: Any, name: str, image_size: int | None, num_classes: int | None = None
+) -> Made:
     config = library.AutoConfig.from_pretrained(name)
     kind = (getattr(config, "architectures", None) or ["AutoModel"])[0]
-    model = getattr(library, kind).from_pretrained(name)
+    if num_classes is None:
+        model = getattr(library, kind).from_pretrained(name)
+    else:  # a new head where the stored one has another size, or where there is none
+        model = library.AutoModelForImageClassification.from_pretrained(
+            name, num_labels=num_classes, ignore_mismatched_sizes=True
+        )
     text, vision = (getattr(config, f"{part}_config", config) for part in ("text", "vision"))
     accepted = inspect.signature(model.forward).parameters
     inputs: dict[str, Any] = {}
@@ -172,7 +183,8 @@ def _transformers(library: Any, name: str, image_size: int | None) -> Made:
 
 _PACKAGES = {"torchvision": "torchvision.models", "clip-models": "clip_models"}
 _DISTRIBUTIONS = {"open_clip": "open_clip_torch"}
-_LIBRARIES: dict[str, Callable[[Any, str, int | None], Made]] = {
+_CLASSIFIERS = ("torchvision", "timm", "transformers")
+_LIBRARIES: dict[str, Callable[..., Made]] = {
     "torchvision": _torchvision,
     "timm": _timm,
     "open_clip": _open_clip,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
 import warnings
 from pathlib import Path
@@ -33,7 +34,7 @@ def build_supernet(options: argparse.Namespace) -> Supernet:
     device = _choose_device(options.device)
     space = Space.read(options.space) if options.space else None
     torch.manual_seed(options.seed)
-    model, inputs = build_model(options.model, options.image_size)
+    model, inputs = build_model(options.model, options.image_size, options.num_classes)
     if options.weights:
         _load_weights(model, options.weights, options.model)
     model = model.to(device)
@@ -51,11 +52,15 @@ def sample_subnet(net: Supernet, options: argparse.Namespace) -> Config:
 def _choose_device(name: str) -> torch.device:
     """The device of that name; `auto` is CUDA if available, otherwise the CPU.
 
+    Without a number each process of torchrun has the CUDA device of its own.
+
     Raises:
         ValueError: The device cannot be used on this machine.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

@@ -20,7 +20,8 @@ _NOT_RECORDED = {
     *("command", "defaults", "function", "json", "out", "overwrite", "push_to_hub", "quiet", "run"),
     "token",
 }
-_PATHS = ("weights", "supernet", "space", "images")
+_PATHS = ("weights", "supernet", "space", "images", "texts")
+_DATA = ("images", "texts", "data")
 
 
 def write_record(folder: Path, options: argparse.Namespace) -> None:
@@ -44,23 +45,19 @@ def read_record(folder: Path, given: argparse.Namespace) -> argparse.Namespace:
     """
     command, recorded = _read(folder, given.defaults)
     changes = {name: value for name, value in vars(given).items() if value is not None}
+    if any(name in changes for name in _DATA):  # one of them; the others are not of the run
+        recorded |= dict.fromkeys(_DATA)
     for name in ("model", "data"):
         known = recorded.get(name)
-        if known is None or name in changes:
-            continue
-        if name == "data" and "images" in changes:
-            recorded["data"] = None
-        elif is_factory(known):
+        if known is not None and name not in changes and is_factory(known):
             raise ValueError(
                 f"{folder} was started with the factory {known}; code that a file names is not "
                 f"run: pass --{name} {known}"
             )
-    if "data" in changes:
-        recorded["images"] = None
     merged = vars(given) | recorded | changes
     if not merged["model"]:
         raise ValueError(f"{folder} does not say of which model it is: pass --model MODEL")
-    if not merged["images"] and not merged["data"]:
+    if not any(merged[name] for name in _DATA):
         raise ValueError(
             f"{folder} does not record its options: pass --images FOLDER or --data FACTORY, and "
             "every other option that it was started with"
@@ -85,7 +82,7 @@ def _read(folder: Path, defaults: dict[str, dict[str, Any]]) -> tuple[str, dict[
         raise ValueError(f"{file} must have format_version {FORMAT_VERSION} and options")
     if record.get("command") not in ("train", "search"):
         raise ValueError(f"{file} must be of train or search, got {record.get('command')!r}")
-    return record["command"], options
+    return record["command"], defaults[record["command"]] | options  # of earlier releases: fewer
 
 
 def checkpoints_folder(folder: Path) -> Path:

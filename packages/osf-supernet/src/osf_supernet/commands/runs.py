@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import os
 import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -102,7 +104,7 @@ def _is_first_rank() -> bool:
 def _train(net: Supernet, experiment: Experiment, options: argparse.Namespace) -> None:
     folder = Path(options.out)
     checkpoints = checkpoints_folder(folder)
-    with process_group() as rank:
+    with process_group(next(net.model.parameters()).device) as rank:
         if not has_checkpoint(checkpoints):
             net.reorder(options.importance)
 
@@ -111,9 +113,11 @@ def _train(net: Supernet, experiment: Experiment, options: argparse.Namespace) -
             train_supernet(
                 Sandwich(net, experiment.task, num_random=options.num_random, seed=options.seed),
                 experiment.batch_of,
-                torch.optim.AdamW(net.model.parameters(), options.lr),
+                torch.optim.AdamW(
+                    net.model.parameters(), options.lr, weight_decay=options.weight_decay
+                ),
                 options.steps,
-                learning_rate=lambda step: float(options.lr),  # also of a run that goes on
+                learning_rate=partial(_learning_rate, options),  # also of a run that goes on
                 folder=checkpoints,
                 save_every=options.save_interval,
                 report=report,
@@ -129,6 +133,19 @@ def _train(net: Supernet, experiment: Experiment, options: argparse.Namespace) -
             print(f"{name}: score {_score(experiment, net.model):.4f}")
     if options.push_to_hub:
         print(push_to_hub(net, options.push_to_hub, token=options.token))
+
+
+def _learning_rate(options: argparse.Namespace, step: int) -> float:
+    """The rate of a step: up from 0 over the warm-up, then as `--schedule` says."""
+    if step < options.warmup:
+        return float(options.lr) * (step + 1) / options.warmup
+    done = (step - options.warmup) / max(1, options.steps - options.warmup)
+    factor = {
+        "constant": 1.0,
+        "cosine": (1 + math.cos(math.pi * done)) / 2,
+        "linear": 1 - done,
+    }[options.schedule]
+    return float(options.lr) * factor
 
 
 class _LossPrinter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -166,14 +167,14 @@ class Space(Mapping[str, Choice]):
         `atten_out_space` means heads of unchanged size here (there, a smaller size of each).
         """
         choices: dict[str, Choice] = {}
-        for prefix, part in _towers(data):
+        for prefixes, part in _towers(data):
             for key, values in part.items():
                 if key not in _ELASTIC:
                     raise ValueError(f"unknown key {key!r}; expected {', '.join(_ELASTIC)}")
                 if len(values) < 2:
                     continue
                 unit, kinds = _ELASTIC[key]
-                for kind in kinds:
+                for prefix, kind in itertools.product(prefixes, kinds):
                     pattern = f"{prefix}*.{kind}" if prefix else kind
                     choices[pattern] = Choice(unit=unit, values=tuple(values), only_full=True)
         return cls(choices)
@@ -298,17 +299,20 @@ _ELASTIC = {
     "inter_hidden_space": ("sizes", ("mlp", "ssm_inner")),
     "residual_hidden_space": ("sizes", ("embed",)),
 }
-_TOWERS = {"text": "text*", "vision": "vis*"}
+_TOWERS = {  # how groups of a tower are named, by any library
+    "text": ("[!vi]*",),  # text_model.…, text.…, and open_clip's transformer.… and plain heads
+    "vision": ("vis*", "image*"),
+}
 
 
 def _is_elastic(data: Mapping[str, Any]) -> bool:
     return any(key in _ELASTIC for key in data)
 
 
-def _towers(data: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The parts of elastic JSON with the prefix of the names they concern."""
+def _towers(data: Mapping[str, Any]) -> list[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """The parts of elastic JSON with the beginnings of the names they concern."""
     if _is_elastic(data):
-        return [("", data)]
+        return [(("",), data)]
     unknown = set(data) - set(_TOWERS)
     if unknown:
         raise ValueError(f"unknown part {sorted(unknown)[0]!r}; expected text and vision")

@@ -15,12 +15,17 @@ from osf_supernet.supernet import Supernet
 
 
 @contextmanager
-def process_group() -> Iterator[int]:
-    """Join the processes of torchrun by gloo; the rank, 0 without torchrun."""
+def process_group(device: torch.device | str = "cpu") -> Iterator[int]:
+    """Join the processes of torchrun; the rank, 0 without torchrun.
+
+    Args:
+        device: of the model: NCCL carries its tensors on CUDA, gloo on the CPU.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield 0
         return
-    distributed.init_process_group("gloo")
+    on_cuda = torch.device(device).type == "cuda"
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")
     try:
         yield distributed.get_rank()
     finally:
