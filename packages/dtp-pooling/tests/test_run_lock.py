@@ -91,6 +91,16 @@ def test_a_lock_that_was_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
         RunLock(tmp_path)
 
 
+@pytest.mark.parametrize("make", [os.symlink, os.link, lambda _, place: os.mkfifo(place)])
+def test_no_file_of_the_user_is_written_through_a_lock_of_a_stranger(tmp_path, make):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "mine").write_text("precious")
+    make(tmp_path / "mine", tmp_path / "run" / ".lock")
+    with pytest.raises(OSError, match=r"not a lock file.*delete it.*\.lock"):
+        RunLock(tmp_path / "run")
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "no locks available")

@@ -75,6 +75,17 @@ def test_the_command_writes_graphs_and_their_description(
     assert (tmp_path / "out" / "image.pt2").exists()
 
 
+@pytest.mark.parametrize("description", [None, "{}", "[", '{"image": {"graph": "../mine.onnx"}}'])
+def test_files_that_no_export_wrote_stay(tmp_path: Path, description: str | None) -> None:
+    for name in ("image.onnx", "text.pt2"):
+        (tmp_path / name).write_text("mine")
+    if description is not None:
+        (tmp_path / "description.json").write_text(description)
+    is_there = description is not None
+    export_model(tmp_path, small(), PREPROCESS, to="torchscript", overwrite=is_there)
+    assert (tmp_path / "image.onnx").read_text() == (tmp_path / "text.pt2").read_text() == "mine"
+
+
 def test_a_model_in_half_precision_and_training_is_exported_in_single(tmp_path: Path) -> None:
     model = small().train().bfloat16()
     before = {key: value.clone() for key, value in model.state_dict().items()}

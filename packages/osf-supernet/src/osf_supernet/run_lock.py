@@ -15,6 +15,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -77,7 +78,7 @@ class RunLock:
 
     def _acquire(self) -> int | None:
         """The open file, locked; None if it was removed meanwhile, to try again."""
-        file = self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file = self._file = _open(self._path)
         try:
             _flock(file, self.directory)
             if not self._is_ours():
@@ -199,6 +200,24 @@ def _remove_leftovers(directory: Path) -> None:
                 shutil.rmtree(leftover, ignore_errors=True)
         except OSError:  # in use, or removed meanwhile
             continue
+
+
+def _open(path: Path) -> int:
+    """The lock file, made if need be; a directory from a stranger may hold a link in its place."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+    try:
+        file = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+    else:
+        found = os.fstat(file)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
+            return file
+        os.close(file)
+    raise OSError(
+        errno.EINVAL, "not a lock file, but a link or another kind of file; delete it", str(path)
+    )
 
 
 def _flock(file: int, directory: Path) -> None:

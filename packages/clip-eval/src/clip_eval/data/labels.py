@@ -10,7 +10,7 @@ from clip_eval.data.faults import BadSample, DataError
 from clip_eval.data.text_files import normal_form
 
 NUMBER = re.compile(r"(-?[0-9]+)(\.0+)?")
-MOST_CLASSES = 2**31
+MOST_CLASSES = 2**31  # labels beyond it are damage
 LABELS_CHECKED = 1024
 
 

@@ -15,8 +15,6 @@ from clip_eval.data.faults import BadSample, DataError, Fault
 from clip_eval.data.labels import LABELS_CHECKED, MOST_CLASSES, require_class, spread
 from clip_eval.data.templates import DEFAULT_TEMPLATES, fill_templates
 
-"""Labels beyond it are damage."""
-
 
 @dataclass(frozen=True)
 class Sample:

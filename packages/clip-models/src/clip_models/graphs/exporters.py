@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import json
 import os
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from clip_models.command_line import read_small_file
 from clip_models.config.preprocess_config import PreprocessConfig
 from clip_models.config.towers import CompactResNetConfig
 from clip_models.errors import CheckpointError
@@ -75,6 +77,7 @@ def export_model(
     names += [DESCRIPTION_NAME, *(file.name for file in extra)]
     if not overwrite:
         require_absent(directory, names)
+    outdated = _graphs_of(directory) - set(names)
     directory.mkdir(parents=True, exist_ok=True)
     config = measure_config(model)
     exported = copy.deepcopy(model).float().cpu().eval()
@@ -96,10 +99,19 @@ def export_model(
         written = sorted(path.name for path in place.iterdir())
         for name in written:
             os.replace(place / name, directory / name)
-        for suffix in set(SUFFIXES.values()) - {SUFFIXES[to]}:  # graphs of the replaced model
-            for name in _GRAPH_NAMES:
-                (directory / f"{name}{suffix}").unlink(missing_ok=True)
+        for name in outdated:
+            (directory / name).unlink(missing_ok=True)
     return [directory / name for name in written]
+
+
+def _graphs_of(directory: Path) -> set[str]:
+    """The graphs that an earlier export into a directory wrote, by its description."""
+    ours = {f"{tower}{suffix}" for tower in _GRAPH_NAMES for suffix in SUFFIXES.values()}
+    try:
+        found = json.loads(read_small_file(directory / DESCRIPTION_NAME))
+        return ours & {found[tower]["graph"] for tower in _GRAPH_NAMES}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return set()
 
 
 def make_example(encoder: nn.Module) -> tuple[Tensor, dict[int, str]]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from dtp_pooling.language_model.config import BoundaryConfig
 from dtp_pooling.language_model.model import DynamicPoolingLM
 
+_SURE = 30.0  # a logit beyond it has a probability that rounds to 0 or 1
 _FAR = 2.0  # times more, or fewer, segments than wanted
 
 
@@ -42,7 +43,8 @@ def calibrate_threshold(
     logits = torch.cat([part.flatten().double().cpu() for part in parts if part is not None])
     ranked = logits.sort(descending=True).values
     closed = min(max(round(model.segmenter.config.rate * len(ranked)), 1), len(ranked) - 1)
-    threshold = float(ranked[closed - 1 : closed + 1].mean().sigmoid())
+    between = ranked[closed - 1 : closed + 1].mean().clamp(-_SURE, _SURE)
+    threshold = float(between.sigmoid())
     _set_threshold(model, threshold)
     return threshold
 

@@ -100,14 +100,7 @@ def _read_earlier_optimizer(place: Path, device: torch.device) -> dict[str, Any]
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         return {"optimizer": state["optimizer"], "step": int(state["step"])}
-    except (
-        EOFError,
-        KeyError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-        pickle.UnpicklingError,
-    ) as error:
+    except _DAMAGED as error:
         raise ValueError(
             f"{path} is damaged ({type(error).__name__}); delete {place} to start again"
         ) from error
