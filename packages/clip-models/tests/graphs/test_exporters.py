@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,16 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ImportError, match=r"onnx and onnxscript; pip install 'clip-models\[onnx"):
         export_model(tmp_path, small(), PREPROCESS)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("to", ["onnx", "torchscript", "pt2"])
+def test_a_graph_that_cannot_be_written_is_named(to: Any, tmp_path: Path) -> None:
+    model, before = small(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large; there is no part of it") as caught:
+            export_model(tmp_path, model, PREPROCESS, to=to)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert Path(caught.value.filename).parent == tmp_path
+    assert list(tmp_path.iterdir()) == []

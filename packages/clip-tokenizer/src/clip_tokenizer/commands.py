@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import json
 import sys
@@ -36,8 +37,10 @@ def encode(options: argparse.Namespace) -> None:
         dtype = np.uint16 if tokenizer.vocab_size <= 0x10000 else np.int32
         arrays = [tokenizer.encode_batch(block, dtype=dtype) for block in blocks]
         rows = np.concatenate([tokenizer.encode_batch([], dtype=dtype), *arrays])  # (N, T)
-        with replace_file(options.out) as temporary, open(temporary, "wb") as file:
-            np.save(file, rows)
+        array = io.BytesIO()  # into a file itself, NumPy hides why a disk took no more
+        np.save(array, rows)
+        with replace_file(options.out) as temporary:
+            temporary.write_bytes(array.getbuffer())
         return
     start, end = tokenizer.sot_token_id, tokenizer.eot_token_id
     for block in blocks:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from clip_tokenizer.atomic_write import replace_file, save_text
+from clip_tokenizer.atomic_write import save_text
 from clip_tokenizer.batch import (
     TruncateMode,
     as_batch,
@@ -148,8 +148,7 @@ class HFTokenizer:
         """Write `tokenizer.json` and `tokenizer_config.json`; `from_directory` reads them."""
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        with replace_file(folder / TOKENIZER_FILE) as temporary:
-            self._backend.save(str(temporary))
+        save_text(folder / TOKENIZER_FILE, self._backend.to_str(pretty=True))
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": self.context_length,

@@ -13,7 +13,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,29 @@ def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     except SafetensorError as error:
         raise OSError(f"{file} could not be written: {error}") from None
     file.chmod(mode)
+
+
+@contextmanager
+def naming(path: Path, *, temporary: Path | None = None, whole: str = "") -> Iterator[None]:
+    """Say in errors of writing a file which one it is, which Python often leaves out.
+
+    Args:
+        path: The file that the user knows.
+        temporary: What is written in its place.
+        whole: What is still there; by default whether the file is.
+
+    Raises:
+        OSError: With the name of the file.
+    """
+    try:
+        yield
+    except OSError as error:
+        places = (None, str(path), str(temporary))
+        if error.filename not in places and error.filename2 != str(temporary):
+            raise
+        kept = "the earlier file is unchanged" if path.exists() else "there is no part of it"
+        reason = f"{error.strerror or error}; {whole or kept}"
+        raise OSError(error.errno or errno.EIO, reason, str(path)) from error
 
 
 def verify_files(directory: Path, digests: Mapping[str, str]) -> None:

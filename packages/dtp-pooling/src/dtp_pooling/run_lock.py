@@ -8,6 +8,7 @@ Packages that import no sibling each hold this file, word for word; a test compa
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import glob
@@ -84,8 +85,9 @@ class RunLock:
             if not self._is_ours():
                 os.close(file)
                 return None
-            os.ftruncate(file, 0)
-            os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
+            with contextlib.suppress(OSError):  # a full disk; the lock is held all the same
+                os.ftruncate(file, 0)
+                os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
         except BaseException:
             self._file = None
             os.close(file)

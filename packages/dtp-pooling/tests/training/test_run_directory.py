@@ -1,11 +1,22 @@
 from __future__ import annotations
 
+import resource
+
 import pytest
 import torch
-from dtp_pooling.training.run_directory import create_run, read_run
+from dtp_pooling.training.run_directory import append_metrics, create_run, read_run, replace_file
 from dtp_pooling.training.trainer import Trainer
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def small_files():
+    """Files of more than 4 KiB cannot be written, as on a full disk or above a quota."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_line_of_metrics_that_was_cut_short_is_dropped(tmp_path, small, train):
@@ -62,3 +73,19 @@ def test_another_alphabet_or_a_run_without_checkpoint_is_refused(tmp_path, key, 
     create_run(tmp_path / "fresh", small("none"), text, text)
     with pytest.raises(FileNotFoundError, match="no checkpoint yet"):
         train(tmp_path / "b", small("none", **{key: str(tmp_path / "fresh")}))
+
+
+@pytest.mark.usefixtures("small_files")
+def test_files_that_cannot_be_written_are_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with pytest.raises(OSError, match="File too large; there is no part of it") as caught:
+        replace_file(path, b"a" * 9999)
+    assert caught.value.filename == str(path)
+    replace_file(path, b"{}\n")
+    with pytest.raises(OSError, match="the earlier file is unchanged"):
+        replace_file(path, b"a" * 9999)
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(OSError, match="File too large; its earlier lines are whole") as caught:
+        append_metrics(tmp_path, {"text": "a" * 9999})
+    assert caught.value.filename == str(path)
+    assert path.read_text().startswith("{}\n")

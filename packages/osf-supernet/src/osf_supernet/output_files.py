@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from osf_supernet.checkpoint_files import naming
 from osf_supernet.run_lock import RunLock, is_unused, set_aside
 
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; it becomes `path` when the block ends without an error."""
+    """A temporary path to write to; it becomes `path` when the block ends without an error.
+
+    Raises:
+        OSError: It cannot be written; what was at `path` stays.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        yield partial
-        partial.replace(path)
+        with naming(path, temporary=partial):
+            yield partial
+            partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only file system refuses this too
+            partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

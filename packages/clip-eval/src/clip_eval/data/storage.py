@@ -44,7 +44,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        if error.filename not in (None, str(temporary)):
+        if error.filename not in (None, str(path), str(temporary)):
             raise
         kept = "the earlier file is unchanged" if path.exists() else "there is no part of it"
         detail = f"{error.strerror or error}; {kept}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import time
 import uuid
 import warnings
@@ -147,8 +148,10 @@ class EmbeddingStore:
         table["check"] = [np.frombuffer(_check(row), np.uint8) for row in table]
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"{uuid.uuid4().hex}.npy"
-        with storage.atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.save(file, table)
+        array = io.BytesIO()  # into a file itself, NumPy hides why a disk took no more
+        np.save(array, table)
+        with storage.atomic_path(path) as temporary:
+            temporary.write_bytes(array.getbuffer())
 
     def _files(self) -> list[Path]:
         return sorted(self.directory.glob("*.npy"))

@@ -48,7 +48,7 @@ class FaissIndex:
             index = cls(_build(faiss, features))
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as temporary:
-                faiss.write_index(index.index, str(temporary))
+                temporary.write_bytes(faiss.serialize_index(index.index).data)
             write_json(about, {"embeddings": digest, "faiss": faiss.__version__})
             return index
         if read_json(about).get("embeddings") != digest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -237,7 +238,9 @@ def _write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
             with open(temporary, "wb") as file:
                 np.savez(file, allow_pickle=False, **{k: _to_numpy(v) for k, v in plain.items()})
         else:
-            torch.save({key: value.clone() for key, value in plain.items()}, temporary)
+            pickled = io.BytesIO()  # into a file itself, torch hides why a disk took no more
+            torch.save({key: value.clone() for key, value in plain.items()}, pickled)
+            temporary.write_bytes(pickled.getbuffer())
 
 
 def _to_numpy(value: Tensor) -> np.ndarray[Any, Any]:

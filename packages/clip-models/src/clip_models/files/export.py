@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from clip_models.config.preprocess_config import PreprocessConfig
 from clip_models.converters.dialect_names import Dialect
 from clip_models.converters.dialects import from_native
 from clip_models.errors import CheckpointError
-from clip_models.files.atomic_write import save_json, save_tensors, save_text
+from clip_models.files.atomic_write import copy_file, save_json, save_tensors, save_text
 from clip_models.files.foreign_configs import ForeignConfigs, make_foreign_configs
 from clip_models.files.model_card import MARK, make_model_card
 from clip_models.files.model_directory import (
@@ -90,7 +89,7 @@ def save_pretrained(
     for name, values in configs.items():
         save_json(directory / name, values)
     for file in new:
-        shutil.copyfile(file, directory / file.name)
+        copy_file(file, directory / file.name)
     if overwrite:
         remove_others(directory, [*names, *(file.name for file in extra)])
     return [directory / name for name in names]

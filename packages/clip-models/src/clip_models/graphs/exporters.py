@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import io
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,7 +19,7 @@ from clip_models.command_line import read_small_file
 from clip_models.config.preprocess_config import PreprocessConfig
 from clip_models.config.towers import CompactResNetConfig
 from clip_models.errors import CheckpointError
-from clip_models.files.atomic_write import save_json
+from clip_models.files.atomic_write import copy_file, naming, save_json
 from clip_models.files.export import require_absent
 from clip_models.files.model_directory import CONFIG_NAME, save_config
 from clip_models.graphs.checking import check_graph, quiet
@@ -86,7 +86,8 @@ def export_model(
         for encoder, name in zip(
             (ImageEncoder(exported), TextEncoder(exported)), names, strict=False
         ):
-            _write_graph(encoder, place / name, to)
+            with naming(directory / name, temporary=place / name):
+                _write_graph(encoder, place / name, to)
             if check:
                 check_graph(encoder, place / name)
         save_config(place, config, preprocess)
@@ -95,7 +96,7 @@ def export_model(
         )
         save_json(place / DESCRIPTION_NAME, description)
         for file in extra:
-            shutil.copyfile(file, place / file.name)
+            copy_file(file, place / file.name)
         written = sorted(path.name for path in place.iterdir())
         for name in written:
             os.replace(place / name, directory / name)
@@ -157,12 +158,15 @@ def _write_onnx(encoder: nn.Module, example: Tensor, sizes: dict[int, str], path
 def _write_torchscript(encoder: nn.Module, example: Tensor, _: dict[int, str], path: Path) -> None:
     with torch.no_grad():
         traced: Any = torch.jit.trace(encoder, example, check_trace=False)  # type: ignore[no-untyped-call]
-    traced.save(path)
+    path.write_bytes(traced.save_to_buffer())  # to a full disk, `save` ends the process
 
 
 def _write_pt2(encoder: nn.Module, example: Tensor, sizes: dict[int, str], path: Path) -> None:
     shapes = (dict.fromkeys(sizes, torch.export.Dim.DYNAMIC),)
-    torch.export.save(torch.export.export(encoder, (example,), dynamic_shapes=shapes), path)
+    program = torch.export.export(encoder, (example,), dynamic_shapes=shapes)
+    buffer = io.BytesIO()  # to a full disk itself, `save` ends the process
+    torch.export.save(program, buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 def _require_packages(to: GraphFormat, check: bool) -> None:

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-
-@contextmanager
-def naming(file: Path) -> Iterator[None]:
-    """Give an error of writing a file its name, which Python leaves out of most.
-
-    Raises:
-        OSError: With the name.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(file)) from error
+from dtp_pooling.checkpoint_files import naming
 
 
 @contextmanager
@@ -29,13 +15,14 @@ def replacing(file: Path) -> Iterator[Path]:
     """A temporary path to write to; what was written is flushed to disk and replaces `file`."""
     partial = file.with_name(f".{file.name}.partial")
     try:
-        with naming(file):
+        with naming(file, temporary=partial):
             yield partial
             with open(partial, "rb+") as stream:
                 os.fsync(stream.fileno())
             os.replace(partial, file)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only file system refuses this too
+            partial.unlink(missing_ok=True)
 
 
 def replace_text(file: Path, text: str) -> None:
@@ -46,5 +33,5 @@ def replace_text(file: Path, text: str) -> None:
 
 def write_lines(file: Path, lines: Iterable[str]) -> None:
     """Write a text file of lines, the same on all systems."""
-    with naming(file):
+    with naming(file, whole="other files are whole"):
         file.write_bytes("".join(f"{line}\n" for line in lines).encode())

@@ -15,6 +15,7 @@ import tomli_w
 from clip_models.command_line import read_small_file
 from clip_models.config import from_dict, to_dict
 from clip_models.files import WEIGHTS_NAME
+from dtp_pooling.checkpoint_files import naming
 from dtp_pooling.run_lock import RunLock, is_unused, start_run
 from torch.utils.tensorboard import SummaryWriter
 
@@ -22,7 +23,7 @@ from clip_train.config.presets import parse_toml, rename_keys
 from clip_train.config.run import Config
 from clip_train.errors import RunDirectoryError
 from clip_train.logs.curves import draw_curves
-from clip_train.logs.files import naming, replace_text, replacing
+from clip_train.logs.files import replace_text, replacing
 
 CONFIG_NAME = "config.toml"
 METRICS_NAME = "metrics.jsonl"
@@ -79,8 +80,7 @@ class RunDirectory:
     def write_config(self, config: Config) -> None:
         """Write the resolved config."""
         text = tomli_w.dumps(to_dict(config))
-        with naming(self.path / CONFIG_NAME):
-            (self.path / CONFIG_NAME).write_text(text, encoding="utf-8")
+        replace_text(self.path / CONFIG_NAME, text)
 
     def reopen(self, config: Config, step: int) -> None:
         """Give the run another config from `step` on; the weights it ended with stay beside it."""
@@ -124,7 +124,10 @@ class RunDirectory:
         if not self.writes:
             return
         metrics = self.path / METRICS_NAME
-        with naming(metrics), open(metrics, "a", encoding="utf-8") as file:
+        with (
+            naming(metrics, whole="its earlier lines are whole"),
+            open(metrics, "a", encoding="utf-8") as file,
+        ):
             file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         place = f"{kind}/{group}/" if group else f"{kind}/"
         numbers = {f"{place}{k}": v for k, v in values.items() if isinstance(v, (int, float))}

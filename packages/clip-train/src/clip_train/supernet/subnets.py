@@ -22,6 +22,7 @@ from clip_train.distributed.single import SingleBackend
 from clip_train.engine.data_components import DataComponents
 from clip_train.engine.gradients import normalized_embeddings
 from clip_train.engine.step_inputs import InputMaker
+from clip_train.logs.files import replace_text
 from clip_train.logs.progress import progress_bar
 from clip_train.model.towers import Towers
 from clip_train.objectives.batch import StepInputs
@@ -188,7 +189,7 @@ def _write_description(folder: Path, net: Supernet, config: dict[str, int], scor
 
 
 def _write_json(file: Path, value: object) -> None:
-    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    replace_text(file, json.dumps(value, indent=2) + "\n")
 
 
 def describe_subnet(folder: Path) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 
-from dtp_pooling.training.run_directory import read_metrics
+from dtp_pooling.training.run_directory import read_metrics, replace_file
 
 
 def curves(options: argparse.Namespace) -> None:
@@ -28,4 +29,7 @@ def curves(options: argparse.Namespace) -> None:
     bits.set(xlabel="step", ylabel="bits per character")
     shortening.set(xlabel="step", ylabel="characters per segment")
     bits.legend()
-    figure.savefig(options.out)
+    picture = io.BytesIO()
+    file = options.out if options.out.suffix else options.out.with_suffix(".png")
+    figure.savefig(picture, format=file.suffix[1:])
+    replace_file(file, picture.getvalue())

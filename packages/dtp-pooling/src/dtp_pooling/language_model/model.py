@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dtp_pooling.checkpoint_files import save_tensors
+from dtp_pooling.checkpoint_files import naming, save_tensors
 from dtp_pooling.command_line import read_small_file
 from dtp_pooling.language_model.attention import RelativeTerms, sinusoids
 from dtp_pooling.language_model.block import Block
@@ -152,7 +152,9 @@ class DynamicPoolingLM(nn.Module):
     def save_config(self, folder: Path) -> None:
         """Write `config.json` into the folder."""
         text = json.dumps(dataclasses.asdict(self.config), indent=2)
-        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+        file = folder / "config.json"
+        with naming(file, whole="other files are whole"):
+            file.write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> DynamicPoolingLM:

@@ -11,12 +11,12 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dtp_pooling.checkpoint_files import newest_checkpoint, read_state
+from dtp_pooling.checkpoint_files import naming, newest_checkpoint, read_state
 from dtp_pooling.command_line import read_small_file
 from dtp_pooling.language_model.model import DynamicPoolingLM
 from dtp_pooling.run_lock import LOCK_NAME, PARTIAL_NAME, start_run
@@ -216,7 +216,11 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
 
 def append_metrics(directory: Path, record: dict[str, Any]) -> None:
     """Add a line to `metrics.jsonl`."""
-    with (directory / METRICS_NAME).open("a", encoding="utf-8") as file:
+    path = directory / METRICS_NAME
+    with (
+        naming(path, whole="its earlier lines are whole"),
+        path.open("a", encoding="utf-8") as file,
+    ):
         file.write(json.dumps(record) + "\n")
 
 
@@ -228,10 +232,19 @@ def rewind_metrics(directory: Path, step: int) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file that is whole or not there."""
+    """Write a file that is whole or not there.
+
+    Raises:
+        OSError: It cannot be written; what was at `path` stays.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    try:
+        with naming(path, temporary=partial):
+            partial.write_bytes(content)
+            os.replace(partial, path)
+    finally:
+        with suppress(OSError):  # a read-only file system refuses this too
+            partial.unlink(missing_ok=True)
 
 
 def _write_record(directory: Path, record: RunRecord) -> None:

@@ -10,13 +10,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
 
+from osf_supernet.checkpoint_files import naming
 from osf_supernet.command_line import one_line
 from osf_supernet.commands.experiments import make_experiment, pruning_batches
 from osf_supernet.counting import count_parameters
 from osf_supernet.files.folders import save_subnet
-from osf_supernet.output_files import write_text
+from osf_supernet.output_files import replace_file, write_text
 from osf_supernet.progress import ProgressBar
 from osf_supernet.pruning import choose_subnet, use_fine_space
 from osf_supernet.search.scoring import digest
@@ -151,7 +153,8 @@ def write_model(small: nn.Module, folder: Path, model: str) -> str:
     reason = ""
     if write is not None:
         try:
-            loads = write(small, folder, name)
+            with naming(folder, whole="the model is not complete"):
+                loads = write(small, folder, name)
         except ValueError as error:
             reason = f"no folder of {library}: {one_line(error)}; "
         else:
@@ -165,7 +168,10 @@ def write_model(small: nn.Module, folder: Path, model: str) -> str:
 
 
 def _write_pretrained(small: Any, folder: Path, name: str) -> str:
-    small.save_pretrained(folder)
+    try:
+        small.save_pretrained(folder)
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
     return f"transformers.{type(small).__name__}.from_pretrained('{folder}') takes it"
 
 
@@ -178,5 +184,6 @@ def _write_clip(small: Any, folder: Path, name: str) -> str:
     library.save_model(folder, small, preprocess)
     for file in _TOKENIZER_FILES:
         if (source := Path(name) / file).is_file():
-            shutil.copyfile(source, folder / file)
+            with replace_file(folder / file) as partial:
+                shutil.copyfile(source, partial)
     return f"clip_models.load_model('{folder}') and `clip-eval run --model {folder}` take it"

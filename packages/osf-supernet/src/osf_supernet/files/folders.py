@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
@@ -145,7 +146,10 @@ def _write_weights(folder: Path, write: Callable[[Path], object]) -> str:
     with replace_file(folder / _WEIGHTS) as path:
         path.touch()
         mode = path.stat().st_mode
-        write(path)
+        try:
+            write(path)
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
         path.chmod(mode)
         return _digest(path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from osf_supernet.output_files import replace_file
 from osf_supernet.search.result import Candidate, SearchResult
 
 _LABELS = {"params": "parameters", "flops": "operations", "latency_ms": "milliseconds"}
@@ -58,7 +59,10 @@ def draw_front(result: SearchResult, path: str | Path, score_name: str = "score"
     axes.xaxis.set_major_locator(MaxNLocator(7))
     axes.grid(alpha=0.3)
     axes.legend(loc="best")
-    figure.savefig(Path(path))
+    path = Path(path)
+    path = path if path.suffix else path.with_suffix(".png")
+    with replace_file(path) as partial:
+        figure.savefig(partial, format=path.suffix[1:])
 
 
 def _mark(axes: Any, candidate: Candidate, cost: str, marker: str, color: str, label: str) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from osf_supernet.checkpoint_files import naming
 from osf_supernet.command_line import read_small_file
 from osf_supernet.graph.graph import named_tensors
+from osf_supernet.output_files import write_text
 from osf_supernet.search.config import SearchConfig
 from osf_supernet.search.latency import LatencyTable
 from osf_supernet.search.result import Candidate
@@ -117,7 +119,7 @@ class Scorer:
         text = read_small_file(self._file) if self._file.exists() else ""
         whole, end, cut = text.rpartition("\n")
         if cut:
-            self._file.write_text(whole + end, encoding="utf-8")
+            write_text(self._file, whole + end)
         lines = whole.splitlines()
         if not lines:
             self._append(self._header)
@@ -140,7 +142,8 @@ class Scorer:
         if self._file is None:
             return
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a", encoding="utf-8") as file:
+        earlier = "the scores before are whole"
+        with naming(self._file, whole=earlier), self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
 

@@ -175,12 +175,22 @@ def _copy(url: str, target: Path, most: int) -> int:
         expected = getattr(stream, "length", None)  # what http.client still expects
         _refuse_overflow(expected or 0, most, url)
         while block := stream.read(COPY_BYTES):
-            file.write(block)
+            _append(file, block)
             _refuse_overflow(file.tell(), most, url)
         written = file.tell()
     if expected is not None and written != expected:
         raise OSError(f"{written:,} of {expected:,} bytes arrived")
     return written
+
+
+def _append(file: IO[bytes], block: bytes) -> None:
+    """Write a block of a file; an error names the file, unlike those of reading a URL."""
+    try:
+        file.write(block)
+        file.flush()
+    except OSError as error:
+        reason = f"{error.strerror or error}; other files of the cache are whole"
+        raise OSError(error.errno or errno.EIO, reason, file.name) from error
 
 
 def _refuse_overflow(size: int, most: int, url: str) -> None:
@@ -195,7 +205,7 @@ def _decompress(url: str, packed: str | Path, target: Path, most: int) -> int:
         # A stream that is cut or damaged ends early; the reader of the file reports it.
         with contextlib.suppress(zlib.error):
             for block in _iter_plain(stream):
-                file.write(block)
+                _append(file, block)
                 _refuse_overflow(file.tell(), most, url)
         return file.tell()
 
