@@ -28,9 +28,12 @@ from clip_train.data.streaming import ShardStream
 from clip_train.data.validation import (
     ValidationSet,
     WatchedMetric,
+    choose_set_templates,
     open_validation_sets,
     resolve_metric,
+    saved_templates,
 )
+from clip_train.engine.runs import with_absolute_paths
 from clip_train.shapes.source import ShapesSource
 from PIL import Image
 
@@ -166,6 +169,36 @@ def test_templates_are_a_list_a_file_or_a_standard_data_set(tmp_path: Path) -> N
     (tmp_path / "cupl.json").write_text('{"cat": ["a cat"]}')
     with pytest.raises(ConfigError, match="got prompts by class name"):
         resolve_templates(DataConfig(templates=(str(tmp_path / "cupl.json"),)))
+
+
+def test_files_of_several_data_sets_are_read_by_the_name_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = folder(tmp_path, "pets", 2), folder(tmp_path, "dtd", 2)
+    names, templates = tmp_path / "names.json", tmp_path / "templates.json"
+    names.write_text('{"dtd": ["thing", "dots"], "pets": ["thing", "cat"]}')
+    templates.write_text('{"dtd": ["{c} texture"], "pets": ["a pet {c}", "pet {c}"]}')
+    keys: dict[str, Any] = {"classnames": str(names), "templates": (str(templates),)}
+    data = DataConfig(train=f"{one}::{two}", val=(str(one), str(two)), **keys)
+    source = open_training_source(data)
+    assert source.read(0).captions == ("a pet thing", "pet thing")
+    assert source.read(2).captions == ("thing texture",)
+    sets = open_validation_sets(Config(data=data))
+    assert [one.source.classnames for one in sets] == [("thing", "cat"), ("thing", "dots")]
+    chosen = [choose_set_templates(one, ("x {c}",), data).templates for one in sets]
+    assert chosen == [("a pet {c}", "pet {c}"), ("{c} texture",)]
+    first = open_training_source(replace(data, train=str(one)))
+    assert saved_templates(Config(data=data), first, sets) == ("a pet {c}", "pet {c}")
+    other = folder(tmp_path, "animals", 1)
+    with pytest.raises(DataError, match=r"names\.json has several .* there are dtd, pets"):
+        open_training_source(replace(data, train=str(other)))
+    given = {"classnames": f"{names}:pets", "templates": (f"{templates}:pets",)}
+    named = replace(data, train=str(other), **given)
+    assert open_training_source(named).read(0).captions == ("a pet thing", "pet thing")
+    monkeypatch.chdir(tmp_path)
+    relative = replace(named, classnames="names.json:pets", templates=("templates.json:pets",))
+    found = with_absolute_paths(Config(data=relative)).data
+    assert (found.classnames, found.templates) == (named.classnames, named.templates)
 
 
 def test_class_names_that_are_bare_numbers_are_reported(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from clip_eval.errors import EvaluationError
 from clip_eval.evaluation.processes import Processes, join_processes
 from clip_eval.models.directory import load_for_evaluation
 from clip_eval.plurals import count_noun
+from clip_eval.prompts.dataset_files import DatasetTemplates
 from clip_eval.prompts.named_data import read_class_list, read_template_list
 from clip_eval.prompts.prompt_sets import PromptSet
 from clip_eval.report.predictions import format_predictions, render_predictions
@@ -134,6 +135,9 @@ def label_images(arguments: argparse.Namespace) -> None:
     classes, prompt_set = _labels(arguments)
     device = choose_device(arguments.device)
     loaded = load_for_evaluation(arguments.model, device=device)
+    if isinstance(given, DatasetTemplates):
+        named = () if prompt_set is None else (prompt_set.name,)
+        given, _ = given.choose(named, classes.names)
     templates = given or loaded.templates or (prompt_set and prompt_set.templates)
     found = predict(
         make_encoder(loaded, device=device, batch_size=arguments.batch_size),

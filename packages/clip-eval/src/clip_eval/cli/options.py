@@ -14,8 +14,9 @@ MODEL_HELP = (
     "hf-hub:REPOSITORY, or module:factory"
 )
 TEMPLATES_HELP = (
-    "file of caption templates, {c} for the class; JSON of class to prompts; or the name of a "
-    "standard data set such as imagenet1k"
+    "file of caption templates, {c} for the class; JSON of class to prompts, or of data set to "
+    "templates (FILE.json:NAME for one of them); or the name of a standard data set such as "
+    "imagenet1k"
 )
 DATA_OPTIONS = (
     ("image-root", "DIR", "directory that image paths start from"),
@@ -92,7 +93,8 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how data is read."""
     parser.add_argument(
         "--classnames",
-        help="file of class names, or of folder<TAB>name lines; or the name of a standard data set",
+        help="file of class names, or of folder<TAB>name lines, or JSON of data set to names "
+        "(FILE.json:NAME for one of them); or the name of a standard data set",
     )
     parser.add_argument(
         "--split",

@@ -27,8 +27,12 @@ class ClassList:
     folders: tuple[str, ...]
 
     @classmethod
-    def of(cls, classes: ClassNames) -> ClassList:
+    def of(cls, classes: ClassNames, *, may_be_blank: bool = False) -> ClassList:
         """A class list from names, or from a mapping of folder to name.
+
+        Args:
+            classes: The names.
+            may_be_blank: Whether a name may be empty: one of CLEVR's distances is.
 
         Raises:
             DataError: No class, or an empty name.
@@ -48,7 +52,7 @@ class ClassList:
                 raise DataError(
                     f"expected class names of at most {LONGEST_NAME:,} characters, got {name!r:.60}"
                 )
-        if not all(name.strip() for name in names):
+        if not may_be_blank and not all(name.strip() for name in names):
             raise DataError(f"class {[n.strip() for n in names].index('')} has an empty name")
         return cls(tuple(map(normal_form, names)), tuple(map(normal_form, folders)))
 

@@ -46,7 +46,8 @@ class PromptSet:
         return ClassList.of(
             self.classnames
             if self.folders is None
-            else dict(zip(self.folders, self.classnames, strict=True))
+            else dict(zip(self.folders, self.classnames, strict=True)),
+            may_be_blank=True,
         )
 
 
@@ -55,9 +56,14 @@ def list_prompt_sets() -> list[str]:
     return sorted(_load_table())
 
 
+def canonical_name(name: str) -> str:
+    """The usual name of a data set that has several."""
+    return ALIASES.get(name, name)
+
+
 def find_prompt_set(name: str) -> PromptSet | None:
     """The prompt set of a data set; None if the data set is not a standard one."""
-    name = ALIASES.get(name, name)
+    name = canonical_name(name)
     if name not in _load_table():
         return None
     entry = _load_table()[name]

@@ -14,6 +14,7 @@ from clip_eval.errors import EvaluationError
 from clip_eval.evaluation.evaluate import evaluate_together
 from clip_eval.evaluation.processes import Processes
 from clip_eval.plurals import count_noun
+from clip_eval.prompts.dataset_files import DatasetTemplates
 from clip_eval.prompts.named_data import choose_prompts, open_data
 from clip_eval.prompts.prompt_sets import PromptSet
 from clip_eval.report.write import write_result
@@ -57,7 +58,7 @@ class DataRun:
     directory: str
     source: Source
     prompt_set: PromptSet | None
-    templates: tuple[Templates | None, str]
+    templates: tuple[Templates | DatasetTemplates | None, str]
 
     def evaluate(self, models: Sequence[RunModel], report: Report) -> None:
         """Evaluate all models together; if that fails, each alone, so that the others go on."""

@@ -69,11 +69,13 @@ class DataConfig:
     """Share of the samples of `train` that is kept for validation, as the set `holdout`, where
     there is no `val`; which they are does not depend on the seed."""
     templates: tuple[str, ...] = ()
-    """Caption templates with a {c} slot for the class name; or one file of templates, or the name
-    of a standard data set such as imagenet1k; empty for those of the source, if it has any."""
+    """Caption templates with a {c} slot for the class name; or one file of templates (as
+    CLIP_benchmark's, `FILE.json:NAME` for one of its data sets), or the name of a standard data set
+    such as imagenet1k; empty for those of the source, if it has any."""
     classnames: str = ""
     """Class names for `train` and `val`: a file with one per line, `folder<TAB>name` per line, or
-    JSON; or the name of a standard data set such as imagenet1k."""
+    JSON (as CLIP_benchmark's, `FILE.json:NAME` for one of its data sets); or the name of a standard
+    data set such as imagenet1k."""
     template_choice: Literal["sample", "batch"] = "sample"
     """Scope of one random template: each `sample`, or the whole `batch`, where images of a class
     then share one caption that is encoded once."""

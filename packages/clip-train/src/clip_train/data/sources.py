@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clip_eval import PromptSet, open_data, read_template_list
+from clip_eval import PromptSet, choose_prompts, open_data, read_template_list
 from clip_eval.data import (
     DEFAULT_TEMPLATES,
     ShardCache,
@@ -151,8 +151,16 @@ def open_named(
     return source, prompt_set
 
 
-def resolve_templates(data: DataConfig) -> tuple[str, ...] | None:
+def resolve_templates(
+    data: DataConfig, source: Source | None = None, prompt_set: PromptSet | None = None
+) -> tuple[str, ...] | None:
     """The templates of `data.templates`, which may name a file or a standard data set.
+
+    Args:
+        data: The section of the config.
+        source: Chooses among the data sets of a file that has several, by its name; without it the
+            templates of such a file are None.
+        prompt_set: The prompt set of the source, if it has one.
 
     Raises:
         ConfigError: They are prompts by class name.
@@ -161,13 +169,14 @@ def resolve_templates(data: DataConfig) -> tuple[str, ...] | None:
     if not data.templates or "{c}" in data.templates[0]:
         return data.templates or None
     (name,) = data.templates
-    templates, _ = read_template_list(name)
+    given = read_template_list(name)
+    templates = given[0] if source is None else choose_prompts(source, prompt_set, given=given)[0]
     if isinstance(templates, Mapping):
         raise ConfigError(
             f"data.templates {name}: expected templates, got prompts by class name, which "
             "`clip-eval run --templates` takes"
         )
-    return None if templates is None else tuple(templates)
+    return tuple(templates) if isinstance(templates, Sequence) else None
 
 
 def absolute_spec(spec: str) -> str:
@@ -177,13 +186,16 @@ def absolute_spec(spec: str) -> str:
 
 def _open_with_captions(data: DataConfig, spec: str) -> Source:
     """A training source; a labeled one gets templates, so that every sample has captions."""
+    templates = resolve_templates(data)
     source, prompt_set = open_named(
         *(data, spec),
         split=data.split,
         default_split="train",
         classnames=data.classnames,
-        templates=resolve_templates(data),
+        templates=templates,
     )
+    if data.templates and templates is None:
+        source.templates = resolve_templates(data, source, prompt_set)
     if source.classnames and not source.templates:
         known = prompt_set is not None and prompt_set.templates is not None
         hint = f", as in --data.templates {prompt_set.name}" if prompt_set and known else ""

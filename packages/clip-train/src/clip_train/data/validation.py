@@ -10,6 +10,7 @@ from clip_eval import PromptSet, choose_prompts
 from clip_eval.data import DEFAULT_TEMPLATES, BadSample, Sample, Source
 from clip_models import ConfigError
 
+from clip_train.config.data import DataConfig
 from clip_train.config.run import Config
 from clip_train.data.sources import open_named, resolve_templates
 
@@ -106,8 +107,8 @@ def saved_templates(
     where they are not merely the default in place of a prompt set's.
     """
     given = resolve_templates(config.data)
-    if given is not None:
-        return given
+    if given is not None or config.data.templates:  # else those of a file of several data sets
+        return given or training.templates or ()
     if len(sets) == 1 and sets[0].source.templates:
         return sets[0].source.templates
     is_default = training.templates == DEFAULT_TEMPLATES
@@ -116,11 +117,18 @@ def saved_templates(
     return training.templates
 
 
-def choose_set_templates(one: ValidationSet, saved: tuple[str, ...]) -> ValidationSet:
-    """The set with the templates that `clip-eval run` would take for it."""
+def choose_set_templates(
+    one: ValidationSet, saved: tuple[str, ...], data: DataConfig
+) -> ValidationSet:
+    """The set with the templates that `clip-eval run` would take for it.
+
+    Raises:
+        DataError: `data.templates` is a file of several data sets, and none is named like this one.
+    """
     if one.task == "retrieval":
         return one
-    templates, origin = choose_prompts(one.source, one.prompt_set, saved=saved or None)
+    own = resolve_templates(data, one.source, one.prompt_set) or saved or None
+    templates, origin = choose_prompts(one.source, one.prompt_set, saved=own)
     chosen = None if templates is None else tuple(templates)
     return replace(one, templates=chosen, templates_from=origin)
 

@@ -130,7 +130,7 @@ def build_data_components(
     return DataComponents(
         config=config,
         source=source,
-        val_sets=tuple(choose_set_templates(one, templates) for one in val_sets),
+        val_sets=tuple(choose_set_templates(one, templates, config.data) for one in val_sets),
         watched=resolve_metric(config.eval.metric, val_sets),
         templates=templates,
         tokenizer=tokenizer,

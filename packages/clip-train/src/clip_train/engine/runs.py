@@ -308,8 +308,9 @@ def _absolute(path: str) -> str:
 
 def _absolute_file(name: str) -> str:
     """A file made absolute; a name of no file is that of a standard data set, or a template."""
-    return (
-        str(Path(name).expanduser().absolute())
-        if name and Path(name).expanduser().is_file()
-        else name
-    )
+    path = Path(name).expanduser()
+    if not name or path.is_file():
+        return str(path.absolute()) if name else name
+    file, colon, data_set = name.rpartition(":")  # of a file of several data sets
+    is_choice = bool(file) and Path(file).expanduser().is_file()
+    return f"{_absolute(file)}{colon}{data_set}" if is_choice else name
