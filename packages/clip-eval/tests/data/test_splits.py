@@ -73,6 +73,11 @@ def test_a_split_that_is_not_there() -> None:
         ("cifar10-test.tfrecord-00000-of-00001", "test"),
         ("imagenet1k-validation-07.tar", "validation"),
         ("train_07.tar", "train"),
+        ("train07.tar", "train"),
+        ("val1.tar", "val"),
+        ("cc3m-train00012.tar", "train"),
+        ("train2017.json", "train2017"),
+        ("train1k-00.tar", ""),
         ("train-00000-of-00003-0a1b2c3d.parquet", "train"),
         ("captions_val2014", "val2014"),
         ("coco_captions-restval.tfrecord-00000-of-00002", "restval"),
@@ -355,3 +360,14 @@ def test_splits_behind_a_url(
     (root / "set" / "train").rename(root / "set" / "other")
     source = open_source(f"wds:{url}/set", default_split="train")
     assert "not meant for training" in source.warnings[0]
+
+
+def test_numbers_of_files_are_no_years(tmp_path: Path) -> None:
+    files = [tmp_path / f"{word}{number}.tar" for word in ("train", "val") for number in (0, 1950)]
+    groups = group_by_split(files, tmp_path)
+    assert {name: sorted(found) for name, found in groups.items()} == {
+        "train": sorted(files[:2]),
+        "val": sorted(files[2:]),
+    }
+    years = [tmp_path / name for name in ("train_0.tar", "train2014_0.tar")]
+    assert set(group_by_split(years, tmp_path)) == {"train", "train2014"}

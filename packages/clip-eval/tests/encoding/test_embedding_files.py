@@ -112,3 +112,11 @@ def test_another_suffix_is_refused(
     (tmp_path / "texts.txt").write_text("\n\n")
     assert embed("--texts", tmp_path / "texts.txt", "--out", tmp_path / "t.npz") == 2
     assert "expected at least one text" in capsys.readouterr().err
+
+
+def test_a_small_file_that_grows_is_refused_before_it_does(tmp_path: Path) -> None:
+    np.savez_compressed(
+        tmp_path / "bomb.npz", features=np.zeros((1, 10**6), np.float32), keys=["a"], labels=[0]
+    )
+    with pytest.raises(EvaluationError, match="it would grow to 4,000,"):
+        read_embeddings(tmp_path / "bomb.npz")

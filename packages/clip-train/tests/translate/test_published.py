@@ -339,6 +339,21 @@ def test_unknown_flags_end_with_an_error(
     assert message in said.err
 
 
+@pytest.mark.parametrize(
+    ("sources", "weights"),
+    [
+        ("a.tar::b.tar", (2.0, 1.0)),
+        ("a/{00000..00099}.tar::b/{0..9}.tar", (200.0, 10.0)),  # as open_clip's expand_urls
+        ("{a,b}/{0..4}.tar::c/{9..0}.tar", (20.0, 10.0)),
+    ],
+)
+def test_a_factor_counts_for_each_shard(sources: str, weights: tuple[float, ...]) -> None:
+    words = ["--train-data", sources, "--train-data-upsampling-factors", "2::1"]
+    assert parse_config(translate("open_clip", words).toml, source="x").data.weights == weights
+    with pytest.raises(ConfigError, match="3 factors for 2 sources"):
+        translate("open_clip", [*words[:3], "2::1::1"])
+
+
 def test_preprocessing_and_positions_have_counterparts() -> None:
     words = "--model ViT-B-32 --image-mean 0.5 0.5 0.5 --image-std 0.25 0.25 0.25 "
     words += "--image-interpolation bilinear --image-resize-mode squash --force-context-length 32 "

@@ -105,11 +105,16 @@ def split_of_file(name: str) -> str:
 
     An empty text if it tells none.
     """
-    words = [word for word in _SEPARATOR.split(name) if role_of(word)]
+    words = [word for word in map(_without_number, _SEPARATOR.split(name)) if role_of(word)]
     if words:
         return words[-1]
     named = _NAMED.match(name)
     return named[1] if named else ""
+
+
+def _without_number(word: str) -> str:
+    """A word without the number of the file, which is no year: `train` of `train07`."""
+    return word if role_of(word) else word.rstrip("0123456789")
 
 
 def split_of_files(files: Iterable[Path]) -> str:
@@ -131,9 +136,18 @@ def group_by_split(files: Iterable[Path], root: Path) -> dict[str, list[Path]]:
         folders = reversed(file.relative_to(root).parts[:-1])
         above = next((folder for folder in folders if role_of(folder)), "")
         found[split_of_file(file.name) or above].append(file)
+    for name in [name for name in found if _YEAR.sub("", name) != name]:
+        if _YEAR.sub("", name) in found and _is_numbered(found[_YEAR.sub("", name)]):
+            found[_YEAR.sub("", name)] += found.pop(name)  # `train2001.tar` after `train0001.tar`
     if len(found) == 1 and not any(map(role_of, found)):
         return {"": next(iter(found.values()))}
     return dict(found)
+
+
+def _is_numbered(files: Iterable[Path]) -> bool:
+    """Whether the word of a split in some file's name ends in a number."""
+    words = [word for file in files for word in _SEPARATOR.split(file.name)]
+    return any(word[-1:].isdigit() and role_of(word.rstrip("0123456789")) for word in words)
 
 
 def choose_files(

@@ -24,10 +24,12 @@ from clip_eval.results.result import Skipped
 
 WEIGHTS = "clip_eval.weights"
 """Key of the hash of the weights in Parquet's metadata."""
+MOST_EXPANSION = 100  # times that a compressed file may grow
 DAMAGED = (
     AttributeError,
     EOFError,
     KeyError,
+    MemoryError,
     OSError,
     TypeError,
     ValueError,
@@ -174,6 +176,10 @@ def _write_npz(file: IO[bytes], embeddings: Embeddings) -> None:
 
 
 def _read_npz(path: Path) -> Embeddings:
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > MOST_EXPANSION * path.stat().st_size:
+        raise ValueError(f"it would grow to {size:,} bytes")
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         keys = arrays["keys"].reshape(-1).tolist()
         features = arrays["features"].astype(np.float32)

@@ -79,6 +79,24 @@ def _num_samples(value: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {"train.samples": round(int(value) * float(values["epochs"]))}
 
 
+def _weights(value: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The shares of sources: there a factor counts for each of a source's shards."""
+    factors, sources = (text.split("::") for text in (value, str(values["train-data"])))
+    if len(factors) != len(sources):
+        raise ValueError(f"{len(factors)} factors for {len(sources)} sources")
+    pairs = zip(factors, sources, strict=True)
+    return {"data.weights": [float(factor) * _count_shards(source) for factor, source in pairs]}
+
+
+def _count_shards(source: str) -> int:
+    """The number of files that `{000..012}` and `{a,b}` stand for."""
+    count = 1
+    for inside in re.findall(r"\{([^{}]*)\}", source):
+        ends = re.fullmatch(r"(\d+)\.\.(\d+)", inside)
+        count *= abs(int(ends[2]) - int(ends[1])) + 1 if ends else inside.count(",") + 1
+    return count
+
+
 def _cooldown(value: str, values: Mapping[str, Any]) -> dict[str, Any] | str:
     if values.get("lr-scheduler") != "const-cooldown":
         return "used by const-cooldown only"
@@ -115,9 +133,7 @@ OPEN_CLIP: Mapping[str, Rule] = {
     "imagenet-val": to_key("data.val", lambda value: f"imagefolder:{value}"),
     "imagenet-v2": "evaluate it with `clip-eval run`",
     "dataset-resampled": "each epoch sees every sample once, instead of draws with repeats",
-    "train-data-upsampling-factors": to_key(
-        "data.weights", lambda value: [float(part) for part in value.split("::")]
-    ),
+    "train-data-upsampling-factors": _weights,
     "csv-separator": "the separator of a table is recognized",
     "image-key": _column("data.image_key", "jpg;png;jpeg;webp"),
     "text-key": _column("data.caption_key", "txt"),
