@@ -1,6 +1,7 @@
 from .config.presets import list_presets, load_config
 from .config.run import Config
 from .distributed.communicator import Communicator
+from .engine.data_components import DataComponents, build_data_components
 from .engine.runs import resume, train
 from .engine.trainer import Trainer
 from .errors import Interrupted, TrainingError
@@ -13,10 +14,12 @@ __all__ = [
     "Candidates",
     "Communicator",
     "Config",
+    "DataComponents",
     "Interrupted",
     "SamplePlan",
     "Trainer",
     "TrainingError",
+    "build_data_components",
     "contrastive_loss",
     "distillation_loss",
     "list_presets",
