@@ -29,7 +29,7 @@ from typing import Any
 from osf_supernet.command_line import CommandParser, call_named, run_command
 
 _FORMATS = ("text", "dot", "svg", "html")
-_FRACTION = "number, share such as 50%, or as a float up to 1 a fraction of the full model's"
+_FRACTION = "number, share such as 50%%, or as a float up to 1 a fraction of the full model's"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
