@@ -189,7 +189,8 @@ class Supernet:
     def flops_of(self, config: Mapping[str, Any]) -> Any:
         """Floating point operations of a subnet at the example's shapes, as `FlopCounterMode`.
 
-        What has no closed form (recurrent cells, an einsum of three operands) counts as in the
+        With math kernels: that mode sees nothing of fused ones (see `graph.flops`). What has no
+        closed form (recurrent cells, an einsum of three operands) counts as in the
         full model. Sizes may also be integer tensors, one entry per candidate.
 
         Raises:

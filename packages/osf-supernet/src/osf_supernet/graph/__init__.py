@@ -1,6 +1,7 @@
 """Coupled dimensions of a module, derived from its operators.
 
-`rules_structure` and `rules_compute` hold one function per operator: a new operator goes there.
+`rules_structure`, `rules_indexing` and `rules_compute` hold one function per operator: a new one
+goes there.
 `propagation` applies them; `axes` unites what they find, `expressions` is its frozen form. `graph`
 names the groups, `depth` finds blocks to leave out, `flops` counts operations. `explanation` and
 `drawing` show the result.

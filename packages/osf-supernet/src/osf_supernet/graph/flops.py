@@ -1,9 +1,13 @@
 """Floating point operations of each node as products of axis sizes.
 
 The convention is that of `torch.utils.flop_counter.FlopCounterMode`: two per multiplication in
-matrix products, convolutions and attention, nothing for the rest. Operators that hide such
-products and have no formula here (recurrent cells, an einsum of three operands) cost what that
-mode counts at the traced shapes, whatever the sizes.
+matrix products, convolutions and attention, nothing for the rest. That mode does not see what
+fused kernels do: on a CPU it misses the attention of `scaled_dot_product_attention`, and without
+gradients whole layers of `nn.MultiheadAttention`; both are counted here. It sees them with
+`sdpa_kernel(SDPBackend.MATH)` and `torch.backends.mha.set_fastpath_enabled(False)`.
+
+Operators that hide such products and have no formula here (recurrent cells, an einsum of three
+operands) cost what that mode counts at the traced shapes, whatever the sizes.
 """
 
 from __future__ import annotations

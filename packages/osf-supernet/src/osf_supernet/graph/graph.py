@@ -15,14 +15,18 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from osf_supernet.counting import storage_key
-from osf_supernet.graph import rules_compute, rules_structure
+from osf_supernet.graph import rules_compute, rules_indexing, rules_structure
 from osf_supernet.graph.depth import DepthUnit, find_depth_units
 from osf_supernet.graph.expressions import Atom, Expression, Numbering, groups_in
 from osf_supernet.graph.flops import Cost, costs_of
 from osf_supernet.graph.propagation import Propagation
 from osf_supernet.trace.tracing import Inputs, Trace, trace
 
-RULE_MODULES = (rules_compute, rules_structure)  # importing them registers the rules
+RULE_MODULES = (
+    rules_compute,
+    rules_indexing,
+    rules_structure,
+)  # importing them registers the rules
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ def _unite_vectors(p: Propagation, axis: Axis, *vectors: Any) -> None:
             unite(axis, p.axis(vector, 0))
 
 
-@rule("matmul", "mm", "bmm", "mv", "dot")
+@rule("matmul", "mm", "bmm", "mv", "dot", "vdot")
 def _matmul(p: Propagation, node: fx.Node) -> Label:
     return _multiply(p, node, 0, 1)
 
@@ -141,6 +141,14 @@ def _run_along(x: Label, weight: Label, shape: tuple[int, ...]) -> Label:
     for axis in [*x[2:], *weight[2:]]:
         freeze(axis, "a convolution runs along it")
     return [Axis(size, "it is a spatial dimension") for size in shape[2:]]
+
+
+@rule("_weight_norm")
+def _weight_norm(p: Propagation, node: fx.Node) -> Label:
+    """Left-out entries are zero and add nothing to the norms of what is kept."""
+    label = p.label(node.args[0])
+    broadcast([label, p.label(node.args[1])])
+    return label
 
 
 @rule("prelu")

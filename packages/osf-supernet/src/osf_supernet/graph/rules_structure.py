@@ -44,6 +44,7 @@ def _pointwise(p: Propagation, node: fx.Node) -> Label:
     *("type_as", "lift_fresh_copy", "positive", "alpha_dropout", "detach_copy"),
     *("view_as_real_copy", "_conj", "resolve_conj", "real"),
     *("full_like", "zeros_like", "ones_like", "empty_like", "fill", "zero"),
+    *("randn_like", "rand_like", "bernoulli"),
 )
 def _same(p: Propagation, node: fx.Node) -> Label:
     return p.label(node.args[0])
@@ -80,6 +81,12 @@ def _view(p: Propagation, node: fx.Node) -> Label:
             if one.root().joined is None and two.root().joined is None:
                 unite(one, two)
     return after
+
+
+@rule("reshape_as", "view_as")
+def _view_as(p: Propagation, node: fx.Node) -> Label:
+    after = reshape(p.label(node.args[0]), shape_of(node))
+    return broadcast([after, p.label(node.args[1])])
 
 
 @rule("squeeze", "unsqueeze")
@@ -123,10 +130,11 @@ def _expand(p: Propagation, node: fx.Node) -> Label:
     ]
 
 
-@rule("repeat")
+@rule("repeat", "tile")
 def _repeat(p: Propagation, node: fx.Node) -> Label:
     counts: list[int] = list(arguments_of(node)[1])
     label = p.label(node.args[0])
+    counts = [1] * (len(label) - len(counts)) + counts
     label = [Axis(1)] * (len(counts) - len(label)) + label
     return [product([Axis(n), axis]) for n, axis in zip(counts, label, strict=True)]
 
@@ -276,11 +284,6 @@ def _reorder(p: Propagation, node: fx.Node) -> Label:
     for dim in [dims] if isinstance(dims, int) else list(dims):
         freeze(label[dim], "its entries are moved by position")
     return label
-
-
-@rule("cumsum", "cumprod", "sort", "argsort", "diff", "topk", "logcumsumexp")
-def _ordered(p: Propagation, node: fx.Node) -> Any:
-    return p.freeze_node(node, "the result depends on the order of its entries")
 
 
 @rule("pad", "constant_pad_nd")

@@ -20,6 +20,11 @@ from osf_supernet.trace.tracing import (
     without_fused_attention,
 )
 
+RANDOM = (
+    "two calls of the forward with the same inputs differ: it draws random numbers, which must be "
+    "inputs or be left out in evaluation mode"
+)
+
 
 def run(module: nn.Module, inputs: Any) -> list[Any]:
     """The flat outputs of one call in evaluation mode."""
@@ -36,6 +41,17 @@ def run_active(module: nn.Module, plan: Plan, inputs: Any) -> list[Any]:
     """The flat outputs of the module while it runs as a subnet."""
     with active(module, plan.surgery):
         return run(module, inputs)
+
+
+def find_randomness(module: nn.Module, inputs: Any, tolerance: float) -> bool:
+    """Whether two calls differ; random states are restored."""
+    devices = {p.device.index for p in module.parameters() if p.is_cuda}
+    with torch.random.fork_rng(devices), restore_afterwards(module):
+        try:
+            first = run(module, inputs)
+            return not difference(run(module, inputs), first) <= tolerance
+        except Exception:  # a model's own code may raise anything; whoever calls it next says so
+            return False
 
 
 def training_failure(module: nn.Module, inputs: Any) -> str | None:

@@ -12,6 +12,7 @@ What the search settles is one decision per class and attribute: a pattern of ki
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -37,7 +38,6 @@ _OWN = {  # torch.nn class name → attribute → axis of the weight
     "Embedding": {"embedding_dim": 1},
     **{f"BatchNorm{n}d": {"num_features": 0} for n in (1, 2, 3)},
     "GroupNorm": {"num_channels": 0},
-    **{f"Conv{n}d": {"out_channels": 0} for n in (1, 2, 3)},
 }
 _NAMES = (  # what an attribute's name suggests, as a pattern of kinds
     (r"(num|n).*heads?$|^heads$|^nhead", r"heads"),
@@ -47,6 +47,12 @@ _NAMES = (  # what an attribute's name suggests, as a pattern of kinds
     (r"embed|hidden|d_model|dim|width|channels|features|shape", r"embed|channel"),
     (r"group", r"heads_per_group"),
     (r"rank|state", r"free"),
+)
+
+
+_WEIGHTS = (  # where a torch module keeps its weight, also under weight or spectral norm
+    *("weight", "parametrizations.weight.original", "parametrizations.weight.original1"),
+    *("weight_v", "weight_orig"),
 )
 
 
@@ -133,6 +139,7 @@ class AttributeTable:
         """
         options: dict[Key, list[str | None]] = {}
         current: Decisions = {}
+        begin = dict(self.decisions)  # whoever tries them may set others meanwhile
         for slot in self.slots:
             if slot in self.known:
                 continue
@@ -154,7 +161,7 @@ class AttributeTable:
         for several in (1, 2, 3):
             for chosen in itertools.combinations(changes, several):
                 if len({key for key, _ in chosen}) == several:
-                    yield self.decisions | dict(chosen)
+                    yield begin | dict(chosen)
                     count += 1
                     if count >= limit:
                         return
@@ -275,24 +282,53 @@ def _expression_in_torch(owner: nn.Module, slot: Slot, graph: Graph) -> Expressi
     if not type(owner).__module__.startswith("torch.nn."):
         return None
     prefix = f"{slot.path}." if slot.path else ""
-    weight = graph.tensors.get(f"{prefix}weight")
+    stored = (f"{prefix}{name}" for name in _WEIGHTS)
+    weight = next((graph.tensors[name] for name in stored if name in graph.tensors), None)
     if weight is None:
         return None
-    name = type(owner).__name__
+    name = type(owner).__name__.removeprefix("Parametrized")
     if slot.attribute == "normalized_shape" and slot.entry is not None:
         return weight[slot.entry]
-    if name.startswith("Conv") and slot.attribute == "groups":
-        return weight[0] if slot.value == weight[0].size else _first_factor(weight[0], slot.value)
-    if name.startswith("Conv") and slot.attribute == "in_channels":
-        groups: Any = owner.groups
-        depthwise = weight[0] if groups == weight[0].size else None
-        return weight[1] if groups == 1 else depthwise
+    if name.startswith("Conv"):
+        return _expression_in_convolution(owner, slot, weight)
     axis = _OWN.get(name, {}).get(slot.attribute)
     return None if axis is None else weight[axis]
 
 
-def _first_factor(expression: Expression, size: int) -> Expression | None:
-    if isinstance(expression, Compound) and expression.joined == "product":
-        first = expression.parts[0]
-        return first if first.size == size else None
+def _expression_in_convolution(
+    owner: Any, slot: Slot, weight: tuple[Expression, ...]
+) -> Expression | None:
+    """The expression of an integer of a convolution.
+
+    Weights are (out, in / groups, …), of a transposed one (in, out / groups, …).
+    """
+    whole, part = ("out_channels", "in_channels")
+    if owner.transposed:
+        whole, part = part, whole
+    if slot.attribute == whole:
+        return weight[0]
+    groups = _first_factors(weight[0], owner.groups)
+    if slot.attribute == "groups":
+        return groups
+    if slot.attribute != part:
+        return None
+    if owner.groups == 1 or groups is None:
+        return weight[1] if owner.groups == 1 else None
+    factors = [f for e in (groups, weight[1]) for f in _factors_of(e) if f.size != 1]
+    return factors[0] if len(factors) == 1 else Compound("product", tuple(factors))
+
+
+def _first_factors(expression: Expression, size: int) -> Expression | None:
+    """The first factors of an axis whose product has a size."""
+    factors = _factors_of(expression)
+    for count in range(1, len(factors) + 1):
+        first = factors[:count]
+        if math.prod(factor.size for factor in first) == size:
+            return first[0] if count == 1 else Compound("product", tuple(first))
     return None
+
+
+def _factors_of(expression: Expression) -> list[Expression]:
+    if isinstance(expression, Compound) and expression.joined == "product":
+        return list(expression.parts)
+    return [expression]

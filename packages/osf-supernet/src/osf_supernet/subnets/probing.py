@@ -13,7 +13,9 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from osf_supernet.graph.graph import DimGroup, Graph, build_graph, named_tensors
 from osf_supernet.subnets.comparison import (
+    RANDOM,
     difference,
+    find_randomness,
     precision_of,
     run_active,
     tolerance_of,
@@ -110,6 +112,11 @@ class Prober:
 
     def probe(self) -> Graph:
         """The graph, with every group frozen that no choice of integers makes right."""
+        if find_randomness(self.module, self.reference.inputs, self.tolerance):
+            self.notes.append(RANDOM)
+            names = [group.name for group in self.graph.elastic()]
+            names += [f"{path}.depth" for path in self.graph.units]
+            return self.graph.with_frozen(dict.fromkeys(names, RANDOM))
         self._probe_groups(cluster_groups(self.graph))
         for path in self.graph.units:
             self._probe_depth(path)
@@ -151,6 +158,7 @@ class Prober:
         before = self.table.decisions
         confirmed = self._confirmed[-8:]
         for single in (False, True):
+            self.table.decisions = before
             for decisions in self.table.alternatives({group.number}, single=single):
                 self.table.decisions = decisions
                 if self._try(config) is None and all(self._try(c) is None for c in confirmed):

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from osf_supernet.subnets.comparison import (
+    RANDOM,
     difference,
     find_nonfinite,
+    find_randomness,
     precision_of,
     run,
     run_active,
@@ -110,6 +112,8 @@ def verify(
                     f"the subnet {what} does not run: {failure}; config {config}"
                 ) from failure
             worst = max(worst, error)
+            if not error <= tolerance and find_randomness(module, check.inputs, tolerance):
+                raise VerificationError(RANDOM)
             if not error <= tolerance:
                 raise VerificationError(
                     f"the subnet {what} differs from the oracle by {error:.3g} at shapes "
