@@ -354,6 +354,12 @@ def test_a_factor_counts_for_each_shard(sources: str, weights: tuple[float, ...]
         translate("open_clip", [*words[:3], "2::1::1"])
 
 
+@pytest.mark.parametrize("flag", ["lr", "epochs", "pretrained", "imagenet-val", "batch-size"])
+def test_a_flag_without_its_value_is_refused(flag: str) -> None:
+    with pytest.raises(ConfigError, match=f"{flag} True .*expected a value"):
+        translate("open_clip", ["--train-data", "a.tar", f"--{flag}", "--seed", "3"])
+
+
 def test_preprocessing_and_positions_have_counterparts() -> None:
     words = "--model ViT-B-32 --image-mean 0.5 0.5 0.5 --image-std 0.25 0.25 0.25 "
     words += "--image-interpolation bilinear --image-resize-mode squash --force-context-length 32 "

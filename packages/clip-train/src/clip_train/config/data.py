@@ -138,7 +138,7 @@ class DataConfig:
         require(0 <= self.holdout < 1, f"holdout must be in [0, 1), got {self.holdout}")
         require(
             not self.holdout or not (self.val_specs or self.order == "stream"),
-            "holdout goes neither with val nor with order 'stream', got "
+            "holdout goes neither with val nor with order 'stream': set data.holdout to 0, got "
             f"holdout {self.holdout}, val {self.val!r}, order {self.order!r}",
         )
         require_at_least(1, self, "shuffle_streams", "shuffle_buffer", "prefetch")

@@ -24,8 +24,14 @@ PRECISIONS = {
 
 
 def to_key(key: str, kind: Callable[[Any], Any] = str) -> Rule:
-    """The value under one of our keys."""
-    return lambda value, values: {key: kind(value)}
+    """The value under one of our keys; a flag alone has none."""
+
+    def translate(value: Any, _: Mapping[str, Any]) -> dict[str, Any]:
+        if value is True and kind is not bool:
+            raise ValueError("expected a value")
+        return {key: kind(value)}
+
+    return translate
 
 
 def expect(*values: Any, why: str) -> Rule:
