@@ -8,6 +8,7 @@ import os
 import runpy
 import shutil
 import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from clip_train.config.training import LossConfig
 from clip_train.data.validation import METRICS, WatchedMetric
 from clip_train.engine.trainer import Trainer
 from clip_train.engine.validation import BestModel
+from clip_train.logs.metric_names import name_shares
 from clip_train.objectives.validation import validation_loss
 from open_clip.loss import ClipLoss, SigLipLoss
 from PIL import Image
@@ -186,6 +188,31 @@ def test_lists_on_the_command_line(
     assert "b: image recall@1 " in printed
     assert main([*words, "--eval.kind", "classify", "clasify", "--out", str(tmp_path / "x")]) == 2
     assert "eval.kind must be one of auto, classify" in capsys.readouterr().err
+
+
+def test_a_set_is_called_zero_shot_where_its_classes_are_new(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen, old, new = tmp_path / "seen", tmp_path / "old", tmp_path / "new"
+    for folder, names in ((seen, ("Cat", "dog")), (old, ("cat", "hen")), (new, ("cow", "hen"))):
+        for shade, name in enumerate(names):
+            (folder / name).mkdir(parents=True)
+            for number in range(4):
+                color = (99 * shade, 40 * number, 9)
+                Image.new("RGB", (48, 48), color).save(folder / name / f"{number}.png")
+    words = ["run", "shapes-tiny", "--train.steps", "1", "--train.batch_size", "4", "--quiet"]
+    words += ["--data.train", f"{seen}::wds:{shapes}/train", "--tokenizer.kind", "bytes"]
+    words += ["--optim.warmup_steps", "0", "--data.val", f"{new}", f"{old}"]
+    words += ["--eval.names", "new", "old", "--out", f"{tmp_path / 'run'}"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no templates
+        assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "new: zero-shot top-1 " in printed
+    assert "old: top-1 " in printed
+    found = {row["data"]: row.get("zero_shot") for row in rows(tmp_path / "run", "eval")}
+    assert found == {"new": True, "old": None}
+    assert name_shares({})["acc1"] == "top-1"
 
 
 def wordnet(root: Path) -> Path:

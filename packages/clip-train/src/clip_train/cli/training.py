@@ -24,6 +24,7 @@ from clip_train.cost.table import cost_record, cost_table, plan_run
 from clip_train.engine import runs
 from clip_train.engine.validation import BEST
 from clip_train.errors import RunDirectoryError
+from clip_train.logs.metric_names import name_shares
 from clip_train.logs.run_directory import CONFIG_NAME, RunDirectory
 from clip_train.supernet import run as supernet_run
 from clip_train.supernet.definition import SupernetRecord
@@ -128,15 +129,9 @@ def _report(out: str) -> None:
 
 def _describe_scores(row: dict[str, Any]) -> str:
     """The main numbers of an evaluation; empty if no sample could be used."""
-    shares = {
-        "acc1": "zero-shot top-1",
-        "mean_average_precision": "mean average precision",
-        "image_retrieval_recall@1": "image recall@1",
-        "text_retrieval_recall@1": "text recall@1",
-    }
     found = [
         f"{label} {100 * row[name]:.2f} %"
-        for name, label in shares.items()
+        for name, label in name_shares(row).items()
         if row.get(name) is not None
     ]
     if row.get("loss") is not None:

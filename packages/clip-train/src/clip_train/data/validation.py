@@ -12,7 +12,7 @@ from clip_models import ConfigError
 
 from clip_train.config.data import DataConfig
 from clip_train.config.run import Config
-from clip_train.data.sources import open_named, resolve_templates
+from clip_train.data.sources import list_parts, open_named, resolve_templates
 
 SAMPLES_TO_TRY = 100
 LOSS = "loss"
@@ -131,6 +131,17 @@ def choose_set_templates(
     templates, origin = choose_prompts(one.source, one.prompt_set, saved=own)
     chosen = None if templates is None else tuple(templates)
     return replace(one, templates=chosen, templates_from=origin)
+
+
+def is_zero_shot(one: ValidationSet, training: Source) -> bool:
+    """Whether a set is classified by class names of which the training data has none.
+
+    What captions say, and what a model saw before the run, is not known.
+    """
+    names = {name.casefold() for part in list_parts(training) for name in part.classnames or ()}
+    return one.task == "classify" and names.isdisjoint(
+        name.casefold() for name in one.source.classnames or ()
+    )
 
 
 def resolve_metric(metric: str, sets: Sequence[ValidationSet]) -> WatchedMetric | None:

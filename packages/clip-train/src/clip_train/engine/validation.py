@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from clip_eval import EvaluationConfig, Result, evaluate
 from clip_models import CLIP
 
-from clip_train.data.validation import LOSS, ValidationSet, WatchedMetric
+from clip_train.data.validation import LOSS, ValidationSet, WatchedMetric, is_zero_shot
 from clip_train.distributed.protocol import Backend
 from clip_train.engine.data_components import DataComponents
 from clip_train.logs.files import replace_text
@@ -28,12 +28,14 @@ class Evaluation(NamedTuple):
 
     result: Result
     metrics: dict[str, float | None]  # those of the result, and the loss of pairs
+    is_zero_shot: bool = False
 
     def row(self, name: str) -> dict[str, Any]:
         """The row of metrics.jsonl."""
         result = self.result
         counts = {"n": result.n, "n_skipped": result.n_skipped, "chance": result.chance}
-        told = {"warnings": list(result.warnings)} if result.warnings else {}
+        told: dict[str, Any] = {"warnings": list(result.warnings)} if result.warnings else {}
+        told |= {"zero_shot": True} if self.is_zero_shot else {}
         return {"data": name, "task": result.task, **self.metrics, **counts, **told}
 
 
@@ -58,7 +60,7 @@ def evaluate_set(
     if result.embeddings is not None:
         size = data.config.train.batch_size
         metrics[LOSS] = validation_loss(model, result.embeddings, data.config.loss, size)
-    return Evaluation(result, metrics)
+    return Evaluation(result, metrics, is_zero_shot(one, data.source))
 
 
 @dataclass

@@ -8,6 +8,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from clip_train.logs.metric_names import name_shares
+
 Rows = list[dict[str, Any]]
 COLORS = ("#2f855a", "#b7791f", "#6b46c1", "#c53030", "#2c7a7b", "#97266d")
 
@@ -41,16 +43,11 @@ def draw_curves(train: Rows, evaluations: Rows, path: Path) -> None:
 
 def _draw_accuracy(axes: Axes, rows: Rows) -> None:
     """A line for each validation set and share, and chance where there is one set."""
-    shares = {
-        "acc1": "zero-shot top-1",
-        "mean_average_precision": "mean average precision",
-        "image_retrieval_recall@1": "image recall@1",
-        "text_retrieval_recall@1": "text recall@1",
-    }
     names = list(dict.fromkeys(row.get("data", "") for row in rows))
     drawn = 0
     for name in names:
-        for metric, label in shares.items():
+        last = next(row for row in reversed(rows) if row.get("data", "") == name)
+        for metric, label in name_shares(last).items():
             points = _points(rows, name, metric)
             if not points:  # another task, or no image could be used
                 continue
