@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from clip_models.config import PreprocessConfig
 from clip_train.augment.geometry import CROP_ATTEMPTS, crop_box
 from clip_train.config.data import AugmentConfig, DataConfig
 from clip_train.data.decoding import PixelReader, _RandomCrop
+from clip_train.data.digest import data_digest
+from clip_train.data.sources import open_training_source
 from PIL import Image
 
 UNIFORM = np.random.default_rng(3).random((8, 4 * CROP_ATTEMPTS)).tolist()
@@ -118,3 +122,33 @@ def test_a_line_is_not_blown_up() -> None:
     for mode in ("squash", "longest"):
         reader = pixel_reader("exact", "none", resize_mode=mode)
         assert reader.decode(line, [], 112).shape == (112, 112, 3)
+
+
+@pytest.mark.parametrize("kind", ["none", "random_resized_crop"])
+@pytest.mark.parametrize("decode", ["scaled", "exact"])
+def test_images_are_turned_upright_before_they_are_cropped(
+    tmp_path: Path, kind: str, decode: str
+) -> None:
+    """An image with a tag gives the pixels of the upright image that was stored losslessly."""
+    generator = np.random.default_rng(0)
+    small = Image.fromarray(generator.integers(0, 255, (6, 9, 3), dtype=np.uint8))
+    large = small.resize((288, 192), Image.Resampling.NEAREST)
+    for folder in ("tagged", "upright"):
+        (tmp_path / folder / "x").mkdir(parents=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    large.save(tmp_path / "tagged" / "x" / "0.png", exif=exif)
+    large.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright" / "x" / "0.png")
+    found, digests = {}, {}
+    for folder, turns in (("tagged", True), ("tagged", False), ("upright", False)):
+        data = DataConfig(train=str(tmp_path / folder), decode=decode, exif_orientation=turns)
+        data = replace(data, templates=("a {c}",))
+        source = open_training_source(data)
+        assert source.exif_orientation is turns
+        augment = AugmentConfig(kind=kind, scale=(0.4, 0.6))
+        reader = PixelReader(source, Preprocess(PreprocessConfig(size=32)), augment, data)
+        found[folder, turns] = reader.read(0, UNIFORM[0], 32)[1]
+        digests[folder, turns] = data_digest(source)
+    assert np.array_equal(found["tagged", True], found["upright", False])
+    assert not np.array_equal(found["tagged", True], found["tagged", False])
+    assert digests["tagged", True] != digests["tagged", False]

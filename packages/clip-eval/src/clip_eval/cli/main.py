@@ -18,6 +18,7 @@ from clip_eval.cli.options import (
     add_batch_size,
     add_data_options,
     add_device,
+    add_exif_orientation,
     add_json,
     add_out,
     add_quiet,
@@ -154,6 +155,7 @@ def _add_predict(commands: SubCommands[CommandParser]) -> None:
     )
     predict.add_argument("--templates", help=TEMPLATES_HELP)
     add_value(predict, "--top", positive, 5, "number of labels per image")
+    add_exif_orientation(predict)
     page = "HTML page with the images and their labels"
     add_out(predict, page, "an existing page", required=False)
     add_json(predict, "one JSON object per image")

@@ -132,6 +132,7 @@ def label_images(arguments: argparse.Namespace) -> None:
         refuse_existing(arguments.out, overwrite=arguments.overwrite)
     given, _ = read_template_list(arguments.templates)
     source = ImageFiles(arguments.images)
+    source.exif_orientation = arguments.exif_orientation
     classes, prompt_set = _labels(arguments)
     device = choose_device(arguments.device)
     loaded = load_for_evaluation(arguments.model, device=device)

@@ -102,8 +102,18 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
     for name, metavar, text in DATA_OPTIONS:
         parser.add_argument(f"--{name}", metavar=metavar, help=text)
+    add_exif_orientation(parser)
     parser.add_argument(
         "--first-label", type=int, help="number of the first class in the labels (default: 0)"
+    )
+
+
+def add_exif_orientation(parser: argparse.ArgumentParser) -> None:
+    """Add `--exif-orientation`."""
+    parser.add_argument(
+        "--exif-orientation",
+        action="store_true",
+        help="turn images upright, as their EXIF says (default: as stored, like open_clip)",
     )
 
 
@@ -111,7 +121,8 @@ def data_options(arguments: argparse.Namespace) -> dict[str, object]:
     """Return those of the options of how data is read that were given, for `open_source`."""
     names = [name.replace("-", "_") for name, *_ in DATA_OPTIONS]
     found = {name: getattr(arguments, name) for name in (*names, "first_label")}
-    return {name: value for name, value in found.items() if value not in (None, "")}
+    given = {name: value for name, value in found.items() if value not in (None, "")}
+    return {**given, **({"exif_orientation": True} if arguments.exif_orientation else {})}
 
 
 def positive(text: str) -> int:

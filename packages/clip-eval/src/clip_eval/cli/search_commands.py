@@ -40,6 +40,8 @@ def write_embeddings_of(arguments: argparse.Namespace) -> None:
     refuse_existing(arguments.out, overwrite=arguments.overwrite)
     choose_writer(arguments.out)  # before any work
     photos = ImageFiles(arguments.photos, recursive=True) if arguments.photos else None
+    if photos is not None:
+        photos.exif_orientation = arguments.exif_orientation
     device = choose_device(arguments.device)
     loaded = load_for_evaluation(arguments.model, device=device)
     encoder = make_encoder(loaded, device=device, batch_size=arguments.batch_size)

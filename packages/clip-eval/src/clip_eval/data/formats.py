@@ -208,6 +208,7 @@ def open_source(
     image_root: str | Path | None = None,
     cache: ShardCache | None = None,
     download: bool = True,
+    exif_orientation: bool = False,
 ) -> Source:
     """A random-access source from its description.
 
@@ -229,6 +230,7 @@ def open_source(
         image_root: Directory that the paths of a table or of COCO's JSON are relative to.
         cache: Where shards behind a URL are kept, and how many bytes of them.
         download: Whether one of torchvision's sets is downloaded where it is not on disk.
+        exif_orientation: Whether images are turned upright, as their EXIF says, when decoded.
 
     Raises:
         DataError: The description is not understood, or the data cannot be used.
@@ -251,6 +253,8 @@ def open_source(
     if split is not None and "split" not in row.accepts:
         raise DataError(f"{spec}: {row.kind} data has no splits; give the file of the split")
     source = row.load_reader()(path, **{name: options[name] for name in row.accepts})
+    if exif_orientation:
+        source.exif_orientation = True
     if is_command(str(spec).removeprefix(f"{row.kind}:")) and is_url(path):
         source.warnings = (*source.warnings, f"the command in {spec} is not run; {path} is read")
     return source

@@ -7,7 +7,8 @@ The rules, which make a metric comparable between machines:
 - CMYK, YCbCr, LAB and HSV are converted by Pillow without a color profile
 - 16-bit gray is scaled to 8 bits (`value / 257`); 32-bit integers must fit into 16 bits
 - of an animation or a multi-page file, the first frame
-- EXIF orientation is not applied, as in most training pipelines
+- EXIF orientation is applied only if it is asked for (`exif_orientation`): open_clip, torchvision
+  and webdataset do not apply it, transformers does; that of TIFF is always applied by Pillow
 - refused: no bytes, not an image of a format in `FORMATS`, cut short, floating point pixels,
   more pixels than Pillow's `Image.MAX_IMAGE_PIXELS` (89 million, or `CLIP_EVAL_MAX_PIXELS`), files
   that would keep the decoder busy for long (a JPEG of a thousand passes, a large QOI)
@@ -17,6 +18,7 @@ Large images are converted in strips, so that memory is that of the decoded imag
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
@@ -72,6 +74,18 @@ STRIP = 2**22  # pixels that are converted at once
 MOST_PASSES = 2 * 10**9  # pixels times passes of a JPEG: some seconds
 MOST_QOI_BYTES = 3 * 2**20  # Pillow's decoder of QOI is a loop in Python
 ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
+ORIENTATION = 0x0112  # the tag of EXIF
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image of each orientation upright, as in `PIL.ImageOps.exif_transpose`."""
+SIDEWAYS = (5, 6, 7, 8)  # orientations whose width is the height of the upright image
 
 
 def open_image(data: bytes) -> Image.Image:
@@ -111,7 +125,10 @@ def _installed_formats() -> list[str]:
 
 
 def decode_image(
-    data: bytes | Image.Image, *, least_size: Callable[[int, int], tuple[int, int]] | None = None
+    data: bytes | Image.Image,
+    *,
+    least_size: Callable[[int, int], tuple[int, int]] | None = None,
+    exif_orientation: bool = False,
 ) -> Image.Image:
     """An RGB image from an encoded file or from a Pillow image, by the rules of this module.
 
@@ -120,6 +137,7 @@ def decode_image(
         least_size: Given width and height of the file, the width and height that are needed. A
             JPEG is then decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 of its size that has
             them: faster, with slightly other pixels. None decodes everything in full.
+        exif_orientation: Turn the image upright, as its EXIF says; sizes are of the upright image.
 
     Raises:
         BadImage: With `reason` one of `empty`, `not-an-image`, `truncated`,
@@ -133,8 +151,10 @@ def decode_image(
         try:
             image = data if isinstance(data, Image.Image) else _open_bounded(data)
             if least_size is not None and isinstance(image, JpegImageFile):
-                image.draft(None, least_size(*image.size))
-            return _to_rgb(_first_frame(image))
+                upright = _Turned(image if exif_orientation else None)
+                image.draft(None, upright.swap(least_size(*upright.swap(image.size))))
+            image = _first_frame(image)
+            return _Turned(image if exif_orientation else None).turn(_to_rgb(image))
         except BadImage:
             raise
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -148,6 +168,25 @@ def decode_image(
         except Exception as error:  # Pillow's plugins raise nearly everything on broken files
             reason = "truncated" if _reports_truncation(str(error)) else "broken"
             raise BadImage(reason, str(error) or type(error).__name__) from error
+
+
+class _Turned:
+    """The orientation that an image's EXIF tells: none without an image, or where it is damaged."""
+
+    def __init__(self, image: Image.Image | None) -> None:
+        self.orientation: object = None
+        if image is not None:
+            with contextlib.suppress(Exception):  # Pillow's reader of EXIF raises nearly everything
+                self.orientation = image.getexif().get(ORIENTATION)
+
+    def swap(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height upright, of those in the file; or the other way."""
+        return (size[1], size[0]) if self.orientation in SIDEWAYS else size
+
+    def turn(self, image: Image.Image) -> Image.Image:
+        """The image upright."""
+        method = next((turn for value, turn in TURNS.items() if value == self.orientation), None)
+        return image if method is None else image.transpose(method)
 
 
 def _open_bounded(data: bytes) -> Image.Image:

@@ -198,7 +198,7 @@ class _Counts:
         try:
             sample = source.read(index)
             key = sample.key
-            image = decode_image(sample.image)
+            image = decode_image(sample.image, exif_orientation=source.exif_orientation)
         except BadSample as error:
             fault = Fault(where=error.key or key, reason=error.reason, detail=error.detail)
             self.broken.append(fault)

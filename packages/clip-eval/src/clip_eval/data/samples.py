@@ -70,6 +70,7 @@ class Source(ABC):
         shard_sizes: Number of samples in each of the files that are best read one after the other,
             in the order of the indices; None where any order is as fast.
         working_set: Number of samples that the reader can hold in memory, where that is few.
+        exif_orientation: Whether images are turned upright, as their EXIF says, when decoded.
     """
 
     kind: str = ""
@@ -82,6 +83,7 @@ class Source(ABC):
     warnings: tuple[str, ...] = ()
     shard_sizes: tuple[int, ...] | None = None
     working_set: int | None = None
+    exif_orientation: bool = False
 
     @abstractmethod
     def __len__(self) -> int:

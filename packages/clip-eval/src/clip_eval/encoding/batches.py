@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -79,7 +80,7 @@ class LoadedSample:
     Attributes:
         index: Position in the source.
         key: Name in the source.
-        digest: Hash of the image.
+        digest: Hash of the image, and of whether its EXIF turns it.
         label: Class; None where the source has none.
         targets: Classes, where a sample may have several.
         captions: Captions.
@@ -103,6 +104,8 @@ def read_sample(source: Source, index: int) -> tuple[LoadedSample, Sample]:
     """
     sample = source.read(index)
     digest = digest_image(sample.image)
+    if source.exif_orientation:
+        digest = digest_parts("EXIF orientation", digest)
     facts = (sample.key, str(sample.label), str(sample.targets), *sample.captions)
     loaded = LoadedSample(
         index=index,
@@ -229,6 +232,11 @@ class _DecodedSamples(Dataset[Item | Exception]):
         except BROADER_ERRORS as error:
             return error
 
+    def _decode(self, sample: Sample) -> Image.Image:
+        if self.source.exif_orientation:
+            return decode_image(sample.image, exif_orientation=True)
+        return decode_image(sample.image)
+
     def _read(self, index: int) -> Item:
         key, content = f"sample {index}", None
         try:
@@ -236,7 +244,7 @@ class _DecodedSamples(Dataset[Item | Exception]):
             key, content = loaded.key, loaded.content
             image = None
             if loaded.digest not in self.known:
-                image = self.preprocess(decode_image(sample.image))
+                image = self.preprocess(self._decode(sample))
         except BadSample as error:
             skipped = Skipped(key=error.key or key, reason=error.reason, detail=error.detail)
             return Item(content or hash_unreadable(error), None, None, skipped)

@@ -24,6 +24,8 @@ from clip_eval.results.result import Skipped
 
 WEIGHTS = "clip_eval.weights"
 """Key of the hash of the weights in Parquet's metadata."""
+EXIF = "clip_eval.exif_orientation"
+"""Key in Parquet's metadata that says that images were turned upright."""
 MOST_EXPANSION = 100  # times that a compressed file may grow
 DAMAGED = (
     AttributeError,
@@ -48,6 +50,7 @@ class Embeddings(NamedTuple):
         indices: Position of each image in its source; not in files.
         thumbnails: A small JPEG of each image, or nothing.
         weights: Hash of the weights of the model that made them; empty where unknown.
+        exif_orientation: Whether the images were turned upright, as their EXIF says.
     """
 
     features: NDArray[np.float32]
@@ -57,6 +60,7 @@ class Embeddings(NamedTuple):
     indices: tuple[int, ...] = ()
     thumbnails: tuple[bytes, ...] = ()
     weights: str = ""
+    exif_orientation: bool = False
 
 
 def embed_source(encoder: Encoder, source: Source, loader: LoaderConfig) -> Embeddings:
@@ -82,7 +86,8 @@ def embed_source(encoder: Encoder, source: Source, loader: LoaderConfig) -> Embe
             f"{source.name}: none of {count_noun(len(source), 'image')} could be used"
         )
     numbers = np.array(labels, dtype=np.int64)
-    return Embeddings(np.stack(rows), keys, numbers, tuple(skipped), tuple(indices))
+    found = Embeddings(np.stack(rows), keys, numbers, tuple(skipped), tuple(indices))
+    return found._replace(exif_orientation=source.exif_orientation)
 
 
 def embed_texts(encoder: Encoder, texts: list[str]) -> Embeddings:
@@ -166,6 +171,8 @@ def _write_npz(file: IO[bytes], embeddings: Embeddings) -> None:
         extra["thumbnail_ends"] = np.cumsum(list(map(len, embeddings.thumbnails)))
     if embeddings.weights:
         extra["weights"] = np.array(embeddings.weights)
+    if embeddings.exif_orientation:
+        extra["exif_orientation"] = np.array(True)
     np.savez(
         file,
         features=embeddings.features,
@@ -184,12 +191,14 @@ def _read_npz(path: Path) -> Embeddings:
         keys = arrays["keys"].reshape(-1).tolist()
         features = arrays["features"].astype(np.float32)
         weights = str(arrays["weights"]) if "weights" in arrays else ""
+        upright = "exif_orientation" in arrays and bool(arrays["exif_orientation"].all())
         pictures: tuple[bytes, ...] = ()
         if "thumbnails" in arrays and "thumbnail_ends" in arrays:
             data = arrays["thumbnails"].astype(np.uint8).tobytes()
             ends = arrays["thumbnail_ends"].reshape(-1).astype(np.int64).tolist()
             pictures = tuple(data[a:b] for a, b in zip([0, *ends], ends, strict=False))
-    return Embeddings(features, keys, _no_labels(keys), thumbnails=pictures, weights=weights)
+    found = Embeddings(features, keys, _no_labels(keys), thumbnails=pictures, weights=weights)
+    return found._replace(exif_orientation=upright)
 
 
 def _no_labels(keys: list[str]) -> NDArray[np.int64]:
@@ -208,8 +217,10 @@ def _write_parquet(file: IO[bytes], embeddings: Embeddings) -> None:
     if embeddings.thumbnails:
         columns["thumbnail"] = arrow.array(embeddings.thumbnails, type=arrow.binary())
     table = arrow.table(columns)
-    if embeddings.weights:
-        table = table.replace_schema_metadata({WEIGHTS: embeddings.weights})
+    facts = {WEIGHTS: embeddings.weights, EXIF: "applied" if embeddings.exif_orientation else ""}
+    known = {name: value for name, value in facts.items() if value}
+    if known:
+        table = table.replace_schema_metadata(known)
     parquet.write_table(table, file, write_page_checksum=True)
 
 
@@ -218,6 +229,7 @@ def _read_parquet(path: Path) -> Embeddings:
     names = parquet.read_schema(path).names
     columns = ["key", "embedding", *(["thumbnail"] if "thumbnail" in names else [])]
     table = parquet.read_table(path, columns=columns, page_checksum_verification=True)
+    facts = table.schema.metadata or {}
     keys: list[str] = table["key"].to_pylist()
     flat = table["embedding"].combine_chunks().flatten().to_numpy()
     pictures: tuple[bytes, ...] = ()
@@ -228,7 +240,8 @@ def _read_parquet(path: Path) -> Embeddings:
         keys,
         _no_labels(keys),
         thumbnails=pictures,
-        weights=(table.schema.metadata or {}).get(WEIGHTS.encode(), b"").decode(),
+        weights=facts.get(WEIGHTS.encode(), b"").decode(),
+        exif_orientation=EXIF.encode() in facts,
     )
 
 

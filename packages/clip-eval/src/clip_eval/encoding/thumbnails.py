@@ -32,7 +32,11 @@ def _make_thumbnail(source: Source, index: int, side: int) -> bytes:
         return max(1, round(width * share)), max(1, round(height * share))
 
     try:
-        image = decode_image(source.read(index).image, least_size=least_size)
+        image = decode_image(
+            source.read(index).image,
+            least_size=least_size,
+            exif_orientation=source.exif_orientation,
+        )
     except BadSample:
         return b""
     image.thumbnail((side, side))

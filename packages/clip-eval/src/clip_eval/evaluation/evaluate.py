@@ -176,6 +176,7 @@ def _evaluate_group(
             faults=tuple(map(str, source.faults)),
             warnings=tuple(dict.fromkeys(notes)),
             details={
+                **({"exif_orientation": True} if source.exif_orientation else {}),
                 **own.details(),
                 **counts,
                 **result.details,

@@ -46,7 +46,8 @@ class Card(NamedTuple):
 
 def _view_card(image: LabeledImage, source: Source) -> Card | None:
     try:
-        picture = decode_image(source.read(image.index).image)
+        data = source.read(image.index).image
+        picture = decode_image(data, exif_orientation=source.exif_orientation)
     except BadSample:
         return None
     guesses = list(zip(image.labels, image.probabilities, strict=True))

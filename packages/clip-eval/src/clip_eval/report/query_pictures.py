@@ -119,7 +119,9 @@ class QueryPictures:
     def _read(self, index: int) -> tuple[str, str]:
         try:
             sample = self.source.read(index)
-            return sample.key, picture_address(decode_image(sample.image))
+            upright = self.source.exif_orientation
+            image = decode_image(sample.image, exif_orientation=upright)
+            return sample.key, picture_address(image)
         except (BadSample, IndexError):
             return "", ""
 

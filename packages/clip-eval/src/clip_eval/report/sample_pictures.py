@@ -55,7 +55,7 @@ def load_pictures(source: Source, predictions: Sequence[Prediction]) -> list[Pic
     for prediction in predictions:
         try:
             sample = source.read(prediction.index)
-            image = decode_image(sample.image)
+            image = decode_image(sample.image, exif_orientation=source.exif_orientation)
         except (BadSample, IndexError):
             continue
         if sample.key != prediction.key:  # the data has changed since

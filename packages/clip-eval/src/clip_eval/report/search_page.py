@@ -58,7 +58,7 @@ def render_matches(
     views = [
         QueryView(
             name,
-            _address(image),
+            _address(image, exif_orientation=search.embeddings.exif_orientation),
             [
                 FoundImage(
                     n, match.key, match.score, _address(pictures[match.number]) if pictures else ""
@@ -71,9 +71,10 @@ def render_matches(
     return render_page("search.html.j2", title=title, queries=views, n=len(search))
 
 
-def _address(data: bytes) -> str:
+def _address(data: bytes, *, exif_orientation: bool = False) -> str:
     """Decode an image and encode it again, so that a page holds nothing but a picture."""
     try:
-        return picture_address(decode_image(data)) if data else ""
+        image = decode_image(data, exif_orientation=exif_orientation) if data else None
+        return "" if image is None else picture_address(image)
     except BadSample:
         return ""

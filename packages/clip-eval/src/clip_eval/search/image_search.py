@@ -109,6 +109,8 @@ class ImageSearch:
     ) -> ImageSearch:
         """Embed a source, or image files and folders with all images below them.
 
+        Queries by an image are turned upright by EXIF where the source is (`exif_orientation`).
+
         Raises:
             EvaluationError: No image can be used.
             DataError: There is no image.
@@ -160,16 +162,16 @@ class ImageSearch:
         with evaluation_mode(self.encoder.model):
             if isinstance(query, str):
                 return self.encoder.encode_texts([query])[0].cpu().numpy()
-            image = _decode(query)
+            image = _decode(query, exif_orientation=self.embeddings.exif_orientation)
             pixels = self.encoder.preprocess(image)[None]
             return self.encoder.encode_images(pixels)[0].cpu().numpy()
 
 
-def _decode(query: Path | Image.Image) -> Image.Image:
+def _decode(query: Path | Image.Image, *, exif_orientation: bool) -> Image.Image:
     if isinstance(query, Image.Image):
-        return decode_image(query)
+        return decode_image(query, exif_orientation=exif_orientation)
     try:
-        return decode_image(query.read_bytes())
+        return decode_image(query.read_bytes(), exif_orientation=exif_orientation)
     except BadImage as error:
         raise BadImage(error.reason, error.detail, str(query)) from None
 

@@ -84,6 +84,7 @@ def _open(options: argparse.Namespace) -> Source:
         "classnames",
     )
     given = {name: getattr(options, name) for name in names}
+    given["exif_orientation"] = getattr(options, "exif_orientation", False)  # of inspect
     return open_training_source(replace(DataConfig(train=options.source), **given))
 
 

@@ -211,6 +211,7 @@ def _add_data_inspect(topics: Any) -> None:
     _add_number(parser, "seed", "random seed of the choice of samples", 0)
     parser.add_argument("--out", metavar="FILE", help="HTML page of thumbnails to write")
     _add_switch(parser, "overwrite", "replace an existing page")
+    _add_switch(parser, "exif-orientation", "turn images upright, as their EXIF says")
     _add_switch(parser, "json", "print one JSON object")
     _add_quiet(parser)
 

@@ -113,6 +113,9 @@ class DataConfig:
     decode: Literal["scaled", "exact"] = "scaled"
     """JPEG decoding: `scaled` to 1/2, 1/4 or 1/8 of the size where the crop needs no more, or
     `exact` at full size."""
+    exif_orientation: bool = False
+    """Turn images of `train` and `val` upright, as their EXIF says; otherwise they are read as
+    stored, as by open_clip and torchvision."""
     sort_by_length: bool = False
     """Sort each batch by caption length, so that micro-batches are padded less; the batch holds the
     same samples."""

@@ -32,7 +32,7 @@ class PixelReader:
         source: Where samples come from.
         preprocess: The evaluation transform, used where no random crop is configured.
         augment: Says whether there is one.
-        data: Says how JPEGs are decoded.
+        data: Says how JPEGs are decoded, and whether EXIF turns images.
     """
 
     source: Source
@@ -71,7 +71,8 @@ class PixelReader:
             region = _RandomCrop(size, uniform, self.augment.scale)
         least_size = region.least_size if self.data.decode == "scaled" else None
         try:
-            image = decode_image(sample.image, least_size=least_size)
+            upright = self.data.exif_orientation
+            image = decode_image(sample.image, least_size=least_size, exif_orientation=upright)
         except BadSample as error:
             raise BadSample(error.reason, error.detail, sample.key) from None
         config = self.preprocess.config

@@ -35,6 +35,8 @@ def data_digest(source: Source) -> str:
         digest.update(json.dumps(facts, default=list).encode())
         for value in _listed(part):
             digest.update(f"{value}\n".encode("utf-8", "surrogatepass"))
+        if part.exif_orientation:
+            digest.update(b"EXIF orientation")
         for index in _sampled(part):
             digest.update(_describe_sample(part, index))
     return VERSION + digest.hexdigest()

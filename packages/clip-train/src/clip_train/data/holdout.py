@@ -32,7 +32,7 @@ class SelectedSource(Source):
         self.kind, self.name = source.kind, name
         self.split, self.splits = source.split, source.splits
         self.classnames, self.templates = source.classnames, source.templates
-        self.working_set = source.working_set
+        self.working_set, self.exif_orientation = source.working_set, source.exif_orientation
         if source.shard_sizes is not None:
             ends = accumulate(source.shard_sizes, initial=0)
             places = [bisect_left(indices, end) for end in ends]

@@ -19,6 +19,7 @@ class MixedSource(Source):
         self.name = " + ".join(part.name for part in parts)
         self.faults = tuple(fault for part in parts for fault in part.faults)
         self.warnings = tuple(text for part in parts for text in part.warnings)
+        self.exif_orientation = any(part.exif_orientation for part in parts)
         self._first = list(accumulate((len(part) for part in parts), initial=0))
 
     def __len__(self) -> int:

@@ -138,6 +138,7 @@ def open_named(
         first_label=data.first_label,
         image_root=data.image_root or None,
         cache=ShardCache(cache_dir, int(data.cache_gb * 1e9)),
+        exif_orientation=data.exif_orientation,
     )
     source.check_labels()
     numbers = [name for name in source.classnames or () if name.isdecimal()]
