@@ -164,6 +164,61 @@ def test_corenet_s_recipes_are_the_presets(
     assert len(found.without_counterpart) > 10  # settings of validation and of the machine
 
 
+def test_corenet_s_recipe_with_the_keys_of_the_released_one(tmp_path: Path) -> None:
+    recipe = {
+        "taskname": "+ CLIP-ViT-B/16",
+        "_anchor_context_length": 77,
+        "dataset": {
+            "collate_fn_name_train": "multi_modal_img_text_collate_fn",
+            "multi_modal_img_text": {"img_text_tar": None},
+        },
+        "loss": {
+            "category": "composite_loss",
+            "composite_loss": [
+                {
+                    "loss_category": "multi_modal_image_text",
+                    "loss_weight": 1.0,
+                    "multi_modal_image_text": {"name": "contrastive_loss_clip"},
+                },
+                {
+                    "loss_category": "neural_augmentation",
+                    "neural_augmentation": {"target_value": [40, 20]},
+                },
+            ],
+        },
+        "model": {"activation": {"name": "gelu", "inplace": True}},
+    }
+    (tmp_path / "clip.yaml").write_text(json.dumps(recipe))
+    script = tmp_path / "train.sh"
+    script.write_text(f"corenet-train --common.config-file {tmp_path}/clip.yaml\n")
+    found = translate("corenet", [str(script)])
+    assert found == translate("corenet", [str(tmp_path / "clip.yaml")])
+    config = parse_config(found.toml, source="translated")
+    assert (config.loss.kind, config.augment.range.target_psnr) == ("infonce", (40.0, 20.0))
+    recipe["loss"]["composite_loss"][0]["multi_modal_image_text"]["name"] = "siglip"
+    (tmp_path / "clip.yaml").write_text(json.dumps(recipe))
+    with pytest.raises(ConfigError, match="no counterpart of the loss 'siglip'"):
+        translate("corenet", [str(script)])
+
+
+def test_fast_clip_s_baseline_and_its_own_losses() -> None:
+    words = [
+        "--train-data",
+        "d.tar",
+        "--data_size",
+        "100",
+        "--profile",
+        "--model",
+        "RN50",
+        "--lr",
+        "1e-3",
+    ]
+    config = parse_config(translate("fast_clip", words).toml, source="translated")
+    assert config.optim.lr == 1e-3
+    with pytest.raises(ConfigError, match="only its OpenCLIP baseline"):
+        translate("fast_clip", [*words, "--fastclip", "--lr_tau", "2e-4"])
+
+
 def test_corenet_s_overrides_win(tmp_path: Path) -> None:
     recipe = tmp_path / "clip.yaml"
     recipe.write_text("scheduler: {max_iterations: 10}\nmodel: {classification: {name: vit}}")
@@ -246,6 +301,9 @@ def test_a_share_of_an_epoch_in_samples() -> None:
     words = "--train-data t.csv --epochs 3 --train-num-samples 1000"
     config = parse_config(translate("open_clip", words.split()).toml, source="translated")
     assert (config.train.samples, config.train.epochs) == (None, 3)  # counted in the table
+    words = "--train-data t.csv --epochs 3 --lr-scheduler const-cooldown --epochs-cooldown 1"
+    config = parse_config(translate("open_clip", words.split()).toml, source="translated")
+    assert config.optim.cooldown_epochs == 1
     words = "--train-data s/{0..9}.tar --dataset-type webdataset --epochs 30 "
     words += "--train-num-samples 1000 --lr-scheduler const-cooldown --epochs-cooldown 3"
     config = parse_config(translate("open_clip", words.split()).toml, source="translated")
@@ -258,8 +316,9 @@ def test_a_share_of_an_epoch_in_samples() -> None:
         (
             "python -m training.main --model ViT-L-16-CL32-GAP --pretrained i37.pt "
             "--imagenet-val /data/val --to-float-on-device",
-            "clip-models convert i37.pt model --model ViT-L-16-CL32-GAP && clip-eval run --data "
-            "imagefolder:/data/val --out results --model model\n",
+            "clip-models convert i37.pt --to clip-models --out model "
+            "--model ViT-L-16-CL32-GAP && clip-eval run --data imagefolder:/data/val --out results "
+            "--model model\n",
         ),
         (
             "--model ViT-B-32 --pretrained laion2b_s34b_b79k --imagenet-val val",

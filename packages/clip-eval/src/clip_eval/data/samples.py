@@ -208,7 +208,7 @@ def require_some_image(name: str, root: Path, paths: Sequence[str]) -> None:
         raise DataError(
             f"{name}: none of {len(looked_for)} images that were looked for is in "
             f"{root.absolute()}, such as {looked_for[0]}; name the directory of the images with "
-            "--image-root (data.image_root)"
+            "--image-root (clip-train: --data.image_root)"
         )
 
 

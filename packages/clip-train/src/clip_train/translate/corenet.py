@@ -105,7 +105,11 @@ def _composite(value: list[Mapping[str, Any]], values: Mapping[str, Any]) -> dic
     found: dict[str, Any] = {}
     for part in value:
         name = part.get("loss_category")
-        if name not in ("clip", "neural_augmentation"):
+        if name == "multi_modal_image_text":  # its name since CoreNet 0.1.0's release
+            name = (part.get(name) or {}).get("name")
+        if name in ("clip", "contrastive_loss_clip"):
+            name = "clip"
+        elif name != "neural_augmentation":
             return Missing(f"no counterpart of the loss {name!r}")
         if float(part.get("loss_weight", 1)) != 1:
             return Missing(f"the loss {name!r} has weight {part['loss_weight']}, not 1")
@@ -138,6 +142,11 @@ def _best(value: Any, values: Mapping[str, Any]) -> dict[str, Any] | str:
     return "set data.val, and eval.metric to one of its metrics"
 
 
+def _tars(value: Any, values: Mapping[str, Any]) -> dict[str, Any] | str:
+    """The section of the training data, which the published recipe leaves empty."""
+    return Missing("unknown flag or key") if value else "names no metadata_file; set data.train"
+
+
 def _train_data(value: str, values: Mapping[str, Any]) -> dict[str, Any]:
     folder = value.rpartition("/")[0] if value.endswith((".pkl", ".json")) else value
     return {"data.train": f"corenet:{folder}"} if folder else {}
@@ -152,6 +161,7 @@ CORENET: Mapping[str, Rule] = {
     "dataset.category": expect(
         "multi-modal-image-text", "multi_modal_image_text", why="only CLIP is translated"
     ),
+    "dataset.multi_modal_img_text.img_text_tar": _tars,
     "dataset.multi_modal_img_text.img_text_tar.metadata_file": _train_data,
     "dataset.multi_modal_img_text.context_length": _text_size("context_length", 77),
     "dataset.multi_modal_img_text.trunc_seq_len": AUTOMATIC,
@@ -251,6 +261,7 @@ CORENET: Mapping[str, Rule] = {
     **dict.fromkeys(
         (
             *("common.run_label", "common.results_loc", "common.tensorboard_logging"),
+            *("taskname", "_anchor_*", "dataset.collate_fn_name_*", "model.*.inplace"),
             *("common.save_all_checkpoints", "common.bolt_logging", "common.override_*"),
             *("dataset.persistent_workers", "dataset.pin_memory", "dataset.prefetch_factor"),
             *("dataset.cache_*", "ddp.*", "text_tokenizer.*.bpe_path"),

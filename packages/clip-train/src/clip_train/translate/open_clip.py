@@ -102,7 +102,7 @@ def _cooldown(value: str, values: Mapping[str, Any]) -> dict[str, Any] | str:
         return "used by const-cooldown only"
     if "train-num-samples" in values:
         return {"optim.cooldown_samples": round(int(values["train-num-samples"]) * float(value))}
-    return Missing("counts epochs; set optim.cooldown_steps or optim.cooldown_samples")
+    return {"optim.cooldown_epochs": float(value)}
 
 
 def _unless(default: float, why: str) -> Rule:

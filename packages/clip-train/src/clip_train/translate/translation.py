@@ -82,7 +82,8 @@ def _evaluation(given: Mapping[str, Any]) -> str:
     words = ["clip-eval", "run", "--data", data, "--out", "results", "--model"]
     if "/" not in weights and not weights.endswith((".pt", ".pth", ".bin", ".safetensors")):
         return shlex.join([*words, f"open_clip:{name}:{weights}"])
-    convert = shlex.join(["clip-models", "convert", weights, "model", "--model", name])
+    convert = ["clip-models", "convert", weights, "--to", "clip-models", "--out", "model"]
+    convert = shlex.join([*convert, "--model", name])
     return f"{convert} && {shlex.join([*words, 'model'])}"
 
 
@@ -163,14 +164,18 @@ def _read(words: Sequence[str]) -> tuple[dict[str, Any], int | None]:
         command = read_command(words[0])  # quoted
     else:
         command = split_launcher(words)
-    given = _read_flags(command.flags)
+    return _with_recipe(_read_flags(command.flags)), command.processes
+
+
+def _with_recipe(given: dict[str, Any]) -> dict[str, Any]:
+    """The flags of a command, with the recipe that one of CoreNet's names."""
     if "common.config_file" in given:  # CoreNet's recipe, which its flags override
         recipe, _ = _read_file(Path(given.pop("common.config_file")))
         overrides = str(given.pop("common.override_kwargs", "")).split()
         pairs = (pair.partition("=") for pair in overrides)
         changes = {key.replace("-", "_"): yaml.safe_load(value) for key, _, value in pairs}
         given = {**given, **recipe, **changes}  # in its order of precedence
-    return given, command.processes
+    return given
 
 
 def _read_flags(words: Sequence[str]) -> dict[str, Any]:
@@ -205,7 +210,7 @@ def _read_file(file: Path) -> tuple[dict[str, Any], int | None]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
     command = read_command(text)
-    return _read_flags(command.flags), command.processes
+    return _with_recipe(_read_flags(command.flags)), command.processes
 
 
 def _read_plan(file: Path, plan: Any) -> dict[str, Any]:
