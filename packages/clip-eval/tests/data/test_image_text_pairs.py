@@ -116,3 +116,15 @@ def test_labels_beside_the_images_are_read(tmp_path: Path, encode: Encode) -> No
     source = open_source(f"pairs:{tmp_path}", classnames=["cat", "dog"])
     assert source.label(0) == 1
     assert source.read(0).captions == ("a photo of a dog.",)
+
+
+def test_a_directory_that_cannot_be_listed_is_one_line(
+    color_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: object) -> list[str]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.listdir", refuse)
+    for spec in (f"imagefolder:{color_folder}", f"pairs:{color_folder}"):
+        with pytest.raises(DataError, match=r"colors: cannot be listed \(Permission denied\)"):
+            open_source(spec)

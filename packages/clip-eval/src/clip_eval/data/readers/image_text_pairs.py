@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from clip_eval.data.class_names import CLASSES_FILE, ClassNames, choose_names
@@ -193,7 +193,10 @@ def _holds_texts_of_images(directory: Path) -> bool:
 
 def _names_of(directory: Path) -> tuple[list[str], set[str]]:
     """Names of the images in a directory, and stems of the texts."""
-    names: Iterable[str] = os.listdir(directory)
+    try:
+        names = os.listdir(directory)
+    except OSError as error:
+        raise DataError(f"{directory}: cannot be listed ({error.strerror})") from error
     shown = [name for name in names if not name.startswith(".")]
     texts = {name[:-4] for name in shown if name.lower().endswith(".txt")}
     return [name for name in shown if is_image_name(name)], texts
