@@ -174,7 +174,7 @@ def is_pointwise(node: fx.Node) -> bool:
 
 def fresh(shape: Sequence[int]) -> Label:
     """New atoms, one per dimension."""
-    return [Axis(int(size)) for size in shape]
+    return [Axis(int(size), None if size else "it is empty") for size in shape]
 
 
 def frozen_like(node: fx.Node, reason: str) -> Any:

@@ -105,10 +105,28 @@ def difference(got: list[Any], expected: list[Any]) -> float:
     for one, two in zip(got, expected, strict=True):
         if not isinstance(two, Tensor):
             continue
+        if isinstance(one, Tensor) and one.shape != two.shape:
+            one, two = _pad_counts(one, two)
         if not isinstance(one, Tensor) or one.shape != two.shape:
             return float("inf")
         worst = max(worst, _distance(one, two))
     return worst
+
+
+def _pad_counts(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
+    """Integers (counts of segments) of the same shape, with zeros behind.
+
+    How many there are may depend on the data, where a traced graph has the most there can be.
+    """
+    if one.is_floating_point() or two.is_floating_point() or one.dim() != two.dim():
+        return one, two
+    shape = [max(sizes) for sizes in zip(one.shape, two.shape, strict=True)]
+    padded = []
+    for tensor in (one, two):
+        whole = tensor.new_zeros(shape)
+        whole[tuple(slice(size) for size in tensor.shape)] = tensor
+        padded.append(whole)
+    return padded[0], padded[1]
 
 
 def _distance(one: Tensor, two: Tensor) -> float:
