@@ -26,7 +26,7 @@ import torch
 from clip_eval.data import DataError
 from clip_tokenizer import TokenizerError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from clip_train.data.watchdog import WorkerWatchdog
 
@@ -87,9 +87,13 @@ class BatchLoader:
         self.watchdog.forget_workers()
         at_exit = Finalize(None, self._kill_workers, exitpriority=10)  # before they are joined
         with self._start(loader) as waiting:
+            ended: set[int] = set()
             try:
-                while (item := self._next(waiting)) is not None:
-                    yield item
+                while len(ended) < self.workers and (item := self._next(waiting)) is not None:
+                    if isinstance(item, _End):
+                        ended.add(item.worker)
+                    else:
+                        yield item
             finally:
                 at_exit()
                 del waiting
@@ -235,7 +239,11 @@ class _Packed(Dataset[Any]):
 
 
 class _PackedIterable(IterableDataset[Any]):
-    """The same for an iterable dataset."""
+    """The same for an iterable dataset.
+
+    A worker whose part has ended says so, again and again: torch would let it go at once, and with
+    it the shared memory of its parcels that wait for their turn.
+    """
 
     def __init__(self, dataset: IterableDataset[Any]) -> None:
         self.dataset = dataset
@@ -246,6 +254,16 @@ class _PackedIterable(IterableDataset[Any]):
                 yield Parcel(item)
         except _ERRORS as error:
             yield _as_item(error)
+        worker = get_worker_info()
+        while worker is not None:
+            yield _End(worker.id)
+
+
+class _End:
+    """A worker has no more items."""
+
+    def __init__(self, worker: int) -> None:
+        self.worker = worker
 
 
 def _pack(dataset: Dataset[Any]) -> Dataset[Any]:
