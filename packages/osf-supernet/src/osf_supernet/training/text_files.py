@@ -52,7 +52,7 @@ def from_text_folder(
     def evaluate(model: nn.Module) -> float:
         whole = val.unfold(0, length, length - 1)
         rest = val[len(whole) * (length - 1) :][None]
-        parts = [*whole.split(batch_size), *([rest] if rest.shape[1] > 1 else [])]
+        parts = [*torch.split(whole, batch_size), *([rest] if rest.shape[1] > 1 else [])]
         return task.evaluate(model, (part.to(device) for part in parts))
 
     calibration = [batch_of(-1 - index) for index in range(CALIBRATION_BATCHES)]
