@@ -111,7 +111,7 @@ def _iter_records(
         if (len(fields) != width and taken > 1) or not fields:
             fields, taken = _parse_line(lines[number], separator), 1
             if len(fields) != width:
-                plain = _parse_line(lines[number], separator, csv.QUOTE_NONE)
+                plain = _parse_line(lines[number], separator, quoted=False)
                 fields = plain if len(plain) == width else fields
         yield number, fields
         number += taken
@@ -127,10 +127,13 @@ def _parse_record(lines: Sequence[str], number: int, separator: str) -> tuple[li
         return [], 1
 
 
-def _parse_line(line: str, separator: str, quoting: int = csv.QUOTE_MINIMAL) -> list[str]:
+def _parse_line(line: str, separator: str, *, quoted: bool = True) -> list[str]:
     """The fields of one line by itself, whatever its quotes."""
     try:
-        return next(csv.reader([line.rstrip("\r\n")], delimiter=separator, quoting=quoting))
+        text = [line.rstrip("\r\n")]
+        if quoted:
+            return next(csv.reader(text, delimiter=separator))
+        return next(csv.reader(text, delimiter=separator, quoting=csv.QUOTE_NONE))
     except csv.Error:
         return []
 
