@@ -105,7 +105,7 @@ def _composite(value: list[Mapping[str, Any]], values: Mapping[str, Any]) -> dic
     found: dict[str, Any] = {}
     for part in value:
         name = part.get("loss_category")
-        if name == "multi_modal_image_text":  # its name since CoreNet 0.1.0's release
+        if name == "multi_modal_image_text":  # its name in the released recipe
             name = (part.get(name) or {}).get("name")
         if name in ("clip", "contrastive_loss_clip"):
             name = "clip"
