@@ -90,7 +90,18 @@ def test_one_s_own_photos_are_trained_at_a_size_that_fits_them(
     words = ("run", "photos-small", "--data.train", f"imagefolder:{tmp_path / 'photos'}")
     size = ("--model.vision.width", "96", "--model.vision.num_layers", "1")
     prompts = ("--data.templates", "a photo from the {c}.")
-    short = ("--steps", "1", "--batch-size", "4", "--workers", "0", "--tokenizer.vocab_size", "520")
+    short = (
+        "--data.holdout",
+        "0.5",
+        "--steps",
+        "1",
+        "--batch-size",
+        "4",
+        "--workers",
+        "0",
+        "--tokenizer.vocab_size",
+        "520",
+    )
     code = main([*words, *size, *prompts, *short, "--model.text.num_layers", "1", "--dry-run"])
     printed = capsys.readouterr()
     assert code == 0, printed.err

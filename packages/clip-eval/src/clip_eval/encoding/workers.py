@@ -123,6 +123,9 @@ class OrderedLoader:
                 self._raise_if_dead()
                 return next(waiting)
             except (EOFError, ConnectionError, FileNotFoundError) as error:
+                for _ in range(20):  # the system may tell a moment later how it ended
+                    self._raise_if_dead()
+                    time.sleep(0.05)
                 raise self._death(f"it no longer answers: {error!r}") from None
             except RuntimeError as error:  # torch's for a timeout and for a dead worker
                 if "DataLoader worker (pid" in str(error):

@@ -111,7 +111,7 @@ class BatchLoader:
             except _WorkerDied as error:
                 raise self._death(str(error)) from None
             except (EOFError, ConnectionError, FileNotFoundError) as error:
-                raise self._death(f"it no longer answers: {error!r}") from None
+                raise self._death(self._sudden_end(error)) from None
             except RuntimeError as error:  # torch's for a timeout and for a dead worker
                 text = str(error)
                 if "DataLoader worker (pid" in text:
@@ -155,6 +155,16 @@ class BatchLoader:
             if found is not None and found.si_status:
                 how = "was killed by signal" if found.si_code != os.CLD_EXITED else "ended with"
                 raise _WorkerDied(f"process {process} {how} {found.si_status}")
+
+    def _sudden_end(self, error: Exception) -> str:
+        """How a worker ended that no longer answers; the system may tell a moment later."""
+        for _ in range(20):
+            try:
+                self._raise_if_dead()
+            except _WorkerDied as death:
+                return str(death)
+            time.sleep(0.05)
+        return f"it no longer answers: {error!r}"
 
     def _death(self, how: str) -> DataError:
         where = "; ".join(self.watchdog.stuck(0)) or "nothing was being read"
