@@ -83,8 +83,7 @@ def _evaluation(given: Mapping[str, Any]) -> str:
     if "/" not in weights and not weights.endswith((".pt", ".pth", ".bin", ".safetensors")):
         return shlex.join([*words, f"open_clip:{name}:{weights}"])
     convert = ["clip-models", "convert", weights, "--to", "clip-models", "--out", "model"]
-    convert = shlex.join([*convert, "--model", name])
-    return f"{convert} && {shlex.join([*words, 'model'])}"
+    return f"{shlex.join([*convert, '--model', name])} && {shlex.join([*words, 'model'])}"
 
 
 def _apply(
