@@ -24,6 +24,7 @@ from clip_eval.data import (
 from dtp_pooling.run_lock import RunInUseError, RunLock, is_unused
 from PIL import Image
 
+from clip_train.data.captions import digest_image
 from clip_train.logs.files import replace_text, replacing, write_lines
 from clip_train.logs.progress import progress_bar
 
@@ -182,8 +183,7 @@ def _finished(source: Source, indices: range, path: Path) -> ConversionCounts | 
 
 
 def _add_to_digest(digest: hashlib._Hash, sample: Sample) -> None:
-    image = sample.image
-    digest.update(image if isinstance(image, bytes) else image.tobytes())
+    digest.update(digest_image(sample.image))
     digest.update(json.dumps([sample.key, sample.captions, sample.label]).encode())
 
 
