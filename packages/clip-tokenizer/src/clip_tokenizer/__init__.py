@@ -8,6 +8,7 @@ from clip_tokenizer.registry import get_tokenizer
 from clip_tokenizer.text_encoder import Offsets
 from clip_tokenizer.token_rows import TokenRows
 from clip_tokenizer.tokenizer import Tokenizer
+from clip_tokenizer.vocabulary_files import holds_tokenizer
 
 __all__ = [
     "HFTokenizer",
@@ -20,4 +21,5 @@ __all__ = [
     "TokenizerError",
     "check_text_tower",
     "get_tokenizer",
+    "holds_tokenizer",
 ]

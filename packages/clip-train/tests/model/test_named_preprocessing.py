@@ -36,7 +36,7 @@ def test_every_named_model_from_scratch(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["CIFAR-RN", "ViT-B-32"])
-def test_a_file_of_weights_says_nothing_about_images(
+def test_a_file_of_weights_takes_the_preprocessing_of_its_name(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from clip_models.config import named_models

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 from clip_eval.data import BadSample, Source
 from clip_models import CLIPConfig, ConfigError
-from clip_tokenizer import Tokenizer, get_tokenizer
+from clip_tokenizer import Tokenizer, get_tokenizer, holds_tokenizer
 
 from clip_train.config.run import Config
 from clip_train.randomness import keyed_permutation
 
 MAX_TOKENIZER_CAPTIONS = 20_000
-TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer.model", "spiece.model")
 
 
 def make_tokenizer(config: Config, source: Source, context_length: int) -> Tokenizer:
@@ -52,8 +51,7 @@ def _tokenizer_of(pretrained: str, context_length: int) -> Tokenizer | None:
     Raises:
         ConfigError: It is not BPE, which training needs.
     """
-    files = (Path(pretrained) / name for name in TOKENIZER_FILES)
-    if not (pretrained.startswith("hf-hub:") or any(file.is_file() for file in files)):
+    if not (pretrained.startswith("hf-hub:") or holds_tokenizer(Path(pretrained))):
         return None
     found = get_tokenizer(pretrained, context_length=context_length)
     if not isinstance(found, Tokenizer):
