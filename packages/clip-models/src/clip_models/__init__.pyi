@@ -8,6 +8,8 @@ from .files.hub import from_pretrained, push_to_hub
 from .files.model_directory import save_model
 from .files.pretrained import load_model
 from .model.clip import CLIP
+from .model.native_conversion import convert_to_native
+from .native_images import NativeImages
 from .preprocess import Preprocess
 
 __all__ = [
@@ -16,7 +18,9 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "ModelAndTransforms",
+    "NativeImages",
     "Preprocess",
+    "convert_to_native",
     "create_model",
     "create_model_and_transforms",
     "from_pretrained",

@@ -122,6 +122,9 @@ def create_model_and_transforms(
     }
     if square_resize_only is not None:
         given["resize_mode"] = "squash" if square_resize_only else "shortest"
+        preprocess = replace(
+            preprocess, resize_mode="shortest", patch_size=None, max_tokens=None
+        )  # of images of their own shape
     changes = {key: value for key, value in given.items() if value is not None}
     preprocess = from_dict(PreprocessConfig, {**vars(preprocess), **changes})
     return ModelAndTransforms(made, TrainTransform(preprocess), EvaluationTransform(preprocess))

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 Grid = tuple[int, int]
 
 
-def resize_grid(table: Tensor, old: Grid, new: Grid) -> Tensor:
-    """(rows * columns, D) of the old grid to the new one: bicubic, antialiased, row-major."""
+def resize_grid(
+    table: Tensor, old: Grid, new: Grid, mode: Literal["bicubic", "bilinear"] = "bicubic"
+) -> Tensor:
+    """(rows * columns, D) of the old grid to the new one: antialiased, row-major."""
     if is_known_equal(old[0], new[0]) and is_known_equal(old[1], new[1]):
         return table
-    rows = make_interpolation_matrix(old[0], new[0], "bicubic", table)  # (rows', rows)
-    columns = make_interpolation_matrix(old[1], new[1], "bicubic", table)  # (columns', columns)
+    rows = make_interpolation_matrix(old[0], new[0], mode, table)  # (rows', rows)
+    columns = make_interpolation_matrix(old[1], new[1], mode, table)  # (columns', columns)
     grid = table.to(rows.dtype).view(*old, -1)  # (rows, columns, D)
     return torch.einsum("yr,rcd,xc->yxd", rows, grid, columns).flatten(0, 1).to(table.dtype)
 
@@ -64,7 +66,7 @@ def make_sin_cos_table(width: int, grid: Grid, *, endpoint: bool = False) -> Ten
 
 
 def make_interpolation_matrix(
-    old: int, new: int, mode: Literal["bicubic", "linear"], like: Tensor
+    old: int, new: int, mode: Literal["bicubic", "bilinear", "linear"], like: Tensor
 ) -> Tensor:
     """(new, old) weights of one side, on the device of `like` and in at least float32."""
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
@@ -87,7 +89,8 @@ def _matrix(old: int, new: int, mode: str, device: torch.device, dtype: torch.dt
     center = (target + 0.5) * scale - 0.5
     if mode == "linear":
         return (1 - (center.clamp(0, old - 1) - source).abs()).clamp(min=0)
-    weights = _cubic((source - center).abs() / scale.clamp(min=1))
+    distance = (source - center).abs() / scale.clamp(min=1)
+    weights = (1 - distance).clamp(min=0) if mode == "bilinear" else _cubic(distance)
     return weights / weights.sum(dim=1, keepdim=True)
 
 

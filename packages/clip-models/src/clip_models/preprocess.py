@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
 import torch
 from PIL import Image
 from torch import Tensor
@@ -9,9 +13,12 @@ from torchvision.transforms import v2
 
 from clip_models.config.image_size import sides_of
 from clip_models.config.preprocess_config import PreprocessConfig
+from clip_models.native_images import NativeImages
 
+Images = TypeVar("Images", Tensor, NativeImages)
 MOST_RESIZED = 2**26  # pixels of an image before its center is cropped
 KEPT_ASPECT = 16
+LEAST_SCALE, MOST_SCALE, SCALE_STEP = 1e-6, 100.0, 1e-5  # of the search for a grid
 
 
 class Preprocess:
@@ -27,6 +34,8 @@ class Preprocess:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """An image of any size and mode to uint8 (3, height, width)."""
+        if self.config.resize_mode == "native":
+            return self.resize(image, self.find_native_size(image.size))
         height, width = sides_of(self.config.size)
         if self.config.resize_mode == "shortest":
             image = _cut_far_ends(image, (height, width))
@@ -39,11 +48,35 @@ class Preprocess:
                 image = v2.functional.center_crop(image, [height, width])
         return v2.functional.pil_to_tensor(image.convert("RGB"))
 
-    def normalize(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, H, W) to float32 of the same shape and device, `(x / 255 - mean) / std`."""
-        mean = torch.tensor(self.config.mean, device=images.device).view(3, 1, 1)
-        std = torch.tensor(self.config.std, device=images.device).view(3, 1, 1)
-        return (images.float() / 255).sub_(mean).div_(std)
+    def find_native_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width that an image of this width and height has under "native"."""
+        patch_size, max_tokens = self.config.patch_size, self.config.max_tokens
+        assert patch_size is not None, "resize_mode is not 'native'"
+        assert max_tokens is not None, "resize_mode is not 'native'"
+        rows, columns = fit_grid(image_size[1], image_size[0], patch_size, max_tokens)
+        return rows * patch_size, columns * patch_size
+
+    def resize(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
+        """An image of any size and mode to uint8 (3, height, width) of the given size."""
+        if image.size != (size[1], size[0]):
+            image = v2.functional.resize(image, [*size], interpolation=self._interpolation())
+        return v2.functional.pil_to_tensor(image.convert("RGB"))
+
+    def normalize(self, images: Images) -> Images:
+        """uint8 pixels to float32 of the same shape and device, `(x / 255 - mean) / std`.
+
+        Pixels are (B, 3, H, W) or those of images of their own shape.
+        """
+        if isinstance(images, NativeImages):
+            per_pixel = images.patches.view(*images.patches.shape[:2], -1, 3)  # (B, L, p * p, 3)
+            return NativeImages(self._scale(per_pixel, (3,)).flatten(2), images.grids)
+        return self._scale(images, (3, 1, 1))
+
+    def _scale(self, pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Pixels normalized; means and deviations have this shape."""
+        mean = torch.tensor(self.config.mean, device=pixels.device).view(shape)
+        std = torch.tensor(self.config.std, device=pixels.device).view(shape)
+        return (pixels.float() / 255).sub_(mean).div_(std)
 
     def _interpolation(self) -> v2.InterpolationMode:
         return v2.InterpolationMode(self.config.interpolation)
@@ -52,7 +85,9 @@ class Preprocess:
 class TrainTransform(Preprocess):
     """A random crop of `scale` of the image's area, resized to the tower's input, as uint8.
 
-    `normalize` is that of the evaluation transform; random numbers are torch's global ones.
+    With `resize_mode` "native" the crop has the image's aspect ratio, and a `scale` of (1, 1) crops
+    nothing. `normalize` is that of the evaluation transform; random numbers are torch's global
+    ones.
     """
 
     def __init__(
@@ -63,6 +98,10 @@ class TrainTransform(Preprocess):
 
     def __call__(self, image: Image.Image) -> Tensor:
         """An image of any size and mode to uint8 (3, height, width)."""
+        if self.config.resize_mode == "native":
+            size = self.find_native_size(image.size)
+            uniform = torch.rand(3).tolist()
+            return self.resize(image.crop(crop_area(image.size, self.scale, uniform)), size)
         crop = v2.RandomResizedCrop(
             sides_of(self.config.size), scale=self.scale, interpolation=self._interpolation()
         )
@@ -75,6 +114,48 @@ class EvaluationTransform(Preprocess):
     def __call__(self, image: Image.Image) -> Tensor:
         """An image of any size and mode to float32 (3, height, width)."""
         return self.normalize(super().__call__(image))
+
+
+def fit_grid(height: int, width: int, patch_size: int, max_tokens: int) -> tuple[int, int]:
+    """Rows and columns of the patches of an image that keeps its aspect ratio.
+
+    The image is scaled, up or down, as far as ceil(height / p) * ceil(width / p) patches are at
+    most `max_tokens`, to a hundred times its size at most; the same for height and width exchanged.
+    Equal to transformers' SigLIP 2 processor and timm's `ResizeToSequence`.
+    """
+    low, high = LEAST_SCALE, MOST_SCALE
+    while high - low >= SCALE_STEP:
+        middle = (low + high) / 2
+        rows, columns = _count_patches(height, width, patch_size, middle)
+        if rows * columns <= max_tokens:
+            low = middle
+        else:
+            high = middle
+    rows, columns = _count_patches(height, width, patch_size, low)
+    return min(rows, max_tokens), min(columns, max_tokens // min(rows, max_tokens))
+
+
+def crop_area(
+    size: tuple[int, int], scale: tuple[float, float], uniform: Sequence[float]
+) -> tuple[int, int, int, int]:
+    """A box (left, top, right, bottom) with the aspect ratio of an image of this width and height.
+
+    Args:
+        size: Width and height.
+        scale: Least and largest part of the image's area.
+        uniform: Three numbers in [0, 1): of the area, the place from the left and from the top.
+    """
+    side = (scale[0] + (scale[1] - scale[0]) * uniform[0]) ** 0.5
+    width, height = (max(1, round(whole * side)) for whole in size)
+    left = int(uniform[1] * (size[0] - width + 1))
+    top = int(uniform[2] * (size[1] - height + 1))
+    return left, top, left + width, top + height
+
+
+def _count_patches(height: int, width: int, patch_size: int, scale: float) -> tuple[int, int]:
+    """Rows and columns of an image scaled by this, at least one of each."""
+    rows, columns = (max(1, math.ceil(side * scale / patch_size)) for side in (height, width))
+    return rows, columns
 
 
 def _cut_far_ends(image: Image.Image, sides: tuple[int, int]) -> Image.Image:

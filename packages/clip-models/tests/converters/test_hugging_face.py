@@ -228,7 +228,7 @@ def test_half_precision_stays() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model_type": "bert"}, "model_type must be 'clip' or 'siglip', got 'bert'"),
+        ({"model_type": "bert"}, "model_type must be 'clip', 'siglip' or 'siglip2', got 'bert'"),
         ({"vision_config__hidden_act": "relu"}, "hidden_act must be one of quick_gelu, .*'relu'"),
         ({"vision_config__num_channels": 4}, "num_channels must be 3, got 4"),
         ({"vision_config__image_size": [32, 16]}, "image_size must be an integer"),

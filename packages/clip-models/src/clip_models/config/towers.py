@@ -188,8 +188,11 @@ class ViTConfig(ImageSides, TransformerConfig):
         position: `learned` is a table that is interpolated for other grids; `sin_cos` is computed
             for each grid (MoCo v3's, columns first) and has no weights.
         class_position: The class token has a row in the table of positions.
-        position_interpolation: `bicubic` in two dimensions, antialiased; `flattened` is CoreNet's
-            linear interpolation along the row-major sequence of patches.
+        position_interpolation: `bicubic` or `bilinear` (SigLIP 2's NaFlex) in two dimensions,
+            antialiased; `flattened` is CoreNet's linear interpolation along the row-major sequence
+            of patches.
+        native: Images come in their own aspect ratio, as `NativeImages`; `image_size` is that of
+            the table of positions alone, which is interpolated to the grid of each image.
         pre_norm: A norm in front of the first layer.
         readout: `class_token`; `patch_average`; `average` of all tokens, including the class
             token (CLIPA's first version); `map`, an attention with a learned query (SigLIP).
@@ -207,7 +210,8 @@ class ViTConfig(ImageSides, TransformerConfig):
     class_token: bool = True
     position: Literal["learned", "sin_cos"] = "learned"
     class_position: bool = True
-    position_interpolation: Literal["bicubic", "flattened"] = "bicubic"
+    position_interpolation: Literal["bicubic", "bilinear", "flattened"] = "bicubic"
+    native: bool = False
     pre_norm: bool = True
     readout: Literal["class_token", "patch_average", "average", "map"] = "class_token"
     map_num_heads: int | None = None

@@ -138,6 +138,8 @@ def _rules(dialect: Dialect, config: CLIPConfig) -> tuple[list[Rule], tuple[str,
     """The rules of a dialect and the patterns of names that may be dropped."""
     siglip = isinstance(config.vision, ViTConfig) and config.vision.readout == "map"
     if dialect == "hugging-face":
+        if siglip and getattr(config.vision, "native", False):
+            return hugging_face.SIGLIP2_RULES, hugging_face.DROPPED
         rules = hugging_face.SIGLIP_RULES if siglip else hugging_face.CLIP_RULES
         return rules, hugging_face.DROPPED
     if dialect == "clipa":

@@ -1,10 +1,11 @@
-"""Names of transformers' `CLIPModel` and `SiglipModel`."""
+"""Names of transformers' `CLIPModel`, `SiglipModel` and `Siglip2Model`."""
 
 from __future__ import annotations
 
 from clip_models.converters.renaming import (
     Rule,
     concatenate,
+    flatten_patches,
     keep,
     keep_layer,
     split,
@@ -38,7 +39,6 @@ def _layer_rules(native: str, foreign: str) -> list[Rule]:
 _BOTH = [
     *_layer_rules("visual.transformer", "vision_model"),
     *_layer_rules("transformer", "text_model"),
-    keep("visual.conv1.weight", "vision_model.embeddings.patch_embedding.weight"),
     keep("visual.positional_embedding", "vision_model.embeddings.position_embedding.weight"),
     *keep_layer("visual.ln_post", "vision_model.post_layernorm"),
     keep("token_embedding.weight", "text_model.embeddings.token_embedding.weight"),
@@ -46,8 +46,11 @@ _BOTH = [
     *keep_layer("ln_final", "text_model.final_layer_norm"),
 ]
 
+_KERNEL = ("visual.conv1.weight", "vision_model.embeddings.patch_embedding.weight")
+
 CLIP_RULES = [
     *_BOTH,
+    keep(*_KERNEL),
     keep("visual.class_embedding", "vision_model.embeddings.class_embedding"),
     *keep_layer("visual.ln_pre", "vision_model.pre_layrnorm"),
     transpose("visual.proj", "visual_projection.weight"),
@@ -56,7 +59,7 @@ CLIP_RULES = [
 ]
 
 _POOL, _HEAD = "visual.attn_pool", "vision_model.head"
-SIGLIP_RULES = [
+_SIGLIP = [
     *_BOTH,
     keep("visual.conv1.bias", "vision_model.embeddings.patch_embedding.bias"),
     keep(f"{_POOL}.latent", f"{_HEAD}.probe"),
@@ -76,3 +79,7 @@ SIGLIP_RULES = [
     squeeze("logit_scale", "logit_scale"),
     squeeze("logit_bias", "logit_bias"),
 ]
+
+SIGLIP_RULES = [*_SIGLIP, keep(*_KERNEL)]
+SIGLIP2_RULES = [*_SIGLIP, flatten_patches(*_KERNEL)]
+"""Of NaFlex; SigLIP 2 for images of one shape is a `SiglipModel`."""

@@ -1,4 +1,4 @@
-"""`config.json` of transformers' `CLIPModel` and `SiglipModel`, read and written."""
+"""`config.json` of transformers' `CLIPModel`, `SiglipModel` and `Siglip2Model` (NaFlex)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ _ACTIVATIONS: dict[str, Activation] = {
     "gelu_new": "gelu_tanh",
 }
 _NAME_OF_ACTIVATION = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
+
+_ARCHITECTURES = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
+_NAFLEX = {"native": True, "position_interpolation": "bilinear"}
 
 # transformers' defaults.
 _VISION_DEFAULTS = {
@@ -63,12 +66,14 @@ _SIGLIP_TEXT = {
     "hidden_act": "gelu_pytorch_tanh",
     "layer_norm_eps": 1e-6,
 }
+_SIGLIP2_PATCHES = 256
+"""`num_patches` of NaFlex, of which the table of positions is a square."""
 _OLD_EOS = 2
 """`eos_token_id` in files of transformers before 4.31, which ignored it and took the largest id."""
 
 
 def from_hugging_face_config(values: Mapping[str, Any]) -> CLIPConfig:
-    """Our config of a `config.json` with `model_type` "clip" or "siglip".
+    """Our config of a `config.json` with `model_type` "clip", "siglip" or "siglip2".
 
     Raises:
         ConfigError: It describes another model, or an unknown variant.
@@ -79,25 +84,31 @@ def from_hugging_face_config(values: Mapping[str, Any]) -> CLIPConfig:
         return _read_clip(vision, text, values)
     if kind == "siglip":
         vision, text = _read_sections(values, _SIGLIP_VISION, _SIGLIP_TEXT)
-        return _read_siglip(vision, text)
-    raise ConfigError(f"model_type must be 'clip' or 'siglip', got {kind!r}")
+        return _read_siglip(vision, text, {})
+    if kind == "siglip2":
+        vision, text = _read_sections(values, _SIGLIP_VISION, _SIGLIP_TEXT)
+        return _read_siglip({**vision, **_read_table(vision)}, text, _NAFLEX)
+    raise ConfigError(f"model_type must be 'clip', 'siglip' or 'siglip2', got {kind!r}")
 
 
 def to_hugging_face_config(config: CLIPConfig) -> dict[str, Any]:
     """The `config.json` with which transformers builds the same model.
 
     Raises:
-        ConfigError: Neither `CLIPModel` nor `SiglipModel` can be this model; the message says why.
+        ConfigError: None of `CLIPModel`, `SiglipModel` and `Siglip2Model` can be this model; the
+            message says why.
     """
     vision, text = config.vision, config.text
     if not isinstance(vision, ViTConfig):
         raise ConfigError(f"transformers has no CLIP with a {vision.kind} tower")
     siglip = vision.readout == "map"
     is_largest = text.eot_token_id is None and text.end_token_id == text.vocab_size - 1
-    kind = "siglip" if siglip else "clip"
+    kind = ("siglip2" if vision.native else "siglip") if siglip else "clip"
+    patches = vision.grid[0] * vision.grid[1]
+    size = {"num_patches": patches} if kind == "siglip2" else {"image_size": vision.image_side}
     vision_values = {
         "model_type": f"{kind}_vision_model",
-        "image_size": vision.image_side,
+        **size,
         "patch_size": vision.patch_size,
         "num_channels": 3,
         **_write_transformer(vision),
@@ -111,7 +122,7 @@ def to_hugging_face_config(config: CLIPConfig) -> dict[str, Any]:
         **_write_transformer(text),
     }
     values: dict[str, Any] = {
-        "architectures": ["SiglipModel" if siglip else "CLIPModel"],
+        "architectures": [_ARCHITECTURES[kind]],
         "model_type": kind,
         "vision_config": vision_values,
         "text_config": text_values,
@@ -155,7 +166,18 @@ def _read_clip(
     )
 
 
-def _read_siglip(vision: Mapping[str, Any], text: Mapping[str, Any]) -> CLIPConfig:
+def _read_table(vision: Mapping[str, Any]) -> dict[str, int]:
+    """The image size that has as many patches as the table of positions, a square."""
+    patches = _read_integer({"num_patches": _SIGLIP2_PATCHES, **vision}, "num_patches")
+    side = math.isqrt(max(0, patches))
+    if side < 1 or side**2 != patches:
+        raise ConfigError(f"vision_config.num_patches must be a square number, got {patches}")
+    return {"image_size": side * _read_integer(vision, "patch_size")}
+
+
+def _read_siglip(
+    vision: Mapping[str, Any], text: Mapping[str, Any], variant: Mapping[str, Any]
+) -> CLIPConfig:
     if vision["vision_use_head"] is not True:
         raise ConfigError("vision_config.vision_use_head must be true; the head gives the feature")
     given = text.get("projection_size") is not None
@@ -169,6 +191,7 @@ def _read_siglip(vision: Mapping[str, Any], text: Mapping[str, Any]) -> CLIPConf
             pre_norm=False,
             readout="map",
             projection="none",
+            **variant,
         ),
         text=TextConfig(**_read_text(text), causal=False, readout="last", projection="linear_bias"),
         init_logit_scale=0.0,

@@ -6,6 +6,7 @@ matches a number and `*` the rest of the name; both match the same text on both 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -35,6 +36,23 @@ def keep(native: str, foreign: str) -> Rule:
 def transpose(native: str, foreign: str) -> Rule:
     """A matrix and its transpose."""
     return Rule((native,), (foreign,), _each(torch.t), _each(torch.t))
+
+
+def flatten_patches(native: str, foreign: str) -> Rule:
+    """The kernel (D, 3, p, p) of a convolution and a matrix (D, p * p * 3) for patches."""
+
+    def unflatten(value: Tensor) -> Tensor:
+        side = math.isqrt(value.shape[-1] // 3)
+        if value.ndim != 2 or side * side * 3 != value.shape[1]:
+            raise ValueError(
+                f"its shape is {tuple(value.shape)}, expected (D, p * p * 3) for patches of p x p"
+            )
+        return value.view(-1, side, side, 3).permute(0, 3, 1, 2).contiguous()
+
+    def flatten(value: Tensor) -> Tensor:
+        return value.permute(0, 2, 3, 1).flatten(1)
+
+    return Rule((native,), (foreign,), _each(unflatten), _each(flatten))
 
 
 def squeeze(native: str, foreign: str, count: int = 1) -> Rule:

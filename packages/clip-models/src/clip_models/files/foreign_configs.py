@@ -45,8 +45,7 @@ def make_hugging_face_configs(
         ConfigError: transformers has no such model or transform.
     """
     model = to_hugging_face_config(config)
-    siglip = model["model_type"] == "siglip"
-    return model, to_hugging_face_preprocess(preprocess, siglip=siglip)
+    return model, to_hugging_face_preprocess(preprocess, kind=model["model_type"])
 
 
 def make_foreign_configs(config: CLIPConfig, preprocess: PreprocessConfig) -> ForeignConfigs:

@@ -255,4 +255,5 @@ def _resize(
         return make_sin_cos_table(config.width, new).to(table)
     if isinstance(config, ViTConfig) and config.position_interpolation == "flattened":
         return resize_sequence(table, new[0] * new[1])
-    return resize_grid(table, old, new)
+    bilinear = isinstance(config, ViTConfig) and config.position_interpolation == "bilinear"
+    return resize_grid(table, old, new, "bilinear" if bilinear else "bicubic")

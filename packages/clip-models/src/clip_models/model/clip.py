@@ -24,6 +24,7 @@ from clip_models.model.outputs import CLIPOutput, TowerOutput
 from clip_models.model.pooled_layers import PooledLayers
 from clip_models.model.transformer import Transformer
 from clip_models.model.vision_transformer import VisionTransformer
+from clip_models.native_images import NativeImages
 from clip_models.pooling.randomness import Randomness
 
 ACTIVATIONS = "clip_models.activations"
@@ -51,9 +52,16 @@ class CLIP(nn.Module):
         self.register_state_dict_post_hook(_note_activations)  # type: ignore[no-untyped-call]
 
     def encode_image(
-        self, images: Tensor, *, normalize: bool = False, generator: Randomness = None
+        self,
+        images: Tensor | NativeImages,
+        *,
+        normalize: bool = False,
+        generator: Randomness = None,
     ) -> Tensor:
-        """Features (B, E) of normalized images (B, 3, H, W) of any size that the tower takes."""
+        """Features (B, E) of normalized images (B, 3, H, W) of any size that the tower takes.
+
+        A vision transformer takes images of their own shape too.
+        """
         features = self.run_image_tower(images, generator=generator).features
         return F.normalize(features, dim=-1) if normalize else features
 
@@ -65,12 +73,12 @@ class CLIP(nn.Module):
         return F.normalize(features, dim=-1) if normalize else features
 
     def forward(
-        self, images: Tensor, tokens: Tensor, *, generator: Randomness = None
+        self, images: Tensor | NativeImages, tokens: Tensor, *, generator: Randomness = None
     ) -> CLIPOutput:
         """Normalized features of both towers with the scale (and bias) of their logits.
 
         Args:
-            images: (B, 3, H, W), normalized.
+            images: (B, 3, H, W), or images of their own shape; normalized.
             tokens: (B, T) ids; without row keys their number may differ from that of the images.
             generator: Randomness of training: None (torch's global generator), a generator, or one
                 int64 key for each row, which makes a row's randomness independent of its batch.
@@ -87,13 +95,17 @@ class CLIP(nn.Module):
             {f"{name}.{part}": what for name, out in named for part, what in out.records.items()},
         )
 
-    def run_image_tower(self, images: Tensor, *, generator: Randomness = None) -> TowerOutput:
+    def run_image_tower(
+        self, images: Tensor | NativeImages, *, generator: Randomness = None
+    ) -> TowerOutput:
         """Features (B, E), not normalized, with the tower's losses and records.
 
         Raises:
             ValueError: The tower does not take images of this shape, or they are not normalized.
         """
-        if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        if isinstance(images, NativeImages):
+            self._check_native(images)
+        elif not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             self._check_images(images)
         if isinstance(self.visual, VisionTransformer):
             return self.visual.run(images, generator=generator)
@@ -173,11 +185,22 @@ class CLIP(nn.Module):
                 f"images must be (B, 3, H, W) with sides of at least {smallest}, "
                 f"got {tuple(shape)}; resize them with the model's Preprocess"
             )
-        if not images.is_floating_point():
+        _require_normalized(images)
+
+    def _check_native(self, images: NativeImages) -> None:
+        vision = self.config.vision
+        if not isinstance(vision, ViTConfig):
             raise ValueError(
-                f"images must be normalized floating-point numbers, got {images.dtype}; "
-                "Preprocess.normalize converts uint8"
+                f"images must be (B, 3, H, W) for a tower of kind {vision.kind!r}, got images of "
+                "their own shape; only vision transformers take those"
             )
+        wanted = vision.patch_size**2 * 3
+        if images.patches.shape[2] != wanted:
+            raise ValueError(
+                f"patches must have {vision.patch_size} x {vision.patch_size} x 3 = {wanted} "
+                f"numbers, got {images.patches.shape[2]}; cut them with the model's Preprocess"
+            )
+        _require_normalized(images.patches)
 
     def _check_tokens(self, tokens: Tensor) -> None:
         longest = self.config.text.context_length
@@ -267,6 +290,14 @@ class CLIP(nn.Module):
 def count_parameters(model: nn.Module) -> int:
     """Numbers in the parameters of a module, those that share memory counted once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _require_normalized(images: Tensor) -> None:
+    if not images.is_floating_point():
+        raise ValueError(
+            f"images must be normalized floating-point numbers, got {images.dtype}; "
+            "Preprocess.normalize converts uint8"
+        )
 
 
 def _has_concrete_values(tokens: Tensor) -> bool:

@@ -9,7 +9,7 @@ Rows of a batch are padded to one length (`Padded`) or follow each other without
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -110,39 +110,57 @@ class _Group:
     rows: int
     length: int
     places: Tensor | None  # of its tokens among rows * length; None without padding
+    mask: Tensor | None  # (rows, length) bool; None where all are tokens, or padding is never seen
 
 
 class Packed:
-    """Causal rows of different lengths, sorted by length, one after the other: tokens (N, …).
+    """Rows of different lengths, sorted by length, one after the other: tokens (N, …).
 
     Linear layers see no padding at all; attention pads within groups of rows of similar length.
-    Every row's last token is read.
 
     Args:
         lengths: (B,) number of tokens of each row, on the CPU, at least 1.
         device: Device of the tokens.
+        causal: A token attends to itself and to earlier ones of its row only, else to all of them.
+        read: The token of every row that is read; None for all tokens.
+
+    Attributes:
+        row: (N,) row of the batch that a token is of.
+        position: (N,) its position there.
+        unsort: (B,) place of each row of the batch among the sorted ones.
     """
 
-    reads = True
-
-    def __init__(self, lengths: Tensor, device: torch.device) -> None:
+    def __init__(
+        self,
+        lengths: Tensor,
+        device: torch.device,
+        *,
+        causal: bool = True,
+        read: Literal["first", "last"] | None = "last",
+    ) -> None:
+        self.causal, self.reads = causal, read is not None
         self.order = lengths.argsort(stable=True)
         lengths = lengths[self.order]
         real = torch.arange(int(lengths[-1])) < lengths[:, None]  # (B, T)
         row, position = real.nonzero(as_tuple=True)  # 2 × (N,)
         self.row = self.order[row].to(device, non_blocking=True)
         self.position = position.to(device, non_blocking=True)
-        self.last = (lengths.cumsum(0) - 1).to(device, non_blocking=True)  # (B,)
+        stops = lengths.cumsum(0)
+        self.starts = (stops - lengths).to(device, non_blocking=True)  # (B,)
+        self.lengths = lengths.to(device, non_blocking=True)  # (B,)
+        self.read = self.starts if read == "first" else (stops - 1).to(device, non_blocking=True)
         self.unsort = self.order.argsort().to(device, non_blocking=True)
         self.groups = []
         start = 0
         rows = max(SMALLEST_GROUP, -(-len(lengths) // MOST_GROUPS))
         for part, inside in zip(torch.split(lengths, rows), torch.split(real, rows), strict=True):
             stop, longest = start + int(part.sum()), int(part[-1])
+            mask = inside[:, :longest]
             padded = stop - start < len(part) * longest
-            places = inside[:, :longest].flatten().nonzero().flatten() if padded else None
+            places = mask.flatten().nonzero().flatten() if padded else None
             places = None if places is None else places.to(device, non_blocking=True)
-            self.groups.append(_Group(slice(start, stop), len(part), longest, places))
+            seen = mask.to(device, non_blocking=True) if padded and not causal else None
+            self.groups.append(_Group(slice(start, stop), len(part), longest, places, seen))
             start = stop
 
     def attend(self, qkv: Tensor, *, read: bool) -> Tensor:
@@ -152,13 +170,19 @@ class Packed:
 
     def take(self, x: Tensor) -> Tensor:
         """(N, …) to (B, …), rows in sorted order."""
-        return x[self.last]
+        return x[self.read]
+
+    def pad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, …) to (B, L, …) in the order of the batch, and (B, L) bool, True for tokens."""
+        starts, lengths = self.starts[self.unsort, None], self.lengths[self.unsort, None]  # (B, 1)
+        places = torch.arange(self.groups[-1].length, device=x.device)  # (L,)
+        return x[starts + torch.minimum(places, lengths - 1)], places < lengths
 
     def _attend_group(self, qkv: Tensor, group: _Group) -> Tensor:
         if group.places is not None:
             empty = qkv.new_zeros(group.rows * group.length, *qkv.shape[1:])
             qkv = empty.index_copy(0, group.places, qkv)
-        layout = Padded(causal=True)
+        layout = Padded(self.causal, group.mask)
         mixed = layout.attend(qkv.view(group.rows, group.length, *qkv.shape[1:]), read=False)
         mixed = mixed.flatten(0, 1)  # (rows * length, H, d)
         return mixed if group.places is None else mixed[group.places]

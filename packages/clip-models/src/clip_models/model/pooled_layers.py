@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from clip_models.model.layouts import Padded
 from clip_models.model.transformer import Transformer
 from clip_models.pooling.randomness import Randomness, pooling_uniform
 from clip_models.pooling.token_pooling import PooledTokens, make_token_pooling
+from clip_models.positions import Grid
 
 
 class PooledRun(NamedTuple):
@@ -49,6 +50,7 @@ class PooledLayers(nn.ModuleList):
         causal: bool = False,
         read: Tensor | None = None,
         generator: Randomness = None,
+        grids: tuple[Grid, ...] | None = None,
     ) -> PooledRun:
         """Run all layers, on fewer tokens after each pooling.
 
@@ -60,15 +62,18 @@ class PooledLayers(nn.ModuleList):
             causal: A token attends to itself and to earlier ones only.
             read: (B,) position of the token whose segment is read; None for all segments.
             generator: Randomness of the poolings, a stream for each.
+            grids: Rows and columns of the patches of each row, where they differ.
         """
         segment_of = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])  # (B, L)
         losses, records = {}, {}
         start, key_bias = 0, None
         for number, (place, pooling) in enumerate(zip(self.places, self, strict=True)):
-            # before the first pooling, padding takes part as it does without pooling
-            layout = Padded(causal, mask if number else None, key_bias)
+            # before the first pooling, padding of captions takes part as it does without pooling
+            layout = Padded(causal, None if causal and not number else mask, key_bias)
             x = transformer(x, layout, start=start, stop=place)
-            wanted = {}
+            wanted: dict[str, Any] = {}
+            if grids is not None and not number and getattr(pooling, "reads_grids", False):
+                wanted["grids"] = grids
             if getattr(pooling, "reads_uniform", False):
                 batch, length = x.shape[:2]
                 wanted["uniform"] = pooling_uniform(generator, number, batch, length, x.device)

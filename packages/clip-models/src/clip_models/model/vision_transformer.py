@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip_models.config.towers import ViTConfig
-from clip_models.model.layouts import Padded
+from clip_models.model.layouts import Packed, Padded
+from clip_models.model.native_rows import find_places, gather_tokens, keep_patches
 from clip_models.model.outputs import TowerOutput
 from clip_models.model.pooled_layers import PooledLayers, PooledRun
 from clip_models.model.transformer import MLP, Transformer
+from clip_models.native_images import NativeImages
 from clip_models.pooling.patch_reduction import make_patch_reducer
 from clip_models.pooling.randomness import Randomness
 from clip_models.positions import (
@@ -98,17 +100,19 @@ class VisionTransformer(nn.Module):
         reduction = config.patch_reduction
         self.patch_reducer = None if reduction is None else make_patch_reducer(reduction)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalized images (B, 3, H, W) to features (B, embed_dim)."""
+    def forward(self, images: Tensor | NativeImages) -> Tensor:
+        """Normalized images (B, 3, H, W), or of their own shape, to features (B, embed_dim)."""
         return self.run(images).features
 
-    def run(self, images: Tensor, *, generator: Randomness = None) -> TowerOutput:
+    def run(self, images: Tensor | NativeImages, *, generator: Randomness = None) -> TowerOutput:
         """Features with the losses and records of a token pooling.
 
         Args:
-            images: (B, 3, H, W), normalized.
+            images: (B, 3, H, W), or patches of images of their own shape; normalized.
             generator: Randomness of patch reduction and token pooling.
         """
+        if isinstance(images, NativeImages):
+            return self._run_native(images, generator)
         patches = self.conv1(images)  # (B, D, rows, columns)
         grid = (patches.shape[2], patches.shape[3])
         x = patches.flatten(2).transpose(1, 2) + self._patch_positions(grid)  # (B, N, D)
@@ -119,19 +123,87 @@ class VisionTransformer(nn.Module):
             x = x.gather(1, keep[:, :, None].expand(-1, -1, x.shape[2]))  # (B, K, D)
         if self.class_embedding is not None:
             x = torch.cat([self._class_token().expand(x.shape[0], 1, -1), x], dim=1)  # (B, L, D)
+        if self.pooling is not None:
+            return self._run_pooled(x, None, generator)
         if self.ln_pre is not None:
             x = self.ln_pre(x)
-        if self.pooling is None:
-            x = self.transformer(x, Padded(read_at=self._read_at()))
-            return TowerOutput(self._project(self._read(x)), {}, {})
+        x = self.transformer(x, Padded(read_at=self._read_at()))
+        return TowerOutput(self._project(self._read(x)), {}, {})
+
+    def _run_native(self, images: NativeImages, generator: Randomness) -> TowerOutput:
+        """Features of images of their own shape, none of which depends on the others."""
+        x, counts = self._embed_native(images, generator)  # (class token + N, D)
+        has_class_token = self.class_embedding is not None
+        lengths = torch.tensor(counts) + self._first_patch
+        if self.pooling is not None:
+            position = torch.arange(int(lengths.max()), device=x.device).expand(len(images), -1)
+            row = torch.arange(len(images), device=x.device)[:, None].expand_as(position)
+            index = gather_tokens(counts, row, position, has_class_token=has_class_token)
+            real = position < lengths.to(x.device)[:, None]  # (B, L)
+            mask = None if len(set(counts)) == 1 else real
+            return self._run_pooled(F.embedding(index, x), mask, generator, images.grids)
+        reads_class_token = self._read_at() is not None
+        packed = Packed(
+            lengths, x.device, causal=False, read="first" if reads_class_token else None
+        )
+        x = x[gather_tokens(counts, packed.row, packed.position, has_class_token=has_class_token)]
+        if self.ln_pre is not None:
+            x = self.ln_pre(x)
+        x = self.transformer(x, packed)  # (N, D), or (B, D) in the order of lengths
+        if reads_class_token:
+            return TowerOutput(self._project(self._read(x[packed.unsort, None])), {}, {})
+        tokens, real = packed.pad(x)
+        return TowerOutput(self._project(self._read(tokens, real)), {}, {})
+
+    def _embed_native(
+        self, images: NativeImages, generator: Randomness
+    ) -> tuple[Tensor, list[int]]:
+        """The class token, if there is one, then the kept patches of all images; their numbers."""
+        x = self._embed_patches(images.patches[images.mask])  # (N, D)
+        grids, places = find_places(images.grids, x.device)
+        tables = [self._patch_positions(grid) for grid in grids]
+        x = x + F.embedding(places, torch.cat(tables))
+        counts = list(images.counts)
+        if self.patch_reducer is not None and self.training:
+            keep, counts = keep_patches(self.patch_reducer, images.grids, generator, x.device)
+            x = x[keep]
+        if self.class_embedding is not None:
+            x = torch.cat([self._class_token().to(x.dtype)[None], x])
+        return x, counts
+
+    def _embed_patches(self, patches: Tensor) -> Tensor:
+        """Patches (N, P) to (N, D)."""
+        if isinstance(self.conv1, nn.Conv2d):
+            weight = self.conv1.weight.permute(0, 2, 3, 1).flatten(1)  # (D, P)
+            return F.linear(patches, weight, self.conv1.bias)
+        side = self.config.patch_size
+        return self.conv1(patches.view(-1, side, side, 3).permute(0, 3, 1, 2)).flatten(1)
+
+    def _run_pooled(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        generator: Randomness,
+        grids: tuple[Grid, ...] | None = None,
+    ) -> TowerOutput:
+        """Run the pooled layers on tokens (B, L, D), of which `mask` (B, L) tells padding."""
+        assert self.pooling is not None
+        if self.ln_pre is not None:
+            x = self.ln_pre(x)
         batch, length = x.shape[:2]
         keep_apart = torch.arange(length, device=x.device).expand(batch, -1) < self._first_patch
         is_first_read = self.config.readout == "class_token"
         read = x.new_zeros(batch, dtype=torch.long) if is_first_read else None
         pooled = self.pooling(
-            self.transformer, x, keep_apart=keep_apart, read=read, generator=generator
+            self.transformer,
+            x,
+            keep_apart=keep_apart,
+            mask=mask,
+            read=read,
+            generator=generator,
+            grids=grids,
         )
-        features = self._project(self._read(pooled.tokens, pooled))
+        features = self._project(self._read(pooled.tokens, mask, pooled))
         return TowerOutput(features, pooled.losses, pooled.records)
 
     def _add_positions(self) -> None:
@@ -169,27 +241,38 @@ class VisionTransformer(nn.Module):
             return make_sin_cos_table(config.width, grid).to(table)
         if config.position_interpolation == "flattened":
             return resize_sequence(table, grid[0] * grid[1])
-        return resize_grid(table, configured, grid)
+        return resize_grid(table, configured, grid, config.position_interpolation)
 
     def _read_at(self) -> int | None:
         return 0 if self.config.readout == "class_token" else None
 
-    def _read(self, x: Tensor, pooled: PooledRun | None = None) -> Tensor:
-        """Tokens after the last layer (B, ·, D) to one feature for each image (B, D)."""
+    def _read(
+        self, x: Tensor, real: Tensor | None = None, pooled: PooledRun | None = None
+    ) -> Tensor:
+        """Tokens after the last layer (B, ·, D) to one feature for each image (B, D).
+
+        `real` (B, L) is True for tokens, before a pooling if there is one; None for all.
+        """
         if not self.config.norm_after_readout:
             x = self.ln_post(x)
-        mask = None if pooled is None else pooled.mask
         if self.attn_pool is not None:
-            x = self.attn_pool(x, mask)
+            x = self.attn_pool(x, real if pooled is None else pooled.mask)
         elif self.config.readout == "class_token":
             x = x[:, 0]
         else:
-            if (
-                pooled is not None
-            ):  # each token counts as its segment, so that averages are over tokens
-                x = x.gather(1, pooled.segment_of[:, :, None].expand(-1, -1, x.shape[2]))
-            x = x[:, self._first_patch if self.config.readout == "patch_average" else 0 :].mean(1)
+            x = self._average(x, real, pooled)
         return self.ln_post(x) if self.config.norm_after_readout else x
+
+    def _average(self, x: Tensor, real: Tensor | None, pooled: PooledRun | None) -> Tensor:
+        """The mean (B, D) of tokens, in which each counts as its segment."""
+        if pooled is not None:
+            segment_of = pooled.segment_of.clamp(min=0)
+            x = x.gather(1, segment_of[:, :, None].expand(-1, -1, x.shape[2]))
+        first = self._first_patch if self.config.readout == "patch_average" else 0
+        if real is None:
+            return x[:, first:].mean(1)
+        weight = real[:, first:, None].to(x.dtype)
+        return (x[:, first:] * weight).sum(1) / weight.sum(1)
 
     def _project(self, x: Tensor) -> Tensor:
         return x if self.proj is None else x @ self.proj

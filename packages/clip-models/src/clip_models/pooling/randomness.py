@@ -20,7 +20,7 @@ def patch_uniform(generator: Randomness, batch: int, count: int, device: torch.d
     Raises:
         ValueError: Keys are not int64 (B,).
     """
-    return hashed_uniform(mix(_row_keys(generator, batch).to(device) ^ MIX_1), count)
+    return hashed_uniform(mix(draw_row_keys(generator, batch).to(device) ^ MIX_1), count)
 
 
 def pooling_uniform(
@@ -31,14 +31,18 @@ def pooling_uniform(
     Raises:
         ValueError: Keys are not int64 (B,).
     """
-    keys = _row_keys(generator, batch)
+    keys = draw_row_keys(generator, batch)
     if stage and isinstance(generator, Tensor):
         keys = mix(keys ^ (stage * WEYL))  # another stream for each pooling
     return hashed_uniform(keys.to(device), count)
 
 
-def _row_keys(generator: Randomness, batch: int) -> Tensor:
-    """(B,) int64 keys, given or drawn."""
+def draw_row_keys(generator: Randomness, batch: int) -> Tensor:
+    """(B,) int64 keys, given or drawn.
+
+    Raises:
+        ValueError: Keys are not int64 (B,).
+    """
     if isinstance(generator, Tensor):
         if generator.shape != (batch,) or generator.dtype != torch.int64:
             raise ValueError(

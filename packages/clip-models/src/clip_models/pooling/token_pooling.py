@@ -7,7 +7,7 @@ A config stores a name; an installed package defines it in the entry-point group
 from __future__ import annotations
 
 from importlib.metadata import entry_points
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -56,6 +56,8 @@ class TokenPooling(Protocol):
     With a true attribute `reads_uniform` it is also called with `uniform`, (B, L) float32 in the
     open interval (0, 1): random numbers that depend only on the key of the row and the place. With
     a true attribute `reads_keys` it is also called with `keys`, (B, L, ·): those of the next layer.
+    With a true attribute `reads_grids`, a pooling of the patches of images of their own shape is
+    also called with `grids`: rows and columns of each image, B pairs.
     """
 
     def __call__(
@@ -64,7 +66,7 @@ class TokenPooling(Protocol):
         mask: Tensor | None,
         keep_apart: Tensor | None,
         causal: bool,
-        **wanted: Tensor,
+        **wanted: Any,
     ) -> PooledTokens:
         """Pool tokens (B, L, D).
 
@@ -74,7 +76,7 @@ class TokenPooling(Protocol):
             keep_apart: (B, L) bool, True for tokens that are never pooled with others (class token,
                 end token); None for no token.
             causal: No segment may depend on later tokens.
-            **wanted: `uniform` and `keys`, each only if the module's attribute asks for it.
+            **wanted: `uniform`, `keys`, `grids`, each only if the module's attribute asks for it.
         """
         ...
 

@@ -17,6 +17,7 @@ def check_inputs(
     causal: bool,
     uniform: Tensor | None,
     keys: Tensor | None,
+    needs_whole_images: bool = True,
 ) -> None:
     """Raise ValueError unless the arguments of a pooling fit each other and its configuration."""
     if tokens.dim() != 3:
@@ -45,7 +46,7 @@ def check_inputs(
         raise ValueError("mask has real tokens after padding; pad at the end of rows")
     if config.order != "raster":
         same = keep_apart is None or bool((keep_apart == keep_apart[:1]).all())
-        if causal or mask is not None or not same:
+        if causal or (needs_whole_images and mask is not None) or not same:
             raise ValueError(
                 f"order={config.order!r} is for whole images with the same tokens kept apart in "
                 "every row; use order='raster'"

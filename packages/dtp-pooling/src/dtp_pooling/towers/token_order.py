@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -54,6 +54,35 @@ def order_patches(apart: Tensor, order: TokenOrder, grid: tuple[int, int] | None
     places = torch.arange(apart.shape[1], device=apart.device)
     curve = grid_order(height, width, order).to(apart.device)
     return places.index_copy(0, patches, patches[curve])
+
+
+def order_rows(
+    apart: Tensor,
+    lengths: Tensor | None,
+    order: TokenOrder,
+    grids: Sequence[tuple[int, int]],
+) -> Tensor | None:
+    """(B, L) token at each place of each row's sequence; None for the order that they came in.
+
+    Args:
+        apart: (B, L) bool, tokens that are no patches, the same in every row.
+        lengths: (B,) tokens of each row, before its padding; None for L.
+        order: Of the patches.
+        grids: Rows and columns of the patches of each row.
+    """
+    if order == "raster" or not len(apart):
+        return None
+    if len(grids) != len(apart):
+        raise ValueError(f"grids must be one for each of {len(apart)} rows, got {len(grids)}")
+    places = torch.arange(apart.shape[1], device=apart.device).repeat(len(apart), 1)
+    known = [apart.shape[1]] * len(apart) if lengths is None else lengths.tolist()
+    for grid in dict.fromkeys(grids):
+        rows = [row for row, other in enumerate(grids) if other == grid]
+        length = known[rows[0]]
+        curve = order_patches(apart[rows[:1], :length], order, grid)
+        assert curve is not None
+        places[rows, :length] = curve
+    return places
 
 
 def _hilbert(start: complex, along: complex, across: complex) -> Iterator[complex]:

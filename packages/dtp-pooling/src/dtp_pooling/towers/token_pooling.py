@@ -6,12 +6,14 @@ The contract of the entry-point group `clip_models.token_pooling`: a callable `(
 gives a module that is called with tokens (B, L, D), a mask (B, L) of real tokens or None, the
 tokens (B, L) that are kept as segments of one token (class token, end token) and whether the tower
 is causal; it returns `PooledTokens`. With a true attribute `reads_uniform` it is also called with
-`uniform` (B, L), a random number for each token, and with a true `reads_keys` with `keys`
-(B, L, ·), those of the next attention layer.
+`uniform` (B, L), a random number for each token, with a true `reads_keys` with `keys` (B, L, ·),
+those of the next attention layer, and for images of their own shape, with a true `reads_grids`,
+with `grids`, the rows and columns of patches of each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,7 +34,7 @@ from dtp_pooling.towers.boundary_constraints import (
 from dtp_pooling.towers.config import TokenPoolingConfig
 from dtp_pooling.towers.input_checks import check_inputs
 from dtp_pooling.towers.pooled_tokens import PooledTokens, make_record
-from dtp_pooling.towers.token_order import order_patches
+from dtp_pooling.towers.token_order import order_patches, order_rows
 
 
 class DynamicTokenPooling(nn.Module):
@@ -60,6 +62,11 @@ class DynamicTokenPooling(nn.Module):
         """Whether segments are decided by random numbers that the tower gives, in training."""
         return self.training and self._is_random
 
+    @property
+    def reads_grids(self) -> bool:
+        """Whether the order of the sequence follows from the grid of each image's patches."""
+        return self.config.order != "raster"
+
     def forward(
         self,
         tokens: Tensor,
@@ -69,6 +76,7 @@ class DynamicTokenPooling(nn.Module):
         *,
         uniform: Tensor | None = None,
         keys: Tensor | None = None,
+        grids: Sequence[tuple[int, int]] | None = None,
     ) -> PooledTokens:
         """Pooled tokens; the segments of a row follow the order of the sequence.
 
@@ -81,19 +89,23 @@ class DynamicTokenPooling(nn.Module):
             uniform: (B, L) float32 in the open interval (0, 1), a number for each place of the
                 sequence, for training; None draws them from torch's global generator.
             keys: (B, L, ·) what to compare with `compare="keys"`.
+            grids: Rows and columns of the patches of each image, B pairs; None for the same of all,
+                which the configuration says.
 
         Raises:
             ValueError: Shapes disagree, or the kind does not fit a causal tower.
         """
         if tokens.is_meta:
             return self._forward_on_meta(tokens, keep_apart)
-        check_inputs(self.config, tokens, mask, keep_apart, causal, uniform, keys)
+        needs_whole = grids is None
+        check_inputs(self.config, tokens, mask, keep_apart, causal, uniform, keys, needs_whole)
         compared = keys if self.reads_keys and keys is not None else tokens
         apart = torch.zeros_like(tokens[..., 0]).bool() if keep_apart is None else keep_apart
         lengths = None if mask is None else mask.sum(1)
-        order = order_patches(apart, self.config.order, self.config.grid)
+        order = self._find_order(apart, lengths, grids)
         if order is not None:
-            tokens, compared, apart = tokens[:, order], compared[:, order], apart[:, order]
+            tokens, compared = _take(tokens, order), _take(compared, order)
+            apart = apart.gather(1, order)
         constraints = find_constraints(apart, lengths)
         boundaries, logits = self._decide(compared, constraints, lengths, causal, uniform)
         pooled = pool(tokens, boundaries, lengths=lengths, max_segments=self.config.max_segments)
@@ -110,6 +122,18 @@ class DynamicTokenPooling(nn.Module):
         if self.training:
             return config.kind in ("top_k", "gumbel") and config.sample
         return config.kind == "gumbel" and config.evaluation == "pattern"
+
+    def _find_order(
+        self,
+        apart: Tensor,
+        lengths: Tensor | None,
+        grids: Sequence[tuple[int, int]] | None,
+    ) -> Tensor | None:
+        """(B, L) token at each place of each sequence; None for the order that they came in."""
+        if grids is not None:
+            return order_rows(apart, lengths, self.config.order, grids)
+        order = order_patches(apart, self.config.order, self.config.grid)
+        return None if order is None else order.expand(len(apart), -1)
 
     def _decide(
         self,
@@ -166,7 +190,7 @@ class DynamicTokenPooling(nn.Module):
         """The result, its `segment_of` in the order that the tokens came in."""
         segment_of = pooled.segment_of
         if order is not None:
-            segment_of = torch.empty_like(segment_of).index_copy_(1, order, segment_of)
+            segment_of = torch.empty_like(segment_of).scatter_(1, order, segment_of)
         is_static = is_exported() or (
             self.config.max_segments is not None and torch.compiler.is_compiling()
         )
@@ -174,6 +198,11 @@ class DynamicTokenPooling(nn.Module):
         mask = None if every_row_is_full else pooled.mask
         bias = pooled.counts.float().log() if self.config.proportional else None
         return PooledTokens(pooled.values, mask, segment_of, bias, loss, record)
+
+
+def _take(x: Tensor, order: Tensor) -> Tensor:
+    """(B, L, D) in the order (B, L)."""
+    return x.gather(1, order[:, :, None].expand(-1, -1, x.shape[2]))
 
 
 def token_pooling(width: int, **settings: Any) -> DynamicTokenPooling:
