@@ -433,3 +433,120 @@ def test_preprocessing_and_positions_have_counterparts() -> None:
     }
     assert config.model.text == {"context_length": 32, "activation": "quick_gelu"}
     assert config.data.weights == (2.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ViT-L-16-CL8-GAP", "ViT-L-16-CL8-Syntax-GAP"),
+        ("ViT-H-14-CL8-Syntax-GAP", "ViT-H-14-CL8-SyntaxMask-GAP"),  # as the published scripts say
+        ("ViT-B-16-CL16", "ViT-B-16-CL16"),
+    ],
+)
+def test_names_that_published_scripts_get_wrong(name: str, expected: str) -> None:
+    config = parse_config(translate("clipa", ["--model", name]).toml, source="translated")
+    assert config.model.name == expected
+    assert config.tokenizer.reduction == ("syntax" if "Syntax" in name else "truncate")
+
+
+def test_an_unknown_model_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match="unknown model 'ViT-B32'; did you mean 'ViT-B-32'"):
+        translate("open_clip", ["--model", "ViT-B32"])
+    with pytest.raises(ConfigError, match="unknown model 'ViT-B32'"):
+        translate(
+            "open_clip", ["--model", "ViT-B32", "--pretrained", "a.pt", "--imagenet-val", "val"]
+        )
+
+
+def test_validation_sets_are_a_list() -> None:
+    words = [
+        "--val-data",
+        "v.csv",
+        "--imagenet-val",
+        "in1k",
+        "--imagenet-v2",
+        "/data",
+        "--train-data",
+        "t.csv",
+    ]
+    config = parse_config(translate("open_clip", words).toml, source="translated")
+    v2 = "imagefolder:/data/ImageNetV2-matched-frequency"
+    assert config.data.val == ("csv:v.csv", "imagefolder:in1k", v2)
+    assert config.eval.classnames == ("", "", "imagenetv2")
+    config = parse_config(translate("open_clip", words[:2]).toml, source="translated")
+    assert (config.data.val, config.eval.classnames) == ("csv:v.csv", ())
+    line = translate("open_clip", ["--pretrained", "m.pt", *words[2:6]]).text()
+    assert line == (
+        "clip-models convert m.pt --to clip-models --out model --model RN50 && clip-eval run "
+        "--data imagefolder:in1k --out results --model model && clip-eval run --data "
+        f"{v2} --classnames imagenetv2 --out results-imagenetv2 --model model\n"
+    )
+
+
+def test_a_locked_tower_keeps_its_statistics() -> None:
+    words = ["--model", "RN50", "--lock-image"]
+    with pytest.raises(ConfigError, match="as with --lock-image-freeze-bn-stats"):
+        translate("open_clip", words)
+    found = translate("open_clip", [*words, "--lock-image-freeze-bn-stats"])
+    assert parse_config(found.toml, source="translated").model.lock_image
+    assert translate("open_clip", ["--model", "ViT-B-32", "--lock-image"]).toml
+
+
+def test_a_number_of_samples_as_a_power_of_ten() -> None:
+    words = ["--train-data", "s/{0..9}.tar", "--train-num-samples", "4e8", "--epochs", "32"]
+    config = parse_config(translate("open_clip", words).toml, source="translated")
+    assert config.train.samples == 12_800_000_000
+    with pytest.raises(ConfigError, match=r"expected a whole number, got 0\.5"):
+        translate("open_clip", [*words[:3], "0.5"])
+
+
+def test_settings_of_one_reason_are_told_once() -> None:
+    words = (
+        "--fastclip --gamma 0.2 --rho 7 --lr_tau 1e-4 --temperature_scheme global --multiply_tau"
+    )
+    with pytest.raises(ConfigError) as error:
+        translate("fast_clip", words.split())
+    assert str(error.value).count("own losses are not implemented") == 1
+    assert "gamma 0.2, rho 7, lr-tau 1e-4" in str(error.value)
+
+
+def test_corenet_s_evaluation_and_its_huge_recipe(tmp_path: Path) -> None:
+    recipe = tmp_path / "clip_vit_huge.yaml"
+    recipe.write_text(
+        "model: {classification: {vit: {mode: huge}}, text: {transformer: {model_dim: 768, "
+        "n_heads_per_layer: 12, no_pos_embedding: false, embed_dropout: 0.0}}}\n"
+        "scheduler: {is_iteration_based: true, max_epochs: 12, max_iterations: 120000}\n"
+    )
+    config = parse_config(translate("corenet", [str(recipe)]).toml, source="translated")
+    assert config.model.vision == {"width": 1280, "num_layers": 32, "num_heads": 20}
+    assert config.model.text == {"width": 768, "num_heads": 12}
+    assert (config.train.steps, config.train.epochs) == (120_000, None)
+    script = tmp_path / "eval.sh"
+    script.write_text(
+        f'export CONFIG_FILE="{recipe}"\nexport WEIGHTS=https://host/a/clip_vit_base.pt\n'
+        'export DATA="/data/imagenet/validation" # change to the path of the images\n'
+        "CUDA_VISIBLE_DEVICES=0 corenet-eval --common.config-file $CONFIG_FILE "
+        "--model.multi-modal-image-text.pretrained $WEIGHTS --common.override-kwargs "
+        "dataset.root_val=$DATA\n"
+    )
+    assert translate("corenet", [str(script)]).text() == (
+        "curl -LO https://host/a/clip_vit_base.pt && clip-models convert clip_vit_base.pt --to "
+        "clip-models --out model --model CoreNet-ViT-B-16 && clip-eval run --data "
+        "imagefolder:/data/imagenet/validation --out results --model model\n"
+    )
+
+
+def test_a_comment_behind_a_continued_line(tmp_path: Path) -> None:
+    """As in OFM's published command; without it the command would end there, and train a ViT."""
+    script = tmp_path / "train.sh"
+    script.write_text(
+        "python scripts/train_clip_img_classification.py \\\n--model clip --dataset cifar10 \\\n"
+        '--huggingface_token "yours (optional)"  \\ #needed for ImageNet only\n'
+        "--elastic_config scripts/clip_elastic_space.json\n\nwandb --relogin\n"
+    )
+    found = translate("osf", [str(script)])
+    config = parse_config(found.toml, source="translated")
+    assert config.model.pretrained == "hf-hub:openai/clip-vit-base-patch32"
+    assert "--space scripts/clip_elastic_space.json" in found.command
+    with pytest.raises(ConfigError, match=r"model vit .*supernets of other models than CLIP"):
+        translate("osf", ["--dataset", "cifar10"])  # its default model

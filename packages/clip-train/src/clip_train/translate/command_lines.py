@@ -17,9 +17,11 @@ class CommandLine(NamedTuple):
 
     flags: list[str]
     processes: int | None  # that its launcher starts; None without a launcher
+    program: str = ""  # such as `corenet-eval`; empty for flags alone
 
 
-_ASSIGNMENT = re.compile(r"(?:export\s+)?([A-Za-z_]\w*)=(\S*|'[^']*'|\"[^\"]*\")$")
+_ASSIGNMENT = re.compile(r"(?:export\s+)?([A-Za-z_]\w*)=('[^']*'|\"[^\"]*\"|[^\s'\"]*)(?:\s+#.*)?$")
+_CONTINUED = re.compile(r"\\[ \t]*(?:#[^\n]*)?\n")  # also with a comment, as OFM's are published
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _LAUNCHERS = ("torchrun", "torch.distributed.run", "torch.distributed.launch")
 _COUNTS = {
@@ -41,7 +43,7 @@ def read_command(text: str) -> CommandLine:
     """The training command in a text: a quoted command line, or a shell script.
 
     Comments, line continuations, variables that the script sets and `sbatch` options are read; of
-    several commands the last one with flags counts.
+    several commands the last one that trains or evaluates counts.
 
     Raises:
         ConfigError: There is no command with flags, or quotes are not closed.
@@ -49,7 +51,7 @@ def read_command(text: str) -> CommandLine:
     variables: dict[str, str] = {}
     found: CommandLine | None = None
     tasks: dict[str, str] = {}
-    for line in text.replace("\\\n", " ").splitlines():
+    for line in _CONTINUED.sub(" ", text).splitlines():
         if line.startswith("#SBATCH"):
             tasks |= _counts(line.split()[1:])
             continue
@@ -61,7 +63,8 @@ def read_command(text: str) -> CommandLine:
         except ValueError as error:
             raise ConfigError(f"the command cannot be read: {error}: {line.strip()[:60]}") from None
         if any(word.startswith("--") for word in words):
-            found = split_launcher(words, tasks)
+            here = split_launcher(words, tasks)
+            found = here if here.program or not (found and found.program) else found
     if found is None:
         raise ConfigError("no command with flags was found; give a line such as `… --model RN50`")
     return found
@@ -87,8 +90,9 @@ def split_launcher(words: Sequence[str], tasks: Mapping[str, str] | None = None)
     launched = any(name in word for word in before for name in _LAUNCHERS)
     by_srun = any(word in ("srun", "mpirun", "mpiexec", "launch_xla.py") for word in before)
     if not (launched or by_srun):
-        return CommandLine(flags, None)
-    return CommandLine(flags, _count_processes({**(tasks or {}), **_counts(before)}))
+        return CommandLine(flags, None, rest[start])
+    number = _count_processes({**(tasks or {}), **_counts(before)})
+    return CommandLine(flags, number, rest[start])
 
 
 def _is_program(words: Sequence[str], index: int) -> bool:

@@ -54,6 +54,18 @@ def _mixed_precision(value: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     return {"train.precision": look_up(name, PRECISIONS)}
 
 
+def _length(counts_steps: bool, rule: Rule) -> Rule:
+    """A length that counts if the schedule is in the same unit; CoreNet's default is steps."""
+    assert callable(rule)
+
+    def translate(value: Any, values: Mapping[str, Any]) -> dict[str, Any] | str:
+        if bool(values.get("scheduler.is_iteration_based", True)) != counts_steps:
+            return "not used; scheduler.is_iteration_based says which length counts"
+        return rule(value, values)
+
+    return translate
+
+
 _ONE_WAY = "it has no effect on the trained weights"
 _EVALUATION = "for validation; set the keys of [eval] and data.val"
 _FIXED = "as CoreNet-ViT-B-16 has it; other values are not supported"
@@ -62,6 +74,7 @@ _VIT_SIZES: Mapping[str, Mapping[str, int]] = {  # of CoreNet's modes
     "small": {"width": 384, "num_layers": 12, "num_heads": 6},
     "base": {},
     "large": {"width": 1024, "num_layers": 24, "num_heads": 16},
+    "huge": {"width": 1280, "num_layers": 32, "num_heads": 20},
 }
 
 
@@ -185,6 +198,9 @@ CORENET: Mapping[str, Rule] = {
     "model.text.transformer.n_transformer_layers": _text_size("num_layers", 12),
     "model.text.transformer.n_heads_per_layer": _text_size("num_heads", 8),
     "model.text.transformer.ffn_multiplier_per_layer": expect(4, 4.0, why=_FIXED),
+    "model.text.transformer.no_scale_embedding": expect(False, why=_FIXED),
+    "model.text.transformer.no_pos_embedding": expect(False, why=_FIXED),
+    "model.text.transformer.*dropout": expect(0, 0.0, why="there is no dropout"),
     "model.activation.name": expect("gelu", why=_FIXED),
     "model.activation_checkpointing": lambda value, _: {
         "train.gradient_checkpointing": bool(value)
@@ -230,8 +246,8 @@ CORENET: Mapping[str, Rule] = {
     "optim.adamw.eps": to_key("optim.eps", float),
     "optim.no_decay_bn_filter_bias": AUTOMATIC,
     "scheduler.name": to_choice("optim.schedule", {"cosine": "cosine"}),
-    "scheduler.max_iterations": to_key("train.steps", int),
-    "scheduler.max_epochs": to_key("train.epochs", float),
+    "scheduler.max_iterations": _length(True, to_key("train.steps", int)),
+    "scheduler.max_epochs": _length(False, to_key("train.epochs", float)),
     "scheduler.warmup_iterations": to_key("optim.warmup_steps", int),
     "scheduler.warmup_init_lr": to_key("optim.first_lr", float),
     "scheduler.cosine.max_lr": to_key("optim.lr", float),

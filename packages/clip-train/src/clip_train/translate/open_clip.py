@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from clip_train.translate.model_names import find_model
 from clip_train.translate.rules import (
     AUTOMATIC,
     NOTE,
@@ -18,6 +19,7 @@ from clip_train.translate.rules import (
     to_key,
     to_values,
     used_with,
+    whole_number,
 )
 
 _ALWAYS_EXACT = "the gradient is always that of the whole batch"
@@ -34,14 +36,18 @@ _AUGMENTATIONS = {
 
 def _source(value: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """One or several sources, `A::B`."""
+    return {"data.train": "::".join(_with_kind(part, values) for part in value.split("::"))}
+
+
+def _with_kind(path: str, values: Mapping[str, Any]) -> str:
+    """A path behind the kind of data that the command line says it is."""
     kind = look_up(values.get("dataset-type", "auto"), _FORMATS)
-    kind = kind or ("csv" if value.endswith((".csv", ".tsv")) else "wds")
-    return {"data.train": "::".join(f"{kind}:{part}" for part in value.split("::"))}
+    return f"{kind or ('csv' if path.endswith(('.csv', '.tsv')) else 'wds')}:{path}"
 
 
 def _model(value: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """A model, with AdamW's defaults and CLIPA's caption reduction, which follow from its name."""
-    found: dict[str, Any] = {"model.name": value}
+    found: dict[str, Any] = {"model.name": find_model(value)}
     if "vit" not in value.lower():
         defaults = {"beta2": ("optim.betas.1", 0.999), "eps": ("optim.eps", 1e-8)}
         found |= dict(pair for flag, pair in defaults.items() if flag not in values)
@@ -71,12 +77,35 @@ def _augmentation(value: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def validation_sets(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The sources that a run is evaluated on, each with the name of its class names or nothing."""
+    found: list[tuple[str, str]] = []
+    if "val-data" in values:
+        found.append((_with_kind(str(values["val-data"]), values), ""))
+    if "imagenet-val" in values:
+        found.append((f"imagefolder:{values['imagenet-val']}", ""))
+    if "imagenet-v2" in values:  # where the package imagenetv2_pytorch unpacks it
+        folder = str(values["imagenet-v2"]).rstrip("/") + "/ImageNetV2-matched-frequency"
+        found.append((f"imagefolder:{folder}", "imagenetv2"))
+    return found
+
+
+def _validation(value: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """All validation sets, whichever of their flags is translated."""
+    if value is True:
+        raise ValueError("expected a value")
+    sets = validation_sets(values)
+    specs, names = [spec for spec, _ in sets], [name for _, name in sets]
+    found: dict[str, Any] = {"data.val": specs[0] if len(specs) == 1 else specs}
+    return found | ({"eval.classnames": names} if any(names) else {})
+
+
 def _num_samples(value: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Samples of an epoch, which are declared there and decide the length of training."""
     kind = values.get("dataset-type", "auto")
     if kind == "csv" or (kind == "auto" and str(values.get("train-data")).endswith("sv")):
         return {}  # counted in the table
-    return {"train.samples": round(int(value) * float(values["epochs"]))}
+    return {"train.samples": round(whole_number(value) * float(values["epochs"]))}
 
 
 def _weights(value: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,7 +130,8 @@ def _cooldown(value: str, values: Mapping[str, Any]) -> dict[str, Any] | str:
     if values.get("lr-scheduler") != "const-cooldown":
         return "used by const-cooldown only"
     if "train-num-samples" in values:
-        return {"optim.cooldown_samples": round(int(values["train-num-samples"]) * float(value))}
+        samples = whole_number(values["train-num-samples"])
+        return {"optim.cooldown_samples": round(samples * float(value))}
     return {"optim.cooldown_epochs": float(value)}
 
 
@@ -120,6 +150,18 @@ def _column(key: str, default: str) -> Rule:
     return lambda value, _: {} if set(value.split(";")) <= set(default.split(";")) else {key: value}
 
 
+def _lock_image(value: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A locked image tower, whose BatchNorm layers keep their statistics."""
+    found: dict[str, Any] = {"model.lock_image": True}
+    has_statistics = "vit" not in str(values["model"]).lower()
+    if has_statistics and "lock-image-freeze-bn-stats" not in values:
+        found[NOTE] = Missing(
+            "the BatchNorm layers of a locked tower keep their statistics, as with "
+            "--lock-image-freeze-bn-stats"
+        )
+    return found
+
+
 def _resume(value: Any, values: Mapping[str, Any]) -> str:
     if value in (True, "latest", "None"):
         return "`clip-train resume DIR`"
@@ -130,8 +172,7 @@ _NOT_IN_RESULT = "it has no effect on the trained weights"
 OPEN_CLIP: Mapping[str, Rule] = {
     "train-data": _source,
     "dataset-type": used_with("train-data"),
-    "imagenet-val": to_key("data.val", lambda value: f"imagefolder:{value}"),
-    "imagenet-v2": "evaluate it with `clip-eval run`",
+    **dict.fromkeys(("val-data", "imagenet-val", "imagenet-v2"), _validation),
     "dataset-resampled": "each epoch sees every sample once, instead of draws with repeats",
     "train-data-upsampling-factors": _weights,
     "csv-separator": "the separator of a table is recognized",
@@ -157,7 +198,9 @@ OPEN_CLIP: Mapping[str, Rule] = {
         "model.vision.patch_reduction.kind": "random",
         "model.vision.patch_reduction.keep_ratio": 1 - float(value),
     },
-    "lock-image": to_values(model__lock_image=True),
+    "lock-image": _lock_image,
+    "lock-image-freeze-bn-stats": AUTOMATIC,
+    "lock-text-freeze-layer-norm": "a LayerNorm has no statistics",
     "lock-image-unlocked-groups": to_key("model.unlocked_image_groups", int),
     "lock-text": to_values(model__lock_text=True),
     "lock-text-unlocked-layers": to_key("model.unlocked_text_groups", int),
@@ -211,7 +254,6 @@ OPEN_CLIP: Mapping[str, Rule] = {
     "wandb-project-name": to_key("log.wandb_project"),
     "zeroshot-frequency": _STEPS_ONLY,
     "val-frequency": _STEPS_ONLY,
-    "val-data": "for validation; set data.val",
     **dict.fromkeys(
         (
             *("cache-dir", "debug", "copy-codebase", "log-local", "wandb-notes", "dist-url"),

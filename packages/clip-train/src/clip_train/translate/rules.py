@@ -34,6 +34,18 @@ def to_key(key: str, kind: Callable[[Any], Any] = str) -> Rule:
     return translate
 
 
+def whole_number(text: Any) -> int:
+    """A whole number, which may be written as 4e8.
+
+    Raises:
+        ValueError: It is not one.
+    """
+    number = float(str(text))
+    if not number.is_integer():
+        raise ValueError(f"expected a whole number, got {text}")
+    return int(number)
+
+
 def expect(*values: Any, why: str) -> Rule:
     """A setting that is always one of these values here; another one is missing."""
     texts = {str(value).lower() for value in values}

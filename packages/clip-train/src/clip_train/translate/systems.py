@@ -30,6 +30,8 @@ _OPEN_CLIP_DEFAULTS = {
     "precision": "amp",
 }
 _OSF_DEFAULTS = {
+    "model": "vit",
+    "dataset": "cifar100",
     "lr": 5e-5,
     "batch-size": 64,
     "epochs": 500,

@@ -16,7 +16,13 @@ from clip_models.config import from_dict, nearest
 
 from clip_train.config.run import Config
 from clip_train.config.training import OptimConfig
-from clip_train.translate.command_lines import read_command, read_script, split_launcher
+from clip_train.translate.command_lines import (
+    CommandLine,
+    read_command,
+    read_script,
+    split_launcher,
+)
+from clip_train.translate.evaluations import translate_evaluation
 from clip_train.translate.rules import NOTE, Missing, Rule
 from clip_train.translate.systems import SYSTEMS
 
@@ -56,43 +62,37 @@ def translate(
     """
     if system not in SYSTEMS:
         raise ConfigError(f"unknown system {system!r}{nearest(system, SYSTEMS)}")
-    given, launched = _read(words)
-    if evaluation := _evaluation(given):
+    given, launched, program = _read(words)
+    if evaluation := translate_evaluation(given, program):
         return Translation("", [], evaluation)
     known = SYSTEMS[system]
     number = processes or launched or 1
     found, missing = _apply(known.rules, {**known.defaults, **given}, given, number)
     if missing and not lenient:
-        more = f"; and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise ConfigError(
-            f"no counterpart of what changes the result: {'; '.join(missing[:5])}{more}; with "
-            "--lenient they are left out, and listed"
+            f"no counterpart of what changes the result: {_list_missing(missing)}; with --lenient "
+            "they are left out, and listed"
         )
     return found._replace(command=f"{known.command} {found.command}" if found.command else "")
 
 
-def _evaluation(given: Mapping[str, Any]) -> str:
-    """Our commands for an open_clip or CLIPA command line that only evaluates, else nothing."""
-    if "train-data" in given or "imagenet-val" not in given:
-        return ""
-    weights = str(given.get("resume") or given.get("pretrained") or "")
-    name, data = str(given.get("model", "RN50")), f"imagefolder:{given['imagenet-val']}"
-    if not weights:
-        return ""
-    words = ["clip-eval", "run", "--data", data, "--out", "results", "--model"]
-    if "/" not in weights and not weights.endswith((".pt", ".pth", ".bin", ".safetensors")):
-        return shlex.join([*words, f"open_clip:{name}:{weights}"])
-    convert = ["clip-models", "convert", weights, "--to", "clip-models", "--out", "model"]
-    return f"{shlex.join([*convert, '--model', name])} && {shlex.join([*words, 'model'])}"
+def _list_missing(missing: Sequence[tuple[str, str]], limit: int = 5) -> str:
+    """Settings and why they have no counterpart, those of one reason together."""
+    settings: dict[str, list[str]] = {}
+    for setting, reason in missing:
+        settings.setdefault(reason, []).append(setting)
+    shown = [f"{', '.join(names)} ({reason})" for reason, names in settings.items()]
+    more = [f"and {len(shown) - limit} more"] if len(shown) > limit else []
+    return "; ".join([*shown[:limit], *more])
 
 
 def _apply(
     rules: Mapping[str, Rule], values: Mapping[str, Any], given: Mapping[str, Any], processes: int
-) -> tuple[Translation, list[str]]:
-    """The config by the rules; and what the user gave that no rule takes and that matters."""
+) -> tuple[Translation, list[tuple[str, str]]]:
+    """The config by the rules; and settings that no rule takes and that matter, each with why."""
     config: dict[str, Any] = {}
     rest: list[str] = []
-    missing: list[str] = []
+    missing: list[tuple[str, str]] = []
     options: list[str] = []
     for name, value in values.items():
         found = _translate_value(_find_rule(rules, name), value, values)
@@ -103,7 +103,7 @@ def _apply(
                 if name in given:
                     rest.append(f"{name} {value}: {ours}")
                 if isinstance(ours, Missing):
-                    missing.append(f"{name} {value} ({ours})")
+                    missing.append((f"{name} {value}", ours))
             elif key.startswith("--"):
                 options += [key, shlex.quote(str(ours))]
             else:
@@ -155,21 +155,34 @@ def _put(config: dict[str, Any], path: list[str], value: Any) -> None:
     config[path[-1]] = value
 
 
-def _read(words: Sequence[str]) -> tuple[dict[str, Any], int | None]:
-    """The values of a command line or a file, and the number of processes of its launcher."""
+class _Read(NamedTuple):
+    """What a command line or a file says."""
+
+    values: dict[str, Any]
+    processes: int | None = None  # of its launcher
+    program: str = ""
+
+
+def _read(words: Sequence[str]) -> _Read:
+    """The values of a command line or a file."""
     if len(words) == 1 and not words[0].startswith("-"):
         if " " not in words[0].strip():
             return _read_file(Path(words[0]))
         command = read_command(words[0])  # quoted
     else:
         command = split_launcher(words)
-    return _with_recipe(_read_flags(command.flags)), command.processes
+    return _read_command_line(command)
+
+
+def _read_command_line(command: CommandLine) -> _Read:
+    flags = _with_recipe(_read_flags(command.flags))
+    return _Read(flags, command.processes, command.program)
 
 
 def _with_recipe(given: dict[str, Any]) -> dict[str, Any]:
     """The flags of a command, with the recipe that one of CoreNet's names."""
     if "common.config_file" in given:  # CoreNet's recipe, which its flags override
-        recipe, _ = _read_file(Path(given.pop("common.config_file")))
+        recipe = _read_file(Path(given.pop("common.config_file"))).values
         overrides = str(given.pop("common.override_kwargs", "")).split()
         pairs = (pair.partition("=") for pair in overrides)
         changes = {key.replace("-", "_"): yaml.safe_load(value) for key, _, value in pairs}
@@ -198,18 +211,17 @@ def _read_flags(words: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _read_file(file: Path) -> tuple[dict[str, Any], int | None]:
+def _read_file(file: Path) -> _Read:
     """The dotted keys of a YAML file, the plan of a JSON file, or the command in a script."""
     text = read_script(file)
     try:
         if file.suffix in (".yaml", ".yml"):
-            return dict(_dotted(yaml.safe_load(text) or {})), None
+            return _Read(dict(_dotted(yaml.safe_load(text) or {})))
         if file.suffix == ".json":
-            return _read_plan(file, json.loads(text)), None
+            return _Read(_read_plan(file, json.loads(text)))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
-    command = read_command(text)
-    return _with_recipe(_read_flags(command.flags)), command.processes
+    return _read_command_line(read_command(text))
 
 
 def _read_plan(file: Path, plan: Any) -> dict[str, Any]:
