@@ -34,6 +34,7 @@ from formats import (
     bad_sidecars,
     bad_tables,
     bad_weights,
+    packed_bombs,
 )
 
 Make = Callable[[Path], None]
@@ -56,6 +57,7 @@ def every_case(good: Path) -> Iterator[Case]:
     """All cases, from the good artefacts in a directory."""
     for make in (
         data_cases,
+        stream_cases,
         list_cases,
         config_cases,
         model_cases,
@@ -120,6 +122,22 @@ def data_cases(good: Path) -> Iterator[Case]:
         for file in ("metadata.pkl", "0.tar.gz"):
             broken = damaged(good / "corenet", file, damage, "corenet")
             yield one("corenet", f"{file}-{name}", broken, "corenet:DATA/corenet")
+
+
+def stream_cases(good: Path) -> Iterator[Case]:
+    """Tars that training reads from begin to end."""
+    argv = ("clip-train", "run", str(good / "train.toml"), "--dry-run", "--quiet")
+    argv = (*argv, "--data.order", "stream", "--data.epoch-samples", "8", "--data.train")
+    for name, _, files in bad_shards():
+        yield Case(f"stream/{name}", (*argv, "wds:{here}/shards"), write_all("shards", files))
+    for name, sidecars in bad_sidecars():
+        yield Case(f"stream/{name}", (*argv, "wds:{here}/shards"), write_all("shards", sidecars))
+    bombs = {f"bomb-{name}": content(data) for name, data in packed_bombs()}
+    for name, damage in {**BYTES, **PLACES, **bombs}.items():
+        shard = damaged(good / "wds", "a.tar", damage, "wds")
+        for scheme in ("", "file://"):
+            case = f"stream/{scheme}file-{name}"
+            yield Case(case, (*argv, f"wds:{scheme}{{here}}/wds/a.tar"), shard)
 
 
 def list_cases(good: Path) -> Iterator[Case]:

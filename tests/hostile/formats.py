@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import bz2
 import functools
 import gzip
 import io
 import json
+import lzma
 import pickle
 import struct
 import tarfile
@@ -193,6 +195,18 @@ def bad_shards() -> Iterator[tuple[str, str, dict[str, bytes]]]:
     numbers = {f"{n}.tar": whole for n in (0, 10**15)}
     yield "gap-of-10^15", "error", numbers
     yield "number-of-many-digits", "either", {f"{'9' * 200}.tar": whole, "0.tar": whole}
+
+
+def packed_bombs() -> Iterator[tuple[str, Data]]:
+    """Small compressed tars that unpack to gigabytes of nothing."""
+    hidden = tarfile.TarInfo("__hidden")
+    hidden.size = 2**40
+    folder = tarfile.TarInfo("folder")
+    folder.type = tarfile.DIRTYPE
+    for name, pack in (("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)):
+        start = hidden.tobuf()
+        yield f"{name}-hidden", lambda pack=pack, start=start: pack(start + bytes(2**29))
+        yield f"{name}-folders", lambda pack=pack: pack(folder.tobuf() * 2**20)
 
 
 def bad_sidecars() -> Iterator[tuple[str, dict[str, Data]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from clip_tokenizer import Tokenizer
 from clip_train import Config, train
 from clip_train.data.batches import BatchReader
 from clip_train.data.sources import open_training_source
+from clip_train.data.streaming import SampleStream, ShardStream
 from clip_train.engine.data_components import make_plan
 from clip_train.engine.runs import dry_run
 
@@ -86,6 +88,49 @@ def test_damage_and_bad_samples_are_faults(
     reasons = {reason for batch in batches for reason, _ in batch.faults}
     assert reasons == {"damaged-tar", "no-caption"}
     assert all(len(batch.keys) == 8 for batch in batches)
+
+
+def test_bounds_are_those_of_shards_read_by_position(
+    tiny_config: Config, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIP_EVAL_MAX_SAMPLE_MB", "1")
+    (tmp_path / "0.tar").write_bytes((shapes / "train" / "shapes-000000.tar").read_bytes())
+    os.mkfifo(tmp_path / "1.tar")
+    (tmp_path / "2.tar").symlink_to("/dev/zero")
+    (tmp_path / "3.tar").write_bytes(bytes(10_000))
+    with tarfile.open(tmp_path / "4.tar", "w") as tar:
+        for name, content in {
+            "a.jpg": b"x",
+            "a.txt": b"x " * 200_000,
+            "b.jpg": bytes(2**21),
+        }.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    batches = list(reader(tiny_config, f"wds:{tmp_path}", 0).batches(0, 60, pin_memory=False))
+    details = {fault for batch in batches for fault in batch.faults}
+    assert {fault.reason for fault in details} == {"damaged-tar", "empty-tar", "too-large"}
+    assert any("a.tar" not in fault.detail and "a pipe" in fault.detail for fault in details)
+    assert any("captions of 400,000 characters" in fault.detail for fault in details)
+    assert any("CLIP_EVAL_MAX_SAMPLE_MB=1" in fault.detail for fault in details)
+
+
+def test_shards_without_samples_end_the_run(tiny_config: Config, tmp_path: Path) -> None:
+    (tmp_path / "0.tar").write_bytes(bytes(10_000))
+    with pytest.raises(DataError, match=r"in a row.*no sample in it"):
+        list(reader(tiny_config, f"wds:{tmp_path}", 0).batches(0, 2, pin_memory=False))
+
+
+def test_large_samples_are_shuffled_in_a_smaller_buffer(
+    tiny_config: Config, shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clip_train.data.streaming.MAX_BUFFER_BYTES", 1)
+    data = dataclasses.replace(tiny_config.data, train="", order="stream", epoch_samples=96)
+    stream = ShardStream([f"wds:{shapes}/train/shapes-000000.tar"], data)
+    found = SampleStream(stream, "key")
+    first = [next(found).key for _ in range(38)]
+    assert len(set(first)) == 38
+    assert len(found._buffer) == 1
 
 
 @pytest.mark.parametrize("workers", [0, 1])

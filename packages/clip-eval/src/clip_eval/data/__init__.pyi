@@ -10,6 +10,7 @@ from .formats import (
 )
 from .images import decode_image, image_suffix
 from .inspect import Summary, summarize
+from .readers.streamed_tar import StreamedFiles, stream_tar
 from .readers.webdataset import sample_from_files
 from .samples import Sample, Source
 from .shards.cache import ShardCache
@@ -30,6 +31,7 @@ __all__ = [
     "Sample",
     "ShardCache",
     "Source",
+    "StreamedFiles",
     "Summary",
     "absolute_source",
     "check_url",
@@ -43,5 +45,6 @@ __all__ = [
     "read_templates",
     "register_format",
     "sample_from_files",
+    "stream_tar",
     "summarize",
 ]

@@ -8,7 +8,7 @@ import re
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import Request, url2pathname, urlopen
 
 from clip_eval.data.bounds import TEXT, open_regular, refuse_larger
 from clip_eval.data.faults import DataError
@@ -86,6 +86,11 @@ def open_location(location: str) -> IO[bytes]:
     if not is_url(location):
         return open(open_regular(location), "rb")
     scheme = check_url(location)
+    if scheme == "file":
+        _, host, path, _, _ = urlsplit(location)
+        if host not in ("", "localhost"):
+            raise FileNotFoundError(errno.ENOENT, "not on this machine", location)
+        return open(open_regular(url2pathname(path)), "rb")
     if scheme in WEB_SCHEMES:
         request = Request(location, headers={"User-Agent": "clip-eval"})
         try:

@@ -98,9 +98,9 @@ class DataConfig:
     cache_gb: float = 50.0
     """Maximum size of `cache_dir` in GB; it should hold more than `shuffle_streams` shards."""
     order: Literal["exact", "stream"] = "exact"
-    """Order of samples: `exact` follows from the seed alone; `stream` reads tar shards sequentially
-    with webdataset and needs no index, but depends on the numbers of processes, workers and
-    resumes."""
+    """Order of samples: `exact` follows from the seed alone; `stream` reads tar shards, also
+    compressed ones, sequentially and needs no index, but depends on the numbers of processes,
+    workers and resumes."""
     epoch_samples: int | None = None
     """Number of samples per epoch for order `stream`, which does not count them."""
     weights: tuple[float, ...] = ()

@@ -166,12 +166,12 @@ def sample_from_files(
 
 def _first_run(data: bytes) -> Iterator[Member]:
     """Members of the first sample in a stretch, hidden files left out."""
-    run: _Run | None = None
+    run: SampleRun | None = None
     for member in iter_members(data, whole=False):
         if is_hidden(member.name):
             continue
         if run is None:
-            run = _Run(member)
+            run = SampleRun(member)
         elif run.ends_before(member):
             return
         run.add(member)
@@ -198,7 +198,7 @@ def _find_runs(view: bytes | FileView, path: Path) -> tuple[list[int], TarDamage
     """
     seen: dict[str, set[str]] = {}  # extensions of each stem so far
     starts: list[int] = []
-    run: _Run | None = None
+    run: SampleRun | None = None
     expected: set[str] = set()  # extensions of the sample before
     end = 0
     damage: TarDamage | None = None
@@ -208,7 +208,7 @@ def _find_runs(view: bytes | FileView, path: Path) -> tuple[list[int], TarDamage
                 if run is None or run.ends_before(member):
                     starts.append(member.start)
                     expected = run.extensions if run else expected
-                    run = _Run(member)
+                    run = SampleRun(member)
                     if not seen.get(run.stem, {extension_of(member.name)}) & {
                         extension_of(member.name)
                     }:
@@ -233,17 +233,19 @@ def _describe_order(path: Path, name: str) -> str:
     )
 
 
-class _Run:
-    """Consecutive members of one stem."""
+class SampleRun:
+    """The files of one sample: consecutive members of one stem."""
 
     def __init__(self, first: Member) -> None:
         self.stem = stem_of(first.name)
         self.extensions: set[str] = set()
 
     def add(self, member: Member) -> None:
+        """Note a file of the sample."""
         self.extensions.add(extension_of(member.name))
 
     def ends_before(self, member: Member) -> bool:
+        """Whether a file belongs to the next sample."""
         return stem_of(member.name) != self.stem or extension_of(member.name) in self.extensions
 
 

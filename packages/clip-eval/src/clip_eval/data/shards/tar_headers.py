@@ -12,8 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-from clip_eval.data.shards.open_files import FileView
+from typing import Protocol
 
 BLOCK = 512
 REGULAR, CONTIGUOUS = b"0", b"7"
@@ -56,7 +55,15 @@ class Member:
         return self.offset + -(-self.size // BLOCK) * BLOCK
 
 
-def iter_members(buffer: bytes | FileView, *, whole: bool = True) -> Iterator[Member]:
+class Bytes(Protocol):
+    """What is read by slices; those behind the end are empty, so a length may be too large."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> bytes: ...
+
+
+def iter_members(buffer: Bytes, *, whole: bool = True) -> Iterator[Member]:
     """Regular files of a tar in order; contents are not touched.
 
     Args:
@@ -72,6 +79,8 @@ def iter_members(buffer: bytes | FileView, *, whole: bool = True) -> Iterator[Me
     pax: dict[str, str] = {}
     while position < length:
         header = buffer[position : position + BLOCK]
+        if not header:
+            break
         if len(header) < BLOCK:
             raise TarDamage(start, "cut in the middle of a header")
         if header == bytes(BLOCK):
