@@ -1,18 +1,22 @@
 """Accuracy of pruned networks after equal fine-tuning: `prune` against torch-pruning.
 
 A CNN and a ViT, trained on CIFAR-10 (a folder with train/CLASS/* and val/CLASS/*), are pruned to
-shares of their parameters and fine-tuned for equally many processor seconds (or steps):
+shares of their parameters and fine-tuned for equally many processor seconds of one thread (or
+equally many steps). Every fiftieth training image is held out: what is measured before fine-tuning
+is measured there, and each fine-tuned network sees `val` once.
 
     python compare_pruning.py cifar10 --out results              # hours on one core
     python compare_pruning.py cifar10 --out small --small        # about half an hour
 
-What is in the results already is not measured again; `table.md` there is the table.
+What is in the results already is not measured again, so that it can be stopped at any time;
+`--most 1` measures one missing network and stops. `table.md` there is the table.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import math
 import time
 import warnings
@@ -33,20 +37,29 @@ PRUNING_BATCHES = 4
 
 def main() -> None:
     """Measure what is missing, and write the table."""
+    torch.set_num_threads(1)  # processor seconds of several threads would not be comparable
     options = parse_options()
     results = Results(options.out)
-    for kind in options.models:
-        for seed in options.seeds:
-            data = Images(options.data, options.out / "cache", options.batch_size, seed)
-            model = trained(kind, seed, data, options)
-            full = results.measure(f"{kind} {seed}", "full", partial(data.accuracy, model))
-            print(f"{kind} of seed {seed}: {full:.1f} %")
-            for keep in options.keep:
-                for method in options.methods:
-                    work = partial(measured, method, model, keep, data, options)
-                    results.measure(f"{kind} {seed} {keep:g}", method, work)
+    missing = [work for work in all_work(options) if not is_measured(results, *work)]
+    for kind, seed, keep, method in missing[: options.most]:
+        data = Images(options.data, options.out / "cache", options.batch_size, seed)
+        model = trained(kind, seed, data, options)
+        results.measure(f"{kind} {seed}", "full", partial(data.accuracy, model))
+        work = partial(measured, method, model, keep, data, options)
+        results.measure(f"{kind} {seed} {keep:g}", method, work)
     (options.out / "table.md").write_text(table(results.data, options))
     print(table(results.data, options))
+
+
+def all_work(options: argparse.Namespace) -> list[tuple[str, int, float, str]]:
+    """Network, seed, share and method of every fine-tuning; a seed after the other."""
+    parts = (options.seeds, options.models, options.keep, options.methods)
+    return [(kind, seed, keep, method) for seed, kind, keep, method in itertools.product(*parts)]
+
+
+def is_measured(results: Results, kind: str, seed: int, keep: float, method: str) -> bool:
+    """Whether a fine-tuning is in the results."""
+    return method in results.data.get(f"{kind} {seed} {keep:g}", {})
 
 
 def parse_options() -> argparse.Namespace:
@@ -64,6 +77,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="processor seconds of fine-tuning")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--most", type=int, help="missing networks to measure now")
     options = parser.parse_args()
     defaults = ([0], 600, 30.0) if options.small else ([0, 1, 2], 3000, 180.0)
     for name, value in zip(("seeds", "base_steps", "seconds"), defaults, strict=True):
@@ -122,7 +136,7 @@ def measured(
     pruning = time.process_time() - start
     share = count_parameters(small) / count_parameters(model)
     assert share <= keep, f"{method} kept {share:.3f} of the parameters, more than {keep:g}"
-    before = data.accuracy(small)
+    before = data.accuracy(small, data.held_out)
     steps = fit(
         small, data, options.lr, steps=options.steps, seconds=options.seconds, offset=1_000_000
     )
@@ -198,23 +212,35 @@ METHODS = {
 
 
 def table(data: dict[str, Any], options: argparse.Namespace) -> str:
-    """Mean accuracy over seeds, after fine-tuning (before it, share of the parameters)."""
+    """Mean accuracy over the seeds for which every method was measured, and the differences."""
     lines = [
-        "| model | keep | " + " | ".join(options.methods) + " |",
-        "|---|---|" + "---|" * len(options.methods),
+        f"| model | keep | {' | '.join(options.methods)} | osf ahead of the others, per seed |",
+        "|---|---|" + "---|" * (len(options.methods) + 1),
     ]
-    for kind in options.models:
-        full = mean(data[f"{kind} {seed}"]["full"] for seed in options.seeds)
-        for keep in options.keep:
-            cells = []
-            for method in options.methods:
-                rows = [data[f"{kind} {seed} {keep:g}"][method] for seed in options.seeds]
-                after, before, share = (
-                    mean(row[name] for row in rows) for name in ("after", "before", "share")
-                )
-                cells.append(f"{after:.1f} ({before:.1f}, {100 * share:.0f} %)")
-            lines.append(f"| {kind} ({full:.1f} %) | {keep:g} | " + " | ".join(cells) + " |")
+    for kind, keep in itertools.product(options.models, options.keep):
+        rows = {seed: data.get(f"{kind} {seed} {keep:g}", {}) for seed in options.seeds}
+        rows = {seed: row for seed, row in rows.items() if set(options.methods) <= row.keys()}
+        if rows:
+            full = mean(data[f"{kind} {seed}"]["full"] for seed in rows)
+            cells = [cell([row[method] for row in rows.values()]) for method in options.methods]
+            ahead = ", ".join(f"{lead(row, options.methods):+.1f}" for row in rows.values())
+            first = f"{kind} ({full:.1f} %)"
+            lines.append(f"| {first} | {keep:g} | {' | '.join(cells)} | {ahead} |")
     return "\n".join(lines) + "\n"
+
+
+def cell(rows: list[dict[str, float]]) -> str:
+    """Means over seeds: after fine-tuning (before it; share of the parameters; steps)."""
+    after, before, share, steps = (
+        mean(row[name] for row in rows) for name in ("after", "before", "share", "steps")
+    )
+    return f"{after:.1f} ({before:.1f}; {100 * share:.0f} %; {steps:.0f})"
+
+
+def lead(row: dict[str, dict[str, float]], methods: list[str]) -> float:
+    """By how many points ours is above the best of the others."""
+    others = [row[method]["after"] for method in methods if method != "osf"]
+    return row["osf"]["after"] - max(others, default=math.nan)
 
 
 if __name__ == "__main__":

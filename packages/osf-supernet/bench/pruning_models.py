@@ -108,11 +108,18 @@ class ViT(nn.Module):
 MODELS = {"cnn": ConvNet, "vit": ViT}
 
 
+HELD_OUT = 50
+"""Every so many-th training image is not trained on."""
+
+
 class Images:
-    """CIFAR-10 from class folders: batches as a function of the step, and `val` whole."""
+    """CIFAR-10 from class folders: batches as a function of the step, `held_out` and `val`."""
 
     def __init__(self, folder: Path, cache: Path, batch_size: int, seed: int = 0) -> None:
-        self.train = _read(folder / "train", cache / "train.pt")
+        images, labels = _read(folder / "train", cache / "train.pt")
+        is_held_out = torch.arange(len(labels)) % HELD_OUT == 0
+        self.held_out = images[is_held_out], labels[is_held_out]
+        self.train = images[~is_held_out], labels[~is_held_out]
         self.val = _read(folder / "val", cache / "val.pt")
         self.batch_size, self.seed = batch_size, seed
 
@@ -129,12 +136,12 @@ class Images:
         pixels = padded[each, :, down[:, :, None], across[:, None, :]].permute(0, 3, 1, 2)
         return pixels.contiguous(), labels[rows]
 
-    def accuracy(self, model: nn.Module) -> float:
-        """On the whole of `val`, in percent."""
-        images, labels = self.val
+    def accuracy(self, model: nn.Module, part: tuple[Tensor, Tensor] | None = None) -> float:
+        """On images and labels, the whole of `val` unless others are given; in percent."""
+        images, labels = part or self.val
         model.eval()
         with torch.no_grad():
-            found = torch.cat([model(normalized(part)).argmax(-1) for part in images.split(500)])
+            found = torch.cat([model(normalized(few)).argmax(-1) for few in images.split(500)])
         return 100 * float((found == labels).double().mean())
 
 
