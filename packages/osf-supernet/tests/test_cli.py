@@ -475,6 +475,29 @@ def test_extract_chooses_sorted_widths_and_recalibrates(pets, tmp_path, capsys):
     assert "pass --images FOLDER or --data FACTORY to recalibrate" in capsys.readouterr().err
 
 
+def test_extract_without_a_bound_says_what_it_takes(model, tmp_path, capsys):
+    out = str(tmp_path / "half")
+    assert main(["extract", model, "--quiet", "--out", out]) == 0
+    text, error = capsys.readouterr()
+    assert error == (
+        "osf: no --max-params, --max-flops, --config or --from: taking at most 50% of the "
+        "parameters\n"
+    )
+    count, _, total = text.replace(",", "").split()[:3]
+    assert int(count) <= 0.5 * int(total)
+    assert main(["extract", model, "--quiet", "--max-params", "60%", "--out", f"{out}2"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_rank_that_is_no_number_is_one_line(model, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "first")
+    assert main(["train", model, "--data", data, "--out", str(tmp_path / "net")]) == 2
+    error = capsys.readouterr().err
+    assert "the environment variable RANK must be a number from 0 to 1" in error
+    assert error.count("\n") == 1
+
+
 def test_from_a_search_to_a_model(pets, tmp_path, capsys):
     model, images = pets
     net = str(tmp_path / "net")

@@ -80,6 +80,25 @@ def test_image_classifiers_of_transformers(name, build, pets, tmp_path, capsys):
         assert main(["resume", str(out), "--steps", "26", "--quiet"]) == 0
 
 
+def test_weights_stored_in_half_precision_are_trained_in_single(build, pets, tmp_path, capsys):
+    from transformers import ViTForImageClassification
+
+    folder = tmp_path / "half"
+    save(build, "hf_vit", folder)
+    ViTForImageClassification.from_pretrained(folder).half().save_pretrained(folder)
+    model, out = f"transformers:{folder}", tmp_path / "net"
+    words = ["--images", pets, "--num-classes", "2"]
+    assert train(model, *words, out=out, steps=2) == 0
+    types = {tensor.dtype for tensor in load_file(out / "model.safetensors").values()}
+    assert types == {torch.float32}
+    small = ["extract", model, "--num-classes", "2", "--quiet", "--max-params", "80%"]
+    assert main([*small, "--supernet", str(out), "--out", str(tmp_path / "one")]) == 0
+    assert main([*small, "--out", str(tmp_path / "two")]) == 0
+    for name, expected in (("one", torch.float32), ("two", torch.float16)):
+        tensors = load_file(tmp_path / name / "model.safetensors")
+        assert {tensor.dtype for tensor in tensors.values()} == {expected}
+
+
 def test_both_towers_of_a_clip_of_transformers(build, pets, tmp_path, capsys):
     folder = tmp_path / "clip"
     model = save(build, "hf_clip", folder)

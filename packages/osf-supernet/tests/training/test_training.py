@@ -17,6 +17,7 @@ from osf_supernet.training import (
     Progress,
     Sandwich,
     last_word_accuracy,
+    process_group,
     train,
 )
 from PIL import Image
@@ -326,6 +327,34 @@ def test_osf_train_under_torchrun_is_one_process_with_all_rows(tmp_path):
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-5)
+
+
+def test_weights_in_float16_are_refused():
+    net = supernet()
+    net.model.to(torch.bfloat16)
+    Sandwich(net, Classification())
+    net.model.to(torch.float16)
+    with pytest.raises(ValueError, match=r"got float16 \(embed.weight\): call model.float\(\)"):
+        Sandwich(net, Classification())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"WORLD_SIZE": "x"},
+        {"WORLD_SIZE": "0"},
+        {"WORLD_SIZE": "2"},
+        {"WORLD_SIZE": "2", "RANK": "2"},
+        {"WORLD_SIZE": "2", "RANK": "-1"},
+    ],
+)
+def test_variables_of_torchrun_that_are_no_numbers_are_said(values, monkeypatch):
+    for name in ("WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=rf"variable {list(values)[-1]} must be|RANK must be"):
+        process_group().__enter__()
 
 
 def test_tasks_score_what_they_say():

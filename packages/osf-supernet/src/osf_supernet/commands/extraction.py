@@ -92,6 +92,11 @@ def _choose_within(
     share = options.max_params
     if share is None and options.max_flops is None:
         share = DEFAULT_SHARE
+        print(
+            f"osf: no --max-params, --max-flops, --config or --from: taking at most "
+            f"{DEFAULT_SHARE:.0%} of the parameters",
+            file=sys.stderr,
+        )
     limits = {
         "params": resolve_share(share, net.parameters_of),
         "flops": resolve_share(options.max_flops, net.flops_of),

@@ -170,7 +170,8 @@ def _transformers(
     if "pixel_values" in accepted:
         size = image_size or getattr(vision, "image_size", 224)
         size = size[0] if isinstance(size, list | tuple) else int(size or 224)
-        inputs["pixel_values"] = _images(size, getattr(vision, "num_channels", 3))
+        pixels = _images(size, getattr(vision, "num_channels", 3))
+        inputs["pixel_values"] = pixels.to(model.dtype)
     if "input_ids" in accepted:
         length = min(16, getattr(text, "max_position_embeddings", 16))
         inputs["input_ids"] = _texts(length, text.vocab_size, getattr(text, "eos_token_id", None))

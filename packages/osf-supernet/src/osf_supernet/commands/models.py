@@ -20,10 +20,13 @@ from osf_supernet.files.folders import load_supernet
 from osf_supernet.subnets.planning import Config
 from osf_supernet.subnets.space import Space
 from osf_supernet.supernet import Supernet
+from osf_supernet.training.processes import read_number
 
 
 def build_supernet(options: argparse.Namespace) -> Supernet:
     """The supernet of MODEL with the weights and the space that the options name.
+
+    Weights stored in half precision become float32 where a supernet is trained or searched.
 
     Raises:
         ValueError: They do not go together, or a file does not fit.
@@ -37,11 +40,24 @@ def build_supernet(options: argparse.Namespace) -> Supernet:
     model, inputs = build_model(options.model, options.image_size, options.num_classes)
     if options.weights:
         _load_weights(model, options.weights, options.model)
+    if options.supernet or options.command in ("train", "search"):
+        model = model.to(torch.promote_types(_precision_of(model), torch.float32))
+        inputs = pytree.tree_map_only(Tensor, _widen, inputs)
     model = model.to(device)
     inputs = pytree.tree_map_only(Tensor, lambda x: x.to(device), inputs)
     if options.supernet:
         return load_supernet(options.supernet, model, inputs)
     return Supernet(model, inputs, space)
+
+
+def _precision_of(model: nn.Module) -> torch.dtype:
+    """The type of the first weights that are no integers."""
+    types = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(types, torch.float32)
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def sample_subnet(net: Supernet, options: argparse.Namespace) -> Config:
@@ -60,7 +76,7 @@ def _choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
+        name = f"cuda:{read_number('LOCAL_RANK')}"
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

@@ -6,7 +6,6 @@ import argparse
 import importlib.util
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -39,7 +38,7 @@ from osf_supernet.training.checkpoint import has_checkpoint
 from osf_supernet.training.experiment import Experiment
 from osf_supernet.training.loop import Progress
 from osf_supernet.training.loop import train as train_supernet
-from osf_supernet.training.processes import process_group
+from osf_supernet.training.processes import process_group, read_number
 from osf_supernet.training.sandwich import Sandwich
 
 
@@ -98,7 +97,8 @@ def _start_run(folder: Path, options: argparse.Namespace) -> RunLock:
 
 def _is_first_rank() -> bool:
     """Whether this process writes, before the process group is there; true without torchrun."""
-    return os.environ.get("RANK", "0") == "0"
+    world_size = read_number("WORLD_SIZE", 1, least=1)
+    return world_size == 1 or read_number("RANK", most=world_size - 1) == 0
 
 
 def _train(net: Supernet, experiment: Experiment, options: argparse.Namespace) -> None:

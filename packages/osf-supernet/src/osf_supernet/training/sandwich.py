@@ -40,6 +40,9 @@ class Sandwich:
         num_random: random subnets per step, besides the largest and the smallest.
         seed: of the sampling.
         max_params: bound of the random subnets, as in `Supernet.sample`.
+
+    Raises:
+        ValueError: num_random is below 0, or the weights are in float16.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Sandwich:
     ) -> None:
         if num_random < 0:
             raise ValueError(f"num_random must be at least 0, got {num_random}")
+        _require_trainable_precision(net.model)
         self.net, self.task = net, task
         self.num_random, self.seed, self.max_params = num_random, seed, max_params
 
@@ -94,6 +98,20 @@ class Sandwich:
             losses.append(loss.detach())
         average_gradients(self.net.model)
         return losses
+
+
+def _require_trainable_precision(model: nn.Module) -> None:
+    """Refuse weights in float16, which lose small updates and overflow.
+
+    Raises:
+        ValueError: some weight that is trained is.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.dtype is torch.float16:
+            raise ValueError(
+                f"weights must be float32 or bfloat16 to be trained, got float16 ({name}): call "
+                "model.float() before Supernet(model, ...), and run the task under torch.autocast"
+            )
 
 
 def sandwich_configs(
