@@ -51,6 +51,12 @@ def require_one_choice(options: argparse.Namespace) -> None:
         )
 
 
+def is_unbounded(options: argparse.Namespace) -> bool:
+    """Whether nothing says which subnet, so that the default share is taken."""
+    given = (options.max_params, options.max_flops, options.config, options.front)
+    return all(one is None for one in given)
+
+
 def choose(net: Supernet, options: argparse.Namespace) -> nn.Module:
     """The extracted subnet that the options describe, recalibrated where there are data.
 
@@ -89,14 +95,7 @@ def _choose_within(
 
     The widths of a trained supernet are in their order already.
     """
-    share = options.max_params
-    if share is None and options.max_flops is None:
-        share = DEFAULT_SHARE
-        print(
-            f"osf: no --max-params, --max-flops, --config or --from: taking at most "
-            f"{DEFAULT_SHARE:.0%} of the parameters",
-            file=sys.stderr,
-        )
+    share = DEFAULT_SHARE if is_unbounded(options) else options.max_params
     limits = {
         "params": resolve_share(share, net.parameters_of),
         "flops": resolve_share(options.max_flops, net.flops_of),

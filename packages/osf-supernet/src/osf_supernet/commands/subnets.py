@@ -6,7 +6,13 @@ import argparse
 import json
 from pathlib import Path
 
-from osf_supernet.commands.extraction import choose, require_one_choice, write_model
+from osf_supernet.commands.extraction import (
+    DEFAULT_SHARE,
+    choose,
+    is_unbounded,
+    require_one_choice,
+    write_model,
+)
 from osf_supernet.commands.models import build_supernet, sample_subnet
 from osf_supernet.counting import count_parameters
 from osf_supernet.files.hub import push_to_hub
@@ -52,6 +58,11 @@ def extract(options: argparse.Namespace) -> None:
     loads = write_model(small, folder, options.model)
     full, count = count_parameters(net.model), count_parameters(small)
     print(f"{count:,} of {full:,} parameters ({count / full:.1%}) in {folder}")
+    if is_unbounded(options):
+        print(
+            f"at most {DEFAULT_SHARE:.0%} of the parameters, the default: --max-params, "
+            "--max-flops, --config or --from say otherwise"
+        )
     print(loads)
     if options.push_to_hub:
         print(push_to_hub(small, options.push_to_hub, token=options.token))
