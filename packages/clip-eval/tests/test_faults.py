@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -122,17 +121,30 @@ def test_a_run_that_broke_off_goes_on_where_it_was(
         assert whole[key] == resumed[key]
 
 
+WAITS_AFTER_FOUR_FILES = """
+import sys, time
+from clip_eval.cli.main import main
+from clip_eval.encoding import cache
+
+def write(store, write=cache.EmbeddingStore._write):
+    write(store)
+    while store.directory.parent.name == "images" and len(store._files()) == 4:
+        time.sleep(1)
+
+cache.SECONDS_PER_FILE, cache.EmbeddingStore._write = 0.0, write
+sys.exit(main())
+"""
+
+
 def test_a_killed_run_leaves_what_it_had_embedded(
     trained_directory: Path, color_folder: Path, tmp_path: Path, run: Callable[..., int]
 ) -> None:
-    pipe = color_folder / "red" / "zz.png"  # the last image: its reader waits for ever
-    os.mkfifo(pipe)
     cache, out = tmp_path / "cache", tmp_path / "out"
-    start = "import clip_eval.encoding.cache as c; c.SECONDS_PER_FILE = 0.0; "
-    start += "from clip_eval.cli.main import main; import sys; sys.exit(main())"
+    script = tmp_path / "waits.py"
+    script.write_text(WAITS_AFTER_FOUR_FILES)
     command = ["run", "--model", trained_directory, "--data", color_folder, "--out", out]
     command += ["--cache", cache, "--batch-size", "3", "--quiet", "--task", "classify"]
-    process = subprocess.Popen([sys.executable, "-c", start, *map(str, command)])
+    process = subprocess.Popen([sys.executable, script, *map(str, command)])
     try:
         while len(list((cache / "images").glob("*/*.npy"))) < 4:
             assert process.poll() is None
@@ -143,6 +155,5 @@ def test_a_killed_run_leaves_what_it_had_embedded(
     assert not (out / "result.json").exists()
     (store,) = (cache / "images").iterdir()
     assert len(embedding_cache.EmbeddingStore(store)) == 12
-    pipe.unlink()
     assert run(color_folder, "--cache", cache) == 0
     assert result(tmp_path)["metrics"]["acc1"] == 1.0

@@ -46,6 +46,7 @@ def join_processes() -> Iterator[Processes]:
         ) from error
     try:
         yield Processes(rank=rank, world_size=world_size, local_rank=local_rank)
+        torch.distributed.barrier()  # nobody closes connections that another rank still uses
     finally:
         torch.distributed.destroy_process_group()
 

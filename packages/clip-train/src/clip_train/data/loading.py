@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import multiprocessing.process
 import os
 import pickle
 import signal
@@ -111,7 +112,7 @@ class BatchLoader:
             except _WorkerDied as error:
                 raise self._death(str(error)) from None
             except (EOFError, ConnectionError, FileNotFoundError) as error:
-                raise self._death(self._sudden_end(error)) from None
+                raise self._sudden_end(error) from None
             except RuntimeError as error:  # torch's for a timeout and for a dead worker
                 text = str(error)
                 if "DataLoader worker (pid" in text:
@@ -156,15 +157,18 @@ class BatchLoader:
                 how = "was killed by signal" if found.si_code != os.CLD_EXITED else "ended with"
                 raise _WorkerDied(f"process {process} {how} {found.si_status}")
 
-    def _sudden_end(self, error: Exception) -> str:
-        """How a worker ended that no longer answers; the system may tell a moment later."""
+    def _sudden_end(self, error: Exception) -> Exception:
+        """Why a worker no longer answers: it ended, which the system may tell a moment later.
+
+        A worker that lives on could not hand over a tensor: it has no file descriptor left.
+        """
         for _ in range(20):
             try:
                 self._raise_if_dead()
             except _WorkerDied as death:
-                return str(death)
+                return self._death(str(death))
             time.sleep(0.05)
-        return f"it no longer answers: {error!r}"
+        return OSError(f"{_TOO_MANY_FILES} (a worker could not send one: {error!r})")
 
     def _death(self, how: str) -> DataError:
         where = "; ".join(self.watchdog.stuck(0)) or "nothing was being read"
@@ -182,10 +186,10 @@ class BatchLoader:
         """The loader's items, with a handler of SIGCHLD that raises only while they are awaited."""
         number = getattr(signal, "SIGCHLD", None)
         if not number or threading.current_thread() is not threading.main_thread():
-            yield iter(loader)
+            yield _start_workers(loader)
             return
         before = signal.getsignal(number)
-        waiting = iter(loader)
+        waiting = _start_workers(loader)
         signal.signal(number, self._on_child)  # in place of torch's, which raises anywhere
         try:
             yield waiting
@@ -195,11 +199,24 @@ class BatchLoader:
     def _kill_workers(self) -> None:
         """End workers that are left: they only read, and one that is stuck would be waited for."""
         ours = set(self.watchdog.processes())
-        left = [child for child in multiprocessing.active_children() if child.pid in ours]
-        for child in left:
-            child.kill()
-        for child in left:
-            child.join(POLL_SECONDS)
+        _kill([child for child in multiprocessing.active_children() if child.pid in ours])
+
+
+def _start_workers(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The loader's iterator; where not all of its workers can be started, none is left."""
+    before = multiprocessing.active_children()
+    try:
+        return iter(loader)
+    except BaseException:
+        _kill([child for child in multiprocessing.active_children() if child not in before])
+        raise
+
+
+def _kill(processes: list[multiprocessing.process.BaseProcess]) -> None:
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join(POLL_SECONDS)
 
 
 class _WorkerDied(BaseException):

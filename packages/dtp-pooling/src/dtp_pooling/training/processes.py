@@ -39,6 +39,7 @@ def join_processes(device: str) -> Iterator[torch.device]:
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
         yield chosen
+        distributed.barrier()  # nobody closes connections that another rank still uses
     finally:
         distributed.destroy_process_group()
 

@@ -33,6 +33,7 @@ def process_group(device: torch.device | str = "cpu") -> Iterator[int]:
     distributed.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")
     try:
         yield distributed.get_rank()
+        distributed.barrier()  # nobody closes connections that another rank still uses
     finally:
         distributed.destroy_process_group()
 
