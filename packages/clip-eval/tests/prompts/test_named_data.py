@@ -16,8 +16,11 @@ def test_class_names_come_from_a_file_or_a_standard_data_set(tmp_path: Path) -> 
     assert len(classes.names) == 200
     assert prompt_set is not None
     assert prompt_set.name == "imagenet-r"
-    with pytest.raises(DataError, match="cifar10 has no class names"):
-        read_class_list("cifar10")
+    assert read_class_list("cifar10")[0].names[:3] == ("airplane", "automobile", "bird")
+    fine = read_class_list("cifar100")[0].names
+    assert (len(fine), fine[1], fine[-1]) == (100, "aquarium_fish", "worm")
+    with pytest.raises(DataError, match="food101 has no class names"):
+        read_class_list("food101")
     with pytest.raises(DataError, match="neither a file nor a standard data set; did you mean"):
         read_class_list("cifar1")
 

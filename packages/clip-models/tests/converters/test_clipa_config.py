@@ -51,6 +51,14 @@ def clipa(embed_dim: int, vision: dict, text: dict) -> dict:
             clipa(768, LARGE | {"patch_size": 16} | GAP, TEXT | {"context_length": 8} | SYNTAX),
         ),
         (
+            "ViT-L-16-CL16-GAP",
+            clipa(768, LARGE | {"patch_size": 16} | GAP, TEXT | {"context_length": 16}),
+        ),
+        (
+            "ViT-H-14-CL8-Syntax-GAP",
+            clipa(1024, HUGE | GAP, HUGE_TEXT | {"context_length": 8} | SYNTAX),
+        ),
+        (
             "ViT-L-16-CL32-GAP",
             clipa(768, LARGE | {"patch_size": 16} | GAP, TEXT | {"context_length": 32}),
         ),
