@@ -18,7 +18,7 @@ from clip_models.config.preprocess_config import (
     guess_preprocess_config,
 )
 from clip_models.config.strict import from_dict
-from clip_models.config.towers import CompactResNetConfig
+from clip_models.config.towers import CompactResNetConfig, WhitenedCNNConfig
 from clip_models.converters.dialects import to_native
 from clip_models.errors import ConfigError
 from clip_models.files import hub
@@ -216,7 +216,8 @@ def _resolve_weights(
 
 def _find_grid(config: CLIPConfig) -> Grid | None:
     """Rows and columns of the tower's table of positions."""
-    return None if isinstance(config.vision, CompactResNetConfig) else config.vision.grid
+    without = (CompactResNetConfig, WhitenedCNNConfig)
+    return None if isinstance(config.vision, without) else config.vision.grid
 
 
 def _require_same_activation(

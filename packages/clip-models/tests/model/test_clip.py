@@ -10,7 +10,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from clip_models import CLIP, CLIPConfig, ConfigError, create_model, get_config, list_models
-from clip_models.config import CompactResNetConfig, ModifiedResNetConfig, TextConfig, ViTConfig
+from clip_models.config import (
+    CompactResNetConfig,
+    ModifiedResNetConfig,
+    TextConfig,
+    ViTConfig,
+    WhitenedCNNConfig,
+)
 
 TEXT = TextConfig(context_length=12, vocab_size=40, width=16, num_layers=2, num_heads=2)
 TOWERS = {
@@ -20,6 +26,7 @@ TOWERS = {
     ),
     "compact_max": CompactResNetConfig(image_size=32, widths=(4, 8, 8)),
     "compact_flatten": CompactResNetConfig(image_size=32, widths=(4, 8), pooling="flatten"),
+    "whitened": WhitenedCNNConfig(image_size=32, widths=(4, 8, 8), norm_features=True),
 }
 
 
@@ -61,9 +68,8 @@ def test_every_parameter_gets_a_gradient(tower: str) -> None:
     output = model(torch.randn(4, 3, size, size), tokens(3, 5, 12, 12))
     scores = output.logit_scale * output.image_features @ output.text_features.T
     (scores * torch.randn(4, 4)).sum().backward()
-    without = [
-        name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
-    ]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    without = [name for name, p in trained.items() if p.grad is None or not p.grad.abs().sum() > 0]
     # A constant added to all keys cancels in the softmax: their bias alone may have none.
     assert without in ([], ["visual.attnpool.k_proj.bias"])
 
@@ -185,7 +191,7 @@ def test_flattened_maps_have_one_size() -> None:
         tiny("compact_flatten").encode_image(torch.randn(1, 3, 32, 40))
 
 
-@pytest.mark.parametrize("tower", ["vit", "modified_resnet", "compact_max"])
+@pytest.mark.parametrize("tower", ["vit", "modified_resnet", "compact_max", "whitened"])
 @pytest.mark.parametrize("size", [(32, 32), (96, 64), (75, 50)])
 def test_images_of_any_size(tower: str, size: tuple[int, int]) -> None:
     features = tiny(tower).encode_image(torch.randn(2, 3, *size))

@@ -16,6 +16,7 @@ from clip_models.config import (
     PatchReductionConfig,
     TextConfig,
     ViTConfig,
+    WhitenedCNNConfig,
 )
 from clip_models.graphs import ImageEncoder, TextEncoder
 from torch import Tensor, nn
@@ -45,6 +46,9 @@ CONFIGS = {
     ),
     "compact": CLIPConfig(
         embed_dim=8, vision=CompactResNetConfig(image_size=32, widths=(4, 8)), text=CAUSAL
+    ),
+    "whitened": CLIPConfig(
+        embed_dim=8, vision=WhitenedCNNConfig(image_size=32, widths=(4, 8)), text=CAUSAL
     ),
 }
 NAMES = [name if name == "vit" else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]

@@ -14,7 +14,7 @@ from clip_train.config.training import LossConfig
 from clip_train.distributed.communicator import SINGLE_PROCESS, all_gather_rows, all_reduce_sum
 from clip_train.objectives.candidates import Candidates, merge_candidates, separate_candidates
 from clip_train.objectives.losses import contrastive_loss, distillation_loss, sigmoid_loss
-from clip_train.objectives.repeats import count_pairs, least_loss
+from clip_train.objectives.repeats import collapsed_loss, count_pairs, least_loss
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid, normalize
 
@@ -593,3 +593,47 @@ def test_the_least_loss_of_the_example() -> None:
     assert least_loss(config, count_pairs(captions, captions)) == 0
     teacher = LossConfig(kind="none", teacher="somewhere")
     assert least_loss(teacher, counts) is None
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("tile", [None, 2])
+def test_without_captions_to_images_it_is_a_classifier_of_the_distinct_captions(
+    smoothing: float, tile: int | None
+) -> None:
+    labels = torch.tensor([0, 1, 0, 2, 1, 0])
+    images, directions = features(6, 1).requires_grad_(), features(3, 2).requires_grad_()
+    scale = scalar(7.0).requires_grad_()
+    options = {"label_smoothing": smoothing, "caption_share": 0.0, "tile": tile}
+    ours = contrastive_loss(images, directions[labels], scale, labels, **options)
+    logits = scale * images @ directions.T
+    theirs = cross_entropy(logits, labels, label_smoothing=smoothing)
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-12)
+    leaves = (images, directions, scale)
+    for mine, other in zip(
+        torch.autograd.grad(ours, leaves), torch.autograd.grad(theirs, leaves), strict=True
+    ):
+        assert torch.allclose(mine, other, atol=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_share_of_captions_weighs_the_directions(share: float) -> None:
+    images, texts, scale = features(5, 1), features(5, 2), scalar(4.0)
+    logits, numbers = scale * images @ texts.T, torch.arange(5)
+    both = cross_entropy(logits, numbers), cross_entropy(logits.T, numbers)
+    expected = (1 - share) * both[0] + share * both[1]
+    found = contrastive_loss(images, texts, scale, caption_share=share)
+    assert float(found) == pytest.approx(float(expected), abs=1e-12)
+
+
+def test_the_least_loss_knows_the_share_of_captions() -> None:
+    """From images to captions it is the entropy of smoothed targets, reached by free scores."""
+    captions = torch.tensor([[0], [0], [0], [1]])
+    counts = count_pairs(torch.arange(4)[:, None], captions)
+    entropy = -(0.95 * math.log(0.95) + 0.05 * math.log(0.05))  # smoothing of 0.1 over two
+    alone = LossConfig(label_smoothing=0.1, caption_share=0.0)
+    assert least_loss(alone, counts) == pytest.approx(entropy)
+    other = least_loss(LossConfig(label_smoothing=0.1, caption_share=1.0), counts)
+    assert other is not None
+    mixed = LossConfig(label_smoothing=0.1, caption_share=0.3)
+    assert least_loss(mixed, counts) == pytest.approx(0.7 * entropy + 0.3 * other)
+    assert collapsed_loss(mixed, counts) == pytest.approx(0.7 * math.log(2) + 0.3 * math.log(4))

@@ -159,6 +159,14 @@ def test_warmup_then_cosine() -> None:
     assert found[-1] > 0
 
 
+def test_warmup_then_a_line_to_zero() -> None:
+    config = OptimConfig(lr=2.0, warmup_steps=4, schedule="linear")
+    assert rates(config, 8) == [0.5, 1.0, 1.5, 2.0, 2.0, 1.5, 1.0, 0.5]
+    assert learning_rate(config, 8, 8, 1) == 0.0
+    found = rates(OptimConfig(lr=2.0, final_lr=1.0, schedule="linear"), 4)
+    assert found == [2.0, 1.75, 1.5, 1.25]
+
+
 def test_constant_and_no_warmup() -> None:
     assert rates(OptimConfig(lr=2.0, schedule="constant"), 3) == [2.0] * 3
 

@@ -98,6 +98,8 @@ def test_a_schedule_in_words() -> None:
     assert text.startswith(
         "10 steps of warmup from 0 to 0.1, cosine from 0.1 to 0.01 until step 50;"
     )
+    text = describe_schedule(resolved(lr=0.1, schedule="linear"), 50, 8)
+    assert text.startswith("linear from 0.1 to 0 until step 50; the last step has 0.002")
     optim = resolved(lr=0.1, schedule="constant_cooldown", cooldown_steps=1)
     text = describe_schedule(optim, 5, 8)
     assert text.startswith("constant at 0.1 until step 4, 1 step of cooldown to 0; the last")

@@ -11,6 +11,7 @@ from .towers import (
     TextConfig,
     TokenizerConfig,
     ViTConfig,
+    WhitenedCNNConfig,
 )
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "TextConfig",
     "TokenizerConfig",
     "ViTConfig",
+    "WhitenedCNNConfig",
     "from_dict",
     "get_preprocess_config",
     "get_pretrained_repository",

@@ -20,6 +20,7 @@ from clip_models.config.towers import (
     TextConfig,
     TokenizerConfig,
     ViTConfig,
+    WhitenedCNNConfig,
 )
 from clip_models.errors import ConfigError
 
@@ -335,6 +336,16 @@ _OTHERS = {
     "Compact-32": CLIPConfig(
         embed_dim=128,
         vision=CompactResNetConfig(image_size=32, widths=(48, 96, 192)),
+        text=TextConfig(width=128, num_layers=2, num_heads=4, context_length=32),
+    ),
+    "Whitened-32": CLIPConfig(
+        embed_dim=128,
+        vision=WhitenedCNNConfig(image_size=32, widths=(32, 128, 128)),
+        text=TextConfig(width=128, num_layers=2, num_heads=4, context_length=32),
+    ),
+    "Whitened-32-L": CLIPConfig(
+        embed_dim=256,
+        vision=WhitenedCNNConfig(image_size=32, widths=(64, 256, 256)),
         text=TextConfig(width=128, num_layers=2, num_heads=4, context_length=32),
     ),
     "Compact-48": CLIPConfig(

@@ -336,6 +336,59 @@ class CompactResNetConfig(ImageSides):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WhitenedCNNConfig(ImageSides):
+    """A convolutional tower for small images that learns fast (Jordan 2024, arXiv 2404.00498).
+
+    Attributes:
+        widths: Channels of each pair of convolutions, which halves the side.
+        stem: `whitening` is a fixed first layer that whitens patches, computed from the training
+            images before the first step; `trained` is a convolution of the same shape with a bias.
+        whitening_size: Side of the patches, in pixels.
+        dirac: Convolutions begin as the identity of the channels that both sides have.
+        norm_scale: Batch norms have a trained scale; otherwise only a trained bias.
+        norm_momentum: Share of a batch in the running statistics, torch's `momentum`.
+        norm_features: A batch norm of the features before the projection.
+    """
+
+    kind: Literal["whitened_cnn"] = "whitened_cnn"
+    image_size: ImageSize = 32
+    widths: tuple[int, ...] = (64, 256, 256)
+    stem: Literal["whitening", "trained"] = "whitening"
+    whitening_size: int = 2
+    dirac: bool = True
+    norm_scale: bool = False
+    norm_momentum: float = 0.4
+    norm_eps: float = 1e-12
+    norm_features: bool = False
+
+    def __post_init__(self) -> None:
+        normalize_size(self, "image_size")
+        require_sizes(self, "whitening_size")
+        require(
+            bool(self.widths) and all(map(is_size, self.widths)),
+            f"widths must be positive, at least one, got {self.widths}",
+        )
+        require(
+            is_number(self.norm_momentum) and 0 < self.norm_momentum <= 1,
+            f"norm_momentum must be in (0, 1], got {self.norm_momentum!r}",
+        )
+        require(
+            is_number(self.norm_eps) and 0 < self.norm_eps < math.inf,
+            f"norm_eps must be a positive number, got {self.norm_eps!r}",
+        )
+        require(
+            min(self.image_sides) >= self.smallest_image,
+            f"image_size must be at least {self.smallest_image} for {len(self.widths)} widths, "
+            f"got {size_in_words(self.image_size)}",
+        )
+
+    @property
+    def smallest_image(self) -> int:
+        """Smallest side of an image in pixels: one position is left after the last pooling."""
+        return 2 ** len(self.widths) + self.whitening_size - 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextConfig(TransformerConfig):
     """Text transformer of CLIP and its relatives.
 
@@ -373,7 +426,7 @@ class TextConfig(TransformerConfig):
         return (min(self.vocab_size, CLIP_VOCAB_SIZE) if own else self.vocab_size) - 1
 
 
-VisionConfig = ViTConfig | ModifiedResNetConfig | CompactResNetConfig
+VisionConfig = ViTConfig | ModifiedResNetConfig | CompactResNetConfig | WhitenedCNNConfig
 
 
 def _per_layer(sizes: PerLayer, num_layers: int) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip_models.config.clip_config import CLIPConfig
-from clip_models.config.towers import ModifiedResNetConfig, ViTConfig
+from clip_models.config.towers import ModifiedResNetConfig, ViTConfig, WhitenedCNNConfig
 from clip_models.converters import open_clip, openai
 from clip_models.model.compact_resnet import CompactResNet
 from clip_models.model.layouts import Packed, Padded
@@ -24,6 +24,7 @@ from clip_models.model.outputs import CLIPOutput, TowerOutput
 from clip_models.model.pooled_layers import PooledLayers
 from clip_models.model.transformer import Transformer
 from clip_models.model.vision_transformer import VisionTransformer
+from clip_models.model.whitened_cnn import WhitenedCNN
 from clip_models.native_images import NativeImages
 from clip_models.pooling.randomness import Randomness
 
@@ -42,6 +43,8 @@ class CLIP(nn.Module):
             self.visual = VisionTransformer(config.vision, config.embed_dim)
         elif isinstance(config.vision, ModifiedResNetConfig):
             self.visual = ModifiedResNet(config.vision, config.embed_dim)
+        elif isinstance(config.vision, WhitenedCNNConfig):
+            self.visual = WhitenedCNN(config.vision, config.embed_dim)
         else:
             self.visual = CompactResNet(config.vision, config.embed_dim)
         self._add_text_tower()

@@ -205,6 +205,9 @@ class AugmentConfig:
     """Minimum and maximum area of a crop relative to the image, for kind `random_resized_crop`."""
     flip: bool = False
     """Flip half of the images horizontally."""
+    flip_choice: Literal["random", "alternating"] = "random"
+    """Which images are flipped: `random` chooses anew in every epoch; `alternating` chooses once,
+    and flips the others in every second epoch."""
     color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     """Maximum relative change of brightness, contrast and saturation, and maximum hue shift as a
     fraction of the circle; in random order per image."""
@@ -216,6 +219,10 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         low, high = self.scale
+        require(
+            self.flip or self.flip_choice == "random",
+            f"flip_choice {self.flip_choice!r} goes with flip = true",
+        )
         require(0 < low <= high <= 1, f"scale must satisfy 0 < low <= high <= 1, got {self.scale}")
         require(self.pad >= 1, f"pad must be 1 or more, got {self.pad}; kind 'none' shifts nothing")
         require(

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from clip_models.config import require
 
+from clip_train.config.checks import require_positive
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -26,6 +28,9 @@ class ModelConfig:
     """Initial weights: a model directory, `hf-hub:ORG/NAME`, or together with `name` a weight file
     in any format that clip-models reads. Positions are interpolated to the image size and context
     length."""
+    whitening_images: int = 5000
+    """Number of training images from which a whitening stem is computed before the first step, for
+    a new model whose image tower has one."""
     lock_image: bool = False
     """Freeze the image tower."""
     unlocked_image_groups: int = 0
@@ -38,6 +43,7 @@ class ModelConfig:
     alike."""
 
     def __post_init__(self) -> None:
+        require_positive(self, "whitening_images")
         for tower in ("image", "text"):
             groups = getattr(self, f"unlocked_{tower}_groups")
             require(

@@ -129,3 +129,8 @@ class Config:
             "data.cache_images keeps images at the model's size, so augment.kind "
             "'random_resized_crop' has nothing to crop from; use 'shift' or cache_images = false",
         )
+        require(
+            self.augment.flip_choice == "random" or self.data.order == "exact",
+            "augment.flip_choice 'alternating' knows a sample by its place in the data, and "
+            "data.order 'stream' has none; use 'random', or order 'exact'",
+        )

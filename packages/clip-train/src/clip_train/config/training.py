@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from clip_models.config import require
 
-from clip_train.config.checks import require_at_least, require_positive
+from clip_train.config.checks import require_at_least, require_positive, require_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,43 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConvolutionOptimConfig:
+    """Convolutions of the image tower, if they have an optimizer of their own."""
+
+    name: Literal["", "muon"] = ""
+    """Optimizer of convolutions: `muon` for Muon on each layer's filters as a matrix; empty for
+    that of everything else."""
+    lr: float = 0.24
+    """Peak learning rate, which follows the same schedule."""
+    momentum: float = 0.6
+    """Nesterov momentum."""
+    newton_schulz_steps: int = 3
+    """Number of iterations by which an update is orthogonalized."""
+    keep_norm: bool = True
+    """Scale each layer's filters to a norm of the square root of their number before an update."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "lr", "newton_schulz_steps")
+        require(0 <= self.momentum < 1, f"momentum must be in [0, 1), got {self.momentum}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BiasOptimConfig:
+    """Biases and norms of a convolutional image tower, if they have an optimizer of their own."""
+
+    name: Literal["", "sgd"] = ""
+    """Optimizer of biases and norms: `sgd` for Nesterov SGD; empty for that of everything else."""
+    lr: float = 0.1
+    """Peak learning rate, which follows the same schedule."""
+    momentum: float = 0.85
+    """Nesterov momentum."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "lr")
+        require(0 < self.momentum < 1, f"momentum must be in (0, 1), got {self.momentum}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """Optimizer and learning rate schedule."""
 
@@ -82,13 +119,15 @@ class OptimConfig:
     text_layer_decay: float = 1.0
     """Layer-wise learning rate decay of the text tower: factor from each group to the one before
     it."""
-    schedule: Literal["cosine", "constant", "constant_cooldown"] = "cosine"
-    """Learning rate after warmup: cosine decay to `final_lr`, constant, or constant with a linear
-    decay to zero over the last `cooldown_steps`."""
+    convolutions: ConvolutionOptimConfig = field(default_factory=ConvolutionOptimConfig)
+    biases: BiasOptimConfig = field(default_factory=BiasOptimConfig)
+    schedule: Literal["cosine", "linear", "constant", "constant_cooldown"] = "cosine"
+    """Learning rate after warmup: cosine or linear decay to `final_lr`, constant, or constant with
+    a linear decay to zero over the last `cooldown_steps`."""
     first_lr: float = 0.0
     """Learning rate at the start of warmup."""
     final_lr: float = 0.0
-    """Learning rate at the end of the cosine schedule."""
+    """Learning rate at the end of the cosine or linear schedule."""
     warmup_steps: int = 0
     """Number of linear warmup steps."""
     warmup_samples: int | None = None
@@ -152,6 +191,9 @@ class LossConfig:
     `sigmoid` (SigLIP's), or `none` for distillation alone."""
     label_smoothing: float = 0.0
     """Share of the target that is spread over all candidates."""
+    caption_share: float = 0.5
+    """Share in softmax losses of the direction from captions to images; 0 leaves the other one, and
+    the distinct captions of a batch are classes of its images."""
     tile: int | None = None
     """Side of the tiles in which the similarity matrix is computed, and recomputed in the backward
     pass, so that memory grows linearly with the batch size; None for the whole matrix."""
@@ -180,6 +222,11 @@ class LossConfig:
         require(
             not self.label_smoothing or self.kind in ("infonce", "multi_positive"),
             f"label_smoothing goes with softmax losses, got kind {self.kind!r}",
+        )
+        require_share(self, "caption_share")
+        require(
+            self.caption_share == 0.5 or self.kind in ("infonce", "multi_positive"),
+            f"caption_share goes with softmax losses, got kind {self.kind!r}",
         )
         require_positive(self, "tile", "teacher_weight", "teacher_logit_scale")
         require(

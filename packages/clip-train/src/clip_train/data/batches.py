@@ -185,6 +185,8 @@ class BatchReader(Dataset[Batch]):
         )
         tokens = self._tokenize(step, distinct)  # (U, T)
         uniform = keyed_uniform(self._seed, epoch, positions, "shift", 3)  # (B, 3)
+        if self.config.augment.flip_choice == "alternating":
+            uniform[:, 2] = self._alternate_sides(epoch, positions)
         batch = Batch(
             step=step,
             images=images.permute(0, 3, 1, 2),
@@ -199,6 +201,16 @@ class BatchReader(Dataset[Batch]):
             image_marks=mark_images([digest_image(sample.image) for sample in samples]),
         )
         return sort_by_length(batch) if self.config.data.sort_by_length else batch
+
+    def _alternate_sides(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Numbers (B,) below 0.5 for images to flip: one half in even epochs, the other in odd.
+
+        They are drawn once for each sample that the plan names, whatever stands in for it.
+        """
+        order = self.plan.order
+        planned = order.indices(epoch, positions % order.num_samples)
+        sides = keyed_uniform(self._seed, 0, planned, "side")[:, 0]
+        return (sides + 0.5 * (epoch % 2)) % 1.0
 
     def _tokenize(self, step: int, captions: list[str]) -> Tensor:
         """Ids (U, T); which tokens of a long caption stay follows from the step and its text."""

@@ -17,6 +17,7 @@ from clip_train.engine.gradients import WholeBatchGradient
 from clip_train.engine.model_setup import make_augmentation, make_towers, make_training_state
 from clip_train.engine.step_inputs import InputMaker
 from clip_train.engine.teacher import Teacher, open_teacher
+from clip_train.engine.whitening import whiten_stem
 from clip_train.model.towers import Towers
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -91,6 +92,7 @@ def make_model(
     if pretrained is None:
         torch.manual_seed(data.config.train.seed)
         model = CLIP(data.clip_config)
+        whiten_stem(model, data)
     else:
         model = pretrained[0]
     return model.to(backend.device).to(memory_format=torch.channels_last)

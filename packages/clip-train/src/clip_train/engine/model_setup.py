@@ -72,6 +72,9 @@ def _check_xla_support(model: CLIP, config: Config) -> None:
             train.precision == "fp16"
         ),
         "optim.name 'muon' has not been tried on XLA; use 'adamw'": config.optim.name == "muon",
+        "optim.convolutions and optim.biases have not been tried on XLA; leave their names empty": (
+            bool(config.optim.convolutions.name or config.optim.biases.name)
+        ),
     }
     for reason, applies in reasons.items():
         if applies:
@@ -111,6 +114,8 @@ def make_training_state(
     config = data.config
     if config.optim.name == "muon" and backend.name == "fsdp2":
         raise ConfigError("optim.name 'muon' needs unsharded matrices; use train.backend 'ddp'")
+    if config.optim.convolutions.name and backend.name == "fsdp2":
+        raise ConfigError("optim.convolutions needs unsharded filters; use train.backend 'ddp'")
     optimizers = Optimizers(model, config.optim, augmentation, on_xla=backend.needs_fixed_shapes)
     decay = config.optim.ema_decay
     ema = None if decay is None else ExponentialMovingAverage(model, decay)

@@ -30,7 +30,11 @@ def make_objective(
         features_and_scale, bias = student[:3], student.logit_bias
         if config.kind in ("infonce", "multi_positive"):
             losses["contrastive"] = contrastive_loss(
-                *features_and_scale, candidates, label_smoothing=config.label_smoothing, **options
+                *features_and_scale,
+                candidates,
+                label_smoothing=config.label_smoothing,
+                caption_share=config.caption_share,
+                **options,
             )
         elif config.kind == "sigmoid":
             assert bias is not None  # `build_data_components` adds one

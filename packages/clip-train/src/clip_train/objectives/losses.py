@@ -29,6 +29,7 @@ def contrastive_loss(
     *,
     image_labels: Tensor | None = None,
     label_smoothing: float = 0.0,
+    caption_share: float = 0.5,
     tile: int | None = None,
     communicator: Communicator = SINGLE_PROCESS,
 ) -> Tensor:
@@ -57,12 +58,15 @@ def contrastive_loss(
         image_labels: int64 (n,) number of each pair's image, equal for equal images; None if all
             of them differ. `Candidates` know it.
         label_smoothing: Share of each target spread evenly over all candidates.
+        caption_share: Weight of the direction from captions to images; the other one has the rest.
+            With labels and 0 it is the cross entropy of a classifier whose classes are the distinct
+            captions of the batch.
         tile: Side of the tiles of pairs that are computed at a time, with memory that grows with
             the batch and not with its square; None keeps all pairs.
         communicator: The ranks of the batch; one process by default.
 
     Returns:
-        () this rank's share of the mean of both directions, in nats.
+        () this rank's share of the weighted mean of both directions, in nats.
 
     Raises:
         ValueError: Images, texts and labels are not as many.
@@ -75,6 +79,8 @@ def contrastive_loss(
     normalizers = pairwise_logsumexp(image_features, texts, logit_scale, pairs)
     positives = _mean_of_repeats(image_features, candidates, communicator)
     matching = _matching_scores(positives, text_features, logit_scale, candidates)
+    of_images, of_texts = 2 * (1 - caption_share), 2 * caption_share
+    normalizers = PairSums(of_images * normalizers.of_images, of_texts * normalizers.of_texts)
     loss = _sum_of_both(normalizers, candidates) - 2 * (1 - label_smoothing) * matching
     if label_smoothing:
         weights = candidates.occurrences[:, None].to(texts.dtype)  # (m, 1)
@@ -82,7 +88,8 @@ def contrastive_loss(
         all_texts = all_reduce_sum(texts.sum(dim=0), communicator)  # (E,)
         to_text = image_features.sum(dim=0) @ all_texts / candidates.num_captions
         to_image = (weights * texts).sum(dim=0) @ all_images / candidates.num_images
-        loss = loss - label_smoothing * logit_scale * (to_text + to_image)
+        smoothed = of_images * to_text + of_texts * to_image
+        loss = loss - label_smoothing * logit_scale * smoothed
     return loss / (2 * candidates.num_images)
 
 

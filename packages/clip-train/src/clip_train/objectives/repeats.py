@@ -77,7 +77,8 @@ def least_loss(config: LossConfig, counts: PairCounts) -> float | None:
     ]
     if config.kind == "multi_positive":
         both[1] = _least_of_captions(pairs, config.label_smoothing)
-    return float(sum(both) / (2 * total))
+    share = config.caption_share
+    return float(((1 - share) * both[0] + share * both[1]) / total)
 
 
 def collapsed_loss(config: LossConfig, counts: PairCounts) -> float | None:
@@ -85,7 +86,8 @@ def collapsed_loss(config: LossConfig, counts: PairCounts) -> float | None:
     if config.kind in ("none", "sigmoid") or config.teacher or config.teacher_images:
         return None
     captions = counts.pairs.shape[1] if config.kind == "multi_positive" else counts.num_pairs
-    return (math.log(captions) + math.log(counts.num_pairs)) / 2
+    share = config.caption_share
+    return (1 - share) * math.log(captions) + share * math.log(counts.num_pairs)
 
 
 def _least_of_images(pairs: Tensor, smoothing: float, *, merges: bool) -> Tensor:

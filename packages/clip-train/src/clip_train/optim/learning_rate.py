@@ -10,7 +10,7 @@ from clip_train.config.training import OptimConfig
 def learning_rate(config: OptimConfig, step: int, total_steps: int, batch_size: int) -> float:
     """The rate of step `step`, counted from 0: linear warmup from `first_lr`, then the schedule.
 
-    The first step of a warmup of W steps is 1/W of the way; a cosine ends just above `final_lr` at
+    The first step of a warmup of W steps is 1/W of the way; a decay ends just above `final_lr` at
     the last step, so that no step is wasted, and a cooldown of C steps has 1/C of the peak there.
 
     Args:
@@ -31,6 +31,8 @@ def learning_rate(config: OptimConfig, step: int, total_steps: int, batch_size: 
         return peak * min(1.0, (total_steps - step) / max(1, cooldown))
     progress = (step - warmup) / max(1, total_steps - warmup)
     share = 0.5 * (1 + math.cos(math.pi * progress))
+    if config.schedule == "linear":
+        share = 1 - progress
     return config.final_lr + (peak - config.final_lr) * share
 
 

@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from clip_train.augment.range_augment import LearnedAugmentation
 from clip_train.config.training import OptimConfig
 from clip_train.model.tower_groups import tower_groups
+from clip_train.optim.muon import ConvolutionMuon
 
 
 class Optimizers:
     """AdamW for all parameters, or Muon for the matrices inside blocks and AdamW for the rest.
 
-    Every group has a `rate_factor`, the layer-wise decay of its depth.
+    Convolutions, and biases and norms of convolutional towers, may have optimizers of their own.
+    Every group has a `rate_factor`: the layer-wise decay of its depth, times the rate of its
+    optimizer relative to `optim.lr`.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class Optimizers:
                 self.names[parameter] = f"augmentation.{name}"
                 by_kind.setdefault(_GroupKind("adamw", False, scale), []).append(parameter)
         self.optimizers: list[torch.optim.Optimizer] = []
-        for name in ("adamw", "muon"):
+        for name in ("adamw", "muon", "convolutions", "biases"):
             groups = [
                 {
                     "params": parameters,
@@ -86,14 +89,15 @@ class Optimizers:
     def initialize(self) -> None:
         """Make the state that the first step would make, and change nothing else."""
         for optimizer in self.optimizers:
-            decays = [group["weight_decay"] for group in optimizer.param_groups]
+            before = [dict(group) for group in optimizer.param_groups]
             for group in optimizer.param_groups:
-                group["weight_decay"] = 0.0  # with no gradient and no decay, no weight moves
-                for parameter in group["params"]:
+                group |= {"weight_decay": 0.0, "keep_norm": False}  # with no gradient and no decay,
+                for parameter in group["params"]:  # no weight moves
                     parameter.grad = torch.zeros_like(parameter)
             optimizer.step()
-            for group, decay in zip(optimizer.param_groups, decays, strict=True):
-                group["weight_decay"] = decay
+            for group, values in zip(optimizer.param_groups, before, strict=True):
+                group.clear()
+                group |= values
             for state in optimizer.state.values():
                 if "step" in state:
                     state["step"].zero_()
@@ -122,20 +126,46 @@ def _group_parameters(
 ) -> dict[_GroupKind, list[nn.Parameter]]:
     """The trained parameters of a model by the kind of their group."""
     factors = layer_factors(model, config)
+    own = {"convolutions": config.convolutions, "biases": config.biases}
     groups: dict[_GroupKind, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            is_muon = config.name == "muon" and ".resblocks." in name and parameter.ndim == 2
-            kind = _GroupKind(
-                "muon" if is_muon else "adamw", parameter.ndim >= 2, factors.get(name, 1.0)
-            )
-            groups.setdefault(kind, []).append(parameter)
+            optimizer, factor = _choose_optimizer(name, parameter, config), factors.get(name, 1.0)
+            if optimizer in own:
+                factor *= own[optimizer].lr / config.lr
+            decays = parameter.ndim >= 2 and optimizer not in own
+            groups.setdefault(_GroupKind(optimizer, decays, factor), []).append(parameter)
     return groups
+
+
+def _choose_optimizer(name: str, parameter: nn.Parameter, config: OptimConfig) -> str:
+    """Which optimizer trains a parameter."""
+    if config.convolutions.name and name.startswith("visual.") and parameter.ndim == 4:
+        return "convolutions"
+    is_convolutional = not name.startswith("visual.transformer.")
+    is_vector = name.startswith("visual.") and parameter.ndim == 1
+    if config.biases.name and is_vector and is_convolutional:
+        return "biases"
+    is_matrix = ".resblocks." in name and parameter.ndim == 2
+    return "muon" if config.name == "muon" and is_matrix else "adamw"
 
 
 def _make_optimizer(
     kind: str, groups: list[dict[str, Any]], config: OptimConfig, *, on_xla: bool
 ) -> torch.optim.Optimizer:
+    if kind == "convolutions":
+        own = config.convolutions
+        return ConvolutionMuon(
+            groups,
+            lr=own.lr,
+            momentum=own.momentum,
+            steps=own.newton_schulz_steps,
+            keep_norm=own.keep_norm,
+        )
+    if kind == "biases":
+        return torch.optim.SGD(
+            groups, lr=config.biases.lr, momentum=config.biases.momentum, nesterov=True
+        )
     if kind == "muon":
         return torch.optim.Muon(
             groups, lr=config.lr, momentum=config.betas[0], adjust_lr_fn="match_rms_adamw"

@@ -50,8 +50,9 @@ def describe_schedule(config: OptimConfig, total_steps: int, batch_size: int) ->
     warmup, cooldown = config.warmup_steps, config.cooldown_steps
     parts = [f"{_steps(warmup)} of warmup from {config.first_lr:g} to {peak:g}"] if warmup else []
     last = learning_rate(config, max(0, total_steps - 1), total_steps, batch_size)
-    if config.schedule == "cosine":
-        parts.append(f"cosine from {peak:g} to {config.final_lr:g} until step {total_steps:,}")
+    if config.schedule in ("cosine", "linear"):
+        ends = f"from {peak:g} to {config.final_lr:g} until step {total_steps:,}"
+        parts.append(f"{config.schedule} {ends}")
     elif config.schedule == "constant":
         parts.append(f"constant at {peak:g} until step {total_steps:,}")
     else:
