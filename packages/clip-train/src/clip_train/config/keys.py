@@ -103,6 +103,8 @@ def unknown_key(name: str) -> ConfigError:
     keys = config_keys()
     section, _, last = name.rpartition(".")
     same = [key for key in keys if key.rpartition(".")[2] == last]
+    depth = min((key.count(".") for key in same), default=0)
+    same = [key for key in same if key.count(".") == depth]  # not those of a section's parts
     if (section, last) in RENAMED:
         hint = f"; it is {section}.{RENAMED[section, last]} now"
     elif same:

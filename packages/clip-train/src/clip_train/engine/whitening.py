@@ -42,7 +42,7 @@ def _read_images(data: DataComponents, count: int) -> Tensor:
     order, config = data.plan.order, data.config
     count = min(count, order.num_samples)
     reader = PixelReader(data.source, data.preprocess, AugmentConfig(), config.data)
-    images = []
+    images: list[Tensor] = []
     for index in order.indices(0, np.arange(min(MAX_TRIES * count, order.num_samples))).tolist():
         if len(images) == count:
             break

@@ -77,8 +77,8 @@ def least_loss(config: LossConfig, counts: PairCounts) -> float | None:
     ]
     if config.kind == "multi_positive":
         both[1] = _least_of_captions(pairs, config.label_smoothing)
-    share = config.caption_share
-    return float(((1 - share) * both[0] + share * both[1]) / total)
+    weight = config.caption_share
+    return float(((1 - weight) * both[0] + weight * both[1]) / total)
 
 
 def collapsed_loss(config: LossConfig, counts: PairCounts) -> float | None:

@@ -126,13 +126,13 @@ def _group_parameters(
 ) -> dict[_GroupKind, list[nn.Parameter]]:
     """The trained parameters of a model by the kind of their group."""
     factors = layer_factors(model, config)
-    own = {"convolutions": config.convolutions, "biases": config.biases}
+    own = {"convolutions": config.convolutions.lr, "biases": config.biases.lr}
     groups: dict[_GroupKind, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             optimizer, factor = _choose_optimizer(name, parameter, config), factors.get(name, 1.0)
             if optimizer in own:
-                factor *= own[optimizer].lr / config.lr
+                factor *= own[optimizer] / config.lr
             decays = parameter.ndim >= 2 and optimizer not in own
             groups.setdefault(_GroupKind(optimizer, decays, factor), []).append(parameter)
     return groups
