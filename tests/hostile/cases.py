@@ -341,6 +341,9 @@ def environment_cases(good: Path) -> Iterator[Case]:
     run = ("clip-eval", "run", "--model", str(good / "model"), "--data", str(good / "folder"))
     run = (*run, "--task", "classify", "--no-cache", "--quiet", "--out", "{here}/out")
     train = ("clip-train", "run", str(good / "train.toml"), "--out", "{here}/out", "--quiet")
+    words = ("dtp-lm", "train", str(good / "text.txt"), "--out", "{here}/out", "--quiet")
+    supernet = ("osf", "train", "tiny_module:make", "--images", str(good / "split"), "--quiet")
+    supernet = (*supernet, "--image-size", "16", "--steps", "1", "--out", "{here}/out")
     for name, values in {
         "WORLD_SIZE": ("x", "-1", "0", "9" * 5000, "1.5", " "),
         "RANK": ("x", "-1", "7", ""),
@@ -354,7 +357,8 @@ def environment_cases(good: Path) -> Iterator[Case]:
             given = dict((*several, *fixed, (name, value)))
             if name.startswith("CLIP"):
                 given = {name: value}
-            for argv in (run, train):
+            others = () if name.startswith("CLIP") else (words, supernet)
+            for argv in (run, train, *others):
                 label = f"environment/{argv[0]}-{name}={value[:9]}"
                 yield Case(label, argv, lambda here: None, "error", (), tuple(given.items()))
 

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from dtp_pooling.command_line import Launch, LaunchError, read_launch
 from dtp_pooling.training.processes import join_processes, rows_of_rank
 from safetensors.torch import load_file
 
@@ -79,10 +80,38 @@ def test_rows_are_shared_out_whole(monkeypatch):
         rows(0, 3, 2)
 
 
-@pytest.mark.parametrize("values", [{"WORLD_SIZE": "x"}, {"WORLD_SIZE": "2", "RANK": "x"}])
-def test_wrong_variables_of_the_launcher_are_named(monkeypatch, values):
-    for name, value in values.items():
+@pytest.mark.parametrize(
+    "name",
+    ["WORLD_SIZE", "RANK", "LOCAL_RANK"],
+)
+@pytest.mark.parametrize("value", ["x", "", " 1", "-1", "1.5", "1e0", "²", "٣", "2", "9" * 5000])
+def test_wrong_variables_of_the_launcher_are_named(monkeypatch, name, value):
+    for other, number in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(other, number)
+    if (name, value) == ("WORLD_SIZE", "2"):
+        assert read_launch() == Launch(0, 2, 0)
+        return
+    monkeypatch.setenv(name, value)
+    message = rf"variable {name} must be a number from .* as torchrun sets it, got '{value[:30]}"
+    with pytest.raises(LaunchError, match=message), join_processes("cpu"):
+        pass
+
+
+def test_without_torchrun_a_process_is_the_only_one(monkeypatch):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert read_launch() == Launch()
+    monkeypatch.setenv("RANK", "7")  # of another program: nobody says how many there are
+    assert read_launch().is_first
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert read_launch() == Launch(rank=7, world_size=8, local_rank=0)
+    assert not read_launch().is_first
+
+
+@pytest.mark.parametrize("port", ["x", "99999999", "-1"])
+def test_a_port_that_is_none_is_one_line(monkeypatch, port):
+    group = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in group.items():
         monkeypatch.setenv(name, value)
-    message = "must be a number as torchrun sets it, got 'x'"
-    with pytest.raises(ValueError, match=message), join_processes("cpu"):
+    with pytest.raises(LaunchError, match="process 0 of 2 cannot join"), join_processes("cpu"):
         pass

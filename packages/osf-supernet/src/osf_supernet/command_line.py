@@ -1,4 +1,4 @@
-"""What the six commands have in common: exit codes, one line per error, the parser.
+"""What the six commands have in common: exit codes, one line per error, the parser, torchrun.
 
 0 done; 2 the user's mistake, one line `PROG: error: …` on stderr; 130 interrupted; 1 anything else,
 with a traceback.  Packages that know no sibling hold this file each, word for word; a test of the
@@ -16,11 +16,29 @@ import pkgutil
 import stat
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
 MOST_CHARACTERS = 1500  # of an error
 MOST_BYTES = 2**30  # of a small file
+MOST_PROCESSES = 2**20
+
+
+class LaunchError(ValueError):
+    """What torchrun says in the environment cannot be; or the other processes cannot be joined."""
+
+
+class Launch(NamedTuple):
+    """Which one this process is of those that torchrun started; without torchrun, the only one."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.rank == 0
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -49,9 +67,14 @@ def run_command(
         prog: Name of the command, in front of each line.
         call: Does the work; its result is the exit code, None for 0.
         user_errors: Exceptions whose message is meant for the user.  `OSError`, `MemoryError`,
-            `ImportError` and undecodable text always are.
+            `ImportError`, `LaunchError` and undecodable text always are.
     """
-    errors: tuple[type[Exception], ...] = (UnicodeDecodeError, ImportError, *user_errors)
+    errors: tuple[type[Exception], ...] = (
+        UnicodeDecodeError,
+        ImportError,
+        LaunchError,
+        *user_errors,
+    )
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name may hold what the terminal cannot print
             stream.reconfigure(errors="backslashreplace")
@@ -79,6 +102,29 @@ def call_named(name: str, *arguments: object) -> int | None:
     """Import `module:function` and call it."""
     function: Callable[..., int | None] = pkgutil.resolve_name(name)
     return function(*arguments)
+
+
+def read_launch() -> Launch:
+    """Which one this process is, as torchrun says in the environment.
+
+    Raises:
+        LaunchError: A variable is missing, is no number, or is out of range.
+    """
+    world_size = _read_number("WORLD_SIZE", 1, MOST_PROCESSES, "1")
+    if world_size == 1:
+        return Launch()
+    rank = _read_number("RANK", 0, world_size - 1)
+    return Launch(rank, world_size, _read_number("LOCAL_RANK", 0, world_size - 1, "0"))
+
+
+def _read_number(name: str, least: int, most: int, default: str = "") -> int:
+    text = os.environ.get(name, default)
+    if text.isascii() and text.isdigit() and len(text) < 8 and least <= int(text) <= most:
+        return int(text)
+    raise LaunchError(
+        f"the environment variable {name} must be a number from {least} to {most} as torchrun sets "
+        f"it, got {text!r:.40}; start with torchrun, or unset WORLD_SIZE, RANK and LOCAL_RANK"
+    )
 
 
 def read_small_file(path: str | os.PathLike[str]) -> str:

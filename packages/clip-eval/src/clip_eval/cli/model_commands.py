@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from clip_models.command_line import EXIT_DONE, EXIT_FAILED, one_line
+from clip_models.command_line import EXIT_DONE, EXIT_FAILED, Launch, one_line
 from clip_models.devices import choose_device
 
 from clip_eval.cli.options import data_options
@@ -17,7 +17,7 @@ from clip_eval.encoding.batches import LoaderConfig
 from clip_eval.encoding.cache import cache_directory
 from clip_eval.encoding.encoder import Precision, make_encoder
 from clip_eval.errors import EvaluationError
-from clip_eval.evaluation.processes import Processes, join_processes
+from clip_eval.evaluation.processes import join_processes
 from clip_eval.models.directory import load_for_evaluation
 from clip_eval.plurals import count_noun
 from clip_eval.prompts.dataset_files import DatasetTemplates
@@ -54,7 +54,7 @@ def evaluate_models(arguments: argparse.Namespace) -> int:
     return EXIT_FAILED if any(outcome.error for outcome in outcomes) else EXIT_DONE
 
 
-def _make_run(arguments: argparse.Namespace, processes: Processes) -> EvaluationRun:
+def _make_run(arguments: argparse.Namespace, processes: Launch) -> EvaluationRun:
     device = str(choose_device(arguments.device, local_rank=processes.local_rank))
     return EvaluationRun(
         models=tuple(arguments.model),

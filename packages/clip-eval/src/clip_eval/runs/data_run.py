@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from clip_models.command_line import Launch
+
 from clip_eval.data.samples import Source
 from clip_eval.data.templates import Templates
 from clip_eval.encoding.batches import LoaderConfig, hash_source
 from clip_eval.errors import EvaluationError
 from clip_eval.evaluation.evaluate import evaluate_together
-from clip_eval.evaluation.processes import Processes
 from clip_eval.plurals import count_noun
 from clip_eval.prompts.dataset_files import DatasetTemplates
 from clip_eval.prompts.named_data import choose_prompts, open_data
@@ -44,7 +45,7 @@ class DataRun:
 
     Attributes:
         run: The run.
-        processes: The processes that share the work.
+        processes: Which process this is of those that share the work.
         description: The data as the user named it.
         directory: Name of its directory among the results.
         source: The samples.
@@ -53,7 +54,7 @@ class DataRun:
     """
 
     run: EvaluationRun
-    processes: Processes
+    processes: Launch
     description: str
     directory: str
     source: Source

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from clip_models.command_line import Launch
+
 from clip_eval.data.samples import Source
-from clip_eval.evaluation.processes import Processes
 from clip_eval.prompts.named_data import open_data, read_template_list
 from clip_eval.prompts.prompt_sets import PromptSet
 from clip_eval.results.files import prepare_output
@@ -19,13 +20,14 @@ from clip_eval.runs.models import load_models
 
 
 def run_evaluations(
-    run: EvaluationRun, processes: Processes, report: Callable[[Outcome], None]
+    run: EvaluationRun, processes: Launch, report: Callable[[Outcome], None]
 ) -> list[Outcome]:
     """Evaluate every model of a run on every data set.
 
     Args:
         run: Models, data sets and settings.
-        processes: The processes that share the work; only the first writes and reports.
+        processes: Which process this is of those that share the work; only the first writes and
+            reports.
         report: Called with each outcome as it comes.
 
     Raises:

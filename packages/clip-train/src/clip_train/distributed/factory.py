@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
+from clip_models.command_line import read_launch
 
-from clip_train.distributed.environment import read_number
 from clip_train.distributed.protocol import Backend
 from clip_train.distributed.single import SingleBackend
 from clip_train.distributed.torchrun import DDPBackend, FSDP2Backend
@@ -22,8 +22,9 @@ def open_backend(name: str, device: torch.device | None, *, timeout_s: float) ->
 
     Raises:
         BackendError: It cannot be used here.
+        LaunchError: What torchrun says in the environment cannot be.
     """
-    world_size = read_number("WORLD_SIZE", 1, least=1)
+    world_size = read_launch().world_size
     if name == "auto":
         name = "ddp" if world_size > 1 else "single"
     if name == "xla":

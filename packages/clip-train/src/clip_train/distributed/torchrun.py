@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from clip_models.command_line import read_launch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from clip_train.distributed.environment import read_number
 from clip_train.distributed.single import ReplicatedParameters, total_squared_norm
 from clip_train.errors import BackendError
 
@@ -35,11 +35,9 @@ class _TorchrunBackend:
                 f"{', '.join(missing)} not set; start the run with "
                 "`torchrun --nproc-per-node N -m clip_train …`"
             )
-        world_size = read_number("WORLD_SIZE", least=1)
-        read_number("RANK", most=world_size - 1)
-        local_rank = read_number("LOCAL_RANK", 0, most=world_size - 1)
+        launch = read_launch()
         if device.type == "cuda":
-            device = torch.device("cuda", local_rank)
+            device = torch.device("cuda", launch.local_rank)
             torch.cuda.set_device(device)
         self.device = device
         # Gloo also carries tensors on the CPU next to NCCL, so that flags wait for no kernel.
@@ -48,8 +46,8 @@ class _TorchrunBackend:
             dist.init_process_group(names, timeout=datetime.timedelta(seconds=timeout_s))
         except (RuntimeError, ValueError) as error:
             raise BackendError(
-                f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} cannot reach the "
-                f"others: {str(error).splitlines()[0]}"
+                f"process {launch.rank} of {launch.world_size} cannot reach the others: "
+                f"{str(error).splitlines()[0]}"
             ) from error
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.any_rank([False])  # no rank may leave before all have joined

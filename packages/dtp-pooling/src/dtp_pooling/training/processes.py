@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
+from dtp_pooling.command_line import LaunchError, read_launch
 from dtp_pooling.devices import choose_device
 
 _TIMEOUT = timedelta(hours=6)  # other ranks wait while the first one evaluates
@@ -26,17 +26,25 @@ def join_processes(device: str) -> Iterator[torch.device]:
             local rank.
 
     Raises:
-        ValueError: The device cannot be used, or torchrun's environment variables are no numbers.
+        ValueError: The device cannot be used.
+        LaunchError: The process group cannot be joined.
     """
-    if _read_number("WORLD_SIZE", 1) == 1:
+    launch = read_launch()
+    if launch.world_size == 1:
         yield choose_device(device)
         return
-    _read_number("RANK", None)
-    local_rank = _read_number("LOCAL_RANK", 0)
     if device in ("auto", "cuda") and torch.cuda.is_available():
-        device = f"cuda:{local_rank}"
+        device = f"cuda:{launch.local_rank}"
     chosen = choose_device(device)
-    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    kind = "nccl" if chosen.type == "cuda" else "gloo"
+    try:
+        distributed.init_process_group(kind, timeout=_TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise LaunchError(
+            f"process {launch.rank} of {launch.world_size} cannot join the others ({reason}); "
+            "start with torchrun, or unset WORLD_SIZE"
+        ) from error
     try:
         yield chosen
         distributed.barrier()  # nobody closes connections that another rank still uses
@@ -111,17 +119,3 @@ def is_any(flag: bool, device: torch.device) -> bool:
     if rank_and_world_size()[1] == 1:
         return flag
     return bool(sum_over_ranks(torch.tensor(int(flag), device=device)))
-
-
-def _read_number(variable: str, default: int | None) -> int:
-    text = os.environ.get(variable)
-    try:
-        number = default if text is None else int(text)
-    except ValueError:
-        number = None
-    if number is None or number < 0:
-        raise ValueError(
-            f"the environment variable {variable} must be a number as torchrun sets it, got "
-            f"{text!r}; start with torchrun, or unset WORLD_SIZE"
-        )
-    return number

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import pickle
 import warnings
 from pathlib import Path
@@ -14,13 +13,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from osf_supernet.command_line import one_line
+from osf_supernet.command_line import one_line, read_launch
 from osf_supernet.commands.libraries import build_model
 from osf_supernet.files.folders import load_supernet
 from osf_supernet.subnets.planning import Config
 from osf_supernet.subnets.space import Space
 from osf_supernet.supernet import Supernet
-from osf_supernet.training.processes import read_number
 
 
 def build_supernet(options: argparse.Namespace) -> Supernet:
@@ -75,8 +73,9 @@ def _choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{read_number('LOCAL_RANK')}"
+    launch = read_launch()
+    if name == "cuda" and launch.world_size > 1:
+        name = f"cuda:{launch.local_rank}"
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from osf_supernet.command_line import read_launch
 from osf_supernet.commands.experiments import digest_of, make_experiment
 from osf_supernet.commands.models import build_supernet
 from osf_supernet.commands.run_record import (
@@ -38,7 +39,7 @@ from osf_supernet.training.checkpoint import has_checkpoint
 from osf_supernet.training.experiment import Experiment
 from osf_supernet.training.loop import Progress
 from osf_supernet.training.loop import train as train_supernet
-from osf_supernet.training.processes import process_group, read_number
+from osf_supernet.training.processes import process_group
 from osf_supernet.training.sandwich import Sandwich
 
 
@@ -59,7 +60,7 @@ def resume(options: argparse.Namespace) -> None:
     net = build_supernet(options)
     experiment = make_experiment(net, options)
     with ExitStack() as stack:
-        if _is_first_rank():
+        if read_launch().is_first:
             stack.enter_context(RunLock(folder))
             write_record(folder, options)
         work = {"train": _train, "search": _search}[options.command]
@@ -70,12 +71,12 @@ def _start(
     options: argparse.Namespace, work: Callable[[Supernet, Experiment, argparse.Namespace], None]
 ) -> None:
     folder = Path(options.out)
-    if _is_first_rank():
+    if read_launch().is_first:
         require_new_directory(folder, overwrite=options.overwrite)
     net = build_supernet(options)
     experiment = make_experiment(net, options)
     with ExitStack() as stack:
-        if _is_first_rank():
+        if read_launch().is_first:
             stack.enter_context(_start_run(folder, options))
         work(net, experiment, options)
 
@@ -93,12 +94,6 @@ def _start_run(folder: Path, options: argparse.Namespace) -> RunLock:
         last=RUN_NAME,
         is_occupied=is_occupied,
     )
-
-
-def _is_first_rank() -> bool:
-    """Whether this process writes, before the process group is there; true without torchrun."""
-    world_size = read_number("WORLD_SIZE", 1, least=1)
-    return world_size == 1 or read_number("RANK", most=world_size - 1) == 0
 
 
 def _train(net: Supernet, experiment: Experiment, options: argparse.Namespace) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from osf_supernet.command_line import LaunchError, read_launch
 from osf_supernet.graph.graph import named_tensors
 from osf_supernet.supernet import Supernet
 
@@ -22,42 +22,26 @@ def process_group(device: torch.device | str = "cpu") -> Iterator[int]:
         device: of the model: NCCL carries its tensors on CUDA, gloo on the CPU.
 
     Raises:
-        ValueError: torchrun's environment variables are no numbers that go together.
+        LaunchError: They cannot be joined.
     """
-    world_size = read_number("WORLD_SIZE", 1, least=1)
-    if world_size == 1:
+    launch = read_launch()
+    if launch.world_size == 1:
         yield 0
         return
-    read_number("RANK", most=world_size - 1)
     on_cuda = torch.device(device).type == "cuda"
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")
+    try:
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise LaunchError(
+            f"process {launch.rank} of {launch.world_size} cannot join the others ({reason}); "
+            "start with torchrun, or unset WORLD_SIZE"
+        ) from error
     try:
         yield distributed.get_rank()
         distributed.barrier()  # nobody closes connections that another rank still uses
     finally:
         distributed.destroy_process_group()
-
-
-def read_number(
-    variable: str, default: int | None = None, *, least: int = 0, most: int | None = None
-) -> int:
-    """The number in an environment variable that torchrun sets.
-
-    Raises:
-        ValueError: it is no number, out of range, or missing where there is no default.
-    """
-    text = os.environ.get(variable)
-    try:
-        number = default if text is None else int(text)
-    except ValueError:
-        number = None
-    if number is None or number < least or (most is not None and number > most):
-        expected = f"from {least}" + ("" if most is None else f" to {most}")
-        raise ValueError(
-            f"the environment variable {variable} must be a number {expected} as torchrun sets "
-            f"it, got {text!r}; start with torchrun, or unset WORLD_SIZE, RANK and LOCAL_RANK"
-        )
-    return number
 
 
 def rank_and_world() -> tuple[int, int]:
