@@ -38,7 +38,10 @@ def test_a_package_is_complete(package: Path) -> None:
     assert not any(" @ " in line or "file:" in line for line in project["dependencies"])
 
 
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("packages/*/*.md")]
+PAGES = [
+    *(*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")),
+    *(*ROOT.glob("packages/*/*.md"), *ROOT.glob("packages/*/docs/*.md")),
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -426,3 +426,22 @@ def test_an_unsure_predictor_is_reported_and_calibrated(run, tmp_path, capsys):
     printed = capsys.readouterr()
     assert 5 / 2 <= json.loads(printed.out)["shortening"] <= 5 * 2  # the text repeats: ties
     assert "warning" not in printed.err
+
+
+def test_segments_are_drawn(tmp_path, capsys) -> None:
+    data, run, page = tmp_path / "text.txt", tmp_path / "run", tmp_path / "segments.html"
+    data.write_text(TEXT)
+    call(*start(data, run, "--model.boundaries.kind", "whitespace", "--quiet"))
+    capsys.readouterr()
+    call("segments", run, data, "--split", "all", "--length", 24, *CPU)
+    assert capsys.readouterr().out.splitlines() == [
+        "one |two |three |four |five ",
+        "5 segments of 4.80 characters on average (whitespace); 100 % end at a space",
+    ]
+    call("segments", run, data, "--split", "all", "--length", 10, "--start", 4, "--json", *CPU)
+    assert json.loads(capsys.readouterr().out)["segments"] == ["two ", "three "]
+    call("segments", run, data, "--length", 24, "--out", page, *CPU)
+    assert page.read_text().count("<span ") >= 4
+    assert "already exists" in refuse(capsys, "segments", run, data, "--out", page, *CPU)
+    message = refuse(capsys, "segments", run, data, "--start", "999999", *CPU)
+    assert "expected a part of the text" in message

@@ -68,7 +68,9 @@ def _parser() -> CommandParser:
     parser = CommandParser(prog="dtp-lm", description=__doc__, allow_abbrev=False)
     parser.add_version("dtp-pooling")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for add in (_add_train, _add_resume, _add_eval, _add_generate, _add_presets, _add_curves):
+    for add in (_add_train, _add_resume, _add_eval, _add_segments, _add_generate):
+        add(commands)
+    for add in (_add_presets, _add_curves):
         add(commands)
     return parser
 
@@ -140,6 +142,24 @@ def _add_eval(commands: Any) -> None:
     add("--quantize", **_QUANTIZE)
     add("--device", **_DEVICE)
     add("--json", action="store_true", help="result as JSON")
+
+
+def _add_segments(commands: Any) -> None:
+    help_line = "where the segments of a text end"
+    add = _add(commands, "segments", "segments:segments", help_line).add_argument
+    add("run", **_RUN)
+    add("data", type=Path, metavar="TEXT", help="text file")
+    split = "part of TEXT (default: test of the text that the run was split from, else all)"
+    add("--split", choices=_SPLITS, help=split)
+    start = "number of the first character in that part (default: 0)"
+    add("--start", type=int, default=0, metavar="N", help=start)
+    length = "number of characters (default: 400)"
+    add("--length", type=_count, default=400, metavar="N", help=length)
+    add("--out", type=Path, metavar="FILE", help="HTML page to write instead of the terminal")
+    add("--overwrite", action="store_true", help="replace an existing page")
+    add("--quantize", **_QUANTIZE)
+    add("--device", **_DEVICE)
+    add("--json", action="store_true", help="segments as JSON")
 
 
 def _add_generate(commands: Any) -> None:

@@ -2,17 +2,20 @@
 
 A format is a reader (a subclass of `Source`) and a row of `FORMATS`. Whatever lists, recognizes or
 opens formats reads the table: `open_source`, `absolute_source`, error texts, the help of the
-commands. A reader is imported when its first source is opened.
+commands. A reader is imported when its first source is opened. Another installed package may add a
+row by an entry point, which is looked for when its kind is named.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +181,21 @@ FORMATS: dict[str, Format] = {
 """Rows by kind; the first row that recognizes a bare path opens it."""
 
 
+GROUP = "clip_eval.data_formats"
+"""Entry points of other packages' rows, such as clip-train's `holdout`."""
+
+
+def find_format(kind: str) -> Format | None:
+    """The row of a kind, of the table or of another installed package."""
+    return FORMATS.get(kind) or (_load_format(kind) if kind.isidentifier() else None)
+
+
+@functools.cache
+def _load_format(kind: str) -> Format | None:
+    found: Format | None = next((one.load() for one in entry_points(group=GROUP, name=kind)), None)
+    return found
+
+
 def register_format(row: Format) -> None:
     """Add a row to the table.
 
@@ -267,7 +285,8 @@ def expand_location(spec: str) -> str:
         DataError: It is a command other than the usual copies of one URL.
     """
     kind, colon, path = spec.partition(":")
-    if colon and kind in FORMATS and FORMATS[kind].is_on_disk:
+    row = find_format(kind) if colon else None
+    if row is not None and row.is_on_disk:
         return f"{kind}:{expand_path(path)}"
     return expand_path(spec)
 
@@ -278,8 +297,9 @@ def absolute_source(spec: str) -> str:
     kind, colon, path = spec.partition(":")
     if not spec or is_url(spec) or is_url(path):
         return spec
-    if colon and path and kind in FORMATS:
-        return f"{kind}:{Path(path).absolute()}" if FORMATS[kind].is_on_disk else spec
+    row = find_format(kind) if colon and path else None
+    if row is not None:
+        return f"{kind}:{Path(path).absolute()}" if row.is_on_disk else spec
     is_pattern = bool(WILDCARDS & set(spec)) and not _names_kind(spec)
     return str(Path(spec).absolute()) if is_pattern or Path(spec).exists() else spec
 
@@ -287,7 +307,7 @@ def absolute_source(spec: str) -> str:
 def is_missing(spec: str) -> bool:
     """Whether a source names one path on disk, without wildcards, where there is nothing."""
     kind, _, path = expand_location(spec).partition(":")
-    row = FORMATS.get(kind)
+    row = find_format(kind)
     if row is None or not row.is_on_disk or not row.needs_path or is_url(path):
         return False
     return not (WILDCARDS | {":"}) & set(path) and not Path(path).exists()
@@ -301,8 +321,8 @@ def _resolve(spec: str) -> tuple[Format, str]:
             "current directory"
         )
     spec = expand_location(spec)
-    kind, _, path = spec.partition(":")
-    row = FORMATS.get(kind)
+    kind, colon, path = spec.partition(":")
+    row = find_format(kind) if colon else FORMATS.get(kind)
     if row is not None and (":" in spec or not row.needs_path):
         if not path.strip() and (row.needs_path or ":" in spec):
             raise DataError(f"{spec!r}: expected a path after {kind}:")

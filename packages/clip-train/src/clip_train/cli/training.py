@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -125,6 +126,11 @@ def _report(out: str) -> None:
             f"best {found['metric'][1]} {found['value']:.4f} at step {found['step']}: {best.parent}"
         )
     print(f"run directory: {out}")
+    if RunDirectory.read_config(out).data.holdout:
+        print(
+            "any model on the same held-out samples: clip-eval run --model "
+            f"{shlex.quote(out)} MODEL --data {shlex.quote(f'holdout:{out}')} --out DIR"
+        )
 
 
 def _describe_scores(row: dict[str, Any]) -> str:

@@ -22,12 +22,9 @@ _PARTS = ("train", "valid", "test")
 def evaluate(options: argparse.Namespace) -> None:
     """Print the bits per character of a text."""
     run = read_run(options.run)
-    text = read_text(options.data)
-    split = options.split or _choose_split(run, text)
-    if split != "all":
-        text = split_text(text, run.config.alphabet)[_PARTS.index(split)]
+    text, split = read_part(options, run)
     result = bits_per_character(
-        _load_model(options, run),
+        load_model(options, run),
         run.alphabet.encode(text),
         window=options.window or run.config.evaluation_window,
         stride=options.stride or run.config.evaluation_stride,
@@ -48,7 +45,7 @@ def evaluate(options: argparse.Namespace) -> None:
 def generate(options: argparse.Namespace) -> None:
     """Print a prompt and its continuation."""
     run = read_run(options.run)
-    model = _load_model(options, run)
+    model = load_model(options, run)
     new = continue_text(
         model,
         run.alphabet.encode(options.prompt)[None].to(model.head.weight.device),
@@ -62,9 +59,19 @@ def generate(options: argparse.Namespace) -> None:
     print(json.dumps(parts) if options.json else options.prompt + text)
 
 
-def _load_model(options: argparse.Namespace, run: RunRecord) -> DynamicPoolingLM:
+def load_model(options: argparse.Namespace, run: RunRecord) -> DynamicPoolingLM:
+    """The newest model of a run, as `--device` and `--quantize` say."""
     model = read_model(options.run, run.alphabet).to(choose_device(options.device))
     return quantize(model, options.quantize or run.config.quantize)
+
+
+def read_part(options: argparse.Namespace, run: RunRecord) -> tuple[str, str]:
+    """The text of a file or a part of it, and which part."""
+    text = read_text(options.data)
+    split = options.split or _choose_split(run, text)
+    if split != "all":
+        text = split_text(text, run.config.alphabet)[_PARTS.index(split)]
+    return text, split
 
 
 def _choose_split(run: RunRecord, text: str) -> str:
