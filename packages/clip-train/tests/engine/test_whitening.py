@@ -16,9 +16,11 @@ from clip_models.files import load_tensors
 from clip_models.model.whitened_cnn import patch_whitening
 from clip_tokenizer import Tokenizer
 from clip_train import Config, Interrupted, resume, train
+from clip_train.cli.training import _report
 from clip_train.engine.data_components import build_data_components
 from clip_train.engine.runs import dry_run
 from clip_train.engine.trainer import Trainer
+from clip_train.logs.run_directory import RunDirectory
 from PIL import Image
 
 NAMES = ("cat", "dog", "frog")
@@ -139,6 +141,20 @@ def test_what_cannot_be(folder: Path) -> None:
         config_of(folder, augment={"flip": False})
     with pytest.raises(ConfigError, match="knows a sample by its place in the data"):
         config_of(folder, data={"order": "stream", "epoch_samples": 24, "cache_images": False})
+
+
+def test_averaged_views_are_named_in_metrics_and_in_words(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {"val": f"imagefolder:{folder}"}
+    for views in ("mirror_shift", "single"):
+        config = config_of(folder, data=data, eval={"views": views}, train={"steps": 2})
+        train(config, tmp_path / views, progress=False)
+        _report(str(tmp_path / views))
+        (row,) = RunDirectory(tmp_path / views).metrics("eval")
+        is_named = views != "single"
+        assert row.get("views") == (views if is_named else None)
+        assert (", views mirror_shift" in capsys.readouterr().out) == is_named
 
 
 def evaluated(run: Path, names: tuple[str, ...]) -> Result:

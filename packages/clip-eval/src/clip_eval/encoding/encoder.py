@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 
 from clip_eval.data.images import DECODING
 from clip_eval.encoding.cache import EmbeddingStore, digest_parts
+from clip_eval.encoding.views import Views, average_views
 from clip_eval.models.context_length import count_cut
 from clip_eval.models.fingerprints import (
     fingerprint,
@@ -46,6 +47,7 @@ class Encoder:
         batch_size: Prompts per forward pass.
         cache: Directory of the embedding cache; None keeps no embeddings.
         factory: The `module:factory` that made the model; part of its identity in the cache.
+        views: Views of each image whose features are averaged.
     """
 
     def __init__(
@@ -60,10 +62,11 @@ class Encoder:
         batch_size: int = 256,
         cache: str | Path | None = None,
         factory: str = "",
+        views: Views = "single",
     ) -> None:
         self.model, self.tokenizer, self.preprocess = model, tokenizer, preprocess
         self.name, self.device, self.precision = name, torch.device(device), precision
-        self.batch_size, self.factory = batch_size, factory
+        self.batch_size, self.factory, self.views = batch_size, factory, views
         self.preprocess_key = f"{DECODING} {preprocess_fingerprint(preprocess)}"
         self.cache = None if cache is None else Path(cache)
         self.image_store: EmbeddingStore | None = None
@@ -71,7 +74,8 @@ class Encoder:
         self._fingerprint = ""
         if self.cache is not None:
             made_by = (self.fingerprint, precision, self.device.type)
-            images = fingerprint(*made_by, self.preprocess_key)
+            averaged = () if views == "single" else (f"views {views}",)
+            images = fingerprint(*made_by, self.preprocess_key, *averaged)
             texts = fingerprint(*made_by, tokenizer_fingerprint(tokenizer))
             self.image_store = EmbeddingStore(self.cache / "images" / images[:32])
             self.text_store = EmbeddingStore(self.cache / "texts" / texts[:32])
@@ -92,6 +96,9 @@ class Encoder:
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Encode preprocessed images (B, 3, H, W) as unit vectors (B, D), float32 on the device."""
         inputs = self.preprocess.normalize(pixels.to(self.device))
+        return normalize(average_views(self._encode_view, inputs, self.views), dim=-1)
+
+    def _encode_view(self, inputs: Tensor) -> Tensor:
         with self._autocast():
             features = self.model.encode_image(inputs)
         return normalize(features.float(), dim=-1)
@@ -163,6 +170,7 @@ def make_encoder(
     precision: Precision = "fp32",
     batch_size: int = 256,
     cache: Path | None = None,
+    views: Views = "single",
 ) -> Encoder:
     """Make the encoder of a loaded model."""
     return Encoder(
@@ -175,4 +183,5 @@ def make_encoder(
         batch_size=batch_size,
         cache=cache,
         factory=loaded.factory,
+        views=views,
     )

@@ -9,6 +9,7 @@ import torch
 
 from clip_eval.encoding.batches import LoaderConfig
 from clip_eval.encoding.encoder import PRECISIONS, Precision
+from clip_eval.encoding.views import VIEWS, Views
 from clip_eval.errors import EvaluationError
 from clip_eval.tasks.config import TaskConfig
 
@@ -20,6 +21,9 @@ class EvaluationConfig(TaskConfig, LoaderConfig):
     Attributes:
         device: Device of the model.
         precision: `fp32`, or `bf16`/`fp16` for a forward pass under autocast.
+        views: Views of each image whose features are averaged: `single` for the image alone,
+            `mirror` for its mirror image too, `mirror_shift` for both in three places a pixel
+            apart. A result names them unless they are `single`.
         cache: Directory of the embedding cache, by content; None keeps no embeddings.
         keep_predictions: Keep every sample's guesses in the result.
         keep_embeddings: Keep the features of a retrieval in the result.
@@ -44,6 +48,7 @@ class EvaluationConfig(TaskConfig, LoaderConfig):
 
     device: str | torch.device = "cpu"
     precision: Precision = "fp32"
+    views: Views = "single"
     cache: str | Path | None = None
     keep_predictions: bool = False
     keep_embeddings: bool = False
@@ -59,3 +64,6 @@ class EvaluationConfig(TaskConfig, LoaderConfig):
         if self.precision not in PRECISIONS:
             expected = ", ".join(PRECISIONS)
             raise EvaluationError(f"precision must be one of {expected}, got {self.precision!r}")
+        if self.views not in VIEWS:
+            expected = ", ".join(VIEWS)
+            raise EvaluationError(f"views must be one of {expected}, got {self.views!r}")

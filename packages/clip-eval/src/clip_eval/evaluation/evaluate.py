@@ -84,6 +84,7 @@ def evaluate(
         precision=config.precision,
         batch_size=config.batch_size,
         cache=None if config.cache is None else Path(config.cache),
+        views=config.views,
     )
     prompt_set = None
     if config.classnames is None:
@@ -177,6 +178,7 @@ def _evaluate_group(
             warnings=tuple(dict.fromkeys(notes)),
             details={
                 **({"exif_orientation": True} if source.exif_orientation else {}),
+                **({"views": encoder.views} if encoder.views != "single" else {}),
                 **own.details(),
                 **counts,
                 **result.details,

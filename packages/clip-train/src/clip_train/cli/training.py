@@ -145,7 +145,8 @@ def _describe_scores(row: dict[str, Any]) -> str:
     if not found:
         return ""
     chance = f", chance {100 * row['chance']:.2f} %" if row.get("chance") is not None else ""
-    return f"{', '.join(found)} of n = {row['n']} ({row['n_skipped']} skipped){chance}"
+    views = f", views {row['views']}" if "views" in row else ""
+    return f"{', '.join(found)} of n = {row['n']} ({row['n_skipped']} skipped){chance}{views}"
 
 
 def _overfit_verdict(out: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from typing import Literal
 
 from clip_models.config import require
 
@@ -26,6 +27,9 @@ class EvalConfig:
     `every_steps`."""
     batch_size: int = 256
     """Images per forward pass."""
+    views: Literal["single", "mirror", "mirror_shift"] = "single"
+    """Views of each image whose features are averaged: the image alone, its mirror image too, or
+    both in three places a pixel apart. Results name them unless they are `single`."""
     kind: str | tuple[str, ...] = "auto"
     """Task of each set of `data.val`, or one for all: `classify` or `multilabel` (zero-shot, with
     class names), `retrieval` (recalls and loss of image–caption pairs), or `auto` for what a set's

@@ -36,6 +36,7 @@ class Evaluation(NamedTuple):
         counts = {"n": result.n, "n_skipped": result.n_skipped, "chance": result.chance}
         told: dict[str, Any] = {"warnings": list(result.warnings)} if result.warnings else {}
         told |= {"zero_shot": True} if self.is_zero_shot else {}
+        told |= {"views": result.details["views"]} if "views" in result.details else {}
         return {"data": name, "task": result.task, **self.metrics, **counts, **told}
 
 
@@ -48,6 +49,7 @@ def evaluate_set(
         templates=one.templates,
         classnames=one.source.classnames,
         batch_size=data.config.eval.batch_size,
+        views=data.config.eval.views,
         device=next(model.parameters()).device,
         rank=backend.rank,
         world_size=backend.world_size,
