@@ -26,7 +26,7 @@ TOWERS = {
     ),
     "compact_max": CompactResNetConfig(image_size=32, widths=(4, 8, 8)),
     "compact_flatten": CompactResNetConfig(image_size=32, widths=(4, 8), pooling="flatten"),
-    "whitened": WhitenedCNNConfig(image_size=32, widths=(4, 8, 8), norm_features=True),
+    "whitened": WhitenedCNNConfig(image_size=32, widths=(4, 8, 8)),
 }
 
 

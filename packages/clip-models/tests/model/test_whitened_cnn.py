@@ -91,10 +91,10 @@ def test_the_features_are_those_of_the_equation() -> None:
 
 
 def test_the_stem_and_the_scales_of_norms_are_not_trained() -> None:
-    made = tower(norm_features=True)
+    made = tower()
     frozen = {name for name, p in made.named_parameters() if not p.requires_grad}
     norms = {f"stages.{i}.norm{k}.weight" for i in (0, 1) for k in (1, 2)}
-    assert frozen == {"stem.weight", "norm.weight"} | norms
+    assert frozen == {"stem.weight"} | norms
     free = tower(stem="trained", norm_scale=True)
     assert all(p.requires_grad for p in free.parameters())
     assert free.stem.bias is not None

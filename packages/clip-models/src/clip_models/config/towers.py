@@ -347,7 +347,6 @@ class WhitenedCNNConfig(ImageSides):
         dirac: Convolutions begin as the identity of the channels that both sides have.
         norm_scale: Batch norms have a trained scale; otherwise only a trained bias.
         norm_momentum: Share of a batch in the running statistics, torch's `momentum`.
-        norm_features: A batch norm of the features before the projection.
     """
 
     kind: Literal["whitened_cnn"] = "whitened_cnn"
@@ -359,7 +358,6 @@ class WhitenedCNNConfig(ImageSides):
     norm_scale: bool = False
     norm_momentum: float = 0.4
     norm_eps: float = 1e-12
-    norm_features: bool = False
 
     def __post_init__(self) -> None:
         normalize_size(self, "image_size")

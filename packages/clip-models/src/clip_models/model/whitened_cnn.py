@@ -48,7 +48,6 @@ class WhitenedCNN(nn.Module):
         channels = (self.stem.out_channels, *config.widths)
         pairs = itertools.pairwise(channels)
         self.stages = nn.Sequential(*(ConvPair(narrow, wide, config) for narrow, wide in pairs))
-        self.norm = _make_norm(channels[-1], config) if config.norm_features else None
         self.proj = nn.Linear(channels[-1], embed_dim, bias=False)
 
     @torch.no_grad()
@@ -60,10 +59,7 @@ class WhitenedCNN(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Normalized images (B, 3, H, W) to features (B, embed_dim)."""
         x = self.stages(F.gelu(self.stem(images)))  # (B, C, S', S')
-        x = x.amax(dim=(2, 3), keepdim=True)  # (B, C, 1, 1)
-        if self.norm is not None:
-            x = self.norm(x)
-        return self.proj(x.flatten(1))  # (B, embed_dim)
+        return self.proj(x.amax(dim=(2, 3)))  # (B, embed_dim)
 
 
 def patch_whitening(images: Tensor, size: int, *, eps: float = 5e-4) -> Tensor:
