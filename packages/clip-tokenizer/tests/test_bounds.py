@@ -159,3 +159,23 @@ def test_a_directory_is_not_a_file(tmp_path, capsys):
         assert main(command) == 2
         assert "is a file; a tokenizer is written to a directory" in capsys.readouterr().err
     assert (tmp_path / "f").read_text() == "mine"
+
+
+def test_a_word_or_a_line_without_an_end_is_one_line(tmp_path, capsys, monkeypatch):
+    (tmp_path / "word.txt").write_bytes(b"a b\n" + b"x" * 10**7 + b"\n")
+    for command in ("count", "encode"):
+        assert main([command, str(tmp_path / "word.txt")]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "a word of 10,000,000 bytes begins with 'xxx" in error
+    (tmp_path / "words.txt").write_bytes(b"a b " * 2_500_000)  # 10 MB of a line are no trouble
+    assert main(["count", "--json", str(tmp_path / "words.txt")]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] == 5_000_000
+    tokenizer = Tokenizer.from_bytes()
+    assert tokenizer.encode_rows(["x" * 2**20]).lengths.tolist() == [2**20]
+    with pytest.raises(TokenizerError, match="1,048,577 bytes begins with 'é"):
+        tokenizer(["é" * 2**19 + "x"])
+    monkeypatch.setattr("clip_tokenizer.commands.LONGEST_LINE", 5)
+    (tmp_path / "lines.txt").write_bytes(b"12345\n1234\n123456")
+    assert main(["count", str(tmp_path / "lines.txt")]) == 2
+    assert "lines.txt, line 1 has more than 5 bytes" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -22,6 +23,8 @@ from clip_tokenizer.tokenizer import CONTEXT_LENGTH, Tokenizer
 STDIN = "-"
 BLOCK = 4096
 """Lines that are tokenized at a time."""
+LONGEST_LINE = 2**28
+"""Bytes of a line, which is held in memory as a whole."""
 PROGRESS_DELAY = 1.0
 """Seconds before a progress bar is shown."""
 
@@ -175,7 +178,12 @@ def _read_sized(files: Sequence[str]) -> Iterator[tuple[str, int]]:
     """The lines of the files without their ends, each with its number of bytes."""
     for name in files:
         with nullcontext(sys.stdin.buffer) if name == STDIN else open(name, "rb") as stream:
-            for number, data in enumerate(stream, start=1):
+            lines = iter(partial(stream.readline, LONGEST_LINE + 1), b"")
+            for number, data in enumerate(lines, start=1):
+                if len(data) > LONGEST_LINE:
+                    raise TokenizerError(
+                        f"{name}, line {number} has more than {LONGEST_LINE:,} bytes; is it text?"
+                    )
                 try:
                     line = data.decode("utf-8")
                 except UnicodeDecodeError as error:

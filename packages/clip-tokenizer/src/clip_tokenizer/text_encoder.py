@@ -21,6 +21,8 @@ from clip_tokenizer.words import compile_added_pattern, compile_pattern
 
 BLOCK = 4096
 """Number of texts that are joined and split at a time."""
+LONGEST_WORD = 2**20
+"""Bytes of a word, which takes a second and 200 MB to be merged at that length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +123,11 @@ class TextEncoder:
         if special is not None:
             return [special]
         data = word.encode("utf-8")
+        if len(data) > LONGEST_WORD:
+            raise TokenizerError(
+                f"a word of {len(data):,} bytes begins with {word[:20]!r}; a word may have "
+                f"{LONGEST_WORD:,}, so separate its parts by blanks"
+            )
         inside = self._inside
         return self._merges.merge([*(inside[byte] for byte in data[:-1]), self._closing[data[-1]]])
 

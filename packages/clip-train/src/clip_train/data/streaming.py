@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Generator, Sequence
 
 from clip_eval.data import (
@@ -28,6 +29,7 @@ from clip_train.config.data import DataConfig
 MAX_BUFFER = 2000  # encoded samples that a worker keeps to shuffle
 MAX_BUFFER_BYTES = 2**30
 MAX_FAULTS_IN_A_ROW = 100
+ATTEMPTS = 2  # at a shard without samples
 
 
 class ShardStream(Source):
@@ -99,6 +101,28 @@ class SampleStream:
         )
 
     def _read_shards(self, rng: random.Random) -> Generator[StreamedFiles | BadSample, None, None]:
-        """Samples and faults of shards drawn with replacement, without an end."""
-        while True:
-            yield from stream_tar(rng.choice(self._shards))
+        """Samples and faults of shards drawn with replacement, without an end.
+
+        A shard that gives no sample is tried once more and then left out.
+
+        Raises:
+            DataError: No shard is left.
+        """
+        shards = list(self._shards)
+        failures = Counter[str]()
+        detail = ""
+        while shards:
+            shard = rng.choice(shards)
+            failures[shard] += 1
+            for item in stream_tar(shard):
+                if isinstance(item, BadSample):
+                    detail = str(item)
+                else:
+                    failures[shard] = 0
+                yield item
+            if failures[shard] >= ATTEMPTS:
+                shards.remove(shard)
+        raise DataError(
+            f"each of {len(self._shards)} shards gave no sample {ATTEMPTS} times in a row, such as "
+            f"{detail}"
+        )
