@@ -109,6 +109,13 @@ def xla(session: nox.Session) -> None:
 
 
 @nox.session
+def gpu(session: nox.Session) -> None:
+    """What only a GPU can show, in minutes, into gpu/gpu.md; on a CPU at toy sizes."""
+    install_all(session, "open_clip_torch>=3")
+    session.run("python", "-m", "clip_train.gpu_check", "--out", "gpu", *session.posargs)
+
+
+@nox.session
 def notebook(session: nox.Session) -> None:
     """The example notebook, executed from its first cell to its last, with little training."""
     install_all(session, "nbconvert", "ipykernel", "pymoo", "matplotlib")

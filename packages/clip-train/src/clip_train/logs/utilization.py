@@ -38,7 +38,9 @@ class Utilization:
     def __init__(self, config: Config, model: CLIPConfig, backend: Backend) -> None:
         self.model = model
         self.backend = backend
-        self.peak = config.log.peak_tflops or _known_peak(config.train.precision, backend.device)
+        self.peak = config.log.peak_tflops or known_peak_tflops(
+            config.train.precision, backend.device
+        )
         text = model.text
         ends = text.causal and text.readout == "end_token" and text.pooling is None
         self.packed = ends and not (config.train.compile or backend.needs_fixed_shapes)
@@ -84,7 +86,8 @@ class Utilization:
         return found
 
 
-def _known_peak(precision: str, device: torch.device) -> float | None:
+def known_peak_tflops(precision: str, device: torch.device) -> float | None:
+    """Dense peak of a GPU in 10^12 FLOP/s; None for one that the table does not know."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
