@@ -50,6 +50,7 @@ def prune(
     the outputs change is measured for each group at several sizes and for each block left out;
     what changes them least per parameter goes first, until the share is reached. The result is
     verified against the masked full model, and its batch norms are recalibrated on the batches.
+    Only where the share cannot be reached in the model's class is it a traced graph.
 
     Args:
         model: Trained; it is copied and stays as it was.
@@ -177,10 +178,13 @@ def use_fine_space(net: Supernet, bounds: Bounds, *kinds: str) -> None:
     Args:
         net: Its space is replaced.
         bounds: What must be reached.
-        kinds: What may change if that is enough; widths inside blocks by default.
+        kinds: What may change if that is enough; widths inside blocks by default. Sizes that only
+            a traced graph can have come last.
     """
     spaces = [fine_space(net.graph, kinds=kinds)] if kinds else []
-    for space in (*spaces, fine_space(net.graph), fine_space(net.graph, wide=True)):
+    for traced in (False, True) if net.graph.traced_only else (False,):
+        spaces += [fine_space(net.graph, wide=wide, traced=traced) for wide in (False, True)]
+    for space in spaces:
         net.space = space
         if bounds.fit(net.smallest):
             return

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from osf_supernet.subnets.batch_losses import Loss
 from osf_supernet.subnets.bounds import Bounds, resolve_share, sample_config
 from osf_supernet.subnets.counts import Counts
+from osf_supernet.subnets.graph_module import extract_plan
 from osf_supernet.subnets.overview import Overview
 from osf_supernet.subnets.planning import Config, Plan, Planner, block_name
 from osf_supernet.subnets.pretrained_config import fit_config, is_pretrained_model
-from osf_supernet.subnets.probing import build_checked_graph, require_plain
+from osf_supernet.subnets.probing import BACKENDS, build_checked_graph, require_plain
 from osf_supernet.subnets.ranking import Ranking, rank_model, sort_model
 from osf_supernet.subnets.references import ReferenceCache
 from osf_supernet.subnets.space import Choice, Space, default_space
@@ -24,7 +25,6 @@ from osf_supernet.subnets.surgery import (
     Surgery,
     active,
     active_for_training,
-    extract_module,
     require_inactive,
 )
 from osf_supernet.subnets.verification import Certificate, verify
@@ -43,6 +43,7 @@ class Supernet:
         graph: its dimension groups and depth units.
         inputs: the example it was traced with.
         outputs: patterns of the outputs whose shape must stay.
+        backend: "auto", "class" or "graph".
         space: the choices by pattern.
         choices: group or depth list name → the sizes it may take, ascending.
         ranking: importance by the last `reorder` or `rank`.
@@ -56,6 +57,7 @@ class Supernet:
         *,
         outputs: Sequence[str] = ("*",),
         more_inputs: Sequence[Any] = (),
+        backend: str = "auto",
     ) -> None:
         """Analyze a module.
 
@@ -67,21 +69,32 @@ class Supernet:
             outputs: patterns of outputs whose shape must stay; all by default.
             more_inputs: inputs of other shapes that verification checks as well; a larger
                 batch is always among the checks where the inputs share a first dimension.
+            backend: what subnets are. "auto": modules of the model's class, and traced graphs with
+                the sizes baked in where it cannot express a size; "class": no such sizes;
+                "graph": always graphs, which are limited by nothing that the class computes
+                (heads of `nn.MultiheadAttention` are independent of the width).
 
         Raises:
             TraceError: the model could be neither exported nor recorded.
-            ValueError: its tensors hold no values that could be cut, or the space does not fit.
+            ValueError: its tensors hold no values that could be cut, the space does not fit, or
+                there is no such backend.
             TypeError: the inputs have no such form.
         """
         require_plain(model)
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+        self.backend = backend
         self.model = model
         self.outputs = tuple(outputs)
-        self.graph, self._table, notes = build_checked_graph(model, example_inputs, outputs)
+        self.graph, self._table, notes = build_checked_graph(
+            model, example_inputs, outputs, backend
+        )
         self.space = default_space(self.graph) if space is None else Space(dict(space))
         self._planner = Planner(model, self.graph, self._table)
         self._counts = Counts(self._planner)
         self._plans: dict[tuple[tuple[str, int], ...], Plan] = {}
         self._references = ReferenceCache(model, self.graph, example_inputs, more_inputs, notes)
+        self._planner.complete = self._references.complete
         self.ranking = Ranking()
 
     @property
@@ -242,12 +255,15 @@ class Supernet:
         Raises:
             VerificationError: they differ.
         """
-        checks, notes = self._references.get()
-        return verify(self.model, self.plan(config), dict(config), checks, notes)
+        plan = self.plan(config)
+        checks, notes = self._references.checks_of(plan)
+        return verify(self.model, plan, dict(config), checks, notes)
 
     def extract(self, config: Mapping[str, int]) -> nn.Module:
         """A verified plain module of the same class, without any tie to the supernet.
 
+        Where the class cannot express a size, it is the traced graph with the sizes baked in, a
+        `GraphSubnet`: `osf_record["backend"]` is "graph" then.
         Its attribute `osf_record` holds the config, what `load_subnet` needs, and the certificate.
         A model of transformers has a config that says its sizes, or a `save_pretrained` that says
         why it cannot.
@@ -259,10 +275,10 @@ class Supernet:
             VerificationError: it does not compute what the oracle says.
         """
         plan = self.plan(config)
-        module = extract_module(self.model, plan.surgery)
-        checks, notes = self._references.get()
+        module = extract_plan(self.model, plan)
+        checks, notes = self._references.checks_of(plan)
         certificate = verify(self.model, plan, dict(config), checks, notes, module)
-        record = {
+        record: dict[str, Any] = {
             "format": 1,
             "class": type(self.model).__qualname__,
             "config": dict(config),
@@ -274,8 +290,10 @@ class Supernet:
                 "integers": self._table.dependent_integers(),
             },
         }
+        if plan.traced:
+            record |= {"backend": "graph", "gone": list(plan.gone)}
         vars(module)["osf_record"] = record
-        if is_pretrained_model(module) and plan.surgery != Surgery():
+        if not plan.traced and is_pretrained_model(module) and plan.surgery != Surgery():
             fit_config(module, self.inputs, max(certificate.tolerance, 1e-6))
         return module
 

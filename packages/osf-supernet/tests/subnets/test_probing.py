@@ -44,7 +44,7 @@ class Net(nn.Module):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_a_scale_that_follows_the_head_size_is_found_in_every_precision(dtype):
     torch.manual_seed(0)
-    net = Supernet(Net().to(dtype), torch.randn(2, 5, 6).to(dtype))
+    net = Supernet(Net().to(dtype), torch.randn(2, 5, 6).to(dtype), backend="class")
     kinds = {group.kind: group.frozen for group in net.graph.groups.values()}
     assert "differs from the oracle" in kinds["head_dim"]
     assert kinds["heads"] is kinds["mlp"] is kinds["embed"] is None

@@ -241,3 +241,41 @@ def test_a_mixture_of_experts_is_frozen_where_it_routes_and_elastic_elsewhere():
     (expert,) = (g for g in net.graph.groups.values() if ("experts", 0) in g.members)
     assert expert.frozen
     net.extract(net.smallest)
+
+
+class Cached(nn.Module):
+    """Keeps its biases for evaluation in a dict until it is trained again, as LeViT does."""
+
+    def __init__(self):
+        super().__init__()
+        self.project, self.out = nn.Linear(8, 24), nn.Linear(24, 3)
+        self.biases, self.kept = nn.Parameter(torch.randn(24)), {}
+
+    def train(self, mode=True):
+        if mode:
+            self.kept = {}
+        return super().train(mode)
+
+    def forward(self, x):
+        if self.training:
+            return self.out(self.project(x).relu() + 2 * self.biases)
+        if "biases" not in self.kept:
+            self.kept["biases"] = 2 * self.biases
+        return self.out(self.project(x).relu() + self.kept["biases"])
+
+
+@pytest.mark.parametrize("called", [False, True])
+def test_what_a_module_caches_is_not_that_of_another_size(called):
+    torch.manual_seed(0)
+    model, x = Cached().double().eval(), torch.randn(2, 8, dtype=torch.float64)
+    if called:
+        model(x)
+    net = Supernet(model, x)
+    assert model.kept.keys() == ({"biases"} if called else set())
+    (config,) = ({group.name: 8} for group in net.graph.elastic())
+    expected = net.extract(config)(x)
+    with net.active(config):
+        torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-12)
+    with net.active({}):
+        full = model(x)
+    torch.testing.assert_close(model(x), full, rtol=0, atol=1e-12)

@@ -18,13 +18,16 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
 from osf_supernet.counting import storage_key
+from osf_supernet.files.programs import program_from_dict, program_to_dict
 from osf_supernet.graph.graph import named_tensors
 from osf_supernet.output_files import replace_file, write_text
+from osf_supernet.subnets.graph_module import GraphSubnet, remove_modules
 from osf_supernet.subnets.integer_attributes import integers_of
 from osf_supernet.subnets.space import Space, read_json_object
 from osf_supernet.subnets.surgery import Surgery, extract_module
 from osf_supernet.supernet import Supernet
 
+_CONSTANT = "osf_constants.{}"
 _WEIGHTS, _RECORD, _SUPERNET = "model.safetensors", "osf.json", "osf_supernet.json"
 
 
@@ -49,13 +52,18 @@ def save_subnet(module: nn.Module, folder: str | Path) -> None:
             tensors[name] = tensor.detach().contiguous().cpu()
         else:
             aliases[name] = first
+    if isinstance(module, GraphSubnet):
+        program = vars(module)["program"]
+        record = record | {"program": program_to_dict(program)}
+        for number, constant in enumerate(program.constants):
+            tensors[_CONSTANT.format(number)] = constant.detach().clone().contiguous().cpu()
     digest = _write_weights(folder, lambda path: save_file(tensors, path))
     record = record | {"aliases": aliases, "sha256": {_WEIGHTS: digest}}
     write_text(folder / _RECORD, json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 
 def load_subnet(folder: str | Path, full: nn.Module) -> nn.Module:
-    """The saved subnet, as a plain module of the class of `full`.
+    """The saved subnet, as a plain module of the class of `full`, or as the graph that it was.
 
     Args:
         folder: what `save_subnet` wrote.
@@ -73,14 +81,26 @@ def load_subnet(folder: str | Path, full: nn.Module) -> nn.Module:
     )
     module = extract_module(full, surgery)
     stored = load_file(folder / _WEIGHTS)
+    if record.get("backend") == "graph":
+        module = _read_graph(record, module, stored)
     stored |= {alias: stored[first] for alias, first in record["aliases"].items()}
     expected = set(named_tensors(module))
     if expected != set(stored):
         odd = sorted(expected ^ set(stored))[:3]
         raise ValueError(f"{folder} does not fit the module, tensors differ: {', '.join(odd)}")
     _fill(module, stored)
-    vars(module)["osf_record"] = {k: v for k, v in record.items() if k not in ("aliases", "sha256")}
+    written = ("aliases", "sha256", "program")
+    vars(module)["osf_record"] = {k: v for k, v in record.items() if k not in written}
     return module
+
+
+def _read_graph(record: dict[str, Any], holder: nn.Module, stored: dict[str, Tensor]) -> nn.Module:
+    """The traced graph that a record holds, on the tensors of a module; takes constants out."""
+    data = record["program"]
+    constants = [stored.pop(_CONSTANT.format(number)) for number in range(data["constants"])]
+    program = program_from_dict(data, constants)
+    remove_modules(holder, record["gone"])
+    return GraphSubnet(holder, program)
 
 
 def save_supernet(net: Supernet, folder: str | Path) -> None:
@@ -94,6 +114,7 @@ def save_supernet(net: Supernet, folder: str | Path) -> None:
         "space": net.space.to_dict(),
         "depth_orders": net.depth_orders,
         "outputs": list(net.outputs),
+        "backend": net.backend,
         "sha256": {_WEIGHTS: digest},
     }
     write_text(folder / _SUPERNET, json.dumps(record, indent=2) + "\n")
@@ -117,7 +138,8 @@ def load_supernet(folder: str | Path, model: nn.Module, example_inputs: Any) -> 
     except RuntimeError as error:
         raise ValueError(f"{folder / _WEIGHTS} does not fit the model: {error}") from error
     space = Space.from_dict(record["space"])
-    net = Supernet(model, example_inputs, space, outputs=record["outputs"])
+    backend = record.get("backend", "auto")
+    net = Supernet(model, example_inputs, space, outputs=record["outputs"], backend=backend)
     net.depth_orders = record["depth_orders"]
     return net
 

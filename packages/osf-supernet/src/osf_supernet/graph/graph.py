@@ -67,7 +67,10 @@ class Graph:
         refused: list path → why its members cannot be left out.
         least: list path → the fewest units to keep: none where the list has other members.
         square: weights whose two axes were taken to be one.
+        as_class: whether it says what a module of the class can be, rather than its trace.
         unused: parameters that the traced call never used.
+        traced_only: groups and depth lists, by name, whose sizes the module's class cannot express:
+            their subnets run as the traced graph.
     """
 
     trace: Trace
@@ -80,7 +83,9 @@ class Graph:
     refused: dict[str, str] = field(default_factory=dict)
     least: dict[str, int] = field(default_factory=dict)
     square: tuple[str, ...] = ()
+    as_class: bool = True
     unused: tuple[str, ...] = ()
+    traced_only: frozenset[str] = frozenset()
 
     def elastic(self) -> list[DimGroup]:
         """The groups that can change."""
@@ -109,6 +114,7 @@ def build_graph(
     *,
     outputs: Sequence[str] = ("*",),
     square: Sequence[str] = (),
+    as_class: bool = True,
 ) -> Graph:
     """The graph of a module in evaluation mode.
 
@@ -117,11 +123,14 @@ def build_graph(
         example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments.
         outputs: patterns of the outputs whose shape must stay, such as `*logits*`.
         square: weights whose two axes are one, besides those of `nn.MultiheadAttention`.
+        as_class: whether subnets are to be modules of the class, which limits their sizes: those
+            of `nn.MultiheadAttention` are width over heads, and attention scales follow heads.
     """
     traced = trace(module, example_inputs)
     tensors = named_tensors(module)
-    square = tuple(dict.fromkeys([*square_attention(module), *square]))
-    propagation = Propagation(traced, tensors, square, outputs)
+    own = square_attention(module) if as_class else []
+    square = tuple(dict.fromkeys([*own, *square]))
+    propagation = Propagation(traced, tensors, square, outputs, as_class=as_class)
     numbering = Numbering()
     expressions = {
         name: tuple(numbering.expression(axis) for axis in propagation.names[name])
@@ -143,6 +152,7 @@ def build_graph(
         refused=refused,
         least={path: _least(module, path, len(found)) for path, found in units.items()},
         square=square,
+        as_class=as_class,
         unused=tuple(n for n, p in module.named_parameters() if storage_key(p) not in reached),
     )
 

@@ -43,6 +43,7 @@ class Propagation:
         names: parameter or buffer name → its axes; tied tensors share them.
         contracted: node → pairs (argument position, dimension) that it sums over.
         normalized: node → (argument position, dimensions) it computes statistics over.
+        as_class: whether sizes must be such as a module of the class can have.
         cuts: (module, sizes) → the axes that a view in the module cut a last axis into.
     """
 
@@ -52,9 +53,12 @@ class Propagation:
         tensors: dict[str, Tensor],
         square: Sequence[str] = (),
         outputs: Sequence[str] = ("*",),
+        *,
+        as_class: bool = True,
     ) -> None:
         self.trace = trace
         self.fixed_outputs = tuple(outputs)
+        self.as_class = as_class
         self.labels: dict[fx.Node, Any] = {}
         self.names: dict[str, Label] = {}
         self.contracted: dict[fx.Node, list[tuple[int, int]]] = {}

@@ -95,7 +95,7 @@ def _attention(p: Propagation, node: fx.Node) -> Label:
         mark(axis, "head_dim")
     if q[-1].size == v[-1].size:  # models keep one head size; two would need another integer
         unite(q[-1], v[-1])
-    if argument(node, 6, "scale") is None:
+    if argument(node, 6, "scale") is None and p.as_class:
         freeze(q[-1], "the attention scale is computed from it inside the operator")
     p.contract(node, (0, -1), (1, -1))
     return [*q[:-1], v[-1]]

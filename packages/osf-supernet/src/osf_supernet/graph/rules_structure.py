@@ -75,7 +75,7 @@ def _view(p: Propagation, node: fx.Node) -> Label:
     before = p.label(node.args[0])
     after = reshape(before, shape_of(node))
     cut = after[-2:]
-    if len(after) > len(before) > 1 and before[-1].size == cut[0].size * cut[1].size:
+    if p.as_class and len(after) > len(before) > 1 and before[-1].size == cut[0].size * cut[1].size:
         key = (module_path(node), cut[0].size, cut[1].size)
         for one, two in zip(p.cuts.setdefault(key, cut), cut, strict=True):
             if one.root().joined is None and two.root().joined is None:

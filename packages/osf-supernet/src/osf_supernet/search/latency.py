@@ -20,9 +20,9 @@ from torch import Tensor
 
 from osf_supernet.search.sensitivity import interpolate, spread
 from osf_supernet.subnets.bounds import sample_config
+from osf_supernet.subnets.graph_module import extract_plan
 from osf_supernet.subnets.planning import Config
 from osf_supernet.subnets.probing import cluster_groups
-from osf_supernet.subnets.surgery import extract_module
 from osf_supernet.supernet import Supernet
 from osf_supernet.trace.tracing import call_model, evaluation_mode
 
@@ -155,7 +155,7 @@ class _Clock:
 def milliseconds(net: Supernet, config: Mapping[str, int], inputs: Any, repeats: int) -> float:
     """The fastest of some calls of an extracted subnet, after two that do not count."""
     asynchronous = torch.accelerator.is_available()
-    module = extract_module(net.model, net.plan(config).surgery)
+    module = extract_plan(net.model, net.plan(config))
     times = []
     with evaluation_mode(module), torch.no_grad():
         for _ in range(repeats + 2):

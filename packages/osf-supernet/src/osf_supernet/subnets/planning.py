@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -25,11 +25,15 @@ class Plan:
         surgery: what is cut from the module.
         kept: group number → kept indices.
         dropped: list path → positions of left-out blocks, for the oracle.
+        traced: whether it runs as the traced graph, since the class cannot express it.
+        gone: paths of the left-out blocks.
     """
 
     surgery: Surgery
     kept: dict[int, Sequence[int]]
     dropped: dict[str, tuple[int, ...]]
+    traced: bool = False
+    gone: tuple[str, ...] = ()
 
 
 class Planner:
@@ -37,12 +41,14 @@ class Planner:
 
     Attributes:
         depth_order: list path → its units' indices, the most important first.
+        complete: what a plan that runs as the traced graph is given (its program).
         full_sizes: every elastic group, depth list and block → its full size.
         blocks: name of a block in configs → (list path, index of the unit).
     """
 
     def __init__(self, module: nn.Module, graph: Graph, table: AttributeTable) -> None:
         self.module = module
+        self.complete: Callable[[Plan], Plan] = lambda plan: plan
         self.graph = graph
         self.table = table
         self.by_name = {group.name: group for group in graph.groups.values()}
@@ -79,8 +85,17 @@ class Planner:
             )
             if any(indices is not None for indices in cut):
                 keep[name] = cut
-        surgery = Surgery(keep=keep, attributes=self._attributes(sizes, gone), items=items)
-        return Plan(surgery=surgery, kept=kept, dropped=dropped)
+        attributes = self._attributes(sizes, gone)
+        traced = self._needs_graph(sizes, dropped)
+        surgery = Surgery(keep=keep, attributes=attributes, items={} if traced else items)
+        plan = Plan(surgery=surgery, kept=kept, dropped=dropped, traced=traced, gone=tuple(gone))
+        return self.complete(plan) if traced else plan
+
+    def _needs_graph(self, sizes: Mapping[int, int], dropped: Mapping[str, Any]) -> bool:
+        """Whether a size or a left-out block is one that the class cannot express."""
+        names = {self.graph.groups[number].name for number in sizes}
+        names |= {f"{path}.depth" for path in dropped}
+        return not names.isdisjoint(self.graph.traced_only)
 
     def left_out(self, config: Mapping[str, int]) -> dict[str, list[int]]:
         """List path → indices of the units that a config leaves out, by its depth or one by one.

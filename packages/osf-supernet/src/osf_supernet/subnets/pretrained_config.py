@@ -179,17 +179,21 @@ def _integers(config: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[_Place,
 
 
 def _set(config: Any, place: _Place, value: Any) -> None:
-    *path, key = place
-    if isinstance(key, int):  # in a list, which is replaced
-        owner = config
-        for name in path:
-            owner = getattr(owner, name)
-        changed = [*owner[:key], value, *owner[key + 1 :]]
-        *path, key = path
-        value = type(owner)(changed)
-    for name in path:
-        config = getattr(config, name)
-    setattr(config, key, value)
+    key, *rest = place
+    setattr(config, key, _with(getattr(config, key), tuple(rest), value))
+
+
+def _with(owner: Any, place: _Place, value: Any) -> Any:
+    """What is at a place changed: in a config, or in a list (of lists), which is replaced."""
+    if not place:
+        return value
+    key, rest = place[0], place[1:]
+    if isinstance(owner, list | tuple):
+        items = list(owner)
+        items[key] = _with(owner[key], rest, value)
+        return items if isinstance(owner, list) else tuple(items)
+    setattr(owner, key, _with(getattr(owner, key), rest, value))
+    return owner
 
 
 def _explain(module: Any, missing: dict[str, tuple[Any, Any]] | None, wanted: _Shapes) -> str:

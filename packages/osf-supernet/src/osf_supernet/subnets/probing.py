@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,38 +23,52 @@ from osf_supernet.subnets.comparison import (
     training_failure,
 )
 from osf_supernet.subnets.integer_attributes import AttributeTable
-from osf_supernet.subnets.planning import Planner
-from osf_supernet.subnets.references import Reference, reference_at
+from osf_supernet.subnets.planning import Planner, block_name
+from osf_supernet.subnets.references import Reference, reference_at, with_program
 from osf_supernet.subnets.surgery import active, copy_module
 from osf_supernet.subnets.verification import VerificationError, oracle_outputs
 from osf_supernet.trace.shapes import one_sample
 from osf_supernet.trace.tracing import first_line, split_inputs
 
+BACKENDS = ("auto", "class", "graph")
+
 
 def build_checked_graph(
-    model: nn.Module, inputs: Any, outputs: Sequence[str]
+    model: nn.Module, inputs: Any, outputs: Sequence[str], backend: str = "auto"
 ) -> tuple[Graph, AttributeTable, list[str]]:
     """The graph of a model with every group frozen whose subnets differ from the oracle.
 
     Where widths tied to heads leave more of the parameters elastic, they are tied.
 
+    Args:
+        model: any module.
+        inputs: its example.
+        outputs: patterns of the outputs whose shape must stay.
+        backend: what subnets run as, see `Supernet`.
+
     Returns:
         The graph, the modules' integers that follow sizes, and notes on what was not tried.
     """
 
-    def probe(square: Sequence[str]) -> tuple[Graph, AttributeTable, list[str]]:
-        graph = build_graph(model, inputs, outputs=outputs, square=square)
-        table = AttributeTable(model, graph)
-        prober = Prober(model, graph, table, inputs)
-        return prober.probe(), table, prober.notes
+    if backend == "graph":
+        graph = build_graph(model, inputs, outputs=outputs, as_class=False)
+        prober = Prober(model, graph, AttributeTable(model, graph), inputs)
+        return prober.probe_graph(), prober.table, prober.notes
 
-    first = probe(())
-    square = find_weights_to_tie(first[0])
+    def probe(square: Sequence[str]) -> tuple[Graph, Prober]:
+        graph = build_graph(model, inputs, outputs=outputs, square=square)
+        prober = Prober(model, graph, AttributeTable(model, graph), inputs)
+        return prober.probe(), prober
+
+    graph, prober = probe(())
+    square = find_weights_to_tie(graph)
     if square:
         second = probe(square)
-        if _elastic_share(second[0]) > _elastic_share(first[0]):
-            return second
-    return first
+        if _elastic_share(second[0]) > _elastic_share(graph):
+            graph, prober = second
+    if backend == "auto":
+        graph = prober.rescue(graph)
+    return graph, prober.table, prober.notes
 
 
 def _elastic_share(graph: Graph) -> int:
@@ -85,6 +100,7 @@ class Prober:
                 f"the module fails in it ({failure})"
             )
         self.reasons: dict[str, str] = {}
+        self.frozen: set[str] = set()  # of those, what the trace might express
         self._expected: dict[object, list[Any]] = {}
         self._confirmed: list[Mapping[str, int]] = []  # what holds; later changes must not break it
 
@@ -129,6 +145,63 @@ class Prober:
             self._freeze_kinds(self.graph.with_frozen(self.reasons))
         return self.graph.with_frozen(self.reasons)
 
+    def probe_graph(self) -> Graph:
+        """The graph, with every group frozen that its trace does not express."""
+        names = [group.name for group in self.graph.elastic()]
+        names += [f"{path}.depth" for path in self.graph.units]
+        if find_randomness(self.module, self.reference.inputs, self.tolerance):
+            self.notes.append(RANDOM)
+            return self.graph.with_frozen(dict.fromkeys(names, RANDOM))
+        self.reasons = dict.fromkeys(names, "its traced graph does not compute it rightly")
+        return self.rescue(self.graph.with_frozen(self.reasons))
+
+    def rescue(self, graph: Graph) -> Graph:
+        """The graph with those frozen kinds elastic that the module's trace expresses.
+
+        Args:
+            graph: what `probe` returned.
+        """
+        self.frozen = {n for n, why in self.reasons.items() if "in training mode" not in why}
+        if not self.frozen or RANDOM in self.notes:
+            return graph
+        rescued: dict[str, int] = {}
+        for sizes in self._frozen_alike():
+            if self._try(sizes, traced=True) is None:
+                rescued |= sizes
+        if not rescued:
+            return graph
+        everything: dict[str, int] = {}
+        for sizes in _halve_by_kind(graph):
+            everything |= sizes
+        if self._try(everything | rescued, traced=True) is not None:
+            rescued = self._rescue_together(everything)
+        reasons = {name: why for name, why in self.reasons.items() if name not in rescued}
+        return replace(self.graph.with_frozen(reasons), traced_only=frozenset(rescued))
+
+    def _frozen_alike(self) -> list[dict[str, int]]:
+        """Halves of what was frozen, kind by kind; blocks are left out list by list."""
+        found = [
+            {member.name: halve(member.size) for member in alike if member.name in self.frozen}
+            for alike in cluster_groups(self.graph)
+        ]
+        for path, units in self.graph.units.items():
+            if f"{path}.depth" in self.frozen:
+                names = [block_name(unit.path) for unit in units]
+                ends = dict.fromkeys((names[0], names[-1]), 0)
+                if len(ends) == 2 and self._try(dict([ends.popitem()]), traced=True) is None:
+                    found.append({f"{path}.depth": max(1, self.graph.least[path])})
+        return [sizes for sizes in found if sizes]
+
+    def _rescue_together(self, everything: dict[str, int]) -> dict[str, int]:
+        """The frozen kinds that hold together with all that is elastic, one after the other."""
+        if self._try(everything, traced=True) is not None:
+            return {}
+        rescued: dict[str, int] = {}
+        for sizes in self._frozen_alike():
+            if self._try(everything | rescued | sizes, traced=True) is None:
+                rescued |= sizes
+        return rescued
+
     def _probe_groups(self, classes: list[list[DimGroup]]) -> None:
         for alike in classes:
             group = alike[0]
@@ -167,13 +240,25 @@ class Prober:
         return f"no choice of the modules' integers computes it rightly ({first})"
 
     def _try(
-        self, config: Mapping[str, int], depth_order: Mapping[str, list[int]] | None = None
+        self,
+        config: Mapping[str, int],
+        depth_order: Mapping[str, list[int]] | None = None,
+        *,
+        traced: bool = False,
     ) -> str | None:
-        """None if the subnet computes what the oracle says, else how it fails."""
+        """None if the subnet computes what the oracle says, else how it fails.
+
+        Args:
+            config: the subnet.
+            depth_order: another order of the blocks than theirs.
+            traced: run it as the traced graph rather than in the module's class.
+        """
         planner = Planner(self.module, self.graph, self.table)
         planner.depth_order.update(depth_order or {})
         plan = planner.plan(config)
         try:
+            if traced:
+                plan = with_program(self.module, self.reference, plan)
             got = run_active(self.module, plan, self.reference.inputs)
         except Exception as error:  # a model's own code may raise anything
             return first_line(error)
@@ -186,12 +271,12 @@ class Prober:
         distance = difference(got, self._expected[key])
         if not distance <= self.tolerance:
             return f"it differs from the oracle by {distance:.2g}"
-        if self.trains:
+        if self.trains and not traced:
             with active(self.module, plan.surgery):
                 failure = training_failure(self.module, self.batch)
             if failure is not None:
                 return f"in training mode: {failure}"
-        if depth_order is None:
+        if depth_order is None and not traced:
             self._confirmed.append(config)
         return None
 

@@ -229,7 +229,9 @@ def default_space(graph: Graph) -> Space:
     return Space(coarse)
 
 
-def fine_space(graph: Graph, *, kinds: Sequence[str] = _INNER, wide: bool = False) -> Space:
+def fine_space(
+    graph: Graph, *, kinds: Sequence[str] = _INNER, wide: bool = False, traced: bool = False
+) -> Space:
     """Steps of a sixteenth down to an eighth, and any number of blocks; `prune` chooses from it.
 
     Args:
@@ -237,9 +239,11 @@ def fine_space(graph: Graph, *, kinds: Sequence[str] = _INNER, wide: bool = Fals
         kinds: The kinds of groups that may change.
         wide: Whether the residual width, head sizes and groups of no kind may change too, down
             to a quarter.
+        traced: Whether sizes may be such that the subnet is a traced graph.
     """
+    without = frozenset() if traced else graph.traced_only
     choices: dict[str, Choice] = {}
-    for group in graph.elastic():
+    for group in (g for g in graph.elastic() if g.name not in without):
         inner = group.kind in kinds
         if inner or wide:
             whole = group.kind in ("heads", "heads_per_group")
@@ -247,6 +251,8 @@ def fine_space(graph: Graph, *, kinds: Sequence[str] = _INNER, wide: bool = Fals
             step = 1 if whole else _step(group.size)
             choices[glob.escape(group.name)] = sizes(*_sixteenths(group.size, parts, step))
     for path, units in graph.units.items():
+        if f"{path}.depth" in without:
+            continue
         least = max(1, graph.least.get(path, 1))
         choices[glob.escape(f"{path}.depth")] = sizes(*range(least, len(units) + 1))
     return Space(choices)

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from osf_supernet.counting import storage_key
 from osf_supernet.graph.graph import named_tensors
+from osf_supernet.trace.tracing import forget_cached
 
 AxisKeep = Sequence[int] | None  # kept indices of an axis; None keeps all
 
@@ -34,11 +35,13 @@ class Surgery:
             All names of a tied tensor follow from any one of them.
         attributes: `module.path.attribute` → the value it has in the smaller module.
         items: path of a `ModuleList` or `Sequential` → kept positions, ascending.
+        forward: what is called in place of the module's own forward, with the module first.
     """
 
     keep: Mapping[str, tuple[AxisKeep, ...]] = field(default_factory=dict)
     attributes: Mapping[str, Any] = field(default_factory=dict)
     items: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    forward: Callable[..., Any] | None = None
 
 
 @dataclass
@@ -225,6 +228,7 @@ def _patch(
         require_inactive(module)
         _BUSY.update(modules)
     try:
+        _forget_cached(module, undo)
         _cut_tensors(module, surgery.keep, cut, undo)
         for path, value in surgery.attributes.items():
             owner_path, _, name = path.rpartition(".")
@@ -232,6 +236,8 @@ def _patch(
         lists = [(_submodule(module, path), kept) for path, kept in surgery.items.items()]
         for owner, kept in lists:
             _shorten(owner, kept, undo)
+        if surgery.forward is not None:
+            _replace_forward(module, surgery.forward, undo)
         yield
     finally:
         for tensor, kept_axes, piece in write_back:  # running statistics survive the block
@@ -240,6 +246,35 @@ def _patch(
             step()
         with _LOCK:
             _BUSY.difference_update(modules)
+
+
+def _replace_forward(
+    module: nn.Module, forward: Callable[..., Any], undo: list[Callable[[], None]]
+) -> None:
+    """Let a call of the module run something else on it."""
+    own = {name: vars(module)[name] for name in ("forward",) if name in vars(module)}
+
+    def restore() -> None:
+        vars(module).pop("forward", None)
+        vars(module).update(own)
+
+    undo.append(restore)
+    vars(module)["forward"] = partial(forward, module)
+
+
+def _forget_cached(module: nn.Module, undo: list[Callable[[], None]]) -> None:
+    """Without what modules computed from the full weights, which they have again afterwards."""
+    undo += [
+        partial(_put_attributes, child, dict(vars(child)))
+        for child in module.modules()
+        if type(child).train is not nn.Module.train
+    ]
+    forget_cached(module)
+
+
+def _put_attributes(owner: nn.Module, before: dict[str, Any]) -> None:
+    """Attributes as they were; the mode is the user's to change."""
+    vars(owner).update(before | {"training": owner.training})
 
 
 def require_inactive(module: nn.Module) -> None:

@@ -20,10 +20,10 @@ from osf_supernet.subnets.comparison import (
     run_active,
     tolerance_of,
 )
+from osf_supernet.subnets.graph_module import extract_plan
 from osf_supernet.subnets.oracle import masked_outputs
 from osf_supernet.subnets.planning import Plan
-from osf_supernet.subnets.references import Reference
-from osf_supernet.subnets.surgery import extract_module
+from osf_supernet.subnets.references import Reference, what_is_kept
 from osf_supernet.trace.tracing import split_inputs
 
 
@@ -62,13 +62,7 @@ def oracle_outputs(module: nn.Module, reference: Reference, plan: Plan) -> list[
     Raises:
         VerificationError: they are such that nothing can be compared with them.
     """
-    kept = {reference.numbers[number]: kept for number, kept in plan.kept.items()}
-    dropped = {
-        unit.result: unit.source
-        for path, positions in plan.dropped.items()
-        for unit in reference.graph.units[path]
-        if unit.position in positions
-    }
+    kept, dropped = what_is_kept(reference, plan)
     outputs = masked_outputs(module, reference.graph, kept, dropped, reference.inputs)
     if (odd := find_nonfinite(outputs)) is not None:
         raise VerificationError(f"{odd}; give example inputs and weights on which it is finite")
@@ -94,7 +88,7 @@ def verify(
         VerificationError: they differ by more than the tolerance.
     """
     if extracted is None:
-        extracted = extract_module(module, plan.surgery)
+        extracted = extract_plan(module, plan)
     graph = checks[0].graph
     tolerance = tolerance_of(graph)
     worst, shapes = 0.0, []

@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,7 @@ class Trace:
         inputs: placeholder names of the call's own inputs, in order, with their values.
         paths: for each of them where it is in the call's arguments, such as `['pixel_values']`.
         outputs: for every graph output its path in the returned structure and its node.
+        structure: what the module returned, with the position in `outputs` at each leaf.
         recorded: why the graph had to be recorded from a real call, or None where it was exported.
     """
 
@@ -46,6 +48,7 @@ class Trace:
     inputs: dict[str, Any]
     paths: tuple[str, ...]
     outputs: list[tuple[str, fx.Node | None]]
+    structure: Any = None
     recorded: str | None = None
 
     @property
@@ -53,13 +56,17 @@ class Trace:
         """The nodes in execution order."""
         return list(self.graph_module.graph.nodes)
 
+    def results(self) -> list[Any]:
+        """What the call returned, flat: nodes, and what is no tensor as it is."""
+        return _results(self.graph_module)[-len(self.outputs) :] if self.outputs else []
+
     def values_of(self, example_inputs: Inputs | Tensor) -> dict[str, Any]:
         """Placeholder names of the call's own inputs with other values of the same shapes.
 
         Raises:
             ValueError: the inputs do not have the form of the example.
         """
-        given = _leaves(split_inputs(example_inputs), only_tensors=self.recorded is not None)
+        given = leaves_of(split_inputs(example_inputs), only_tensors=self.recorded is not None)
         if set(given) != set(self.paths):
             raise ValueError(
                 "inputs must have the form of the example, that is the entries "
@@ -97,7 +104,7 @@ class Trace:
                 node.args, node.kwargs = fx.node.map_aggregate((node.args, node.kwargs), move_value)
 
 
-def _leaves(arguments: Any, *, only_tensors: bool) -> dict[str, Any]:
+def leaves_of(arguments: Any, *, only_tensors: bool) -> dict[str, Any]:
     """Path in (positional, keyword) arguments → what is there."""
     return {
         pytree.keystr(path[1:]): leaf
@@ -137,14 +144,23 @@ def split_inputs(example_inputs: Inputs | Tensor) -> tuple[tuple[Any, ...], dict
     )
 
 
+_OWN_TABLES = frozenset(vars(nn.Module()))  # parameters, hooks and so on
+
+
 @contextmanager
 def restore_afterwards(module: nn.Module) -> Any:
-    """Attributes and buffers of every submodule are restored after the block.
+    """Attributes, buffers, and lists, dicts and sets of every submodule are restored afterwards.
 
-    Some forwards change their module (Swin's adapts its windows to the image it sees). What they
-    append to a list or a dict stays there.
+    Some forwards change their module (Swin's adapts its windows to the image it sees, LeViT's
+    keeps the biases of its attention in a dict).
     """
     attributes = [(child, dict(vars(child)), dict(child._buffers)) for child in module.modules()]
+    tables = [
+        (value, copy(value))
+        for _, before, _ in attributes
+        for name, value in before.items()
+        if isinstance(value, dict | list | set) and name not in _OWN_TABLES
+    ]
     values = [(x, x.detach().clone()) for x in module.buffers() if not x.is_inference()]
     try:
         yield module
@@ -153,16 +169,41 @@ def restore_afterwards(module: nn.Module) -> Any:
             vars(child).clear()
             vars(child).update(before)
             child._buffers.update(buffers)
+        for table, content in tables:
+            _refill(table, content)
         with torch.no_grad():
             for tensor, value in values:
                 if not (tensor.is_meta or torch.equal(tensor, value)):
                     tensor.copy_(value)
 
 
+def _refill(table: Any, content: Any) -> None:
+    """Give a list, dict or set back what it held."""
+    table.clear()
+    if isinstance(table, list):
+        table.extend(content)
+    else:
+        table.update(content)
+
+
+def forget_cached(module: nn.Module) -> None:
+    """Let modules drop what they computed from their weights for evaluation, by their own means.
+
+    Those that keep something until they are trained again clear it in a `train` of their own.
+    """
+    modes = [(child, child.training) for child in module.modules()]
+    for child, _ in modes:
+        if type(child).train is not nn.Module.train:
+            child.train()
+    for child, mode in modes:
+        child.training = mode
+
+
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Any:
-    """The module in `eval` mode, restored afterwards."""
+    """The module in `eval` mode, without what it cached; restored afterwards."""
     with restore_afterwards(module):
+        forget_cached(module)
         module.eval()
         yield module
 
@@ -259,7 +300,7 @@ def _read_recorded(
         "constants": {},
         "recorded": reason,
     }
-    given = _leaves((args, kwargs), only_tensors=True)
+    given = leaves_of((args, kwargs), only_tensors=True)
     return _make_trace(graph_module, facts, given, _results(graph_module), structure)
 
 
@@ -272,7 +313,7 @@ def _read(program: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
         "buffers": frozenset(signature.inputs_to_buffers.values()),
         "constants": {name: program.constants[target] for name, target in lifted},
     }
-    given = _leaves((args, kwargs), only_tensors=False)
+    given = leaves_of((args, kwargs), only_tensors=False)
     results = _results(program.graph_module)[len(signature.buffers_to_mutate) :]
     structure = pytree.tree_unflatten(list(range(len(results))), program.call_spec.out_spec)
     return _make_trace(program.graph_module, facts, given, results, structure)
@@ -310,5 +351,6 @@ def _make_trace(
         inputs=dict(zip(free, given.values(), strict=True)),
         paths=tuple(given),
         outputs=list(zip(paths, leaves, strict=True)),
+        structure=structure,
         **facts,
     )
