@@ -18,6 +18,24 @@ KINDS = {
     "gumbel pattern": BoundaryConfig(kind="gumbel", evaluation="pattern", seed=7),
     "gumbel cosine": BoundaryConfig(kind="gumbel", scores="cosine"),
     "random": BoundaryConfig(kind="random", rate=0.4, seed=3),
+    "routing": BoundaryConfig(kind="routing"),
+    "routing mean": BoundaryConfig(kind="routing", value="mean"),
+    "routing nested": BoundaryConfig(kind="routing"),
+    "gumbel smooth": BoundaryConfig(kind="gumbel", value="last", smooth=True, confidence=True),
+    "gumbel nested": BoundaryConfig(kind="gumbel"),
+}
+SIZES = {  # beyond the plain ones
+    "routing": {"residual": "linear", "part_norms": True},
+    "routing nested": {
+        "residual": "linear",
+        "part_norms": True,
+        "nested_layers": 1,
+        "nested": BoundaryConfig(kind="routing"),
+    },
+    "gumbel nested": {
+        "nested_layers": 1,
+        "nested": BoundaryConfig(kind="random", rate=0.4, seed=5),
+    },
 }
 
 
@@ -35,6 +53,7 @@ def build(kind: str, attention: str) -> DynamicPoolingLM:
         attention=attention,
         norm="pre" if attention == "rotary" else "post",
         boundaries=KINDS[kind],
+        **SIZES.get(kind, {}),
     )
     model = DynamicPoolingLM(config).double().eval()
     for parameter in model.parameters():

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from dtp_pooling import sample_generators
-from dtp_pooling.language_model import model as language_model
+from dtp_pooling.language_model import segment_layers
 from dtp_pooling.language_model.config import BoundaryConfig, LanguageModelConfig
 from dtp_pooling.language_model.model import DynamicPoolingLM
 
@@ -21,6 +21,24 @@ KINDS = {
     "gumbel pattern": BoundaryConfig(kind="gumbel", evaluation="pattern", seed=7),
     "gumbel cosine": BoundaryConfig(kind="gumbel", scores="cosine"),
     "random": BoundaryConfig(kind="random", rate=0.4, seed=3),
+    "routing": BoundaryConfig(kind="routing"),
+    "routing mean": BoundaryConfig(kind="routing", value="mean"),
+    "routing nested": BoundaryConfig(kind="routing"),
+    "gumbel smooth": BoundaryConfig(kind="gumbel", value="last", smooth=True, confidence=True),
+    "gumbel nested": BoundaryConfig(kind="gumbel"),
+}
+SIZES = {  # beyond the plain ones
+    "routing": {"residual": "linear", "part_norms": True},
+    "routing nested": {
+        "residual": "linear",
+        "part_norms": True,
+        "nested_layers": 1,
+        "nested": BoundaryConfig(kind="routing"),
+    },
+    "gumbel nested": {
+        "nested_layers": 1,
+        "nested": BoundaryConfig(kind="random", rate=0.4, seed=5),
+    },
 }
 SMALL = LanguageModelConfig(
     vocabulary=V,
@@ -44,7 +62,7 @@ def build(kind: str, attention: str = "rotary", **changes: object) -> DynamicPoo
         attention=attention,
         norm="pre" if attention == "rotary" else "post",
         boundaries=KINDS[kind],
-        **changes,
+        **(SIZES.get(kind, {}) | changes),
     )
     model = DynamicPoolingLM(config)
     for name, parameter in model.named_parameters():
@@ -123,7 +141,7 @@ def test_the_leak_test_finds_a_leak(monkeypatch):
         return (boundaries.cumsum(1) - boundaries).long() + 1
 
     model = build("whitespace")
-    monkeypatch.setattr(language_model, "closed_segment_of", own_segment)
+    monkeypatch.setattr(segment_layers, "closed_segment_of", own_segment)
     tokens = text()
     tokens[:, -1] = 2
     tokens[:, -4:-1] = 3
@@ -165,7 +183,10 @@ def test_evaluation_is_bit_equal_twice_and_takes_nothing_from_the_global_generat
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("kind", ["gumbel", "gumbel cosine"])
+@pytest.mark.parametrize(
+    "kind",
+    ["gumbel", "gumbel cosine", "routing", "routing mean", "routing nested", "gumbel smooth"],
+)
 def test_task_gradient_reaches_the_predictor(kind):
     model = build(kind).train()
     tokens = text()
@@ -174,12 +195,14 @@ def test_task_gradient_reaches_the_predictor(kind):
         out.logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
     )
     loss.backward()  # without the boundary loss
-    for parameter in model.segmenter.scores.parameters():
+    learned = [p for name, p in model.named_parameters() if "scores." in name]
+    assert learned
+    for parameter in learned:
         assert parameter.grad is not None
         assert parameter.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("kind", ["unigram", "entropy", "gumbel", "gumbel cosine"])
+@pytest.mark.parametrize("kind", ["unigram", "entropy", "gumbel", "gumbel cosine", "routing"])
 def test_boundary_loss_trains_the_predictor(kind):
     model = build(kind).train()
     targets = (text() == 1).float()
@@ -223,7 +246,7 @@ def test_no_nan_at_extreme_boundary_logits(dtype):
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("kind", ["fixed", "gumbel pattern"])
+@pytest.mark.parametrize("kind", ["fixed", "gumbel pattern", "routing", "routing nested"])
 def test_a_known_number_of_segments_can_be_exported(kind):
     model = build(kind)
     names = {"tokens": text(), "max_segments": L + 1}
@@ -296,6 +319,10 @@ def test_save_and_load(tmp_path, kind, attention):
         ({"interval": (0.5, 0.1)}, "interval must rise"),
         ({"seed": 2**63}, "seed must have 64 bits"),
         ({"spikes_left": 0}, "spikes_left must be at least 1"),
+        ({"kind": "fixed", "smooth": True}, "smooth needs the probabilities of a learned kind"),
+        ({"kind": "random", "confidence": True}, "confidence needs the probabilities"),
+        ({"value": "first"}, "value must be one of"),
+        ({"rate_loss": "none"}, "rate_loss must be one of"),
     ],
 )
 def test_wrong_boundary_settings_are_refused(values, message):
@@ -312,8 +339,87 @@ def test_wrong_boundary_settings_are_refused(values, message):
         {"pre_layers": -1},
         {"dropout": 1.0},
         {"attention_dropout": -0.1},
+        {"residual": "none"},
+        {"nested_layers": 1},
+        {"nested": BoundaryConfig(kind="fixed")},
+        {"nested": BoundaryConfig(kind="whitespace"), "nested_layers": 1},
     ],
 )
 def test_wrong_sizes_are_refused(values):
     with pytest.raises(ValueError, match=next(iter(values))):
         LanguageModelConfig(**values)
+
+
+def test_what_routing_takes_where_nothing_is_said():
+    routing, gumbel = BoundaryConfig(kind="routing").resolve(), BoundaryConfig().resolve()
+    assert (routing.value, routing.smooth, routing.confidence) == ("last", True, True)
+    assert (routing.rate_loss, routing.weight) == ("ratio", 0.03)
+    assert (gumbel.value, gumbel.smooth, gumbel.confidence) == ("mean", False, False)
+    assert (gumbel.rate_loss, gumbel.weight) == ("binomial", 1.0)
+    assert BoundaryConfig(kind="routing", smooth=False, weight=1.0).resolve().smooth is False
+
+
+def test_routing_is_h_net_written_as_loops():
+    model = build("routing").double()
+    tokens, t_max = text(batch=1), L
+    with torch.no_grad():
+        got = model(tokens)
+        x = model.embedding(tokens)
+        x = model.hidden_norm(model.pre[0](x)[0])
+        p = torch.ones(t_max, dtype=torch.float64)
+        scores = model.segmenter.scores
+        for t in range(1, t_max):
+            a, b = scores.query(x[0, t - 1]), scores.key(x[0, t])
+            p[t] = (1 - torch.nn.functional.cosine_similarity(a, b, dim=0)) / 2
+        p = p.clamp(1e-4, 1 - 1e-4)
+        opens = [t for t in range(t_max) if p[t] > 0.5]
+        assert opens[0] == 0
+        assert 2 < len(opens) < L - 2
+        chunks = torch.stack([model.null, *(x[0, t] for t in opens)])[None]  # the null one is ours
+        z = model.pooled_norm(chunks)
+        for block in model.shortened:
+            z, _ = block(z)
+        z = model.segment_norm(z)[0]
+        smoothed = [z[0]]
+        for value, t in zip(z[1:], opens, strict=True):
+            smoothed.append(p[t] * value + (1 - p[t]) * smoothed[-1])
+        chunk = [sum(t <= now for t in opens) for now in range(t_max)]  # opened at or before
+        back = torch.stack([smoothed[c] for c in chunk])[None]
+        y, _ = model.post[0](x @ model.residual.weight.T + back)
+        want = model.head(model.norm(y))
+    torch.testing.assert_close(got.logits, want, rtol=0, atol=1e-12)
+    assert got.boundaries[0].nonzero().flatten().tolist() == opens
+
+
+def test_the_residual_begins_at_zero_and_the_projections_at_the_identity():
+    config = dataclasses.replace(
+        SMALL, boundaries=KINDS["routing"], residual="linear", part_norms=True
+    )
+    model = DynamicPoolingLM(config)
+    assert model.residual.weight.abs().max() == 0
+    assert torch.equal(model.segmenter.scores.query.weight, torch.eye(16))
+
+
+def test_nested_segments_are_fewer_and_their_loss_counts():
+    model = build("routing nested").train()
+    out = model(text())
+    closed = out.boundaries.sum(1)
+    assert (out.nested_boundaries.sum(1) <= closed + 1).all()  # the null segment is one more
+    assert (out.nested_boundaries[:, 0] == 1).all()
+    outer = model.segmenter.loss(
+        model.segmenter(text(), model.hidden_norm(model.pre[0](model.embedding(text()))[0])),
+        out.logits,
+    )
+    assert out.boundary_loss > outer > 0
+
+
+def test_a_model_of_before_is_the_same_bits():
+    """Weights are drawn in the order in which they always were."""
+    torch.manual_seed(0)
+    model = DynamicPoolingLM(dataclasses.replace(SMALL, boundaries=BoundaryConfig()))
+    names = [name.split(".")[0] for name in model.state_dict()]
+    order = list(dict.fromkeys(names))
+    assert order == [
+        *("null", "embedding", "pre", "shortened", "post", "norm", "head", "segmenter"),
+        "pooled_norm",
+    ]

@@ -14,6 +14,7 @@ KINDS = [
     BoundaryConfig(kind="gumbel", scores="cosine"),
     BoundaryConfig(kind="entropy"),
     BoundaryConfig(kind="random", rate=0.3),
+    BoundaryConfig(kind="routing"),
 ]
 
 
@@ -36,7 +37,11 @@ def test_one_token_at_a_time_gives_the_same_boundaries(config):
     whole = segmenter(tokens, hidden).boundaries
     assert 0 < whole.mean() < 1
     for t in range(1, L):
-        previous = hidden[:, t - 1] if config.scores == "cosine" else None
+        previous = (
+            hidden[:, t - 1]
+            if "cosine" in config.scores + config.kind.replace("routing", "cosine")
+            else None
+        )
         offset = torch.full((2,), t)
         one = segmenter(
             tokens[:, t : t + 1], hidden[:, t : t + 1], offset=offset, previous=previous
@@ -76,7 +81,7 @@ def test_nothing_closes_beyond_a_rows_length(config):
 
 def test_only_learned_kinds_have_weights():
     learned = {c.kind for c in KINDS if list(build(c).parameters())}
-    assert learned == {"gumbel", "entropy"}
+    assert learned == {"gumbel", "entropy", "routing"}
 
 
 def test_double_sigmoid_is_passed_on():

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from dtp_pooling import DynamicPoolingLM
+from dtp_pooling import BoundaryConfig, DynamicPoolingLM
 from dtp_pooling.language_model import pruning
 from dtp_pooling.language_model.block import Block
 from dtp_pooling.training.run_directory import create_run
@@ -33,6 +33,50 @@ def test_resuming_gives_the_same_bits_as_never_stopping(tmp_path, kind, small, t
     assert [m["step"] for m in metrics("whole") if m["kind"] == "valid"] == [3, 6]
 
 
+def nested_routing(small, **changes):
+    config = small("routing", **changes)
+    model = dataclasses.replace(
+        config.model,
+        nested_layers=1,
+        nested=BoundaryConfig(kind="routing", rate=0.5),
+        residual="linear",
+        part_norms=True,
+    )
+    return dataclasses.replace(config, model=model)
+
+
+def test_segments_of_segments_with_rates_of_their_own_resume_to_the_same_bits(
+    tmp_path, small, train
+):
+    config = nested_routing(small, part_rates=(2.0, 1.5, 1.0))
+    whole = train(tmp_path / "whole", config)
+    train(tmp_path / "parts", config, until=5)
+    parts = train(tmp_path / "parts", config)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, parts.model.state_dict()[name]), name
+
+
+def test_rates_of_parts(tmp_path, small, train):
+    trainer = train(tmp_path, nested_routing(small, part_rates=(2.0, 1.5, 1.0)), until=1)
+    groups = trainer.optimizer.param_groups
+    names = {parameter: name for name, parameter in trainer.model.named_parameters()}
+    parts = [{names[parameter] for parameter in group["params"]} for group in groups]
+    assert sum(map(len, parts)) == len(names)
+    assert {"embedding.weight", "segmenter.scores.query.weight", "head.weight"} <= parts[0]
+    assert "shortened.0.attention.qkv.weight" in parts[1]
+    assert "nested.segmenter.scores.key.weight" in parts[1]
+    assert all(name.startswith("nested.shortened.") for name in parts[2])
+    base = learning_rate(trainer.config, 0)
+    assert [group["lr"] for group in groups] == pytest.approx([2 * base, 1.5 * base, base])
+    single = train(tmp_path / "one", small("none"), until=0)
+    assert len(single.optimizer.param_groups) == 1
+
+
+def test_factors_of_rates_are_checked(small):
+    with pytest.raises(ValueError, match="part_rates must be three numbers"):
+        small("none", part_rates=(1.0, -1.0, 1.0))
+
+
 def test_a_run_that_diverges_keeps_its_last_checkpoint(tmp_path, small, train):
     trainer = train(tmp_path, small("none"), until=3)
     trainer.model.head.bias.data.fill_(float("nan"))
@@ -57,7 +101,7 @@ def test_a_run_that_could_not_be_evaluated_does_not_begin(tmp_path, monkeypatch,
 
 
 def test_training_learns_a_repeating_text(tmp_path, small, train):
-    for kind in ("unigram", "entropy", "gumbel"):
+    for kind in ("unigram", "entropy", "gumbel", "routing"):
         config = small(kind, steps=60, evaluate_every=60, log_every=30)
         start = train(tmp_path / kind, config, until=0).evaluate()
         train(tmp_path / kind, config)
@@ -68,8 +112,9 @@ def test_training_learns_a_repeating_text(tmp_path, small, train):
         assert records[-1]["characters"] == 200
 
 
-def test_bfloat16_trains_finitely(tmp_path, small, train):
-    trainer = train(tmp_path, small("gumbel", precision="bfloat16", steps=2))
+@pytest.mark.parametrize("kind", ["gumbel", "routing"])
+def test_bfloat16_trains_finitely(tmp_path, kind, small, train):
+    trainer = train(tmp_path, small(kind, precision="bfloat16", steps=2))
     assert all(p.isfinite().all() for p in trainer.model.parameters())
 
 

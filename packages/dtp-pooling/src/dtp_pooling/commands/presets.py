@@ -18,5 +18,6 @@ def presets(options: argparse.Namespace) -> None:
     else:
         for name, config in PRESETS.items():
             model = config.model
-            layers = f"{model.pre_layers}+{model.shortened_layers}+{model.post_layers}"
+            nested = f"({model.nested_layers})" if model.nested_layers else ""
+            layers = f"{model.pre_layers}+{model.shortened_layers}{nested}+{model.post_layers}"
             print(f"{name:18} {layers} layers, width {model.width}, {config.steps} steps")

@@ -53,18 +53,23 @@ def _set_threshold(model: DynamicPoolingLM, threshold: float) -> None:
     assert model.segmenter is not None
     boundaries = dataclasses.replace(model.config.boundaries, threshold=threshold)
     model.config = dataclasses.replace(model.config, boundaries=boundaries)
-    model.segmenter.config = boundaries
+    model.segmenter.config = boundaries.resolve()
 
 
 def explain_rate(config: BoundaryConfig, shortening: float) -> str | None:
     """Why a model cuts far more or less in evaluation than its rate, or None if it does not."""
-    if config.kind != "gumbel" or config.evaluation != "threshold":
+    is_unsure = config.kind == "gumbel" and config.evaluation == "threshold"
+    if not is_unsure and config.kind != "routing":
         return None
     wanted = 1 / config.rate
     if wanted / _FAR <= shortening <= wanted * _FAR:
         return None
-    return (
+    found = (
         f"segments have {shortening:,.1f} characters in evaluation, {wanted:.1f} were aimed at: "
-        "the predictor is not sure enough for its threshold; train longer, or with "
+    )
+    if config.kind == "routing":
+        return found + "train longer, or with a higher --model.boundaries.weight"
+    return (
+        f"{found}the predictor is not sure enough for its threshold; train longer, or with "
         "--model.boundaries.evaluation calibrated"
     )

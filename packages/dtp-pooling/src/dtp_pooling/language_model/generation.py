@@ -8,6 +8,7 @@ The logits are those of the whole forward pass up to rounding.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -15,35 +16,48 @@ from torch import Tensor, nn
 
 from dtp_pooling.language_model.attention import LayerCache
 from dtp_pooling.language_model.model import DynamicPoolingLM
+from dtp_pooling.language_model.segment_layers import SegmentLayers
 from dtp_pooling.pooling.boundaries import mask_padding
-from dtp_pooling.pooling.functional import closed_segment_of, pool
+from dtp_pooling.pooling.functional import closed_segment_of, pool, smooth
 from dtp_pooling.pooling.noise import Generators, row_keys
+from dtp_pooling.pooling.predictors import CosinePredictor
 from dtp_pooling.pooling.splitmix64 import hashed_uniform
 
 
 @dataclass(kw_only=True)
-class DecodingState:
-    """What decoding continues from; changed in place by `step`.
+class SegmentState:
+    """What layers on segments continue from; changed in place.
 
     Attributes:
-        pre: Caches of the layers before pooling.
         shortened: Caches of the layers on segments.
-        post: Caches of the layers after unpooling.
         length: (B,) tokens seen.
         open_sum: (B, D) sum of the unfinished segment, in at least float32.
         open_count: (B,) tokens in it.
-        segment: (B, D) output of the newest finished segment.
+        segment: (B, D) output of the newest finished segment, smoothed where segments are.
         previous: (B, D) hidden state of the last token before pooling.
+        nested: The same of segments of segments, whose tokens are segments, or None.
     """
 
-    pre: list[LayerCache]
     shortened: list[LayerCache]
-    post: list[LayerCache]
     length: Tensor
     open_sum: Tensor
     open_count: Tensor
     segment: Tensor
     previous: Tensor
+    nested: SegmentState | None = None
+
+
+@dataclass(kw_only=True)
+class DecodingState(SegmentState):
+    """What decoding continues from; changed in place by `step`.
+
+    Attributes:
+        pre: Caches of the layers before pooling.
+        post: Caches of the layers after unpooling.
+    """
+
+    pre: list[LayerCache]
+    post: list[LayerCache]
 
 
 @torch.no_grad()
@@ -61,32 +75,55 @@ def prefill(
     if lengths is None:
         lengths = torch.full_like(tokens[:, 0], tokens.shape[1])
     rows = torch.arange(len(tokens), device=tokens.device)
-    hidden, pre = _run(model, model.pre, model.embedding(tokens), lengths)
-    segment = open_sum = torch.zeros_like(hidden[:, 0])
-    open_count = torch.zeros_like(lengths)
-    if model.segmenter is None:
-        x, shortened = _run(model, model.shortened, hidden, lengths)
-    else:
-        b, _ = model.segmenter(tokens, hidden, lengths=lengths)
-        pooled = pool(hidden, b, tail="drop", null=model.null, lengths=lengths)
-        y = model.pooled_norm(pooled.values)
-        y, shortened = _run(model, model.shortened, y, pooled.lengths)
-        x = hidden + y.gather(1, closed_segment_of(b)[..., None].expand_as(hidden))
-        segment = y[rows, pooled.lengths - 1]
-        open_sum, open_count = _sum_open(hidden, mask_padding(pooled.segment_of < 0, lengths))
+    x, pre = _run(model, model.pre, model.embedding(tokens), lengths)
+    x, segments = _prefill_segments(model, model, x, tokens, lengths)
     x, post = _run(model, model.post, x, lengths)
-    state = DecodingState(
-        pre=pre,
-        shortened=shortened,
-        post=post,
+    logits: Tensor = model.head(model.norm(x[rows, lengths - 1]))
+    return logits, DecodingState(pre=pre, post=post, **vars(segments))
+
+
+def _prefill_segments(
+    model: DynamicPoolingLM, stage: SegmentLayers, x: Tensor, tokens: Tensor, lengths: Tensor
+) -> tuple[Tensor, SegmentState]:
+    """Tokens (B, L, D) through the layers on segments, and the state to continue from."""
+    rows = torch.arange(len(tokens), device=tokens.device)
+    if stage.segmenter is None:
+        nothing = torch.zeros_like(x[:, 0])
+        x, shortened = _run(model, stage.shortened, x, lengths)
+        return x, SegmentState(
+            shortened=shortened,
+            length=lengths.clone(),
+            open_sum=nothing,
+            open_count=torch.zeros_like(lengths),
+            segment=nothing,
+            previous=nothing,
+        )
+    hidden, config = stage.hidden_norm(x), stage.segmenter.config
+    segmentation = stage.segmenter(tokens, hidden, lengths=lengths)
+    b = segmentation.boundaries
+    pooled = pool(hidden, b, config.value or "mean", "drop", stage.null, lengths)
+    first, second = stage.halves
+    y, caches = _run(model, first, stage.pooled_norm(pooled.values), pooled.lengths)
+    nested = None
+    if stage.nested is not None:
+        ids = torch.zeros(y.shape[:2], dtype=torch.long, device=y.device)
+        y, nested = _prefill_segments(model, stage.nested, y, ids, pooled.lengths)
+    y, more = _run(model, second, y, pooled.lengths)
+    y = stage.segment_norm(y)
+    if config.smooth:
+        y = smooth(y, stage.segment_probability(segmentation, lengths, y.shape[1]))
+    open_sum, open_count = _sum_open(hidden, mask_padding(pooled.segment_of < 0, lengths))
+    state = SegmentState(
+        shortened=caches + more,
         length=lengths.clone(),
         open_sum=open_sum,
         open_count=open_count,
-        segment=segment,
+        segment=y[rows, pooled.lengths - 1],
         previous=hidden[rows, lengths - 1],
+        nested=nested,
     )
-    logits: Tensor = model.head(model.norm(x[rows, lengths - 1]))
-    return logits, state
+    back = y.gather(1, closed_segment_of(b)[..., None].expand_as(hidden))
+    return stage.add_residual(hidden, back), state
 
 
 def _sum_open(hidden: Tensor, is_open: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,30 +136,72 @@ def _sum_open(hidden: Tensor, is_open: Tensor) -> tuple[Tensor, Tensor]:
 def step(model: DynamicPoolingLM, tokens: Tensor, state: DecodingState) -> Tensor:
     """(B, V) logits after one more token (B,) of every row; the state is updated."""
     rows = torch.arange(len(tokens), device=tokens.device)
-    hidden = _advance(model, model.pre, model.embedding(tokens), state.pre, rows)  # (B, D)
+    x = _advance(model, model.pre, model.embedding(tokens), state.pre, rows)  # (B, D)
     if model.segmenter is None:
-        x = _advance(model, model.shortened, hidden, state.shortened, rows)
+        x = _advance(model, model.shortened, x, state.shortened, rows)
+        state.length = state.length + 1
     else:
-        previous = state.previous if model.config.boundaries.scores == "cosine" else None
-        b, _ = model.segmenter(
-            tokens[:, None], hidden[:, None], offset=state.length, previous=previous
-        )
-        state.open_sum = state.open_sum + hidden
-        state.open_count = state.open_count + 1
-        closing = rows[b[:, 0] > 0.5]
-        if len(closing):
-            mean = state.open_sum[closing] / state.open_count[closing, None]
-            y = model.pooled_norm(mean.to(hidden.dtype))
-            segment = _advance(model, model.shortened, y, state.shortened, closing)
-            state.segment = state.segment.index_copy(0, closing, segment)
-            state.open_sum = state.open_sum.index_fill(0, closing, 0)
-            state.open_count = state.open_count.index_fill(0, closing, 0)
-        x = hidden + state.segment
+        x = _advance_segments(model, model, x, tokens, state, rows)
     x = _advance(model, model.post, x, state.post, rows)
-    state.length = state.length + 1
-    state.previous = hidden
     logits: Tensor = model.head(model.norm(x))
     return logits
+
+
+def _advance_segments(
+    model: DynamicPoolingLM,
+    stage: SegmentLayers,
+    x: Tensor,
+    tokens: Tensor,
+    state: SegmentState,
+    rows: Tensor,
+) -> Tensor:
+    """(R, D) next tokens of the rows (R,), with what they read from their newest segments."""
+    assert stage.segmenter is not None
+    hidden = stage.hidden_norm(x)
+    reads_previous = isinstance(stage.segmenter.scores, CosinePredictor)
+    b, logits = stage.segmenter(
+        tokens[:, None],
+        hidden[:, None],
+        offset=state.length[rows],
+        previous=state.previous[rows] if reads_previous else None,
+    )
+    state.open_sum = state.open_sum.index_add(0, rows, hidden.to(state.open_sum.dtype))
+    state.open_count = state.open_count.index_add(0, rows, torch.ones_like(rows))
+    state.length = state.length.index_add(0, rows, torch.ones_like(rows))
+    state.previous = state.previous.index_copy(0, rows, hidden)
+    closes = b[:, 0] > 0.5
+    if bool(closes.any()):
+        probability = None if logits is None else logits[closes, 0].sigmoid()
+        _close_segments(model, stage, hidden[closes], probability, state, rows[closes])
+    return stage.add_residual(hidden, state.segment[rows])
+
+
+def _close_segments(
+    model: DynamicPoolingLM,
+    stage: SegmentLayers,
+    last: Tensor,
+    probability: Tensor | None,
+    state: SegmentState,
+    rows: Tensor,
+) -> None:
+    """Finish the open segments of the rows (R,), whose last tokens are (R, D)."""
+    assert stage.segmenter is not None
+    config = stage.segmenter.config
+    mean = state.open_sum[rows] / state.open_count[rows, None]
+    y = stage.pooled_norm(last if config.value == "last" else mean.to(last.dtype))
+    first, second = stage.halves
+    y = _advance(model, first, y, state.shortened[: len(first)], rows)
+    if stage.nested is not None:
+        assert state.nested is not None
+        ids = torch.zeros_like(rows)  # segments have no ids
+        y = _advance_segments(model, stage.nested, y, ids, state.nested, rows)
+    y = stage.segment_norm(_advance(model, second, y, state.shortened[len(first) :], rows))
+    if config.smooth:
+        assert probability is not None
+        y = smooth(y[:, None], probability[:, None], previous=state.segment[rows])[:, 0]
+    state.segment = state.segment.index_copy(0, rows, y)
+    state.open_sum = state.open_sum.index_fill(0, rows, 0)
+    state.open_count = state.open_count.index_fill(0, rows, 0)
 
 
 @torch.no_grad()
@@ -179,7 +258,7 @@ def _sample(logits: Tensor, temperature: float, top_k: int | None, u: Tensor | N
 
 
 def _run(
-    model: DynamicPoolingLM, blocks: nn.ModuleList, x: Tensor, lengths: Tensor
+    model: DynamicPoolingLM, blocks: Iterable[nn.Module], x: Tensor, lengths: Tensor
 ) -> tuple[Tensor, list[LayerCache]]:
     """(B, L, D) through the blocks, and their caches."""
     caches = []
@@ -192,7 +271,7 @@ def _run(
 
 def _advance(
     model: DynamicPoolingLM,
-    blocks: nn.ModuleList,
+    blocks: Iterable[nn.Module],
     x: Tensor,
     caches: list[LayerCache],
     rows: Tensor,
@@ -204,7 +283,7 @@ def _advance(
         # the next power of two: distances are projected anew only when a text doubles
         relative = model.relative(1 << longest.bit_length())
     for block, cache in zip(blocks, caches, strict=True):
-        x = block.step(x, cache, rows, relative)  # type: ignore[operator]  # ModuleList is untyped
+        x = block.step(x, cache, rows, relative)  # type: ignore[operator]
     return x
 
 

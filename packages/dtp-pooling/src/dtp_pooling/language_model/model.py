@@ -25,13 +25,9 @@ from dtp_pooling.command_line import read_small_file
 from dtp_pooling.language_model.attention import RelativeTerms, sinusoids
 from dtp_pooling.language_model.block import Block
 from dtp_pooling.language_model.config import LanguageModelConfig
-from dtp_pooling.language_model.segmenter import CausalSegmenter, Segmentation
-from dtp_pooling.pooling.boundaries import mask_padding
-from dtp_pooling.pooling.functional import closed_segment_of, pool, unpool
+from dtp_pooling.language_model.segment_layers import SegmentLayers, run_blocks
 from dtp_pooling.pooling.noise import Generators
 from dtp_pooling.strict_config import from_dict
-
-_MULTIPLE = 16
 
 
 class LanguageModelOutput(NamedTuple):
@@ -42,15 +38,17 @@ class LanguageModelOutput(NamedTuple):
         boundaries: (B, L) float32 zeros and ones, or None without pooling.
         boundary_logits: (B, L) float32 of the predictor, or None.
         boundary_loss: Scalar, weighted; zero when nothing is learned.
+        nested_boundaries: (B, S) of segments of segments, null included, or None without them.
     """
 
     logits: Tensor
     boundaries: Tensor | None
     boundary_logits: Tensor | None
     boundary_loss: Tensor
+    nested_boundaries: Tensor | None = None
 
 
-class DynamicPoolingLM(nn.Module):
+class DynamicPoolingLM(SegmentLayers):
     """Next-token logits of a text whose middle layers see segments.
 
     Args:
@@ -63,15 +61,12 @@ class DynamicPoolingLM(nn.Module):
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.pre = nn.ModuleList(Block(config) for _ in range(config.pre_layers))
-        self.shortened = nn.ModuleList(Block(config) for _ in range(config.shortened_layers))
+        self.build_layers(config, config.shortened_layers)
         self.post = nn.ModuleList(Block(config) for _ in range(config.post_layers))
         self.norm = nn.LayerNorm(config.width) if config.norm == "pre" else nn.Identity()
         self.head = nn.Linear(config.width, config.vocabulary)
-        self.segmenter: CausalSegmenter | None = None
-        if config.boundaries.kind != "none":
-            self.segmenter = CausalSegmenter(config.width, config.boundaries)
-            self.null = nn.Parameter(torch.randn(config.width))
-            self.pooled_norm = nn.LayerNorm(config.width)
+        self.build_pooling(config, config.boundaries)
+        self.build_nested(config)
         if config.attention == "relative":
             shape = (config.num_heads, config.head_dim)
             self.content_bias = nn.Parameter(0.02 * torch.randn(shape))
@@ -98,43 +93,35 @@ class DynamicPoolingLM(nn.Module):
             targets: (B, L) boundaries for `unigram` to learn; its loss is zero without them.
             max_segments: Segments to pad every row to, null included; None for the longest row's,
                 up to a multiple of 16. With a given number all shapes are known beforehand, and a
-                text's logits are the same bits whatever its future holds.
+                text's logits are the same bits whatever its future holds. Segments of segments are
+                padded to one more.
         """
         x = self.dropout(self.embedding(tokens))  # (B, L, D)
-        x = self._run(self.pre, x)
-        segments = None
+        x = run_blocks(self.pre, x, self.relative(x.shape[1]))
         if self.segmenter is None:
-            x = self._run(self.shortened, x)
-        else:
-            segments = self.segmenter(tokens, x, lengths=lengths, generators=generators)
-            if boundaries is not None:
-                given = mask_padding(boundaries.float(), lengths)
-                segments = Segmentation(given, segments.logits)
-            x = self._through_segments(x, segments.boundaries, lengths, max_segments)
-        logits = self.head(self.norm(self._run(self.post, x)))
-        if self.segmenter is None or segments is None:
+            x = run_blocks(self.shortened, x, self.relative(x.shape[1]))
+            logits = self._predict(x)
             return LanguageModelOutput(logits, None, None, logits.new_zeros(()))
-        loss = segments.boundaries.new_zeros(())
-        if targets is not None or self.config.boundaries.kind != "unigram":
-            loss = self.segmenter.loss(segments, logits, targets=targets, lengths=lengths)
-        return LanguageModelOutput(logits, segments.boundaries, segments.logits, loss)
-
-    def _through_segments(
-        self, x: Tensor, boundaries: Tensor, lengths: Tensor | None, max_segments: int | None
-    ) -> Tensor:
-        size = _count_padded_segments(boundaries) if max_segments is None else max_segments
-        pooled = pool(  # (B, S, D)
-            x, boundaries, tail="drop", null=self.null, lengths=lengths, max_segments=size
+        result = self.through_segments(
+            *(x, tokens, self.relative),
+            lengths=lengths,
+            generators=generators,
+            given=boundaries,
+            max_segments=max_segments,
         )
-        # a shorter row's padding comes after its segments: causal attention never reads it
-        y = self._run(self.shortened, self.pooled_norm(pooled.values))
-        return x + unpool(y, closed_segment_of(boundaries))
+        logits = self._predict(result.tokens)
+        segments, *inner = result.segments
+        loss = result.nested_loss
+        if targets is not None or self.config.boundaries.kind != "unigram":
+            loss = loss + self.segmenter.loss(segments, logits, targets=targets, lengths=lengths)
+        nested = inner[0].boundaries if inner else None
+        return LanguageModelOutput(logits, segments.boundaries, segments.logits, loss, nested)
 
-    def _run(self, blocks: nn.ModuleList, x: Tensor) -> Tensor:
-        relative = self.relative(x.shape[1])
-        for block in blocks:
-            x, _ = block(x, relative)
-        return x
+    def _predict(self, x: Tensor) -> Tensor:
+        """(B, L, V) logits from tokens (B, L, D) before the last layers."""
+        x = run_blocks(self.post, x, self.relative(x.shape[1]))
+        logits: Tensor = self.head(self.norm(x))
+        return logits
 
     def relative(self, size: int) -> RelativeTerms | None:
         """Transformer-XL's shared terms for distances below `size`; None for rotary positions."""
@@ -172,20 +159,11 @@ class DynamicPoolingLM(nn.Module):
         return model.eval()
 
 
-def _count_padded_segments(boundaries: Tensor) -> int:
-    """Segments of the longest row, null included, up to a multiple of what kernels vectorize by.
-
-    A remainder after full vectors rounds differently, and would reveal the length of the future.
-    """
-    longest = int((boundaries > 0.5).sum(1).max()) if len(boundaries) else 0
-    return (longest // _MULTIPLE + 1) * _MULTIPLE
-
-
 def _initialize(module: nn.Module) -> None:
-    """Normal weights of deviation 0.02 and zero biases; routing projections stay the identity."""
+    """Normal weights of deviation 0.02 and zero biases; linear maps without bias stay as built."""
     if isinstance(module, nn.Linear | nn.Embedding):
-        is_routing = isinstance(module, nn.Linear) and module.bias is None
-        if not is_routing:
+        is_set = isinstance(module, nn.Linear) and module.bias is None
+        if not is_set:
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -43,9 +43,11 @@ class CausalSegmenter(nn.Module):
 
     def __init__(self, width: int, config: BoundaryConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config = config = config.resolve()
         self.scores: MLPPredictor | CosinePredictor | None = None
-        if config.kind in LEARNED:
+        if config.kind == "routing":
+            self.scores = CosinePredictor(width, causal=True, first_closes=True)
+        elif config.kind in LEARNED:
             self.scores = make_predictor(config.scores, width, config.hidden, causal=True)
 
     def forward(
@@ -90,6 +92,8 @@ class CausalSegmenter(nn.Module):
         assert logits is not None
         if config.kind in LEARNED_FROM_TARGETS:
             return rules.threshold_boundaries(logits)
+        if config.kind == "routing":
+            return rules.routing_boundaries(logits)
         noise = None
         if self.training or config.evaluation == "pattern":
             noise = logistic_noise(self._draw(tokens, generators, offset))
@@ -126,6 +130,8 @@ class CausalSegmenter(nn.Module):
         config = self.config
         if logits is None:
             return hard.new_zeros(())
+        assert config.rate_loss is not None
+        assert config.weight is not None
         if config.kind in LEARNED_FROM_TARGETS:
             if config.kind == "entropy":
                 targets = rules.entropy_spikes(next_token_logits, config.spikes_left)

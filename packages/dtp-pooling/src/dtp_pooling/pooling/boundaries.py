@@ -59,6 +59,26 @@ def threshold_boundaries(logits: Tensor) -> Tensor:
     return (logits > 0).float()
 
 
+def routing_boundaries(logits: Tensor) -> Tensor:
+    """(B, L): tokens more likely than not to close, with the gradient of the probability.
+
+    H-Net's rule (Hwang et al. 2025, section 2.2). There a boundary *opens* a chunk at the token
+    before which the text changes; here the same token *closes* a segment, and reads it at once. The
+    two are one computation: with the last token of a segment as its value, the tokens that read it
+    are H-Net's chunk.
+
+    Args:
+        logits: (B, L) of the boundary probability, such as those of `CosinePredictor`.
+    """
+    return _straight_through(logits > 0, logits.float().sigmoid())
+
+
+def boundary_confidence(logits: Tensor, boundaries: Tensor) -> Tensor:
+    """(B, L) float32 probability of what was decided: p at a boundary, 1 - p elsewhere."""
+    logits = logits.float()
+    return torch.where(boundaries.detach() > 0.5, logits, -logits).sigmoid()
+
+
 def gumbel_boundaries(
     logits: Tensor, temperature: float = 0.5, noise: Tensor | None = None
 ) -> Tensor:

@@ -22,7 +22,9 @@ from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from dtp_pooling.pooling.linear_recurrence import linear_recurrence
 from dtp_pooling.pooling.segment_autograd import GatherSegments, PoolSegments, sum_segments
 from dtp_pooling.pooling.segment_plan import (
     SegmentPlan,
@@ -35,6 +37,8 @@ from dtp_pooling.pooling.segment_plan import (
 Reduce = Literal["mean", "sum", "first", "last"]
 Tail = Literal["keep", "drop"]
 Layout = Literal["padded", "packed"]
+
+_LEAST = 1e-4  # and 1 less it the most probability of a segment in `smooth`
 
 
 class Pooled(NamedTuple):
@@ -106,7 +110,12 @@ def pool(
     return Pooled(values, counts, plan.segment_of, cu_seqlens)
 
 
-def unpool(values: Tensor, segment_of: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+def unpool(
+    values: Tensor,
+    segment_of: Tensor,
+    cu_seqlens: Tensor | None = None,
+    confidence: Tensor | None = None,
+) -> Tensor:
     """Each token's segment value, (B, L, D); zero where `segment_of` is -1.
 
     Args:
@@ -114,11 +123,18 @@ def unpool(values: Tensor, segment_of: Tensor, cu_seqlens: Tensor | None = None)
         segment_of: (B, L) the row's segment that each token reads: `Pooled.segment_of` for its
             own segment, `closed_segment_of(boundaries)` for the newest finished one (causal).
         cu_seqlens: (B + 1,) of the packed layout; None for the padded one.
+        confidence: (B, L) how sure each token's boundary or absence of one is. It changes no value:
+            tokens are multiplied by one, with the gradient of a multiplication by the confidence
+            (Hwang et al. 2025, "H-Net", section 2.2).
 
     Raises:
         ValueError: Shapes disagree, or a row has no segment of a given number.
     """
     _check_unpool(values, segment_of, cu_seqlens)
+    if confidence is not None and confidence.shape != segment_of.shape:
+        raise ValueError(
+            f"confidence must be (B, L) = {tuple(segment_of.shape)}, got {tuple(confidence.shape)}"
+        )
     batch, length = segment_of.shape
     if cu_seqlens is None:
         start = torch.arange(batch, device=values.device) * values.shape[1]
@@ -137,7 +153,78 @@ def unpool(values: Tensor, segment_of: Tensor, cu_seqlens: Tensor | None = None)
     if flat.shape[0] == 0:  # every row is empty: nothing to read, but keep the graph
         return flat.sum() + values.new_zeros(batch, length, values.shape[-1])
     tokens = cast(Tensor, GatherSegments.apply(flat, slot, read.reshape(-1)))
-    return tokens.view(batch, length, flat.shape[1])
+    tokens = tokens.view(batch, length, flat.shape[1])
+    if confidence is None:
+        return tokens
+    one = 1 + (confidence - confidence.detach())
+    return tokens * one[..., None].to(tokens.dtype)
+
+
+def smooth(
+    values: Tensor,
+    probability: Tensor,
+    cu_seqlens: Tensor | None = None,
+    previous: Tensor | None = None,
+) -> Tensor:
+    """Exponential average over the segments of a row: y_j = p_j v_j + (1 - p_j) y_{j-1}.
+
+    H-Net's smoothing (Hwang et al. 2025, section 2.2): a segment whose boundary is unsure is
+    blended with those before it, so that the gradient says whether the boundary was worth it. The
+    first segment of a row stays as it is. In at least float32, in time linear in the segments; p is
+    kept within [1e-4, 1 - 1e-4].
+
+    Args:
+        values: (B, S, D) padded, or (T, D) packed together with `cu_seqlens`.
+        probability: (B, S) or (T,) probability of the boundary that each segment ends with.
+        cu_seqlens: (B + 1,) of the packed layout; None for the padded one.
+        previous: (B, D) y before the first segment, to continue a row, as decoding does (padded
+            layout only); None when the row begins.
+
+    Raises:
+        ValueError: Shapes disagree.
+    """
+    _check_smooth(values, probability, cu_seqlens, previous)
+    wide = torch.promote_types(values.dtype, torch.float32)
+    if cu_seqlens is not None:
+        rows, probability, place = _pad_rows(values, probability, cu_seqlens)
+        return smooth(rows, probability).flatten(0, 1).index_select(0, place)
+    p = probability.to(wide).clamp(_LEAST, 1 - _LEAST)
+    add = p[..., None] * values.to(wide)
+    first = values[:, :1].to(wide)  # (B, 1, D)
+    if previous is not None:
+        first = add[:, :1] + (1 - p[:, :1, None]) * previous.to(wide)[:, None]
+    keep = F.pad(1 - p[:, 1:], (1, 0))[:, : p.shape[1]]
+    return linear_recurrence(keep, torch.cat([first, add[:, 1:]], 1)).to(values.dtype)
+
+
+def _check_smooth(
+    values: Tensor, probability: Tensor, cu_seqlens: Tensor | None, previous: Tensor | None
+) -> None:
+    dims = 3 if cu_seqlens is None else 2
+    if values.dim() != dims or probability.shape != values.shape[:-1]:
+        raise ValueError(
+            "expected values (B, S, D) with probability (B, S), or packed (T, D) with (T,) and "
+            f"cu_seqlens; got {tuple(values.shape)} with {tuple(probability.shape)}"
+        )
+    if previous is not None and (dims == 2 or previous.shape != (len(values), values.shape[2])):
+        raise ValueError(
+            f"previous must be (B, D) and is for the padded layout, got {tuple(previous.shape)} "
+            f"for values {tuple(values.shape)}"
+        )
+
+
+def _pad_rows(
+    values: Tensor, probability: Tensor, cu_seqlens: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Packed (T, D) and (T,) as (B, S, D) and (B, S), and where each packed segment is in B S."""
+    lengths = cu_seqlens.diff().long()
+    size = longest_row(lengths)
+    row = torch.arange(len(lengths), device=values.device).repeat_interleave(lengths)
+    at = torch.arange(len(values), device=values.device) - cu_seqlens[:-1].long()[row]
+    place = row * size + at
+    padded = values.new_zeros(len(lengths) * size, values.shape[1]).index_copy(0, place, values)
+    chances = probability.new_ones(len(lengths) * size).index_copy(0, place, probability)
+    return padded.view(len(lengths), size, -1), chances.view(len(lengths), size), place
 
 
 def closed_segment_of(boundaries: Tensor) -> Tensor:

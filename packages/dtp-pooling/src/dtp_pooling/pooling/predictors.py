@@ -1,6 +1,6 @@
 """Boundary predictors: logits per token of a segment that ends there.
 
-B batch, L tokens, D width. Logits are float32, whatever the tokens' dtype or autocast.
+B batch, L tokens, D width. Logits are float32 under any autocast and for any narrower tokens.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class MLPPredictor(nn.Module):
         self, h: Tensor, lengths: Tensor | None = None, previous: Tensor | None = None
     ) -> Tensor:
         """(B, L) float32 logits of tokens (B, L, D); `lengths` and `previous` are ignored."""
-        with _without_autocast(h.device.type):
-            x = F.gelu(_linear_float32(self.hidden, h))
-            return _linear_float32(self.out, x).squeeze(-1)
+        with without_autocast(h.device.type):
+            x = F.gelu(wide_linear(self.hidden, h))
+            return wide_linear(self.out, x).squeeze(-1)
 
 
 class CosinePredictor(nn.Module):
@@ -45,16 +45,17 @@ class CosinePredictor(nn.Module):
     The probability is (1 - cos(q, k)) / 2, H-Net's routing (Hwang et al. 2025), kept within
     [1e-4, 1 - 1e-4]. Both projections start as the identity. A boundary closes a segment, so the
     pair that decides about token t is (t, t + 1), and the last token always closes; a causal model
-    decides by (t - 1, t), and the first token never closes.
+    decides by (t - 1, t), and the first token never closes, or always with `first_closes`.
 
     Args:
         width: D.
         causal: Decide about a token from it and the one before.
+        first_closes: Whether the first token of a causal text closes, as in H-Net.
     """
 
-    def __init__(self, width: int, causal: bool = False) -> None:
+    def __init__(self, width: int, causal: bool = False, first_closes: bool = False) -> None:
         super().__init__()
-        self.causal = causal
+        self.causal, self.first_closes = causal, first_closes
         self.query = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
         nn.init.eye_(self.query.weight)
@@ -80,14 +81,15 @@ class CosinePredictor(nn.Module):
             raise ValueError("previous is for causal scores; these decide by the next token")
         if previous is not None:
             h = torch.cat([previous[:, None], h], dim=1)
-        with _without_autocast(h.device.type):
-            query = _linear_float32(self.query, h[:, :-1])
-            key = _linear_float32(self.key, h[:, 1:])
+        with without_autocast(h.device.type):
+            query = wide_linear(self.query, h[:, :-1])
+            key = wide_linear(self.key, h[:, 1:])
             pairs = dissimilarity_logits(query, key)  # (B, L - 1)
         if previous is not None:
             return pairs
         if causal:
-            return F.pad(pairs, (1, 0), value=-_limit_logit())[:, : h.shape[1]]
+            limit = _limit_logit() if self.first_closes else -_limit_logit()
+            return F.pad(pairs, (1, 0), value=limit)[:, : h.shape[1]]
         logits = F.pad(pairs, (0, 1), value=_limit_logit())[:, : h.shape[1]]
         if lengths is None:
             return logits
@@ -112,21 +114,25 @@ def make_predictor(
 
 
 def dissimilarity_logits(a: Tensor, b: Tensor) -> Tensor:
-    """Logits of the probability (1 - cos(a, b)) / 2 along the last dimension, float32."""
-    cosine = F.cosine_similarity(a.float(), b.float(), dim=-1)
+    """Logits of the probability (1 - cos(a, b)) / 2 along the last dimension, at least float32."""
+    wide = torch.promote_types(a.dtype, torch.float32)
+    cosine = F.cosine_similarity(a.to(wide), b.to(wide), dim=-1)
     return -2 * torch.atanh(cosine.clamp(-_COSINE_LIMIT, _COSINE_LIMIT))
 
 
-def _without_autocast(device: str) -> AbstractContextManager[object]:
+def without_autocast(device: str) -> AbstractContextManager[object]:
+    """A context in which a device's autocast is off."""
     available = torch.amp.is_autocast_available(device)  # not on the meta device
     if available and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()  # which traced graphs do not show
 
 
-def _linear_float32(layer: nn.Linear, x: Tensor) -> Tensor:
-    bias = None if layer.bias is None else layer.bias.float()
-    return F.linear(x.float(), layer.weight.float(), bias)
+def wide_linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """What a linear layer gives (..., D), computed in at least float32."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    bias = None if layer.bias is None else layer.bias.to(wide)
+    return F.linear(x.to(wide), layer.weight.to(wide), bias)
 
 
 def _limit_logit() -> float:

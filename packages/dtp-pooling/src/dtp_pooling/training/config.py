@@ -21,6 +21,8 @@ class TrainingConfig:
         batch_size: Number of chunks of text per step.
         context: Number of characters per chunk.
         learning_rate: Peak learning rate of Adam.
+        part_rates: Factors of the learning rate for layers on tokens, on segments, and on segments
+            of segments; H-Net has higher ones for outer layers.
         warmup: Number of steps of linear warm-up, before a cosine decay to zero.
         clip: Gradient norm above which gradients are clipped.
         seed: Seed of initial weights, order of chunks, dropout and boundaries.
@@ -47,6 +49,7 @@ class TrainingConfig:
     batch_size: int = 8
     context: int = 2048
     learning_rate: float = 2.5e-4
+    part_rates: tuple[float, float, float] = (1.0, 1.0, 1.0)
     warmup: int = 4000
     clip: float = 0.25
     seed: int = 1111
@@ -78,5 +81,10 @@ class TrainingConfig:
         )
         rate = self.learning_rate
         require(0 < rate < math.inf, f"learning_rate must be above 0 and finite, got {rate}")
+        object.__setattr__(self, "part_rates", tuple(self.part_rates))
+        require(
+            all(0 <= factor < math.inf for factor in self.part_rates),
+            f"part_rates must be three numbers of at least 0, got {self.part_rates}",
+        )
         require(self.clip > 0, f"clip must be above 0, got {self.clip}")
         require(0 <= self.seed < 2**32, f"seed must be within 0 and 2**32 - 1, got {self.seed}")

@@ -91,7 +91,9 @@ class Trainer:
         if self.config.teacher is not None:
             self.teacher = read_model(Path(self.config.teacher), run.alphabet).to(device)
         self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=self.config.learning_rate, betas=(0.9, 0.999)
+            parameter_groups(self.model, self.config.part_rates),
+            lr=self.config.learning_rate,
+            betas=(0.9, 0.999),
         )
         self.steps_done = load_training_state(directory, self.model, self.optimizer)
         call_on_first_rank(lambda: rewind_metrics(directory, self.steps_done))
@@ -134,7 +136,7 @@ class Trainer:
         torch.manual_seed(seed + self.rank * 2**40)  # dropout of this step
         rate = learning_rate(config, step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("factor", 1.0)  # not in earlier checkpoints
         out, loss, distance = self._forward(step)
         objective = loss if distance is None else (loss + distance) / 2
         share = len(out.logits) / config.batch_size  # 1 in one process
@@ -257,6 +259,27 @@ class Trainer:
         plain = {name: float(value) for name, value in values.items()}
         tqdm.write(json.dumps({"step": self.steps_done, "kind": kind, **plain}), file=sys.stdout)
         sys.stdout.flush()
+
+
+def parameter_groups(
+    model: DynamicPoolingLM, factors: tuple[float, float, float]
+) -> list[dict[str, Any]]:
+    """Parameters of the layers on tokens, on segments and on segments of segments.
+
+    One group for all of them when the factors are the same. What cuts a sequence and leads back to
+    it belongs to the layers on that sequence.
+
+    Args:
+        model: The language model.
+        factors: Factor of the learning rate of each group.
+    """
+    if len(set(factors)) == 1:
+        return [{"params": list(model.parameters()), "factor": factors[0]}]
+    groups: list[dict[str, Any]] = [{"params": [], "factor": factor} for factor in factors]
+    for name, parameter in model.named_parameters():
+        depth = name.count("nested.") + ("shortened." in name)
+        groups[depth]["params"].append(parameter)
+    return [group for group in groups if group["params"]]
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:

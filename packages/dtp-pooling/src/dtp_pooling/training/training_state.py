@@ -60,7 +60,9 @@ def load_training_state(
     if newest.name in EARLIER_LAYOUT:
         return _load_earlier_layout(newest, model, optimizer)
     tensors, _ = read_checkpoint(newest)
-    places = {name: place for place, (name, _) in enumerate(model.named_parameters())}
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    ordered = [p for group in optimizer.param_groups for p in group["params"]]
+    places = {names[parameter]: place for place, parameter in enumerate(ordered)}
     moments: dict[int, dict[str, Tensor]] = {}
     state = optimizer.state_dict() | {"state": moments}
     try:
