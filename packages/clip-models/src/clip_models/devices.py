@@ -28,6 +28,11 @@ def choose_device(
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{setting} {name!r} cannot be used: {reason}; try cpu") from None
+        raise ConfigError(f"{setting} {name!r} cannot be used: {_reason(error)}; try cpu") from None
     return device
+
+
+def _reason(error: Exception) -> str:
+    """The first line of torch's message; of the list of all kinds of devices only the usual."""
+    text = str(error).splitlines()[0]
+    return "expected cpu, cuda, cuda:N, mps or auto" if text.startswith("Expected one of") else text

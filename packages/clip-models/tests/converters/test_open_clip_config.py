@@ -159,7 +159,7 @@ def test_siglip_towers_are_those_of_timm() -> None:
 
 
 def test_towers_that_open_clip_lacks() -> None:
-    with pytest.raises(ConfigError, match="no image tower of kind 'compact_resnet'"):
+    with pytest.raises(ConfigError, match="of kind 'compact_resnet'; of ours it has 'vit' and"):
         to_open_clip(get_config("Compact-32"))
     small = get_config("ViT-B-16-SigLIP")
     vision = dataclasses.replace(small.vision, map_num_heads=6)

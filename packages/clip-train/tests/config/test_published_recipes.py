@@ -246,6 +246,7 @@ def reduced(config: Config, shapes: Path) -> Config:
     }
     return dataclasses.replace(
         config,
+        needs=(),  # a phase that starts from the weights of the last is tried from scratch
         **{
             name: dataclasses.replace(getattr(config, name), **values)
             for name, values in changes.items()

@@ -17,4 +17,6 @@ def choose_device(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
+        if reason.startswith("Expected one of"):  # and then torch's list of all kinds of devices
+            reason = "expected cpu, cuda, cuda:N, mps or auto"
         raise ValueError(f"--device {name!r} cannot be used: {reason}; try cpu") from None

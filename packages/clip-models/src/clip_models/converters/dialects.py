@@ -19,6 +19,8 @@ from clip_models.converters.hugging_face_config import to_hugging_face_config
 from clip_models.converters.renaming import Rule, rename
 from clip_models.errors import CheckpointError, ConfigError
 
+TOWERS = {"openai": ("vit", "modified_resnet"), "clipa": ("vit",), "corenet": ("vit",)}
+"""Kinds of image towers that a dialect without configs has."""
 _CLIPS = (
     ("text.token_embedding.weight", "visual."),
     ("token_embedding.weight", "visual."),
@@ -124,6 +126,12 @@ def from_native(
         return open_clip.from_native(state, config)
     if dialect == "hugging-face":
         to_hugging_face_config(config)
+    known = TOWERS.get(dialect, ())
+    if known and config.vision.kind not in known:
+        raise ConfigError(
+            f"{dialect} has no such model: its image towers are of kind {' or '.join(known)}, and "
+            f"this one is {config.vision.kind}"
+        )
     try:
         if dialect == "openai":
             require_same(config, openai.infer_config(state), "OpenAI's CLIP")

@@ -100,7 +100,10 @@ def to_hugging_face_config(config: CLIPConfig) -> dict[str, Any]:
     """
     vision, text = config.vision, config.text
     if not isinstance(vision, ViTConfig):
-        raise ConfigError(f"transformers has no CLIP with a {vision.kind} tower")
+        raise ConfigError(
+            f"transformers has no CLIP with a {vision.kind} tower; it has those of kind 'vit', and "
+            "open_clip (--to open-clip) those of kind 'modified_resnet' too"
+        )
     siglip = vision.readout == "map"
     is_largest = text.eot_token_id is None and text.end_token_id == text.vocab_size - 1
     kind = ("siglip2" if vision.native else "siglip") if siglip else "clip"

@@ -284,7 +284,10 @@ def _write_vision(config: CLIPConfig) -> dict[str, Any]:
             "patch_size": None,
         }
     if not isinstance(vision, ViTConfig):
-        raise ConfigError(f"open_clip has no image tower of kind {vision.kind!r}")
+        raise ConfigError(
+            f"open_clip has no image tower of kind {vision.kind!r}; of ours it has 'vit' and "
+            "'modified_resnet'"
+        )
     if vision.readout == "map":
         return to_timm_siglip(vision)
     heads = vision.layers()[0].num_heads if vision.num_layers else 1

@@ -141,8 +141,9 @@ class DataConfig:
         require(0 <= self.holdout < 1, f"holdout must be in [0, 1), got {self.holdout}")
         require(
             not self.holdout or not (self.val_specs or self.order == "stream"),
-            "holdout goes neither with val nor with order 'stream': set data.holdout to 0, got "
-            f"holdout {self.holdout}, val {self.val!r}, order {self.order!r}",
+            "holdout goes neither with val nor with order 'stream': set data.holdout to 0, or "
+            f"data.val to '' and data.order to 'exact'; got holdout {self.holdout}, val "
+            f"{self.val!r}, order {self.order!r}",
         )
         require_at_least(1, self, "shuffle_streams", "shuffle_buffer", "prefetch")
         require_at_least(0, self, "workers", "max_faults")

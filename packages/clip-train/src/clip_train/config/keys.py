@@ -22,13 +22,19 @@ from clip_train.config.run import Config
 
 SHORT_NAMES = {
     "batch_size": "train.batch_size",
+    "data": "data.train",
     "device": "train.device",
     "epochs": "train.epochs",
+    "image_root": "data.image_root",
     "lr": "optim.lr",
+    "model": "model.name",
     "precision": "train.precision",
+    "pretrained": "model.pretrained",
     "samples": "train.samples",
     "seed": "train.seed",
     "steps": "train.steps",
+    "train_data": "data.train",
+    "val_data": "data.val",
     "warmup": "optim.warmup_steps",
     "weight_decay": "optim.weight_decay",
     "wd": "optim.weight_decay",
@@ -102,6 +108,11 @@ def unknown_key(name: str) -> ConfigError:
     """The error for an unknown key, which names the nearest one."""
     keys = config_keys()
     section, _, last = name.rpartition(".")
+    of_section = [key for key in keys if key.startswith(f"{name}.")]
+    if of_section:
+        return ConfigError(
+            f"{name!r} is a section of keys, such as {', '.join(of_section[:3])}; set one of them"
+        )
     same = [key for key in keys if key.rpartition(".")[2] == last]
     depth = min((key.count(".") for key in same), default=0)
     same = [key for key in same if key.count(".") == depth]  # not those of a section's parts

@@ -56,6 +56,17 @@ def load_config(preset_or_path: str) -> Config:
     """
     path = Path(preset_or_path)
     is_name = not path.suffix and path.name == preset_or_path
+    if path.is_dir() and preset_or_path not in list_presets():
+        has_run = (path / "config.toml").is_file()
+        raise ConfigError(
+            f"{path} is a directory; expected a preset or a TOML file"
+            + (
+                f"; `clip-train resume {path}` continues a run, and --model.pretrained {path} "
+                "starts from its weights"
+                if has_run
+                else "; data is named by --data.train"
+            )
+        )
     if is_name and not path.is_file():
         return parse_config(preset_text(preset_or_path), source=preset_or_path)
     try:

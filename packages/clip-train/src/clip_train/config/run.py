@@ -111,6 +111,8 @@ class Config:
 
     description: str = ""
     """Description of the run, shown by `clip-train presets`."""
+    needs: tuple[str, ...] = ()
+    """Keys without which a run does not start, such as `model.pretrained` for a fine-tuning."""
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -125,8 +127,11 @@ class Config:
     def __post_init__(self) -> None:
         for name, unit in itertools.product(("eval", "checkpoint", "log"), ("steps", "samples")):
             every = getattr(getattr(self, name), f"every_{unit}")
+            remedy = f"; --{name}.every_{unit} None leaves it to the end of the run"
+            remedy = "" if name == "log" else remedy
             require(
-                every is None or every >= 1, f"{name}.every_{unit} must be positive, got {every}"
+                every is None or every >= 1,
+                f"{name}.every_{unit} must be positive, got {every}{remedy}",
             )
         require(
             not (self.data.cache_images and self.augment.kind == "random_resized_crop"),

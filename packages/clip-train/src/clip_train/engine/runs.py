@@ -62,6 +62,7 @@ def train(
             holds checkpoints.
         RunInUseError: Another process writes to `out`.
     """
+    check_needs(config)
     config = for_overfitting(with_absolute_paths(config))
     with terminating_as_interrupt(), open_run_backend(config) as backend:
         run_on_first_rank(backend, lambda: _check_out(config, out, overwrite=overwrite))
@@ -185,6 +186,7 @@ def reopen_data(
 
 def dry_run(config: Config) -> tuple[RunComponents, Batch]:
     """Build everything and read the first batch; nothing is written, no image cached."""
+    check_needs(config)
     config = for_overfitting(config)
     config = replace(config, data=replace(config.data, cache_images=False))
     with open_run_backend(config) as backend:
@@ -194,6 +196,24 @@ def dry_run(config: Config) -> tuple[RunComponents, Batch]:
         components = build_components(data, backend, pretrained=pretrained)
         Trainer(RunDirectory(Path(), writes=False), components, progress=False)
         return components, data.make_reader()[0]
+
+
+def check_needs(config: Config) -> None:
+    """Refuse a config that lacks what it says that it needs.
+
+    Raises:
+        ConfigError: A key of `needs` is empty.
+    """
+    for key in config.needs:
+        value: Any = config
+        for name in key.split("."):
+            value = getattr(value, name, None)
+        if not value:
+            example = "DIR, hf-hub:ORG/NAME, …" if key == "model.pretrained" else "VALUE"
+            raise ConfigError(
+                f"this recipe needs {key}, which is not set: --{key} {example}; --needs without "
+                "a value starts without"
+            )
 
 
 def load_initial_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from clip_models.config import (
     from_dict,
     get_preprocess_config,
     get_pretrained_repository,
+    nearest,
     to_dict,
 )
 from clip_models.files import load_config
@@ -42,6 +44,8 @@ def resolve_model(model: ModelConfig) -> CLIPConfig:
         ConfigError: The name is not registered, the directory has no config that can be read, or a
             tower has no such field or value.
     """
+    if model.name not in list_models() and Path(model.name or "-").is_dir():
+        raise ConfigError(f"model.name {model.name!r} is a directory; give it as model.pretrained")
     if model.name or not model.pretrained:
         return _with_towers(get_config(model.name or DEFAULT_MODEL), model)
     try:
@@ -63,6 +67,7 @@ def load_pretrained(model: ModelConfig) -> tuple[CLIP, PreprocessConfig]:
         CheckpointError: The weights cannot be read, or do not fit.
     """
     if model.name:
+        check_weights(model.pretrained, "model.pretrained", name=model.name)
         config = _fit_weights(model.pretrained, resolve_model(model))
         made = create_model_and_transforms(config, _find_published(model))
         if Path(model.pretrained).is_file():  # which says nothing about the images
@@ -101,7 +106,31 @@ def load_saved(source: str, key: str, name_key: str) -> ModelAndTransforms:
             f"{key} {source!r} is a model's name, without weights; give the name as {name_key} "
             f"and weights as {key}"
         )
+    check_weights(source, key)
     return create_model_and_transforms(source)
+
+
+def check_weights(source: str, key: str, *, name: str = "") -> None:
+    """Refuse weights that are nowhere, before their model is made.
+
+    Args:
+        source: The value of `key`.
+        key: For messages.
+        name: The model's name, if one was given; its tags are weights too.
+
+    Raises:
+        ConfigError: There is no such file, directory or tag.
+    """
+    tags = [tag for model, tag in list_pretrained(name) if model == name] if name else []
+    if source in tags or Path(source).exists() or source.startswith("hf-hub:"):
+        return
+    hint = "expected a model directory or hf-hub:ORG/NAME"
+    hint += f", or for {name} a weight file" if name else ", or with model.name a weight file"
+    if tags:
+        hint += f" or one of open_clip's tags{nearest(source, tags)}"
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
+        hint = f"a repository of the hub is written hf-hub:{source}"
+    raise ConfigError(f"{key} {source!r}: there is no such file or directory; {hint}")
 
 
 def _fit_weights(pretrained: str, config: CLIPConfig) -> CLIPConfig:
