@@ -82,21 +82,11 @@ def test_one_line_says_what_to_type(
 
 
 def test_what_everybody_types_is_understood() -> None:
-    words = [
-        "--model",
-        "ViT-S-16",
-        "--pretrained",
-        "a.pt",
-        "--train-data",
-        "x",
-        "--val-data",
-        "y",
-        "--image-root",
-        "z",
-    ]
+    words = ["--model", "ViT-S-16", "--pretrained", "a.pt", "--train-data", "x"]
+    words += ["--val-data", "y", "--image-root", "z"]
     config = apply_flags(load_config("shapes"), words)
     assert (config.model.name, config.model.pretrained) == ("ViT-S-16", "a.pt")
-    assert (config.data.train, config.data.val, config.data.image_root) == ("x", "y", "z")
+    assert (config.data.train, config.data.val, config.data.image_root) == ("x", ("y",), "z")
     assert apply_flags(config, ["--data", "csv:t.csv"]).data.train == "csv:t.csv"
 
 

@@ -79,7 +79,11 @@ def test_the_recipe_of_cifar_is_the_reference_s() -> None:
     assert Preprocess(found).normalize(pixels)[0, 0, 0].tolist() == [-1.0, 1.0]
 
 
-def test_a_tag_of_open_clip_is_a_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tag_of_open_clip_is_a_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/other").mkdir(parents=True)
     asked: list[object] = []
 
     def record(config: CLIPConfig, pretrained: object) -> None:
