@@ -4,7 +4,7 @@
     python examples/ablations.py --train … --costs
     python examples/ablations.py --table
 
-Each recipe is a set of flags for the preset `cifar10-cpu`, trained with `clip-train` on one thread.
+Each recipe is a set of flags for the preset `cifar10-compact`, trained with `clip-train` on one thread.
 A short run measures the seconds per step of a recipe, from which the number of steps in the budget
 follows; startup and evaluation do not count. Measure these on an otherwise idle machine, with
 `--costs`; training itself may then share the machine. A tenth of the steps is warmup. Results are
@@ -179,7 +179,7 @@ def train(directory: Path, flags: tuple[str, ...], steps: int) -> list[dict]:
     """Train on one thread; the rows of metrics.jsonl."""
     shutil.rmtree(directory, ignore_errors=True)
     script = Path(sys.executable).with_name("clip-train")
-    command = [str(script), "run", "cifar10-cpu", *flags, f"--train.steps={steps}"]
+    command = [str(script), "run", "cifar10-compact", *flags, f"--train.steps={steps}"]
     command += ["--data.cache_images=False", f"--optim.warmup_steps={steps // 10}"]
     command += ["--eval.every_steps=1000000", "--out", str(directory)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -57,15 +57,15 @@ def test_presets_are_listed_and_printed(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_plan_prints_the_cost(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "plan", "cifar10-cpu", "--num-samples", "50000")
+    code, out, _ = run(capsys, "plan", "cifar10-compact", "--num-samples", "50000")
     assert code == 0
-    assert "cifar10-cpu" in out.splitlines()[2]
-    code, out, _ = run(capsys, "plan", "cifar10-cpu", "--num-samples", "50000", "--json")
+    assert "cifar10-compact" in out.splitlines()[2]
+    code, out, _ = run(capsys, "plan", "cifar10-compact", "--num-samples", "50000", "--json")
     assert code == 0
     (found,) = json.loads(out)
-    assert (found["name"], round(found["pairs"])) == ("cifar10-cpu", 300_000)
+    assert (found["name"], round(found["pairs"])) == ("cifar10-compact", 300_000)
     assert found["training_flops"] == pytest.approx(3e5 * found["pair"]["training_flops"])
-    code, _, err = run(capsys, "plan", "cifar10-cpu")
+    code, _, err = run(capsys, "plan", "cifar10-compact")
     assert code == 2
     assert_one_line(err, "6 epochs", "--num-samples N")
     code, _, err = run(capsys, "plan", "cifar10-cpu", "--accelerators", "0")

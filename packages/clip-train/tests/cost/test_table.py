@@ -22,9 +22,9 @@ SMALL = CLIPConfig(
 
 def test_table_of_a_preset_in_epochs() -> None:
     accelerators = Accelerators()
-    run = plan_run("cifar10-cpu", accelerators, num_samples=50_000)
+    run = plan_run("cifar10-compact", accelerators, num_samples=50_000)
     table = cost_table([run, run], accelerators)
-    assert "cifar10-cpu" in table
+    assert "cifar10-compact" in table
     assert table.splitlines()[4].split()[0] == "all"
     assert run.run.training_flops == pytest.approx(run.pair.training_flops * 6 * 50_000)
     with pytest.raises(ConfigError, match="--num-samples"):

@@ -357,7 +357,6 @@ class WhitenedCNNConfig(ImageSides):
     dirac: bool = True
     norm_scale: bool = False
     norm_momentum: float = 0.4
-    norm_eps: float = 1e-12
 
     def __post_init__(self) -> None:
         normalize_size(self, "image_size")
@@ -369,10 +368,6 @@ class WhitenedCNNConfig(ImageSides):
         require(
             is_number(self.norm_momentum) and 0 < self.norm_momentum <= 1,
             f"norm_momentum must be in (0, 1], got {self.norm_momentum!r}",
-        )
-        require(
-            is_number(self.norm_eps) and 0 < self.norm_eps < math.inf,
-            f"norm_eps must be a positive number, got {self.norm_eps!r}",
         )
         require(
             min(self.image_sides) >= self.smallest_image,

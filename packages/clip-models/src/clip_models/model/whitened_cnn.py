@@ -34,8 +34,9 @@ class WhitenedCNN(nn.Module):
     """Images to features: whitened patches, pairs of convolutions, the maximum over positions.
 
     The network of Jordan 2024 ("94% on CIFAR-10 in 3.29 Seconds on a Single GPU", section 3), with
-    a linear map to the embedding space. Deviation: the whitening has no trained bias, so that its
-    backward pass is not computed.
+    a linear map to the embedding space. Deviations: the whitening has no trained bias, so that its
+    backward pass is not computed, and norms have torch's epsilon, 1e-5 instead of 1e-12, with which
+    batches of one color have a finite gradient.
     """
 
     def __init__(self, config: WhitenedCNNConfig, embed_dim: int) -> None:
@@ -92,7 +93,7 @@ def _make_convolution(in_channels: int, out_channels: int, config: WhitenedCNNCo
 
 
 def _make_norm(channels: int, config: WhitenedCNNConfig) -> nn.BatchNorm2d:
-    norm = nn.BatchNorm2d(channels, eps=config.norm_eps, momentum=config.norm_momentum)
+    norm = nn.BatchNorm2d(channels, momentum=config.norm_momentum)
     if not config.norm_scale:
         norm.weight.requires_grad_(False)
     return norm
