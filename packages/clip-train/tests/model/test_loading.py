@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,18 @@ def test_fields_and_tables_are_merged() -> None:
 def test_another_kind_starts_from_its_own_defaults() -> None:
     config = resolve_model(ModelConfig(name="ViT-B-16", vision={"kind": "compact_resnet"}))
     assert config.vision == CompactResNetConfig()
+
+
+def test_a_new_model_starts_with_the_given_scale(tmp_path: Path) -> None:
+    config = resolve_model(ModelConfig(name="Compact-32", logit_scale=50.0))
+    assert config.init_logit_scale == pytest.approx(math.log(50))
+    named = resolve_model(ModelConfig(name="Compact-32"))
+    assert named.init_logit_scale == get_config("Compact-32").init_logit_scale
+    for values in ({"logit_scale": 101.0}, {"logit_scale": 50.0, "pretrained": str(tmp_path)}):
+        with pytest.raises(ConfigError, match="logit_scale is that of a new model, and at most"):
+            ModelConfig(**values)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="logit_scale must be positive"):
+        ModelConfig(logit_scale=0.0)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,9 @@ class ModelConfig:
     `pooling`."""
     text: dict[str, Any] = field(default_factory=dict)
     """Fields of the text tower to replace, such as `context_length`."""
+    logit_scale: float | None = None
+    """Initial factor on cosine similarities (inverse temperature) of a new model, at most 100; None
+    for that of the registered model."""
     preprocess: dict[str, Any] = field(default_factory=dict)
     """Fields of the preprocessing to replace: `mean`, `std`, `interpolation`, `resize_mode`."""
     pretrained: str = ""
@@ -43,7 +46,12 @@ class ModelConfig:
     alike."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "whitening_images")
+        require_positive(self, "whitening_images", "logit_scale")
+        require(
+            self.logit_scale is None or (self.logit_scale <= 100 and not self.pretrained),
+            "logit_scale is that of a new model, and at most 100; leave it out with pretrained, "
+            f"got {self.logit_scale} and pretrained {self.pretrained!r}",
+        )
         for tower in ("image", "text"):
             groups = getattr(self, f"unlocked_{tower}_groups")
             require(

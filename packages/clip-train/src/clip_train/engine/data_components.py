@@ -193,7 +193,9 @@ def _add_logit_bias(config: Config, clip_config: CLIPConfig) -> CLIPConfig:
             f"loss.kind 'sigmoid' needs a model with a logit bias, and {config.model.pretrained} "
             "has none; start from weights that have one, or without model.pretrained"
         )
-    return replace(clip_config, init_logit_scale=math.log(10), init_logit_bias=-10.0)
+    given = config.model.logit_scale is not None
+    scale = clip_config.init_logit_scale if given else math.log(10)
+    return replace(clip_config, init_logit_scale=scale, init_logit_bias=-10.0)
 
 
 def _total_steps(config: Config, plan: SamplePlan) -> int:

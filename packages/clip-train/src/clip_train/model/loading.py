@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -145,13 +146,18 @@ def _fit_weights(pretrained: str, config: CLIPConfig) -> CLIPConfig:
 
 
 def _with_towers(config: CLIPConfig, model: ModelConfig) -> CLIPConfig:
-    """Tables are merged key by key; a tower of another `kind` starts from that kind's defaults."""
+    """The config with the settings of its towers, and the scale of its logits.
+
+    Tables are merged key by key; a tower of another `kind` starts from that kind's defaults.
+    """
     values = config.to_dict()
     for tower, settings in (("vision", model.vision), ("text", model.text)):
         base: Mapping[str, Any] = values[tower]
         if settings.get("kind", base.get("kind")) != base.get("kind"):
             base = {}
         values[tower] = merge(base, settings)
+    if model.logit_scale is not None:
+        values["init_logit_scale"] = math.log(model.logit_scale)
     return from_dict(CLIPConfig, values, where="model")
 
 
