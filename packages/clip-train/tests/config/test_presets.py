@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tomli_w
 from clip_models import ConfigError, get_config
-from clip_models.config import from_dict, to_dict
+from clip_models.config import WhitenedCNNConfig, from_dict, to_dict
 from clip_train import Config, list_presets, load_config
 from clip_train.config.presets import preset_text
 from clip_train.logs.run_directory import RunDirectory
@@ -16,7 +17,7 @@ from clip_train.model.loading import resolve_model
 
 
 def test_documented_presets_exist() -> None:
-    assert {"shapes", "shapes-tiny", "cifar10", "cifar10-cpu"} <= set(list_presets())
+    assert {"shapes", "shapes-tiny", "cifar10", "cifar10-94", "cifar10-cpu"} <= set(list_presets())
 
 
 @pytest.mark.parametrize("name", list_presets())
@@ -39,6 +40,30 @@ def test_the_reference_preset_is_the_published_recipe() -> None:
     assert config.optim.schedule == "cosine"
     assert (config.train.epochs, config.train.batch_size, config.train.seed) == (50, 32, 42)
     assert len(config.data.templates) == 5
+
+
+def test_the_fast_presets_are_one_recipe_of_two_lengths() -> None:
+    """Jordan 2024: whitening, Muon, linear decay, alternating flips, 2 px, smoothing of 0.2."""
+    short, long = load_config("cifar10-cpu"), load_config("cifar10-94")
+    assert long == replace(
+        short,
+        description=long.description,
+        train=replace(short.train, epochs=long.train.epochs),
+        eval=long.eval,
+        checkpoint=long.checkpoint,
+    )
+    assert (short.eval.views, long.eval.views) == ("single", "mirror_shift")
+    assert short.train.epochs is not None
+    assert long.train.epochs is not None
+    assert short.train.epochs < long.train.epochs
+    vision = resolve_model(short.model).vision
+    assert isinstance(vision, WhitenedCNNConfig)
+    assert (vision.stem, vision.dirac, vision.norm_scale) == ("whitening", True, False)
+    assert (vision.norm_momentum, vision.whitening_size) == (0.4, 2)
+    optim, augment = short.optim, short.augment
+    assert (optim.convolutions.name, optim.convolutions.momentum) == ("muon", 0.6)
+    assert (optim.schedule, optim.final_lr, short.loss.label_smoothing) == ("linear", 0.0, 0.2)
+    assert (augment.kind, augment.pad, augment.flip_choice) == ("shift", 2, "alternating")
 
 
 def test_a_file_extends_a_preset(tmp_path: Path) -> None:

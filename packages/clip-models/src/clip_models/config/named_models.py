@@ -340,11 +340,6 @@ _OTHERS = {
     ),
     "Whitened-32": CLIPConfig(
         embed_dim=128,
-        vision=WhitenedCNNConfig(image_size=32, widths=(32, 128, 128)),
-        text=TextConfig(width=128, num_layers=2, num_heads=4, context_length=32),
-    ),
-    "Whitened-32-L": CLIPConfig(
-        embed_dim=256,
         vision=WhitenedCNNConfig(image_size=32, widths=(64, 256, 256)),
         text=TextConfig(width=128, num_layers=2, num_heads=4, context_length=32),
     ),
