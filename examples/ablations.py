@@ -4,7 +4,7 @@
     python examples/ablations.py --train … --costs
     python examples/ablations.py --table
 
-Each recipe is a set of flags for the preset `cifar10-compact`, trained with `clip-train` on one thread.
+Each recipe is a set of flags for the preset `cifar10-compact`, on one thread with `clip-train`.
 A short run measures the seconds per step of a recipe, from which the number of steps in the budget
 follows; startup and evaluation do not count. Measure these on an otherwise idle machine, with
 `--costs`; training itself may then share the machine. A tenth of the steps is warmup. Results are
