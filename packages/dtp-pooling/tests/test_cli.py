@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -442,6 +443,13 @@ def test_segments_are_drawn(tmp_path, capsys) -> None:
     assert json.loads(capsys.readouterr().out)["segments"] == ["two ", "three "]
     call("segments", run, data, "--length", 24, "--out", page, *CPU)
     assert page.read_text().count("<span ") >= 4
+    assert page.read_text().count("<text ") == 24
+    picture = page.with_suffix(".svg")
+    call("segments", run, data, "--split", "all", "--length", 24, "--out", picture, *CPU)
+    root = ElementTree.fromstring(picture.read_text(encoding="utf-8"))
+    drawn = "".join(node.text for node in root.iter("{http://www.w3.org/2000/svg}text"))
+    assert drawn == "one two three four five "
+    assert len(list(root.iter("{http://www.w3.org/2000/svg}line"))) == 4
     assert "already exists" in refuse(capsys, "segments", run, data, "--out", page, *CPU)
     message = refuse(capsys, "segments", run, data, "--start", "999999", *CPU)
     assert "expected a part of the text" in message

@@ -155,7 +155,12 @@ def _add_segments(commands: Any) -> None:
     add("--start", type=int, default=0, metavar="N", help=start)
     length = "number of characters (default: 400)"
     add("--length", type=_count, default=400, metavar="N", help=length)
-    add("--out", type=Path, metavar="FILE", help="HTML page to write instead of the terminal")
+    add(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="page (.html) or picture (.svg) to write instead of the terminal",
+    )
     add("--overwrite", action="store_true", help="replace an existing page")
     add("--quantize", **_QUANTIZE)
     add("--device", **_DEVICE)

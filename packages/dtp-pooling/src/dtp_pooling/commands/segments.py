@@ -7,8 +7,12 @@ import html
 import json
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from dtp_pooling.commands.evaluation import load_model, read_part
-from dtp_pooling.language_model.segments import find_segments
+from dtp_pooling.language_model.segment_drawing import draw_svg
+from dtp_pooling.language_model.segments import find_cuts
+from dtp_pooling.training.alphabet import Alphabet
 from dtp_pooling.training.run_directory import read_run, replace_file
 
 COLORS = ("#cfe8ff", "#ffe3b8", "#d6f5d0", "#f4d6f0")
@@ -22,8 +26,9 @@ span {{ border-radius: 3px; padding: 2px 0 }}
 <h1>{title}</h1>
 <div>{summary}</div>
 <p>{text}</p>
-</html>
+{picture}</html>
 """
+MARKS = ("", "|", "‖")
 
 
 def segments(options: argparse.Namespace) -> None:
@@ -34,23 +39,34 @@ def segments(options: argparse.Namespace) -> None:
     text, split = read_part(options, run)
     ids = run.alphabet.encode(text)
     end = min(len(ids), options.start + options.length)
-    found = find_segments(
+    cuts = find_cuts(
         *(load_model(options, run), ids, options.start, end),
         window=run.config.evaluation_window,
         stride=run.config.evaluation_stride,
     )
-    parts = [run.alphabet.decode(ids[first:last]) for first, last in found]
+    firsts = [place for place, level in enumerate(cuts.levels) if level or not place]
+    ids = ids[options.start : end]
+    parts = [run.alphabet.decode(part) for part in ids.tensor_split(firsts[1:])]
     if options.json:
         print(json.dumps({"segments": parts, "split": split, "start": options.start}))
         return
     summary = describe(parts, run.config.model.boundaries.kind)
     if options.out is None:
-        print("|".join(parts))
+        marked = zip(firsts, parts, strict=True)
+        print("".join(MARKS[cuts.levels[first]] + part for first, part in marked))
         print(summary)
         return
     title = f"Segments of {options.data.name} by {options.run.name}"
-    replace_file(options.out, draw(parts, title, summary).encode())
+    picture = draw_svg(list_symbols(ids, run.alphabet), cuts)
+    is_picture = options.out.suffix == ".svg"
+    page = picture if is_picture else draw(parts, title, summary, picture)
+    replace_file(options.out, page.encode())
     print(f"{summary}\nwrote {options.out}")
+
+
+def list_symbols(ids: Tensor, alphabet: Alphabet) -> list[str]:
+    """What to show for each id; bytes that are no ASCII character are a replacement character."""
+    return [alphabet.decode(one) for one in ids.split(1)]
 
 
 def describe(parts: Sequence[str], kind: str) -> str:
@@ -63,10 +79,15 @@ def describe(parts: Sequence[str], kind: str) -> str:
     )
 
 
-def draw(parts: Sequence[str], title: str, summary: str) -> str:
-    """A page that needs no other file, with neighboring segments in different colors."""
+def draw(parts: Sequence[str], title: str, summary: str, picture: str) -> str:
+    """A page that needs no other file, with neighboring segments in different colors.
+
+    Below is the picture, an SVG, of the probability of each boundary.
+    """
     spans = [
         f'<span style="background: {COLORS[number % len(COLORS)]}">{html.escape(part)}</span>'
         for number, part in enumerate(parts)
     ]
-    return PAGE.format(title=html.escape(title), summary=html.escape(summary), text="".join(spans))
+    return PAGE.format(
+        title=html.escape(title), summary=html.escape(summary), text="".join(spans), picture=picture
+    )
