@@ -16,10 +16,13 @@ from dtp_pooling import (
 )
 from dtp_pooling.pooling.noise import row_keys
 from dtp_pooling.pooling.splitmix64 import hashed_uniform
+from dtp_pooling.towers import boundary_choice
+from dtp_pooling.towers import token_pooling as pooling_module
 
 D = 8
-ALL = ["top_k", "gumbel", "fixed", "random", "dissimilarity"]
-CAUSAL = ["gumbel", "fixed", "random"]
+ALL = ["top_k", "gumbel", "routing", "fixed", "random", "dissimilarity"]
+CAUSAL = ["gumbel", "routing", "fixed", "random"]
+BLENDED = {"smooth": True, "confidence": True}
 
 
 def images(batch: int = 3, patches: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,7 +78,7 @@ def test_images_are_pooled_into_means_with_the_class_token_first(kind, order):
     assert (out.segment_of[:, 0] == 0).all()
     assert torch.equal(out.tokens[:, 0], tokens[:, 0])
     assert (out.record["counts"][:, 0] == 1).all()
-    if kind != "gumbel":
+    if kind not in ("gumbel", "routing"):
         assert out.tokens.shape == (3, 5, D)
         assert out.mask is None
         assert out.loss == 0
@@ -139,10 +142,13 @@ def test_captions_keep_the_end_token_apart_and_drop_padding(kind):
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("kind", ALL)
-def test_row_does_not_depend_on_batch_mates_or_padding(kind, training):
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [*((kind, {}) for kind in ALL), *((kind, BLENDED) for kind in ("top_k", "gumbel", "routing"))],
+)
+def test_row_does_not_depend_on_batch_mates_or_padding(kind, settings, training):
     tokens, mask, apart = captions()
-    module = build(kind, rate=0.4).train(training)
+    module = build(kind, rate=0.4, **settings).train(training)
     noise = drawn(3, range(4), 15)
     together = module(tokens, mask, apart, uniform=noise)
     losses = []
@@ -166,10 +172,13 @@ def test_row_does_not_depend_on_batch_mates_or_padding(kind, training):
 
 
 @pytest.mark.parametrize("scores", ["mlp", "cosine"])
-@pytest.mark.parametrize("kind", CAUSAL)
-def test_causal_segments_do_not_depend_on_later_content(kind, scores):
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [*((kind, {}) for kind in CAUSAL), ("gumbel", BLENDED), ("routing", BLENDED)],
+)
+def test_causal_segments_do_not_depend_on_later_content(kind, settings, scores):
     tokens, mask, apart = captions()
-    module = build(kind, rate=0.4, scores=scores, evaluation="pattern")
+    module = build(kind, rate=0.4, scores=scores, evaluation="pattern", **settings)
     before = module(tokens, mask, apart, causal=True)
     for t in range(2, 14):
         changed = tokens.clone()
@@ -220,9 +229,54 @@ def test_a_row_s_numbers_give_it_the_same_segments_in_any_batch(kind):
     assert torch.equal(again.segment_of, together.segment_of[other])
 
 
+@pytest.mark.parametrize("kind", ["top_k", "gumbel", "routing"])
+@pytest.mark.parametrize("training", [False, True])
+def test_unsure_segments_are_blended_as_in_the_loop(kind, training):
+    tokens, mask, apart = captions()
+    settings = {"rate": 0.4, "scores": "cosine"}
+    numbers = drawn(3, range(4), 15)
+    plain = build(kind, **settings).train(training)(tokens, mask, apart, uniform=numbers)
+    blended = build(kind, **settings, **BLENDED).train(training)
+    out = blended(tokens, mask, apart, uniform=numbers)
+    assert torch.equal(out.segment_of, plain.segment_of)
+    p = blended.scores(tokens, mask.sum(1)).sigmoid()
+    checked = 0
+    for row in range(4):
+        end = int(mask[row].sum()) - 1  # the end token: before it a boundary is forced
+        value = plain.tokens[row, 0]
+        for segment in range(int(plain.mask[row].sum())):
+            first = int((plain.segment_of[row] == segment).nonzero()[0])
+            if segment and first == end:
+                value = plain.tokens[row, segment]
+            elif segment:
+                chance = p[row, first - 1]  # of the boundary between the two
+                value = chance * plain.tokens[row, segment] + (1 - chance) * value
+                checked += 1
+            torch.testing.assert_close(out.tokens[row, segment], value, rtol=0, atol=1e-5)
+        assert torch.equal(out.tokens[row, segment], tokens[row, end])  # as it was
+    assert checked > 3
+    assert out.tokens[~out.mask].abs().sum() == 0
+
+
+@pytest.mark.parametrize("part", ["smooth", "confidence"])
+@pytest.mark.parametrize("kind", ["top_k", "gumbel", "routing"])
+def test_each_part_alone_lets_the_task_reach_the_probabilities(kind, part, monkeypatch):
+    tokens, apart = images()
+    module = build(kind, rate=0.4, scores="cosine", **{part: True}).train()
+    numbers = drawn(0, range(3))
+    detached = boundary_choice.choose_boundaries
+
+    def choose(*arguments):
+        return detached(*arguments).detach()  # no gradient through the boundaries themselves
+
+    monkeypatch.setattr(pooling_module, "choose_boundaries", choose)
+    module(tokens, keep_apart=apart, uniform=numbers).tokens.pow(3).sum().backward()
+    assert all(p.grad.abs().max() > 0 for p in module.scores.parameters())
+
+
 @pytest.mark.parametrize("order", ["raster", "hilbert"])
 @pytest.mark.parametrize("scores", ["mlp", "cosine"])
-@pytest.mark.parametrize("kind", ["top_k", "gumbel"])
+@pytest.mark.parametrize("kind", ["top_k", "gumbel", "routing"])
 def test_task_gradient_reaches_the_scores_and_the_tokens(kind, scores, order):
     tokens, apart = images()
     module = build(kind, scores=scores, order=order).train()
@@ -379,6 +433,9 @@ def test_grid_orders_are_for_whole_images():
         {"kind": "merge"},
         {"rate": 0.0},
         {"kind": "gumbel", "rate": 1.0},
+        {"kind": "routing", "rate": 1.0},
+        {"kind": "fixed", "smooth": True},
+        {"kind": "dissimilarity", "confidence": True},
         {"temperature": 0.0},
         {"hidden": -1},
     ],
@@ -389,7 +446,7 @@ def test_wrong_settings_are_refused(settings):
 
 
 @pytest.mark.parametrize("order", ["raster", "hilbert"])
-@pytest.mark.parametrize("kind", ["top_k", "gumbel", "fixed", "random", "dissimilarity"])
+@pytest.mark.parametrize("kind", ALL)
 def test_an_empty_batch_has_no_segments(kind, order):
     out = build(kind, order=order, rate=0.5)(
         torch.zeros(0, 5, D), keep_apart=torch.zeros(0, 5, dtype=torch.bool)

@@ -66,7 +66,7 @@ def segments(options: argparse.Namespace) -> None:
 
 def list_symbols(ids: Tensor, alphabet: Alphabet) -> list[str]:
     """What to show for each id; bytes that are no ASCII character are a replacement character."""
-    return [alphabet.decode(one) for one in ids.split(1)]
+    return [alphabet.decode(one) for one in ids[:, None]]
 
 
 def describe(parts: Sequence[str], kind: str) -> str:

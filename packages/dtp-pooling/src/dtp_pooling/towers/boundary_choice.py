@@ -52,6 +52,8 @@ def choose_boundaries(
         chosen = rules.top_k_boundaries(ranking, count, constraints.candidates, config.temperature)
         return chosen.detach()
     assert logits is not None
+    if config.kind == "routing":
+        return rules.routing_boundaries(logits)
     drawn = None if uniform is None else logistic_noise(uniform)
     if config.kind == "gumbel":
         return rules.gumbel_boundaries(logits, config.temperature, drawn)
@@ -65,7 +67,7 @@ def tower_rate_loss(
     constraints: BoundaryConstraints,
 ) -> Tensor:
     """Weighted rate loss over the poolable tokens of each row; zero for exact kinds."""
-    if config.kind != "gumbel" or logits is None:
+    if config.kind not in ("gumbel", "routing") or logits is None:
         return boundaries.new_zeros(())
     poolable = constraints.poolable
     lengths = poolable.sum(1)

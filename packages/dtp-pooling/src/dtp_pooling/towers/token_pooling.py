@@ -31,10 +31,11 @@ from dtp_pooling.towers.boundary_constraints import (
     count_segments,
     find_constraints,
 )
-from dtp_pooling.towers.config import TokenPoolingConfig
+from dtp_pooling.towers.config import LEARNED, TokenPoolingConfig
 from dtp_pooling.towers.input_checks import check_inputs
 from dtp_pooling.towers.pooled_tokens import PooledTokens, make_record
 from dtp_pooling.towers.token_order import order_patches, order_rows
+from dtp_pooling.towers.unsure_segments import blend_unsure_segments
 
 
 class DynamicTokenPooling(nn.Module):
@@ -49,7 +50,9 @@ class DynamicTokenPooling(nn.Module):
         super().__init__()
         self.config = config
         self.scores: MLPPredictor | CosinePredictor | None = None
-        if config.kind in ("top_k", "gumbel"):
+        if config.kind == "routing":
+            self.scores = CosinePredictor(width)
+        elif config.kind in LEARNED:
             self.scores = make_predictor(config.scores, width, config.hidden)
 
     @property
@@ -109,6 +112,11 @@ class DynamicTokenPooling(nn.Module):
         constraints = find_constraints(apart, lengths)
         boundaries, logits = self._decide(compared, constraints, lengths, causal, uniform)
         pooled = pool(tokens, boundaries, lengths=lengths, max_segments=self.config.max_segments)
+        if logits is not None and (self.config.smooth or self.config.confidence):
+            values = blend_unsure_segments(
+                self.config, pooled, boundaries, logits, constraints, lengths
+            )
+            pooled = pooled._replace(values=values)
         loss = tower_rate_loss(self.config, boundaries, logits, constraints)
         record = make_record(pooled.counts, pooled.lengths, boundaries, constraints)
         return self._collect(pooled, order, loss, record)
