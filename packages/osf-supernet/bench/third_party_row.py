@@ -2,7 +2,7 @@
 
     python packages/osf-supernet/bench/third_party_row.py timm resnet18
 
-`third_party_table.py` runs it in a process of its own for each model.
+`third_party_table.py` does it in a process of its own for each model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -47,8 +47,8 @@ def randomize(model: nn.Module) -> nn.Module:
     return model
 
 
-def measure(library: str, name: str) -> dict[str, Any]:
-    """The row of a model; a failure says in which part."""
+def measure(library: str, name: str) -> Iterator[dict[str, Any]]:
+    """The row of a model, first with our columns, then with all; a failure says in which part."""
     row: dict[str, Any] = {"library": library, "model": name}
     try:
         model, inputs, row["form"] = build(library, name)
@@ -57,18 +57,23 @@ def measure(library: str, name: str) -> dict[str, Any]:
         if row["unused"] > MOST_UNUSED:
             raise NotCounted(f"the example call leaves {row['unused']:.0%} of it unused")
     except NotCounted as reason:
-        return row | {"not_counted": str(reason)}
+        yield row | {"not_counted": str(reason)}
+        return
     except Exception as error:  # a library's own code may raise anything
-        return row | {"not_counted": first_line(error)}
+        yield row | {"not_counted": first_line(error)}
+        return
     randomize(model)
-    for part in (supernet_columns, torch_pruning_columns):
+    for part, columns in (
+        ("supernet", supernet_columns),
+        ("torch_pruning", torch_pruning_columns),
+    ):
         start = time.process_time()
         try:
-            row |= part(copy.deepcopy(model), inputs)
+            row |= columns(copy.deepcopy(model), inputs)
         except Exception as error:  # whatever it is, it is what the row says
-            row[f"{part.__name__.removesuffix('_columns')}_failure"] = first_line(error)
-        row[f"{part.__name__.removesuffix('_columns')}_seconds"] = time.process_time() - start
-    return row
+            row[f"{part}_failure"] = first_line(error)
+        row[f"{part}_seconds"] = time.process_time() - start
+        yield row
 
 
 def first_line(error: Exception) -> str:
@@ -239,7 +244,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     with contextlib.redirect_stdout(io.StringIO()):  # some libraries print
-        row = measure(*sys.argv[1:3])
+        *_, row = measure(*sys.argv[1:3])
     print(json.dumps(row))
 
 

@@ -13,10 +13,13 @@ a failure), and the table is written anew from all of them. What is tried is in
 from __future__ import annotations
 
 import argparse
-import json
+import importlib
+import logging
+import multiprocessing
+import os
 import resource
-import subprocess
-import sys
+import time
+import warnings
 from collections import Counter
 from functools import partial
 from importlib.metadata import version
@@ -24,10 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import third_party_models
+import third_party_row
+import torch
 from results import Results
 from third_party_models import EVERY, MOST_PARAMETERS
 
 REACH = 0.7
+OTHERS_SECONDS = 40
+"""Processor seconds that torch-pruning may take."""
 PACKAGES = ("torch", "timm", "torchvision", "transformers", "open_clip_torch", "torch-pruning")
 Row = dict[str, Any]
 
@@ -41,7 +48,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, help="take every so many-th model of each list")
     parser.add_argument("--most", type=int, help="rows to measure now")
     parser.add_argument("--again", action="store_true", help="repeat rows with a failure")
-    parser.add_argument("--seconds", type=int, default=300, help="processor seconds of a model")
+    parser.add_argument("--seconds", type=int, default=120, help="processor seconds of a model")
     parser.add_argument("--gigabytes", type=int, default=10, help="memory of a model")
     options = parser.parse_args()
     results = Results(options.out)
@@ -50,6 +57,8 @@ def main() -> None:
     if options.again:
         forget_failures(results)
     missing = [(x, name) for x, name in wanted if name not in results.data.get(x, {})]
+    if missing:
+        import_libraries()
     for library, name in missing[: options.most]:
         work = partial(run_bounded, library, name, options.seconds, options.gigabytes)
         results.measure(library, name, work)
@@ -82,22 +91,51 @@ def forget_failures(results: Results) -> None:
 
 
 def run_bounded(library: str, name: str, seconds: int, gigabytes: int) -> Row:
-    """The row of a model, from a process that may not take more than this."""
+    """The row of a model, from a process that may not take more than this.
 
-    def bound() -> None:
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-        resource.setrlimit(resource.RLIMIT_DATA, (gigabytes << 30, gigabytes << 30))
+    It is forked, so that the libraries are imported once for all models.
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    arguments = (sender, library, name, seconds, gigabytes)
+    process = context.Process(target=send_row, args=arguments)
+    process.start()
+    sender.close()
+    row: Row = {"library": library, "model": name}
+    try:
+        while True:
+            row = receiver.recv()  # again when another part is done
+    except EOFError:
+        process.join()
+    if process.exitcode:
+        part = "torch_pruning" if "supernet_seconds" in row else "supernet"
+        row[f"{part}_failure"] = (
+            f"no end within {seconds} s and {gigabytes} GB (exit code {process.exitcode})"
+        )
+    return row
 
-    script = Path(__file__).with_name("third_party_row.py")
-    command = [sys.executable, str(script), library, name]
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=bound)
-    lines = done.stdout.strip().splitlines()
-    if done.returncode == 0 and lines:
-        row: Row = json.loads(lines[-1])
-        return row
-    last = (done.stderr.strip().splitlines() or [""])[-1][:200]
-    what = f"ended with {done.returncode} within {seconds} s and {gigabytes} GB: {last}"
-    return {"library": library, "model": name, "supernet_failure": what}
+
+def send_row(sender: Any, library: str, name: str, seconds: int, gigabytes: int) -> None:
+    """Measure a model in this process, and send its row."""
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_DATA, (gigabytes << 30, gigabytes << 30))
+    with open(os.devnull, "w") as nothing:  # some libraries print
+        os.dup2(nothing.fileno(), 1)
+        os.dup2(nothing.fileno(), 2)
+    for row in third_party_row.measure(library, name):
+        sender.send(row)
+        left = min(seconds, int(time.process_time()) + OTHERS_SECONDS)
+        resource.setrlimit(resource.RLIMIT_CPU, (left, seconds))
+
+
+def import_libraries() -> None:
+    """Everything that a row needs, before processes are forked; one thread, which forks well."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    for module in ("timm", "torchvision", "open_clip", "transformers", "torch_pruning"):
+        importlib.import_module(module)
+    importlib.import_module("torch._dynamo")  # what torch.export imports when it is called
 
 
 def command_of(options: argparse.Namespace) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 import torch
@@ -193,6 +194,35 @@ def test_latencies_of_other_subnets_are_predicted(net, monkeypatch):
     for seed in range(10):
         config = net.sample(seed=seed)
         assert table.predict(config) == pytest.approx(milliseconds(net, config, None, 1), rel=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hf_vit", "tv_resnet", "hf_mamba"])
+def test_latencies_are_right_or_refused(name, build, monkeypatch):
+    """Ten random subnets of a model: all within 20 %, or no table."""
+    net, machine = Supernet(*build(name)), machine_with(0.0)
+    for noise in (0.02, 0.15):
+        monkeypatch.setattr("osf_supernet.search.latency.milliseconds", machine_with(noise))
+        table = LatencyTable.measure(net)
+        for seed in range(10):
+            config = net.sample(seed=seed)
+            assert table.predict(config) == pytest.approx(machine(net, config, None, 1), rel=0.2)
+    monkeypatch.setattr("osf_supernet.search.latency.milliseconds", machine_with(3.0))
+    with pytest.raises(ValueError, match="cannot be predicted here"):
+        LatencyTable.measure(net)
+
+
+def machine_with(noise):
+    """Milliseconds by blocks, operations (not in proportion) and parameters; the fastest counts."""
+    generator = random.Random(0)
+
+    def milliseconds(net, config, inputs, repeats):
+        blocks = sum(map(len, net.blocks.values())) - sum(map(len, net.left_out(config).values()))
+        flops, params = net.flops_of(config) / net.flops_of({}), net.parameters_of(config)
+        factor = min(1 + abs(generator.gauss(0, noise)) for _ in range(repeats))
+        return factor * (0.2 + 0.1 * blocks + 2 * flops**0.8 + params / net.parameters_of({}))
+
+    return milliseconds
 
 
 def test_a_table_that_cannot_predict_is_refused(net, monkeypatch):

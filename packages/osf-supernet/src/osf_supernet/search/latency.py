@@ -38,8 +38,8 @@ class LatencyTable:
         saved: group name → milliseconds saved at some of its sizes.
         block_ms: path of a list → milliseconds of each of its blocks, by index.
         weights: of the sum of the differences, the operations, and the blocks, in the time saved.
-        error: relative error of predictions of subnets that the weights were not fitted to; None
-            if nothing was fitted.
+        error: worst relative error of predictions of subnets that the weights were not fitted to;
+            None if nothing was fitted.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class LatencyTable:
         if table.error is not None and table.error > max_error:
             raise ValueError(
                 f"latencies cannot be predicted here: subnets that were timed differ from the "
-                f"prediction by {table.error:.0%}, more than {max_error:.0%} (the largest takes "
-                f"{table.largest_ms:.3g} ms). Use a larger batch as inputs, more repeats, or an "
-                "idle machine; or pass a larger max_error"
+                f"prediction by up to {table.error:.0%}, more than {max_error:.0%} (the largest "
+                f"takes {table.largest_ms:.3g} ms). Use a larger batch as inputs, more repeats, or "
+                "an idle machine; or pass a larger max_error"
             )
         return table
 
@@ -138,7 +138,7 @@ class LatencyTable:
                 features[rest] * scale[rest, None], saved[rest] * scale[rest]
             )
             errors.append(abs(self.predict(configs[index]) / times[index] - 1))
-        self.error = sorted(errors)[int(0.8 * len(errors))]
+        self.error = max(errors)
         self.weights = _fit_nonnegative(features * scale[:, None], saved * scale)
 
 
