@@ -8,6 +8,7 @@ B batch, T tokens, S side of an image.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ EVERY = {"timm": 20, "torchvision": 4, "transformers": 6, "open_clip": 5}
 SIDES = (64, 128, 224, 320)
 """Sides of the example image, of which the first that the forward accepts is used."""
 MOST_PARAMETERS = 40_000_000
+UNCOUNTABLE = (NotImplementedError, RuntimeError, TypeError, ValueError, AttributeError)
+"""What building on the meta device raises where a model computes with its weights."""
 DEPTH = 2
 """Layers, where a config says how many."""
 
@@ -57,24 +60,33 @@ def build(library: str, name: str) -> tuple[nn.Module, Any, str]:
     reasons = []
     for make, inputs, how in _FORMS[library](name):
         try:
-            with torch.device("meta"):
-                count = sum(p.numel() for p in make().parameters())
-        except Exception:  # some compute with the values of their weights
-            count = 0
-        if count > MOST_PARAMETERS:
-            reasons.append(f"{count / 1e6:.0f} million parameters")
-            continue
-        try:
+            with contextlib.suppress(*UNCOUNTABLE), torch.device("meta"):
+                require_small(make())
             torch.manual_seed(0)
             model = make().eval()
+            require_small(model)
             made = inputs(model)
             with torch.no_grad():
                 call(model, made)
+        except NotCounted as reason:
+            reasons.append(str(reason))
+            continue
         except Exception as error:  # a library's own code may raise anything
-            reasons.append(f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}")
+            reasons.append(f"{type(error).__name__}: {' '.join(str(error).split())}"[:200])
             continue
         return model, made, how
     raise NotCounted(reasons[0] if reasons else "no form of it is known")
+
+
+def require_small(model: nn.Module) -> None:
+    """Refuse a model of more parameters than the limit.
+
+    Raises:
+        NotCounted: it has more.
+    """
+    count = sum(p.numel() for p in model.parameters())
+    if count > MOST_PARAMETERS:
+        raise NotCounted(f"{count / 1e6:.0f} million parameters")
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -101,19 +113,21 @@ def _tokens(length: int, vocabulary: int) -> Tensor:
 def _timm_forms(name: str) -> Iterator[Form]:
     import timm
 
-    for side in SIDES:
+    for side in (*SIDES[:2], None):  # and its own
 
-        def make(side: int = side) -> nn.Module:
+        def make(side: int | None = side) -> nn.Module:
+            sized = {} if side is None else {"img_size": side}
             try:
-                return timm.create_model(name, num_classes=10, img_size=side)
+                return timm.create_model(name, num_classes=10, **sized)
             except TypeError:  # a network that takes any size
                 return timm.create_model(name, num_classes=10)
 
-        def inputs(model: nn.Module, side: int = side) -> Tensor:
+        def inputs(model: nn.Module, side: int | None = side) -> Tensor:
             config: Any = model.default_cfg
-            return _images(side, config.get("input_size", (3,))[0])
+            channels, own, _ = config.get("input_size", (3, 224, 224))
+            return _images(side or own, channels)
 
-        yield make, inputs, f"{side} px"
+        yield make, inputs, "its own size" if side is None else f"{side} px"
 
 
 def _torchvision_forms(name: str) -> Iterator[Form]:
