@@ -210,13 +210,10 @@ def _transformers_forms(name: str) -> Iterator[Form]:
 
     whole = CONFIG_MAPPING[name]()
     for values, how in ((THIN | SHALLOW, "thin"), (SHALLOW, f"depth {DEPTH}")):
-        try:
-            config = type(whole).from_dict(reduce_config(whole.to_dict(), values))
-        except Exception:  # sizes that do not go together
-            continue
 
-        def make(config: Any = config) -> nn.Module:
-            model: nn.Module = AutoModel.from_config(copy.deepcopy(config))
+        def make(values: dict[str, int] = values) -> nn.Module:
+            config = type(whole).from_dict(reduce_config(whole.to_dict(), values))
+            model: nn.Module = AutoModel.from_config(config)
             return model
 
         for few in (False, True):
@@ -230,13 +227,14 @@ def _transformers_forms(name: str) -> Iterator[Form]:
 def reduce_config(config: dict[str, Any], values: dict[str, int]) -> dict[str, Any]:
     """A config with these numbers, in sub-configs too; lists as long as the depth are cut."""
     result: dict[str, Any] = {}
+    assert DEPTH == 2
     depths = {v for k, v in config.items() if k in SHALLOW and isinstance(v, int)} - {0}
     vocabulary = values["vocab_size"]
     for key, value in config.items():
         if isinstance(value, dict):
             result[key] = reduce_config(value, values)
         elif isinstance(value, list) and len(value) in depths and len(value) > 4:
-            result[key] = value[:DEPTH]
+            result[key] = [value[0], value[-1]]  # two layers, of two kinds if there are two
         elif type(value) is int and key in values and value > values[key]:
             result[key] = values[key]
         elif type(value) is int and "token_i" in key and value >= vocabulary:

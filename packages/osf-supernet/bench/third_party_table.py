@@ -57,9 +57,10 @@ def main() -> None:
     if options.again:
         forget_failures(results)
     missing = [(x, name) for x, name in wanted if name not in results.data.get(x, {})]
+    missing = missing[: options.most]
     if missing:
         import_libraries()
-    for library, name in missing[: options.most]:
+    for library, name in missing:
         work = partial(run_bounded, library, name, options.seconds, options.gigabytes)
         results.measure(library, name, work)
     rows = [results.data[x][n] for x, n in sorted(wanted) if n in results.data.get(x, {})]

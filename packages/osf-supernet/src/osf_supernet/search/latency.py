@@ -125,14 +125,17 @@ class LatencyTable:
         return total, fewer * self.largest_ms, blocks / count * self.largest_ms
 
     def _fit(self, configs: Sequence[Config], times: Sequence[float]) -> None:
-        """Fit the weights, and find the error by predicting each subnet from the others."""
+        """Fit the weights, and find the error by predicting each random subnet from the others.
+
+        The smallest, which is the last, is at the edge and always fitted to.
+        """
         self.error = 0.0
         self._least_ms = 0.5 * min(times)
         features = torch.tensor([self._features(c) for c in configs], dtype=torch.float64)
         saved = self.largest_ms - torch.tensor(times, dtype=torch.float64)
         scale = 1 / torch.tensor(times, dtype=torch.float64)  # relative errors count
         errors = []
-        for index in range(len(times)):
+        for index in range(len(times) - 1):
             rest = [i for i in range(len(times)) if i != index]
             self.weights = _fit_nonnegative(
                 features[rest] * scale[rest, None], saved[rest] * scale[rest]
