@@ -5,10 +5,12 @@ python packages/clip-train/bench/measure_cifar.py ablate cifar10-cpu --data cifa
 python packages/clip-train/bench/measure_cifar.py table --out results
 python packages/clip-train/bench/measure_cifar.py draw --out results --picture curves.png
 
-`cifar` holds `train` and `val` as folders of classes. Each run is `clip-train run` in a process of
-its own, with flags after `--`; what it wrote is read while it trains, so that the seconds are those
-from its start, reading the data and evaluations included. The results are lines of `runs.jsonl`;
-an ablation continues where it ended.
+`cifar` holds `train` and `val` as folders of classes. `run` is `clip-train run` in a process of its
+own; what it writes is read while it trains, so that the seconds are those from its start, reading
+the data and evaluations included. `ablate` leaves out one ingredient after the other and evaluates
+on a tenth of `train` that is held out; its runs share one process, which decodes the images once.
+Flags of the config stand after `--`. The results are lines of `runs.jsonl`, and an ablation
+continues where it ended.
 """
 
 from __future__ import annotations
@@ -21,34 +23,43 @@ import time
 from pathlib import Path
 from typing import Any
 
+from clip_train import train
+from clip_train.config.keys import apply_flags
+from clip_train.config.presets import load_config
+from clip_train.data import batches
+from clip_train.data.decoding import PixelReader
+
+BUDGET = ("--train.epochs=2", "--data.val=", "--data.holdout=0.1", "--eval.every_steps=None")
+NARROW = ("--model.vision.widths=[32, 128, 128]",)
 WITHOUT = {
     "all ingredients": (),
-    "no whitening: a trained first layer": ("--model.vision.stem=trained",),
+    "a trained first layer, no whitening": ("--model.vision.stem=trained",),
     "no identity start": ("--model.vision.dirac=false",),
-    "scales of batch norms trained": ("--model.vision.norm_scale=true",),
-    "running statistics of momentum 0.1": ("--model.vision.norm_momentum=0.1",),
+    "trained scales of batch norms": ("--model.vision.norm_scale=true",),
+    "running statistics with momentum 0.1": ("--model.vision.norm_momentum=0.1",),
     "flips drawn anew": ("--augment.flip_choice=random",),
-    "no flips": ("--augment.flip=false", "--augment.flip_choice=random"),
+    "no flips": ("--augment.flip_choice=random", "--augment.flip=false"),
     "no shifts": ("--augment.kind=none",),
     "no label smoothing": ("--loss.label_smoothing=0",),
     "both directions of the loss": ("--loss.caption_share=0.5",),
-    "AdamW for convolutions": ("--optim.convolutions.name=",),
+    "logit scale 14": ("--model.logit_scale=14.286",),
+    "AdamW at 1e-3 for convolutions": ("--optim.convolutions.name=", "--optim.lr=1e-3"),
     "filters of free norm": ("--optim.convolutions.keep_norm=false",),
-    "cosine instead of linear decay": ("--optim.schedule=cosine",),
-    "AdamW for biases": ("--optim.biases.name=",),
+    "cosine decay": ("--optim.schedule=cosine",),
+    "with Nesterov SGD for biases": ("--optim.biases.name=sgd", "--optim.biases.lr=2"),
+    "with an EMA of 0.98": ("--optim.ema_decay=0.98",),
 }
-"""What is left out, and the flags that do it; a row that changes nothing is not run."""
+"""What is left out (or added), and the flags that do it."""
 
 
 def measure(preset: str, data: Path, out: Path, flags: list[str], name: str) -> dict[str, Any]:
     """Run one training to its end; its curve as (seconds, step, accuracy)."""
-    directory = out / name.replace(" ", "-").replace(":", "").replace("/", "-")
+    directory = out / name.replace(" ", "-")
     command = [
         *(sys.executable, "-m", "clip_train", "run", preset, "--quiet", "--overwrite"),
         *("--data.train", f"imagefolder:{data / 'train'}", "--out", str(directory), *flags),
     ]
-    if not any(flag.startswith(("--data.holdout", "--data.val")) for flag in flags):
-        command += ["--data.val", f"imagefolder:{data / 'val'}"]
+    command += ["--data.val", f"imagefolder:{data / 'val'}"]
     curve: list[tuple[float, int, float]] = []
     start, metrics = time.monotonic(), directory / "metrics.jsonl"
     begun = time.time()
@@ -67,6 +78,30 @@ def measure(preset: str, data: Path, out: Path, flags: list[str], name: str) -> 
     if process.returncode:
         raise SystemExit(f"{name}: exit status {process.returncode}")
     return {"name": name, "preset": preset, "flags": flags, "seconds": seconds, "curve": curve}
+
+
+def ablate(preset: str, data: Path, out: Path, flags: list[str]) -> None:
+    """Train without each ingredient, those not yet measured with these flags."""
+    decoded: dict[int, batches.DecodedSource] = {}
+    decode = batches.DecodedSource
+
+    def decode_once(reader: PixelReader, size: int, *, progress: bool) -> batches.DecodedSource:
+        if size not in decoded:
+            decoded[size] = decode(reader, size, progress=progress)
+        return decoded[size]
+
+    batches.DecodedSource = decode_once  # type: ignore[assignment, misc]
+    for name, change in WITHOUT.items():
+        given = [f"--data.train=imagefolder:{data / 'train'}", *BUDGET, *NARROW, *flags, *change]
+        if any(run["name"] == name and run["flags"] == given for run in read_runs(out)):
+            continue
+        config = apply_flags(load_config(preset), given)
+        start = time.process_time()
+        result = train(config, out / "ablation", overwrite=True, progress=False)
+        assert result is not None
+        seconds = time.process_time() - start
+        curve = [(round(seconds, 1), 0, result.metrics["acc1"])]
+        add_run(out, {"name": name, "flags": given, "seconds": seconds, "curve": curve})
 
 
 def read_runs(out: Path) -> list[dict[str, Any]]:
@@ -119,15 +154,10 @@ def main() -> None:
         name = options.name or options.preset
         add_run(options.out, measure(options.preset, options.data, options.out, flags, name))
     elif options.task == "ablate":
-        for name, change in WITHOUT.items():
-            if not any(run["name"] == name and run["flags"] == [*flags, *change] for run in runs):
-                change_flags = [*flags, *change]
-                found = measure(options.preset, options.data, options.out, change_flags, name)
-                add_run(options.out, found)
+        ablate(options.preset, options.data, options.out, flags)
     elif options.task == "table":
         for run in runs:
-            seconds, step, accuracy = run["curve"][-1]
-            print(f"| {run['name']} | {step} | {100 * accuracy:.1f} % | {seconds:.0f} s |")
+            print(f"| {run['name']} | {100 * run['curve'][-1][2]:.1f} % | {run['seconds']:.0f} s |")
     else:
         draw(runs, options.picture)
 

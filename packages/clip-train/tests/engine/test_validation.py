@@ -22,8 +22,10 @@ from clip_train import Config, Interrupted, resume, train
 from clip_train.cli.main import main
 from clip_train.config.training import LossConfig
 from clip_train.data.validation import METRICS, WatchedMetric
+from clip_train.distributed.single import SingleBackend
+from clip_train.engine.data_components import build_data_components
 from clip_train.engine.trainer import Trainer
-from clip_train.engine.validation import BestModel
+from clip_train.engine.validation import BestModel, evaluate_set
 from clip_train.logs.metric_names import name_shares
 from clip_train.objectives.validation import validation_loss
 from open_clip.loss import ClipLoss, SigLipLoss
@@ -260,6 +262,24 @@ def test_training_on_wordnet_folders_has_their_names(tmp_path: Path) -> None:
     assert source.read(2).captions == ("a photo of a tabby cat.",)
     data = DataConfig(train=f"imagefolder:{folder}", templates=("imagenet1k",))
     assert len(open_training_source(data).read(0).captions) == 80
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(0, 0), (1, None)])
+def test_without_data_workers_an_evaluation_starts_none(
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch, workers: int, expected: int | None
+) -> None:
+    data = build_data_components(changed(tiny_config, data={"workers": workers}))
+    given = []
+
+    def note(*_: Any, config: Any, **__: Any) -> Any:
+        given.append(config.workers)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("clip_train.engine.validation.evaluate", note)
+    model = torch.nn.Linear(1, 1)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_set(model, data.val_sets[0], data, SingleBackend(torch.device("cpu")))  # type: ignore[arg-type]
+    assert given == [expected]
 
 
 def test_the_best_of_a_series() -> None:

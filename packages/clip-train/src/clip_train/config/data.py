@@ -125,7 +125,7 @@ class DataConfig:
     """Seconds without a batch before a warning names the shard that each worker is reading; after
     five times as long the run stops. Needs `workers` of 1 or more."""
     workers: int = 1
-    """Number of data loading processes; 0 loads in the training process."""
+    """Number of data loading processes; 0 loads in the training process, for evaluations too."""
     max_faults: float = 0.05
     """Maximum share of unreadable samples among those read before the run stops, which fewer than
     100 never do; a number of 1 or more, or 0, is a maximum number of samples."""

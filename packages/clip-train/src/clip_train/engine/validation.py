@@ -50,6 +50,7 @@ def evaluate_set(
         classnames=one.source.classnames,
         batch_size=data.config.eval.batch_size,
         views=data.config.eval.views,
+        workers=None if data.config.data.workers else 0,  # as for training: none, or by the size
         device=next(model.parameters()).device,
         rank=backend.rank,
         world_size=backend.world_size,
