@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -138,3 +140,20 @@ def test_other_images_are_resized_whole(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(preprocess_module, "MOST_RESIZED", 2**12)
     monkeypatch.setattr(preprocess_module, "KEPT_ASPECT", 16)
     assert (transform(image).int() - whole.int()).abs().max() < 12  # half a pixel of the waves
+
+
+@pytest.mark.parametrize("make", [Preprocess, TrainTransform, EvaluationTransform])
+@pytest.mark.parametrize("image", [np.zeros((9, 9, 3), np.uint8), "a.jpg", torch.zeros(3, 9, 9)])
+def test_what_is_no_picture_is_named(make: Any, image: Any) -> None:
+    kind = type(image).__name__
+    with pytest.raises(TypeError, match=rf"expected a PIL image, got {kind}; .*fromarray"):
+        make(PreprocessConfig(size=8))(image)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_numbers_from_0_to_1_are_no_pixels(dtype: torch.dtype) -> None:
+    preprocess = Preprocess(PreprocessConfig(size=8))
+    with pytest.raises(ValueError, match=r"from 0 to 255, .* got numbers from 0 to 1; multiply"):
+        preprocess.normalize(torch.rand(1, 3, 8, 8).to(dtype))
+    for black in (torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.uint8)):
+        assert torch.equal(preprocess.normalize(black), preprocess.normalize(black.byte()))

@@ -12,7 +12,15 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from clip_models import CLIP, CLIPConfig, Preprocess, get_config, load_model, save_model
+from clip_models import (
+    CLIP,
+    CLIPConfig,
+    Preprocess,
+    get_config,
+    load_model,
+    save_model,
+    save_pretrained,
+)
 from clip_models.cli import main
 from clip_models.config import (
     ModifiedResNetConfig,
@@ -308,3 +316,27 @@ def test_no_file_of_an_earlier_tokenizer_stays(tmp_path: Path) -> None:
     (theirs / "notes.txt").write_text("mine")
     convert(source, "hugging-face", "--overwrite")
     assert (theirs / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["OpenAI's vocabulary", "a trained one", "bytes", "case kept"])
+def test_a_model_saved_with_its_tokenizer_tells_open_clip_of_it(
+    kind: str, picture: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "own").mkdir()
+    tokenizer = KINDS[kind](tmp_path / "own")
+    tokenizer.save(tmp_path / "own")
+    model = make_model(tokenizer)
+    files = sorted((tmp_path / "own").iterdir())
+    save_pretrained(tmp_path / "out", model, PREPROCESS, files=files)
+    theirs = open_clip_logits(tmp_path / "out", picture)
+    assert torch.allclose(theirs, our_logits(tmp_path / "out", picture), atol=1e-4)
+
+
+def test_open_clip_is_not_given_a_model_whose_tokenizer_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    tokenizer = trained(reduction="syntax")
+    tokenizer.save(tmp_path / "own")
+    files = sorted((tmp_path / "own").iterdir())
+    written = save_pretrained(tmp_path / "out", make_model(tokenizer), PREPROCESS, files=files)
+    assert "model.safetensors" in {path.name for path in written}
+    assert not [path for path in written if path.name.startswith("open_clip")]

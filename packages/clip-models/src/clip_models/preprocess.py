@@ -33,7 +33,12 @@ class Preprocess:
         self.config = config
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """An image of any size and mode to uint8 (3, height, width)."""
+        """An image of any size and mode to uint8 (3, height, width).
+
+        Raises:
+            TypeError: It is no image of Pillow's.
+        """
+        _require_image(image)
         if self.config.resize_mode == "native":
             return self.resize(image, self.find_native_size(image.size))
         height, width = sides_of(self.config.size)
@@ -66,6 +71,9 @@ class Preprocess:
         """uint8 pixels to float32 of the same shape and device, `(x / 255 - mean) / std`.
 
         Pixels are (B, 3, H, W) or those of images of their own shape.
+
+        Raises:
+            ValueError: They are numbers from 0 to 1, which is checked on the CPU only.
         """
         if isinstance(images, NativeImages):
             per_pixel = images.patches.view(*images.patches.shape[:2], -1, 3)  # (B, L, p * p, 3)
@@ -74,6 +82,8 @@ class Preprocess:
 
     def _scale(self, pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Pixels normalized; means and deviations have this shape."""
+        if pixels.is_floating_point() and pixels.device.type == "cpu":
+            _require_bytes(pixels)
         mean = torch.tensor(self.config.mean, device=pixels.device).view(shape)
         std = torch.tensor(self.config.std, device=pixels.device).view(shape)
         return (pixels.float() / 255).sub_(mean).div_(std)
@@ -98,6 +108,7 @@ class TrainTransform(Preprocess):
 
     def __call__(self, image: Image.Image) -> Tensor:
         """An image of any size and mode to uint8 (3, height, width)."""
+        _require_image(image)
         if self.config.resize_mode == "native":
             size = self.find_native_size(image.size)
             uniform = torch.rand(3).tolist()
@@ -150,6 +161,22 @@ def crop_area(
     left = int(uniform[1] * (size[0] - width + 1))
     top = int(uniform[2] * (size[1] - height + 1))
     return left, top, left + width, top + height
+
+
+def _require_bytes(pixels: Tensor) -> None:
+    if not torch.compiler.is_compiling() and pixels.sum() > 0 and pixels.abs().max() <= 1:
+        raise ValueError(
+            "pixels must be numbers from 0 to 255, as uint8 holds them, got numbers from 0 to 1; "
+            "multiply them by 255"
+        )
+
+
+def _require_image(image: object) -> None:
+    if not isinstance(image, Image.Image):
+        raise TypeError(
+            f"expected a PIL image, got {type(image).__name__}; PIL.Image.open reads a file, "
+            "PIL.Image.fromarray takes an array (H, W, 3) of uint8"
+        )
 
 
 def _count_patches(height: int, width: int, patch_size: int, scale: float) -> tuple[int, int]:

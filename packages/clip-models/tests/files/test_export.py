@@ -202,7 +202,11 @@ def test_the_only_weight_file_may_have_any_name(tmp_path: Path) -> None:
         ("open_clip_config.json", "[]", "open_clip_config.json cannot be read: it is a list"),
         ("open_clip_config.json", "{", "open_clip_config.json cannot be read"),
         ("open_clip_config.json", '{"model_cfg": {"vision": 3}}', "cannot be read: unknown key"),
-        ("config.json", '{"model_type": "bert"}', "model_type must be 'clip' or 'siglip'"),
+        (
+            "config.json",
+            '{"model_type": "bert"}',
+            "model_type must be 'clip', 'siglip' or 'siglip2'",
+        ),
         ("config.json", "[" * 100_000, "config.json cannot be read"),
         ("clip_config.json", "[" * 100_000, "clip_config.json cannot be read"),
         ("open_clip_config.json", OPEN_CLIP % "[1]", "open_clip_config.json cannot be read"),

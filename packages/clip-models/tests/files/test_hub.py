@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from importlib.metadata import requires
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -93,6 +94,17 @@ def test_pushed_and_loaded(server: Any, model: CLIP, tmp_path: Path) -> None:
         assert preprocess == PREPROCESS
     made = create_model_and_transforms("hf-hub:org/name", force_image_size=48)
     assert made.model.config.vision.image_size == made.evaluate.config.size == 48
+
+
+def test_open_clip_finds_a_vocabulary_in_the_repository(
+    server: Any, model: CLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vocab.json").write_text("{}")
+    planned = SimpleNamespace(text={"hf_tokenizer_name": "this-directory"})
+    monkeypatch.setattr("clip_models.files.export.plan_files", lambda *_: planned)
+    push_to_hub("org/name", model, PREPROCESS, files=[tmp_path / "vocab.json"])
+    config = json.loads(server.repositories["org/name"]["open_clip_config.json"])
+    assert config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == "org/name"
 
 
 def test_pretrained_from_the_hub(server: Any, model: CLIP) -> None:

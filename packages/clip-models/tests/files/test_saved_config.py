@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from clip_models import CLIP, CheckpointError, CLIPConfig, load_model, save_model, save_pretrained
+from clip_models import (
+    CLIP,
+    CheckpointError,
+    CLIPConfig,
+    create_model,
+    load_model,
+    save_model,
+    save_pretrained,
+)
 from clip_models.config import ModifiedResNetConfig, PreprocessConfig, TextConfig, ViTConfig
 from torch import Tensor, nn
 
@@ -220,3 +228,36 @@ def test_what_changes_no_feature_is_saved(tmp_path: Path) -> None:
     loaded, _ = load_model(tmp_path)
     images = torch.randn(2, 3, 64, 64)
     assert torch.equal(loaded.encode_image(images), model.float().encode_image(images))
+
+
+def test_weights_with_adapters_are_named(tmp_path: Path) -> None:
+    model = small()
+    add_adapter(model)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    message = r"weights\.pt holds adapters, such as .*c_fc\.base_layer.*merge_and_unload"
+    with pytest.raises(CheckpointError, match=message):
+        create_model(CONFIG, pretrained=tmp_path / "weights.pt")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"holds an adapter of peft, not a model"):
+        load_model(tmp_path)
+
+
+@pytest.mark.slow  # importing peft takes seconds
+def test_adapters_of_peft(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(small(), peft.LoraConfig(target_modules=["c_fc"], r=2))
+    nn.init.normal_(first_mlp(adapted.base_model.model).c_fc.lora_B["default"].weight)
+    adapted.save_pretrained(tmp_path / "adapter")
+    torch.save(adapted.state_dict(), tmp_path / "whole.pt")
+    for file in (tmp_path / "adapter" / "adapter_model.safetensors", tmp_path / "whole.pt"):
+        with pytest.raises(CheckpointError, match=r"holds adapters, .*merge_and_unload"):
+            create_model(CONFIG, pretrained=file)
+    with pytest.raises(CheckpointError, match="an adapter of peft"):
+        load_model(tmp_path / "adapter")
+    with pytest.raises(CheckpointError, match=r"lora_A.* is in no config.*merge_and_unload"):
+        save_model(tmp_path / "new", adapted.base_model.model, PREPROCESS)
+    expected = adapted.encode_text(TOKENS)
+    assert not torch.allclose(expected, small().encode_text(TOKENS), atol=1e-3)
+    save_model(tmp_path / "merged", adapted.merge_and_unload(), PREPROCESS)
+    loaded, _ = load_model(tmp_path / "merged")
+    assert torch.allclose(loaded.encode_text(TOKENS), expected, atol=1e-5)

@@ -134,6 +134,14 @@ def test_wrong_image_shapes_are_named(shape: tuple[int, ...]) -> None:
         tiny("vit").encode_image(torch.randn(shape))
 
 
+def test_what_is_no_tensor_is_named() -> None:
+    model = tiny("vit")
+    with pytest.raises(TypeError, match=r"images must be a torch tensor .* got ndarray"):
+        model(torch.zeros(1, 3, 32, 32).numpy(), tokens(3))
+    with pytest.raises(TypeError, match=r"tokens must be a torch tensor \(B, T\), got list"):
+        model(torch.zeros(1, 3, 32, 32), tokens(3).tolist())
+
+
 @pytest.mark.parametrize("tower", TOWERS)
 def test_images_that_are_not_normalized_are_named(tower: str) -> None:
     with pytest.raises(ValueError, match=r"got torch.uint8; Preprocess.normalize"):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from osf_supernet import Supernet, VerificationError, sizes
@@ -148,6 +150,11 @@ def test_tensors_that_cannot_be_cut_are_refused():
     x = torch.randn(2, 6)
     with pytest.raises(ValueError, match=r"up\.weight is on the meta device.*load them first"):
         Supernet(SinglePrecision().to("meta"), x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer releases of torch advise against TorchScript
+        traced = torch.jit.trace(SinglePrecision(), x)
+    with pytest.raises(ValueError, match="TorchScript module cannot be followed"):
+        Supernet(traced, x)
     odd = SinglePrecision()
     odd.up.weight = nn.Parameter(TwoTensor(odd.up.weight.data, odd.up.weight.data))
     with pytest.raises(ValueError, match=r"up\.weight must be a plain tensor, got TwoTensor"):

@@ -137,6 +137,20 @@ def require_numbers(tensors: Mapping[str, Tensor], source: Path) -> None:
             raise CheckpointError(f"{source}: {name} {reason}")
 
 
+def require_no_adapters(names: Iterable[str], source: Path) -> None:
+    """Check that no layer is split into itself and an adapter.
+
+    Raises:
+        CheckpointError: One is; the message says how to merge them.
+    """
+    for name in names:
+        if ".lora_" in name or ".base_layer." in name:
+            raise CheckpointError(
+                f"{source} holds adapters, such as {name}; load the model with peft and save what "
+                "its merge_and_unload returns"
+            )
+
+
 def _walk(
     table: Mapping[Any, Any], path: str, seen: set[int]
 ) -> Iterator[tuple[str, Mapping[Any, Any]]]:

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from clip_models.config.clip_config import CLIPConfig
 from clip_models.config.preprocess_config import PreprocessConfig
 from clip_models.converters.dialect_names import Dialect
 from clip_models.converters.dialects import from_native
-from clip_models.errors import CheckpointError
+from clip_models.errors import CheckpointError, ConfigError
 from clip_models.files.atomic_write import copy_file, save_json, save_tensors, save_text
 from clip_models.files.foreign_configs import ForeignConfigs, make_foreign_configs
 from clip_models.files.model_card import MARK, make_model_card
@@ -24,10 +25,12 @@ from clip_models.files.model_directory import (
     save_config,
 )
 from clip_models.files.saved_config import find_saved_config
+from clip_models.files.tokenizer_plans import plan_files
 from clip_models.model.clip import CLIP
 
 CARD_NAME = "README.md"
 OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
+_TOKENIZERS = ("vocab.json", "tokenizer.json")  # files that say all of a vocabulary
 MODEL_FILES = frozenset((*CONFIG_NAMES, *WEIGHT_NAMES))
 """Names of the files of one model, all of which are replaced together."""
 
@@ -48,7 +51,8 @@ def save_pretrained(
         directory: Created if it does not exist.
         model: The model; its weights are written in their types.
         preprocess: The preprocessing of its images.
-        files: More files to copy there, such as the tokenizer's.
+        files: More files to copy there, such as the tokenizer's, of which open_clip's config then
+            tells.
         license: License named in the model card.
         description: Text of the model card.
         overwrite: Replace an existing model.
@@ -66,7 +70,7 @@ def save_pretrained(
     directory, extra = Path(directory), [Path(file) for file in files]
     new = [file for file in extra if not _is_in(directory, file)]
     config = find_saved_config(model)
-    foreign = make_foreign_configs(config, preprocess)
+    foreign = _with_tokenizer(make_foreign_configs(config, preprocess), config, extra)
     card = make_model_card(
         model, config, preprocess, foreign, license=license, description=description
     )
@@ -93,6 +97,26 @@ def save_pretrained(
     if overwrite:
         remove_others(directory, [*names, *(file.name for file in extra)])
     return [directory / name for name in names]
+
+
+def _with_tokenizer(
+    foreign: ForeignConfigs, config: CLIPConfig, files: Iterable[Path]
+) -> ForeignConfigs:
+    """The same with open_clip's config saying that the tokenizer is that of these files.
+
+    Without it open_clip takes OpenAI's vocabulary. Where open_clip has no such tokenizer, it is not
+    given the model.
+    """
+    folders = {file.parent for file in files if file.name in _TOKENIZERS}
+    if foreign.open_clip is None or len(folders) != 1:
+        return foreign
+    try:
+        planned = plan_files(config, "open-clip", folders.pop())
+    except ConfigError as error:
+        return foreign._replace(open_clip=None, reasons=(*foreign.reasons, str(error)))
+    if planned is not None:
+        foreign.open_clip["model_cfg"]["text_cfg"].update(planned.text)
+    return foreign
 
 
 def _name_configs(foreign: ForeignConfigs) -> dict[str, dict[str, Any]]:

@@ -18,9 +18,11 @@ from huggingface_hub.errors import EntryNotFoundError
 from clip_models.command_line import read_small_file
 from clip_models.config.preprocess_config import PreprocessConfig
 from clip_models.errors import CheckpointError
+from clip_models.files.atomic_write import save_json
 from clip_models.files.export import CARD_NAME, MODEL_FILES, save_pretrained
-from clip_models.files.model_directory import CONFIG_NAMES, list_weight_names
+from clip_models.files.model_directory import CONFIG_NAMES, OPEN_CLIP_CONFIG, list_weight_names
 from clip_models.files.pretrained import load_model
+from clip_models.files.tokenizer_plans import HERE
 from clip_models.files.weight_files import INDEX_SUFFIX
 from clip_models.model.clip import CLIP
 
@@ -86,6 +88,16 @@ def download(repository: str, *, cache_dir: str | Path | None = None) -> Path:
     raise CheckpointError(f"{SCHEME}{repository} has no weights; {fetch.report()}")
 
 
+def _name_tokenizer(config: Path, repository: str) -> None:
+    """Make open_clip look for the tokenizer's files in the repository, as it does not by itself."""
+    if config.is_file():
+        values = json.loads(config.read_text(encoding="utf-8"))
+        text = values["model_cfg"]["text_cfg"]
+        if text.get("hf_tokenizer_name") == HERE:
+            text["hf_tokenizer_name"] = repository
+            save_json(config, values)
+
+
 def push_to_hub(
     repository: str,
     model: CLIP,
@@ -122,6 +134,7 @@ def push_to_hub(
         written = save_pretrained(
             folder, model, preprocess, files=files, license=license, description=description
         )
+        _name_tokenizer(Path(folder) / OPEN_CLIP_CONFIG, repository)
         names = {path.name for path in written}
         clash = sorted(names & present - {CARD_NAME})
         if clash and not overwrite:

@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "clip_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 HUGGING_FACE_CONFIG = "config.json"
 HUGGING_FACE_PREPROCESS = "preprocessor_config.json"
@@ -155,6 +156,11 @@ def read_configs(directory: Path) -> tuple[CLIPConfig, PreprocessConfig]:
     if (directory / HUGGING_FACE_CONFIG).is_file():
         config = _read(directory / HUGGING_FACE_CONFIG, from_hugging_face_config)
         return config, _read_hugging_face_preprocess(directory, config)
+    if (directory / ADAPTER_CONFIG).is_file():
+        raise CheckpointError(
+            f"{directory} holds an adapter of peft, not a model; load both with peft and save what "
+            "its merge_and_unload returns"
+        )
     raise CheckpointError(
         f"{directory} is not a model directory: it has no {CONFIG_NAME}, no {OPEN_CLIP_CONFIG} and "
         f"no {HUGGING_FACE_CONFIG}; name the directory that save_model or a training run wrote"

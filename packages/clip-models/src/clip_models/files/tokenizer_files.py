@@ -1,25 +1,19 @@
-"""The tokenizer beside a model that is written for a library, by an installed package.
-
-This package knows no tokenizer. One that does answers in the entry-point group
-`clip_models.tokenizer_files` (clip-tokenizer).
-"""
+"""The tokenizer beside a model that is written for a library, by an installed package."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from clip_models.config.clip_config import CLIPConfig
-from clip_models.config.strict import to_dict
 from clip_models.config.towers import CLIP_VOCAB_SIZE
 from clip_models.converters.dialect_names import Dialect
 from clip_models.errors import ConfigError
 from clip_models.files import hub
 from clip_models.files.atomic_write import save_text
+from clip_models.files.tokenizer_plans import plan_files
 
-GROUP = "clip_models.tokenizer_files"
 NONE = "none"
 """What is given in the place of a tokenizer to write none."""
 NAMES = (
@@ -29,14 +23,6 @@ NAMES = (
 """Names of the files of a tokenizer."""
 _GUARD = "tokenizer_config.json"
 _CHECKPOINTS = "checkpoints"
-
-
-class Planned(Protocol):
-    """What is to be written: `names` by `write`, and fields of open_clip's config."""
-
-    names: tuple[str, ...]
-    write: Callable[[Path], None]
-    text: dict[str, Any]
 
 
 class TokenizerFiles(NamedTuple):
@@ -78,21 +64,17 @@ def plan_tokenizer(
         return _without(to, f"{source} holds none, and none is known for its vocabulary")
     if place is None and to == "clip-models":
         return TokenizerFiles()  # its config names the tokenizer
-    found = entry_points(group=GROUP)
-    if not found.names:
+    try:
+        planned = plan_files(config, to, place)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}; give another with --tokenizer DIR, or leave it out with --tokenizer none"
+        ) from None
+    if planned is None:
         raise ConfigError(
             "the tokenizer of the model is written by clip-tokenizer, which is not installed; "
             "pip install clip-tokenizer, or leave the tokenizer out with --tokenizer none"
         )
-    text = to_dict(config.text)
-    text["end_token_id"] = config.text.end_token_id if config.text.readout == "end_token" else None
-    try:
-        planned: Planned = next(iter(found)).load()(to, text, place)
-    except (ValueError, OSError, ImportError) as error:
-        raise ConfigError(
-            f"the tokenizer cannot be written for {to}: {error}; give another with --tokenizer "
-            "DIR, or leave it out with --tokenizer none"
-        ) from None
     return TokenizerFiles(planned.names, planned.write, planned.text or None)
 
 

@@ -24,7 +24,12 @@ from torch import Tensor
 
 from clip_models.command_line import read_small_file
 from clip_models.errors import CheckpointError
-from clip_models.files.checkpoint_contents import find_state, require_numbers, strip_prefix
+from clip_models.files.checkpoint_contents import (
+    find_state,
+    require_no_adapters,
+    require_numbers,
+    strip_prefix,
+)
 from clip_models.files.inert_types import allow_inert_types
 from clip_models.files.torchscript_archive import find_archive_root, read_archive
 
@@ -75,6 +80,7 @@ def read_weights(
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors")
     require_numbers(tensors, path)
+    require_no_adapters(tensors, path)
     return strip_prefix(tensors, source=path, prefix=prefix)
 
 

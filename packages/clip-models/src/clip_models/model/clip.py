@@ -105,6 +105,7 @@ class CLIP(nn.Module):
 
         Raises:
             ValueError: The tower does not take images of this shape, or they are not normalized.
+            TypeError: They are no tensor.
         """
         if isinstance(images, NativeImages):
             self._check_native(images)
@@ -181,6 +182,7 @@ class CLIP(nn.Module):
             nn.init.zeros_(self.text_projection.bias)
 
     def _check_images(self, images: Tensor) -> None:
+        _require_tensor(images, "images", "(B, 3, H, W)")
         smallest = self.config.vision.smallest_image
         shape = images.shape
         if len(shape) != 4 or shape[1] != 3 or shape[2] < smallest or shape[3] < smallest:
@@ -206,6 +208,7 @@ class CLIP(nn.Module):
         _require_normalized(images.patches)
 
     def _check_tokens(self, tokens: Tensor) -> None:
+        _require_tensor(tokens, "tokens", "(B, T)")
         longest = self.config.text.context_length
         if tokens.ndim != 2 or not 1 <= tokens.shape[1] <= longest:
             raise ValueError(
@@ -293,6 +296,14 @@ class CLIP(nn.Module):
 def count_parameters(model: nn.Module) -> int:
     """Numbers in the parameters of a module, those that share memory counted once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _require_tensor(value: object, name: str, shape: str) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} must be a torch tensor {shape}, got {type(value).__name__}; torch.as_tensor "
+            "converts arrays and lists"
+        )
 
 
 def _require_normalized(images: Tensor) -> None:

@@ -296,8 +296,14 @@ def require_plain(module: nn.Module) -> None:
     """Refuse tensors that cannot be cut.
 
     Raises:
-        ValueError: one has no values, is quantized, or is spread over processes.
+        ValueError: one has no values, is quantized, or is spread over processes; or the module is
+            TorchScript.
     """
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ValueError(
+            "a TorchScript module cannot be followed: build the supernet of the module that was "
+            "scripted or traced, and script what `extract` returns"
+        )
     tensors: Mapping[str, Any] = named_tensors(module)
     for name, tensor in tensors.items():
         if tensor.is_meta:
