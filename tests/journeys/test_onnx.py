@@ -16,6 +16,7 @@ from pages import SMALL, Page
 from PIL import Image
 
 
+@pytest.mark.slow  # tests/test_exported_models.py runs the page on a model without training
 def test_a_run_answers_in_onnxruntime(photos: Callable[..., Path]) -> None:
     pytest.importorskip("onnxruntime")
     photos(24)

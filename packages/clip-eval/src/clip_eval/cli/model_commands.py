@@ -158,7 +158,8 @@ def label_images(arguments: argparse.Namespace) -> None:
         print(format_predictions(found))
     if not found.images:
         images = count_noun(len(source), "image")
-        raise EvaluationError(f"none of the given images could be used ({images})")
+        first = [f"; {one.key}: {one.reason}, {one.detail}" for one in found.skipped[:1]]
+        raise EvaluationError(f"none of the given images could be used ({images}){''.join(first)}")
 
 
 def _labels(arguments: argparse.Namespace) -> tuple[ClassList, PromptSet | None]:

@@ -358,6 +358,8 @@ def _recognize(spec: str) -> Format:
         for row in rows:
             if row.recognizes(path):
                 return row
+        if (path / "clip_config.json").is_file():
+            raise DataError(f"{spec}: a model directory, not data; --model takes it")
         if any(path.iterdir()):
             return next(row for row in rows if row.is_default_directory)
         raise DataError(f"{spec}: empty; expected class folders with images, or .tar shards")

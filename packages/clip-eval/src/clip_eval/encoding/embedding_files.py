@@ -82,8 +82,9 @@ def embed_source(encoder: Encoder, source: Source, loader: LoaderConfig) -> Embe
                     labels.append(-1 if sample.label is None else sample.label)
             skipped += batch.skipped
     if not rows:
+        first = f"; {skipped[0].key}: {skipped[0].reason}, {skipped[0].detail}" if skipped else ""
         raise EvaluationError(
-            f"{source.name}: none of {count_noun(len(source), 'image')} could be used"
+            f"{source.name}: none of {count_noun(len(source), 'image')} could be used{first}"
         )
     numbers = np.array(labels, dtype=np.int64)
     found = Embeddings(np.stack(rows), keys, numbers, tuple(skipped), tuple(indices))

@@ -7,7 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from clip_models import CheckpointError, ConfigError, Preprocess, load_model
+from clip_models import (
+    CheckpointError,
+    ConfigError,
+    Preprocess,
+    list_models,
+    list_pretrained,
+    load_model,
+)
 from clip_tokenizer import HFTokenizer, Tokenizer, TokenizerError, get_tokenizer
 
 from clip_eval.data.templates import find_templates
@@ -99,6 +106,15 @@ def _check_directory(directory: Path) -> None:
     """Raise an error that names the remedy, unless the directory holds a model."""
     if not directory.is_dir():
         found = "is a file" if directory.exists() else "does not exist"
+        kind, _, rest = str(directory).partition(":")
+        if kind.replace("-", "").replace("_", "").lower() == "openclip" and rest:
+            raise EvaluationError(f"unknown kind {kind!r}; did you mean open_clip:{rest}?")
+        if str(directory) in list_models():
+            raise EvaluationError(
+                f"{directory} is a model's name, without weights; give open_clip:{directory}:TAG "
+                "with one of its tags, such as "
+                f"{', '.join(tag for _, tag in list_pretrained(str(directory))[:3]) or 'openai'}"
+            )
         raise EvaluationError(
             f"model directory {directory} {found}; give the directory that a training run wrote, "
             "open_clip:NAME[:TAG-OR-FILE], hf:ID, hf-hub:REPOSITORY or module:factory"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from clip_models.config import nearest
 from clip_tokenizer import TokenizerError, get_tokenizer
 
 from clip_eval.errors import EvaluationError
@@ -37,7 +38,8 @@ def load_open_clip(spec: str, device: str | torch.device) -> LoadedModel:
             name, pretrained=weights or None, device=device
         )
     except (RuntimeError, ValueError, OSError, KeyError) as error:
-        raise EvaluationError(f"open_clip:{spec} cannot be loaded: {_first(error)}") from error
+        reason = _unknown_name(open_clip, name, weights) or _first(error)
+        raise EvaluationError(f"open_clip:{spec} cannot be loaded: {reason}") from error
     model.eval()
     tokenizer = _open_clip_tokenizer(open_clip, name, model)
     require_fit(model, tokenizer, f"open_clip:{spec}")
@@ -51,6 +53,20 @@ def load_open_clip(spec: str, device: str | torch.device) -> LoadedModel:
         name=spec,
         warnings=(note,) if random else (),
     )
+
+
+def _unknown_name(open_clip: Any, name: str, weights: str) -> str:
+    """What is wrong with a name or tag that open_clip does not have; empty if it has both."""
+    names = open_clip.list_models()
+    if ":" in name or Path(name).exists():
+        return ""
+    if name not in names:
+        return f"unknown model {name!r}{nearest(name, names, '`open_clip.list_models()`')}"
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if weights and weights not in tags and not Path(weights).exists():
+        known = nearest(weights, tags, "`open_clip.list_pretrained()`") if tags else ""
+        return f"{weights!r} is no file, and no tag of {name}{known}"
+    return ""
 
 
 def _open_clip_tokenizer(open_clip: Any, name: str, model: Any) -> TextTokenizer:

@@ -26,6 +26,17 @@ PRUNING_BATCHES = 4
 """Training batches that subnets are chosen by."""
 
 
+def require_data(options: argparse.Namespace) -> None:
+    """Refuse data that is nowhere, before anything is computed.
+
+    Raises:
+        FileNotFoundError: There is no such directory.
+    """
+    for flag, place in (("--images", options.images), ("--texts", options.texts)):
+        if place and not Path(place).is_dir():
+            raise FileNotFoundError(f"{flag} {place}: no such directory")
+
+
 def make_experiment(net: Supernet, options: argparse.Namespace) -> Experiment:
     """Task, batches and score, on the device of the model, in the precision that is asked for.
 

@@ -35,7 +35,8 @@ def build_model(name: str, image_size: int | None = None, num_classes: int | Non
     library, _, rest = name.partition(":")
     if not rest:
         known = ", ".join(f"{prefix}:NAME" for prefix in _LIBRARIES)
-        raise ValueError(f"expected module:factory or one of {known}; got {name!r}")
+        hint = f"; torchvision:{name} or timm:{name}, for example" if name.isidentifier() else ""
+        raise ValueError(f"expected module:factory or one of {known}; got {name!r}{hint}")
     if num_classes is not None and library not in _CLASSIFIERS:
         raise ValueError(f"--num-classes is for {', '.join(_CLASSIFIERS)}, got {name}")
     if is_factory(name):

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from osf_supernet.command_line import read_launch
-from osf_supernet.commands.experiments import digest_of, make_experiment
+from osf_supernet.commands.experiments import digest_of, make_experiment, require_data
 from osf_supernet.commands.models import build_supernet
 from osf_supernet.commands.run_record import (
     RUN_NAME,
@@ -73,6 +73,7 @@ def _start(
     folder = Path(options.out)
     if read_launch().is_first:
         require_new_directory(folder, overwrite=options.overwrite)
+    require_data(options)  # before the model is traced, which takes a while
     net = build_supernet(options)
     experiment = make_experiment(net, options)
     with ExitStack() as stack:
