@@ -58,6 +58,7 @@ KINDS: dict[str, tuple[BoundaryConfig, dict[str, Any], dict[str, Any]]] = {
     "routing, no confidence": (_routing(confidence=False), {}, {}),
     "routing, H-Net's parts": (ROUTING, H_NET, {}),
     "routing, H-Net's parts, ratio 0.3": (_routing(weight=0.3), H_NET, {}),
+    "routing, H-Net's parts, ratio 0.3, mean": (_routing(weight=0.3, value="mean"), H_NET, {}),
     "fixed 4, norms": (BoundaryConfig(kind="fixed", factor=4), {"part_norms": True}, {}),
     "routing, outer rates": (ROUTING, {}, {"part_rates": (1.5, 1.0, 1.0)}),
 }
@@ -102,9 +103,9 @@ def train(
     folder: Path, config: TrainingConfig, texts: tuple[str, str], seconds: float
 ) -> dict[str, Any]:
     """Bits, shortening, steps and CPU seconds of one run, which goes on if it is there already."""
-    plan = folder.with_suffix(".plan.json")
+    plan = folder.with_name(f"{folder.name}.plan.json")
     if not plan.exists():
-        pace = measure_pace(folder.with_suffix(".pace"), config, texts)
+        pace = measure_pace(folder.with_name(f"{folder.name}.pace"), config, texts)
         plan.write_text(json.dumps({"pace": pace, "steps": max(1, round(seconds / pace))}))
     planned = json.loads(plan.read_text())
     config = dataclasses.replace(config, steps=planned["steps"])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dtp_pooling.language_model.attention import LayerCache
 from dtp_pooling.language_model.model import DynamicPoolingLM
-from dtp_pooling.language_model.segment_layers import SegmentLayers
+from dtp_pooling.language_model.segment_layers import SegmentLayers, segment_probability
 from dtp_pooling.pooling.boundaries import mask_padding
 from dtp_pooling.pooling.functional import closed_segment_of, pool, smooth
 from dtp_pooling.pooling.noise import Generators, row_keys
@@ -111,7 +111,7 @@ def _prefill_segments(
     y, more = _run(model, second, y, pooled.lengths)
     y = stage.segment_norm(y)
     if config.smooth:
-        y = smooth(y, stage.segment_probability(segmentation, lengths, y.shape[1]))
+        y = smooth(y, segment_probability(segmentation, y.shape[1]))
     open_sum, open_count = _sum_open(hidden, mask_padding(pooled.segment_of < 0, lengths))
     state = SegmentState(
         shortened=caches + more,

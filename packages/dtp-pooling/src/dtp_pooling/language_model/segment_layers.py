@@ -131,7 +131,7 @@ class SegmentLayers(nn.Module):
             y, inner, loss = result.tokens, result.segments, result.nested_loss
         y = self.segment_norm(run_blocks(second, y, terms))
         if config.smooth:
-            y = smooth(y, self.segment_probability(segments, lengths, size))
+            y = smooth(y, segment_probability(segments, size))
         confidence = None
         if config.confidence:
             assert segments.logits is not None
@@ -165,15 +165,18 @@ class SegmentLayers(nn.Module):
         with without_autocast(hidden.device.type):
             return wide_linear(self.residual, hidden).to(back.dtype) + back
 
-    def segment_probability(
-        self, segments: Segmentation, lengths: Tensor | None, size: int
-    ) -> Tensor:
-        """(B, S) probability of the boundary that closes each segment; 1 for the null one."""
-        assert segments.logits is not None
-        p = segments.logits.sigmoid()[..., None]
-        return pool(
-            p, segments.boundaries, "last", "drop", p.new_ones(1), lengths, max_segments=size
-        ).values.squeeze(-1)
+
+def segment_probability(segments: Segmentation, size: int) -> Tensor:
+    """(B, S) probability of the boundary that closes each of `size` segments; 1 for the null one.
+
+    It is 1 for padding too.
+    """
+    assert segments.logits is not None
+    closes = segments.boundaries > 0.5
+    p = segments.logits.sigmoid().masked_fill(~closes, 1)
+    # other tokens write a one to the null segment, which no token closes
+    place = closed_segment_of(segments.boundaries).masked_fill(~closes, 0)
+    return p.new_ones(len(p), size).scatter(1, place, p)
 
 
 def run_blocks(blocks: Iterable[nn.Module], x: Tensor, relative: RelativeTerms | None) -> Tensor:
