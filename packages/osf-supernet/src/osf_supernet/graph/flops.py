@@ -67,6 +67,8 @@ def _matrix_products(
         return [(*values[node], operands[0][-1])]
     if name in ("addmm", "baddbmm"):
         return [(*values[node], operands[1][-1])]
+    if "grouped_mm" in name:
+        return [(*values[node], operands[0][-1])]
     if name.startswith("conv_transpose"):
         return [(*operands[0], *operands[1][1:])]
     if name.startswith("conv"):

@@ -36,7 +36,7 @@ class DimGroup:
     Attributes:
         number: its number in expressions.
         name: module path and kind, unique.
-        kind: mlp, heads, heads_per_group, head_dim, embed, channel, ssm_inner or free.
+        kind: experts, mlp, heads, heads_per_group, head_dim, embed, channel, ssm_inner or free.
         size: the full size.
         members: (parameter or buffer name, axis) pairs that contain it.
         frozen: why it cannot change, or None.
@@ -209,6 +209,9 @@ def _groups(
         if number in unreached:
             reason = reason or "a tensor that the traced call never used has it"
         kind = _kind(number, atom.marks, [(name, tensors[name], axis) for name, axis in where])
+        if reason is None and "softmax" in atom.marks:  # whose entries are whole matrices
+            experts = any(len(tensors[name]) > 2 for name, _ in where)
+            kind, reason = ("experts", None) if experts else (kind, _SOFTMAX)
         if any(text in (atom.frozen or "") for text in _POSITIONAL):
             kind = "free"
         result[number] = DimGroup(
@@ -223,6 +226,7 @@ def _groups(
     return _name_groups(result)
 
 
+_SOFTMAX = "a softmax or a maximum is taken over it"
 _POSITIONAL = ("spatial", "of the input", "positions", "n-th", "runs along", "looked up")
 
 
@@ -247,6 +251,8 @@ def _kind(number: int, marks: set[str], where: _Where) -> str:
         merged = any(not isinstance(axes[1], Atom) for _, axes, axis in where if axis == 1)
         inner = produced_and_consumed and len(owners) == 1 and not merged  # a norm in an MLP
         return "mlp" if inner else "embed"
+    if "grouped" in marks:
+        return "mlp"
     if "conv_groups" in marks:
         return "ssm_inner"
     alone = all(

@@ -134,11 +134,13 @@ class Propagation:
         """Note that a node sums products over these (argument, dimension) pairs."""
         self.contracted[node] = list(pairs)
 
-    def normalize(self, node: fx.Node, argument: int, dims: Sequence[int]) -> None:
+    def normalize(
+        self, node: fx.Node, argument: int, dims: Sequence[int], name: str = "normalized"
+    ) -> None:
         """Note that a node takes statistics over these dimensions of an argument."""
         self.normalized[node] = (argument, tuple(dims))
         for dim in dims:
-            mark(self.axis(node.args[argument], dim), "normalized")
+            mark(self.axis(node.args[argument], dim), name)
 
 
 _UNREAD = "what it returns could not be read"

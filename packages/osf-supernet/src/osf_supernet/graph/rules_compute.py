@@ -72,6 +72,31 @@ def _mark_attention(a: Label, b: Label) -> None:
         mark(a[-1], "head_dim")
 
 
+@rule("grouped_mm", "_grouped_mm", "grouped_mm_fallback")
+def _grouped_multiply(p: Propagation, node: fx.Node) -> Any:
+    """Rows of (n, k), sorted by their matrix, times that one of (groups, k, m)."""
+    x, weight = p.label(node.args[0]), p.label(node.args[1])
+    if (len(x), len(weight)) != (2, 3):
+        return p.freeze_node(node, "this form of a grouped matrix product has no rule")
+    freeze(weight[0], "its entries are looked up by index")
+    unite(x[1], weight[1])
+    p.contract(node, (0, 1), (1, 1))
+    _unite_vectors(p, weight[2], argument(node, 3, "bias"))
+    for axis in weight[1:]:
+        mark(axis, "grouped")
+    return [x[0], weight[2]]
+
+
+@rule("bilinear")
+def _bilinear(p: Propagation, node: fx.Node) -> Label:
+    one, two, weight = (p.label(node.args[i]) for i in range(3))
+    unite(one[-1], weight[1])
+    unite(two[-1], weight[2])
+    p.contract(node, (0, -1), (1, -1), (2, 1), (2, 2))
+    _unite_vectors(p, weight[0], argument(node, 3, "bias"))
+    return [*broadcast([one[:-1], two[:-1]]), weight[0]]
+
+
 @rule("scaled_dot_product_attention")
 def _attention(p: Propagation, node: fx.Node) -> Label:
     q, k, v = (p.label(node.args[i]) for i in range(3))
@@ -234,10 +259,11 @@ def _along(p: Propagation, node: fx.Node) -> Any:
     if len(node.args) > 1 and isinstance(node.args[1], fx.Node):
         return broadcast([label, p.label(node.args[1])])
     dims = _dims(argument(node, 1, "dim"), len(label))
+    if "softmax" in str(node.target):
+        p.normalize(node, 0, dims, "softmax")
+        return label
     for dim in dims:
         freeze(label[dim], "a softmax or a maximum is taken over it")
-    if "softmax" in str(node.target):
-        return label
     if isinstance(node.meta["val"], list | tuple):
         return [_reduce_dims(label, dims, len(value.shape)) for value in node.meta["val"]]
     return _reduce_dims(label, dims, len(shape_of(node)))
@@ -282,7 +308,15 @@ def _einsum(p: Propagation, node: fx.Node) -> Any:
     places = [(k, term.index(x)) for k, term in enumerate(terms) for x in summed]
     p.contract(node, *places)
     shared = [x for x in right if all(x in term for term in terms)]
-    if summed and shared and all(len(label) > 2 for label in operands):
+    weights = [
+        term
+        for term, item in zip(terms, arguments_of(node)[1], strict=True)
+        if item.name in p.trace.parameters
+    ]
+    if summed and shared and weights:  # a matrix for each of several experts or frequencies
+        for letter in set(weights[0]) - set(shared):
+            mark(letters[letter], "grouped")
+    elif summed and shared and all(len(label) > 2 for label in operands):
         for letter in shared:
             mark(letters[letter], "heads")
         for letter in summed:

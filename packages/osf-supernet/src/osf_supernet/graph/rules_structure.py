@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import fx
 
-from osf_supernet.graph.axes import Axis, concat, freeze, product, split_concat, unite
+from osf_supernet.graph.axes import (
+    Axis,
+    concat,
+    freeze,
+    product,
+    split_concat,
+    split_product,
+    unite,
+)
 from osf_supernet.graph.propagation import (
     Label,
     Propagation,
@@ -50,7 +58,10 @@ def _same(p: Propagation, node: fx.Node) -> Label:
     return p.label(node.args[0])
 
 
-@rule("zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "scalar_tensor")
+@rule(
+    *("zeros", "ones", "full", "empty", "scalar_tensor"),
+    *("new_zeros", "new_ones", "new_full", "new_empty"),
+)
 def _uniform(p: Propagation, node: fx.Node) -> Label:
     return fresh(shape_of(node))  # the same value everywhere: any part of it will do
 
@@ -215,6 +226,10 @@ def _slice(p: Propagation, node: fx.Node) -> Label:
     if end <= start:  # what remains behind a whole rotary part
         label[dim] = Axis(0)
         return label
+    if step > 1 and start < step and size % step == 0 and shape_of(node)[dim] == size // step:
+        label[dim], inner = split_product(label[dim], [size // step, step])
+        freeze(inner, "its entries are interleaved")
+        return label
     if step != 1 or size == 1:
         freeze(label[dim], "every n-th of its entries is taken")
         label[dim] = Axis(shape_of(node)[dim], "it is every n-th entry of an axis")
@@ -293,4 +308,31 @@ def _pad(p: Propagation, node: fx.Node) -> Label:
         if label[dim].size != size:
             freeze(label[dim], "it is padded")
             label[dim] = Axis(size, "it is padded")
+    return label
+
+
+@rule("view_as_complex", "view_as_real")
+def _complex(p: Propagation, node: fx.Node) -> Label:
+    label, reason = p.label(node.args[0]), "it is a real and an imaginary part"
+    if "real" in str(node.target):
+        return [*label, Axis(2, reason)]
+    freeze(label[-1], reason)
+    return label[:-1]
+
+
+@rule(
+    *("fft_fft", "fft_ifft", "fft_rfft", "fft_irfft", "fft_hfft", "fft_ihfft"),
+    *("fft_fft2", "fft_ifft2", "fft_rfft2", "fft_irfft2"),
+    *("fft_fftn", "fft_ifftn", "fft_rfftn", "fft_irfftn"),
+)
+def _fourier(p: Propagation, node: fx.Node) -> Label:
+    label, shape = p.label(node.args[0]), shape_of(node)
+    kind = str(node.target).split(".")[1][-1]
+    default = {"2": (-2, -1), "n": tuple(range(len(label)))}.get(kind, -1)
+    dims = argument(node, 2, "dim")
+    dims = default if dims is None else dims
+    for dim in [dims] if isinstance(dims, int) else list(dims):
+        freeze(label[dim], "a Fourier transform runs along it")
+        if label[dim].size != shape[dim]:
+            label[dim] = Axis(shape[dim], "a Fourier transform runs along it")
     return label

@@ -35,6 +35,7 @@ from osf_supernet.trace.tracing import module_path
 _OWN = {  # torch.nn class name → attribute → axis of the weight
     "Linear": {"in_features": 1, "out_features": 0},
     "NonDynamicallyQuantizableLinear": {"in_features": 1, "out_features": 0},
+    "Bilinear": {"in1_features": 1, "in2_features": 2, "out_features": 0},
     "Embedding": {"embedding_dim": 1},
     **{f"BatchNorm{n}d": {"num_features": 0} for n in (1, 2, 3)},
     "GroupNorm": {"num_channels": 0},
@@ -283,7 +284,8 @@ def _expression_in_torch(owner: nn.Module, slot: Slot, graph: Graph) -> Expressi
         return None
     prefix = f"{slot.path}." if slot.path else ""
     stored = (f"{prefix}{name}" for name in _WEIGHTS)
-    weight = next((graph.tensors[name] for name in stored if name in graph.tensors), None)
+    found = [(name, graph.tensors[name]) for name in stored if name in graph.tensors]
+    weight = next((axes for name, axes in found if len(axes) > 1 or name.endswith("weight")), None)
     if weight is None:
         return None
     name = type(owner).__name__.removeprefix("Parametrized")

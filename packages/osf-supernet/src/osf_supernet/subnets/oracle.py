@@ -128,6 +128,8 @@ class _MaskedInterpreter(fx.Interpreter):
         x = args[position]
         changed = list(args)
         changed[position] = self._cut(x, node.args[position], dims)
+        if "softmax" in operator_name(node):
+            return self._spread(self._call(node, changed, kwargs), x, label, dims)
         if operator_name(node) not in ("layer_norm", "rms_norm"):
             return self._call(node, changed, kwargs)
         changed[1] = [changed[0].shape[d] for d in dims]

@@ -224,9 +224,19 @@ def default_space(graph: Graph) -> Space:
         for kind in _INNER
         if kind in present
     }
+    for group in graph.elastic():  # as few groups of a group norm as there are
+        choice = coarse.get(group.kind)
+        if choice and 1 < group.size <= choice.multiple_of and _is_factor(graph, group.number):
+            coarse[glob.escape(group.name)] = ratios(0.25, 0.5, 0.75, 1)
     if graph.units:
         coarse["depth"] = ratios(0.5, 0.75, 1)
     return Space(coarse)
+
+
+def _is_factor(graph: Graph, number: int) -> bool:
+    """Whether a group is a factor of wider axes wherever weights have it."""
+    axes = [graph.tensors[name][axis] for name, axis in graph.groups[number].members]
+    return all(isinstance(axis, Compound) and axis.joined == "product" for axis in axes)
 
 
 def fine_space(

@@ -89,6 +89,8 @@ def verify(
     """
     if extracted is None:
         extracted = extract_plan(module, plan)
+    if not checks:
+        raise VerificationError(f"the subnet cannot be checked: {'; '.join(notes)}")
     graph = checks[0].graph
     tolerance = tolerance_of(graph)
     worst, shapes = 0.0, []
