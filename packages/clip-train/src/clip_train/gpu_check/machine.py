@@ -27,7 +27,7 @@ def describe_machine(device: torch.device) -> dict[str, str]:
         "device": f"{torch.cuda.device_count()} x {properties.name}, "
         f"{properties.total_memory / 2**30:.0f} GiB, compute capability "
         f"{properties.major}.{properties.minor}",
-        "CUDA": f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}",
+        "CUDA": f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}",  # type: ignore[no-untyped-call]
         "bfloat16": "yes" if torch.cuda.is_bf16_supported() else "no",
         "clocks": _clocks(),
     }
