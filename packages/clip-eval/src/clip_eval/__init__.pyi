@@ -1,4 +1,4 @@
-from .encoding.embedding_files import read_embeddings
+from .encoding.embedding_parts import read_embeddings
 from .errors import EvaluationError
 from .evaluation.config import EvaluationConfig
 from .evaluation.evaluate import evaluate

@@ -181,7 +181,23 @@ def _add_embed(commands: SubCommands[CommandParser]) -> None:
     embed.add_argument("--data", help=DATA_HELP)
     embed.add_argument("--texts", type=Path, help="file of texts, one a line")
     add_data_options(embed)
-    add_out(embed, "FILE.npz or FILE.parquet", "an existing file")
+    add_out(embed, "FILE.npz or FILE.parquet; a directory with --rows-per-file", "an existing file")
+    embed.add_argument(
+        "--rows-per-file",
+        type=positive,
+        metavar="N",
+        help="write a directory with a file for every N samples, which any number of processes "
+        "may make; files that are there are kept",
+    )
+    embed.add_argument(
+        "--task",
+        metavar="I/N",
+        help="with --rows-per-file: this process is the I-th of N (default: as Slurm's job array "
+        "or torchrun says, else 1/1)",
+    )
+    embed.add_argument(
+        "--format", choices=["npz", "parquet"], help="of the files of --rows-per-file (npz)"
+    )
     embed.add_argument(
         "--thumbnails",
         type=not_negative,
@@ -209,7 +225,7 @@ def _add_search(commands: SubCommands[CommandParser]) -> None:
         required=True,
         type=Path,
         metavar="EMBEDDINGS",
-        help="file of clip-eval embed",
+        help="file or directory of clip-eval embed",
     )
     search.add_argument(
         "--image", nargs="+", action="extend", default=[], type=Path, help="image as a query"

@@ -17,8 +17,15 @@ from clip_eval.encoding.embedding_files import (
     Embeddings,
     choose_writer,
     embed_texts,
-    read_embedding_file,
     write_embeddings,
+)
+from clip_eval.encoding.embedding_parts import (
+    choose_task,
+    embed_parts,
+    missing_parts,
+    open_parts,
+    plan_parts,
+    read_embedding_file,
 )
 from clip_eval.encoding.encoder import Encoder, make_encoder
 from clip_eval.errors import EvaluationError
@@ -37,14 +44,22 @@ def write_embeddings_of(arguments: argparse.Namespace) -> None:
     given = (arguments.photos, arguments.data, arguments.texts)
     if sum(map(bool, given)) != 1:
         raise EvaluationError("expected one of: image files and folders, --data, or --texts")
-    refuse_existing(arguments.out, overwrite=arguments.overwrite)
-    choose_writer(arguments.out)  # before any work
+    if arguments.rows_per_file is None:
+        if arguments.task or arguments.format:
+            raise EvaluationError("--task and --format are for --rows-per-file")
+        refuse_existing(arguments.out, overwrite=arguments.overwrite)
+        choose_writer(arguments.out)  # before any work
+    elif arguments.texts or arguments.overwrite:
+        raise EvaluationError("--rows-per-file is for images, without --overwrite")
     photos = ImageFiles(arguments.photos, recursive=True) if arguments.photos else None
     if photos is not None:
         photos.exif_orientation = arguments.exif_orientation
     device = choose_device(arguments.device)
     loaded = load_for_evaluation(arguments.model, device=device)
     encoder = make_encoder(loaded, device=device, batch_size=arguments.batch_size)
+    if arguments.rows_per_file is not None:
+        _write_parts(arguments, encoder, photos or _open(arguments))
+        return
     found = _embed(arguments, encoder, photos)
     write_embeddings(arguments.out, found)
     remember_model(found.weights, arguments.model)
@@ -64,15 +79,43 @@ def _embed(
             raise EvaluationError(f"{arguments.texts}: expected at least one text, got none")
         return embed_texts(encoder, lines)._replace(weights=weights_fingerprint(encoder.model))
     source = photos or _open(arguments)
-    thumbnail = arguments.thumbnails
-    if thumbnail is None:
-        thumbnail = 0 if photos is None else THUMBNAIL
-    loader = LoaderConfig(
+    return embed_images_of(encoder, source, _loader(arguments), thumbnail=_thumbnail(arguments))
+
+
+def _write_parts(arguments: argparse.Namespace, encoder: Encoder, source: Source) -> None:
+    """Write this process's files of a directory, except those that are there."""
+    parts = plan_parts(
+        encoder,
+        source,
+        rows_per_file=arguments.rows_per_file,
+        suffix=f".{arguments.format or 'npz'}",
+        thumbnail=_thumbnail(arguments),
+    )
+    task = choose_task(arguments.task)
+    open_parts(arguments.out, parts)
+    remember_model(parts.weights, arguments.model)
+    for path, found in embed_parts(encoder, source, _loader(arguments), arguments.out, parts, task):
+        kept, skipped = count_noun(len(found.keys), "embedding"), len(found.skipped)
+        print(f"wrote {path}: {kept}, {skipped:,} skipped", flush=True)
+        for s in found.skipped:
+            print(f"skipped: {s.key}: {s.reason}: {s.detail}")
+    missing = len(missing_parts(arguments.out, parts))
+    state = f"{missing:,} of {len(parts):,} files are missing" if missing else "complete"
+    print(f"{arguments.out}: {state}")
+
+
+def _loader(arguments: argparse.Namespace) -> LoaderConfig:
+    return LoaderConfig(
         batch_size=arguments.batch_size,
         workers=arguments.workers,
         progress=not arguments.quiet,
     )
-    return embed_images_of(encoder, source, loader, thumbnail=thumbnail)
+
+
+def _thumbnail(arguments: argparse.Namespace) -> int:
+    if arguments.thumbnails is not None:
+        return int(arguments.thumbnails)
+    return THUMBNAIL if arguments.photos else 0
 
 
 def _open(arguments: argparse.Namespace) -> Source:

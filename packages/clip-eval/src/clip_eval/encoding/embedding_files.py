@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -48,6 +48,7 @@ class Embeddings(NamedTuple):
         labels: The label of each image, -1 without one (N,).
         skipped: Images that could not be used; not in files.
         indices: Position of each image in its source; not in files.
+        digests: Hash of each image, in the parts of a directory.
         thumbnails: A small JPEG of each image, or nothing.
         weights: Hash of the weights of the model that made them; empty where unknown.
         exif_orientation: Whether the images were turned upright, as their EXIF says.
@@ -58,36 +59,51 @@ class Embeddings(NamedTuple):
     labels: NDArray[np.int64]
     skipped: tuple[Skipped, ...] = ()
     indices: tuple[int, ...] = ()
+    digests: tuple[bytes, ...] = ()
     thumbnails: tuple[bytes, ...] = ()
     weights: str = ""
     exif_orientation: bool = False
 
 
-def embed_source(encoder: Encoder, source: Source, loader: LoaderConfig) -> Embeddings:
-    """Embed the images of a source, in order; an image with several rows is embedded once."""
+def embed_source(
+    encoder: Encoder, source: Source, loader: LoaderConfig, *, only: Sequence[int] | None = None
+) -> Embeddings:
+    """Embed the images of a source, in order; an image with several rows is embedded once.
+
+    Args:
+        encoder: Embeds images.
+        source: The images.
+        loader: How the source is read.
+        only: A part of its samples, of which it may be that none can be used; with digests.
+
+    Raises:
+        EvaluationError: No image can be used.
+    """
     rows: list[NDArray[np.float32]] = []
     keys: list[str] = []
     labels: list[int] = []
     indices: list[int] = []
     skipped: list[Skipped] = []
-    seen: set[tuple[str, bytes]] = set()
-    with closing(embed_images([encoder], source, loader)) as embedded:
+    seen: dict[tuple[str, bytes], None] = {}
+    with closing(embed_images([encoder], source, loader, indices=only)) as embedded:
         for batch, (features,) in embedded:
             for sample, row in zip(batch.samples, features.cpu().numpy(), strict=True):
                 if (sample.key, sample.digest) not in seen:
-                    seen.add((sample.key, sample.digest))
+                    seen[sample.key, sample.digest] = None
                     rows.append(row)
                     keys.append(sample.key)
                     indices.append(sample.index)
                     labels.append(-1 if sample.label is None else sample.label)
             skipped += batch.skipped
-    if not rows:
+    if not rows and only is None:
         first = f"; {skipped[0].key}: {skipped[0].reason}, {skipped[0].detail}" if skipped else ""
         raise EvaluationError(
             f"{source.name}: none of {count_noun(len(source), 'image')} could be used{first}"
         )
+    table = np.stack(rows) if rows else np.zeros((0, 1), dtype=np.float32)
     numbers = np.array(labels, dtype=np.int64)
-    found = Embeddings(np.stack(rows), keys, numbers, tuple(skipped), tuple(indices))
+    digests = () if only is None else tuple(digest for _, digest in seen)
+    found = Embeddings(table, keys, numbers, tuple(skipped), tuple(indices), digests)
     return found._replace(exif_orientation=source.exif_orientation)
 
 
@@ -114,20 +130,13 @@ def write_embeddings(path: Path, embeddings: Embeddings) -> None:
         write(file, embeddings)
 
 
-def read_embeddings(path: str | Path) -> tuple[list[str], NDArray[np.float32]]:
-    """Read keys (N) and features (N, D) of a file of `clip-eval embed`.
+def read_one_file(path: Path) -> Embeddings:
+    """Read everything that one file of `clip-eval embed` holds.
 
     Raises:
         EvaluationError: The file is damaged or of another format, or Parquet without pyarrow.
         FileNotFoundError: The file does not exist.
     """
-    found = read_embedding_file(path)
-    return found.keys, found.features
-
-
-def read_embedding_file(path: str | Path) -> Embeddings:
-    """Read everything that a file of `clip-eval embed` holds, as `read_embeddings` does."""
-    path = Path(path)
     read = {".npz": _read_npz, ".parquet": _read_parquet}.get(path.suffix)
     if read is None:
         raise EvaluationError(f"{path}: expected a file of `clip-eval embed`, .npz or .parquet")
@@ -147,6 +156,10 @@ def read_embedding_file(path: str | Path) -> Embeddings:
         raise EvaluationError(
             f"{path}: expected a thumbnail for each of {len(found.keys)} keys, got "
             f"{len(found.thumbnails)}"
+        )
+    if found.digests and len(found.digests) != len(found.keys):
+        raise EvaluationError(
+            f"{path}: expected a hash for each of {len(found.keys)} keys, got {len(found.digests)}"
         )
     return found
 
@@ -170,6 +183,9 @@ def _write_npz(file: IO[bytes], embeddings: Embeddings) -> None:
     if embeddings.thumbnails:
         extra["thumbnails"] = np.frombuffer(b"".join(embeddings.thumbnails), dtype=np.uint8)
         extra["thumbnail_ends"] = np.cumsum(list(map(len, embeddings.thumbnails)))
+    if embeddings.digests:
+        digests = np.frombuffer(b"".join(embeddings.digests), dtype=np.uint8)
+        extra["digests"] = digests.reshape(len(embeddings.digests), -1)
     if embeddings.weights:
         extra["weights"] = np.array(embeddings.weights)
     if embeddings.exif_orientation:
@@ -193,13 +209,16 @@ def _read_npz(path: Path) -> Embeddings:
         features = arrays["features"].astype(np.float32)
         weights = str(arrays["weights"]) if "weights" in arrays else ""
         upright = "exif_orientation" in arrays and bool(arrays["exif_orientation"].all())
+        digests: tuple[bytes, ...] = ()
+        if "digests" in arrays:
+            digests = tuple(row.tobytes() for row in arrays["digests"].astype(np.uint8))
         pictures: tuple[bytes, ...] = ()
         if "thumbnails" in arrays and "thumbnail_ends" in arrays:
             data = arrays["thumbnails"].astype(np.uint8).tobytes()
             ends = arrays["thumbnail_ends"].reshape(-1).astype(np.int64).tolist()
             pictures = tuple(data[a:b] for a, b in zip([0, *ends], ends, strict=False))
     found = Embeddings(features, keys, _no_labels(keys), thumbnails=pictures, weights=weights)
-    return found._replace(exif_orientation=upright)
+    return found._replace(exif_orientation=upright, digests=digests)
 
 
 def _no_labels(keys: list[str]) -> NDArray[np.int64]:
@@ -215,6 +234,8 @@ def _write_parquet(file: IO[bytes], embeddings: Embeddings) -> None:
         "label": embeddings.labels,
         "embedding": arrow.FixedSizeListArray.from_arrays(flat, width),
     }
+    if embeddings.digests:
+        columns["digest"] = arrow.array(embeddings.digests, type=arrow.binary())
     if embeddings.thumbnails:
         columns["thumbnail"] = arrow.array(embeddings.thumbnails, type=arrow.binary())
     table = arrow.table(columns)
@@ -228,7 +249,8 @@ def _write_parquet(file: IO[bytes], embeddings: Embeddings) -> None:
 def _read_parquet(path: Path) -> Embeddings:
     parquet = _pyarrow("pyarrow.parquet")
     names = parquet.read_schema(path).names
-    columns = ["key", "embedding", *(["thumbnail"] if "thumbnail" in names else [])]
+    optional = [name for name in ("thumbnail", "digest") if name in names]
+    columns = ["key", "embedding", *optional]
     table = parquet.read_table(path, columns=columns, page_checksum_verification=True)
     facts = table.schema.metadata or {}
     keys: list[str] = table["key"].to_pylist()
@@ -236,10 +258,14 @@ def _read_parquet(path: Path) -> Embeddings:
     pictures: tuple[bytes, ...] = ()
     if "thumbnail" in names:
         pictures = tuple(picture or b"" for picture in table["thumbnail"].to_pylist())
+    digests: tuple[bytes, ...] = ()
+    if "digest" in names:
+        digests = tuple(digest or b"" for digest in table["digest"].to_pylist())
     return Embeddings(
         flat.astype(np.float32).reshape(len(keys), -1),
         keys,
         _no_labels(keys),
+        digests=digests,
         thumbnails=pictures,
         weights=facts.get(WEIGHTS.encode(), b"").decode(),
         exif_orientation=EXIF.encode() in facts,

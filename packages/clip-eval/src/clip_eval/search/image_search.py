@@ -19,7 +19,8 @@ from clip_eval.data.images import decode_image
 from clip_eval.data.readers.image_files import ImageFiles
 from clip_eval.data.samples import Source
 from clip_eval.encoding.batches import LoaderConfig
-from clip_eval.encoding.embedding_files import Embeddings, embed_source, read_embedding_file
+from clip_eval.encoding.embedding_files import Embeddings, embed_source
+from clip_eval.encoding.embedding_parts import read_embedding_file
 from clip_eval.encoding.encoder import Encoder, make_encoder
 from clip_eval.encoding.thumbnails import make_thumbnails
 from clip_eval.errors import EvaluationError
