@@ -13,7 +13,7 @@ import pytest
 from clip_eval.cli.main import main
 from clip_eval.data import decode_image, open_source, summarize
 from clip_eval.encoding.batches import hash_source
-from clip_eval.encoding.embedding_files import read_embedding_file
+from clip_eval.encoding.embedding_parts import read_embedding_file
 from clip_eval.encoding.thumbnails import make_thumbnails
 from PIL import Image, ImageOps
 from torchvision.datasets.folder import pil_loader
