@@ -13,7 +13,8 @@ import pytest
 from clip_eval import EvaluationError, ImageSearch, load_for_evaluation, read_embeddings
 from clip_eval.cli.main import main
 from clip_eval.data import DataError, open_source
-from clip_eval.encoding.embedding_files import Embeddings, read_embedding_file, write_embeddings
+from clip_eval.encoding.embedding_files import Embeddings, write_embeddings
+from clip_eval.encoding.embedding_parts import read_embedding_file
 from clip_eval.search.faiss_index import FaissIndex
 from clip_eval.search.image_search import find_nearest
 from PIL import Image
