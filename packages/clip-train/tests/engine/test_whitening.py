@@ -157,6 +157,29 @@ def test_averaged_views_are_named_in_metrics_and_in_words(
         assert (", views mirror_shift" in capsys.readouterr().out) == is_named
 
 
+@pytest.mark.filterwarnings("ignore:the run goes on from step 2 to 3")
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"avx2": True, "avx512_bf16": True}, "bf16"), ({"avx2": True, "amx_bf16": False}, "fp32")],
+)
+def test_auto_precision_is_decided_when_a_run_starts(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capabilities: dict[str, bool],
+    expected: str,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    config = config_of(folder, train={"precision": "auto", "steps": 2})
+    assert dry_run(config)[0].data.config.train.precision == expected
+    train(config, tmp_path / "run", progress=False)
+    assert RunDirectory.read_config(tmp_path / "run").train.precision == expected
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)  # another machine
+    longer = config_of(folder, train={"precision": "auto", "steps": 3})
+    resume(tmp_path / "run", longer, progress=False)
+    assert RunDirectory.read_config(tmp_path / "run").train.precision == expected
+
+
 def evaluated(run: Path, names: tuple[str, ...]) -> Result:
     model, preprocess = load_model(run)
     source = open_source(f"imagefolder:{run.parent / 'images'}")

@@ -34,8 +34,9 @@ class TrainConfig:
     backend: Literal["auto", "single", "ddp", "fsdp2", "xla"] = "auto"
     """Distributed backend: `ddp`, or `fsdp2` for sharded parameters, both under torchrun; `auto`
     for `ddp` under torchrun and `single` otherwise; `xla` needs torch_xla."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Autocast type of the towers; weights and loss stay fp32, and `fp16` scales the loss."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """Autocast type of the towers; weights and loss stay fp32, and `fp16` scales the loss; `auto`
+    is bf16 where the device has instructions for it, else fp32, decided when a run starts."""
     compile: Literal["", "inductor", "aot_eager"] = ""
     """torch.compile backend for the towers; empty for none."""
     gradient_checkpointing: bool = False

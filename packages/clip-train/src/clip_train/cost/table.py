@@ -65,7 +65,7 @@ def plan_run(
     cost = _mean(costs, batches, twice=train.grad_accum_steps > 1)
     pairs = _pairs(config, fmean(batch.batch_size for batch in batches), num_samples)
     kept = max(c.activation_bytes * b.batch_size for c, b in zip(costs, batches, strict=True))
-    size = 1.0 if train.precision == "fp32" else 0.5
+    size = 1.0 if train.precision in ("auto", "fp32") else 0.5
     return PlannedRun(
         name,
         config,

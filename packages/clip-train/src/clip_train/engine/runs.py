@@ -27,6 +27,7 @@ from clip_train.distributed.factory import open_backend
 from clip_train.distributed.protocol import Backend
 from clip_train.engine.components import RunComponents, build_components
 from clip_train.engine.data_components import DataComponents, build_data_components
+from clip_train.engine.precision import resolve_precision
 from clip_train.engine.stop_signals import terminating_as_interrupt
 from clip_train.engine.trainer import Trainer
 from clip_train.errors import RunDirectoryError
@@ -65,6 +66,7 @@ def train(
     check_needs(config)
     config = for_overfitting(with_absolute_paths(config))
     with terminating_as_interrupt(), open_run_backend(config) as backend:
+        config = resolve_precision(config, backend)
         run_on_first_rank(backend, lambda: _check_out(config, out, overwrite=overwrite))
         pretrained = load_initial_model(config)
         data = build_data_components(config, pretrained=pretrained)
@@ -108,6 +110,8 @@ def resume(
     own = RunDirectory.read_config(path)
     if config is not None:
         config = with_absolute_paths(config)
+        if config.train.precision == "auto":
+            config = replace(config, train=replace(config.train, precision=own.train.precision))
         check_changes(own, config)
     new = config or own
     with (
@@ -190,6 +194,7 @@ def dry_run(config: Config) -> tuple[RunComponents, Batch]:
     config = for_overfitting(config)
     config = replace(config, data=replace(config.data, cache_images=False))
     with open_run_backend(config) as backend:
+        config = resolve_precision(config, backend)
         _check_store(config)
         pretrained = load_initial_model(config)
         data = build_data_components(config, pretrained=pretrained)
