@@ -172,7 +172,7 @@ def test_what_a_compressed_tar_unpacks_to_is_bounded(
         (tmp_path / "a.tar").write_bytes(pack(content))
         samples, faults = read(tmp_path / "a.tar")
         assert [key for key, _ in samples] == ["a.tar/0"]
-        assert "belong to no sample, more than CLIP_EVAL_MAX_SAMPLE_MB allows" in faults[0]
+        assert "more that belongs to no sample than CLIP_EVAL_MAX_SAMPLE_MB allows" in faults[0]
     (tmp_path / "a.tar").write_bytes(tar_of(hidden | {"1.jpg": b"y"}))
     assert read(tmp_path / "a.tar")[0] == [("a.tar/1", {"jpg": b"y"})]  # these bytes are there
 
