@@ -47,6 +47,17 @@ def sampled(sizes: dict[str, set[int]]):
     return check
 
 
+def opens(folder: str):
+    """A check that a folder is a repository that transformers opens."""
+
+    def check(printed: str) -> None:
+        from transformers import AutoModel
+
+        AutoModel.from_pretrained(folder)
+
+    return check
+
+
 def verified(printed: str) -> None:
     """Three subnets and more equal the oracle."""
     assert printed.count("parameters: error") == 3, printed
@@ -120,18 +131,21 @@ ROWS = [
         here=f"osf train transformers:swin --images pets --num-classes 2 --out net {TRAIN}",
         needs="swin pets",
         check=trains,
+        slow=True,
     ),
     Row(
         there="Super-Swin-v2, CIFAR-100 (a true Swin-v2 is refused there)",
         here=f"osf train transformers:swinv2 --images pets --num-classes 2 --out net {TRAIN}",
         needs="swinv2 pets",
         check=trains,
+        slow=True,
     ),
     Row(
         there="`train_clip_img_classification.py`, both towers",
         here=f"osf train transformers:clip --images pets --out net {TRAIN}",
         needs="clip pets",
         check=trains,
+        slow=True,
     ),
     Row(
         there="Super-Mamba, on texts",
@@ -139,6 +153,7 @@ ROWS = [
         f"{TRAIN} --weight-decay 0",
         needs="mamba wiki",
         check=trains,
+        slow=True,
     ),
     Row(
         there="`torchrun … dist_train_img_classification.py`",
@@ -156,6 +171,7 @@ ROWS = [
         "--batch-size 4 --out best",
         needs="vit pets",
         check=writes("front/front.json", "best/model.safetensors"),
+        slow=True,
     ),
     *(
         Row(
@@ -164,6 +180,7 @@ ROWS = [
             needs=f"{model} {Path(file).name}",
             check=sampled(sizes),
             limit=limit,
+            slow=model not in ("vit", "bert"),
         )
         for file, model, sizes, limit in (
             ("scripts/elastic_space.json", "vit", {"mlp": {40, 20, 12}, "embed": {24, 18}}, None),
@@ -226,6 +243,68 @@ ROWS = [
         ),
     ),
     Row(
+        there="subnets as repositories that `AutoModel` opens (not possible there)",
+        here="osf train transformers:vit --loadable --images pets --num-classes 2 --out net "
+        f"{TRAIN}\n"
+        "osf extract transformers:vit --supernet net --max-params 80% --num-classes 2 --images "
+        "pets --batch-size 4 --out small --quiet",
+        needs="vit pets",
+        check=opens("small"),
+    ),
+    Row(
+        there="the same of a CLIP, both towers",
+        here="osf extract transformers:clip --loadable --max-params 80% --out small --quiet",
+        needs="clip",
+        check=opens("small"),
+        slow=True,
+    ),
+    Row(
+        there="the same for open_clip",
+        here="import open_clip\nfrom osf_supernet.cli import main\n"
+        "open_clip.add_model_config('tiny-open-clip.json')\n"
+        "words = 'extract open_clip:tiny-open-clip --loadable --max-params 99% "
+        "--quiet --out small'\n"
+        "assert main(words.split()) == 0\n"
+        "open_clip.create_model('local-dir:small', pretrained='small')",
+        needs="tiny-open-clip.json",
+        slow=True,
+    ),
+    Row(
+        there="`--peft`, `--adapter_ckpt` (unused there)",
+        here="osf explain transformers:vit",
+        needs="vit",
+        limit=Limit(
+            reason="an adapter is merged before the supernet is made; adapters as such are not "
+            "trained",
+            shown_by="osf train transformers:vit --images pets --peft --out other",
+            message="--peft",
+            whole=True,
+        ),
+    ),
+    Row(
+        there="`--patience`, `early_stopping_patience`",
+        here=f"osf train transformers:vit --images pets --num-classes 2 --out net {TRAIN}",
+        needs="vit pets",
+        check=trains,
+        limit=Limit(
+            reason="no early stopping: the score comes at the end, `resume --steps` goes on",
+            shown_by="osf train transformers:vit --images pets --patience 3 --out other",
+            message="--patience",
+            whole=True,
+        ),
+    ),
+    Row(
+        there="`tensorboard --logdir log/vit`",
+        here=f"osf train transformers:vit --images pets --num-classes 2 --out net {TRAIN}",
+        needs="vit pets",
+        check=trains,
+        limit=Limit(
+            reason="losses are printed (`--log-interval`) or go to a function (`report=`)",
+            shown_by="osf train transformers:vit --images pets --tensorboard log --out other",
+            message="--tensorboard",
+        ),
+    ),
+    Row(
         there="BERT",
         here="osf verify transformers:bert --samples 1",
         needs="bert",
@@ -257,6 +336,7 @@ ROWS = [
         here="osf verify sam:make --samples 1",
         needs="sam.py",
         check=verified,
+        slow=True,
     ),
     Row(
         there="LLaMA (removed there)",

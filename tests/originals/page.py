@@ -118,8 +118,11 @@ def run(text: str) -> str:
         return ""
     printed = []
     for line in text.replace("\\\n", " ").strip().splitlines():
+        line, _, file = line.partition(" > ")
         code, output = call(shlex.split(line))
         printed.append(output)
+        if file:
+            Path(file.strip()).write_text(output)
         if code != 0:
             raise RuntimeError(f"exit code {code} of {line}: {output[-600:]}")
     return "".join(printed)

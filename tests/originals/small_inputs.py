@@ -1,12 +1,12 @@
-"""The small inputs of rows, made when a row first needs them."""
+"""The small inputs of rows, made when a row first needs them: pictures, texts and tables."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import pickle
-import sys
 import tarfile
 from base64 import b64encode
 from collections.abc import Callable
@@ -17,47 +17,30 @@ import torch
 from PIL import Image
 
 COLORS = {"blue": (40, 40, 200), "red": (200, 40, 40)}
-WORDS = ["a", "photo", "of", "blue", "red", "."]
-VIT: dict[str, Any] = {
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "intermediate_size": 40,
-    "image_size": 16,
-    "patch_size": 8,
-}
-SWIN: dict[str, Any] = {
-    "image_size": 32,
-    "patch_size": 2,
-    "embed_dim": 12,
-    "depths": [1, 1, 2, 1],
-    "num_heads": [1, 1, 2, 2],
-    "window_size": 2,
-    "mlp_ratio": 2.0,
-}
-TEXT: dict[str, Any] = {
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "intermediate_size": 40,
-    "vocab_size": 50,
-    "max_position_embeddings": 16,
-}
 
 
 def make(name: str, work: Path) -> Path:
     """The input of that name; made if it is not there."""
     path = work / name
     if not path.exists():
+        files: Any = importlib.import_module("original_files")
         stem = name.partition(".")[0].replace("-", "_")
-        is_space = stem in SPACES or stem == "clip_elastic_space"
-        maker: Callable[[Path], None] = (
-            make_space if is_space else getattr(sys.modules[__name__], f"make_{stem}")
-        )
+        kinds = {"space": {*files.SPACES, "clip_elastic_space"}, "script": set(files.SCRIPTS)}
+        kinds["recipe"] = {"clip_vit_base", "clip_vit_base_range"}
+        kind = next((kind for kind, names in kinds.items() if stem in names), stem)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             torch.manual_seed(0)
-            maker(path)
+            _find_maker(f"make_{kind}")(path)
     return path
+
+
+def _find_maker(name: str) -> Callable[[Path], None]:
+    for module in (__name__, "small_models", "original_files"):
+        maker: Callable[[Path], None] | None
+        maker = getattr(importlib.import_module(module), name, None)
+        if maker is not None:
+            return maker
+    raise ValueError(f"no row can have the input {name}")
 
 
 def square(color: tuple[int, int, int], side: int = 16) -> Image.Image:
@@ -75,131 +58,6 @@ def make_pets(path: Path) -> None:
                 square((color[0] + index, color[1] + index, color[2] + index)).save(
                     folder / f"{index}.png"
                 )
-
-
-def _save(model: Any, path: Path) -> None:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    model.save_pretrained(path)
-
-
-def make_vit(path: Path) -> None:
-    """A ViT of transformers."""
-    from transformers import ViTConfig, ViTForImageClassification
-
-    _save(ViTForImageClassification(ViTConfig(**VIT, num_labels=2)), path)
-
-
-def make_swin(path: Path) -> None:
-    """A Swin of transformers with four stages, as the original's handler expects."""
-    from transformers import SwinConfig, SwinForImageClassification
-
-    _save(SwinForImageClassification(SwinConfig(**SWIN, num_labels=2)), path)
-
-
-def make_swinv2(path: Path) -> None:
-    """A Swin-v2 of transformers."""
-    from transformers import Swinv2Config, Swinv2ForImageClassification
-
-    _save(Swinv2ForImageClassification(Swinv2Config(**SWIN, num_labels=2)), path)
-
-
-def make_clip(path: Path) -> None:
-    """A CLIP of transformers with a tokenizer of a few words."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
-    from tokenizers.processors import TemplateProcessing
-    from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
-
-    text = TEXT | {"max_position_embeddings": 10, "eos_token_id": 49, "bos_token_id": 48}
-    vision = VIT | {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 56}
-    _save(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)), path)
-    vocabulary = {word: n for n, word in enumerate(["<pad>", *WORDS])} | {"<end>": 49}
-    found = Tokenizer(WordLevel(vocabulary, unk_token="<pad>"))
-    found.pre_tokenizer = Whitespace()
-    found.post_processor = TemplateProcessing("$A <end>", special_tokens=[("<end>", 49)])
-    PreTrainedTokenizerFast(
-        tokenizer_object=found, pad_token="<pad>", eos_token="<end>"
-    ).save_pretrained(path)
-
-
-def make_mamba(path: Path) -> None:
-    """A Mamba of transformers with a byte tokenizer."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import BPE
-    from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import MambaConfig, MambaForCausalLM, PreTrainedTokenizerFast
-
-    config = MambaConfig(
-        hidden_size=24,
-        num_hidden_layers=2,
-        state_size=4,
-        vocab_size=256,
-        time_step_rank=3,
-        expand=2,
-        use_mambapy=False,
-    )
-    _save(MambaForCausalLM(config), path)
-    found = Tokenizer(BPE({s: n for n, s in enumerate(sorted(ByteLevel.alphabet()))}, []))
-    found.pre_tokenizer = ByteLevel(add_prefix_space=False)
-    PreTrainedTokenizerFast(tokenizer_object=found).save_pretrained(path)
-
-
-def _make_text_model(name: str, path: Path, **settings: Any) -> None:
-    import transformers
-
-    config = getattr(transformers, f"{name}Config")(**settings)
-    model = getattr(transformers, f"{name}ForSequenceClassification")(config)
-    _save(model, path)
-
-
-def make_bert(path: Path) -> None:
-    """A BERT of transformers."""
-    _make_text_model("Bert", path, **TEXT)
-
-
-def make_roberta(path: Path) -> None:
-    """A RoBERTa of transformers."""
-    _make_text_model("Roberta", path, **TEXT | {"max_position_embeddings": 20})
-
-
-def make_distilbert(path: Path) -> None:
-    """A DistilBERT of transformers."""
-    settings = {"dim": 24, "hidden_dim": 40, "n_layers": 2, "n_heads": 3, "vocab_size": 50}
-    _make_text_model("DistilBert", path, **settings)
-
-
-def make_t5(path: Path) -> None:
-    """A T5 of transformers, with the gated layers of Flan-T5."""
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    settings = {"d_model": 24, "d_kv": 8, "d_ff": 40, "num_layers": 2, "num_heads": 3}
-    config = T5Config(**settings, vocab_size=50, feed_forward_proj="gated-gelu")
-    _save(T5ForConditionalGeneration(config), path)
-
-
-def make_llama(path: Path) -> None:
-    """A LLaMA of transformers."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    settings = TEXT | {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32}
-    _save(LlamaForCausalLM(LlamaConfig(**settings)), path)
-
-
-def make_sam(path: Path) -> None:
-    """The image encoder of a SAM of transformers, as a factory of the user's."""
-    path.write_text(
-        "import torch\n"
-        "from transformers.models.sam.modeling_sam import SamVisionConfig, SamVisionModel\n\n\n"
-        "def make():\n"
-        "    config = SamVisionConfig(hidden_size=24, output_channels=8, num_hidden_layers=2,\n"
-        "        num_attention_heads=3, image_size=32, patch_size=8, window_size=2,\n"
-        "        global_attn_indexes=[1], mlp_dim=40)\n"
-        "    return SamVisionModel(config).eval(), torch.randn(2, 3, 32, 32)\n"
-    )
 
 
 def make_wiki(path: Path) -> None:
@@ -299,59 +157,54 @@ def make_cifar(path: Path) -> None:
                 )
 
 
-SPACES: dict[str, Any] = {
-    "elastic_space": ([24], [40, 20, 12], [24, 18]),
-    "swin_elastic_space": ([48], [96, 64, 48], ["None"]),
-    "mamba_elastic_space": ([24], [24, 16, 8], ["None"]),
-    "bert_base": ([24], [40, 24, 12], [24, 16]),
-    "bert_large": ([24, 16], [40, 24, 12], [24, 16]),
-    "t5_base": ([24], [40, 24, 16, 12], [24, 16]),
-    "t5_small": ([24], [40, 24], [24]),
-    "t5_widths": ([24], [40, 24, 16, 12], [24]),
-}
-KEYS = ("atten_out_space", "inter_hidden_space", "residual_hidden_space")
-
-
-def make_space(path: Path) -> None:
-    """An elastic space of OFM at the sizes of the small models."""
-    if path.stem == "clip_elastic_space":
-        towers = {"text": [40, 24, 16], "vision": [56, 40, 24]}
-        found: Any = {
-            tower: {KEYS[0]: ["None"], KEYS[1]: sizes, KEYS[2]: ["None"]}
-            for tower, sizes in towers.items()
-        }
-    else:
-        found = dict(zip(KEYS, SPACES[path.stem], strict=True))
-    path.write_text(json.dumps(found))
-
-
-def make_elastic_folder(path: Path) -> None:
-    """A supernet as OFM stores it: a model of transformers with the space in its config."""
-    make_vit(path)
-    config = json.loads((path / "config.json").read_text())
-    config["elastic_config"] = dict(zip(KEYS, SPACES["elastic_space"], strict=True))
-    (path / "config.json").write_text(json.dumps(config))
-
-
-CIFAR_RN = [
-    "--model.vision.width=8",
-    "--model.vision.num_heads=4",
-    "--model.text.width=16",
-    "--model.text.num_heads=2",
-    "--model.text.num_layers=1",
-]
-
-
-def make_cifar_run(path: Path) -> None:
-    """The CIFAR-10 preset at reduced width, trained for two steps with its best evaluation."""
-    from clip_train.cli.main import main
-
-    data = make("cifar", path.parent)
-    words = f"run cifar10 --data.train imagefolder:{data}/train --data.val imagefolder:{data}/val"
-    words += " --steps 2 --batch-size 5 --data.workers 0 --eval.metric acc1 --eval.every_steps 1"
-    assert main([*words.split(), *CIFAR_RN, "--out", str(path), "--quiet"]) == 0
-
-
 def make_templates(path: Path) -> None:
     """Templates of one's own."""
     path.write_text("a {c} thing\nsome {c}\n")
+
+
+def make_tfds(path: Path) -> None:
+    """TFRecords as img2dataset writes them."""
+    from tfrecord.writer import TFRecordWriter
+
+    images = path.with_name("tfds-images")
+    rows = _captioned(images)
+    path.mkdir()
+    writer = TFRecordWriter(str(path / "00000.tfrecord"))
+    for index, (name, text) in enumerate(rows):
+        jpg = (images / name).read_bytes()
+        writer.write(
+            {
+                "key": (f"{index:09d}".encode(), "byte"),
+                "jpg": (jpg, "byte"),
+                "caption": (text.encode(), "byte"),
+            }
+        )
+    writer.close()
+
+
+def make_imagenet_tfds(path: Path) -> None:
+    """ImageNet's validation set as TFDS stores it, of its first three classes."""
+    from tfrecord.writer import TFRecordWriter
+
+    folder = path / "imagenet2012" / "5.1.0"
+    folder.mkdir(parents=True)
+    writer = TFRecordWriter(str(folder / "imagenet2012-validation.tfrecord-00000-of-00001"))
+    for label in range(3):
+        data = io.BytesIO()
+        square((80 * label, 90, 20), 40).save(data, "JPEG")
+        features = {"image": (data.getvalue(), "byte"), "label": (label, "int")}
+        writer.write(features | {"file_name": (f"{label}.JPEG".encode(), "byte")})
+    writer.close()
+
+
+def make_files(path: Path) -> None:
+    """img2dataset's output format `files`."""
+    folder = path / "00000"
+    for name, text in _captioned(folder):
+        (folder / name).with_suffix(".txt").write_text(text)
+        (folder / name).with_suffix(".json").write_text(json.dumps({"caption": text}))
+
+
+def make_a(path: Path) -> None:
+    """One template."""
+    path.write_text("a {c}\n")

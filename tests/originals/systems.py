@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import cifar_rows
+import clipa_rows
+import corenet_rows
+import fast_clip_rows
 import osf_rows
 import page
 
@@ -13,10 +16,16 @@ PAGE = Path(__file__).parents[2] / "docs" / "originals.md"
 SYSTEMS = {
     "OFM": osf_rows.ROWS,
     "CLIP for CIFAR-10": cifar_rows.ROWS,
+    "Fast-CLIP": fast_clip_rows.ROWS,
+    "CLIPA": clipa_rows.ROWS,
+    "CoreNet": corenet_rows.ROWS,
 }
 ABOUT = {
     "OFM": osf_rows.ABOUT,
     "CLIP for CIFAR-10": cifar_rows.ABOUT,
+    "Fast-CLIP": fast_clip_rows.ABOUT,
+    "CLIPA": clipa_rows.ABOUT,
+    "CoreNet": corenet_rows.ABOUT,
 }
 HEAD = """# Where one comes from
 

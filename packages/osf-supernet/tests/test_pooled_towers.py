@@ -4,36 +4,56 @@ from __future__ import annotations
 
 import pytest
 import torch
-from clip_models import CLIP, CLIPConfig
-from clip_models.config import PoolingConfig, TextConfig, ViTConfig
+from clip_models import CLIP, CLIPConfig, load_model, save_model
+from clip_models.config import PoolingConfig, PreprocessConfig, TextConfig, ViTConfig
 from osf_supernet import Supernet
 from osf_supernet.subnets.comparison import difference
 from torch import nn
 
 
-def pooled_clip(kind):
-    pooling = PoolingConfig(name="dynamic", after_layer=1, args={"kind": kind})
+def pooled_clip(text=None, vision=None):
+    pooled = {
+        kind: PoolingConfig(name="dynamic", after_layer=1, args={"kind": kind})
+        for kind in (text, vision)
+        if kind
+    }
     torch.manual_seed(0)
     sizes = {"context_length": 10, "vocab_size": 50, "width": 24, "num_layers": 2, "num_heads": 3}
     vit = {"image_size": 16, "patch_size": 4, "width": 32, "num_layers": 2, "num_heads": 4}
     config = CLIPConfig(
         embed_dim=12,
-        text=TextConfig(**sizes, pooling=pooling),
-        vision=ViTConfig(**vit),
+        text=TextConfig(**sizes, pooling=pooled.get(text)),
+        vision=ViTConfig(**vit, pooling=pooled.get(vision)),
     )
     ids = torch.randint(0, 49, (2, 10))
     ids[:, -1] = 49
     return CLIP(config).eval(), (torch.randn(2, 3, 16, 16), ids)
 
 
-def test_a_clip_with_a_pooled_text_tower_is_a_supernet():
-    model, inputs = pooled_clip("gumbel")
+@pytest.mark.parametrize(
+    ("text", "vision"), [("gumbel", None), (None, "top_k"), ("gumbel", "gumbel")]
+)
+def test_a_clip_with_pooled_towers_is_a_supernet(text, vision):
+    model, inputs = pooled_clip(text, vision)
     net = Supernet(model, inputs)
     kinds = {group.kind for group in net.graph.elastic()}
     assert {"mlp", "heads"} <= kinds, net.explain()
+    tied = [name for name in net.choices if name.startswith("visual") and "pool" not in name]
+    assert len(tied) == 4 or not vision, net.explain()
     for config in (net.largest, net.smallest):
         net.extract(config)
     assert net.parameters_of(net.smallest) < 0.9 * net.parameters_of({})
+
+
+def test_a_pruned_pooled_clip_is_a_model_directory(tmp_path):
+    model, inputs = pooled_clip("gumbel", "top_k")
+    net = Supernet(model, inputs)
+    small = net.extract({name: net.smallest[name] for name in net.choices if "mlp" in name})
+    save_model(tmp_path, small, PreprocessConfig(size=16))
+    again, _ = load_model(tmp_path)
+    assert again.config.vision.pooling.args["hidden"] < 4 * 32
+    for one, two in zip(again.eval()(*inputs)[:2], small(*inputs)[:2], strict=True):
+        torch.testing.assert_close(one, two)
 
 
 def test_counts_are_compared_without_the_zeros_behind():

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 from clip_models import ConfigError, get_config
 from clip_models.converters.clipa_config import from_clipa
+from clip_models.files.config_files import read_config_file
 
 LARGE = {"image_size": 224, "layers": 24, "width": 1024}
 HUGE = {"image_size": 224, "layers": 32, "width": 1280, "head_width": 80, "patch_size": 14}
@@ -55,10 +58,6 @@ def clipa(embed_dim: int, vision: dict, text: dict) -> dict:
             clipa(768, LARGE | {"patch_size": 16} | GAP, TEXT | {"context_length": 16}),
         ),
         (
-            "ViT-H-14-CL8-Syntax-GAP",
-            clipa(1024, HUGE | GAP, HUGE_TEXT | {"context_length": 8} | SYNTAX),
-        ),
-        (
             "ViT-L-16-CL32-GAP",
             clipa(768, LARGE | {"patch_size": 16} | GAP, TEXT | {"context_length": 32}),
         ),
@@ -78,6 +77,13 @@ def clipa(embed_dim: int, vision: dict, text: dict) -> dict:
 )
 def test_named_configs_are_those_of_clipa(name: str, values: dict) -> None:
     assert from_clipa(values) == get_config(name)
+
+
+def test_a_file_of_clipa_is_read(tmp_path: Path) -> None:
+    values = clipa(768, LARGE | {"patch_size": 14} | BIG_VISION, TEXT | BIG_VISION_TEXT)
+    (tmp_path / "model.json").write_text(json.dumps(values))
+    config, _ = read_config_file(tmp_path / "model.json")
+    assert config == get_config("ViT-L-14-CL32-GAP-BigVision")
 
 
 def test_poolings() -> None:

@@ -75,7 +75,7 @@ FAMILIES: tuple[tuple[str, dict[str, Any] | None], ...] = (
     ("ViT-{L-16,H-14}-CL32-GAP", _text(32)),
     ("ViT-L-16-CL8-Syntax-GAP", _text(8, reduction_mask="syntax")),
     ("ViT-L-16-CL16-Syntax-GAP", _text(16, reduction_mask="syntax")),
-    ("ViT-H-14-CL8-Syntax{,Mask}-GAP", _text(8, reduction_mask="syntax")),
+    ("ViT-H-14-CL8-SyntaxMask-GAP", _text(8, reduction_mask="syntax")),
     ("ViT-{L,H}-14-CL32-GAP-BigVision", _CLIPA),
     ("ViT-{L,H,bigG}-14-CLIPA{,-336}", _CLIPA),
     ("ViT-B-16-SigLIP{,-256,-384,-512}", _siglip("timm/ViT-B-16-SigLIP")),

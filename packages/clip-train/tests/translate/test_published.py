@@ -363,6 +363,7 @@ def test_a_quoted_command_is_the_same_as_its_words(capsys: pytest.CaptureFixture
         ("#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=8\nsrun python main.py --lr 1", 16),
         ("#SBATCH --nodes=3\ntorchrun --nnodes 3 --nproc-per-node 2 main.py --lr 1", 6),
         ("python -m training.main --lr 1", None),
+        ("python3 /at/launch_xla.py --num-devices 8 training.main --lr 1", 8),
         ("echo hello", "no command with flags"),
         ("python main.py --name 'open", "cannot be read"),
     ],
@@ -372,6 +373,8 @@ def test_processes_of_launchers(text: str, processes: int | str | None) -> None:
         with pytest.raises(ConfigError) as error:
             read_command(text)
         assert processes in str(error.value)
+        if "per node" in processes:  # the remedy that is named
+            assert read_command(text, 6).processes == 6
         return
     command = read_command(text)
     assert (command.flags, command.processes) == (["--lr", "1"], processes)

@@ -1,5 +1,6 @@
 from .counting import count_parameters
 from .files.folders import load_subnet, load_supernet, save_subnet, save_supernet
+from .loadable import loadable_space
 from .pruning import prune
 from .search.config import SearchConfig
 from .search.latency import LatencyTable
@@ -23,6 +24,7 @@ __all__ = [
     "count_parameters",
     "load_subnet",
     "load_supernet",
+    "loadable_space",
     "prune",
     "ratios",
     "save_subnet",

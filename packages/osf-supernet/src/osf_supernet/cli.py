@@ -158,6 +158,11 @@ def _add_model_options(parser: Any) -> None:
     )
     parser.add_argument("--supernet", help="folder of a trained supernet")
     parser.add_argument("--space", help="JSON file of a space, or supernet folder of OFM")
+    parser.add_argument(
+        "--loadable",
+        action="store_true",
+        help="only sizes that the config of the model's library can say, equal in all layers",
+    )
     parser.add_argument("--image-size", type=_positive, help="side of the example image in pixels")
     parser.add_argument(
         "--num-classes",

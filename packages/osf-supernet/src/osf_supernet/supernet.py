@@ -19,7 +19,7 @@ from osf_supernet.subnets.pretrained_config import fit_config, is_pretrained_mod
 from osf_supernet.subnets.probing import BACKENDS, build_checked_graph, require_plain
 from osf_supernet.subnets.ranking import Ranking, rank_model, sort_model
 from osf_supernet.subnets.references import ReferenceCache
-from osf_supernet.subnets.space import Choice, Space, default_space
+from osf_supernet.subnets.space import Choice, Space, default_space, tie_layers
 from osf_supernet.subnets.surgery import (
     ActiveReport,
     Surgery,
@@ -45,7 +45,9 @@ class Supernet:
         outputs: patterns of the outputs whose shape must stay.
         backend: "auto", "class" or "graph".
         space: the choices by pattern.
-        choices: group or depth list name → the sizes it may take, ascending.
+        choices: group or depth list name → the sizes it may take, ascending; of a uniform space
+            the first of the layers alone, whose size the others have too.
+        ties: in a uniform space, that first name → all names that have its size.
         ranking: importance by the last `reorder` or `rank`.
     """
 
@@ -89,7 +91,7 @@ class Supernet:
         self.graph, self._table, notes = build_checked_graph(
             model, example_inputs, outputs, backend
         )
-        self.space = default_space(self.graph) if space is None else Space(dict(space))
+        self.space = default_space(self.graph) if space is None else _as_space(space)
         self._planner = Planner(model, self.graph, self._table)
         self._counts = Counts(self._planner)
         self._plans: dict[tuple[tuple[str, int], ...], Plan] = {}
@@ -109,8 +111,18 @@ class Supernet:
 
     @space.setter
     def space(self, space: Space) -> None:
-        self.choices = space.resolve(self.graph)
+        every = space.resolve(self.graph)
+        self.ties = tie_layers(every) if space.uniform else {}
+        self.choices = {name: every[name] for name in self.ties} if space.uniform else every
         self._space = space
+
+    def expand(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """A config with the sizes of all layers that a uniform space ties to those given."""
+        found = dict(config)
+        for name in config:
+            for other in self.ties.get(name, ()):
+                found.setdefault(other, config[name])
+        return found
 
     @property
     def largest(self) -> Config:
@@ -150,7 +162,7 @@ class Supernet:
         Raises:
             ValueError: fewer are kept than the list needs.
         """
-        return self._planner.left_out(config)
+        return self._planner.left_out(self.expand(config))
 
     def canonical(self, config: Mapping[str, int]) -> Config:
         """The shortest config of the same subnet: equal for two configs that differ unseen.
@@ -158,7 +170,7 @@ class Supernet:
         Sizes inside left-out blocks make no difference, nor does it whether a block is left out
         by its list's depth or by its own name.
         """
-        return self._planner.canonical(config)
+        return self._planner.canonical(self.expand(config))
 
     def sample(
         self,
@@ -197,7 +209,7 @@ class Supernet:
             KeyError: a name is no elastic group's or depth list's.
             ValueError: a size is not one it can have.
         """
-        return self._counts.parameters(config)
+        return self._counts.parameters(self.expand(config))
 
     def flops_of(self, config: Mapping[str, Any]) -> Any:
         """Floating point operations of a subnet at the example's shapes, as `FlopCounterMode`.
@@ -210,7 +222,7 @@ class Supernet:
             KeyError: a name is no elastic group's or depth list's.
             ValueError: a size is not one it can have.
         """
-        return self._counts.operations(config)
+        return self._counts.operations(self.expand(config))
 
     def active(self, config: Mapping[str, int]) -> AbstractContextManager[ActiveReport]:
         """Run `self.model` as a subnet inside a `with` block, on shared weights.
@@ -242,6 +254,7 @@ class Supernet:
             KeyError: a name is no elastic group's or depth list's.
             ValueError: a size is not one it can have.
         """
+        config = self.expand(config)
         key = tuple(sorted(config.items()))
         if key not in self._plans:
             if len(self._plans) > 256:
@@ -255,9 +268,10 @@ class Supernet:
         Raises:
             VerificationError: they differ.
         """
+        config = self.expand(config)
         plan = self.plan(config)
         checks, notes = self._references.checks_of(plan)
-        return verify(self.model, plan, dict(config), checks, notes)
+        return verify(self.model, plan, config, checks, notes)
 
     def extract(self, config: Mapping[str, int]) -> nn.Module:
         """A verified plain module of the same class, without any tie to the supernet.
@@ -274,14 +288,15 @@ class Supernet:
             RuntimeError: the model runs as a subnet.
             VerificationError: it does not compute what the oracle says.
         """
+        config = self.expand(config)
         plan = self.plan(config)
         module = extract_plan(self.model, plan)
         checks, notes = self._references.checks_of(plan)
-        certificate = verify(self.model, plan, dict(config), checks, notes, module)
+        certificate = verify(self.model, plan, config, checks, notes, module)
         record: dict[str, Any] = {
             "format": 1,
             "class": type(self.model).__qualname__,
-            "config": dict(config),
+            "config": config,
             "attributes": dict(plan.surgery.attributes),
             "items": {path: list(kept) for path, kept in plan.surgery.items.items()},
             "certificate": certificate.to_dict(),
@@ -369,4 +384,11 @@ class Supernet:
         return self._overview().headline()
 
     def _overview(self) -> Overview:
-        return Overview(self.model, self.graph, self.choices, self._counts, self.inputs)
+        tied = {other: name for name, names in self.ties.items() for other in names}
+        every = {other: self.choices[name] for other, name in tied.items()} or self.choices
+        followers = {other for other, name in tied.items() if other != name}
+        return Overview(self.model, self.graph, every, self._counts, self.inputs, followers)
+
+
+def _as_space(space: Space | Mapping[str, Choice]) -> Space:
+    return space if isinstance(space, Space) else Space(space)

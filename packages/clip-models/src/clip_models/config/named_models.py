@@ -112,7 +112,6 @@ _CLIPA_V1 = {
     "ViT-L-16-CL16-GAP": ("ViT-L-16", 16, True, False),  # of a script; its own file is missing
     "ViT-L-16-CL32-GAP": ("ViT-L-16", 32, True, False),
     "ViT-H-14-CL8-SyntaxMask-GAP": ("ViT-H-14", 8, True, True),
-    "ViT-H-14-CL8-Syntax-GAP": ("ViT-H-14", 8, True, True),  # the same, as a script names it
     "ViT-H-14-CL32-GAP": ("ViT-H-14", 32, True, False),
 }
 # CLIPA's second version in its torch code, whose norms have torch's epsilon; its JAX code has 1e-6.

@@ -17,6 +17,18 @@ _TEXT_NAMES = {"proj": "hf_proj_type", "pooler_type": "hf_pooler_type"}
 _TEXT_POOLS = {"open_clip": "argmax", "big_vision_tok": "first", "big_vision_last": "last"}
 
 
+_OWN_KEYS = {
+    "vision_cfg": {"global_average_pool", "pool_style", "gelu_approximate", "ln_pre"},
+    "text_cfg": {"pool_style", "gelu_approximate", "text_mask", "bert_tokenizer", "attention_mask"},
+}
+
+
+def is_clipa(values: Mapping[str, Any]) -> bool:
+    """Whether a config of open_clip's form has keys that CLIPA alone has."""
+    parts = ((values.get(name), keys) for name, keys in _OWN_KEYS.items())
+    return any(isinstance(part, Mapping) and bool(keys & part.keys()) for part, keys in parts)
+
+
 def from_clipa(values: Mapping[str, Any]) -> CLIPConfig:
     """The config in one of CLIPA's JSON files.
 

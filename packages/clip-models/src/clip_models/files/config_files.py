@@ -16,6 +16,7 @@ from clip_models.config.preprocess_config import (
     guess_preprocess_config,
 )
 from clip_models.config.strict import from_dict
+from clip_models.converters.clipa_config import from_clipa, is_clipa
 from clip_models.converters.hugging_face_config import from_hugging_face_config
 from clip_models.converters.open_clip_config import from_open_clip
 from clip_models.converters.preprocess_config import from_open_clip_preprocess
@@ -41,7 +42,7 @@ def read_config_file(path: Path) -> tuple[CLIPConfig, PreprocessConfig]:
     """The config and preprocessing in a JSON file.
 
     Read are `clip_config.json` or its part `model`, open_clip's `open_clip_config.json` or model
-    config, and transformers' `config.json` of a CLIP or SigLIP.
+    config, CLIPA's, and transformers' `config.json` of a CLIP or SigLIP.
 
     Raises:
         ConfigError: The file describes no model.
@@ -64,7 +65,7 @@ def read_config_file(path: Path) -> tuple[CLIPConfig, PreprocessConfig]:
 
 def _convert(values: Mapping[str, Any]) -> tuple[CLIPConfig, PreprocessConfig]:
     if "model_cfg" in values or "vision_cfg" in values:
-        config = from_open_clip(values)
+        config = from_clipa(values) if is_clipa(values) else from_open_clip(values)
         given = values.get("preprocess_cfg")
         if given:
             return config, from_open_clip_preprocess(given, config.vision.image_size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TypeGuard, TypeVar, cast
+from typing import Any, TypeGuard, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from clip_models.config.towers import (
     LayerShape,
     ModifiedResNetConfig,
     PerLayer,
+    PoolingConfig,
     TextConfig,
     TransformerConfig,
     ViTConfig,
@@ -67,8 +68,20 @@ def measure_config(model: CLIP) -> CLIPConfig:
     elif isinstance(vision, ModifiedResNetConfig) and isinstance(tower, ModifiedResNet):
         rows = len(tower.attnpool.positional_embedding) - 1
         vision = _measure_image_size(vision, rows, STRIDE)
+    text = _measure_text(model)
+    if isinstance(vision, ViTConfig) and vision.pooling is not None:
+        vision = replace(vision, pooling=_measure_poolings(vision.pooling, tower.pooling))
+    if text.pooling is not None:
+        text = replace(text, pooling=_measure_poolings(text.pooling, model.pooling))
     embed_dim = _measure_embedding(model)
-    return replace(config, vision=vision, text=_measure_text(model), embed_dim=embed_dim)
+    return replace(config, vision=vision, text=text, embed_dim=embed_dim)
+
+
+def _measure_poolings(config: PoolingConfig, modules: Any, number: int = 0) -> PoolingConfig:
+    """The config of poolings with the sizes that they themselves measure."""
+    sizes = getattr(modules[number], "measured_sizes", dict)()
+    then = config.then and _measure_poolings(config.then, modules, number + 1)
+    return replace(config, args={**config.args, **sizes}, then=then)
 
 
 def _measure_text(model: CLIP) -> TextConfig:

@@ -57,7 +57,8 @@ class TokenPooling(Protocol):
     open interval (0, 1): random numbers that depend only on the key of the row and the place. With
     a true attribute `reads_keys` it is also called with `keys`, (B, L, ·): those of the next layer.
     With a true attribute `reads_grids`, a pooling of the patches of images of their own shape is
-    also called with `grids`: rows and columns of each image, B pairs.
+    also called with `grids`: rows and columns of each image, B pairs. A method `measured_sizes()`
+    gives the arguments that its weights show after they were cut in place, if others than given.
     """
 
     def __call__(

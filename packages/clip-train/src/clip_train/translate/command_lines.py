@@ -24,6 +24,7 @@ _ASSIGNMENT = re.compile(r"(?:export\s+)?([A-Za-z_]\w*)=('[^']*'|\"[^\"]*\"|[^\s
 _CONTINUED = re.compile(r"\\[ \t]*(?:#[^\n]*)?\n")  # also with a comment, as OFM's are published
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _LAUNCHERS = ("torchrun", "torch.distributed.run", "torch.distributed.launch")
+_STARTERS = ("srun", "mpirun", "mpiexec", "launch_xla.py")
 _COUNTS = {
     "nproc-per-node": "per node",
     "nnodes": "nodes",
@@ -39,7 +40,7 @@ _COUNTS = {
 _PROGRAM = re.compile(r"\.py$|^[\w.]*(?:main|train\w*|task\d_clip)$|^corenet-\w+$")
 
 
-def read_command(text: str) -> CommandLine:
+def read_command(text: str, processes: int | None = None) -> CommandLine:
     """The training command in a text: a quoted command line, or a shell script.
 
     Comments, line continuations, variables that the script sets and `sbatch` options are read; of
@@ -63,19 +64,22 @@ def read_command(text: str) -> CommandLine:
         except ValueError as error:
             raise ConfigError(f"the command cannot be read: {error}: {line.strip()[:60]}") from None
         if any(word.startswith("--") for word in words):
-            here = split_launcher(words, tasks)
+            here = split_launcher(words, tasks, processes)
             found = here if here.program or not (found and found.program) else found
     if found is None:
         raise ConfigError("no command with flags was found; give a line such as `… --model RN50`")
     return found
 
 
-def split_launcher(words: Sequence[str], tasks: Mapping[str, str] | None = None) -> CommandLine:
+def split_launcher(
+    words: Sequence[str], tasks: Mapping[str, str] | None = None, processes: int | None = None
+) -> CommandLine:
     """A command without environment variables, launcher and program.
 
     Args:
         words: The words of the command.
         tasks: What a batch script asks of its scheduler, by names of `_COUNTS`.
+        processes: Their number, where it is known otherwise.
 
     Raises:
         ConfigError: The number of processes is no number.
@@ -88,10 +92,10 @@ def split_launcher(words: Sequence[str], tasks: Mapping[str, str] | None = None)
         return CommandLine(rest, None)
     before, flags = rest[:start], rest[start + 1 :]
     launched = any(name in word for word in before for name in _LAUNCHERS)
-    by_srun = any(word in ("srun", "mpirun", "mpiexec", "launch_xla.py") for word in before)
+    by_srun = any(Path(word).name in _STARTERS for word in before)
     if not (launched or by_srun):
         return CommandLine(flags, None, rest[start])
-    number = _count_processes({**(tasks or {}), **_counts(before)})
+    number = processes or _count_processes({**(tasks or {}), **_counts(before)})
     return CommandLine(flags, number, rest[start])
 
 

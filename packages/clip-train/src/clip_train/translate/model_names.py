@@ -7,7 +7,6 @@ from clip_models import get_config, list_models
 _MISNAMED = {  # in published scripts, whose repositories have no file of that name
     "ViT-H-14-CL8-Syntax-GAP": "ViT-H-14-CL8-SyntaxMask-GAP",
     "ViT-L-16-CL8-GAP": "ViT-L-16-CL8-Syntax-GAP",  # the same towers; captions are not reduced
-    "ViT-L-16-CL16-GAP": "ViT-L-16-CL16-Syntax-GAP",
 }
 
 

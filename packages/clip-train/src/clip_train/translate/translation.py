@@ -62,7 +62,7 @@ def translate(
     """
     if system not in SYSTEMS:
         raise ConfigError(f"unknown system {system!r}{nearest(system, SYSTEMS)}")
-    given, launched, program = _read(words)
+    given, launched, program = _read(words, processes)
     if evaluation := translate_evaluation(given, program):
         return Translation("", [], evaluation)
     known = SYSTEMS[system]
@@ -163,14 +163,14 @@ class _Read(NamedTuple):
     program: str = ""
 
 
-def _read(words: Sequence[str]) -> _Read:
+def _read(words: Sequence[str], processes: int | None) -> _Read:
     """The values of a command line or a file."""
     if len(words) == 1 and not words[0].startswith("-"):
         if " " not in words[0].strip():
-            return _read_file(Path(words[0]))
-        command = read_command(words[0])  # quoted
+            return _read_file(Path(words[0]), processes)
+        command = read_command(words[0], processes)  # quoted
     else:
-        command = split_launcher(words)
+        command = split_launcher(words, processes=processes)
     return _read_command_line(command)
 
 
@@ -211,7 +211,7 @@ def _read_flags(words: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _read_file(file: Path) -> _Read:
+def _read_file(file: Path, processes: int | None = None) -> _Read:
     """The dotted keys of a YAML file, the plan of a JSON file, or the command in a script."""
     text = read_script(file)
     try:
@@ -221,7 +221,7 @@ def _read_file(file: Path) -> _Read:
             return _Read(_read_plan(file, json.loads(text)))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
-    return _read_command_line(read_command(text))
+    return _read_command_line(read_command(text, processes))
 
 
 def _read_plan(file: Path, plan: Any) -> dict[str, Any]:

@@ -121,6 +121,14 @@ class DynamicTokenPooling(nn.Module):
         record = make_record(pooled.counts, pooled.lengths, boundaries, constraints)
         return self._collect(pooled, order, loss, record)
 
+    def measured_sizes(self) -> dict[str, int]:
+        """The setting `hidden`, where the predictor has another width now than it says."""
+        if not isinstance(self.scores, MLPPredictor):
+            return {}
+        width = self.scores.hidden.out_features
+        said = self.config.hidden or 4 * self.scores.hidden.in_features
+        return {} if width == said else {"hidden": width}
+
     @property
     def _is_random(self) -> bool:
         """Whether random numbers decide, in training or in evaluation."""

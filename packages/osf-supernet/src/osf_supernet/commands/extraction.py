@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import nn
 
 from osf_supernet.checkpoint_files import naming
@@ -101,7 +102,7 @@ def _choose_within(
         "flops": resolve_share(options.max_flops, net.flops_of),
     }
     bounds = Bounds({"params": net.parameters_of, "flops": net.flops_of}, limits)
-    if not options.supernet and not options.space:
+    if not (options.supernet or options.space or options.loadable):
         use_fine_space(net, bounds, *_SAID_BY_CONFIG.get(options.model.partition(":")[0], ()))
     bounds.require_fit(net.smallest)
     return choose_subnet(
@@ -153,7 +154,11 @@ def write_model(small: nn.Module, folder: Path, model: str) -> str:
         model: MODEL of the command line.
     """
     library, _, name = model.partition(":")
-    write = {"clip-models": _write_clip, "transformers": _write_pretrained}.get(library)
+    write = {
+        "clip-models": _write_clip,
+        "open_clip": _write_open_clip,
+        "transformers": _write_pretrained,
+    }.get(library)
     reason = ""
     if write is not None:
         try:
@@ -177,6 +182,43 @@ def _write_pretrained(small: Any, folder: Path, name: str) -> str:
     except SafetensorError as error:
         raise OSError(str(error)) from None
     return f"transformers.{type(small).__name__}.from_pretrained('{folder}') takes it"
+
+
+def _write_open_clip(small: Any, folder: Path, name: str) -> str:
+    """A repository of open_clip: its config with the sizes now, and the weights."""
+    library: Any = importlib.import_module("open_clip")
+    config = library.get_model_config(name)
+    towers = (("vision_cfg", small.visual), ("text_cfg", getattr(small, "text", small)))
+    for part, tower in towers:
+        config[part] = {**config[part], **_sizes_of_tower(tower)}
+    settings = dict(config)
+    kind = library.CustomTextCLIP if settings.pop("custom_text", False) else library.CLIP
+    try:
+        kind(**settings).load_state_dict(small.state_dict())
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"its config cannot say the sizes: {one_line(error)[:300]}") from None
+    preprocess = {key: getattr(small.visual, f"image_{key}") for key in ("mean", "std")}
+    files = {"model_cfg": config, "preprocess_cfg": preprocess}
+    write_text(folder / "open_clip_config.json", json.dumps(files, indent=2) + "\n")
+    with replace_file(folder / "open_clip_model.safetensors") as partial:
+        save_file({n: x.contiguous() for n, x in small.state_dict().items()}, partial)
+    return f"open_clip.create_model('local-dir:{folder}') takes it"
+
+
+def _sizes_of_tower(tower: Any) -> dict[str, Any]:
+    """Layers and width of the hidden units, which must be equal in all of them.
+
+    Raises:
+        ValueError: They are not, or this is no transformer.
+    """
+    blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
+    if not blocks:
+        raise ValueError("only transformers have sizes in its config")
+    widths = {(block.mlp.c_fc.out_features, block.mlp.c_fc.in_features) for block in blocks}
+    if len(widths) > 1:
+        raise ValueError("its config has one size for all layers: extract with --loadable")
+    hidden, width = widths.pop()
+    return {"layers": len(blocks), "mlp_ratio": hidden / width}
 
 
 def _write_clip(small: Any, folder: Path, name: str) -> str:

@@ -16,9 +16,16 @@ from torch.utils import _pytree as pytree
 from osf_supernet.command_line import one_line, read_launch
 from osf_supernet.commands.libraries import build_model
 from osf_supernet.files.folders import load_supernet
+from osf_supernet.loadable import loadable_space
 from osf_supernet.subnets.planning import Config
 from osf_supernet.subnets.space import Space
 from osf_supernet.supernet import Supernet
+
+_SAID_BY_CONFIG: dict[str, tuple[str, ...] | None] = {
+    "transformers": None,
+    "open_clip": ("mlp", "depth"),
+    "clip-models": ("mlp", "heads", "depth"),
+}
 
 
 def build_supernet(options: argparse.Namespace) -> Supernet:
@@ -32,6 +39,8 @@ def build_supernet(options: argparse.Namespace) -> Supernet:
     """
     if options.supernet and (options.weights or options.space):
         raise ValueError("--supernet has weights and a space: leave out --weights and --space")
+    if options.loadable and options.space:
+        raise ValueError("--loadable says which sizes: leave out --space")
     device = _choose_device(options.device)
     space = Space.read(options.space) if options.space else None
     torch.manual_seed(options.seed)
@@ -45,7 +54,23 @@ def build_supernet(options: argparse.Namespace) -> Supernet:
     inputs = pytree.tree_map_only(Tensor, lambda x: x.to(device), inputs)
     if options.supernet:
         return load_supernet(options.supernet, model, inputs)
-    return Supernet(model, inputs, space)
+    net = Supernet(model, inputs, space)
+    if options.loadable:
+        net.space = loadable_space(net, _said_kinds(options.model))
+    return net
+
+
+def _said_kinds(model: str) -> tuple[str, ...] | None:
+    """The kinds of sizes that a library's config says; None where that is tried out.
+
+    Raises:
+        ValueError: The library keeps no config of sizes beside its weights.
+    """
+    library = model.partition(":")[0]
+    if library not in _SAID_BY_CONFIG:
+        known = ", ".join(_SAID_BY_CONFIG)
+        raise ValueError(f"--loadable is for models of {known}, which have a config; got {model}")
+    return _SAID_BY_CONFIG[library]
 
 
 def _precision_of(model: nn.Module) -> torch.dtype:

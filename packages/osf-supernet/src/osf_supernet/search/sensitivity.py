@@ -39,7 +39,12 @@ class Sensitivity:
     ) -> None:
         self.net, self.curves, self.blocks = net, dict(curves), dict(blocks)
         self._inside = {
-            name: {g for g in curves if _is_inside(net, g, name.removesuffix(".block"))}
+            name: {
+                group
+                for group in curves
+                if _is_inside(net, group, name.removesuffix(".block"))
+                and len(net.ties.get(group, ())) < 2  # other layers have its size too
+            }
             for names in net.blocks.values()
             for name in names
         }

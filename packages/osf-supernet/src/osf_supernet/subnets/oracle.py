@@ -20,6 +20,8 @@ from osf_supernet.graph.propagation import arguments_of, operator_name
 from osf_supernet.trace.tracing import Inputs, full_precision
 
 Kept = Mapping[int, Sequence[int]]
+_FILLED = {"full", "new_full", "scalar_tensor", "full_like"}
+_COPIES = {"clone", "detach", "alias", "_to_copy", "to", "lift_fresh_copy"}
 
 
 def masked_outputs(
@@ -39,7 +41,8 @@ def masked_outputs(
         example_inputs: other values of the same shapes; the traced ones by default.
 
     Returns:
-        The flat outputs, cut to the kept indices, None where the model returned none.
+        The flat outputs, cut to the kept indices, None where the model returned none or a number
+        that follows from the shapes in the graph alone.
     """
     trace = graph.trace
     values = trace.inputs if example_inputs is None else trace.values_of(example_inputs)
@@ -51,7 +54,21 @@ def masked_outputs(
     interpreter = _MaskedInterpreter(graph, kept, dropped)
     with full_precision(module), torch.no_grad():
         interpreter.run(*trace.arguments(masked, values))
-    return [interpreter.outputs.get(leaf.name) if leaf else None for _, leaf in trace.outputs]
+    wanted = [None if leaf is None or is_size(leaf) else leaf for _, leaf in trace.outputs]
+    return [None if leaf is None else interpreter.outputs.get(leaf.name) for leaf in wanted]
+
+
+def is_size(node: fx.Node) -> bool:
+    """Whether a node is a single number that no weight and no input decides.
+
+    Such as how many segments of tokens are computed: the traced graph has the most there can be,
+    a call as many as the data ask for.
+    """
+    while operator_name(node) in _COPIES:
+        node = node.all_input_nodes[0]
+    value = node.meta.get("val")
+    is_number = isinstance(value, Tensor) and value.dim() == 0
+    return is_number and operator_name(node) in _FILLED
 
 
 def mask_tensor(tensor: Tensor, axes: Sequence[Expression], kept: Kept) -> Tensor:

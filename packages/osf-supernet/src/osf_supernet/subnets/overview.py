@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,8 +20,15 @@ class Overview:
     """The words for one supernet."""
 
     def __init__(
-        self, model: nn.Module, graph: Graph, choices: Choices, counts: Counts, inputs: Any
+        self,
+        model: nn.Module,
+        graph: Graph,
+        choices: Choices,
+        counts: Counts,
+        inputs: Any,
+        followers: Collection[str] = (),  # whose size is another's
     ) -> None:
+        self.followers = followers
         self.model, self.graph, self.choices, self.counts = model, graph, choices, counts
         leaves = [x for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor)]
         self.shapes = ", ".join(str(tuple(x.shape)) for x in leaves)
@@ -37,8 +44,8 @@ class Overview:
         smallest = {name: values[0] for name, values in self.choices.items()}
         params, flops = self.counts.parameters(smallest), self.counts.operations(smallest)
         subnets = 1
-        for values in self.choices.values():
-            subnets *= len(values)
+        for name, values in self.choices.items():
+            subnets *= 1 if name in self.followers else len(values)
         count = f"{subnets:,}" if subnets < 10**6 else f"{float(subnets):.0e}"
         return (
             f"smallest subnet: {params:,} parameters ({_share(params, self.params)}), "

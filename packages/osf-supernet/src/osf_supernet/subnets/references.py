@@ -90,7 +90,7 @@ def reference_at(module: nn.Module, graph: Graph, inputs: Any) -> Reference | st
         return first_line(failure)
     if not set(graph.units) <= set(second.units):
         return "other blocks can be left out at this shape"
-    error = difference(masked_outputs(module, second, {}, {}, inputs), expected)
+    error = difference(expected, masked_outputs(module, second, {}, {}, inputs))
     if not error <= tolerance_of(second):
         return f"its graph does not compute what the module does ({error:.2g})"
     return reference

@@ -7,6 +7,7 @@ import glob
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,10 +113,15 @@ class Space(Mapping[str, Choice]):
     """Choices by pattern: a kind (`mlp`, `depth`), or a glob over group names.
 
     A later pattern overrides an earlier one; groups that no pattern matches stay whole.
+
+    Attributes:
+        uniform: Whether groups that differ in the number of their layer alone have one size, as
+            the configs of most libraries ask for.
     """
 
-    def __init__(self, choices: Mapping[str, Choice]) -> None:
+    def __init__(self, choices: Mapping[str, Choice], *, uniform: bool = False) -> None:
         self._choices = dict(choices)
+        self.uniform = uniform
         for pattern, choice in self._choices.items():
             if not isinstance(choice, Choice):
                 raise TypeError(
@@ -136,7 +142,8 @@ class Space(Mapping[str, Choice]):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; `Space.from_dict` is the inverse."""
-        return {pattern: choice.to_dict() for pattern, choice in self._choices.items()}
+        found: dict[str, Any] = {name: choice.to_dict() for name, choice in self._choices.items()}
+        return found | {"uniform": True} if self.uniform else found
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Space:
@@ -146,7 +153,12 @@ class Space(Mapping[str, Choice]):
         parts = [data, *(value for value in data.values() if isinstance(value, Mapping))]
         if any(map(_is_elastic, parts)):
             return cls.from_elastic(data)
-        return cls({pattern: _choice(pattern, value) for pattern, value in data.items()})
+        uniform = data.get("uniform", False)
+        if not isinstance(uniform, bool):
+            raise ValueError(f"uniform must be true or false, got {uniform!r}")
+        rest = {pattern: value for pattern, value in data.items() if pattern != "uniform"}
+        choices = {pattern: _choice(pattern, value) for pattern, value in rest.items()}
+        return cls(choices, uniform=uniform)
 
     @classmethod
     def read(cls, path: str | Path) -> Space:
@@ -214,6 +226,19 @@ class Space(Mapping[str, Choice]):
                         f"{max(choice.values):g} or more"
                     )
         return found
+
+
+def tie_layers(choices: Mapping[str, tuple[int, ...]]) -> dict[str, list[str]]:
+    """First name → the names that differ from it in the numbers of layers alone, itself included.
+
+    Depth lists and groups of other sizes stay apart.
+    """
+    found: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for name, values in choices.items():
+        parts = name.split(".")
+        alike = name if parts[-1] == "depth" else ".".join(re.sub(r"^\d+$", "*", p) for p in parts)
+        found.setdefault((alike, values), []).append(name)
+    return {names[0]: names for names in found.values()}
 
 
 def default_space(graph: Graph) -> Space:
