@@ -24,5 +24,5 @@ def test_the_page_runs_from_its_first_line_to_its_last(
         words = ["bash", "-eu", "-c", text] if kind == "sh" else [sys.executable, "-c", text]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{text}\n{done.stderr[-2000:]}"
-    for run in ("pooled", "supernet", "student", "range", "sizes", "reduced"):
+    for run in ("pooled", "supernet", "student", "range", "sizes", "native", "reduced"):
         assert (tmp_path / run / "model.safetensors").is_file(), run

@@ -6,6 +6,7 @@ together, as in transformers' SigLIP 2 and timm's NaFlex.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -95,9 +96,9 @@ class NativeImages:
     def __len__(self) -> int:
         return len(self.grids)
 
-    def __getitem__(self, rows: slice) -> NativeImages:
+    def __getitem__(self, rows: slice | list[int]) -> NativeImages:
         """Part of the batch, without the padding that its images do not need."""
-        grids = self.grids[rows]
+        grids = self.grids[rows] if isinstance(rows, slice) else tuple(self.grids[n] for n in rows)
         longest = max((grid[0] * grid[1] for grid in grids), default=0)
         return NativeImages(self.patches[rows, :longest], grids)
 
@@ -105,6 +106,18 @@ class NativeImages:
         """The patches (N, P) of each image, without padding, and their grid."""
         for patches, count, grid in zip(self.patches, self.counts, self.grids, strict=True):
             yield patches[:count], grid
+
+    def tensor_split(self, count: int) -> tuple[NativeImages, ...]:
+        """That many parts, whose numbers of images differ by at most one, as of a tensor."""
+        ends = [0]
+        for part in torch.arange(len(self)).tensor_split(count):
+            ends.append(ends[-1] + len(part))
+        return tuple(self[first:stop] for first, stop in itertools.pairwise(ends))
+
+    def chunk(self, count: int) -> tuple[NativeImages, ...]:
+        """At most that many parts of one number of images, the last of fewer, as of a tensor."""
+        size = max(1, -(-len(self) // count))
+        return tuple(self[first : first + size] for first in range(0, len(self), size))
 
     def to(
         self, device: str | torch.device | torch.dtype, *, non_blocking: bool = False

@@ -238,7 +238,7 @@ def test_the_command_takes_key_prefix_and_a_config_file(tmp_path: Path, state: S
         ("{", "cannot be read"),
         ('{"width": 3}', "expected the config of a model"),
         ('{"vision_cfg": {}}', "key 'embed_dim' is missing"),
-        ('{"model_type": "bert"}', "must be 'clip' or 'siglip'"),
+        ('{"model_type": "bert"}', "must be 'clip', 'siglip' or 'siglip2'"),
         ("version https://git-lfs.github.com/spec/v1", "git lfs pull"),
     ],
 )

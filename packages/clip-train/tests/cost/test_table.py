@@ -10,7 +10,7 @@ from clip_models import CLIP, CLIPConfig, ConfigError, save_model
 from clip_models.config import PreprocessConfig, TextConfig, ViTConfig
 from clip_train.cost.assumptions import Accelerators
 from clip_train.cost.flops import pair_cost
-from clip_train.cost.table import cost_table, plan_run
+from clip_train.cost.table import cost_record, cost_table, plan_run
 from clip_train.model.loading import resolve_model
 
 SMALL = CLIPConfig(
@@ -97,3 +97,25 @@ def test_numbers_out_of_range(wrong: dict[str, int]) -> None:
 def test_accelerators_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Accelerators(**wrong)
+
+
+def test_a_token_budget_is_counted_by_its_lengths(tmp_path: Path) -> None:
+    text = """
+    [data]
+    token_budget = 1300
+    sequence_lengths = [4, 16]
+    sequence_shares = [3.0, 1.0]
+    caption_weight = 0.0
+    [model]
+    name = "ViT-B-32"
+    vision = {native = true, image_size = 128, width = 64, num_heads = 1, num_layers = 1}
+    [train]
+    steps = 100
+    """
+    (tmp_path / "native.toml").write_text(text)
+    run = plan_run(str(tmp_path / "native.toml"), Accelerators())
+    batches, tokens = (1300 // 5, 1300 // 17), (5, 17)  # the class token is one more
+    mean = 0.75 * batches[0] + 0.25 * batches[1]
+    assert cost_record(run)["pairs"] == pytest.approx(100 * mean)
+    weighed = 0.75 * batches[0] * tokens[0] + 0.25 * batches[1] * tokens[1]
+    assert run.pair.image_tokens == round(weighed / mean)

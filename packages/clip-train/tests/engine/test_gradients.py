@@ -12,6 +12,7 @@ import pytest
 WORKERS = Path(__file__).parents[1] / "workers"
 run_processes = runpy.run_path(str(WORKERS / "processes.py"))["run_processes"]
 worker = runpy.run_path(str(WORKERS / "whole_batch.py"))
+KINDS = ("infonce", "multi_positive")
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,20 @@ def test_in_parts_and_in_tiles_on_one_process(oracle: dict[str, dict[str, Any]])
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_processes(world: int, oracle: dict[str, dict[str, Any]]) -> None:
     for found in run_processes(world, "whole_batch.py", names=["ddp", "fsdp2"]):
+        for results in found:
+            check(results, oracle)
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_images_of_their_own_shape(world: int) -> None:
+    """Ranks have different numbers of images, and images different numbers of patches."""
+    oracle, cases = whole_batches("native"), [(kind, n, None) for kind in KINDS for n in (1, 4)]
+    if world == 1:
+        check(worker["run"]("single", "native", cases), oracle)
+        return
+    for found in run_processes(
+        world, "whole_batch.py", names=["ddp", "fsdp2"], variant="native", cases=cases
+    ):
         for results in found:
             check(results, oracle)
 

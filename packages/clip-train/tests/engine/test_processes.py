@@ -59,6 +59,39 @@ every_steps = 1
 """
 
 
+NATIVE = """
+[augment]
+kind = "random_resized_crop"
+flip = true
+[model.vision]
+kind = "vit"
+native = true
+image_size = 48
+patch_size = 8
+width = 16
+num_layers = 2
+num_heads = 2
+patch_reduction = {kind = "random", keep_ratio = 0.5}
+"""
+
+
+@pytest.fixture
+def native_recipe(recipe: Path) -> Path:
+    """The same with images of their own shape and steps of a number of tokens."""
+    shared = recipe.read_text().split("[augment]")[0].replace("workers = 0", NATIVE_DATA)
+    rest = "[model.text]" + recipe.read_text().split("[model.text]")[1]
+    file = recipe.with_name("native.toml")
+    file.write_text(f'{shared}{NATIVE}{rest}[model]\nname = "Compact-48"\n')
+    return file
+
+
+NATIVE_DATA = """workers = 0
+token_budget = 400
+sequence_lengths = [12, 36]
+sequence_shares = [1.0, 2.0]
+caption_weight = 0.5"""
+
+
 @pytest.fixture
 def recipe(shapes: Path, tmp_path: Path) -> Path:
     file = tmp_path / "recipe.toml"
@@ -157,9 +190,13 @@ def test_a_killed_run_goes_on_bit_for_bit(world: int, recipe: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["recipe", "native_recipe"])
 @pytest.mark.parametrize("world", [1, 2])
-def test_twenty_kills_at_random_instants(world: int, recipe: Path, tmp_path: Path) -> None:
+def test_twenty_kills_at_random_instants(
+    world: int, kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Killed while starting, in steps, in the middle of checkpoints: not one bit differs."""
+    recipe: Path = request.getfixturevalue(kind)
     flags = ["--train.steps", "150", "--optim.ema-decay", "0.9", "--checkpoint.every-steps", "2"]
     run(world, "run", recipe, "--out", tmp_path / "whole", *flags)
     rng, killed = random.Random(world), tmp_path / "killed"

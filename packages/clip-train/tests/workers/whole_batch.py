@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import numpy as np
 import torch
-from clip_models import CLIP, CLIPConfig
+from clip_models import CLIP, CLIPConfig, NativeImages
 from clip_models.config import from_dict
 from clip_train.distributed.factory import open_backend
 from clip_train.distributed.protocol import Backend
@@ -20,6 +21,7 @@ from clip_train.model.towers import Towers
 from clip_train.objectives.batch import Embeddings, StepInputs
 from clip_train.objectives.candidates import Candidates, merge_candidates, separate_candidates
 from clip_train.objectives.losses import contrastive_loss, distillation_loss, sigmoid_loss
+from clip_train.plan.token_batches import share_work
 from torch import Tensor
 
 BATCH, TOKENS, VOCABULARY = 12, 6, 20
@@ -55,7 +57,13 @@ MODEL: dict[str, Any] = {
     },
 }
 
+GRIDS = (
+    *((4, 4), (1, 7), (5, 2), (3, 3), (5, 2), (6, 1)),
+    *((1, 1), (2, 2), (7, 2), (1, 3), (4, 4), (2, 5)),
+)
+
 VARIANTS: dict[str, dict[str, Any]] = {
+    "native": {"native": True, "patch_reduction": {"kind": "random", "keep_ratio": 0.5}},
     "dropping": {"patch_reduction": {"kind": "random", "keep_ratio": 0.5}},
     "pooling": {
         "patch_reduction": {"kind": "random", "keep_ratio": 0.75},
@@ -85,11 +93,30 @@ def global_batch(merge: bool) -> tuple[Tensor, Tensor, Tensor, list[int]]:
     return images, tokens, torch.nn.functional.normalize(teacher, dim=1), captions
 
 
-def local_inputs(backend: Backend, merge: bool) -> tuple[StepInputs, tuple[Tensor, Tensor]]:
-    """This rank's part, with its texts distinct if captions are merged; the teacher's features."""
+def native_images() -> NativeImages:
+    """A batch of images of their own shape."""
+    generator = torch.Generator().manual_seed(2)
+    pixels = [
+        torch.randn(3, 2 * rows, 2 * columns, generator=generator, dtype=torch.float64)
+        for rows, columns in GRIDS
+    ]
+    return NativeImages.from_images(pixels, 2)
+
+
+def local_inputs(
+    backend: Backend, merge: bool, *, native: bool = False
+) -> tuple[StepInputs, tuple[Tensor, Tensor]]:
+    """This rank's part, with its texts distinct if captions are merged; the teacher's features.
+
+    Ranks have equally many squares, or images of their own shape with about equally many patches.
+    """
+    images: Any
     images, tokens, teacher, captions = global_batch(merge)
     size = BATCH // backend.world_size
     mine = slice(backend.rank * size, (backend.rank + 1) * size)
+    if native:
+        images = native_images()
+        mine = share_work(np.array(images.counts), backend.world_size)[backend.rank]
     distinct = list(dict.fromkeys(captions[mine]))
     caption_of = torch.tensor([distinct.index(caption) for caption in captions[mine]])
     local_tokens = tokens[distinct]
@@ -127,7 +154,8 @@ def gradients_of(
 ) -> dict[str, Tensor]:
     """The loss and every parameter's gradient, whole."""
     kind, accumulation, tile = case
-    inputs, teacher = local_inputs(backend, kind in ("multi_positive", "distillation"))
+    merge = kind in ("multi_positive", "distillation")
+    inputs, teacher = local_inputs(backend, merge, native=model.config.vision.native)
     model.zero_grad(set_to_none=True)
     step.grad_accum_steps = accumulation
     losses = step.compute(inputs, objective(kind, tile, teacher, backend))

@@ -8,7 +8,7 @@ from .formats import (
     open_source,
     register_format,
 )
-from .images import decode_image, image_suffix
+from .images import decode_image, image_suffix, read_image_size
 from .inspect import Summary, summarize
 from .readers.streamed_tar import StreamedFiles, stream_tar
 from .readers.webdataset import sample_from_files
@@ -42,6 +42,7 @@ __all__ = [
     "is_missing",
     "open_location",
     "open_source",
+    "read_image_size",
     "read_templates",
     "register_format",
     "sample_from_files",

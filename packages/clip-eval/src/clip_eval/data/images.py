@@ -117,6 +117,31 @@ def image_suffix(data: bytes) -> str:
         raise BadImage("broken", str(error) or type(error).__name__) from error
 
 
+def read_image_size(
+    data: bytes | Image.Image, *, exif_orientation: bool = False
+) -> tuple[int, int]:
+    """Width and height by the header of an image file, whose pixels are not decoded.
+
+    Args:
+        data: The bytes of an image file, or an image that Pillow already opened.
+        exif_orientation: Those of the image upright, as its EXIF says.
+
+    Raises:
+        BadImage: It is not an image of a format in `FORMATS`, or its header is damaged.
+    """
+    if not isinstance(data, Image.Image) and len(data) == 0:
+        raise BadImage("empty", "the file has no bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = data if isinstance(data, Image.Image) else open_image(data)
+            return _Turned(image if exif_orientation else None).swap(image.size)
+    except UnidentifiedImageError as error:
+        raise BadImage("not-an-image", f"expected one of {', '.join(FORMATS)}") from error
+    except Exception as error:  # Pillow's plugins raise nearly everything on broken files
+        raise BadImage("broken", str(error) or type(error).__name__) from error
+
+
 @functools.cache
 def _installed_formats() -> list[str]:
     """Those of `FORMATS` that this Pillow was built with."""

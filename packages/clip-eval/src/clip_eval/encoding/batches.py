@@ -5,6 +5,7 @@ Legend: B batch, H and W pixels.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Container, Generator, Iterable, Sequence
 from contextlib import closing
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from clip_models import NativeImages
+from clip_models.config import PreprocessConfig
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -147,7 +150,8 @@ class ImageBatch:
     Attributes:
         number: Number of the batch in the source.
         samples: The usable samples.
-        images: Preprocessed images (R, 3, H, W) of the `rows`; R is 0 if there is none.
+        images: Preprocessed images (R, 3, H, W) of the `rows`, or the patches of images of their
+            own shape; R is 0 if there is none.
         places: Position of each sample in the batch, counting skipped ones.
         rows: Positions in `samples` of the decoded images; the others are in the cache.
         skipped: The skipped samples.
@@ -156,7 +160,7 @@ class ImageBatch:
 
     number: int
     samples: tuple[LoadedSample, ...]
-    images: Tensor
+    images: Tensor | NativeImages
     places: tuple[int, ...]
     rows: tuple[int, ...]
     skipped: tuple[Skipped, ...]
@@ -200,13 +204,18 @@ def iter_batches(
     reading = Reading(workers)
     dataset = _DecodedSamples(source, preprocess, known, reading)
     ordered = OrderedLoader(reading, workers, source.place)
-    found = ordered.load(dataset, [batches[number] for number in own], _collate)
+    patch_size = native_patch_size(preprocess)
+    collate = functools.partial(_collate, patch_size=patch_size)
+    found = ordered.load(dataset, [batches[number] for number in own], collate)
     with closing(found):
         for number, batch in zip(own, found, strict=True):
             if isinstance(batch, Exception):
                 raise batch
-            facts, pixels = batch
-            yield ImageBatch(number=number, images=torch.from_numpy(pixels), **facts)
+            facts, pixels, grids = batch
+            images = torch.from_numpy(pixels)
+            yield ImageBatch(
+                number=number, images=NativeImages(images, grids) if grids else images, **facts
+            )
 
 
 class _DecodedSamples(Dataset[Item | Exception]):
@@ -251,10 +260,19 @@ class _DecodedSamples(Dataset[Item | Exception]):
         return Item(loaded.content, loaded, image, None)
 
 
+def native_patch_size(preprocess: ImagePreprocess) -> int | None:
+    """Return the side of the patches of images in their own shape; None for images of one shape."""
+    config = getattr(preprocess, "config", None)
+    return config.patch_size if isinstance(config, PreprocessConfig) else None
+
+
 def _collate(
-    items: Sequence[Item | Exception],
-) -> tuple[dict[str, Any], NDArray[Any]] | Exception:
-    """Return the fields of a batch, and its images as an array, or the error of an item."""
+    items: Sequence[Item | Exception], *, patch_size: int | None
+) -> tuple[dict[str, Any], NDArray[Any], tuple[tuple[int, int], ...]] | Exception:
+    """Return the fields of a batch, its images as an array, and their grids, or an item's error.
+
+    There are grids of images in their own shape only.
+    """
     found: list[Item] = []
     for item in items:
         if isinstance(item, Exception):
@@ -262,7 +280,12 @@ def _collate(
         found.append(item)
     good = [(item.sample, item.image) for item in found if item.sample is not None]
     decoded = [(row, image) for row, (_, image) in enumerate(good) if image is not None]
-    images = torch.stack([image for _, image in decoded]) if decoded else torch.empty(0)
+    images, grids = torch.empty(0), tuple[tuple[int, int], ...]()
+    if decoded and patch_size is not None:
+        native = NativeImages.from_images([image for _, image in decoded], patch_size)
+        images, grids = native.patches, native.grids
+    elif decoded:
+        images = torch.stack([image for _, image in decoded])
     images = images.float() if images.dtype == torch.bfloat16 else images  # NumPy has no bfloat16
     facts = {
         "samples": tuple(sample for sample, _ in good),
@@ -271,4 +294,4 @@ def _collate(
         "skipped": tuple(item.skipped for item in found if item.skipped is not None),
         "contents": tuple(item.content for item in found),
     }
-    return facts, images.numpy()
+    return facts, images.numpy(), grids

@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
+from clip_models import NativeImages
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from clip_eval.data.images import DECODING
 from clip_eval.encoding.cache import EmbeddingStore, digest_parts
 from clip_eval.encoding.views import Views, average_views
+from clip_eval.errors import EvaluationError
 from clip_eval.models.context_length import count_cut
 from clip_eval.models.fingerprints import (
     fingerprint,
@@ -93,12 +95,23 @@ class Encoder:
         return float(torch.as_tensor(self.model.logit_scale).detach().float().exp())
 
     @torch.no_grad()
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """Encode preprocessed images (B, 3, H, W) as unit vectors (B, D), float32 on the device."""
-        inputs = self.preprocess.normalize(pixels.to(self.device))
+    def encode_images(self, pixels: Tensor | NativeImages) -> Tensor:
+        """Encode preprocessed images (B, 3, H, W) as unit vectors (B, D), float32 on the device.
+
+        Images of their own shape are encoded together too.
+
+        Raises:
+            EvaluationError: Images of their own shape are to have several views.
+        """
+        if isinstance(pixels, NativeImages) and self.views != "single":
+            raise EvaluationError(
+                f"images in their own aspect ratio have one view, got views {self.views!r}; "
+                "choose 'single'"
+            )
+        inputs: Any = self.preprocess.normalize(pixels.to(self.device))
         return normalize(average_views(self._encode_view, inputs, self.views), dim=-1)
 
-    def _encode_view(self, inputs: Tensor) -> Tensor:
+    def _encode_view(self, inputs: Any) -> Tensor:
         with self._autocast():
             features = self.model.encode_image(inputs)
         return normalize(features.float(), dim=-1)

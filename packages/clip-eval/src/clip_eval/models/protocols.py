@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 from torch import Tensor, nn
@@ -48,8 +48,11 @@ class ImagePreprocess(Protocol):
     def __call__(self, image: Image.Image, /) -> Tensor:
         """RGB Pillow image to uint8 (3, H, W)."""
 
-    def normalize(self, images: Tensor, /) -> Tensor:
-        """uint8 (B, 3, H, W) to float (B, 3, H, W), on the same device."""
+    def normalize(self, images: Any, /) -> Any:
+        """uint8 (B, 3, H, W) to float (B, 3, H, W), on the same device.
+
+        The preprocessing of images in their own shape takes and gives `NativeImages`.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)

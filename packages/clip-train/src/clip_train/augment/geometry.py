@@ -76,3 +76,17 @@ def crop_box(width: int, height: int, uniform: Sequence[float], scale: tuple[flo
             return Box(top, left, h, w)
     w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
     return Box((height - h) // 2, (width - w) // 2, h, w)
+
+
+def area_box(width: int, height: int, uniform: Sequence[float], scale: tuple[float, float]) -> Box:
+    """The rectangle of a random part of an image, in the image's aspect ratio.
+
+    Args:
+        width: Image width in pixels.
+        height: Image height in pixels.
+        uniform: Three numbers in [0, 1): of the area, the place from the top and from the left.
+        scale: Least and largest share of the area, which is uniform between them.
+    """
+    side = math.sqrt(scale[0] + uniform[0] * (scale[1] - scale[0]))
+    w, h = max(1, round(width * side)), max(1, round(height * side))
+    return Box(int(uniform[1] * (height - h + 1)), int(uniform[2] * (width - w + 1)), h, w)

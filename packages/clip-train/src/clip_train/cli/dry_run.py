@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from clip_eval.data import DEFAULT_TEMPLATES, BadSample, Sample, Source
+from clip_models import NativeImages
 from clip_tokenizer import Tokenizer
 from osf_supernet import count_parameters
+from torch import Tensor
 
 from clip_train.config.run import Config
 from clip_train.data.batches import Batch
@@ -26,6 +28,8 @@ from clip_train.model.loading import DEFAULT_MODEL
 from clip_train.objectives.repeats import least_loss
 from clip_train.optim.learning_rate import resolve_steps
 from clip_train.optim.schedule import check_schedule, describe_schedule
+from clip_train.plan.sample_plan import describe_tokens
+from clip_train.plan.token_batches import TokenBatches
 
 STRETCH, SPREAD = 100, 100  # samples that are looked at: the first ones, and evenly spaced ones
 NAMES_SHOWN = 4
@@ -57,8 +61,11 @@ def summarize_run(components: RunComponents, batch: Batch, out: str | None) -> I
     yield "schedule", describe_schedule(data.optim, data.total_steps, config.train.batch_size)
     for text in check_schedule(data.optim, data.total_steps, config.train.batch_size):
         yield "", f"warning: {text}"
-    shapes = f"images {tuple(batch.images.shape)}, captions {tuple(batch.tokens.shape)}"
-    yield "batch", shapes
+    images = batch.images
+    pixels: Tensor = images.patches if isinstance(images, NativeImages) else images
+    yield "batch", f"images {tuple(pixels.shape)}, captions {tuple(batch.tokens.shape)}"
+    if isinstance(data.plan.schedule, TokenBatches):
+        yield "tokens", describe_tokens(data.plan, components.backend.world_size)
     yield from _describe_batch(batch, data)
     yield from _describe_rhythm(config, data)
     yield "out", _describe_out(out)

@@ -80,6 +80,19 @@ class DataConfig:
     """Scope of one random template: each `sample`, or the whole `batch`, where images of a class
     then share one caption that is encoded once."""
     variable_sizes: VariableSizesConfig = field(default_factory=VariableSizesConfig)
+    token_budget: int | None = None
+    """Number of tokens of a batch of all processes, for images that keep their aspect ratio
+    (`model.vision.native`): patches and class tokens of images, and tokens of captions times
+    `caption_weight`. Batches hold as many samples as fit; `train.batch_size` is only the nominal
+    size, for lengths in samples and rules of the learning rate. None for batches of
+    `train.batch_size`."""
+    sequence_lengths: tuple[int, ...] = ()
+    """Maximum numbers of patches of an image, one of which each step draws; empty for the model's
+    number of positions. Needs `token_budget`."""
+    sequence_shares: tuple[float, ...] = ()
+    """Share of steps of each of `sequence_lengths`; empty for equal shares."""
+    caption_weight: float = 1.0
+    """Tokens of `token_budget` that a token of a caption counts; 0 counts images alone."""
     cache_images: bool = False
     """Decode every image once, at the model's image size, and keep the pixels in memory."""
     image_key: str = ""
@@ -146,7 +159,8 @@ class DataConfig:
             f"{self.val!r}, order {self.order!r}",
         )
         require_at_least(1, self, "shuffle_streams", "shuffle_buffer", "prefetch")
-        require_at_least(0, self, "workers", "max_faults")
+        require_at_least(0, self, "workers", "max_faults", "caption_weight")
+        self._check_token_budget()
         require_positive(self, "cache_gb", "stall_seconds")
         require(
             (self.order == "stream") == (self.epoch_samples is not None),
@@ -156,6 +170,29 @@ class DataConfig:
         require(
             self.order == "exact" or not (self.cache_images or self.weights),
             "order 'stream' can neither cache images nor weight sources",
+        )
+
+    def _check_token_budget(self) -> None:
+        require_positive(self, "token_budget")
+        lengths, shares = self.sequence_lengths, self.sequence_shares
+        require(
+            self.token_budget is not None or not lengths,
+            f"sequence_lengths {lengths} needs token_budget, the number of tokens of a batch",
+        )
+        require(
+            all(length >= 1 for length in lengths) and len(set(lengths)) == len(lengths),
+            f"sequence_lengths must be different positive numbers, got {lengths}",
+        )
+        require(
+            not shares or (len(shares) == len(lengths) and all(share > 0 for share in shares)),
+            f"sequence_shares must be a positive number for each of {len(lengths)} "
+            f"sequence_lengths, got {shares}",
+        )
+        require(
+            self.token_budget is None
+            or not (self.cache_images or self.variable_sizes.num_sizes or self.order == "stream"),
+            "token_budget goes neither with cache_images, nor with variable_sizes, nor with order "
+            "'stream', whose samples have no sizes; leave those out",
         )
 
     @property
@@ -199,7 +236,7 @@ class AugmentConfig:
     kind: Literal["none", "shift", "random_resized_crop"] = "none"
     """Geometric augmentation: `shift` moves the image by up to `pad` pixels and mirrors its border;
     `random_resized_crop` resizes a crop of area `scale` and aspect ratio 3/4 to 4/3 to the full
-    size."""
+    size. Of images in their own aspect ratio (`data.token_budget`) the crop keeps that ratio."""
     pad: int = 4
     """Maximum shift in pixels, for kind `shift`."""
     scale: tuple[float, float] = (0.9, 1.0)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from clip_models import ConfigError
-from clip_models.config import require
+from clip_models import CLIPConfig, ConfigError
+from clip_models.config import ViTConfig, require
 
 from clip_train.config.presets import load_config
 from clip_train.config.run import Config
@@ -52,16 +52,17 @@ def plan_run(
         require(number is None or number >= 1, f"{key} must be 1 or more, got {number}")
     config = load_config(name)
     model, train = resolve_model(config.model), config.train
-    batches = size_table(train.batch_size, model.vision.image_side, config.data.variable_sizes)
-    costs = [
-        pair_cost(
+    batches = _size_table(config, model, min(caption_tokens, model.text.context_length))
+    cost_of = {
+        size: pair_cost(
             model,
-            image_size=batch.image_size,
+            image_size=size,
             caption_tokens=min(caption_tokens, model.text.context_length),
             gradient_checkpointing=train.gradient_checkpointing,
         )
-        for batch in batches
-    ]
+        for size in dict.fromkeys(batch.image_size for batch in batches)
+    }
+    costs = [cost_of[batch.image_size] for batch in batches]
     cost = _mean(costs, batches, twice=train.grad_accum_steps > 1)
     pairs = _pairs(config, fmean(batch.batch_size for batch in batches), num_samples)
     kept = max(c.activation_bytes * b.batch_size for c, b in zip(costs, batches, strict=True))
@@ -73,6 +74,25 @@ def plan_run(
         run_cost(model, cost, pairs=pairs, accelerators=accelerators),
         kept / accelerators.number / train.grad_accum_steps * size,
     )
+
+
+def _size_table(config: Config, model: CLIPConfig, caption_tokens: int) -> list[SizedBatch]:
+    """Image sizes with their batches; of a token budget, squares of each number of patches.
+
+    A budget's row stands in the table as often as its share says, in hundredths.
+    """
+    data, vision = config.data, model.vision
+    if data.token_budget is None or not isinstance(vision, ViTConfig):
+        return size_table(config.train.batch_size, vision.image_side, data.variable_sizes)
+    lengths = data.sequence_lengths or (vision.grid[0] * vision.grid[1],)
+    shares = data.sequence_shares or (1.0,) * len(lengths)
+    rows = list[SizedBatch]()
+    for length, share in zip(lengths, shares, strict=True):
+        side = max(1, round(length**0.5)) * vision.patch_size
+        each = length + vision.class_token + data.caption_weight * caption_tokens
+        batch = SizedBatch(side, max(1, int(data.token_budget // each)))
+        rows += [batch] * max(1, round(100 * share / sum(shares)))
+    return rows
 
 
 def cost_record(run: PlannedRun) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from clip_eval.data import BadSample, DataError, Sample, Source
-from clip_models import Preprocess
+from clip_models import ConfigError, NativeImages, Preprocess
 from clip_tokenizer import Tokenizer
 from numpy.typing import NDArray
 from torch import Tensor
@@ -26,12 +26,13 @@ from clip_train.augment.color_jitter import NUMBERS, changes_colors, jitter_colo
 from clip_train.augment.geometry import CROP_ATTEMPTS
 from clip_train.config.run import Config
 from clip_train.data.captions import digest_image, mark_images, number_captions
-from clip_train.data.decoding import PixelReader
+from clip_train.data.decoding import NativeSize, PixelReader
 from clip_train.data.loading import BatchLoader
 from clip_train.data.streaming import MAX_FAULTS_IN_A_ROW, SampleStream, ShardStream
 from clip_train.data.watchdog import WorkerWatchdog
 from clip_train.logs.progress import progress_bar
 from clip_train.plan.sample_plan import SamplePlan
+from clip_train.plan.token_batches import TokenBatches, share_work
 from clip_train.randomness import as_float32, keyed_uniform
 
 MAX_REPLACEMENTS = 100
@@ -48,7 +49,7 @@ class Batch(NamedTuple):
     """One step's input; pixels are not yet augmented on the device nor normalized."""
 
     step: int
-    images: Tensor  # uint8 (B, 3, S, S), in channels-last memory
+    images: Tensor | NativeImages  # uint8 (B, 3, S, S), in channels-last memory; or their patches
     tokens: Tensor  # int64 (U, T)
     captions: list[str]  # U, the texts of the tokens
     caption_of: Tensor  # int64 (B,) row of `tokens` of each image
@@ -68,11 +69,11 @@ class Place(NamedTuple):
     position: int  # in the epoch's order
     planned: int  # index of the planned sample
     uniform: Sequence[float]  # random numbers for its crop
-    size: int  # side of its pixels
+    size: int | NativeSize  # side of its pixels
 
 
 Read = Callable[[Place, list[SampleFault]], tuple[Sample, NDArray[np.uint8]]]
-"""From a place, and a list to add faults to, to a sample and its pixels (S, S, 3)."""
+"""From a place, and a list to add faults to, to a sample and its pixels (S, S, 3), or (h, w, 3)."""
 
 
 class DecodedSource:
@@ -100,6 +101,33 @@ class DecodedSource:
         return sample, self.pixels[index].numpy()
 
 
+class _Images:
+    """The pixels of a batch: squares, put into one array at once, or images of their own shape."""
+
+    def __init__(self, count: int, size: int | NativeSize, patch_size: int | None) -> None:
+        self.patch_size = patch_size
+        self.native: list[Tensor] = []
+        self.squares, self.filled = torch.empty(0), 0
+        if isinstance(size, int):
+            self.squares = torch.empty(count, size, size, 3, dtype=torch.uint8)
+
+    def add(self, pixels: NDArray[np.uint8]) -> None:
+        """The next image (h, w, 3)."""
+        if len(self.squares):
+            self.squares.numpy()[self.filled] = pixels
+            self.filled += 1
+        else:
+            own = np.array(pixels)  # Pillow's may not be written to, which torch warns of
+            self.native.append(torch.from_numpy(own).permute(2, 0, 1))
+
+    def stack(self) -> Tensor | NativeImages:
+        """Squares (B, 3, S, S) in channels-last memory, or patches."""
+        if not self.native:
+            return self.squares.permute(0, 3, 1, 2)
+        assert self.patch_size is not None
+        return NativeImages.from_images(self.native, self.patch_size)
+
+
 class BatchReader(Dataset[Batch]):
     """`reader[step]` is this rank's part of the batch of that step.
 
@@ -123,8 +151,14 @@ class BatchReader(Dataset[Batch]):
         self.rank = rank
         self.world_size = world_size
         self.plan = plan
+        if isinstance(plan.schedule, TokenBatches) and plan.schedule.least_samples < world_size:
+            raise ConfigError(
+                f"data.token_budget {plan.schedule.budget} may hold only "
+                f"{plan.schedule.least_samples} samples, fewer than the {world_size} processes; "
+                "raise it, or start fewer"
+            )
         self.config = config
-        self.size = preprocess.config.side
+        self.size, self.patch_size = preprocess.config.side, preprocess.config.patch_size
         self.tokenizer = tokenizer
         self.pixels = PixelReader(source, preprocess, config.augment, config.data)
         self.watchdog = WorkerWatchdog(config.data.workers)
@@ -141,28 +175,33 @@ class BatchReader(Dataset[Batch]):
 
     def assemble(self, step: int, read: Read) -> Batch:
         """The batch of a step from the samples that `read` gives for its places."""
-        epoch, planned, indices, size = self.plan.batch(step)
+        epoch, planned, indices, side, max_tokens, costs = self.plan.batch(step)
         share = rank_slice(len(planned), self.rank, self.world_size)
+        if costs is not None:
+            share = share_work(costs, self.world_size)[self.rank]
         positions, indices = planned[share], indices[share]  # (B,)
-        side = size or self.size
+        size = (side or self.size) if max_tokens is None else NativeSize(max_tokens)
         crops = keyed_uniform(self._seed, epoch, positions, "crop", 4 * CROP_ATTEMPTS)  # (B, ·)
         colors = (
             keyed_uniform(self._seed, epoch, positions, "color", NUMBERS)
             if changes_colors(self.config.augment)
             else None
         )
-        images = torch.empty(len(positions), side, side, 3, dtype=torch.uint8)
+        flips = self._draw_shifts(epoch, positions)[:, 2] < 0.5  # (B,)
+        images = _Images(len(positions), size, self.patch_size)
         samples, faults = [], list[SampleFault]()
         for row, position in enumerate(positions.tolist()):
-            place = Place(epoch, position, int(indices[row]), crops[row].tolist(), side)
+            place = Place(epoch, position, int(indices[row]), crops[row].tolist(), size)
             sample, pixels = read(place, faults)
             if colors is not None:
                 pixels = jitter_colors(pixels, colors[row].tolist(), self.config.augment)
-            images.numpy()[row] = pixels
+            if max_tokens is not None and self.config.augment.flip and flips[row]:
+                pixels = pixels[:, ::-1]  # squares are mirrored on the device
+            images.add(pixels)
             samples.append(sample)
         is_per_batch = self.config.data.template_choice == "batch"
         choosers = np.full_like(positions, planned[0]) if is_per_batch else positions
-        return self._collate(step, epoch, positions, choosers, samples, images, faults)
+        return self._collate(step, epoch, positions, choosers, samples, images.stack(), faults)
 
     def _collate(
         self,
@@ -171,10 +210,10 @@ class BatchReader(Dataset[Batch]):
         positions: NDArray[np.int64],
         choosers: NDArray[np.int64],
         samples: list[Sample],
-        images: Tensor,
+        images: Tensor | NativeImages,
         faults: list[SampleFault],
     ) -> Batch:
-        """Choose and tokenize captions; `choosers` (B,) key the choice, images are (B, S, S, 3)."""
+        """Choose and tokenize captions; `choosers` (B,) key the choice."""
         choice = keyed_uniform(self._seed, epoch, choosers, "caption")[:, 0]  # (B,)
         captions = [
             sample.captions[int(chosen * len(sample.captions))]
@@ -184,16 +223,13 @@ class BatchReader(Dataset[Batch]):
             captions, merge_equal=self.config.loss.kind == "multi_positive"
         )
         tokens = self._tokenize(step, distinct)  # (U, T)
-        uniform = keyed_uniform(self._seed, epoch, positions, "shift", 3)  # (B, 3)
-        if self.config.augment.flip_choice == "alternating":
-            uniform[:, 2] = self._alternate_sides(epoch, positions)
         batch = Batch(
             step=step,
-            images=images.permute(0, 3, 1, 2),
+            images=images,
             tokens=tokens,
             captions=distinct,
             caption_of=caption_of,
-            uniform=torch.from_numpy(as_float32(uniform)),
+            uniform=torch.from_numpy(as_float32(self._draw_shifts(epoch, positions))),
             keys=[sample.key for sample in samples],
             faults=faults,
             epoch=epoch,
@@ -201,6 +237,13 @@ class BatchReader(Dataset[Batch]):
             image_marks=mark_images([digest_image(sample.image) for sample in samples]),
         )
         return sort_by_length(batch) if self.config.data.sort_by_length else batch
+
+    def _draw_shifts(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(B, 3) numbers in [0, 1): shifts, and flips below 0.5."""
+        uniform = keyed_uniform(self._seed, epoch, positions, "shift", 3)
+        if self.config.augment.flip_choice == "alternating":
+            uniform[:, 2] = self._alternate_sides(epoch, positions)
+        return uniform
 
     def _alternate_sides(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.float64]:
         """Numbers (B,) below 0.5 for images to flip: one half in even epochs, the other in odd.
@@ -311,8 +354,13 @@ def sort_by_length(batch: Batch) -> Batch:
     rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
     caption_of = rank[batch.caption_of]  # (B,)
     rows = torch.argsort(caption_of, stable=True)  # (B,)
+    images = batch.images
+    if isinstance(images, NativeImages):
+        images = images[rows.tolist()]
+    else:
+        images = images[rows].contiguous(memory_format=torch.channels_last)
     return batch._replace(
-        images=batch.images[rows].contiguous(memory_format=torch.channels_last),
+        images=images,
         tokens=batch.tokens[order],
         captions=[batch.captions[row] for row in order.tolist()],
         caption_of=caption_of[rows],

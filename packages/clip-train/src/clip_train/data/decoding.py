@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from clip_eval.data import BadSample, Sample, Source, decode_image
@@ -18,10 +19,16 @@ from clip_models import Preprocess
 from numpy.typing import NDArray
 from PIL import Image
 
-from clip_train.augment.geometry import Box, crop_box
+from clip_train.augment.geometry import Box, area_box, crop_box
 from clip_train.config.data import AugmentConfig, DataConfig
 
 MAX_ASPECT = 200  # of an image whose shorter side is resized
+
+
+class NativeSize(NamedTuple):
+    """The most patches of an image that keeps its aspect ratio."""
+
+    max_tokens: int
 
 
 @dataclass(frozen=True)
@@ -41,14 +48,14 @@ class PixelReader:
     data: DataConfig
 
     def read(
-        self, index: int, uniform: Sequence[float], size: int
+        self, index: int, uniform: Sequence[float], size: int | NativeSize
     ) -> tuple[Sample, NDArray[np.uint8]]:
-        """A sample, and its pixels (size, size, 3).
+        """A sample, and its pixels (size, size, 3), or (height, width, 3) in its own shape.
 
         Args:
             index: Which sample of the source.
             uniform: 4 * CROP_ATTEMPTS random numbers in [0, 1).
-            size: Side in pixels.
+            size: Side in pixels, or the most patches of an image that keeps its aspect ratio.
 
         Raises:
             BadSample: It cannot be used; the error names it.
@@ -56,19 +63,17 @@ class PixelReader:
         sample = self.source.read(index)
         return sample, self.decode(sample, uniform, size)
 
-    def decode(self, sample: Sample, uniform: Sequence[float], size: int) -> NDArray[np.uint8]:
-        """Pixels (size, size, 3) of a sample.
+    def decode(
+        self, sample: Sample, uniform: Sequence[float], size: int | NativeSize
+    ) -> NDArray[np.uint8]:
+        """Pixels (size, size, 3) of a sample, or (height, width, 3) in its own shape.
 
         Raises:
             BadSample: It has no caption, or its image cannot be decoded or is a mere line.
         """
         if not sample.captions:
             raise BadSample("no-caption", "neither a caption nor a class", sample.key)
-        crops = self.augment.kind == "random_resized_crop"
-        squash = self.preprocess.config.resize_mode == "squash"
-        region: _RandomCrop | _WholeImage = _WholeImage(size, squash=squash)
-        if crops:
-            region = _RandomCrop(size, uniform, self.augment.scale)
+        region = self._choose_region(uniform, size)
         least_size = region.least_size if self.data.decode == "scaled" else None
         try:
             upright = self.data.exif_orientation
@@ -77,8 +82,10 @@ class PixelReader:
             raise BadSample(error.reason, error.detail, sample.key) from None
         config = self.preprocess.config
         filter = Image.Resampling[config.interpolation.upper()]
-        if isinstance(region, _RandomCrop):
-            return np.asarray(image.resize((size, size), filter, box=region.within(image)))
+        if not isinstance(region, _WholeImage):
+            box = region.within(image)
+            return np.asarray(image.resize(region.target, filter, box=box))
+        assert isinstance(size, int)
         if config.resize_mode == "shortest" and max(image.size) > MAX_ASPECT * min(image.size):
             detail = f"{image.width} x {image.height}, and larger with a shorter side of {size}"
             raise BadSample("too-large", detail, sample.key)
@@ -87,12 +94,22 @@ class PixelReader:
         fitted = Preprocess(replace(config, size=size))(image)  # (3, size, size)
         return fitted.permute(1, 2, 0).numpy()
 
+    def _choose_region(self, uniform: Sequence[float], size: int | NativeSize) -> _Region:
+        crops, scale = self.augment.kind == "random_resized_crop", self.augment.scale
+        if isinstance(size, NativeSize):
+            config = replace(self.preprocess.config, max_tokens=size.max_tokens)
+            return _NativeRegion(Preprocess(config), uniform, scale if crops else (1.0, 1.0))
+        if crops:
+            return _RandomCrop(size, uniform, scale)
+        return _WholeImage(size, squash=self.preprocess.config.resize_mode == "squash")
+
 
 class _Region:
     """A region of an image that may be decoded at a fraction of its size."""
 
     _full = (0, 0)  # width and height of the image, once they are known
     _box = Box(0, 0, 0, 0)
+    target = (0, 0)  # width and height of the resized region
 
     def is_smaller(self, image: Image.Image) -> bool:
         """Whether an image was decoded at a fraction."""
@@ -120,7 +137,6 @@ class _WholeImage(_Region):
 
     def __init__(self, size: int, *, squash: bool) -> None:
         self._size, self._squash = size, squash
-        self.target = (0, 0)  # width and height after the transform's resize
 
     def least_size(self, width: int, height: int) -> tuple[int, int]:
         """The size that the transform resizes to."""
@@ -139,6 +155,7 @@ class _RandomCrop(_Region):
 
     def __init__(self, size: int, uniform: Sequence[float], scale: tuple[float, float]) -> None:
         self._size, self._uniform, self._scale = size, uniform, scale
+        self.target = (size, size)
 
     def least_size(self, width: int, height: int) -> tuple[int, int]:
         """The size at which the crop has `size` pixels a side."""
@@ -147,4 +164,26 @@ class _RandomCrop(_Region):
         return (
             math.ceil(self._size * width / self._box.width),
             math.ceil(self._size * height / self._box.height),
+        )
+
+
+class _NativeRegion(_Region):
+    """All of an image, or a random part of it, in the image's own aspect ratio."""
+
+    def __init__(
+        self, preprocess: Preprocess, uniform: Sequence[float], scale: tuple[float, float]
+    ) -> None:
+        self._preprocess, self._uniform, self._scale = preprocess, uniform, scale
+
+    def least_size(self, width: int, height: int) -> tuple[int, int]:
+        """The size at which the part has the pixels of the image's grid of patches."""
+        self._full = (width, height)
+        rows, columns = self._preprocess.find_native_size((width, height))
+        self.target = (columns, rows)
+        self._box = Box(0, 0, height, width)
+        if self._scale != (1.0, 1.0):
+            self._box = area_box(width, height, self._uniform, self._scale)
+        return (
+            math.ceil(columns * width / self._box.width),
+            math.ceil(rows * height / self._box.height),
         )

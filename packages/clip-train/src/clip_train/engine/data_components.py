@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clip_eval.data import TEMPLATES_FILE, Source
 from clip_models import CLIP, CLIPConfig, ConfigError, Preprocess
-from clip_models.config import PreprocessConfig
+from clip_models.config import PreprocessConfig, ViTConfig
 from clip_tokenizer import Tokenizer
 
 from clip_train.config.run import Config
@@ -17,6 +17,7 @@ from clip_train.config.training import OptimConfig
 from clip_train.data.batches import BatchReader
 from clip_train.data.holdout import split_holdout
 from clip_train.data.mixing import make_order
+from clip_train.data.sample_sizes import read_sample_sizes
 from clip_train.data.sources import open_training_source
 from clip_train.data.tokenizers import check_vocabulary, make_tokenizer
 from clip_train.data.validation import (
@@ -27,11 +28,17 @@ from clip_train.data.validation import (
     resolve_metric,
     saved_templates,
 )
+from clip_train.engine.native_setup import (
+    check_native,
+    choose_preprocess,
+    make_token_schedule,
+)
 from clip_train.logs.files import write_lines
 from clip_train.model.loading import default_preprocess, resolve_model
 from clip_train.optim.learning_rate import resolve_steps
 from clip_train.optim.schedule import in_steps
 from clip_train.plan.batch_schedule import make_schedule
+from clip_train.plan.sample_order import SampleOrder
 from clip_train.plan.sample_plan import SamplePlan
 
 
@@ -117,9 +124,12 @@ def build_data_components(
         source, held = split_holdout(source, config.data.holdout)
     val_sets = open_validation_sets(config, held)
     templates = saved_templates(config, source, val_sets)
-    plan = make_plan(config, source, image_size=clip_config.vision.image_side)
     if tokenizer is None:
         tokenizer = make_tokenizer(config, source, clip_config.text.context_length)
+    if config.data.token_budget is None:
+        plan = make_plan(config, source, image_size=clip_config.vision.image_side)
+    else:
+        plan = make_token_plan(config, source, clip_config, tokenizer)
     if pretrained is None:
         names = ("vocab_size", "context_length", "eot_token_id")
         text = replace(clip_config.text, **{name: getattr(tokenizer, name) for name in names})
@@ -145,17 +155,37 @@ def build_data_components(
 def make_plan(config: Config, source: Source, *, image_size: int) -> SamplePlan:
     """Which samples of the source make which batch, for a model with images of `image_size`."""
     data, train = config.data, config.train
-    order = make_order(
-        source,
-        data.weights,
-        seed=train.seed,
-        streams=data.shuffle_streams,
-        buffer=data.shuffle_buffer,
-    )
+    order = _order(config, source)
     schedule = make_schedule(
         order.num_samples, train.batch_size, image_size, data.variable_sizes, train.seed
     )
     return SamplePlan(order, schedule)
+
+
+def make_token_plan(
+    config: Config, source: Source, clip_config: CLIPConfig, tokenizer: Tokenizer
+) -> SamplePlan:
+    """Which samples make which batch of `data.token_budget` tokens; reads the size of every image.
+
+    Raises:
+        ConfigError: The budget holds no sample, or more than the data has.
+    """
+    order = _order(config, source)
+    assert isinstance(clip_config.vision, ViTConfig)
+    sizes = read_sample_sizes(source, tokenizer, progress=False)
+    schedule = make_token_schedule(config.data, clip_config.vision, order, sizes, config.train.seed)
+    return SamplePlan(order, schedule)
+
+
+def _order(config: Config, source: Source) -> SampleOrder:
+    data = config.data
+    return make_order(
+        source,
+        data.weights,
+        seed=config.train.seed,
+        streams=data.shuffle_streams,
+        buffer=data.shuffle_buffer,
+    )
 
 
 def _initial_clip_config(
@@ -169,6 +199,7 @@ def _initial_clip_config(
     clip_config = pretrained[0].config if pretrained else resolve_model(config.model)
     if config.loss.kind == "sigmoid" and clip_config.init_logit_bias is None:
         clip_config = _add_logit_bias(config, clip_config)
+    check_native(config, clip_config)
     image_size, augment = clip_config.vision.image_side, config.augment
     if augment.kind == "shift" and augment.pad >= image_size:
         raise ConfigError(
@@ -182,8 +213,10 @@ def _preprocess(
 ) -> Preprocess:
     """The pretrained model's preprocessing, or that of the named model."""
     if pretrained is not None:
-        return Preprocess(pretrained[1])
-    return Preprocess(default_preprocess(config.model, clip_config))
+        preprocess = pretrained[1]
+    else:
+        preprocess = default_preprocess(config.model, clip_config)
+    return Preprocess(choose_preprocess(config, clip_config, preprocess))
 
 
 def _add_logit_bias(config: Config, clip_config: CLIPConfig) -> CLIPConfig:

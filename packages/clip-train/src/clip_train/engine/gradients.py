@@ -174,7 +174,8 @@ def _split(inputs: StepInputs, count: int) -> Iterator[_MicroBatch]:
     Every rank calls its towers equally often, however few texts it has: sharded parameters are
     gathered by all ranks together.
     """
-    *tensors, candidates = inputs
+    tensors: list[Any] = [*inputs[:-1]]
+    candidates = inputs.candidates
     for parts in zip(*(tensor.tensor_split(count) for tensor in tensors), strict=True):
         images, tokens, image_keys, text_keys = (
             part if len(part) else whole[:1] for part, whole in zip(parts, tensors, strict=True)

@@ -244,7 +244,7 @@ def open_run_backend(config: Config) -> Iterator[Backend]:
     device = None if train.backend == "xla" else choose_device(train.device, setting="train.device")
     backend = open_backend(train.backend, device, timeout_s=train.timeout_s)
     try:
-        if train.batch_size % backend.world_size:
+        if config.data.token_budget is None and train.batch_size % backend.world_size:
             raise ConfigError(
                 f"train.batch_size must be a multiple of the number of processes, got "
                 f"{train.batch_size} and {backend.world_size}"

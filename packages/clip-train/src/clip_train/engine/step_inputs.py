@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from clip_models import CLIP, Preprocess
+from clip_models import CLIP, NativeImages, Preprocess
 from torch import Tensor
 
 from clip_train.augment.geometry import shift_and_flip
@@ -50,9 +50,14 @@ class InputMaker:
             candidates.to(device),
         )
 
-    def _images(self, batch: Batch) -> Tensor:
-        """Float images, (n, 3, S, S), channels last: normalized, or in [0, 1] to be augmented."""
+    def _images(self, batch: Batch) -> Tensor | NativeImages:
+        """Float images, (n, 3, S, S), channels last: normalized, or in [0, 1] to be augmented.
+
+        Those of their own shape have been augmented already.
+        """
         config, device = self.config.augment, self.backend.device
+        if isinstance(batch.images, NativeImages):
+            return self.preprocess.normalize(batch.images.to(device, non_blocking=True))
         images = batch.images.to(device, non_blocking=True)
         pad = config.pad if config.kind == "shift" else 0
         if pad or config.flip:

@@ -6,7 +6,7 @@ import resource
 import time
 
 import torch
-from clip_models import CLIPConfig
+from clip_models import CLIPConfig, NativeImages
 from torch import Tensor
 
 from clip_train.config.run import Config
@@ -60,7 +60,7 @@ class Utilization:
         if self.peak is not None:
             tokens = captions.count_nonzero() if self.packed else inputs.tokens.numel()
             each = float(tokens) / len(inputs.images)  # equal captions are computed once
-            self._flops += samples * self._pair(int(inputs.images.shape[-1]), each)
+            self._flops += samples * self._pair(_side_of(inputs.images), each)
 
     def _pair(self, size: int, tokens: float) -> float:
         """FLOPs of a pair, interpolated between captions of half and all of the context."""
@@ -84,6 +84,17 @@ class Utilization:
             found["mfu"] = self._flops / possible
         self._flops, self._began = 0.0, now
         return found
+
+
+def _side_of(images: Tensor | NativeImages) -> int:
+    """Side of the images in pixels; of other shapes that of squares of as many patches.
+
+    Attention within images of different lengths costs a little more than that.
+    """
+    if not isinstance(images, NativeImages):
+        return int(images.shape[-1])
+    patch_size = round((images.patches.shape[2] / 3) ** 0.5)
+    return max(1, round((sum(images.counts) / len(images)) ** 0.5)) * patch_size
 
 
 def known_peak_tflops(precision: str, device: torch.device) -> float | None:

@@ -22,6 +22,7 @@ from clip_models import (
 )
 from clip_models.config import (
     PreprocessConfig,
+    ViTConfig,
     from_dict,
     get_preprocess_config,
     get_pretrained_repository,
@@ -168,7 +169,17 @@ def default_preprocess(model: ModelConfig, config: CLIPConfig) -> PreprocessConf
         ConfigError: There is no such field or value.
     """
     named = get_preprocess_config(model.name or DEFAULT_MODEL)
-    return resolve_preprocess(model, replace(named, size=config.vision.image_size))
+    base, vision = replace(named, size=config.vision.image_size), config.vision
+    if isinstance(vision, ViTConfig) and vision.native:
+        base = keep_aspect_ratio(base, vision, vision.grid[0] * vision.grid[1])
+    return resolve_preprocess(model, base)
+
+
+def keep_aspect_ratio(
+    base: PreprocessConfig, vision: ViTConfig, max_tokens: int
+) -> PreprocessConfig:
+    """`base` for images of their own shape, of at most so many patches."""
+    return replace(base, resize_mode="native", patch_size=vision.patch_size, max_tokens=max_tokens)
 
 
 def resolve_preprocess(model: ModelConfig, base: PreprocessConfig) -> PreprocessConfig:

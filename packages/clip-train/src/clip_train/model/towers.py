@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from clip_models import CLIP
+from clip_models import CLIP, NativeImages
 from torch import Tensor, nn
 
 from clip_train.augment.range_augment import LearnedAugmentation
@@ -35,18 +35,24 @@ class Towers(nn.Module):
         self.augmentation = augmentation
 
     def forward(
-        self, images: Tensor, tokens: Tensor, image_keys: Tensor, text_keys: Tensor
+        self,
+        images: Tensor | NativeImages,
+        tokens: Tensor,
+        image_keys: Tensor,
+        text_keys: Tensor,
     ) -> TowerFeatures:
         """Features and auxiliary losses.
 
         Args:
-            images: (n, 3, S, S) normalized; in [0, 1] for an augmentation.
+            images: (n, 3, S, S) normalized; in [0, 1] for an augmentation, which those of their own
+                shape have none of.
             tokens: int64 (u, T).
             image_keys: int64 (n,) of which all randomness of an image is a function.
             text_keys: int64 (u,) the same of a text.
         """
         model, image_losses = self.model, {}
         if self.augmentation is not None:
+            assert not isinstance(images, NativeImages)
             images, image_losses["augment.range"] = self.augmentation(images, image_keys)
         image = model.run_image_tower(images, generator=image_keys)
         text = model.run_text_tower(tokens, generator=text_keys)

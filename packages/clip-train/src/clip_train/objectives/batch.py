@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from clip_models import NativeImages
 from torch import Tensor
 
 from clip_train.objectives.candidates import Candidates
@@ -16,7 +17,7 @@ from clip_train.objectives.candidates import Candidates
 class StepInputs(NamedTuple):
     """One rank's batch on its device."""
 
-    images: Tensor  # (n, 3, S, S) normalized
+    images: Tensor | NativeImages  # (n, 3, S, S) normalized, or of their own shape
     tokens: Tensor  # int64 (u, T)
     image_keys: Tensor  # int64 (n,)
     text_keys: Tensor  # int64 (u,)

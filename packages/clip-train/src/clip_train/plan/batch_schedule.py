@@ -6,26 +6,15 @@ the same memory and time at every resolution (variable batch sampler: Mehta et a
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from clip_models import ConfigError
-from numpy.typing import NDArray
 
 from clip_train.config.data import VariableSizesConfig
+from clip_train.plan.epoch_cuts import CutEpochs, EpochCut, ScheduledBatch
 from clip_train.randomness import keyed_uniform
-
-
-class ScheduledBatch(NamedTuple):
-    """The part of an epoch that one step takes."""
-
-    epoch: int
-    start: int  # position of its first sample in the epoch's order; those beyond the end are
-    # the epoch's first samples again
-    num_samples: int
-    image_size: int | None  # side in pixels; None means the model's own
 
 
 @dataclass(frozen=True)
@@ -91,24 +80,27 @@ class BatchSizes:
         return self.multiple_of * max(1, images)
 
 
-@dataclass(frozen=True)
-class VariableBatches:
+class VariableBatches(CutEpochs):
     """Every step draws a size from a table; an epoch sees every sample once.
 
-    The last batch of an epoch is filled up with the epoch's first samples. `growth` lists, by
-    epoch, larger sizes from that epoch on. Sizes are drawn from (seed, epoch, step of the epoch):
-    all processes agree without communication, and any step can be computed again.
+    `growth` lists, by epoch, larger sizes from that epoch on. Sizes are drawn from (seed, epoch,
+    step of the epoch). It is the case of a token budget in which all samples cost the same, and a
+    row of the table says how many of them make a step.
 
     Deviation from the original: its processes draw from the state of Python's global generator,
     which anything else may disturb, and do not know an epoch's length in advance.
     """
 
-    num_samples: int
-    sizes: BatchSizes
-    seed: int
-    growth: tuple[tuple[int, BatchSizes], ...] = ()
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        num_samples: int,
+        sizes: BatchSizes,
+        seed: int,
+        growth: tuple[tuple[int, BatchSizes], ...] = (),
+    ) -> None:
+        super().__init__()
+        self.num_samples, self.sizes, self.seed, self.growth = num_samples, sizes, seed, growth
+        self._cuts: dict[int, EpochCut] = {}
         tables = [self.sizes, *(sizes for _, sizes in self.growth)]
         _check_batch(
             self.num_samples,
@@ -121,46 +113,27 @@ class VariableBatches:
         begun = [sizes for first, sizes in self.growth if first <= epoch]
         return begun[-1] if begun else self.sizes
 
-    def steps_in(self, epoch: int) -> int:
-        """Steps of one epoch; the number differs between epochs."""
-        return len(_epoch_of(self, epoch).starts)
+    def describe(self, epoch: int, row: int) -> tuple[int | None, int | None]:
+        """The side of the images of a row, and no number of tokens."""
+        return self.sizes_in(epoch).table()[row].image_size, None
 
-    def batch(self, step: int) -> ScheduledBatch:
-        """Step `step`, counted from 0 over the whole run."""
-        epoch, first = 0, 0
-        while step >= first + self.steps_in(epoch):
-            first += self.steps_in(epoch)
-            epoch += 1
-        drawn = _epoch_of(self, epoch)
-        size, count = drawn.table[drawn.rows[step - first]]
-        return ScheduledBatch(epoch, int(drawn.starts[step - first]), count, size)
+    def cut(self, epoch: int) -> EpochCut:
+        """The steps of an epoch."""
+        if epoch not in self._cuts:
+            table = self.sizes_in(epoch).table()
+            batches = np.array([row.batch_size for row in table])
+            longest = -(-self.num_samples // int(batches.min()))
+            uniform = keyed_uniform(self.seed, epoch, np.arange(longest), "image size")[:, 0]
+            rows = (uniform * len(table)).astype(np.int64)
+            ends = np.cumsum(batches[rows])
+            steps = int(np.searchsorted(ends, self.num_samples)) + 1
+            starts = np.concatenate([[0], ends[: steps - 1]])
+            self._cuts[epoch] = EpochCut(rows[:steps], starts, batches[rows[:steps]])
+        return self._cuts[epoch]
 
-    def wrapped_in(self, epoch: int) -> int:
-        """Samples of `epoch` that are seen a second time, to fill its last batch."""
-        drawn = _epoch_of(self, epoch)
-        return int(drawn.starts[-1]) + drawn.table[drawn.rows[-1]].batch_size - self.num_samples
 
-
-BatchSchedule = ConstantBatches | VariableBatches
+BatchSchedule = ConstantBatches | CutEpochs
 """Cuts every epoch of `num_samples` positions into batches."""
-
-
-class _Epoch(NamedTuple):
-    table: list[SizedBatch]
-    rows: NDArray[np.int64]  # (steps,) row of `table`
-    starts: NDArray[np.int64]  # (steps,) first position
-
-
-@functools.lru_cache(maxsize=1024)
-def _epoch_of(schedule: VariableBatches, epoch: int) -> _Epoch:
-    table = schedule.sizes_in(epoch).table()
-    batches = np.array([row.batch_size for row in table])
-    longest = -(-schedule.num_samples // int(batches.min()))
-    uniform = keyed_uniform(schedule.seed, epoch, np.arange(longest), "image size")[:, 0]
-    rows = (uniform * len(table)).astype(np.int64)
-    ends = np.cumsum(batches[rows])
-    steps = int(np.searchsorted(ends, schedule.num_samples)) + 1
-    return _Epoch(table, rows[:steps], np.concatenate([[0], ends[: steps - 1]]))
 
 
 def make_schedule(
