@@ -75,15 +75,23 @@ ROWS = [
         "assert [one.batch_size // 256 for one in found] == [501, 348, 256, 196, 154, 125]",
     ),
     Row(
-        there="`multi_scale_sampler`, `scale_inc`: sizes that grow with the epochs",
+        there="`scale_inc`, `ep_intervals`: sizes that grow at some epochs",
+        here=f"clip-train run corenet-vit-b16 {DATA} {SMALL} --data.variable_sizes.growth_epochs 1 "
+        "--data.variable_sizes.min_growth 0.5 --out run",
+        needs="datacomp",
+        check=trains(),
+        slow=True,
+    ),
+    Row(
+        there="`multi_scale_sampler`: several sizes with batches of one size",
         here=f"clip-train run corenet-vit-b16 {DATA} {SMALL} --out run",
         needs="datacomp",
         check=trains(),
         limit=Limit(
-            reason="sizes are drawn for every step; they do not grow, and a batch is as many "
-            "images as have the same pixels",
-            shown_by="clip-train run corenet-vit-b16 --data.variable_sizes.scale_inc true --out x",
-            message="scale_inc",
+            reason="a batch is as many images as have the same pixels",
+            shown_by="clip-train run corenet-vit-b16 --data.variable_sizes.constant_batch true "
+            "--out x",
+            message="constant_batch",
         ),
         slow=True,
     ),

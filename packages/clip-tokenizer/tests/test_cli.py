@@ -164,7 +164,7 @@ def test_a_closed_pipe_is_no_error(tmp_path):
         assert process.stdout.readline() == "320 1125 539 320 2368\n"
         process.stdout.close()
         assert process.stderr.read() == ""
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=300) == 0
 
 
 class Terminal(io.StringIO):

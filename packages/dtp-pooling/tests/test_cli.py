@@ -213,7 +213,7 @@ def test_a_second_interruption_ends_at_once_in_one_line(run, tmp_path):
         "    while signal.getsignal(signal.SIGINT) == handler:\n"
         "        time.sleep(0.01)\n"
         "    print('noticed', flush=True)\n"
-        "    time.sleep(60)\n"
+        "    time.sleep(600)\n"
         "Trainer.step = step\n"
         "sys.exit(main())"
     )
@@ -226,7 +226,7 @@ def test_a_second_interruption_ends_at_once_in_one_line(run, tmp_path):
         assert process.stdout.readline() == "noticed\n"
         assert process.poll() is None  # the step under way would be finished
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=300)
     assert (process.returncode, said) == (130, "dtp-lm: interrupted\n")
 
 

@@ -265,7 +265,8 @@ class Stubborn(nn.Module):
 
 
 def test_a_group_whose_integers_cannot_be_found_is_frozen_with_the_failure():
-    net = Supernet(Stubborn().double(), torch.randn(2, 5, 6, dtype=torch.float64), {})
+    inputs = torch.randn(2, 5, 6, dtype=torch.float64)
+    net = Supernet(Stubborn().double(), inputs, {}, backend="class")
     assert net.graph.elastic() == []
     assert "no choice of the modules' integers computes it rightly" in net.explain()
 

@@ -69,7 +69,7 @@ FAMILIES: tuple[tuple[str, dict[str, Any] | None], ...] = (
     ("PE-Core-bigG-14-448", _text(72)),
     ("CIFAR-RN", _BPE),
     ("CoreNet-ViT-B-16", _BPE),
-    ("Compact-32", _text(32)),
+    ("{Compact,Whitened}-32", _text(32)),
     ("Compact-48", _text(48)),
     ("ViT-{B-16-CL16,L-16-CL16-GAP}", _text(16)),
     ("ViT-{L-16,H-14}-CL32-GAP", _text(32)),

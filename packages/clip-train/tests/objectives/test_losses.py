@@ -48,7 +48,7 @@ class Threads:
 
 def on_ranks(world: int, function: Callable[[Threads], Any]) -> list[Any]:
     """What `function` returns on each of `world` ranks."""
-    board, barrier, results = [None] * world, threading.Barrier(world, timeout=20), [None] * world
+    board, barrier, results = [None] * world, threading.Barrier(world, timeout=300), [None] * world
     errors: list[BaseException] = []
 
     def work(rank: int) -> None:
