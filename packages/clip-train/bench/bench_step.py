@@ -21,6 +21,7 @@ from clip_train.distributed.single import SingleBackend
 from clip_train.engine.components import PRECISIONS, RunComponents, build_components
 from clip_train.engine.data_components import build_data_components
 from clip_train.engine.gradients import normalized_embeddings
+from clip_train.engine.precision import resolve_precision
 from clip_train.engine.weight_update import clip_gradients, update_weights
 from clip_train.model.towers import TowerFeatures
 from clip_train.objectives.batch import StepInputs
@@ -58,8 +59,10 @@ def convolution_rate(kind: torch.dtype) -> float:
 def main() -> None:
     """Print one row for each part."""
     config = apply_flags(load_config(sys.argv[1]), ["--data.val", "", *sys.argv[2:]])
+    backend = SingleBackend(torch.device("cpu"))
+    config = resolve_precision(config, backend)
     data = build_data_components(config)
-    run = build_components(data, SingleBackend(torch.device("cpu")))
+    run = build_components(data, backend)
     kind = PRECISIONS[config.train.precision]
     reader = data.make_reader(cache=False)
     start = time.perf_counter()
