@@ -287,8 +287,9 @@ def test_arguments_that_do_not_fit_are_refused_in_one_line(model, capsys, tmp_pa
         ("osf_cli_bad_data:data", r"must return a tuple (task, batch_of, evaluate, calibration)"),
     ):
         assert message in refuse("train", model, "--data", name, *output)
+    (tmp_path / "images").mkdir()
     assert "called with one image" in refuse(
-        "train", "osf_cli_example:pair", "--images", "x", *output
+        "train", "osf_cli_example:pair", "--images", str(tmp_path / "images"), *output
     )
     both = ["--supernet", "x", "--space", "y"]
     assert "leave out --weights and --space" in refuse("verify", model, *both)

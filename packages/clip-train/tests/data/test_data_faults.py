@@ -28,6 +28,8 @@ from clip_train.data.batches import BatchReader
 from clip_train.engine.data_components import make_plan
 from PIL import Image
 
+pytestmark = pytest.mark.usefixtures("without_children")
+
 LIMIT_SECONDS = 300
 
 
