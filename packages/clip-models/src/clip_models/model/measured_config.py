@@ -79,7 +79,7 @@ def measure_config(model: CLIP) -> CLIPConfig:
 
 def _measure_poolings(config: PoolingConfig, modules: Any, number: int = 0) -> PoolingConfig:
     """The config of poolings with the sizes that they themselves measure."""
-    sizes = getattr(modules[number], "measured_sizes", dict)()
+    sizes: dict[str, Any] = getattr(modules[number], "measured_sizes", dict)()
     then = config.then and _measure_poolings(config.then, modules, number + 1)
     return replace(config, args={**config.args, **sizes}, then=then)
 

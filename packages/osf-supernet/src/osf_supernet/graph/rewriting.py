@@ -267,6 +267,13 @@ class Rewriter:
         return bisect_left(list(indices_of(axis, self.kept)), position)
 
 
+def _input(node: fx.Node) -> fx.Node:
+    """The node whose value an operator takes first."""
+    first = node.args[0]
+    assert isinstance(first, fx.Node)
+    return first
+
+
 def _is_in_place(node: fx.Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     return bool(schema is not None and schema.is_mutable)
@@ -274,7 +281,7 @@ def _is_in_place(node: fx.Node) -> bool:
 
 @_rewrites("unflatten")
 def _unflatten(r: Rewriter, node: fx.Node, args: list[Any]) -> None:
-    first = args[1] % len(r.values[node.args[0]])
+    first = args[1] % len(r.values[_input(node)])
     args[2] = [r.size(r.axis(node, first + place)) for place in range(len(args[2]))]
 
 
@@ -302,7 +309,7 @@ def _narrow(r: Rewriter, node: fx.Node, args: list[Any]) -> None:
 @_rewrites("layer_norm", "rms_norm")
 def _layer_norm(r: Rewriter, node: fx.Node, args: list[Any]) -> None:
     count = len(args[1])
-    args[1] = [r.size(axis) for axis in r.values[node.args[0]][-count:]]
+    args[1] = [r.size(axis) for axis in r.values[_input(node)][-count:]]
 
 
 @_rewrites("group_norm")
@@ -329,7 +336,7 @@ def _kept_factor(r: Rewriter, axis: Expression, count: int) -> int:
 
 @_rewrites("repeat", "tile")
 def _repeat(r: Rewriter, node: fx.Node, args: list[Any]) -> None:
-    before, after = r.values[node.args[0]], r.values[node]
+    before, after = r.values[_input(node)], r.values[node]
     missing = len(after) - len(before)
     for place, axis in enumerate(after):
         index = len(args[1]) - len(after) + place
