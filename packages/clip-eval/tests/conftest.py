@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
-import signal
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -215,15 +213,3 @@ def caption_retrieval() -> Callable[..., dict[str, float | None]]:
         return task.result(rows).metrics
 
     return measure
-
-
-@pytest.fixture
-def without_children() -> None:
-    """Worker processes that earlier tests left to the garbage collector are ended."""
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would raise
-    try:
-        for child in multiprocessing.active_children():
-            child.kill()
-            child.join()
-    finally:
-        signal.signal(signal.SIGCHLD, handler)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -71,15 +69,3 @@ def vit_config(tiny_config: Config) -> Config:
             },
         },
     )
-
-
-@pytest.fixture
-def without_children() -> None:
-    """Worker processes that earlier tests left to the garbage collector are ended."""
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would raise
-    try:
-        for child in multiprocessing.active_children():
-            child.kill()
-            child.join()
-    finally:
-        signal.signal(signal.SIGCHLD, handler)

@@ -20,8 +20,6 @@ from clip_eval.encoding import workers
 from clip_eval.errors import WorkerError
 from PIL import Image
 
-pytestmark = pytest.mark.usefixtures("without_children")
-
 MAIN = os.getpid()
 
 

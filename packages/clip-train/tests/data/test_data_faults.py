@@ -27,8 +27,7 @@ from clip_train.data import loading
 from clip_train.data.batches import BatchReader
 from clip_train.engine.data_components import make_plan
 from PIL import Image
-
-pytestmark = pytest.mark.usefixtures("without_children")
+from torch.utils.data import dataloader
 
 LIMIT_SECONDS = 300
 
@@ -295,6 +294,28 @@ def test_workers_leave_signals_to_the_run_and_end_with_it(tiny_config: Config) -
     found = reader.batches(0, 5, pin_memory=False)
     next(found)
     found.close()
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_a_worker_that_is_slow_to_begin_is_ended_too(
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    reader = make_reader(tiny_config, "nothing")
+    monkeypatch.setattr(reader.watchdog, "begin_worker", lambda worker: time.sleep(600))
+    # torch ends it too, after a while, except where it has no descriptors to do so
+    monkeypatch.setattr(dataloader._MultiProcessingDataLoaderIter, "__del__", lambda _: None)
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 2)  # while the first batch is awaited
+        with pytest.raises(KeyboardInterrupt):
+            next(reader.batches(0, 5, pin_memory=False))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
     assert multiprocessing.active_children() == []
 
 

@@ -25,10 +25,7 @@ from clip_train.engine.trainer import Trainer
 from clip_train.logs.run_directory import RunDirectory
 from PIL import Image
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:This DataLoader will create"),
-    pytest.mark.usefixtures("without_children"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 
 def with_data(config: Config, **changes: object) -> Config:

@@ -182,9 +182,14 @@ class OrderedLoader:
     def _start(self, loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
         """Start the workers; their death raises only while an item is waited for."""
         others = set(multiprocessing.active_children())
-        with _blocked_interrupts():  # a worker inherits this until it ignores them
-            waiting = iter(loader)
-        self._children = [c for c in multiprocessing.active_children() if c not in others]
+        waiting: Iterator[Any] | None = None
+        try:
+            with _blocked_interrupts():  # a worker inherits this until it ignores them
+                waiting = iter(loader)
+        finally:
+            self._children = [c for c in multiprocessing.active_children() if c not in others]
+            if waiting is None:  # not all of them could be started
+                self._kill_workers()
         number = getattr(signal, "SIGCHLD", None)
         if not number or threading.current_thread() is not threading.main_thread():
             yield waiting

@@ -62,6 +62,7 @@ class BatchLoader:
         self.workers, self.prefetch = workers, prefetch
         self.stall_seconds, self.pin_memory = stall_seconds, pin_memory
         self._is_waiting = False
+        self._children: list[multiprocessing.process.BaseProcess] = []
 
     def load(self, dataset: Dataset[Any], steps: Iterable[int] | None) -> Iterator[Any]:
         """The items of these steps in order; all items of an iterable dataset for None.
@@ -186,37 +187,37 @@ class BatchLoader:
         """The loader's items, with a handler of SIGCHLD that raises only while they are awaited."""
         number = getattr(signal, "SIGCHLD", None)
         if not number or threading.current_thread() is not threading.main_thread():
-            yield _start_workers(loader)
+            yield self._start_workers(loader)
             return
         before = signal.getsignal(number)
-        waiting = _start_workers(loader)
+        waiting = self._start_workers(loader)
         signal.signal(number, self._on_child)  # in place of torch's, which raises anywhere
         try:
             yield waiting
         finally:
             signal.signal(number, before or signal.SIG_DFL)
 
+    def _start_workers(self, loader: DataLoader[Any]) -> Iterator[Any]:
+        """The loader's iterator; where not all of its workers can be started, none is left.
+
+        Its processes are noted here, as one that is slow to begin is not known to the watchdog.
+        """
+        others = multiprocessing.active_children()
+        waiting: Iterator[Any] | None = None
+        try:
+            waiting = iter(loader)
+            return waiting
+        finally:
+            self._children = [c for c in multiprocessing.active_children() if c not in others]
+            if waiting is None:
+                self._kill_workers()
+
     def _kill_workers(self) -> None:
         """End workers that are left: they only read, and one that is stuck would be waited for."""
-        ours = set(self.watchdog.processes())
-        _kill([child for child in multiprocessing.active_children() if child.pid in ours])
-
-
-def _start_workers(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The loader's iterator; where not all of its workers can be started, none is left."""
-    before = multiprocessing.active_children()
-    try:
-        return iter(loader)
-    except BaseException:
-        _kill([child for child in multiprocessing.active_children() if child not in before])
-        raise
-
-
-def _kill(processes: list[multiprocessing.process.BaseProcess]) -> None:
-    for process in processes:
-        process.kill()
-    for process in processes:
-        process.join(POLL_SECONDS)
+        for child in self._children:
+            child.kill()
+        for child in self._children:
+            child.join(POLL_SECONDS)
 
 
 class _WorkerDied(BaseException):
