@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from clip_models import CLIP, CLIPConfig, get_config
 from dtp_pooling import pool, unpool
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from clip_train.gpu_check.figures import Figure
@@ -150,8 +150,3 @@ def check_losses(setting: Setting) -> Iterator[Figure]:
                 limit=SINGLE_LIMIT,
                 note="loss and gradients",
             )
-
-
-def compiled(model: nn.Module, setting: Setting) -> nn.Module:
-    """The model, compiled; on a CPU without generating code, which takes minutes there."""
-    return torch.compile(model, backend="inductor" if setting.on_gpu else "aot_eager")  # type: ignore[return-value]

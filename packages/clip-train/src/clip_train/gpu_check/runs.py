@@ -18,7 +18,7 @@ import torch
 from clip_models.config import from_dict
 from PIL import Image
 
-from clip_train.config.presets import list_presets, load_config
+from clip_train.config.presets import list_presets
 from clip_train.config.run import Config
 from clip_train.engine.data_components import build_data_components
 from clip_train.engine.runs import resume, train
@@ -161,7 +161,6 @@ def check_cifar(setting: Setting) -> Iterator[Figure]:
     flags = [f"--{key}={value}" for key, value in values.items()]
     if setting.is_small:
         flags += ["--train.steps=1", "--train.batch_size=8"]
-    load_config("cifar10-94")
     out = setting.folder / "cifar10-94"
     command = ["-m", "clip_train", "run", "cifar10-94", "--out", str(out), "--overwrite", *flags]
     began = time.perf_counter()
