@@ -23,8 +23,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import measure_text_quality
 import torch
-from dtp_pooling import BoundaryConfig, LanguageModelConfig
+from dtp_pooling import BoundaryConfig
 from dtp_pooling.training.config import TrainingConfig
 from dtp_pooling.training.config_flags import apply_settings, split_config_flags
 from dtp_pooling.training.run_directory import create_run, read_metrics
@@ -62,27 +63,7 @@ KINDS: dict[str, tuple[BoundaryConfig, dict[str, Any], dict[str, Any]]] = {
     "fixed 4, norms": (BoundaryConfig(kind="fixed", factor=4), {"part_norms": True}, {}),
     "routing, outer rates": (ROUTING, {}, {"part_rates": (1.5, 1.0, 1.0)}),
 }
-BASE = TrainingConfig(
-    model=LanguageModelConfig(
-        width=96,
-        num_heads=3,
-        head_dim=32,
-        feedforward=384,
-        pre_layers=1,
-        shortened_layers=3,
-        post_layers=1,
-        dropout=0.0,
-    ),
-    batch_size=4,
-    context=256,
-    learning_rate=3e-3,
-    warmup=100,
-    clip=1.0,
-    log_every=50,
-    evaluate_every=10**9,
-    evaluation_window=256,
-    evaluation_stride=128,
-)
+BASE = dataclasses.replace(measure_text_quality.BASE, log_every=50, evaluate_every=10**9)
 
 
 def measure_pace(folder: Path, config: TrainingConfig, texts: tuple[str, str]) -> float:
